@@ -1,0 +1,1 @@
+"""Streams documents through parse, chunk and embed into a vector database."""

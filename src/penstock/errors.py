@@ -1,0 +1,107 @@
+"""The errors of Penstock, all of them:
+
+    PenstockError
+      UsageError            an option, url or argument that cannot be meant
+        MissingExtra        an optional driver is not installed; the message has the install line
+      SpaceMismatch         the index holds vectors of another model or chunking
+      OwnershipError        the index was filled by another ledger
+      LockedError           another run holds the ledger
+      MassDeletion          a run would delete most of the index
+      ModelError            a model cannot be found, fetched or read
+      SourceError           a source cannot be listed or read
+      ParseError            a document cannot be parsed
+        Unsupported         ... because nothing here reads its type
+        LimitExceeded       ... because it took too much time or memory
+      EmbedError            chunks cannot be embedded
+      SinkError             a store refused or failed
+        Transient           ... for now: the same call may succeed later
+        TooLarge            ... the batch as a whole: smaller ones may pass
+        Rejected            ... some points, for good; `.reasons` maps their ids to causes
+      StageError            anything else, with the stage and the item it befell
+
+Failures of a document are data (they go to the ledger); errors end a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class PenstockError(Exception):
+    """Anything Penstock raises on purpose."""
+
+
+class UsageError(PenstockError): ...
+
+
+class MissingExtra(UsageError):
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f'{what} needs an optional driver: pip install "penstock[{extra}]"')
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+class SpaceMismatch(PenstockError): ...
+
+
+class OwnershipError(PenstockError): ...
+
+
+class LockedError(PenstockError): ...
+
+
+class MassDeletion(PenstockError): ...
+
+
+class ModelError(PenstockError): ...
+
+
+class SourceError(PenstockError): ...
+
+
+class ParseError(PenstockError): ...
+
+
+class Unsupported(ParseError): ...
+
+
+class LimitExceeded(ParseError): ...
+
+
+class EmbedError(PenstockError): ...
+
+
+class SinkError(PenstockError): ...
+
+
+class Transient(SinkError): ...
+
+
+class TooLarge(SinkError): ...
+
+
+class Rejected(SinkError):
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        some = "; ".join(f"{id}: {why}" for id, why in list(reasons.items())[:3])
+        super().__init__(f"{len(reasons)} points refused ({some})")
+        self.reasons = dict(reasons)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.reasons,)
+
+
+class StageError(PenstockError):
+    def __init__(self, stage: str, item: str | None, cause: BaseException) -> None:
+        where = f" at {item}" if item else ""
+        super().__init__(f"{stage}{where}: {type(cause).__name__}: {cause}")
+        self.stage, self.item = stage, item
+        self.__cause__ = cause
+
+
+def _restore(cls: type[PenstockError], args: tuple[object, ...], state: dict[str, object]) -> PenstockError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error

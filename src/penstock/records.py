@@ -1,0 +1,249 @@
+"""What flows through a penstock.
+
+    Change -> Item -> Block -> Piece -> Chunk -> Point -> (search) -> Hit
+
+Records are frozen, slotted and free of behaviour, but for the few lines that say how big they are: the
+memory budget is counted in these bytes. No vendor type appears here; vectors are numpy arrays by convention
+and this module does not import numpy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Metadata = Mapping[str, Any]
+"""JSON-like: strings, numbers, booleans, None, lists and mappings of them."""
+
+NOTHING: Metadata = MappingProxyType({})
+
+
+# ---------------------------------------------------------------- what a source tells
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing in a source. `opener` is called, possibly in another process, to read its bytes."""
+
+    uri: str
+    """Its name, for good: a URI such as `file:///srv/docs/a.md` or `s3://bucket/key`. Chunk ids are made of it."""
+    fingerprint: str
+    """Changes when the content may have changed: an etag, size+mtime, a version or a hash."""
+    opener: Callable[[], BinaryIO]
+    size: int | None = None
+    media_type: str | None = None
+    """What the source says it is (a Content-Type header); detection has the last word."""
+    path: str | None = None
+    """Where it lies on this machine, if it does."""
+    metadata: Metadata = NOTHING
+
+    def open(self) -> BinaryIO:
+        return self.opener()
+
+    @property
+    def nbytes(self) -> int:
+        return 512 + len(self.uri)
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """The item is there: new, changed or as before (the ledger knows which)."""
+
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The item is gone. State sources need not say it: a complete listing tells what is missing."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Something that should have been read could not be. It is listed as a failure and nothing is deleted for it.
+
+    `listing=True`: a directory or a page of the listing, so the listing is not complete.
+    """
+
+    uri: str
+    cause: str
+    listing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """All before this has been told. A feed gives the cursor to resume after; a state source gives none and
+    so says that its listing is complete: what it did not name is gone."""
+
+    cursor: str | None = None
+
+
+Change = Upsert | Delete | Unreadable | Mark
+
+
+# ---------------------------------------------------------------- what parsers and chunkers yield
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a parsed document. The document's text is its blocks' texts, joined by nothing: spans count in it.
+
+    Neighbours with the same page, headings and metadata are one run of text, however a parser cut it.
+    """
+
+    text: str = ""
+    image: bytes | None = None
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+    unit: bool = False
+    """A unit of its own (a table's row, a slide): its chunks hold nothing of its neighbours."""
+    metadata: Metadata = NOTHING
+
+    @property
+    def nbytes(self) -> int:
+        return sys.getsizeof(self.text) + len(self.image or b"") + 300
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A part of a document that could not be read (one page of many); the rest goes on. Listed as a failure."""
+
+    cause: str
+    page: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a chunker cuts: `document_text[span[0]:span[1]] == text`, always."""
+
+    text: str
+    span: tuple[int, int]
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+    metadata: Metadata = NOTHING
+    tokens: Sequence[int] | None = None
+    """The text's token ids, without special tokens, where the chunker has them and they are what the
+    tokenizer would say of the text alone."""
+    image: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What is embedded: a piece of a document, with a name."""
+
+    id: str
+    """32 hexadecimal digits, a hash of document uri, content and occurrence: the same in every run."""
+    uri: str
+    ordinal: int
+    text: str
+    span: tuple[int, int]
+    page: int | None = None
+    headings: tuple[str, ...] = ()
+    metadata: Metadata = NOTHING
+    tokens: Sequence[int] | None = field(default=None, compare=False)
+    image: bytes | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sys.getsizeof(self.text) + 4 * len(self.tokens or ()) + len(self.image or b"") + 600
+
+    @property
+    def length(self) -> int:
+        """Tokens if they are known, else a guess from the characters: what batches are sorted and cut by."""
+        return len(self.tokens) if self.tokens is not None else len(self.text) // 4 + 1
+
+
+# ---------------------------------------------------------------- vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    values: NDArray[np.float32]
+    """One row: shape (dim,)."""
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Sparse:
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.indices.nbytes + self.values.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class MultiVector:
+    values: NDArray[np.float32]
+    """One row a token or patch: shape (n, dim)."""
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes)
+
+
+Vector = Dense | Sparse | MultiVector
+VECTOR = "vector"
+"""The name of a point's vector where it has but one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A chunk with its named vectors: what a sink writes and gives back."""
+
+    chunk: Chunk
+    vectors: Mapping[str, Vector]
+
+    @property
+    def id(self) -> str:
+        return self.chunk.id
+
+    @property
+    def nbytes(self) -> int:
+        return self.chunk.nbytes + sum(v.nbytes for v in self.vectors.values()) + 300
+
+
+# ---------------------------------------------------------------- what an index is, and finds
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A vector space: what must agree between all vectors of an index and every query put to it."""
+
+    model: str
+    """The model's name, for people."""
+    dim: int
+    fingerprint: str
+    """A hash of everything that bears on a vector: weights, pooling, normalization, prompts, preprocessing."""
+    chunking: str = ""
+    """What cut the chunks, e.g. `256 tokens`."""
+    metric: str = "cosine"
+    kind: str = "Dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Kept with the index: its space, and which ledger fills it."""
+
+    space: Space
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A search result. `score` is larger for nearer, whatever the store: for cosine spaces the cosine itself."""
+
+    score: float
+    chunk: Chunk
