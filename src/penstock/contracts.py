@@ -36,7 +36,7 @@ from penstock.records import (
 class Component:
     """Lifecycle shared by the four."""
 
-    def close(self) -> None:  # noqa: B027 - nothing to close is a fine default
+    def close(self) -> None:
         """Let go of everything. Idempotent."""
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ class Source(Component, ABC):
     @abstractmethod
     def name(self) -> str: ...
 
-    def open(self) -> None:  # noqa: B027
+    def open(self) -> None:
         """Connect. Raises SourceError if what the source names does not exist."""
 
     @abstractmethod
@@ -135,7 +135,7 @@ class Embedder(Component, ABC):
     @abstractmethod
     def describe(self) -> Space: ...
 
-    def open(self) -> None:  # noqa: B027
+    def open(self) -> None:
         """Load the model."""
 
     @property
@@ -166,7 +166,7 @@ class Sink(Component, ABC):
     - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is
       no index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is
       another one; it keeps the manifest, owner included (`replace_manifest` changes it later).
-    - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt, rename and copy live on it.
+    - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
     """
 
     accepts: frozenset[type[Vector]] = frozenset({Dense})
@@ -212,7 +212,7 @@ class Sink(Component, ABC):
         """The points of these ids, vectors included, as they were written; those that are not there are left out."""
         raise UsageError(f"{self.url} cannot be read back: it only takes points")
 
-    def maintain(self) -> None:  # noqa: B027
+    def maintain(self) -> None:
         """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it."""
 
 
