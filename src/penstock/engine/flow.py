@@ -1,0 +1,482 @@
+"""The flow: scan -> prepare -> embed -> write -> commit.
+
+    source ─► items ─► prepare ─► chunks ─► embed ─► points ─► write ─► commits ─► commit
+                          └───────── vectors read back ─────────┘
+
+A pool of threads a stage, a channel between two of them, and the budget divided among the channels. Each stage ends
+when its inbox has ended and closes what it fills; an error anywhere breaks the channels, everybody lets go, and the
+first error is raised in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.contracts import Chunker, Embedder, Sink
+from penstock.engine.channel import Broken, Channel, Empty, Ended
+from penstock.engine.identity import Namer
+from penstock.engine.pack import Packer
+from penstock.engine.progress import Counters, Progress
+from penstock.engine.stage import Patience, Stage
+from penstock.engine.tracker import (
+    Acked,
+    Committer,
+    Document,
+    Event,
+    Failed,
+    Filled,
+    Gone,
+    InFlight,
+    Load,
+    Marked,
+    Parsed,
+    event_size,
+)
+from penstock.errors import EmbedError, ParseError, Rejected, SourceError, StageError, TooLarge, Transient, Unsupported
+from penstock.ledger import DONE, FAILED, SKIPPED, Failure, Ledger, Row
+from penstock.records import VECTOR, Block, Change, Chunk, Delete, Gap, Item, Mark, Piece, Point, Unreadable, Upsert
+
+SHARES = {"items": 0.05, "blocks": 0.15, "chunks": 0.30, "points": 0.45, "commits": 0.05}
+"""How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
+BATCH, BATCH_BYTES = 64, 128 << 10
+"""Chunks that travel together from prepare to embed, at most."""
+WINDOW = 32
+"""Batches' worth of tokens that are sorted by length together."""
+
+
+class Parse(Protocol):
+    """What a parser dispatch gives for an item. May raise ParseError, now or while the blocks are drawn."""
+
+    @property
+    def parser(self) -> str: ...
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def blocks(self) -> Iterable[Block | Gap | str]: ...
+
+
+@dataclass(slots=True)
+class Setup:
+    """What a flow is made of."""
+
+    changes: Iterable[Change]
+    parse: Callable[[Item], Parse]
+    embedder: Embedder
+    sink: Sink
+    ready: Callable[[], Chunker]
+    """Called before anything is read or deleted, often: opens embedder and sink the first time, gives the chunker.
+    So a run that finds nothing changed loads no model and no driver."""
+    ledger: Ledger
+    run: int
+    source: str
+    budget: int
+    workers: int
+    """Documents that are read at once."""
+    feed: bool = False
+    force: bool = False
+    """Read every item, whatever the ledger knows of it."""
+    allow_mass_delete: bool = False
+    patience: float = 600.0
+    linger: float = 0.5
+
+
+class Flow:
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.counters = Counters()
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+        self.interrupted = False
+        self._error: BaseException | None = None
+        self._waiting = ""
+        self._listing = True
+        self._queued = 0
+        self._lock = threading.Lock()
+
+        def channel(name: str) -> int:
+            return int(setup.budget * SHARES[name])
+
+        self._items: Channel[Document] = Channel("items", channel("items"))
+        self._blocks: Channel[None] = Channel("blocks", channel("blocks"))
+        self._chunks: Channel[list[Load]] = Channel("chunks", channel("chunks"))
+        self._points: Channel[list[Filled]] = Channel("points", channel("points"))
+        self._commits: Channel[Event] = Channel("commits", channel("commits"))
+
+        embedder, sink = setup.embedder, setup.sink
+        self._packer = Packer(
+            self._chunks, window=WINDOW * embedder.batch_tokens, tokens=embedder.batch_tokens, rows=embedder.batch_rows
+        )
+        self._patience = Patience(setup.patience, self._stop, self._wait)
+        self._gate = threading.BoundedSemaphore(sink.writers)
+        self._in_flight = InFlight()
+        self._history = setup.run > 1
+        self.committer = Committer(
+            inbox=self._commits,
+            ledger=setup.ledger,
+            sink=sink,
+            ready=setup.ready,
+            gate=self._gate,
+            run=setup.run,
+            counters=self.counters,
+            in_flight=self._in_flight,
+            patience=self._patience,
+            source=setup.source,
+            allow_mass_delete=setup.allow_mass_delete,
+            interrupted=self._stop.is_set,
+            linger=setup.linger,
+        )
+        self._stages = [
+            Stage("scan", 1, self._scan, self._items.close, self._fail),
+            Stage("prepare", setup.workers, self._prepare, self._chunks.close, self._fail),
+            Stage("embed", embedder.workers, self._embed, self._points.close, self._fail),
+            Stage("write", sink.writers, self._write, self._commits.close, self._fail),
+            Stage("commit", 1, self.committer.work, self._commits.fail, self._fail),
+        ]
+
+    # ------------------------------------------------------------ from outside
+
+    def run(self, tell: Callable[[Progress], None] | None = None, interval: float = 0.2) -> None:
+        """Until everything is committed. Ctrl-C lets what is in flight run out; a second one passes through."""
+        for stage in self._stages:
+            stage.start()
+        alive = True
+        while alive:
+            try:
+                alive = not self._stages[-1].join(interval) or not all(stage.join(interval) for stage in self._stages)
+                if tell:
+                    tell(self.progress())
+            except KeyboardInterrupt:
+                if self.interrupted:
+                    raise
+                self.stop()
+        if self._error is not None and not (self.interrupted and isinstance(self._error.__cause__, Transient)):
+            raise self._error  # but when stopped while waiting for something that is away, that is no news
+
+    def stop(self) -> None:
+        """Take in no more, drop what has not been embedded, write and commit the rest."""
+        self.interrupted = True
+        self._stop.set()
+        self._in_flight.release_all()
+        self._items.drop()
+        self._chunks.drop()
+        self._packer.drop()
+
+    def progress(self) -> Progress:
+        return Progress(
+            seconds=time.monotonic() - self._began,
+            counts=self.counters.values(),
+            channels=tuple(c.stats() for c in (self._items, self._blocks, self._chunks, self._points, self._commits)),
+            budget=self.setup.budget,
+            listing=self._listing,
+            queued_bytes=self._queued,
+            waiting=self._waiting,
+        )
+
+    def _wait(self, what: str) -> None:
+        self._waiting = what
+        if what:
+            self.counters.add(retries=1)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error
+        self._stop.set()
+        self._in_flight.release_all()
+        for channel in (self._items, self._blocks, self._chunks, self._points):
+            channel.fail()  # but not the commits: what was acknowledged is still written down
+
+    # ------------------------------------------------------------ scan
+
+    def _scan(self) -> None:
+        epoch = begun = 0
+        page: list[Item] = []
+        since = time.monotonic()
+        # A feed may sleep between two changes: nothing is kept waiting for company there.
+        size = 1 if self.setup.feed else 256
+        for change in self.setup.changes:
+            if self._stop.is_set():
+                return
+            if isinstance(change, Upsert):
+                page.append(change.item)
+                if len(page) < size and time.monotonic() - since < 0.1:
+                    continue
+            begun += self._consider(page, epoch)
+            page, since = [], time.monotonic()
+            match change:
+                case Delete(uri):
+                    self._in_flight.enter(uri, wait=True)
+                    self._tell(Gone(uri, epoch))
+                    begun += 1
+                case Unreadable(uri, cause):
+                    known = self.setup.ledger.known([uri]).get(uri)
+                    if known:
+                        self.setup.ledger.saw([known.document], self.setup.run)
+                    self.setup.ledger.record([Failure(uri, "list", cause, permanent=False)])
+                    self.counters.add(gaps=1)
+                case Mark(cursor):
+                    self._tell(Marked(epoch, begun, cursor))
+                    epoch, begun = epoch + 1, 0
+        self._consider(page, epoch)
+        self._listing = False
+
+    def _consider(self, items: Sequence[Item], epoch: int) -> int:
+        """Send on what is new or changed; gives how many."""
+        if not items:
+            return 0
+        ledger, run = self.setup.ledger, self.setup.run
+        self.counters.add(listed=len(items))
+        items = [item for item in items if self._in_flight.enter(item.uri, wait=self.setup.feed)]
+        known = ledger.known([item.uri for item in items])
+        unchanged: list[int] = []
+        sent = 0
+        for item in items:
+            before = known.get(item.uri)
+            if (
+                before
+                and before.fingerprint == item.fingerprint
+                and before.state in (DONE, SKIPPED, FAILED)
+                and not self.setup.force
+            ):
+                unchanged.append(before.document)
+                self._in_flight.leave(item.uri)
+                continue
+            with self._lock:
+                self._queued += item.size or 0
+            self._items.put(Document(item, epoch), item.nbytes)
+            sent += 1
+        if unchanged:
+            ledger.saw(unchanged, run)
+            self.counters.add(unchanged=len(unchanged))
+        return sent
+
+    def _tell(self, event: Event) -> None:
+        self._commits.put(event, event_size(event))
+
+    # ------------------------------------------------------------ prepare
+
+    def _prepare(self) -> None:
+        for document in self._items:
+            if not self._stop.is_set():
+                self._read(document)
+
+    def _read(self, document: Document) -> None:
+        """Open, parse, chunk, name, admit; a piece at a time."""
+        item = document.item
+        sent = 0
+        try:
+            chunker = self.setup.ready()
+            document.number, document.had = self.setup.ledger.begin(item.uri, self.setup.run)
+            document.began = time.time()
+            parsed = self.setup.parse(item)
+            document.facts.update(
+                parser=parsed.parser, media_type=parsed.media_type, bytes=item.size or 0, chunks=0, tokens=0
+            )
+            namer = Namer(item)
+            batch: list[tuple[Chunk, Row]] = []
+            size = 0
+            for piece in chunker(self._drawn(document, parsed.blocks)):
+                if not isinstance(piece, Piece):
+                    raise TypeError(f"a chunker yields Pieces, not {type(piece).__name__}")
+                chunk, row = namer.name(piece)
+                batch.append((chunk, row))
+                size += chunk.nbytes
+                if len(batch) >= BATCH or size >= BATCH_BYTES:
+                    sent += self._send(document, batch)
+                    batch, size = [], 0
+            sent += self._send(document, batch)
+        except Unsupported as error:
+            self._tell(Failed(document, Failure(item.uri, "parse", str(error)), ends=sent, skipped=True))
+        except ParseError as error:
+            self._tell(Failed(document, Failure(item.uri, "parse", str(error)), ends=sent))
+        except (SourceError, OSError) as error:
+            cause = f"{type(error).__name__}: {error}"
+            self._tell(Failed(document, Failure(item.uri, "read", cause, permanent=False), ends=sent))
+        except (Broken, StageError):
+            raise
+        except Exception as error:
+            raise StageError("prepare", item.uri, error) from error
+        else:
+            self._tell(Parsed(document, sent))
+
+    def _drawn(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Iterator[Block]:
+        """The parser's blocks, each charged while the chunker has it, with their bytes counted as progress."""
+        left = document.item.size or 0
+        try:
+            for block in blocks:
+                if isinstance(block, Gap):
+                    place = f"page {block.page}" if block.page is not None else ""
+                    failure = Failure(document.item.uri, "parse", block.cause, place=place)
+                    self.counters.add(gaps=1)
+                    self._tell(Failed(document, failure))
+                    continue
+                if isinstance(block, str):
+                    block = Block(block)
+                size = block.nbytes
+                self._blocks.charge(size)
+                try:
+                    yield block
+                finally:
+                    self._blocks.release(size)
+                progress = min(left, len(block.text))
+                left -= progress
+                self._read_bytes(progress)
+        finally:
+            self._read_bytes(left)
+
+    def _read_bytes(self, amount: int) -> None:
+        self.counters.add(bytes=amount)
+        with self._lock:
+            self._queued -= amount
+
+    def _send(self, document: Document, batch: Sequence[tuple[Chunk, Row]]) -> int:
+        """Have the ledger admit the chunks; send on those that the index does not have as they are. Gives how many."""
+        if self._stop.is_set():
+            raise Broken("stopped")
+        if not batch:
+            return 0
+        setup = self.setup
+        had = setup.ledger.admit(document.number, setup.run, [row for _, row in batch], fresh=not document.had)
+        new: list[Load] = []
+        moved: list[tuple[Load, bytes]] = []
+        kept = 0
+        for chunk, row in batch:
+            before = had.get(row.id)
+            if before is None or not before.acked:
+                new.append(Load(document, row, chunk))
+            elif before.digest != row.digest:
+                moved.append((Load(document, row, chunk), row.id))
+            else:
+                kept += 1
+        if setup.sink.readable:
+            if new and self._history:
+                same = setup.ledger.same_content([load.row.content for load in new], before=setup.run)
+                moved += [(load, same[load.row.content]) for load in new if load.row.content in same]
+                new = [load for load in new if load.row.content not in same]
+            if moved:
+                new += self._read_back(moved)
+        else:
+            new += [load for load, _ in moved]
+        self.counters.add(kept=kept)
+        document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
+        document.facts["tokens"] = int(document.facts["tokens"]) + sum(chunk.length for chunk, _ in batch)
+        if new:
+            self._chunks.put(new, sum(load.chunk.nbytes for load in new))
+        return len(batch) - kept
+
+    def _read_back(self, moved: Sequence[tuple[Load, bytes]]) -> list[Load]:
+        """Send chunks whose vectors the index has, under this id or another, past the model; gives those it has not."""
+        ids = sorted({id.hex() for _, id in moved})
+        rows = self.setup.sink.max_rows
+        stored = {
+            point.id: point
+            for start in range(0, len(ids), rows)
+            for point in self._patience.call("read back", lambda: self.setup.sink.fetch(ids[start : start + rows]))  # noqa: B023
+        }
+        found: list[Filled] = []
+        lost: list[Load] = []
+        for load, id in moved:
+            point = stored.get(id.hex())
+            if point is None or point.chunk.text != load.chunk.text or point.chunk.image != load.chunk.image:
+                lost.append(load)
+            else:
+                found.append(Filled(load.document, load.row, Point(load.chunk, point.vectors)))
+        if found:
+            self._points.put(found, sum(filled.point.nbytes for filled in found))
+            self.counters.add(moved=len(found))
+        return lost
+
+    # ------------------------------------------------------------ embed
+
+    def _embed(self) -> None:
+        while True:
+            batch = self._packer.next()
+            if not self._stop.is_set():
+                self._vectors(batch.loads)
+            self._packer.release(batch)
+
+    def _vectors(self, loads: Sequence[Load]) -> None:
+        chunks = [load.chunk for load in loads]
+        try:
+            vectors = self._patience.call("embed", lambda: self.setup.embedder.embed(chunks))
+            if len(vectors) != len(chunks):
+                raise TypeError(f"the embedder gave {len(vectors)} vectors for {len(chunks)} chunks")
+        except EmbedError as error:
+            if len(loads) > 1:  # find the culprit
+                self._vectors(loads[: len(loads) // 2])
+                self._vectors(loads[len(loads) // 2 :])
+            else:
+                self._lose(loads[0].document, "embed", loads[0].chunk.id, str(error))
+            return
+        except Exception as error:
+            raise StageError("embed", chunks[0].uri, error) from error
+        filled = [
+            Filled(load.document, load.row, Point(load.chunk, {VECTOR: vector}))
+            for load, vector in zip(loads, vectors, strict=True)
+        ]
+        self.counters.add(embedded=len(filled), tokens=sum(chunk.length for chunk in chunks))
+        self._points.put(filled, sum(one.point.nbytes for one in filled))
+
+    def _lose(self, document: Document, stage: str, id: str, cause: str) -> None:
+        self.counters.add(gaps=1)
+        self._tell(Failed(document, Failure(document.item.uri, stage, cause, place=id), settles=1))
+
+    # ------------------------------------------------------------ write
+
+    def _write(self) -> None:
+        sink, inbox = self.setup.sink, self._points
+        most = min(sink.max_bytes, inbox.capacity // (2 * sink.writers))
+        buffer: list[Filled] = []
+        held = 0
+        ended = False
+        while not ended or buffer:
+            until = time.monotonic() + self._patient()
+            while not ended and len(buffer) < sink.max_rows and held < most:
+                try:
+                    filled, size = inbox.get(timeout=max(0.0, until - time.monotonic()) if buffer else None)
+                except Ended:
+                    ended = True
+                except Empty:
+                    break
+                else:
+                    if not buffer:
+                        until = time.monotonic() + self._patient()
+                    buffer += filled
+                    held += size
+            ready, buffer = buffer[: sink.max_rows], buffer[sink.max_rows :]
+            if ready:
+                self._put(ready)
+                size = sum(one.point.nbytes for one in ready)
+                inbox.release(size)
+                held -= size
+
+    def _patient(self) -> float:
+        """How long a write waits to be full. Short at first, so that the index fills at once; longer in a long run,
+        where many small writes would leave the store in crumbs."""
+        linger = self.setup.linger
+        return linger if self.setup.feed else min(20 * linger, linger + (time.monotonic() - self._began) / 20)
+
+    def _put(self, filled: Sequence[Filled]) -> None:
+        points = [one.point for one in filled]
+        try:
+            with self._gate:
+                self._patience.call("write", lambda: self.setup.sink.write(points))
+        except TooLarge as error:
+            if len(filled) > 1:
+                self._put(filled[: len(filled) // 2])
+                self._put(filled[len(filled) // 2 :])
+            else:
+                self._lose(filled[0].document, "write", points[0].id, str(error))
+            return
+        except Rejected as error:
+            for one in filled:
+                if one.point.id in error.reasons:
+                    self._lose(one.document, "write", one.point.id, error.reasons[one.point.id])
+            filled = [one for one in filled if one.point.id not in error.reasons]
+        except Exception as error:
+            raise StageError("write", points[0].chunk.uri, error) from error
+        if filled:
+            self._tell(Acked(filled))

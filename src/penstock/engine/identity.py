@@ -1,0 +1,124 @@
+"""Names for chunks: the same in every run, on every machine, whatever else the document holds.
+
+content = hash(text or image)
+id      = hash(document uri, content, occurrence)      the n-th chunk of that content in the document
+digest  = hash(position, page, headings, metadata)     what may change while the vector stays good
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from hashlib import blake2b
+
+from penstock.ledger import Row
+from penstock.records import Chunk, Item, Metadata, Piece
+
+
+def content_of(raw: bytes, image: bytes | None) -> bytes:
+    hashed = blake2b(raw, digest_size=16)
+    if image is not None:
+        hashed.update(image)
+    return hashed.digest()
+
+
+def number_of(content: bytes) -> int:
+    return int.from_bytes(content[:8], "big", signed=True)
+
+
+def row_of(chunk: Chunk, content: bytes, written: str) -> Row:
+    beside = f"{chunk.ordinal}|{chunk.span}|{chunk.page}|{chunk.headings}|{written}".encode(errors="replace")
+    digest = blake2b(beside, digest_size=8).digest()
+    return Row(bytes.fromhex(chunk.id), number_of(content), int.from_bytes(digest, "big", signed=True))
+
+
+def written_form(metadata: Metadata) -> str:
+    return json.dumps(dict(metadata), sort_keys=True, default=str) if metadata else ""
+
+
+def row_of_stored(chunk: Chunk) -> Row:
+    """The ledger's row for a chunk that was read back from an index."""
+    return row_of(chunk, content_of(chunk.text.encode(), chunk.image), written_form(chunk.metadata))
+
+
+class Namer:
+    """Makes the chunks of one document of its pieces, in order."""
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+        self._base = blake2b(item.uri.encode(), digest_size=16)
+        self._occurrences = Occurrences()
+        self._ordinal = 0
+        self._metadata: tuple[Metadata | None, Metadata, str] = (None, {}, "")
+
+    def name(self, piece: Piece) -> tuple[Chunk, Row]:
+        text = piece.text
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, from a JSON escape: no store takes it
+            raw = text.encode(errors="replace")
+            text = raw.decode()
+        content = content_of(raw, piece.image)
+        named = self._base.copy()
+        named.update(content)
+        occurrence = self._occurrences.count(number_of(content))
+        if occurrence:
+            named.update(occurrence.to_bytes(8, "big"))
+        metadata, written = self._merged(piece.metadata)
+        chunk = Chunk(
+            id=named.hexdigest(),
+            uri=self._item.uri,
+            ordinal=self._ordinal,
+            text=text,
+            span=piece.span,
+            page=piece.page,
+            headings=piece.headings,
+            metadata=metadata,
+            tokens=piece.tokens,
+            image=piece.image,
+        )
+        self._ordinal += 1
+        return chunk, row_of(chunk, content, written)
+
+    def _merged(self, metadata: Metadata) -> tuple[Metadata, str]:
+        # Neighbours share one mapping: merge and write it once.
+        last, merged, written = self._metadata
+        if metadata is not last:
+            merged = {**self._item.metadata, **metadata}
+            written = written_form(merged)
+            self._metadata = (metadata, merged, written)
+        return merged, written
+
+
+class Occurrences:
+    """Counts how often each number came before. Beyond `limit` numbers it goes on in a temporary file."""
+
+    def __init__(self, limit: int = 50_000) -> None:
+        self._limit = limit
+        self._counts: dict[int, int] = {}
+        self._spilled: sqlite3.Connection | None = None
+
+    def count(self, number: int) -> int:
+        before = self._counts.get(number)
+        if before is None:
+            before = self._recall(number) if self._spilled else 0
+            if len(self._counts) >= self._limit:
+                self._spill()
+        self._counts[number] = before + 1
+        return before
+
+    def _recall(self, number: int) -> int:
+        assert self._spilled is not None
+        row = self._spilled.execute("SELECT times FROM counts WHERE number = ?", (number,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def _spill(self) -> None:
+        if self._spilled is None:
+            # An unnamed database is a temporary file that vanishes with the connection.
+            self._spilled = sqlite3.connect("", isolation_level=None)
+            self._spilled.execute("PRAGMA cache_size=-2048")
+            self._spilled.execute("CREATE TABLE counts (number INTEGER PRIMARY KEY, times INTEGER)")
+        self._spilled.execute("BEGIN")
+        self._spilled.executemany("INSERT OR REPLACE INTO counts VALUES (?, ?)", sorted(self._counts.items()))
+        self._spilled.execute("COMMIT")
+        self._counts.clear()

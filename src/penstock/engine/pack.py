@@ -1,0 +1,62 @@
+"""Batches of like length, cut by tokens.
+
+What waits in the inbox, up to a window, is sorted by length and cut: almost nothing is padded then. The window takes
+what is there and waits for nothing: the first chunks go to the model alone rather than late.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from penstock.engine.channel import Channel, Empty, Ended
+from penstock.engine.tracker import Load
+
+
+class Batch(NamedTuple):
+    loads: Sequence[Load]
+    nbytes: int
+
+
+class Packer:
+    def __init__(self, inbox: Channel[list[Load]], *, window: int, tokens: int, rows: int) -> None:
+        self._inbox, self._window, self._tokens, self._rows = inbox, window, tokens, rows
+        self._ready: deque[Batch] = deque()
+        self._lock = threading.Lock()
+
+    def next(self) -> Batch:
+        """Charged in the inbox until `release`. Raises what the inbox raises: Ended, Broken."""
+        with self._lock:
+            if not self._ready:
+                self._fill()
+            return self._ready.popleft()
+
+    def release(self, batch: Batch) -> None:
+        self._inbox.release(batch.nbytes)
+
+    def drop(self) -> None:
+        with self._lock:
+            while self._ready:
+                self.release(self._ready.popleft())
+
+    def _fill(self) -> None:
+        loads, _ = self._inbox.get()
+        window = list(loads)
+        held = sum(load.chunk.length for load in loads)
+        while held < self._window:
+            try:
+                loads, _ = self._inbox.get(wait=False)
+            except (Empty, Ended):
+                break  # an end is met again by the next call, once this window is used up
+            window.extend(loads)
+            held += sum(load.chunk.length for load in loads)
+        window.sort(key=lambda load: load.chunk.length, reverse=True)
+        start = 0
+        while start < len(window):
+            longest = max(1, window[start].chunk.length)
+            end = start + max(1, min(self._rows, self._tokens // longest))
+            batch = window[start:end]
+            self._ready.append(Batch(batch, sum(load.chunk.nbytes for load in batch)))
+            start = end

@@ -1,0 +1,126 @@
+"""What a run tells while it goes, and at its end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from penstock.engine.channel import ChannelStats
+
+COUNTERS = (
+    "listed",  # items the source named
+    "unchanged",  # ... which the ledger knows as they are
+    "documents",  # documents read to their end and committed
+    "added",  # ... that were not known
+    "deleted",  # documents taken out
+    "failed",  # documents that failed in this run
+    "skipped",  # documents of a type that nothing reads
+    "gaps",  # parts of documents that could not be read, embedded or written
+    "embedded",  # chunks that went through the model
+    "kept",  # chunks that were in the index already
+    "moved",  # chunks whose vector was read back from the index
+    "written",  # points acknowledged by the sink
+    "removed",  # stale points taken out
+    "tokens",  # embedded
+    "bytes",  # of documents read
+    "retries",  # calls repeated because something was away for a while
+)
+
+
+class Counters:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values = dict.fromkeys(COUNTERS, 0)
+
+    def add(self, **amounts: int) -> None:
+        with self._lock:
+            for name, amount in amounts.items():
+                self._values[name] += amount
+
+    def values(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._values)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A moment of a run. Every event a callback gets is one of these."""
+
+    seconds: float
+    counts: dict[str, int]
+    channels: tuple[ChannelStats, ...]
+    budget: int
+    listing: bool
+    """The source has not told everything yet, so `queued` may grow."""
+    queued_bytes: int
+    """Bytes of the items found and not read to their end."""
+    waiting: str = ""
+    """What the run waits for, if something is away: `write: connection refused (retry in 4 s)`."""
+
+    @property
+    def in_flight(self) -> int:
+        return sum(channel.bytes for channel in self.channels)
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage behind the last full channel: everything above it waits for it."""
+        for channel in reversed(self.channels):
+            if channel.name in _CONSUMERS and channel.bytes >= 0.8 * channel.capacity:
+                return _CONSUMERS[channel.name]
+        return "prepare" if any(c.name == "items" and c.pieces for c in self.channels) else "scan"
+
+    def rate(self, name: str) -> float:
+        return self.counts[name] / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds to go, once the source has told everything."""
+        rate = self.rate("bytes")
+        return None if self.listing or rate <= 0 else self.queued_bytes / rate
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "seconds": round(self.seconds, 3),
+            **self.counts,
+            "in_flight": self.in_flight,
+            "budget": self.budget,
+            "bottleneck": self.bottleneck,
+            "eta": self.eta,
+            "waiting": self.waiting,
+            "channels": {c.name: {"pieces": c.pieces, "bytes": c.bytes, "capacity": c.capacity} for c in self.channels},
+        }
+
+
+_CONSUMERS = {"items": "prepare", "chunks": "embed", "points": "write", "commits": "commit"}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did."""
+
+    run: int
+    status: str
+    """`done`, or `stopped` (Ctrl-C); a run that ends in an error raises it instead."""
+    seconds: float
+    counts: dict[str, int]
+    failing: int
+    """Documents that are not in the index as they are in the source, from this run or before: `penstock failures`."""
+    complete: bool
+    """The source was listed whole, so what is gone from it is gone from the index."""
+    peak_bytes: int
+    """The most that was in flight; at most the budget, but for one oversized piece."""
+    budget: int
+    notices: tuple[str, ...] = field(default=())
+
+    def __getattr__(self, name: str) -> int:
+        if name in COUNTERS:
+            return self.counts[name]
+        raise AttributeError(name)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "done" and not self.failing
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

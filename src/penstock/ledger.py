@@ -1,0 +1,527 @@
+"""The ledger: what is in the index, and how far every document is. SQLite, one file a pipeline.
+
+Every id is written down as *intended* before it can reach the sink, and as *acknowledged* after the sink's flush.
+So whatever a crash leaves in the index, the ledger knows the id and can take it out again when the document has
+moved on. A chunk row belongs to the last run that found it in its document (`run`); when a document has been
+parsed to its end, the rows that still bear an older run are stale.
+
+One connection behind a lock, in WAL mode. Rows travel in statements of many rows, not in executemany: SQLite lets go
+of the interpreter lock once a *step*, and a thread that asks for it back among busy ones waits up to 5 ms each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from penstock.errors import LockedError, UsageError
+
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, started REAL NOT NULL, ended REAL, status TEXT NOT NULL, space TEXT, report TEXT);
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, fingerprint TEXT, state TEXT NOT NULL, seen INTEGER NOT NULL,
+    run INTEGER NOT NULL, parser TEXT, media_type TEXT, bytes INTEGER, chunks INTEGER, tokens INTEGER);
+CREATE TABLE chunks (
+    document INTEGER NOT NULL, id BLOB NOT NULL, content INTEGER NOT NULL, digest INTEGER NOT NULL,
+    run INTEGER NOT NULL, acked INTEGER NOT NULL, PRIMARY KEY (document, id)) WITHOUT ROWID;
+CREATE INDEX chunks_content ON chunks (content);
+CREATE TABLE failures (
+    uri TEXT NOT NULL, stage TEXT NOT NULL, place TEXT NOT NULL, cause TEXT NOT NULL, permanent INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL, PRIMARY KEY (uri, stage, place)) WITHOUT ROWID;
+CREATE TABLE cursors (source TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+OPEN, DONE, FAILED, SKIPPED = "open", "done", "failed", "skipped"
+ROWS = 128
+"""Rows a statement: the compiled statements for 1..ROWS rows are few enough to be cached."""
+
+
+class Row(NamedTuple):
+    """A chunk as the ledger sees it."""
+
+    id: bytes
+    content: int
+    """63 bits of a hash of what is embedded: equal where a vector may be used again."""
+    digest: int
+    """63 bits of a hash of what goes with it: position, page, headings, metadata."""
+
+
+class Known(NamedTuple):
+    document: int
+    fingerprint: str | None
+    state: str
+    seen: int
+
+
+class Had(NamedTuple):
+    """What the ledger already has of a chunk that is met again."""
+
+    acked: bool
+    digest: int
+
+
+class Ending(NamedTuple):
+    """How a document's way through a run ended."""
+
+    document: int
+    uri: str
+    fingerprint: str
+    state: str
+    facts: Mapping[str, Any]
+    began: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    uri: str
+    stage: str
+    cause: str
+    attempts: int = 1
+    permanent: bool = True
+    """True where only a change of the document or of Penstock can help: not tried again by itself."""
+    place: str = ""
+    """The page, or the chunk id, if not the whole document failed."""
+    first: float = 0.0
+    last: float = 0.0
+
+
+class Ledger:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._db: sqlite3.Connection | None = None
+        self._mutex = threading.RLock()
+        self._lockfile: IO[str] | None = None
+
+    # ------------------------------------------------------------ lifecycle
+
+    def open(self, *, exclusive: bool = True, create: bool = True) -> None:
+        """`exclusive` for whoever writes: a second one gets LockedError, until the first ends or dies."""
+        if not create and not self.path.exists():
+            raise UsageError(f"no ledger at {self.path}: nothing has been ingested there")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if exclusive:
+                self._lock()
+            db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
+            self._db = db
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA cache_size=-8192")
+            db.execute("PRAGMA busy_timeout=10000")
+            with self._transaction():
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    for statement in SCHEMA.split(";\n"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+                    self.set("id", uuid.uuid4().hex)
+                elif version != SCHEMA_VERSION:
+                    raise UsageError(f"the ledger {self.path} was written by another version of Penstock ({version})")
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            raise UsageError(f"cannot open the ledger {self.path}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        # The operating system lets go of it when the process dies, however it dies: no lock is ever stale.
+        lockfile = open(f"{self.path}.lock", "a+", encoding="ascii")  # noqa: SIM115 - held until close()
+        try:
+            _lock_file(lockfile)
+        except OSError:
+            lockfile.seek(0)
+            holder = lockfile.read().strip() or "unknown"
+            lockfile.close()
+            raise LockedError(f"another run (process {holder}) is using the ledger {self.path}") from None
+        lockfile.truncate(0)
+        lockfile.write(str(os.getpid()))
+        lockfile.flush()
+        self._lockfile = lockfile
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            if self._lockfile is not None:
+                self._lockfile.close()
+                self._lockfile = None
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._mutex:
+            if self._db is None:
+                raise UsageError(f"the ledger {self.path} is closed")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                with suppress(sqlite3.Error):  # the first error is the one to tell
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _read(self, sql: str, *parameters: Any) -> list[Any]:
+        with self._mutex:
+            if self._db is None:
+                raise UsageError(f"the ledger {self.path} is closed")
+            return self._db.execute(sql, parameters).fetchall()
+
+    # ------------------------------------------------------------ facts about the whole
+
+    def get(self, key: str) -> str | None:
+        rows = self._read("SELECT value FROM meta WHERE key = ?", key)
+        return rows[0][0] if rows else None
+
+    def set(self, key: str, value: str) -> None:
+        with self._mutex:
+            assert self._db is not None
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    @property
+    def id(self) -> str:
+        return self.get("id") or ""
+
+    def begin_run(self, space: str) -> int:
+        with self._transaction() as db:
+            db.execute("UPDATE runs SET status = 'died', ended = ? WHERE ended IS NULL", (time.time(),))
+            return int(
+                db.execute(
+                    "INSERT INTO runs (started, status, space) VALUES (?, 'running', ?)", (time.time(), space)
+                ).lastrowid
+                or 0
+            )
+
+    def end_run(self, run: int, status: str, report: Mapping[str, Any]) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE runs SET ended = ?, status = ?, report = ? WHERE id = ?",
+                (time.time(), status, json.dumps(report), run),
+            )
+
+    def runs(self, limit: int = 20) -> list[dict[str, Any]]:
+        names = ("id", "started", "ended", "status", "space", "report")
+        rows = self._read(f"SELECT {', '.join(names)} FROM runs ORDER BY id DESC LIMIT ?", limit)
+        return [dict(zip(names, row, strict=True)) | {"report": json.loads(row[5] or "{}")} for row in rows]
+
+    def cursor(self, source: str) -> str | None:
+        rows = self._read("SELECT cursor FROM cursors WHERE source = ?", source)
+        return rows[0][0] if rows else None
+
+    def save_cursor(self, source: str, cursor: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (source, cursor))
+
+    # ------------------------------------------------------------ scanning
+
+    def known(self, uris: Sequence[str]) -> dict[str, Known]:
+        marks = ",".join("?" * len(uris))
+        rows = self._read(f"SELECT uri, id, fingerprint, state, seen FROM documents WHERE uri IN ({marks})", *uris)
+        return {row[0]: Known(*row[1:]) for row in rows}
+
+    def saw(self, documents: Sequence[int], run: int) -> None:
+        """These are still there, unchanged."""
+        with self._transaction() as db:
+            for page in _pages(documents, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(f"UPDATE documents SET seen = ? WHERE id IN ({marks})", (run, *page))
+
+    def unseen(self, run: int, after: int = 0, limit: int = 256) -> list[tuple[int, str]]:
+        """Documents that a complete listing did not name, a page at a time."""
+        return self._read(
+            "SELECT id, uri FROM documents WHERE seen < ? AND id > ? ORDER BY id LIMIT ?", run, after, limit
+        )
+
+    def unseen_share(self, run: int) -> tuple[int, int]:
+        """Chunks in the documents of `unseen`, and in all."""
+        rows = self._read(
+            "SELECT coalesce(sum(d.seen < ?), 0), count(*) FROM chunks c JOIN documents d ON d.id = c.document", run
+        )
+        return rows[0][0], rows[0][1]
+
+    # ------------------------------------------------------------ a document's way
+
+    def begin(self, uri: str, run: int) -> tuple[int, bool]:
+        """The document is being worked on. Gives its number, and whether it has chunks of an earlier attempt."""
+        with self._transaction() as db:
+            row = db.execute("SELECT id FROM documents WHERE uri = ?", (uri,)).fetchone()
+            if row is None:
+                sql = "INSERT INTO documents (uri, state, seen, run) VALUES (?, ?, ?, ?)"
+                return int(db.execute(sql, (uri, OPEN, run, run)).lastrowid or 0), False
+            db.execute("UPDATE documents SET state = ?, seen = ?, run = ? WHERE id = ?", (OPEN, run, run, row[0]))
+            had = db.execute("SELECT 1 FROM chunks WHERE document = ? LIMIT 1", (row[0],)).fetchone()
+            return row[0], had is not None
+
+    def admit(self, document: int, run: int, rows: Sequence[Row], fresh: bool) -> dict[bytes, Had]:
+        """Write these chunks down as intended, and say which of them the document already had.
+
+        `fresh`: the document had none, which saves the look.
+        """
+        had: dict[bytes, Had] = {}
+        with self._transaction() as db:
+            for page in _pages(rows, ROWS):
+                if not fresh:
+                    marks = ",".join("?" * len(page))
+                    ids = [row.id for row in page]
+                    for id, digest, acked in _one_step(
+                        db, f"hex(id), digest, acked FROM chunks WHERE document = ? AND id IN ({marks})", document, *ids
+                    ):
+                        had[bytes.fromhex(id)] = Had(bool(acked), digest)
+                values = ",".join(["(?,?,?,?,?,0)"] * len(page))
+                db.execute(
+                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET run = excluded.run",
+                    [field for row in page for field in (document, row.id, row.content, row.digest, run)],
+                )
+        return had
+
+    def same_content(self, contents: Sequence[int], before: int) -> dict[int, bytes]:
+        """For each content that a run before this one brought into the index: the id of a chunk that holds it."""
+        found: dict[int, bytes] = {}
+        with self._mutex:
+            assert self._db is not None
+            for page in _pages(contents, ROWS):
+                marks = ",".join("?" * len(page))
+                for content, id in _one_step(
+                    self._db,
+                    f"content, hex(id) FROM chunks WHERE content IN ({marks}) AND acked BETWEEN 1 AND ?",
+                    *page,
+                    before - 1,
+                ):
+                    found[content] = bytes.fromhex(id)
+        return found
+
+    def acknowledge(self, rows: Sequence[tuple[int, Row]], run: int) -> None:
+        """The sink has these for good."""
+        with self._transaction() as db:
+            for page in _pages(rows, ROWS):
+                values = ",".join(["(?,?,?,?,?,?)"] * len(page))
+                db.execute(
+                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET"
+                    " run = excluded.run, acked = excluded.acked, digest = excluded.digest",
+                    [field for number, row in page for field in (number, *row, run, run)],
+                )
+
+    def stale(self, document: int, run: int, limit: int) -> list[bytes]:
+        """Ids that the document no longer has, or every one it ever had for `run` beyond the present."""
+        rows = self._read("SELECT id FROM chunks WHERE document = ? AND run < ? LIMIT ?", document, run, limit)
+        return [row[0] for row in rows]
+
+    def forget(self, document: int, ids: Sequence[bytes]) -> None:
+        with self._transaction() as db:
+            for page in _pages(ids, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(f"DELETE FROM chunks WHERE document = ? AND id IN ({marks})", (document, *page))
+
+    def finish(self, endings: Iterable[Ending]) -> None:
+        """Documents that have come to an end; their failures of earlier attempts are history."""
+        with self._transaction() as db:
+            for e in endings:
+                facts = [e.facts.get(name) for name in ("parser", "media_type", "bytes", "chunks", "tokens")]
+                db.execute(
+                    "UPDATE documents SET fingerprint = ?, state = ?, parser = ?, media_type = ?, bytes = ?,"
+                    " chunks = ?, tokens = ? WHERE id = ?",
+                    (e.fingerprint, e.state, *facts, e.document),
+                )
+                db.execute("DELETE FROM failures WHERE uri = ? AND last < ?", (e.uri, e.began))
+
+    def remove(self, document: int) -> None:
+        """The document is gone, and its chunks are out of the index."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM failures WHERE uri = (SELECT uri FROM documents WHERE id = ?)", (document,))
+            db.execute("DELETE FROM chunks WHERE document = ?", (document,))
+            db.execute("DELETE FROM documents WHERE id = ?", (document,))
+
+    def reopen(self, document: int) -> None:
+        """Have the next run read this document again, whatever its fingerprint."""
+        with self._transaction() as db:
+            db.execute("UPDATE documents SET state = ? WHERE id = ?", (OPEN, document))
+
+    def reset(self) -> None:
+        """Forget every document: the index is not there any more."""
+        with self._transaction() as db:
+            for table in ("chunks", "documents", "failures", "cursors"):
+                db.execute(f"DELETE FROM {table}")
+
+    # ------------------------------------------------------------ failures
+
+    def clear_listing(self, before: float) -> None:
+        """The listing was complete: what could not be listed before is no failure any more."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM failures WHERE stage = 'list' AND last < ?", (before,))
+
+    def record(self, failures: Iterable[Failure]) -> None:
+        now = time.time()
+        with self._transaction() as db:
+            for f in failures:
+                db.execute(
+                    "INSERT INTO failures VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET"
+                    " cause = excluded.cause, permanent = excluded.permanent, attempts = attempts + 1,"
+                    " last = excluded.last",
+                    (f.uri, f.stage, f.place, f.cause[:2000], f.permanent, now, now),
+                )
+
+    def failures(self, uri: str | None = None) -> Iterator[Failure]:
+        after = ("", "", "")
+        while True:
+            rows = self._read(
+                "SELECT uri, stage, cause, attempts, permanent, place, first, last FROM failures"
+                " WHERE (uri, stage, place) > (?, ?, ?) AND (?4 IS NULL OR uri = ?4)"
+                " ORDER BY uri, stage, place LIMIT 500",
+                *after,
+                uri,
+            )
+            for row in rows:
+                yield Failure(row[0], row[1], row[2], row[3], bool(row[4]), *row[5:])
+            if not rows:
+                return
+            after = (rows[-1][0], rows[-1][1], rows[-1][5])
+
+    # ------------------------------------------------------------ questions
+
+    def counts(self) -> dict[str, int]:
+        states = dict(self._read("SELECT state, count(*) FROM documents GROUP BY state"))
+        totals = self._read("SELECT count(*), coalesce(sum(acked > 0), 0) FROM chunks")[0]
+        failures = self._read("SELECT count(*) FROM failures")[0][0]
+        return {
+            "documents": sum(states.values()),
+            **{state: states.get(state, 0) for state in (DONE, OPEN, FAILED, SKIPPED)},
+            "chunks": totals[0],
+            "acknowledged": totals[1],
+            "failures": failures,
+        }
+
+    def document(self, uri: str) -> dict[str, Any] | None:
+        names = (
+            "id",
+            "uri",
+            "fingerprint",
+            "state",
+            "seen",
+            "run",
+            "parser",
+            "media_type",
+            "bytes",
+            "chunks",
+            "tokens",
+        )
+        rows = self._read(f"SELECT {', '.join(names)} FROM documents WHERE uri = ?", uri)
+        return dict(zip(names, rows[0], strict=True)) if rows else None
+
+    def find_chunk(self, id: bytes) -> dict[str, Any] | None:
+        """Where a chunk comes from. Reads the table through, as this is asked by people, one at a time."""
+        rows = self._read(
+            "SELECT d.uri, c.run, c.acked FROM chunks c JOIN documents d ON d.id = c.document WHERE c.id = ?", id
+        )
+        return dict(zip(("uri", "run", "acked"), rows[0], strict=True)) if rows else None
+
+    def documents(self, state: str | None = None) -> Iterator[tuple[int, str, str]]:
+        """(number, uri, state), in order of uri, a page at a time."""
+        after = ""
+        while True:
+            rows = self._read(
+                "SELECT id, uri, state FROM documents WHERE uri > ? AND (?2 IS NULL OR state = ?2)"
+                " ORDER BY uri LIMIT 500",
+                after,
+                state,
+            )
+            yield from rows
+            if not rows:
+                return
+            after = rows[-1][1]
+
+    def compare(self, pages: Iterable[Sequence[str]]) -> Comparison:
+        """Hold all ids of an index, told in pages, against the acknowledged ones. On disk, in bounded memory."""
+        return Comparison(self.path, pages)
+
+
+class Comparison:
+    """Ledger and index, side by side: a temporary database next to the ledger's."""
+
+    def __init__(self, path: Path, pages: Iterable[Sequence[str]]) -> None:
+        self._db = sqlite3.connect("", isolation_level=None)  # an unnamed database lives in a temporary file
+        self._db.execute("ATTACH ? AS ledger", (str(path),))
+        self._db.execute("CREATE TABLE held (id BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID")
+        self.total = 0
+        self._db.execute("BEGIN")
+        for page in pages:
+            self.total += len(page)
+            self._db.executemany(
+                "INSERT INTO held VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1",
+                [(_blob(id),) for id in page],
+            )
+        self._db.execute("COMMIT")
+        self._db.execute(
+            "CREATE TABLE told (id BLOB PRIMARY KEY, document INTEGER NOT NULL, acked INTEGER) WITHOUT ROWID"
+        )
+        self._db.execute("INSERT INTO told SELECT id, document, acked FROM ledger.chunks")
+
+    def missing(self) -> Iterator[tuple[int, bytes]]:
+        """(document, id) acknowledged, and not in the index."""
+        yield from self._db.execute(
+            "SELECT document, id FROM told WHERE acked > 0 AND id NOT IN (SELECT id FROM held) ORDER BY document"
+        )
+
+    def orphans(self) -> Iterator[str]:
+        """In the index, and unknown to the ledger."""
+        for (id,) in self._db.execute("SELECT id FROM held WHERE id NOT IN (SELECT id FROM told)"):
+            yield id.hex() if isinstance(id, bytes) else id
+
+    def doubled(self) -> Iterator[str]:
+        for (id,) in self._db.execute("SELECT id FROM held WHERE times > 1"):
+            yield id.hex() if isinstance(id, bytes) else id
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _blob(id: str) -> bytes | str:
+    try:
+        return bytes.fromhex(id)
+    except ValueError:
+        return id  # not one of ours: an orphan under its own name
+
+
+def _one_step(db: sqlite3.Connection, select: str, *parameters: Any) -> list[list[Any]]:
+    """The rows of a SELECT as one JSON value, so that the interpreter lock changes hands once, not once a row."""
+    columns, _, rest = select.partition(" FROM ")
+    row = db.execute(f"SELECT json_group_array(json_array({columns})) FROM {rest}", parameters).fetchone()
+    found: list[list[Any]] = json.loads(row[0])
+    return found
+
+
+def _pages(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+if os.name == "nt":  # pragma: no cover
+    import msvcrt
+
+    def _lock_file(file: IO[str]) -> None:
+        file.seek(1 << 20)  # beyond the text, so that it can be read by others
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+
+else:
+    import fcntl
+
+    def _lock_file(file: IO[str]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
