@@ -1,0 +1,145 @@
+"""Files: on this machine and in every store that fsspec knows."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+from penstock.contracts import Source
+from penstock.errors import SourceError, UsageError
+from penstock.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.registry import scheme
+from penstock.sources.files.globs import Selection
+from penstock.sources.files.local import LocalTree, path_of
+
+__all__ = ["Files"]
+
+
+class Tree(Protocol):
+    """One root of a Files source."""
+
+    uri: str
+    passed_over: Counter[str]
+
+    def check(self) -> None:
+        """Raises SourceError unless the root is there."""
+
+    def walk(self) -> Iterator[Upsert | Unreadable]: ...
+
+    def holds(self, uri: str) -> bool:
+        """Whether a uri lies at or beneath this root."""
+
+    def lookup(self, uri: str) -> Item | None: ...
+
+
+class Files(Source):
+    """The files beneath one or more roots: a state source.
+
+    A root is a local file or folder, a `file://`, `s3://`, `gs://`, `az://`, `memory://` or any other fsspec
+    url, or one file at `https://`. A file named as a root is taken whatever the patterns say.
+
+    - `include`, `exclude`: patterns in the manner of .gitignore, from each root down (see `globs`).
+    - `hidden`: also files and folders whose name begins with a dot.
+    - `follow_links`: as for ripgrep and rsync, symbolic links are left alone unless this says otherwise: a link may
+      lead out of the folder, and what it leads to inside would be told twice. A root may itself be a link.
+    - `skip`: local paths that are never told, such as an index inside the folder it is made of.
+    - `storage`: what fsspec's file system takes (`endpoint_url`, `anon`, keys). It never shows in a name.
+
+    Pipes, sockets and devices are left alone. What was left alone in the latest listing is counted in `passed_over`.
+    """
+
+    def __init__(
+        self,
+        *roots: str | os.PathLike[str],
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        hidden: bool = False,
+        follow_links: bool = False,
+        skip: Sequence[str | os.PathLike[str]] = (),
+        storage: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not roots:
+            raise UsageError("no file or folder is named")
+        if isinstance(include, str) or isinstance(exclude, str):
+            raise UsageError("include and exclude take a list of patterns")
+        self._selection = Selection(tuple(include), tuple(exclude), hidden)
+        self._follow_links = follow_links
+        self._skip = tuple(os.path.abspath(path) for path in skip)
+        self._storage = dict(storage or {})
+        # Made absolute here: the name must not hang on where the process stands when it runs.
+        self._roots = tuple(dict.fromkeys(_normal(os.fspath(root)) for root in roots))
+        self._trees = tuple(self._tree(root) for root in self._roots)
+
+    def without(self, *paths: str | os.PathLike[str]) -> Files:
+        """The same source, less these local paths."""
+        return Files(
+            *self._roots,
+            include=self._selection.include,
+            exclude=self._selection.exclude,
+            hidden=self._selection.hidden,
+            follow_links=self._follow_links,
+            skip=(*self._skip, *paths),
+            storage=self._storage,
+        )
+
+    def _tree(self, root: str) -> Tree:
+        others = [other for other in self._roots if other != root]
+        if not scheme(root):
+            # A root inside another one is told once, by itself.
+            skip = [os.path.realpath(path) for path in (*self._skip, *others) if not scheme(path)]
+            return LocalTree(root, self._selection, self._follow_links, skip)
+        raise UsageError(f"unknown source {root!r}")
+
+    @property
+    def name(self) -> str:
+        told = [("include", glob) for glob in sorted(self._selection.include)]
+        told += [("exclude", glob) for glob in sorted(self._selection.exclude)]
+        told += [(flag, "1") for flag, set_ in self._flags() if set_]
+        roots = " ".join(sorted(tree.uri for tree in self._trees))
+        return f"{roots}?{urlencode(told)}" if told else roots
+
+    def _flags(self) -> list[tuple[str, bool]]:
+        return [("hidden", self._selection.hidden), ("follow_links", self._follow_links)]
+
+    def __repr__(self) -> str:
+        return f"Files({self.name})"
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """How many entries the latest listing left alone: hidden, excluded, link, loop, special."""
+        return sum((tree.passed_over for tree in self._trees), Counter())
+
+    def open(self) -> None:
+        for tree in self._trees:
+            tree.check()
+
+    def changes(self, cursor: str | None = None) -> Iterator[Change]:
+        self.open()
+        complete = True
+        for tree in self._trees:
+            tree.passed_over.clear()
+            for change in tree.walk():
+                if type(change) is Unreadable and change.listing:
+                    complete = False
+                yield change
+        if complete:
+            yield Mark()
+
+    def lookup(self, uri: str) -> Item | None:
+        holding = [tree for tree in self._trees if tree.holds(uri)]
+        if not holding:
+            raise SourceError(f"not within {self.name}: {uri}")
+        # The innermost root is the one that tells it.
+        return max(holding, key=lambda tree: len(tree.uri)).lookup(uri)
+
+
+def _normal(root: str) -> str:
+    if not root:
+        raise UsageError("no file or folder is named")
+    kind = scheme(root)
+    if kind in ("file", "local"):
+        root, kind = path_of(root), ""
+    return os.path.abspath(root) if not kind else root

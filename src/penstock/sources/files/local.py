@@ -1,0 +1,242 @@
+"""A file or a folder on this machine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from operator import attrgetter
+from typing import BinaryIO
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from penstock.errors import SourceError, UsageError
+from penstock.records import Item, Unreadable, Upsert
+from penstock.sources.files.globs import Selection
+
+SORTED = 50_000
+"""Folders of up to this many entries are told by name; larger ones in the order they have, in constant memory."""
+
+_plain = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+_Identity = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """Opens a file that was listed."""
+
+    path: str
+
+    def __call__(self) -> BinaryIO:
+        return open(self.path, "rb", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # What was a file when it was listed may be a pipe by now: opening that must not wait for a writer.
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "no longer a regular file", path)
+    return handle
+
+
+def uri_of(path: str) -> str:
+    """The file: URI of an absolute path; any bytes a file system allows survive the way there and back."""
+    return "file://" + quote_from_bytes(os.fsencode(path))
+
+
+def path_of(uri: str) -> str:
+    """The absolute path of a file: URI."""
+    host, slash, rest = uri.partition("://")[2].partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise UsageError(f"not a file on this machine: {uri}")
+    path = os.fsdecode(unquote_to_bytes("/" + rest))
+    if "\0" in path:
+        raise UsageError(f"not a file: {uri}")
+    return path
+
+
+def cause_of(error: OSError) -> str:
+    # Not str(error): it repeats the path, which is in the uri, and may hold what no terminal can print.
+    return f"{type(error).__name__}: {error.strerror or error}"
+
+
+class LocalTree:
+    """One root: a folder with all beneath it, or a single file (which is taken whatever the patterns say).
+
+    `skip`: real paths that are never told, such as an index that lies inside its own documents.
+    """
+
+    def __init__(self, root: str, selection: Selection, follow_links: bool, skip: Iterable[str]) -> None:
+        self.root = root
+        self.uri = uri_of(root)
+        self.passed_over: Counter[str] = Counter()
+        self._selection = selection
+        self._follow = follow_links
+        self._skip = frozenset(skip)
+
+    def check(self) -> None:
+        self._identify()
+
+    def _identify(self) -> os.stat_result:
+        try:
+            return os.stat(self.root)
+        except (OSError, ValueError) as error:
+            cause = cause_of(error) if isinstance(error, OSError) else str(error)
+            raise SourceError(f"cannot read {self.uri}: {cause}") from None
+
+    def walk(self) -> Iterator[Upsert | Unreadable]:
+        top = self._identify()
+        if stat.S_ISREG(top.st_mode):
+            yield Upsert(_item(self.uri, self.root, top))
+            return
+        if not stat.S_ISDIR(top.st_mode):
+            raise SourceError(f"neither a file nor a folder: {self.uri}")
+        yield from self._descend()
+        try:
+            left = os.stat(self.root)
+        except OSError as error:
+            yield Unreadable(self.uri + "/", f"vanished while it was listed: {cause_of(error)}", listing=True)
+            return
+        # Unmounted meanwhile, a folder is still there and empty; what was under it is not gone.
+        if (left.st_dev, left.st_ino) != (top.st_dev, top.st_ino):
+            yield Unreadable(self.uri + "/", "became another folder while it was listed", listing=True)
+
+    def _descend(self) -> Iterator[Upsert | Unreadable]:
+        takes, enters, hidden = self._selection.takes, self._selection.enters, self._selection.hidden
+        follow, passed_over = self._follow, self.passed_over
+        skip = self._skips()
+        base = len(self.root.rstrip("/")) + 1
+        ancestors: list[_Identity] = []
+        frames: list[tuple[Iterator[os.DirEntry[str]], str]] = []
+        wanted: str | None = self.root  # the folder to step into next
+        while wanted is not None or frames:
+            if wanted is not None:
+                folder, wanted = wanted, None
+                try:
+                    identity = _identity(folder) if follow else (0, 0)
+                    if follow and identity in ancestors:
+                        passed_over["loop"] += 1
+                    else:
+                        frames.append((_entries(folder), _prefix(uri_of(folder))))
+                        ancestors.append(identity)
+                except OSError as error:
+                    if error.errno not in _GONE or os.path.lexists(folder):
+                        yield Unreadable(_prefix(uri_of(folder)), cause_of(error), listing=True)
+                continue
+            entries, uri_prefix = frames[-1]
+            try:
+                for entry in entries:
+                    name = entry.name
+                    if name[0] == "." and not hidden:
+                        passed_over["hidden"] += 1
+                        continue
+                    path = entry.path
+                    if skip and path in skip:
+                        passed_over["excluded"] += 1
+                        continue
+                    link, may_be_folder = False, True
+                    try:
+                        link = entry.is_symlink()
+                        if link and not follow:
+                            passed_over["link"] += 1
+                            continue
+                        if entry.is_dir():
+                            if not enters(path[base:]) or (link and os.path.realpath(path) in self._skip):
+                                passed_over["excluded"] += 1
+                                continue
+                            wanted = path
+                            break
+                        may_be_folder = link
+                        if not takes(path[base:]):
+                            passed_over["excluded"] += 1
+                            continue
+                        found = entry.stat()
+                    except OSError as error:
+                        uri = uri_prefix + _quoted(name)
+                        if link and error.errno in (errno.ENOENT, errno.ELOOP):
+                            yield Unreadable(uri, "a link that leads nowhere")
+                        elif error.errno != errno.ENOENT:
+                            yield Unreadable(uri, cause_of(error), listing=may_be_folder)
+                        continue
+                    if not stat.S_ISREG(found.st_mode):
+                        passed_over["special"] += 1
+                        continue
+                    yield Upsert(_item(uri_prefix + (name if _plain(name) else _quoted(name)), path, found))
+                else:
+                    frames.pop()
+                    ancestors.pop()
+            except OSError as error:  # the rest of a folder that could be opened cannot be read
+                yield Unreadable(uri_prefix, cause_of(error), listing=True)
+                frames.pop()
+                ancestors.pop()
+
+    def _skips(self) -> frozenset[str]:
+        """The paths to leave out as a walk meets them: it starts at the root as given, not at its real path."""
+        real = _prefix(os.path.realpath(self.root))
+        here = _prefix(self.root)
+        return frozenset(here + path[len(real) :] for path in self._skip if path.startswith(real)) | self._skip
+
+    def holds(self, uri: str) -> bool:
+        return uri == self.uri or uri.startswith(_prefix(self.uri))
+
+    def lookup(self, uri: str) -> Item | None:
+        path = path_of(uri)
+        if uri.endswith("/"):
+            raise SourceError(f"a folder, which the next listing will read again: {uri}")
+        if path != os.path.normpath(path) or not (path == self.root or path.startswith(_prefix(self.root))):
+            raise SourceError(f"not within {self.uri}: {uri}")
+        self.check()
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            if error.errno in (*_GONE, errno.ELOOP):
+                return None
+            raise SourceError(f"cannot read {uri}: {cause_of(error)}") from None
+        if not stat.S_ISREG(found.st_mode) or not self._tells(path):
+            return None
+        return _item(uri_of(path), path, found)
+
+    def _tells(self, path: str) -> bool:
+        if path == self.root:
+            return True
+        below = path[len(_prefix(self.root)) :]
+        real = os.path.realpath(path)
+        if not self._follow and real != _prefix(os.path.realpath(self.root)) + below:
+            return False
+        if any(real == skipped or real.startswith(_prefix(skipped)) for skipped in self._skip):
+            return False
+        return self._selection.wants(below)
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    found = os.scandir(folder)
+    head = list(islice(found, SORTED))
+    if len(head) == SORTED:
+        return chain(head, found)
+    found.close()
+    head.sort(key=attrgetter("name"))
+    return iter(head)
+
+
+def _identity(folder: str) -> _Identity:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _item(uri: str, path: str, found: os.stat_result) -> Item:
+    size = found.st_size
+    return Item(uri, f"{size}-{found.st_mtime_ns}", LocalFile(path), size, None, path)
+
+
+def _prefix(path: str) -> str:
+    return path if path.endswith("/") else path + "/"
+
+
+def _quoted(name: str) -> str:
+    return quote_from_bytes(os.fsencode(name), safe="")
