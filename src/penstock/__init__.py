@@ -1,1 +1,119 @@
-"""Streams documents through parse, chunk and embed into a vector database."""
+"""Streams documents through parse, chunk and embed into a vector database, inside a memory budget.
+
+import penstock as ps
+report = ps.Pipeline("docs/", into="lance://./index", memory="512MiB").run()
+hits = ps.open_index("lance://./index").search("how do I resume?", k=5)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.chunkers.text import TextChunker
+    from penstock.contracts import Chunker, Embedder, Index, Parser, Sink, Source, Tokenizer
+    from penstock.embedders.functions import FunctionEmbedder
+    from penstock.embedders.onnx import OnnxEmbedder
+    from penstock.engine.progress import Progress, Report
+    from penstock.errors import PenstockError
+    from penstock.pipeline import Pipeline
+    from penstock.planning import Plan
+    from penstock.records import (
+        Block,
+        Chunk,
+        Delete,
+        Dense,
+        Gap,
+        Hit,
+        Item,
+        Mark,
+        MultiVector,
+        Piece,
+        Point,
+        Space,
+        Sparse,
+        Unreadable,
+        Upsert,
+    )
+    from penstock.search import open_index
+    from penstock.sources.files import Files
+    from penstock.verification import Verification
+
+# A bare import loads none of these: not even numpy.
+_HOMES = {
+    "penstock.records": (
+        "Block Chunk Delete Dense Gap Hit Item Mark MultiVector Piece Point Space Sparse Unreadable Upsert"
+    ),
+    "penstock.contracts": "Chunker Embedder Index Parser Sink Source Tokenizer",
+    "penstock.errors": "PenstockError",
+    "penstock.pipeline": "Pipeline",
+    "penstock.search": "open_index",
+    "penstock.planning": "Plan",
+    "penstock.verification": "Verification",
+    "penstock.engine.progress": "Progress Report",
+    "penstock.sources.files": "Files",
+    "penstock.chunkers.text": "TextChunker",
+    "penstock.embedders.onnx": "OnnxEmbedder",
+    "penstock.embedders.functions": "FunctionEmbedder",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Block",
+    "Chunk",
+    "Chunker",
+    "Delete",
+    "Dense",
+    "Embedder",
+    "Files",
+    "FunctionEmbedder",
+    "Gap",
+    "Hit",
+    "Index",
+    "Item",
+    "Mark",
+    "MultiVector",
+    "OnnxEmbedder",
+    "Parser",
+    "PenstockError",
+    "Piece",
+    "Pipeline",
+    "Plan",
+    "Point",
+    "Progress",
+    "Report",
+    "Sink",
+    "Source",
+    "Space",
+    "Sparse",
+    "TextChunker",
+    "Tokenizer",
+    "Unreadable",
+    "Upsert",
+    "Verification",
+    "ingest",
+    "open_index",
+]
+
+
+def ingest(source: Any, into: Any, **options: Any) -> Report:
+    """`Pipeline(source, into=into, **options).run()` in one call.
+
+    >>> penstock.ingest("docs/", "lance://./index", memory="256MiB")
+    """
+    from penstock.pipeline import Pipeline
+
+    return Pipeline(source, into=into, **options).run()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -235,4 +235,3 @@ class Index(Component, ABC):
 
     @abstractmethod
     def count(self) -> int: ...
-

@@ -426,6 +426,9 @@ class Ledger:
         rows = self._read(f"SELECT {', '.join(names)} FROM documents WHERE uri = ?", uri)
         return dict(zip(names, rows[0], strict=True)) if rows else None
 
+    def acknowledged(self, document: int, id: bytes) -> bool:
+        return bool(self._read("SELECT 1 FROM chunks WHERE document = ? AND id = ? AND acked > 0", document, id))
+
     def find_chunk(self, id: bytes) -> dict[str, Any] | None:
         """Where a chunk comes from. Reads the table through, as this is asked by people, one at a time."""
         rows = self._read(

@@ -63,6 +63,11 @@ class Progress:
         return sum(channel.bytes for channel in self.channels)
 
     @property
+    def peak(self) -> int:
+        """The most that can have been in flight at once."""
+        return sum(channel.peak for channel in self.channels)
+
+    @property
     def bottleneck(self) -> str:
         """The stage behind the last full channel: everything above it waits for it."""
         for channel in reversed(self.channels):

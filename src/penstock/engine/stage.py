@@ -58,7 +58,7 @@ class Stage:
 
 
 class Patience:
-    """Repeats a call that fails for a while: waits longer and longer, up to `limit` seconds, then lets the error out."""
+    """Repeats a call that fails for a while: waits ever longer, up to `limit` seconds, then lets the error out."""
 
     def __init__(self, limit: float, stop: threading.Event, waiting: Callable[[str], None]) -> None:
         self._limit, self._stop, self._waiting = limit, stop, waiting

@@ -1,0 +1,467 @@
+"""Pipeline: what the user composes and runs.
+
+Arguments are specs (a path, a url, a model's name, "256 tokens") or components of one's own; a plain function can be a
+parser, a chunker or an embedder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
+from penstock.engine.flow import Flow, Setup
+from penstock.engine.identity import row_of_stored
+from penstock.engine.progress import Progress, Report
+from penstock.errors import OwnershipError, SpaceMismatch, UsageError
+from penstock.ledger import FAILED, OPEN, SKIPPED, Ledger
+from penstock.records import Change, Delete, Manifest, Space, Upsert
+
+if TYPE_CHECKING:
+    from penstock.planning import Plan
+    from penstock.verification import Verification
+
+MINIMUM = 8 << 20
+STATE = ".penstock"
+
+Paths = str | os.PathLike[str]
+SourceSpec = Paths | Sequence[Paths] | Source
+ModelSpec = str | Embedder | Callable[[list[str]], Any] | None
+ChunkSpec = str | int | Chunker | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that can be said in words: on the command line, in penstock.toml, and in the ledger for next time."""
+
+    source: tuple[str, ...]
+    into: str
+    model: str | None = None
+    chunk: str | None = None
+    memory: str = "512MiB"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    hidden: bool = False
+    workers: int | None = None
+    state: str | None = None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str) -> Settings:
+        known = set(cls.__dataclass_fields__)
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UsageError(f"{where}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+        missing = sorted({"source", "into"} - set(values))
+        if missing:
+            raise UsageError(f"{where}: {' and '.join(missing)} must be given")
+        plain = dict(values)
+        for name in ("source", "include", "exclude"):
+            if name in plain:
+                value = plain[name]
+                plain[name] = (value,) if isinstance(value, str) else tuple(value)
+        for name in ("chunk", "memory"):
+            if plain.get(name) is not None:
+                plain[name] = str(plain[name])
+        return cls(**plain)
+
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            self.source,
+            into=self.into,
+            model=self.model,
+            chunk=self.chunk,
+            memory=self.memory,
+            state=self.state,
+            include=self.include,
+            exclude=self.exclude,
+            hidden=self.hidden,
+            workers=self.workers,
+        )
+
+
+class Pipeline:
+    """Source, parsers, chunker, embedder and sink, with a ledger and a memory budget.
+
+    >>> report = Pipeline("docs/", into="lance://./index", memory="256MiB").run()
+
+    - `source`: a path, several, a url, or a Source.
+    - `into`: a sink's url, or a Sink.
+    - `model`: a sentence-transformers model (hub name or folder), an Embedder, or a function of a list of texts.
+    - `chunk`: `"256 tokens"`, `"1000 characters"`, a Chunker, or a function.
+    - `memory`: bytes in flight, at most: `"512MiB"`. Model weights and parsers' native heaps come on top.
+    - `state`: the ledger's file; by default one a pipeline under `.penstock/`.
+    - `parsers`: your own, by media type: `{"text/x-log": my_parser}`.
+    """
+
+    def __init__(
+        self,
+        source: SourceSpec,
+        *,
+        into: str | Sink,
+        model: ModelSpec = None,
+        chunk: ChunkSpec = None,
+        memory: str | int = "512MiB",
+        state: Paths | None = None,
+        parsers: Mapping[str, Parser] | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        hidden: bool = False,
+        workers: int | None = None,
+    ) -> None:
+        self.sink = _sink(into)
+        self.source = _source(source, self.sink, include, exclude, hidden)
+        self.embedder = make_embedder(model)
+        self.budget = parse_size(memory)
+        if self.budget < MINIMUM:
+            raise UsageError(f"memory={memory!r} is too little: at least {MINIMUM >> 20} MiB")
+        self.workers = workers or _cores()
+        self._parsers = dict(parsers or {})
+        self._chunk = chunk
+        self.ledger = Ledger(state or default_state(self.source.name, self.sink.url))
+        self.settings: Settings | None = None
+        if not isinstance(source, Source) and isinstance(into, str) and (model is None or isinstance(model, str)):
+            if chunk is None or isinstance(chunk, str | int):
+                self.settings = Settings(
+                    source=tuple(_absolute(path) for path in _listed(source)),
+                    into=_absolute(into),
+                    model=model,
+                    chunk=None if chunk is None else str(chunk),
+                    memory=str(memory),
+                    include=tuple(include),
+                    exclude=tuple(exclude),
+                    hidden=hidden,
+                    workers=workers,
+                    state=str(Path(self.ledger.path).absolute()),
+                )
+
+    @classmethod
+    def from_toml(cls, path: Paths) -> Pipeline:
+        """What `penstock run penstock.toml` runs. Relative paths are relative to where it is run."""
+        import tomllib
+
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is not TOML: {error}") from error
+        return Settings.from_mapping(values, str(path)).pipeline()
+
+    @classmethod
+    def from_state(cls, path: Paths) -> Pipeline:
+        """The pipeline that a ledger was last filled by."""
+        with Ledger(path) as ledger:
+            ledger.open(exclusive=False, create=False)
+            settings = ledger.get("settings")
+        if settings is None:
+            raise UsageError(f"the pipeline of {path} has components of your own: use its Python object")
+        return Settings.from_mapping(json.loads(settings) | {"state": str(path)}, str(path)).pipeline()
+
+    # ------------------------------------------------------------ run
+
+    def run(
+        self,
+        progress: Callable[[Progress], None] | None = None,
+        *,
+        allow_mass_delete: bool = False,
+        adopt: bool = False,
+        patience: float = 600.0,
+    ) -> Report:
+        """Bring the index up to date with the source.
+
+        `adopt`: take over an index that another ledger filled (or this one, before it was lost).
+        `patience`: for how many seconds a store or model that is away is waited for.
+        """
+        with ExitStack() as stack:
+            session = Session(self, stack, adopt=adopt)
+            changes = self.source.changes(self.ledger.cursor(self.source.name))
+            return session.run(changes, progress, allow_mass_delete=allow_mass_delete, patience=patience)
+
+    def retry(self, progress: Callable[[Progress], None] | None = None, *, patience: float = 600.0) -> Report:
+        """Try again whatever is in the ledger as failed or skipped."""
+        with ExitStack() as stack:
+            session = Session(self, stack)
+            return session.run(self._failed(), progress, force=True, patience=patience)
+
+    def _failed(self) -> Iterator[Change]:
+        for state in (FAILED, SKIPPED, OPEN):
+            for _, uri, _ in self.ledger.documents(state):
+                item = self.source.lookup(uri)
+                yield Upsert(item) if item is not None else Delete(uri)
+
+    # ------------------------------------------------------------ look
+
+    def plan(self) -> Plan:
+        """What a run would do: new, changed, unchanged and deleted documents, chunks, tokens, time. Embeds nothing."""
+        from penstock.planning import make_plan
+
+        return make_plan(self)
+
+    def verify(
+        self,
+        *,
+        repair: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        allow_mass_delete: bool = False,
+    ) -> Verification:
+        """Hold source, ledger and index against each other, by ids. `repair` mends what differs, with a run."""
+        from penstock.verification import verify
+
+        return verify(self, repair, progress, allow_mass_delete)
+
+    # ------------------------------------------------------------ what runs, plans and verifications share
+
+    def chunker(self) -> Chunker:
+        """The chunker, bound to the model's tokenizer; the embedder must be open."""
+        from penstock.chunkers import bind
+
+        return bind(self._chunk, self.embedder.tokenizer)
+
+    def space(self) -> Space:
+        from penstock.chunkers import spec
+
+        described = self.embedder.describe()
+        sized = type(self.embedder).tokenizer is not Embedder.tokenizer
+        return replace(described, chunking=spec(self._chunk, tokens=sized))
+
+    def parser(self) -> Any:
+        from penstock.parsers import Parsers
+
+        return Parsers(self._parsers)
+
+
+class Session:
+    """One holding of the ledger: checks that everything fits, opens what is needed when it is needed, closes it all."""
+
+    def __init__(self, pipeline: Pipeline, stack: ExitStack, *, adopt: bool = False) -> None:
+        self.pipeline = pipeline
+        self.notices: list[str] = []
+        self.space = pipeline.space()
+        if self.space.kind not in {kind.__name__ for kind in pipeline.sink.accepts}:
+            raise UsageError(
+                f"{pipeline.sink.url} does not take {self.space.kind} vectors, which {self.space.model} makes"
+            )
+        ledger, sink = pipeline.ledger, pipeline.sink
+        for component in (ledger, sink, pipeline.embedder, pipeline.source):
+            stack.callback(component.close)
+        ledger.open()
+        if pipeline.settings is not None:
+            ledger.set("settings", json.dumps(asdict(pipeline.settings)))
+        self.manifest = Manifest(self.space, ledger.id)
+        self._lock = threading.Lock()
+        self._chunker: Chunker | None = None
+        self._sink_open = False
+        self._check(sink.manifest(), adopt)
+        pipeline.source.open()
+        self.parsers = pipeline.parser()
+        stack.callback(self.parsers.close)
+
+    def _check(self, held: Manifest | None, adopt: bool) -> None:
+        ledger, sink = self.pipeline.ledger, self.pipeline.sink
+        if held is None:
+            if ledger.counts()["chunks"]:
+                self.notices.append(f"{sink.url} is not there any more: everything is indexed again")
+            ledger.reset()
+            return
+        check_space(held.space, self.space, sink.url)
+        if held.owner == ledger.id:
+            return
+        if held.owner and not adopt:
+            raise OwnershipError(
+                f"{sink.url} was filled by another ledger than {ledger.path}. Use that one (--state), or take the index"
+                " over with --adopt: what it holds is then read back, compared with the source, and brought up to date"
+            )
+        self.open_sink()
+        self._adopt()
+        sink.replace_manifest(self.manifest)
+
+    def _adopt(self) -> None:
+        ledger, sink = self.pipeline.ledger, self.pipeline.sink
+        ledger.reset()
+        numbers: dict[str, int] = {}
+        count = 0
+        run = ledger.begin_run(self.space.fingerprint)
+        for page in sink.ids():
+            for start in range(0, len(page), sink.max_rows):
+                rows = []
+                for point in sink.fetch(page[start : start + sink.max_rows]):
+                    number = numbers.get(point.chunk.uri) or ledger.begin(point.chunk.uri, run)[0]
+                    if len(numbers) > 10_000:
+                        numbers.clear()
+                    numbers[point.chunk.uri] = number
+                    rows.append((number, row_of_stored(point.chunk)))
+                ledger.acknowledge(rows, run)
+                count += len(rows)
+        ledger.end_run(run, "adopted", {})
+        self.notices.append(f"adopted {count} points of {sink.url}")
+
+    def open_sink(self) -> None:
+        if not self._sink_open:
+            self.pipeline.sink.open(self.manifest)
+            self._sink_open = True
+
+    def ready(self) -> Chunker:
+        with self._lock:
+            if self._chunker is None:
+                self.open_sink()
+                self.pipeline.embedder.open()
+                self._chunker = self.pipeline.chunker()
+            return self._chunker
+
+    def run(
+        self,
+        changes: Iterable[Change],
+        progress: Callable[[Progress], None] | None = None,
+        *,
+        force: bool = False,
+        allow_mass_delete: bool = False,
+        patience: float = 600.0,
+    ) -> Report:
+        pipeline, ledger = self.pipeline, self.pipeline.ledger
+        began = time.monotonic()
+        run = ledger.begin_run(self.space.fingerprint)
+        flow = Flow(
+            Setup(
+                changes=changes,
+                parse=self.parsers.parse,
+                embedder=pipeline.embedder,
+                sink=pipeline.sink,
+                ready=self.ready,
+                ledger=ledger,
+                run=run,
+                source=pipeline.source.name,
+                budget=pipeline.budget,
+                workers=pipeline.workers,
+                feed=pipeline.source.feed,
+                force=force,
+                allow_mass_delete=allow_mass_delete,
+                patience=patience,
+            )
+        )
+        status = "failed"
+        try:
+            flow.run(progress)
+            status = "stopped" if flow.interrupted else "done"
+        finally:
+            last = flow.progress()
+            counts = ledger.counts()
+            report = Report(
+                run=run,
+                status=status,
+                seconds=time.monotonic() - began,
+                counts=last.counts,
+                failing=counts[FAILED] + counts[OPEN],
+                complete=flow.committer.complete,
+                peak_bytes=last.peak,
+                budget=pipeline.budget,
+                notices=tuple(self.notices),
+            )
+            ledger.end_run(run, status, report.to_json())
+        if self._sink_open and last.counts["written"] + last.counts["removed"]:
+            pipeline.sink.maintain()
+        return report
+
+
+def check_space(held: Space, mine: Space, url: str) -> None:
+    """Raise SpaceMismatch unless the two can live in one index."""
+    same = (held.fingerprint, held.dim, held.metric, held.kind, held.chunking)
+    if same != (mine.fingerprint, mine.dim, mine.metric, mine.kind, mine.chunking):
+        raise SpaceMismatch(
+            f"{url} holds {_told(held)}; this run makes {_told(mine)}. Index into another place, or remove {url} to"
+            " build it anew"
+        )
+
+
+def _told(space: Space) -> str:
+    return f"{space.model} ({space.dim} dimensions, {space.chunking}, fingerprint {space.fingerprint[:8]})"
+
+
+# ---------------------------------------------------------------- from words to components
+
+
+def _source(source: SourceSpec, sink: Sink, include: Sequence[str], exclude: Sequence[str], hidden: bool) -> Source:
+    if isinstance(source, Source):
+        if include or exclude or hidden:
+            raise UsageError("include, exclude and hidden belong to your own source")
+        return source
+    from penstock.sources import from_url
+
+    place = sink.url.partition("://")[2]
+    return from_url(
+        source, include=include, exclude=exclude, hidden=hidden, skip=[os.path.abspath(place)] if place else []
+    )
+
+
+def _sink(into: str | Sink) -> Sink:
+    if isinstance(into, Sink):
+        return into
+    from penstock.registry import SINKS, find, scheme
+
+    if not scheme(into):
+        raise UsageError(f"--into {into!r} is not a url such as lance://./index")
+    made: Sink = find(SINKS, scheme(into), "sink")(into)
+    return made
+
+
+def make_embedder(model: ModelSpec) -> Embedder:
+    if isinstance(model, Embedder):
+        return model
+    if model is None or isinstance(model, str):
+        from penstock.embedders.onnx import OnnxEmbedder
+
+        return OnnxEmbedder(model) if model else OnnxEmbedder()
+    from penstock.embedders.functions import FunctionEmbedder
+
+    return FunctionEmbedder(model)
+
+
+def default_state(source: str, sink: str) -> Path:
+    """One ledger a pair of source and index, with a name that people recognise."""
+    place = re.sub(r"[^A-Za-z0-9]+", "-", sink.partition("://")[2]).strip("-")[-40:] or "index"
+    digest = hashlib.blake2b(f"{source}\0{_absolute(sink)}".encode(), digest_size=4).hexdigest()
+    return Path(STATE) / f"{place}-{digest}.db"
+
+
+def _listed(source: Any) -> list[str]:
+    return [os.fspath(source)] if isinstance(source, str | os.PathLike) else [os.fspath(one) for one in source]
+
+
+def _absolute(path: str) -> str:
+    """The same place from any working directory: relative paths and `lance://./index` made absolute."""
+    scheme, mark, rest = path.partition("://")
+    if not mark:
+        return os.path.abspath(path)
+    if scheme in ("lance", "sqlite", "parquet") and not rest.startswith("/"):
+        return f"{scheme}://{os.path.abspath(rest)}"
+    return path
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes: 268435456, "256MiB", "1.5 GB"."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*([\d.]+)\s*([kmg]i?)?b?\s*", size.lower())
+    try:
+        return int(float(match[1]) * _UNITS[match[2] or ""]) if match else _bad_size(size)
+    except ValueError:
+        return _bad_size(size)
+
+
+def _bad_size(size: str) -> int:
+    raise UsageError(f"memory={size!r} is no size such as 512MiB")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,79 @@
+"""Asking an index: the query is embedded by the model that made its vectors, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from penstock.contracts import Embedder, Index
+from penstock.errors import SpaceMismatch, UsageError
+from penstock.records import Hit, Manifest, Point
+
+
+class OpenIndex:
+    """An index together with its model. Needs no ledger; may be searched while a run fills it.
+
+    >>> hits = open_index("lance://./index").search("how do I resume?", k=5)
+    """
+
+    def __init__(self, index: Index, embedder: Embedder) -> None:
+        self._index, self._embedder = index, embedder
+        self._loaded = False
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._index.manifest()
+
+    def search(self, query: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`."""
+        if not query.strip():
+            raise UsageError("the query is empty")
+        if k < 1:
+            raise UsageError(f"k={k}: at least one result must be asked for")
+        if not self._loaded:
+            self._embedder.open()
+            self._loaded = True
+        return self._index.search(self._embedder.query([query])[0], k, where)
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        return self._index.fetch(ids)
+
+    def __len__(self) -> int:
+        return self._index.count()
+
+    def close(self) -> None:
+        self._index.close()
+        self._embedder.close()
+
+    def __enter__(self) -> OpenIndex:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def open_index(url: str | Index, model: str | Embedder | Callable[[list[str]], Any] | None = None) -> OpenIndex:
+    """Open an index for searching. `model` is only needed where it was an object or a function of your own."""
+    from penstock.pipeline import make_embedder
+    from penstock.registry import INDEXES, find, scheme
+
+    if isinstance(url, str):
+        if not scheme(url):
+            raise UsageError(f"{url!r} is not a url such as lance://./index")
+        index: Index = find(INDEXES, scheme(url), "index")(url)
+    else:
+        index = url
+    index.open()
+    try:
+        held = index.manifest().space
+        embedder = make_embedder(held.model if model is None else model)
+        mine = embedder.describe()
+        if mine.fingerprint != held.fingerprint:
+            raise SpaceMismatch(
+                f"{url} was made with {held.model} (fingerprint {held.fingerprint[:8]}); {mine.model} as it is here"
+                f" ({mine.fingerprint[:8]}) is another vector space: its answers would mean nothing"
+            )
+    except BaseException:
+        index.close()
+        raise
+    return OpenIndex(index, embedder)
