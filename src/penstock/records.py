@@ -10,9 +10,8 @@ and this module does not import numpy.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -22,7 +21,32 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, Any]
 """JSON-like: strings, numbers, booleans, None, lists and mappings of them."""
 
-NOTHING: Metadata = MappingProxyType({})
+
+class _Nothing(Mapping[str, Any]):
+    """The empty mapping: one for all, and hashable, so that it can be a default."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return "{}"
+
+    def __reduce__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Metadata = _Nothing()
 
 
 # ---------------------------------------------------------------- what a source tells
