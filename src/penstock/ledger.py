@@ -2,8 +2,8 @@
 
 Every id is written down as *intended* before it can reach the sink, and as *acknowledged* after the sink's flush.
 So whatever a crash leaves in the index, the ledger knows the id and can take it out again when the document has
-moved on. A chunk row belongs to the last run that found it in its document (`run`); when a document has been
-parsed to its end, the rows that still bear an older run are stale.
+moved on. A chunk row bears the last attempt at its document that found it there; when a document has been parsed to its
+end, the rows that still bear an older attempt are stale.
 
 One connection behind a lock, in WAL mode. Rows travel in statements of many rows, not in executemany: SQLite lets go
 of the interpreter lock once a *step*, and a thread that asks for it back among busy ones waits up to 5 ms each time.
@@ -32,10 +32,10 @@ CREATE TABLE runs (
     id INTEGER PRIMARY KEY, started REAL NOT NULL, ended REAL, status TEXT NOT NULL, space TEXT, report TEXT);
 CREATE TABLE documents (
     id INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, fingerprint TEXT, state TEXT NOT NULL, seen INTEGER NOT NULL,
-    run INTEGER NOT NULL, parser TEXT, media_type TEXT, bytes INTEGER, chunks INTEGER, tokens INTEGER);
+    run INTEGER NOT NULL, attempt INTEGER NOT NULL, parser TEXT, media_type TEXT, bytes INTEGER, chunks INTEGER, tokens INTEGER);
 CREATE TABLE chunks (
     document INTEGER NOT NULL, id BLOB NOT NULL, content INTEGER NOT NULL, digest INTEGER NOT NULL,
-    run INTEGER NOT NULL, acked INTEGER NOT NULL, PRIMARY KEY (document, id)) WITHOUT ROWID;
+    attempt INTEGER NOT NULL, acked INTEGER NOT NULL, PRIMARY KEY (document, id)) WITHOUT ROWID;
 CREATE INDEX chunks_content ON chunks (content);
 CREATE TABLE failures (
     uri TEXT NOT NULL, stage TEXT NOT NULL, place TEXT NOT NULL, cause TEXT NOT NULL, permanent INTEGER NOT NULL,
@@ -63,6 +63,13 @@ class Known(NamedTuple):
     fingerprint: str | None
     state: str
     seen: int
+
+
+class Begun(NamedTuple):
+    document: int
+    attempt: int
+    had: bool
+    """It has chunks of an earlier attempt."""
 
 
 class Had(NamedTuple):
@@ -260,18 +267,22 @@ class Ledger:
 
     # ------------------------------------------------------------ a document's way
 
-    def begin(self, uri: str, run: int) -> tuple[int, bool]:
-        """The document is being worked on. Gives its number, and whether it has chunks of an earlier attempt."""
+    def begin(self, uri: str, run: int) -> Begun:
+        """The document is being worked on."""
         with self._transaction() as db:
-            row = db.execute("SELECT id FROM documents WHERE uri = ?", (uri,)).fetchone()
+            row = db.execute("SELECT id, attempt FROM documents WHERE uri = ?", (uri,)).fetchone()
             if row is None:
-                sql = "INSERT INTO documents (uri, state, seen, run) VALUES (?, ?, ?, ?)"
-                return int(db.execute(sql, (uri, OPEN, run, run)).lastrowid or 0), False
-            db.execute("UPDATE documents SET state = ?, seen = ?, run = ? WHERE id = ?", (OPEN, run, run, row[0]))
-            had = db.execute("SELECT 1 FROM chunks WHERE document = ? LIMIT 1", (row[0],)).fetchone()
-            return row[0], had is not None
+                sql = "INSERT INTO documents (uri, state, seen, run, attempt) VALUES (?, ?, ?, ?, 1)"
+                return Begun(int(db.execute(sql, (uri, OPEN, run, run)).lastrowid or 0), 1, False)
+            number, attempt = row
+            db.execute(
+                "UPDATE documents SET state = ?, seen = ?, run = ?, attempt = ? WHERE id = ?",
+                (OPEN, run, run, attempt + 1, number),
+            )
+            had = db.execute("SELECT 1 FROM chunks WHERE document = ? LIMIT 1", (number,)).fetchone()
+            return Begun(number, attempt + 1, had is not None)
 
-    def admit(self, document: int, run: int, rows: Sequence[Row], fresh: bool) -> dict[bytes, Had]:
+    def admit(self, document: int, attempt: int, rows: Sequence[Row], fresh: bool) -> dict[bytes, Had]:
         """Write these chunks down as intended, and say which of them the document already had.
 
         `fresh`: the document had none, which saves the look.
@@ -288,8 +299,8 @@ class Ledger:
                         had[bytes.fromhex(id)] = Had(bool(acked), digest)
                 values = ",".join(["(?,?,?,?,?,0)"] * len(page))
                 db.execute(
-                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET run = excluded.run",
-                    [field for row in page for field in (document, row.id, row.content, row.digest, run)],
+                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET attempt = excluded.attempt",
+                    [field for row in page for field in (document, row.id, row.content, row.digest, attempt)],
                 )
         return had
 
@@ -309,21 +320,31 @@ class Ledger:
                     found[content] = bytes.fromhex(id)
         return found
 
-    def acknowledge(self, rows: Sequence[tuple[int, Row]], run: int) -> None:
-        """The sink has these for good."""
+    def acknowledge(self, rows: Sequence[tuple[int, int, Row]], run: int) -> None:
+        """The sink has these for good: (document, attempt, row)."""
         with self._transaction() as db:
             for page in _pages(rows, ROWS):
                 values = ",".join(["(?,?,?,?,?,?)"] * len(page))
                 db.execute(
                     f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET"
-                    " run = excluded.run, acked = excluded.acked, digest = excluded.digest",
-                    [field for number, row in page for field in (number, *row, run, run)],
+                    " attempt = excluded.attempt, acked = excluded.acked, digest = excluded.digest",
+                    [field for number, attempt, row in page for field in (number, *row, attempt, run)],
                 )
 
-    def stale(self, document: int, run: int, limit: int) -> list[bytes]:
-        """Ids that the document no longer has, or every one it ever had for `run` beyond the present."""
-        rows = self._read("SELECT id FROM chunks WHERE document = ? AND run < ? LIMIT ?", document, run, limit)
+    def stale(self, document: int, limit: int) -> list[bytes]:
+        """Ids that the last attempt at the document did not find in it any more."""
+        rows = self._read(
+            "SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document"
+            " WHERE c.document = ? AND c.attempt < d.attempt LIMIT ?",
+            document,
+            limit,
+        )
         return [row[0] for row in rows]
+
+    def outdate(self, document: int) -> None:
+        """Make all chunks of a document that is gone stale."""
+        with self._transaction() as db:
+            db.execute("UPDATE documents SET state = ?, attempt = attempt + 1 WHERE id = ?", (OPEN, document))
 
     def forget(self, document: int, ids: Sequence[bytes]) -> None:
         with self._transaction() as db:
@@ -432,9 +453,9 @@ class Ledger:
     def find_chunk(self, id: bytes) -> dict[str, Any] | None:
         """Where a chunk comes from. Reads the table through, as this is asked by people, one at a time."""
         rows = self._read(
-            "SELECT d.uri, c.run, c.acked FROM chunks c JOIN documents d ON d.id = c.document WHERE c.id = ?", id
+            "SELECT d.uri, c.acked FROM chunks c JOIN documents d ON d.id = c.document WHERE c.id = ?", id
         )
-        return dict(zip(("uri", "run", "acked"), rows[0], strict=True)) if rows else None
+        return dict(zip(("uri", "run"), rows[0], strict=True)) if rows else None
 
     def documents(self, state: str | None = None) -> Iterator[tuple[int, str, str]]:
         """(number, uri, state), in order of uri, a page at a time."""

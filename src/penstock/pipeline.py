@@ -128,20 +128,24 @@ class Pipeline:
         self._chunk = chunk
         self.ledger = Ledger(state or default_state(self.source.name, self.sink.url))
         self.settings: Settings | None = None
-        if not isinstance(source, Source) and isinstance(into, str) and (model is None or isinstance(model, str)):
-            if chunk is None or isinstance(chunk, str | int):
-                self.settings = Settings(
-                    source=tuple(_absolute(path) for path in _listed(source)),
-                    into=_absolute(into),
-                    model=model,
-                    chunk=None if chunk is None else str(chunk),
-                    memory=str(memory),
-                    include=tuple(include),
-                    exclude=tuple(exclude),
-                    hidden=hidden,
-                    workers=workers,
-                    state=str(Path(self.ledger.path).absolute()),
-                )
+        if (
+            isinstance(into, str)
+            and isinstance(model, str | None)
+            and isinstance(chunk, str | int | None)
+            and not isinstance(source, Source)
+        ):
+            self.settings = Settings(
+                source=tuple(_absolute(path) for path in _listed(source)),
+                into=_absolute(into),
+                model=model,
+                chunk=None if chunk is None else str(chunk),
+                memory=str(memory),
+                include=tuple(include),
+                exclude=tuple(exclude),
+                hidden=hidden,
+                workers=workers,
+                state=str(self.ledger.path.absolute()),
+            )
 
     @classmethod
     def from_toml(cls, path: Paths) -> Pipeline:
@@ -285,20 +289,18 @@ class Session:
         sink.replace_manifest(self.manifest)
 
     def _adopt(self) -> None:
+        """Write down what the index holds as acknowledged; the run that follows compares it with the source."""
         ledger, sink = self.pipeline.ledger, self.pipeline.sink
         ledger.reset()
-        numbers: dict[str, int] = {}
-        count = 0
         run = ledger.begin_run(self.space.fingerprint)
-        for page in sink.ids():
-            for start in range(0, len(page), sink.max_rows):
-                rows = []
-                for point in sink.fetch(page[start : start + sink.max_rows]):
-                    number = numbers.get(point.chunk.uri) or ledger.begin(point.chunk.uri, run)[0]
-                    if len(numbers) > 10_000:
-                        numbers.clear()
-                    numbers[point.chunk.uri] = number
-                    rows.append((number, row_of_stored(point.chunk)))
+        count = 0
+        for ids in sink.ids():
+            for start in range(0, len(ids), sink.max_rows):
+                points = sink.fetch(ids[start : start + sink.max_rows])
+                begun = {uri: ledger.begin(uri, run) for uri in {point.chunk.uri for point in points}}
+                rows = [
+                    (begun[p.chunk.uri].document, begun[p.chunk.uri].attempt, row_of_stored(p.chunk)) for p in points
+                ]
                 ledger.acknowledge(rows, run)
                 count += len(rows)
         ledger.end_run(run, "adopted", {})

@@ -269,7 +269,7 @@ class Flow:
         sent = 0
         try:
             chunker = self.setup.ready()
-            document.number, document.had = self.setup.ledger.begin(item.uri, self.setup.run)
+            document.number, document.attempt, document.had = self.setup.ledger.begin(item.uri, self.setup.run)
             document.began = time.time()
             parsed = self.setup.parse(item)
             document.facts.update(
@@ -339,7 +339,7 @@ class Flow:
         if not batch:
             return 0
         setup = self.setup
-        had = setup.ledger.admit(document.number, setup.run, [row for _, row in batch], fresh=not document.had)
+        had = setup.ledger.admit(document.number, document.attempt, [row for _, row in batch], fresh=not document.had)
         new: list[Load] = []
         moved: list[tuple[Load, bytes]] = []
         kept = 0

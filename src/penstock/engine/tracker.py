@@ -31,11 +31,24 @@ from penstock.records import Chunk, Item, Point
 class Document:
     """One document on its way. Its fields from `total` on belong to the commit stage."""
 
-    __slots__ = ("began", "epoch", "facts", "failed", "had", "item", "number", "passing", "settled", "skipped", "total")
+    __slots__ = (
+        "attempt",
+        "began",
+        "epoch",
+        "facts",
+        "failed",
+        "had",
+        "item",
+        "number",
+        "passing",
+        "settled",
+        "skipped",
+        "total",
+    )
 
     def __init__(self, item: Item, epoch: int) -> None:
         self.item, self.epoch = item, epoch
-        self.number = 0
+        self.number = self.attempt = 0
         self.had = False
         self.began = time.time()
         self.facts: dict[str, int | str] = {}
@@ -186,7 +199,9 @@ class Committer:
         if acked:
             with self.gate:
                 self.patience.call("flush", self.sink.flush)
-            self.ledger.acknowledge([(filled.document.number, filled.row) for filled in acked], self.run)
+            self.ledger.acknowledge(
+                [(filled.document.number, filled.document.attempt, filled.row) for filled in acked], self.run
+            )
             self.counters.add(written=len(acked))
         failures = [event.failure for event in events if isinstance(event, Failed)]
         if failures:
@@ -233,7 +248,7 @@ class Committer:
             else:
                 state = DONE
                 if document.had:
-                    self._remove_stale(document.number, self.run)
+                    self._remove_stale(document.number)
                 self.counters.add(documents=1, added=0 if document.had else 1)
             endings.append(
                 Ending(document.number, document.item.uri, document.item.fingerprint, state, facts, document.began)
@@ -247,9 +262,9 @@ class Committer:
         self._settled[epoch] = self._settled.get(epoch, 0) + 1
         self.in_flight.leave(uri)
 
-    def _remove_stale(self, number: int, run: int) -> None:
-        """Take the chunks out that no run from `run` on has found in the document: the index first, then the ledger."""
-        while stale := self.ledger.stale(number, run, self.sink.max_rows):
+    def _remove_stale(self, number: int) -> None:
+        """Take the chunks out that the document no longer has: out of the index first, then out of the ledger."""
+        while stale := self.ledger.stale(number, self.sink.max_rows):
             self.ready()
             ids = [id.hex() for id in stale]
             with self.gate:
@@ -261,7 +276,8 @@ class Committer:
     def _delete(self, uri: str) -> None:
         known = self.ledger.known([uri]).get(uri)
         if known:
-            self._remove_stale(known.document, self.run + 1)
+            self.ledger.outdate(known.document)
+            self._remove_stale(known.document)
             self.ledger.remove(known.document)
             self.counters.add(deleted=1)
 

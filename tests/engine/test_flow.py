@@ -1,0 +1,400 @@
+"""The flow, with everything around it faked: what is written, what is not, and what befalls it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import EmbedError, MassDeletion, ParseError, Rejected, StageError, TooLarge, Transient, Unsupported
+from penstock.records import Delete, Gap, Mark, Unreadable, Upsert
+
+from .harness import World, expected, item, lines, listing, parse, world
+
+
+@pytest.fixture
+def w(tmp_path: Path) -> World:
+    return world(tmp_path)
+
+
+def corpus(n: int = 20, size: int = 30) -> dict[str, str]:
+    return {f"doc:{i}": "\n".join(f"document {i} line {j}" for j in range(size)) for i in range(n)}
+
+
+def test_everything_arrives_once(w: World) -> None:
+    documents = corpus()
+    counts = w.run(listing(documents))
+    assert w.held() == expected(documents)
+    assert counts["written"] == counts["embedded"] == 600
+    assert counts["documents"] == counts["added"] == 20
+    assert w.flow_seen.committer.complete
+
+
+def test_a_second_run_embeds_nothing(w: World) -> None:
+    documents = corpus()
+    w.run(listing(documents))
+    w.embedder.texts.clear()
+    counts = w.run(listing(documents))
+    assert counts["unchanged"] == 20
+    assert not w.embedder.texts
+
+
+def test_an_edit_embeds_only_what_it_touches(w: World) -> None:
+    documents = corpus(3)
+    w.run(listing(documents))
+    w.embedder.texts.clear()
+    documents["doc:1"] = documents["doc:1"].replace("line 7", "line seven")
+    counts = w.run(listing(documents))
+    assert w.embedder.texts == ["document 1 line seven"]
+    assert counts["removed"] == 1
+    assert w.held() == expected(documents)
+
+
+def test_an_insertion_moves_the_rest_without_the_model(w: World) -> None:
+    """What comes after it has another ordinal and span: written again, with the vectors the index had."""
+    documents = corpus(2)
+    w.run(listing(documents))
+    w.embedder.texts.clear()
+    documents["doc:0"] = "a new first line\n" + documents["doc:0"]
+    counts = w.run(listing(documents))
+    assert w.embedder.texts == ["a new first line"]
+    assert counts["moved"] == 30
+    assert w.held() == expected(documents)
+
+
+def test_a_rename_costs_no_embedding(w: World) -> None:
+    documents = corpus(3)
+    w.run(listing(documents))
+    w.embedder.texts.clear()
+    documents["renamed"] = documents.pop("doc:2")
+    counts = w.run(listing(documents))
+    assert w.embedder.texts == []
+    assert (counts["moved"], counts["deleted"]) == (30, 1)
+    assert w.held() == expected(documents)
+
+
+def test_what_a_complete_listing_does_not_name_is_deleted(w: World) -> None:
+    documents = corpus()
+    w.run(listing(documents))
+    del documents["doc:3"]
+    assert w.run(listing(documents))["deleted"] == 1
+    assert w.held() == expected(documents)
+
+
+@pytest.mark.parametrize("how", ["cut short", "broken"])
+def test_an_incomplete_listing_deletes_nothing(w: World, how: str) -> None:
+    documents = corpus()
+    w.run(listing(documents))
+
+    def cut():  # type: ignore[no-untyped-def]
+        yield Upsert(item("doc:0", documents["doc:0"]))
+        if how == "broken":
+            raise OSError("connection lost")
+
+    if how == "broken":
+        with pytest.raises(StageError, match="scan.*connection lost"):
+            w.run(cut())
+    else:
+        w.run(cut())
+    assert w.held() == expected(documents)
+
+
+def test_an_unreadable_entry_is_listed_and_not_deleted(w: World) -> None:
+    documents = corpus(4)
+    w.run(listing(documents))
+    rest = {uri: text for uri, text in documents.items() if uri != "doc:2"}
+    w.run([*(Upsert(item(*each)) for each in rest.items()), Unreadable("doc:2", "permission denied"), Mark()])
+    assert w.held() == expected(documents)
+    assert [(f.uri, f.stage, f.cause) for f in w.failures] == [("doc:2", "list", "permission denied")]
+
+
+def test_a_mass_deletion_needs_leave(w: World) -> None:
+    documents = corpus()
+    w.run(listing(documents))
+    few = {"doc:0": documents["doc:0"]}
+    with pytest.raises(StageError, match="570 of 600 chunks") as caught:
+        w.run(listing(few))
+    assert isinstance(caught.value.__cause__, MassDeletion)
+    assert w.held() == expected(documents)
+    w.run(listing(few), allow_mass_delete=True)
+    assert w.held() == expected(few)
+
+
+def test_new_chunks_are_in_before_stale_ones_go(w: World) -> None:
+    w.run(listing({"a": "one\ntwo"}))
+    order: list[str] = []
+    write, delete = w.sink.write, w.sink.delete
+    w.sink.write = lambda points: (order.append("write"), write(points))
+    w.sink.delete = lambda ids: (order.append("delete"), delete(ids))
+    w.run(listing({"a": "three\nfour"}))
+    assert order == ["write", "delete"]
+    assert w.held() == {"a": ["three", "four"]}
+
+
+def test_equal_lines_are_different_chunks(w: World) -> None:
+    documents = {"a": "same\nsame\nother\nsame", "b": "same"}
+    w.run(listing(documents))
+    assert w.held() == expected(documents)
+
+
+def test_a_feed_resumes_after_its_last_settled_mark(w: World) -> None:
+    w.run([Upsert(item("a", "1")), Mark("m1"), Upsert(item("b", "2")), Delete("a"), Mark("m2"), Upsert(item("c", "3"))], feed=True)
+    assert w.held() == {"b": ["2"], "c": ["3"]}
+    from penstock.ledger import Ledger
+
+    with Ledger(w.folder / "ledger.db") as ledger:
+        ledger.open()
+        assert ledger.cursor("test") == "m2"
+
+
+def test_versions_of_one_document_follow_each_other(w: World) -> None:
+    w.run([change for i in range(10) for change in (Upsert(item("a", f"version {i}")), Mark(str(i)))], feed=True)
+    assert w.held() == {"a": ["version 9"]}
+
+
+def test_a_document_that_cannot_be_parsed_is_listed_and_the_rest_goes_on(w: World) -> None:
+    documents = corpus(5)
+
+    def broken(item):  # type: ignore[no-untyped-def]
+        if item.uri == "doc:3":
+            raise ParseError("it is encrypted")
+        return parse(item)
+
+    counts = w.run(listing(documents), parse=broken)
+    assert counts["failed"] == 1
+    assert [(f.uri, f.stage, f.cause, f.permanent) for f in w.failures] == [("doc:3", "parse", "it is encrypted", True)]
+    assert w.held() == expected({uri: text for uri, text in documents.items() if uri != "doc:3"})
+    assert w.run(listing(documents))["unchanged"] == 5  # the same content would fail again: `retry` forces it
+    w.run(listing(documents), force=True)
+    assert w.held() == expected(documents)
+    assert w.failures == []
+
+
+def test_a_document_that_breaks_after_an_edit_keeps_its_old_chunks(w: World) -> None:
+    w.run(listing({"a": "one\ntwo"}))
+
+    def broken(item):  # type: ignore[no-untyped-def]
+        raise ParseError("torn")
+
+    w.run(listing({"a": "one\nthree"}), parse=broken)
+    assert w.held() == {"a": ["one", "two"]}
+
+
+def test_an_unsupported_document_is_counted_as_skipped(w: World) -> None:
+    def unsupported(item):  # type: ignore[no-untyped-def]
+        raise Unsupported("no parser for image/x-raw")
+
+    counts = w.run(listing({"a": "x"}), parse=unsupported)
+    assert (counts["skipped"], counts["failed"]) == (1, 0)
+    assert w.ledger_counts["skipped"] == 1
+
+
+def test_a_gap_is_listed_and_the_document_is_done(w: World) -> None:
+    def gappy(item):  # type: ignore[no-untyped-def]
+        parsed = parse(item)
+        parsed.blocks.insert(0, Gap("page is torn", page=7))
+        return parsed
+
+    counts = w.run(listing({"a": "one"}), parse=gappy)
+    assert (counts["gaps"], counts["documents"]) == (1, 1)
+    assert [(f.place, f.cause) for f in w.failures] == [("page 7", "page is torn")]
+    assert w.held() == {"a": ["one"]}
+
+
+def test_an_unreadable_file_is_tried_again_by_the_next_run(w: World) -> None:
+    def denied(item):  # type: ignore[no-untyped-def]
+        raise PermissionError("denied")
+
+    w.run(listing({"a": "one"}), parse=denied)
+    assert [(f.stage, f.permanent) for f in w.failures] == [("read", False)]
+    w.run(listing({"a": "one"}))
+    assert w.held() == {"a": ["one"]}
+    assert w.failures == []
+
+
+def test_the_one_chunk_that_cannot_be_embedded_is_found(w: World) -> None:
+    def poison(chunks):  # type: ignore[no-untyped-def]
+        if any("line 13" in chunk.text for chunk in chunks):
+            raise EmbedError("too strange")
+
+    w.embedder.before = poison
+    documents = corpus(1)
+    counts = w.run(listing(documents))
+    assert counts["embedded"] == 29
+    assert [f.stage for f in w.failures] == ["embed"]
+    assert len(w.held()["doc:0"]) == 29
+    w.embedder.before = lambda chunks: None
+    w.embedder.texts.clear()
+    w.run(listing(documents), force=True)
+    assert w.embedder.texts == ["document 0 line 13"]
+    assert w.held() == expected(documents)
+
+
+def test_a_store_that_is_away_is_waited_for(w: World) -> None:
+    write, calls = w.sink.write, []
+
+    def away(points):  # type: ignore[no-untyped-def]
+        calls.append(len(points))
+        if len(calls) < 4:
+            raise Transient("connection refused")
+        write(points)
+
+    w.sink.write = away
+    counts = w.run(listing(corpus(2)))
+    assert counts["retries"] == 3
+    assert w.held() == expected(corpus(2))
+
+
+def test_a_store_that_stays_away_ends_the_run_with_its_name(w: World) -> None:
+    def away(points):  # type: ignore[no-untyped-def]
+        raise Transient("connection refused")
+
+    w.sink.write = away
+    with pytest.raises(StageError, match="write at doc:.*connection refused"):
+        w.run(listing(corpus(2)), patience=0.2)
+
+
+def test_batches_that_are_too_large_are_split(w: World) -> None:
+    write = w.sink.write
+
+    def small(points):  # type: ignore[no-untyped-def]
+        if len(points) > 3:
+            raise TooLarge("at most 3")
+        write(points)
+
+    w.sink.write = small
+    w.run(listing(corpus(3)))
+    assert w.held() == expected(corpus(3))
+
+
+def test_refused_points_are_isolated(w: World) -> None:
+    write = w.sink.write
+
+    def picky(points):  # type: ignore[no-untyped-def]
+        bad = {point.id: "no 5s" for point in points if point.chunk.text.endswith(" 5")}
+        write([point for point in points if point.id not in bad])
+        if bad:
+            raise Rejected(bad)
+
+    w.sink.write = picky
+    counts = w.run(listing(corpus(2)))
+    assert counts["written"] == 58
+    assert {(f.stage, f.cause) for f in w.failures} == {("write", "no 5s")}
+    assert counts["failed"] == 2
+
+
+@pytest.mark.parametrize("stage", ["scan", "prepare", "embed", "write", "commit"])
+def test_an_exception_anywhere_is_raised_with_stage_and_item(w: World, stage: str) -> None:
+    """And nobody hangs, though the channels are small and full."""
+
+    def boom(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    def scan():  # type: ignore[no-untyped-def]
+        yield from listing(corpus(), complete=False)
+        boom()
+
+    options = {}
+    if stage == "prepare":
+        options["parse"] = boom
+    elif stage == "embed":
+        w.embedder.before = boom
+    elif stage == "write":
+        w.sink.write = boom
+    elif stage == "commit":
+        w.sink.flush = boom
+    with pytest.raises(StageError, match=f"{stage}.*RuntimeError: boom") as caught:
+        w.run(scan() if stage == "scan" else listing(corpus()), **options)
+    assert caught.value.stage == stage
+    if stage in ("prepare", "embed", "write"):
+        assert caught.value.item.startswith("doc:")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("penstock-")]
+
+
+def test_stopping_keeps_what_was_acknowledged(w: World) -> None:
+    documents = corpus(200)
+
+    def slow(chunks):  # type: ignore[no-untyped-def]
+        time.sleep(0.002)
+
+    w.embedder.before = slow
+    stopped = threading.Event()
+
+    def changes():  # type: ignore[no-untyped-def]
+        for number, change in enumerate(listing(documents)):
+            if number == 60:
+                w.flow_now.stop()
+                stopped.set()
+            yield change
+
+    from penstock.ledger import Ledger
+
+    with Ledger(w.folder / "ledger.db") as ledger:
+        ledger.open()
+        w.flow_now = w.flow(changes(), ledger)
+        w.flow_now.run(interval=0.01)
+        assert stopped.is_set()
+        assert not w.flow_now.committer.complete
+        acknowledged = ledger.counts()["acknowledged"]
+    held = w.held()
+    assert sum(map(len, held.values())) == acknowledged
+    before = len(w.embedder.texts)
+    w.run(listing(documents))
+    assert w.held() == expected(documents)
+    assert len(w.embedder.texts) - before == 6000 - acknowledged
+
+
+def test_bytes_in_flight_stay_under_the_budget(w: World) -> None:
+    """Watched all the while, with a sink slowed to a crawl and one line larger than any share."""
+    documents = corpus(300, 100)
+    documents["doc:150"] += "\n" + "x" * 3_000_000
+    write = w.sink.write
+    slow = lambda points: (time.sleep(0.01), write(points))  # noqa: E731
+    w.sink.write = slow
+    budget = 8 << 20
+    worst = 0
+    largest = 0
+
+    from penstock.ledger import Ledger
+
+    with Ledger(w.folder / "ledger.db") as ledger:
+        ledger.open()
+        flow = w.flow(listing(documents), ledger, budget=budget)
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal worst, largest
+            while not done.is_set():
+                progress = flow.progress()
+                largest = max(largest, *(channel.largest for channel in progress.channels))
+                worst = max(worst, progress.in_flight)
+                time.sleep(0.001)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        flow.run(interval=0.01)
+        done.set()
+        watcher.join()
+        assert 0 < worst <= budget + largest
+        for channel in flow.progress().channels:
+            assert channel.peak <= max(channel.capacity, channel.largest)
+            assert channel.bytes == 0
+    assert w.held() == expected(documents)
+
+
+def test_a_crash_between_write_and_commit_leaves_no_orphan(w: World) -> None:
+    """Chunks of a version that never completed are known to the ledger as intended, and go with the next version."""
+    w.run(listing({"a": "one\ntwo"}))
+    w.sink.flush = lambda: (_ for _ in ()).throw(RuntimeError("power cut"))
+    with pytest.raises(StageError):
+        w.run(listing({"a": "one\nthree"}))
+    del w.sink.flush
+    w.run(listing({"a": "one\nfour"}))
+    assert w.held() == {"a": ["one", "four"]}
+
+
+def test_a_chunker_of_no_pieces_is_named(w: World) -> None:
+    with pytest.raises(StageError, match="a chunker yields Pieces, not int"):
+        w.run(listing({"a": "one"}), chunker=lambda blocks: [len(list(lines(blocks)))])
