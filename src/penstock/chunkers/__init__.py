@@ -1,0 +1,1 @@
+"""Cut blocks into pieces that an embedder takes whole."""
