@@ -94,10 +94,10 @@ class Chunker(Protocol):
 
     `document_text[piece.span] == piece.text`, where the document's text is its blocks' texts joined.
     Pieces come in order and between them hold every character of the document but white space.
-    A plain function does, and may yield plain strings taken from the document in order.
+    A plain function or method of a text that gives its parts, as other libraries' splitters do, is wrapped for you.
     """
 
-    def __call__(self, blocks: Iterable[Block]) -> Iterable[Piece | str]: ...
+    def __call__(self, blocks: Iterable[Block]) -> Iterable[Piece]: ...
 
 
 @runtime_checkable
@@ -128,6 +128,8 @@ class Embedder(Component, ABC):
     """
 
     produces: type[Vector] = Dense
+    tokenizes: bool = False
+    """It has a tokenizer once it is open, and chunks are sized by that if nothing else is said."""
     workers: int = 1
     batch_tokens: int = 1024
     batch_rows: int = 256
@@ -140,7 +142,7 @@ class Embedder(Component, ABC):
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The model's tokenizer once open, if chunks are to be sized by it."""
+        """The model's tokenizer, once open, if it `tokenizes`."""
         return None
 
     @abstractmethod

@@ -32,7 +32,8 @@ CREATE TABLE runs (
     id INTEGER PRIMARY KEY, started REAL NOT NULL, ended REAL, status TEXT NOT NULL, space TEXT, report TEXT);
 CREATE TABLE documents (
     id INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, fingerprint TEXT, state TEXT NOT NULL, seen INTEGER NOT NULL,
-    run INTEGER NOT NULL, attempt INTEGER NOT NULL, parser TEXT, media_type TEXT, bytes INTEGER, chunks INTEGER, tokens INTEGER);
+    run INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    parser TEXT, media_type TEXT, bytes INTEGER, chunks INTEGER, tokens INTEGER);
 CREATE TABLE chunks (
     document INTEGER NOT NULL, id BLOB NOT NULL, content INTEGER NOT NULL, digest INTEGER NOT NULL,
     attempt INTEGER NOT NULL, acked INTEGER NOT NULL, PRIMARY KEY (document, id)) WITHOUT ROWID;

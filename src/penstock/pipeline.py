@@ -7,6 +7,7 @@ parser, a chunker or an embedder.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
 from penstock.engine.flow import Flow, Setup
@@ -27,6 +28,7 @@ from penstock.ledger import FAILED, OPEN, SKIPPED, Ledger
 from penstock.records import Change, Delete, Manifest, Space, Upsert
 
 if TYPE_CHECKING:
+    from penstock.chunkers.text import Chunking
     from penstock.planning import Plan
     from penstock.verification import Verification
 
@@ -36,7 +38,7 @@ STATE = ".penstock"
 Paths = str | os.PathLike[str]
 SourceSpec = Paths | Sequence[Paths] | Source
 ModelSpec = str | Embedder | Callable[[list[str]], Any] | None
-ChunkSpec = str | int | Chunker | None
+ChunkSpec = str | int | Chunker | Callable[[str], Iterable[str]] | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Pipeline:
     - `source`: a path, several, a url, or a Source.
     - `into`: a sink's url, or a Sink.
     - `model`: a sentence-transformers model (hub name or folder), an Embedder, or a function of a list of texts.
-    - `chunk`: `"256 tokens"`, `"1000 characters"`, a Chunker, or a function.
+    - `chunk`: `"256 tokens"`, `"1000 characters"`, a Chunker, or a function of a text that gives its parts.
     - `memory`: bytes in flight, at most: `"512MiB"`. Model weights and parsers' native heaps come on top.
     - `state`: the ledger's file; by default one a pipeline under `.penstock/`.
     - `parsers`: your own, by media type: `{"text/x-log": my_parser}`.
@@ -226,16 +228,35 @@ class Pipeline:
 
     def chunker(self) -> Chunker:
         """The chunker, bound to the model's tokenizer; the embedder must be open."""
-        from penstock.chunkers import bind
+        from penstock.chunkers.functions import FunctionChunker
+        from penstock.chunkers.text import TextChunker
 
-        return bind(self._chunk, self.embedder.tokenizer)
+        tokenizer = self.embedder.tokenizer
+        if self._chunk is None and tokenizer is not None:
+            return TextChunker(min(self._chunking().size, tokenizer.max_tokens), tokenizer=tokenizer)
+        if self._chunk is None or isinstance(self._chunk, str | int):
+            return TextChunker(*self._chunking(), tokenizer=tokenizer)
+        if inspect.isroutine(self._chunk):
+            return FunctionChunker(cast(Callable[[str], Iterable[str]], self._chunk))
+        if isinstance(self._chunk, TextChunker) and self._chunk.tokenizer is None:
+            return TextChunker(*self._chunk.chunking, tokenizer=tokenizer)
+        return cast(Chunker, self._chunk)
 
     def space(self) -> Space:
-        from penstock.chunkers import spec
+        """What the index must be made of, known before anything is opened."""
+        if self._chunk is None or isinstance(self._chunk, str | int):
+            chunking = str(self._chunking())
+        else:
+            named = getattr(self._chunk, "__qualname__", type(self._chunk).__qualname__)
+            chunking = getattr(self._chunk, "spec", named)
+        return replace(self.embedder.describe(), chunking=chunking)
 
-        described = self.embedder.describe()
-        sized = type(self.embedder).tokenizer is not Embedder.tokenizer
-        return replace(described, chunking=spec(self._chunk, tokens=sized))
+    def _chunking(self) -> Chunking:
+        from penstock.chunkers.text import Chunking, parse_chunking
+
+        if self._chunk is None:
+            return Chunking(256, "tokens") if self.embedder.tokenizes else Chunking(1000, "characters")
+        return parse_chunking(str(self._chunk))
 
     def parser(self) -> Any:
         from penstock.parsers import Parsers
