@@ -1,0 +1,279 @@
+"""From an item's bytes to blocks: detection picks a parser, hostile formats run in worker processes.
+
+The table below is all there is: a media type, the parser, whether it runs isolated, and the extra it needs.
+`text/*` catches every kind of text that has no row of its own (source code, mostly).
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+
+from penstock.contracts import Parser
+from penstock.errors import LimitExceeded, MissingExtra, ParseError, PenstockError, Unsupported
+from penstock.parsers.detect import detect
+from penstock.records import Block, Gap, Item
+from penstock.registry import load
+
+if TYPE_CHECKING:
+    from penstock.parsers.isolate import Workers
+
+
+class Row(NamedTuple):
+    target: str
+    isolated: bool = False
+    extra: str | None = None
+
+
+_OOXML = "application/vnd.openxmlformats-officedocument."
+_ODF = "application/vnd.oasis.opendocument."
+
+TABLE: dict[str, Row] = {
+    "application/x-empty": Row("penstock.parsers.text:empty"),
+    "text/*": Row("penstock.parsers.text:parse"),
+    "text/markdown": Row("penstock.parsers.markdown:parse"),
+    "text/html": Row("penstock.parsers.html:parse", isolated=True),
+    "text/csv": Row("penstock.parsers.tables:separated"),
+    "text/tab-separated-values": Row("penstock.parsers.tables:separated"),
+    "application/x-ndjson": Row("penstock.parsers.tables:lines"),
+    "application/json": Row("penstock.parsers.text:parse"),
+    "application/xml": Row("penstock.parsers.text:parse"),
+    "application/pdf": Row("penstock.parsers.pdf:parse", isolated=True),
+    "application/epub+zip": Row("penstock.parsers.epub:parse", isolated=True),
+    "message/rfc822": Row("penstock.parsers.mail:parse", isolated=True),
+    _OOXML + "wordprocessingml.document": Row("penstock.parsers.docx:parse", isolated=True),
+    _OOXML + "presentationml.presentation": Row("penstock.parsers.pptx:parse", isolated=True),
+    _OOXML + "spreadsheetml.sheet": Row("penstock.parsers.sheets:parse", isolated=True, extra="office"),
+    _ODF + "text": Row("penstock.parsers.odf:parse", isolated=True),
+    _ODF + "presentation": Row("penstock.parsers.odf:parse", isolated=True),
+    _ODF + "spreadsheet": Row("penstock.parsers.odf:parse", isolated=True),
+    "application/vnd.ms-excel": Row("penstock.parsers.sheets:parse", isolated=True, extra="office"),
+    "application/vnd.ms-outlook": Row("penstock.parsers.outlook:parse", isolated=True, extra="office"),
+    "application/rtf": Row("penstock.parsers.rtf:parse", isolated=True, extra="office"),
+}
+
+_SPOOL = 1 << 20
+_PRIMED = Gap("")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    parser: str
+    """The parser's name, for `explain`."""
+    media_type: str
+    blocks: Generator[Block | Gap, None, None]
+    """Pulled by the caller; closing it early lets go of the file and of the worker process."""
+
+
+class Parsers:
+    """Parses items. Safe to call from several threads; no process is started before a file needs one.
+
+    `extra` maps a media type (`text/html`, `image/*` or `*`) to a parser of the user's own, which comes first.
+    Such a parser runs in this process, unless it is a module's function and marked with `isolated = True`.
+    `timeout` is the seconds an isolated parser may take for each step of progress, `memory` the bytes it may have.
+    """
+
+    def __init__(
+        self,
+        extra: Mapping[str, Parser] | None = None,
+        *,
+        isolate: bool = True,
+        timeout: float = 60.0,
+        memory: int = 1 << 30,
+    ) -> None:
+        self._extra = dict(extra or {})
+        self._isolate = isolate
+        self._timeout, self._memory = timeout, memory
+        self._workers: Workers | None = None
+
+    def parse(self, item: Item) -> Parsed:
+        """Raises Unsupported where nothing reads such a file, ParseError or LimitExceeded: here or from `blocks`."""
+        with _failures():
+            stream = _opened(item)
+            try:
+                media_type = _detected(stream, item)
+                parser, target, name = self._choose(media_type)
+                item = replace(item, media_type=media_type + _charset(item.media_type))
+                stream.seek(0)
+                if target is None:
+                    blocks = _in_process(parser, stream, item)
+                else:
+                    blocks = _isolated(self._pool(), target, stream, item)
+                next(blocks)  # now that it has begun, close() reaches its finally
+            except BaseException:
+                stream.close()
+                raise
+        return Parsed(name, media_type, blocks)
+
+    def close(self) -> None:
+        """End the worker processes. Idempotent."""
+        if self._workers is not None:
+            self._workers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _choose(self, media_type: str) -> tuple[Parser, str | None, str]:
+        """The parser, its import path if it is to run isolated, its name."""
+        for pattern in (media_type, media_type.partition("/")[0] + "/*", "*"):
+            if own := self._extra.get(pattern):
+                name = getattr(own, "__qualname__", type(own).__qualname__)
+                module = getattr(own, "__module__", "__main__")
+                alone = getattr(own, "isolated", False) and module != "__main__" and "<" not in name
+                return own, f"{module}:{name}" if alone and self._isolate else None, name
+            if row := TABLE.get(pattern):
+                name = row.target.partition(":")[0].rpartition(".")[2]
+                if row.isolated and self._isolate:
+                    return _never, row.target, name
+                return load(row.target, row.extra), None, name
+        raise Unsupported(f"no parser for {media_type}")
+
+    def _pool(self) -> Workers:
+        if self._workers is None:
+            from penstock.parsers.isolate import Workers  # subprocess and friends, for those who need them
+
+            # Two threads may both come here: a pool that loses the race has started nothing.
+            self._workers = Workers(self._timeout, self._memory)
+        return self._workers
+
+
+def _in_process(parser: Parser, stream: BinaryIO, item: Item) -> Generator[Block | Gap, None, None]:
+    parts: object = None
+    try:
+        yield _PRIMED
+        with _failures():
+            parts = parser(stream, item)
+            for part in parts:
+                if (tidy := tidied(part)) is not None:
+                    yield tidy
+    finally:
+        if close := getattr(parts, "close", None):
+            close()
+        stream.close()
+
+
+def _isolated(workers: Workers, target: str, stream: BinaryIO, item: Item) -> Generator[Block | Gap, None, None]:
+    spool = None
+    try:
+        yield _PRIMED
+        with _failures():
+            path = item.path
+            if path is None:
+                spool = tempfile.NamedTemporaryFile(prefix="penstock-")  # noqa: SIM115 - closed below
+                _copy(stream, spool)
+                spool.flush()
+                path = spool.name
+            stream.close()
+            for part in workers.parse(target, path, item):
+                if (tidy := tidied(part)) is not None:
+                    yield tidy
+    finally:
+        stream.close()
+        if spool is not None:
+            spool.close()
+
+
+def tidied(part: Block | Gap | str) -> Block | Gap | None:
+    """A part as the engine takes it: no bare strings, empty blocks, NULs or lone surrogates (no store takes those)."""
+    if isinstance(part, Gap):
+        return part
+    if isinstance(part, str):
+        part = Block(part)
+    elif not isinstance(part, Block):
+        raise ParseError(f"the parser yielded a {type(part).__name__}, which is no Block, Gap or str")
+    text = part.text
+    if "\0" in text:
+        part = replace(part, text=(text := text.replace("\0", "")))
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            part = replace(part, text=text.encode("utf-8", "replace").decode())
+    return part if part.text or part.image is not None else None
+
+
+# ---------------------------------------------------------------- opening, detecting
+
+
+def _opened(item: Item) -> BinaryIO:
+    stream = item.open()
+    if stream.seekable():
+        return stream
+    spool = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - the caller closes it
+    with stream:
+        _copy(stream, spool)
+    return spool
+
+
+def _copy(source: BinaryIO, target: object) -> None:
+    while piece := source.read(_SPOOL):
+        target.write(piece)  # type: ignore[attr-defined]
+
+
+def _detected(stream: BinaryIO, item: Item) -> str:
+    def peek(offset: int, size: int) -> bytes:
+        if offset < 0:
+            offset = max(0, stream.seek(0, 2) + offset)
+        stream.seek(offset)
+        parts = []
+        while size > 0 and (part := stream.read(size)):  # a raw stream may give less than was asked for
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    name = item.path or re.split("[?#]", item.uri, maxsplit=1)[0]
+    media_type = detect(peek, name, item.media_type)
+    if media_type is None:
+        suffix = PurePosixPath(name).suffix
+        raise Unsupported(f"a binary file of unknown type{f' ({suffix[:20]})' if suffix else ''}")
+    return media_type
+
+
+def _charset(hint: str | None) -> str:
+    """What an HTTP server says of the encoding is kept beside the detected type."""
+    found = re.search(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", hint or "", re.IGNORECASE)
+    return f"; charset={found[1]}" if found else ""
+
+
+# ---------------------------------------------------------------- failures
+
+
+class _failures:
+    """Whatever goes wrong inside is a ParseError: one bad document never ends a run."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ParseError) or not isinstance(error, Exception):
+            return
+        raise failure(error) from error
+
+
+def failure(error: Exception) -> ParseError:
+    if isinstance(error, MissingExtra):
+        return Unsupported(str(error))
+    if isinstance(error, MemoryError):
+        return LimitExceeded("out of memory")
+    text = without_secrets(str(error))[:500]
+    if isinstance(error, PenstockError):
+        return ParseError(text)
+    return ParseError(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def without_secrets(text: str) -> str:
+    """Urls lose their passwords and queries: that is where keys and signatures stand."""
+    text = re.sub(r"(\w://)[^/\s@]*@", r"\1", text)
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", text)
+
+
+def _never(stream: BinaryIO, item: Item) -> Iterator[Block]:
+    """Stands for a parser that is only imported in a worker process."""
+    raise AssertionError("an isolated parser was called in this process")

@@ -1,0 +1,155 @@
+"""Text in any encoding, streamed: a 2 GB file of one line takes no more memory than a note.
+
+The encoding is that of the byte order mark, else what the source says, else UTF-8, else what charset-normalizer makes
+of the first piece that is not UTF-8. A file that was UTF-8 and then is not, yields a Gap and goes on with U+FFFD.
+Line ends become "\\n". NULs are dropped (by the dispatch, for every parser).
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+from penstock.parsers.detect import bom, wide
+from penstock.records import NOTHING, Block, Gap, Item
+
+PIECE = 1 << 18
+"""Bytes read at a time."""
+BLOCK = 1 << 16
+"""The most characters in a block."""
+_SAMPLE = 1 << 15
+
+
+def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
+    metadata = language(item)
+    for text in whole_lines(decoded(stream, charset(item))):
+        if isinstance(text, Gap):
+            yield text
+        else:
+            for part in cut(text):
+                yield Block(part, metadata=metadata)
+
+
+def empty(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
+    """Nothing: an empty file is a document without chunks."""
+    return iter(())
+
+
+def language(item: Item) -> Mapping[str, Any]:
+    kind = (item.media_type or "").partition(";")[0]
+    return {"language": kind[7:]} if kind.startswith("text/x-") else NOTHING
+
+
+def charset(item: Item) -> str | None:
+    """The encoding the source tells, if Python knows it as an encoding of text."""
+    said = (item.media_type or "").partition("; charset=")[2]
+    try:
+        known = codecs.lookup(said) if said else None
+    except (LookupError, UnicodeError, ValueError):
+        return None
+    # rot13, base64 and their like are codecs too
+    return known.name if known is not None and getattr(known, "_is_text_encoding", False) else None
+
+
+def decoded(stream: BinaryIO, said: str | None = None) -> Iterator[str | Gap]:
+    """The text in pieces, as they come, and at most one Gap that says from where on it is damaged."""
+    piece = stream.read(PIECE)
+    encoding = bom(piece) or wide(piece) or (said if said and fits(piece, said) else "utf-8")
+    decoder = _decoder(encoding)
+    position, still_ascii = 0, encoding == "utf-8"
+    while True:
+        final = not piece
+        state = decoder.getstate()
+        try:
+            text = decoder.decode(piece, final)
+        except UnicodeDecodeError as error:
+            if still_ascii:  # whatever it is, so far it read the same
+                pending = _pending(decoder, state, piece)
+                encoding = guess(pending)
+                still_ascii = False
+                decoder = _decoder(encoding)
+                if pending.startswith(b"\n") and state[1] & 1:
+                    pending = pending[1:]
+                piece, position = pending, position - (len(pending) - len(piece))
+                if not piece:
+                    return
+                continue
+            yield Gap(f"not valid {encoding} from about byte {position + error.start} on: replaced by U+FFFD")
+            decoder = _decoder(encoding, "replace")
+            decoder.setstate(state)
+            text = decoder.decode(piece, final)
+        if text:
+            still_ascii = still_ascii and text.isascii()
+            yield text
+        if final:
+            return
+        position += len(piece)
+        piece = stream.read(PIECE)
+
+
+def decode(data: bytes, said: str | None = None) -> str:
+    """All of a text that is held anyway."""
+    return "".join(part for part in decoded(io.BytesIO(data), said) if isinstance(part, str))
+
+
+def fits(sample: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeError:
+        return False
+    return True
+
+
+def guess(sample: bytes) -> str:
+    """The likeliest encoding of bytes that are not UTF-8."""
+    from charset_normalizer import from_bytes  # slow to import, rarely needed
+
+    first = re.search(rb"[\x80-\xff]", sample)
+    start = max(0, (first.start() if first else 0) - _SAMPLE // 4)
+    sample = sample[start : start + _SAMPLE]
+    # whole lines, lest a character be cut: no multibyte encoding has a line feed within a character
+    head, line, _ = sample.rpartition(b"\n")
+    if line and not head.isascii():
+        sample = head
+    best = from_bytes(sample).best()
+    return best.encoding if best is not None and best.encoding not in ("ascii", "utf_8") else "cp1252"
+
+
+def whole_lines(texts: Iterator[str | Gap]) -> Iterator[str | Gap]:
+    """The same text, cut after line ends where lines are not too long."""
+    rest = ""
+    for text in texts:
+        if isinstance(text, Gap):
+            yield text
+            continue
+        text = rest + text if rest else text
+        end = text.rfind("\n", len(text) - BLOCK if len(text) > BLOCK else 0) + 1
+        if end == 0 and len(text) > BLOCK:
+            end = len(text)
+        rest = text[end:]
+        if end:
+            yield text[:end] if rest else text
+    if rest:
+        yield rest
+
+
+def cut(text: str) -> Iterator[str]:
+    """Blocks of a text: at most BLOCK characters, after a line end if there is one in the latter half."""
+    start = 0
+    while len(text) - start > BLOCK:
+        end = text.rfind("\n", start + BLOCK // 2, start + BLOCK) + 1 or start + BLOCK
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
+
+
+def _decoder(encoding: str, errors: str = "strict") -> io.IncrementalNewlineDecoder:
+    return io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), translate=True)
+
+
+def _pending(decoder: io.IncrementalNewlineDecoder, state: tuple[bytes, int], piece: bytes) -> bytes:
+    """The bytes an ASCII-so-far decoder had not given out yet, and this piece."""
+    return (b"\r" if state[1] & 1 else b"") + state[0] + piece
