@@ -1,0 +1,1 @@
+"""Sinks: where points go. One file a store; its driver is imported by `open()`."""

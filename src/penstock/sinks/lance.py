@@ -1,0 +1,336 @@
+"""`lance://`: a LanceDB table in a folder, the embedded default.
+
+LanceDB writes one version and one fragment a batch and syncs nothing to disk; what this file adds is a folder
+that stays quick (compaction, in another process, so that its memory is not ours) and that survives a power cut
+from one `flush` to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.contracts import Index, Sink
+from penstock.errors import SinkError, Transient, UsageError
+from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Vector
+from penstock.sinks import manifests, rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
+PAGE = 4096
+FRAGMENTS = 64
+"""More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
+
+
+class _Place:
+    """A table and the manifest beside it: `FOLDER/TABLE.lance`, `FOLDER/TABLE.penstock.json`."""
+
+    def __init__(self, url: str) -> None:
+        folder, given = manifests.place(url, "lance", EXAMPLE)
+        self.url, self.folder = url, folder
+        self.table = str(manifests.options(given, {"table"}, url).get("table", "chunks"))
+        if not self.table.replace("_", "").replace("-", "").isalnum():
+            raise UsageError(f"{url!r}: a table's name has letters, digits, - and _ only")
+        self.data = folder / f"{self.table}.lance"
+        self.sidecar = folder / f"{self.table}.penstock.json"
+
+    def manifest(self) -> Manifest | None:
+        """What is kept beside the table; None where either of the two is missing."""
+        return manifests.read(self.sidecar, self.url) if self.data.is_dir() else None
+
+    def connect(self) -> Any:
+        import lancedb
+
+        # Every read looks for the newest version: readers see what was written, and compaction never breaks them.
+        return lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0))
+
+
+@contextmanager
+def _errors(url: str) -> Iterator[None]:
+    """LanceDB raises plain RuntimeError, OSError and ValueError; a lost race with compaction passes on a new try."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:500]
+        kind = Transient if "conflict" in text.lower() else SinkError
+        raise kind(f"{url}: {text}") from error
+
+
+def _fetch(table: Any, space: Space, ids: Sequence[str]) -> list[Point]:
+    found: list[Point] = []
+    for start in range(0, len(ids), PAGE):
+        query = table.search().where(rows.listed(ids[start : start + PAGE])).select([*rows.COLUMNS, VECTOR])
+        for batch in query.to_batches(PAGE):
+            found += rows.points(batch, space)
+    return found
+
+
+class LanceSink(Sink):
+    """A LanceDB table: `lance://./index`, `lance:///srv/index`; its name is `chunks` or `?table=notes`.
+
+    One process writes at a time; any number reads meanwhile.
+    """
+
+    accepts = frozenset({Dense, MultiVector})
+    max_rows = 2048
+
+    def __init__(self, url: str) -> None:
+        self._place = _Place(url)
+        self._table: Any = None
+        self._manifest: Manifest | None = None
+        self._disk: _Disk | None = None
+        self._compactor: _Compactor | None = None
+
+    @property
+    def url(self) -> str:
+        return self._place.url
+
+    def __repr__(self) -> str:
+        return f"LanceSink({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url,)
+
+    def manifest(self) -> Manifest | None:
+        return self._place.manifest()
+
+    def open(self, manifest: Manifest) -> None:
+        place = self._place
+        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self.url)
+        if kept := place.manifest():
+            manifests.agree(kept, manifest, self.url)
+        manifests.make_folder(place.folder, self.url)
+        with _errors(self.url):
+            database = place.connect()
+            if place.data.is_dir():
+                table = database.open_table(place.table)
+                if kept is None and table.count_rows():
+                    raise SinkError(
+                        f"{self.url}: there is a table {place.table!r} that is not Penstock's; name another"
+                    )
+                if kept is None:  # a run died between the two steps below, and may have been of another space
+                    database.drop_table(place.table)
+            if kept is None:
+                table = database.create_table(place.table, schema=rows.schema(manifest.space))
+                table.set_unenforced_primary_key("id")
+                manifests.keep(place.sidecar, manifest)
+        self._table, self._manifest = table, kept or manifest
+        self._disk = _Disk(place.folder, place.data)
+        self._compactor = _Compactor(place)
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        with _errors(self.url):
+            manifests.keep(self._place.sidecar, manifest)
+        self._manifest = manifest
+
+    def _opened(self) -> Any:
+        if self._table is None:
+            raise SinkError(f"{self.url} is not open")
+        return self._table
+
+    @property
+    def _space(self) -> Space:
+        assert self._manifest is not None
+        return self._manifest.space
+
+    def write(self, points: Sequence[Point]) -> None:
+        table = self._opened()
+        batch = rows.Batch(points, self._space, self.url)
+        if batch.rows:
+            with _errors(self.url):
+                merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(batch.arrow())
+            if self._compactor:
+                self._compactor.wrote(len(batch.rows))
+        batch.finish()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        table = self._opened()
+        if ids:
+            with _errors(self.url):
+                table.delete(rows.listed(ids))
+
+    def flush(self) -> None:
+        self._opened()
+        if self._disk:
+            with _errors(self.url):
+                self._disk.sync()
+
+    def count(self) -> int:
+        with _errors(self.url):
+            return int(self._opened().count_rows())
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        table = self._opened()
+        with _errors(self.url):
+            for batch in table.search().select(["id"]).to_batches(PAGE):
+                yield batch.column("id").to_pylist()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        table = self._opened()
+        with _errors(self.url):
+            return _fetch(table, self._space, list(dict.fromkeys(ids)))
+
+    def maintain(self) -> None:
+        """Compact where there are many fragments, and index the vectors where there are many rows."""
+        self._opened()
+        if self._compactor:
+            self._compactor.finish()
+        self.flush()
+
+    def close(self) -> None:
+        if self._compactor:
+            self._compactor.close()
+        self._table = self._disk = self._compactor = None
+
+
+class _Disk:
+    """Syncs what LanceDB wrote since the last time. Its files are never written twice, so a name tells all."""
+
+    def __init__(self, *folders: Path) -> None:
+        self._database, self._data = folders
+        self._synced: set[str] = set()
+        self._lock = threading.Lock()
+
+    def sync(self) -> None:
+        with self._lock:
+            there, folders = set(), [str(self._database)]
+            for folder, _, names in os.walk(self._data):
+                paths = {os.path.join(folder, name) for name in names}
+                there |= paths
+                if paths - self._synced:
+                    folders.append(folder)
+            for path in [*sorted(there - self._synced), *folders]:
+                try:
+                    manifests.sync(path)
+                except FileNotFoundError:
+                    continue  # compaction removed it meanwhile: no version needs it any more
+            self._synced = there
+
+
+class _Compactor:
+    """Runs `penstock.sinks.lance_compact`, at most one at a time, when there is enough to gain."""
+
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._process: subprocess.Popen[bytes] | None = None
+        self._writes = self._fresh = 0
+        self._rows: int | None = None
+        self._lock = threading.Lock()
+
+    def wrote(self, count: int) -> None:
+        with self._lock:
+            self._writes, self._fresh = self._writes + 1, self._fresh + count
+            # Compaction rewrites the table: doing it as the table grows by half keeps its cost in proportion.
+            if self._writes >= FRAGMENTS and self._fresh * 2 >= self._settled() and not self._running():
+                self._start()
+
+    def finish(self) -> None:
+        with self._lock:
+            self._wait()
+            self._start()
+            self._wait()
+
+    def close(self) -> None:
+        with self._lock:
+            self._wait()
+
+    def _settled(self) -> int:
+        return self._rows or 0
+
+    def _running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _start(self) -> None:
+        self._rows = self._settled() + self._fresh
+        self._writes = self._fresh = 0
+        command = [sys.executable, "-m", "penstock.sinks.lance_compact", self._place.url]
+        # A session of its own: Ctrl-C is for the run, which waits for this one and is done.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _wait(self) -> None:
+        # A failed compaction harms nothing: the table is as before, and the next run compacts again.
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+
+class LanceIndex(Index):
+    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds."""
+
+    def __init__(self, url: str) -> None:
+        self._place = _Place(url)
+        self._table: Any = None
+        self._manifest: Manifest | None = None
+
+    def __repr__(self) -> str:
+        return f"LanceIndex({self._place.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._place.url,)
+
+    def open(self) -> None:
+        self._manifest = self.manifest()
+        with _errors(self._place.url):
+            self._table = self._place.connect().open_table(self._place.table)
+
+    def manifest(self) -> Manifest:
+        if (kept := self._place.manifest()) is None:
+            raise SinkError(f"there is no index at {self._place.url}")
+        return kept
+
+    def close(self) -> None:
+        self._table = None
+
+    def _opened(self) -> tuple[Any, Space]:
+        if self._table is None or self._manifest is None:
+            raise SinkError(f"{self._place.url} is not open")
+        return self._table, self._manifest.space
+
+    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        table, space = self._opened()
+        rows.check(vector, space, f"a query of {self._place.url}")
+        assert isinstance(vector, Dense | MultiVector)
+        if k < 1:
+            return []
+        query = table.search(vector.values, vector_column_name=VECTOR).distance_type(space.metric).limit(k)
+        query = query.nprobes(20).refine_factor(10).select([*rows.COLUMNS, "_distance"])
+        if condition := rows.sql(where):
+            query = query.where(condition, prefilter=True)
+        with _errors(self._place.url):
+            return _hits(query.to_arrow(), vector, space.metric)
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        table, space = self._opened()
+        with _errors(self._place.url):
+            return _fetch(table, space, list(dict.fromkeys(ids)))
+
+    def count(self) -> int:
+        with _errors(self._place.url):
+            return int(self._opened()[0].count_rows())
+
+
+def _hits(found: pa.Table, query: Dense | MultiVector, metric: str) -> list[Hit]:
+    scores: list[float] = []
+    for distance in found.column("_distance").to_pylist():
+        if metric == "l2":
+            scores.append(-distance)
+        else:  # MaxSim adds up one similarity a row of the query
+            scores.append((len(query.values) if isinstance(query, MultiVector) else 1) - distance)
+    chunks = [chunk for batch in found.to_batches() for chunk in rows.chunks(batch)]
+    return [Hit(score, chunk) for score, chunk in zip(scores, chunks, strict=True)]

@@ -1,0 +1,121 @@
+"""Where an index is, which space it holds, and how that is kept beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from penstock.errors import SinkError, SpaceMismatch, UsageError
+from penstock.records import Manifest, Space
+
+METRICS = ("cosine", "dot", "l2")
+
+
+def place(url: str, scheme: str, example: str) -> tuple[Path, dict[str, str]]:
+    """The path and options of `scheme://path?option=value`."""
+    head, separator, tail = url.partition("://")
+    path, _, query = tail.partition("?")
+    if not separator or head.lower() != scheme or not path.strip():
+        raise UsageError(f"{url!r} does not name a place; write it like {example}")
+    if "\0" in path:
+        raise UsageError(f"{url!r} has a NUL byte in its path")
+    return Path(path).expanduser(), dict(parse_qsl(query, keep_blank_values=True))
+
+
+def to_json(manifest: Manifest) -> str:
+    return json.dumps({"penstock": 1, **asdict(manifest)}, indent=2)
+
+
+def from_json(text: str | bytes, url: str) -> Manifest:
+    try:
+        kept = json.loads(text)
+        return Manifest(Space(**kept["space"]), kept["owner"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def read(path: Path, url: str) -> Manifest | None:
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SinkError(f"{url} cannot be read: {error.strerror}") from error
+    return from_json(text, url)
+
+
+def keep(path: Path, manifest: Manifest) -> None:
+    write_durably(path, to_json(manifest).encode())
+
+
+def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
+    """Raise SpaceMismatch unless both are of one space; the model's name is for people and may differ."""
+    a, b = kept.space, wanted.space
+    differs = [f for f in ("fingerprint", "dim", "kind", "metric", "chunking") if getattr(a, f) != getattr(b, f)]
+    if not differs:
+        return
+    raise SpaceMismatch(
+        f"{url} holds vectors of {_named(a)}; this run makes {_named(b)} (other {', '.join(differs)}): "
+        f"use another place, or remove {url} to index again"
+    )
+
+
+def _named(space: Space) -> str:
+    parts = [str(space.dim), space.kind, space.metric, *([space.chunking] if space.chunking else [])]
+    return f"model {space.model} ({', '.join(parts)}; fingerprint {space.fingerprint[:12]})"
+
+
+def supported(space: Space, kinds: set[str], url: str) -> None:
+    if space.kind not in kinds:
+        raise UsageError(f"{url} takes {' and '.join(sorted(kinds))} vectors, not {space.kind}")
+    if space.metric not in METRICS:
+        raise UsageError(f"{url} knows the metrics {', '.join(METRICS)}, not {space.metric!r}")
+
+
+def make_folder(folder: Path, url: str) -> None:
+    """Create the folder and see that it can be written to, so that a run ends before it reads anything."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise SinkError(f"{url} cannot be written to: {folder}: {error.strerror}") from error
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """The old content or the new one, whatever happens in between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to tell
+            temporary.unlink()
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path | str) -> None:
+    """fsync a file or a folder."""
+    if os.name == "nt" and os.path.isdir(path):  # Windows has no fsync of folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def options(given: dict[str, str], known: set[str], url: str) -> dict[str, Any]:
+    if unknown := sorted(given.keys() - known):
+        allowed = ", ".join(sorted(known)) or "none"
+        raise UsageError(f"{url!r}: unknown option {unknown[0]!r}; there are: {allowed}")
+    return dict(given)

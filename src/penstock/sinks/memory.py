@@ -1,0 +1,181 @@
+"""`memory://name`: points in this process, searched exactly. For tests, small corpora and trying things out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from penstock.contracts import Index, Sink
+from penstock.errors import SinkError, UsageError
+from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Sparse, Vector
+from penstock.sinks import manifests, rows
+
+PAGE = 1024
+
+
+@dataclass(slots=True)
+class _Store:
+    manifest: Manifest | None = None
+    points: dict[str, Point] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_stores: dict[str, _Store] = {}
+
+
+def forget(url: str) -> None:
+    """Let go of a store and all its points."""
+    _stores.pop(_name(url), None)
+
+
+def _name(url: str) -> str:
+    scheme, separator, name = url.partition("://")
+    if not separator or scheme.lower() != "memory":
+        raise UsageError(f"{url!r} is not of the form memory://name")
+    return name
+
+
+class MemorySink(Sink):
+    """A store of this process: whoever opens the same name here sees the same points."""
+
+    accepts = frozenset({Dense, MultiVector, Sparse})
+    max_rows = 4096
+    writers = 8
+
+    def __init__(self, url: str = "memory://") -> None:
+        self._url, self._name = url, _name(url)
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"MemorySink({self._url!r})"
+
+    @property
+    def _store(self) -> _Store:
+        return _stores.setdefault(self._name, _Store())
+
+    @property
+    def _manifest(self) -> Manifest:
+        if (manifest := self._store.manifest) is None:
+            raise SinkError(f"{self._url} is not open")
+        return manifest
+
+    def manifest(self) -> Manifest | None:
+        return self._store.manifest
+
+    def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
+        if (kept := self._store.manifest) is None:
+            self._store.manifest = manifest
+        else:
+            manifests.agree(kept, manifest, self._url)
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        self._store.manifest = manifest
+
+    def write(self, points: Sequence[Point]) -> None:
+        space = self._manifest.space
+        kept = {}
+        for point in points:
+            if VECTOR not in point.vectors:
+                raise SinkError(f"{self._url}: point {point.id} has no vector named {VECTOR!r}")
+            rows.check(point.vectors[VECTOR], space, f"{self._url}, point {point.id}")
+            # An array may be a slice of a batch, or be filled anew by the embedder: keep a copy, and no tokens.
+            vectors = {name: _copy(vector) for name, vector in point.vectors.items()}
+            kept[point.id] = Point(replace(point.chunk, tokens=None), vectors)
+        with self._store.lock:
+            self._store.points.update(kept)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        with self._store.lock:
+            for id in ids:
+                self._store.points.pop(id, None)
+
+    def flush(self) -> None:
+        """Written is visible already; memory is as durable as it is."""
+
+    def count(self) -> int:
+        return len(self._store.points)
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        with self._store.lock:
+            all_ids = list(self._store.points)
+        for start in range(0, len(all_ids), PAGE):
+            yield all_ids[start : start + PAGE]
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        points = self._store.points
+        return [point for id in dict.fromkeys(ids) if (point := points.get(id)) is not None]
+
+
+def _copy(vector: Vector) -> Vector:
+    if isinstance(vector, Sparse):
+        return Sparse(vector.indices.copy(), vector.values.copy())
+    return type(vector)(np.array(vector.values, dtype=np.float32))
+
+
+class MemoryIndex(Index):
+    """Exact search: every vector is compared."""
+
+    def __init__(self, url: str = "memory://") -> None:
+        self._sink = MemorySink(url)
+
+    def open(self) -> None:
+        if self._sink.manifest() is None:
+            raise SinkError(f"there is no index at {self._sink.url}")
+
+    def manifest(self) -> Manifest:
+        self.open()
+        return self._sink._manifest
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        return self._sink.fetch(ids)
+
+    def count(self) -> int:
+        return self._sink.count()
+
+    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        space = self.manifest().space
+        rows.check(vector, space, f"a query of {self._sink.url}")
+        wanted = rows.equals(where)
+        with self._sink._store.lock:
+            points = list(self._sink._store.points.values())
+        points = [p for p in points if all(getattr(p.chunk, name) == value for name, value in wanted)]
+        if not points or k < 1:
+            return []
+        scores = _scores(vector, [p.vectors[VECTOR] for p in points], space.metric)
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [Hit(float(scores[i]), points[i].chunk) for i in best]
+
+
+def _scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:
+    if isinstance(query, Dense):
+        return _similarity(np.stack([v.values for v in vectors]), query.values[None, :], metric)[:, 0]
+    if isinstance(query, MultiVector):  # MaxSim: each row of the query with the nearest of the document's
+        return np.array([_similarity(v.values, query.values, metric).max(axis=0).sum() for v in vectors])
+    return np.array([_overlap(query, v) for v in vectors])
+
+
+def _similarity(left: Any, right: Any, metric: str) -> Any:
+    """Of each row of the one with each row of the other: larger is nearer."""
+    if metric == "l2":
+        return -((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)
+    if metric == "cosine":
+        left, right = _unit(left), _unit(right)
+    return left @ right.T
+
+
+def _unit(matrix: Any) -> Any:
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix / np.where(norms == 0, 1, norms)
+
+
+def _overlap(left: Sparse, right: Sparse) -> float:
+    _, i, j = np.intersect1d(left.indices, right.indices, assume_unique=True, return_indices=True)
+    return float(left.values[i] @ right.values[j])

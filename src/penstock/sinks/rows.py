@@ -1,0 +1,179 @@
+"""Chunks as the columns of a table, and back: shared by the sinks that keep tables.
+
+A chunk comes back as it was, but for `tokens`, which are not kept. Headings and metadata are JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock.errors import Rejected, SinkError, UsageError
+from penstock.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Space, Vector
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COLUMNS = ("id", "uri", "ordinal", "text", "start", "end", "page", "headings", "metadata", "image")
+FILTERS: dict[str, type] = {"id": str, "uri": str, "text": str, "ordinal": int, "page": int}
+"""The columns that a search may be narrowed by, and their types."""
+
+Row = tuple[Any, ...]
+
+
+def row(chunk: Chunk) -> Row:
+    """The chunk's values in the order of COLUMNS. Raises ValueError or TypeError where it cannot be told in them."""
+    headings = json.dumps(chunk.headings, ensure_ascii=False) if chunk.headings else "[]"
+    metadata = json.dumps(chunk.metadata, ensure_ascii=False, default=_mapping) if chunk.metadata else "{}"
+    for text in (chunk.id, chunk.uri, chunk.text, headings, metadata):
+        if not text.isascii():
+            text.encode()  # a lone surrogate has no UTF-8
+    start, end = chunk.span
+    return chunk.id, chunk.uri, chunk.ordinal, chunk.text, start, end, chunk.page, headings, metadata, chunk.image
+
+
+def chunk(row: Row) -> Chunk:
+    id, uri, ordinal, text, start, end, page, headings, metadata, image = row
+    return Chunk(
+        id=id,
+        uri=uri,
+        ordinal=ordinal,
+        text=text,
+        span=(start, end),
+        page=page,
+        headings=() if headings == "[]" else tuple(json.loads(headings)),
+        metadata=NOTHING if metadata == "{}" else json.loads(metadata),
+        image=image,
+    )
+
+
+def _mapping(value: object) -> dict[Any, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"metadata holds a {type(value).__name__}, which is not JSON")
+
+
+class Batch:
+    """What of a batch can be written, one row an id, the last one counting; and why the rest cannot."""
+
+    __slots__ = ("reasons", "rows", "space", "vectors")
+
+    def __init__(self, points: Sequence[Point], space: Space, url: str) -> None:
+        import numpy as np
+
+        self.space = space
+        self.reasons: dict[str, str] = {}
+        self.rows: list[Row] = []
+        self.vectors: list[Any] = []
+        for point in {point.id: point for point in points}.values():
+            values = _values(point, space, url)
+            try:
+                if not np.isfinite(values).all():
+                    raise ValueError("its vector holds NaN or infinity")
+                cells = row(point.chunk)
+            except (ValueError, TypeError, RecursionError) as error:
+                self.reasons[point.id] = str(error)
+            else:
+                self.rows.append(cells)
+                self.vectors.append(values)
+
+    def finish(self) -> None:
+        """Called when the good ones are written."""
+        if self.reasons:
+            raise Rejected(self.reasons)
+
+    def arrow(self) -> pa.RecordBatch:
+        import numpy as np
+        import pyarrow as pa
+
+        shape = schema(self.space)
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(COLUMNS)
+        arrays = [pa.array(column, type=shape.field(i).type) for i, column in enumerate(columns)]
+        flat = np.concatenate([v.reshape(-1) for v in self.vectors]) if self.vectors else np.empty(0, np.float32)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self.space.dim)
+        if self.space.kind == "MultiVector":
+            offsets = np.cumsum([0, *(len(v) for v in self.vectors)], dtype=np.int32)
+            vectors = pa.ListArray.from_arrays(pa.array(offsets), vectors)
+        return pa.record_batch([*arrays, vectors], schema=shape)
+
+
+def _values(point: Point, space: Space, url: str) -> Any:
+    """The point's vector as an array of the space's shape."""
+    import numpy as np
+
+    vector = point.vectors.get(VECTOR)
+    if vector is None or len(point.vectors) != 1:
+        names = ", ".join(sorted(point.vectors)) or "none"
+        raise SinkError(f"{url} takes one vector a point, named {VECTOR!r}; point {point.id} has: {names}")
+    check(vector, space, f"{url}, point {point.id}")
+    return np.ascontiguousarray(vector.values, dtype=np.float32)
+
+
+def check(vector: Vector, space: Space, where: str) -> None:
+    """Raise SinkError unless the vector is of the space's kind and dimension."""
+    kind = type(vector).__name__
+    if kind != space.kind:
+        raise SinkError(f"{where}: a {kind} vector; the index holds {space.kind} ones")
+    if isinstance(vector, Dense | MultiVector):
+        axes = 1 if isinstance(vector, Dense) else 2
+        if vector.values.ndim != axes or vector.values.shape[-1] != space.dim:
+            raise SinkError(f"{where}: a vector of shape {vector.values.shape}; the index has {space.dim} dimensions")
+
+
+def schema(space: Space) -> pa.Schema:
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    types = {"ordinal": number, "start": number, "end": number, "page": number, "image": pa.binary()}
+    fields = [pa.field(name, types.get(name, text), nullable=name in ("page", "image")) for name in COLUMNS]
+    vector = pa.list_(pa.float32(), space.dim)
+    fields.append(pa.field(VECTOR, pa.list_(vector) if space.kind == "MultiVector" else vector, nullable=False))
+    return pa.schema(fields)
+
+
+def chunks(batch: pa.RecordBatch) -> list[Chunk]:
+    columns = [batch.column(name).to_pylist() for name in COLUMNS]
+    return [chunk(cells) for cells in zip(*columns, strict=True)]
+
+
+def points(batch: pa.RecordBatch, space: Space) -> list[Point]:
+    found = chunks(batch)
+    column = batch.column(VECTOR)
+    vectors: Iterable[Vector]
+    if space.kind == "MultiVector":
+        vectors = (MultiVector(_matrix(column[i].values, space.dim)) for i in range(len(column)))
+    else:
+        vectors = (Dense(values) for values in _matrix(column, space.dim))
+    return [Point(c, {VECTOR: v}) for c, v in zip(found, vectors, strict=True)]
+
+
+def _matrix(vectors: pa.FixedSizeListArray, dim: int) -> Any:
+    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+
+
+def equals(where: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """The filter, checked: fields of a chunk, and values of their types."""
+    for name, value in (where or {}).items():
+        if name not in FILTERS:
+            raise UsageError(f"a search cannot be narrowed by {name!r}; by: {', '.join(sorted(FILTERS))}")
+        if value is not None and (not isinstance(value, FILTERS[name]) or isinstance(value, bool)):
+            raise UsageError(f"{name} is compared with {FILTERS[name].__name__}, not {type(value).__name__}")
+    return list((where or {}).items())
+
+
+def sql(where: Mapping[str, Any] | None) -> str:
+    """The filter as SQL with literals, for a store that takes no parameters."""
+    terms = []
+    for name, value in equals(where):
+        literal = quoted(value) if isinstance(value, str) else str(value)
+        terms.append(f"{name} IS NULL" if value is None else f"{name} = {literal}")
+    return " AND ".join(terms)
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def listed(ids: Iterable[str]) -> str:
+    return f"id IN ({', '.join(map(quoted, ids))})"
