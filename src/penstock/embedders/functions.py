@@ -1,0 +1,72 @@
+"""A plain function as an embedder: `list[str] -> array of shape (n, dim)`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from penstock.contracts import Embedder
+from penstock.errors import EmbedError
+from penstock.records import Chunk, Dense, Space
+
+
+class FunctionEmbedder(Embedder):
+    """Calls the function from one thread at a time unless `workers` says that it may be called from more.
+
+    The space is named after the function's qualified name and `version`: raise it when the function's vectors
+    change. `dim` is asked of the function itself, with one word, where it is not given.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list[str]], Any],
+        *,
+        dim: int | None = None,
+        version: str = "1",
+        query: Callable[[list[str]], Any] | None = None,
+        workers: int = 1,
+    ) -> None:
+        self.function = function
+        self.dim = dim
+        self.version = version
+        self.query_function = query
+        self.workers = workers
+
+    def __repr__(self) -> str:
+        return f"FunctionEmbedder({_name(self.function)}, version={self.version!r})"
+
+    def describe(self) -> Space:
+        if self.dim is None:
+            self.dim = self._call(self.function, ["penstock"]).shape[1]
+        name = _name(self.function)
+        told = f"{name}|{_name(self.query_function)}|{self.version}|{self.dim}"
+        return Space(model=name, dim=self.dim, fingerprint=hashlib.sha256(told.encode()).hexdigest()[:32])
+
+    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
+        return [Dense(row) for row in self._call(self.function, [chunk.text for chunk in chunks])]
+
+    def query(self, texts: Sequence[str]) -> list[Dense]:
+        return [Dense(row) for row in self._call(self.query_function or self.function, list(texts))]
+
+    def _call(self, function: Callable[[list[str]], Any], texts: list[str]) -> Any:
+        import numpy as np
+
+        name, wanted = _name(function), self.dim if self.dim is not None else "dim"
+        try:
+            vectors = np.asarray(function(texts), dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise EmbedError(f"{name} did not give an array of shape ({len(texts)}, {wanted}): {error}") from error
+        if vectors.ndim != 2 or len(vectors) != len(texts) or (self.dim is not None and vectors.shape[1] != self.dim):
+            raise EmbedError(f"{name} gave an array of shape {vectors.shape}, not ({len(texts)}, {wanted})")
+        if not np.isfinite(vectors).all():
+            raise EmbedError(f"{name} gave values that are not finite")
+        return vectors
+
+
+def _name(function: Callable[..., Any] | None) -> str:
+    if function is None:
+        return ""
+    # An object that can be called is named after its class; what it holds is for `version` to say.
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"

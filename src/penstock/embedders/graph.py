@@ -1,0 +1,308 @@
+"""Builds an ONNX graph of a BERT-family checkpoint out of its safetensors, from ONNX Runtime's fused operators.
+
+    ids, lengths -> EmbedLayerNormalization -> layers x (Attention, SkipLayerNormalization, BiasGelu, ...) -> pooling
+
+Pooling, projections and normalization are in the graph; inputs are int32. All families share it: they differ in
+the names of their weights, the offset of their positions, and (MPNet) a relative position bias.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.embedders.checkpoint import Checkpoint
+from penstock.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Weights = Mapping[str, NDArray[np.float32]]
+
+VERSION = 1
+"""Part of the name of a cached graph: raise it when the graph changes."""
+
+NAMES = {
+    "bert": {
+        "embeddings": "embeddings.",
+        "norm": "embeddings.LayerNorm",
+        "layer": "encoder.layer.{}.",
+        "q": "attention.self.query",
+        "k": "attention.self.key",
+        "v": "attention.self.value",
+        "o": "attention.output.dense",
+        "norm1": "attention.output.LayerNorm",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "norm2": "output.LayerNorm",
+    },
+    "mpnet": {
+        "q": "attention.attn.q",
+        "k": "attention.attn.k",
+        "v": "attention.attn.v",
+        "o": "attention.attn.o",
+        "norm1": "attention.LayerNorm",
+    },
+    "distilbert": {
+        "layer": "transformer.layer.{}.",
+        "q": "attention.q_lin",
+        "k": "attention.k_lin",
+        "v": "attention.v_lin",
+        "o": "attention.out_lin",
+        "norm1": "sa_layer_norm",
+        "up": "ffn.lin1",
+        "down": "ffn.lin2",
+        "norm2": "output_layer_norm",
+    },
+}
+"""Where a family keeps its weights; what is not said is as in BERT."""
+
+RELATIVE = "encoder.relative_attention_bias.weight"
+RELATIVE_DISTANCE = 128
+"""MPNet's constant, written in no configuration."""
+
+
+class _Graph:
+    """Nodes and initializers under fresh names."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+
+    def constant(self, value: Any, name: str = "") -> str:
+        from onnx import numpy_helper
+
+        name = name or f"c{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+    def add(self, op: str, *inputs: str, outputs: int = 1, fused: bool = False, **attributes: Any) -> Any:
+        from onnx import helper
+
+        names = [f"{op}{len(self.nodes)}_{i}" for i in range(outputs)]
+        domain = "com.microsoft" if fused else ""
+        self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
+        return names[0] if outputs == 1 else names
+
+
+def cached(checkpoint: Checkpoint, fingerprint: str, cache: Path) -> Path:
+    """The graph of a checkpoint in the cache, built there on first use; two who build it at once do no harm."""
+    folder = cache / "graphs" / f"{fingerprint}-{VERSION}"
+    graph = folder / "model.onnx"
+    if graph.is_file():
+        return graph
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    try:
+        save(build(checkpoint), made / graph.name)
+        try:
+            os.rename(made, folder)
+        except OSError:
+            # Another process was first: its graph is the same.
+            if not graph.is_file():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return graph
+
+
+def save(model: Any, path: Path) -> None:
+    """Weights lie beside the graph: ONNX Runtime maps that file instead of reading it into memory."""
+    import onnx
+
+    onnx.save_model(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=1024)
+
+
+def read_weights(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
+    """All tensors as float32, without a prefix such as `bert.`."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    weights: dict[str, NDArray[np.float32]] = {}
+    for path in checkpoint.weights:
+        try:
+            # A family's prefix is there when the checkpoint was saved from a model with a head.
+            weights |= {
+                name.removeprefix(f"{checkpoint.family}.").removeprefix("roberta."): value.astype(
+                    np.float32, copy=False
+                )
+                for name, value in load_file(path).items()
+                if value.dtype.kind == "f"
+            }
+        except (SafetensorError, OSError, KeyError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
+    return weights
+
+
+def build(checkpoint: Checkpoint) -> Any:
+    """The graph as an onnx.ModelProto."""
+    from onnx import TensorProto, helper
+
+    weights = read_weights(checkpoint)
+    graph = _Graph()
+    try:
+        hidden = _encoder(graph, checkpoint, weights)
+        _head(graph, checkpoint, hidden)
+    except KeyError as error:
+        raise ModelError(f"{checkpoint.folder} lacks the weight {error}") from error
+    except (IndexError, ValueError) as error:
+        raise ModelError(f"{checkpoint.folder} has weights of unexpected shapes: {error}") from error
+    graph.nodes[-1].output[0] = "vectors"
+    inputs = [
+        helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"]),
+        helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
+    ]
+    outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["batch", checkpoint.dim])]
+    return helper.make_model(
+        helper.make_graph(graph.nodes, "penstock", inputs, outputs, graph.initializers),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=8,
+    )
+
+
+def _encoder(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+    import numpy as np
+
+    names = NAMES["bert"] | NAMES.get(checkpoint.family, {})
+    epsilon = checkpoint.epsilon
+
+    def linear(name: str) -> tuple[str, str]:
+        return graph.constant(np.ascontiguousarray(weights[f"{name}.weight"].T)), graph.constant(
+            weights[f"{name}.bias"]
+        )
+
+    def norm(name: str) -> tuple[str, str]:
+        return graph.constant(weights[f"{name}.weight"]), graph.constant(weights[f"{name}.bias"])
+
+    positions = weights[f"{names['embeddings']}position_embeddings.weight"][checkpoint.offset :]
+    types = weights.get(f"{names['embeddings']}token_type_embeddings.weight")
+    words = weights[f"{names['embeddings']}word_embeddings.weight"]
+    if types is not None:
+        # Every token is of type 0: one table less to add.
+        positions = positions + types[0]
+    state = graph.add(
+        "EmbedLayerNormalization",
+        "ids",
+        "",
+        graph.constant(words),
+        graph.constant(np.ascontiguousarray(positions)),
+        "",
+        *norm(names["norm"]),
+        outputs=2,
+        fused=True,
+        epsilon=epsilon,
+    )[0]
+    bias = _relative_bias(graph, checkpoint, weights) if checkpoint.family == "mpnet" else ""
+    for layer in range(checkpoint.layers):
+        at = names["layer"].format(layer)
+        qkv = [f"{at}{names[which]}" for which in "qkv"]
+        attended = graph.add(
+            "Attention",
+            state,
+            graph.constant(np.concatenate([weights[f"{name}.weight"].T for name in qkv], axis=1)),
+            graph.constant(np.concatenate([weights[f"{name}.bias"] for name in qkv])),
+            "lengths",
+            "",
+            *([bias] if bias else []),
+            fused=True,
+            num_heads=checkpoint.heads,
+        )
+        matrix, shift = linear(at + names["o"])
+        out = graph.add("MatMul", attended, matrix)
+        state = graph.add(
+            "SkipLayerNormalization", out, state, *norm(at + names["norm1"]), shift, fused=True, epsilon=epsilon
+        )
+        matrix, shift = linear(at + names["up"])
+        inner = _activation(graph, checkpoint, graph.add("MatMul", state, matrix), shift)
+        matrix, shift = linear(at + names["down"])
+        out = graph.add("MatMul", inner, matrix)
+        state = graph.add(
+            "SkipLayerNormalization", out, state, *norm(at + names["norm2"]), shift, fused=True, epsilon=epsilon
+        )
+    return str(state)
+
+
+def _activation(graph: _Graph, checkpoint: Checkpoint, value: str, shift: str) -> str:
+    if checkpoint.activation == "gelu":
+        return str(graph.add("BiasGelu", value, shift, fused=True))
+    if checkpoint.activation in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
+        return str(graph.add("FastGelu", value, shift, fused=True))
+    if checkpoint.activation == "relu":
+        return str(graph.add("Relu", graph.add("Add", value, shift)))
+    raise ModelError(f"{checkpoint.folder} uses the activation {checkpoint.activation}, which Penstock does not know")
+
+
+def _relative_bias(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+    import numpy as np
+
+    shape = graph.add("Shape", "ids")
+    length = graph.add("Gather", shape, graph.constant(np.array([1], np.int64)), axis=0)
+    return str(
+        graph.add(
+            "RelativePositionBias",
+            graph.constant(weights[RELATIVE]),
+            length,
+            length,
+            fused=True,
+            max_distance=RELATIVE_DISTANCE,
+            is_bidirectional=1,
+        )
+    )
+
+
+def _head(graph: _Graph, checkpoint: Checkpoint, hidden: str) -> None:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    pooled = [_pool(graph, mode, hidden) for mode in checkpoint.pooling]
+    vector = pooled[0] if len(pooled) == 1 else graph.add("Concat", *pooled, axis=1)
+    for projection in checkpoint.projections:
+        dense = load_file(checkpoint.folder / projection.folder / "model.safetensors")
+        matrix = np.ascontiguousarray(dense["linear.weight"].T.astype(np.float32))
+        vector = graph.add("MatMul", vector, graph.constant(matrix))
+        if "linear.bias" in dense:
+            vector = graph.add("Add", vector, graph.constant(dense["linear.bias"].astype(np.float32)))
+        if projection.activation:
+            vector = graph.add(projection.activation, vector)
+    if checkpoint.normalize:
+        graph.add("LpNormalization", vector, axis=-1, p=2)
+
+
+def _pool(graph: _Graph, mode: str, hidden: str) -> str:
+    """(batch, length, hidden) -> (batch, hidden); what lies beyond a row's length counts for nothing."""
+    import numpy as np
+    from onnx import TensorProto
+
+    axis1 = graph.constant(np.array([1], np.int64))
+    if mode == "cls":
+        return str(graph.add("Gather", hidden, graph.constant(np.array(0, np.int64)), axis=1))
+    if mode == "lasttoken":
+        last = graph.add("Sub", graph.add("Unsqueeze", "lengths", axis1), graph.constant(np.array(1, np.int32)))
+        return str(graph.add("GatherND", hidden, graph.add("Cast", last, to=TensorProto.INT64), batch_dims=1))
+    zero, one = graph.constant(np.array(0, np.int32)), graph.constant(np.array(1, np.int32))
+    width = graph.add("Gather", graph.add("Shape", "ids"), graph.constant(np.array(1, np.int64)), axis=0)
+    places = graph.add("Range", zero, graph.add("Cast", width, to=TensorProto.INT32), one)
+    real = graph.add("Less", places, graph.add("Unsqueeze", "lengths", axis1))
+    if mode == "max":
+        kept = graph.add(
+            "Where",
+            graph.add("Unsqueeze", real, graph.constant(np.array([2], np.int64))),
+            hidden,
+            graph.constant(np.array(-np.inf, np.float32)),
+        )
+        return str(graph.add("ReduceMax", kept, axes=[1], keepdims=0))
+    weight = graph.add("Cast", real, to=TensorProto.FLOAT)
+    if mode == "weightedmean":
+        rank = graph.add("Cast", graph.add("Add", places, one), to=TensorProto.FLOAT)
+        weight = graph.add("Mul", weight, rank)
+    total = graph.add("ReduceSum", weight, axis1, keepdims=1)
+    if mode == "mean_sqrt_len_tokens":
+        total = graph.add("Sqrt", total)
+    share = graph.add("Unsqueeze", graph.add("Div", weight, total), axis1)
+    return str(graph.add("Squeeze", graph.add("MatMul", share, hidden), axis1))

@@ -1,0 +1,248 @@
+"""Text embedding by ONNX Runtime, without PyTorch.
+
+One session of one thread, called by as many threads as there are cores: they share the weights, and none waits for
+another, as the threads of one call would at every layer's end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock import models
+from penstock.contracts import Embedder
+from penstock.embedders import checkpoint as checkpoints
+from penstock.embedders.checkpoint import Checkpoint
+from penstock.errors import EmbedError, ModelError
+from penstock.records import Chunk, Dense, Space
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from penstock.embedders.tokenize import HFTokenizer
+
+
+class OnnxEmbedder(Embedder):
+    """Embeds with a sentence-transformers checkpoint of the BERT family: a folder, a hub id, or None for the default.
+
+    `length` is the most tokens a text may have, special tokens included: by default what the model's authors set,
+    at most what its position table holds. `workers`: by default as many as there are cores to use.
+    """
+
+    def __init__(
+        self, model: str | Path | None = None, *, length: int | None = None, workers: int | None = None
+    ) -> None:
+        self.model = model
+        self.length = length
+        self.workers = workers or usable_cores()
+        self._tokenizer: HFTokenizer | None = None
+        self._model: _Fused | _Exported | None = None
+        self._checkpoint: Checkpoint | None = None
+
+    def __repr__(self) -> str:
+        return f"OnnxEmbedder({str(self.model or models.DEFAULT)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tokenizer": None, "_model": None, "_checkpoint": None}
+
+    def describe(self) -> Space:
+        checkpoint = self._load()
+        return Space(model=checkpoint.name, dim=checkpoint.dim, fingerprint=_fingerprint(checkpoint))
+
+    def open(self) -> None:
+        if self._model is not None:
+            return
+        from penstock.embedders.tokenize import HFTokenizer
+
+        checkpoint = self._load()
+        length = self.length or checkpoint.length
+        if length > checkpoint.positions:
+            raise ModelError(f"{checkpoint.name} takes {checkpoint.positions} tokens at most, not {length}")
+        self._tokenizer = HFTokenizer(
+            checkpoint.folder / "tokenizer.json",
+            length,
+            lowercase=checkpoint.lowercase,
+            prompt=checkpoint.passage_prompt,
+        )
+        self._model = _Fused(checkpoint) if checkpoint.fused else _Exported(checkpoint)
+
+    def close(self) -> None:
+        self._model = self._tokenizer = None
+
+    @property
+    def tokenizer(self) -> HFTokenizer | None:
+        return self._tokenizer
+
+    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
+        tokenizer, checkpoint = self._opened()
+        prompt = checkpoint.passage_prompt
+        # Ids cut from a document can be joined to those of a prompt only where white space parts them.
+        joins = not prompt or (tokenizer.additive and prompt[-1] in " \t\r\n")
+        head = tokenizer.encode([prompt])[0] if prompt and joins else []
+        ids: list[Sequence[int]] = [chunk.tokens if joins and chunk.tokens is not None else () for chunk in chunks]
+        bare = [i for i, chunk in enumerate(chunks) if not joins or chunk.tokens is None]
+        texts = [chunks[i].text if joins else prompt + chunks[i].text for i in bare]
+        for i, encoded in zip(bare, tokenizer.encode(texts) if texts else (), strict=True):
+            ids[i] = encoded
+        for chunk, own in zip(chunks, ids, strict=True):
+            if chunk.image is not None:
+                raise EmbedError(f"chunk {chunk.id} of {chunk.uri} is an image; {checkpoint.name} takes text")
+            if len(head) + len(own) > tokenizer.room:
+                raise EmbedError(
+                    f"chunk {chunk.id} of {chunk.uri} has {len(own)} tokens;"
+                    f" {checkpoint.name} takes {tokenizer.max_tokens}"
+                )
+        return self._vectors([[*tokenizer.prefix, *head, *own, *tokenizer.suffix] for own in ids])
+
+    def query(self, texts: Sequence[str]) -> list[Dense]:
+        tokenizer, checkpoint = self._opened()
+        rows = []
+        for text, own in zip(texts, tokenizer.encode([checkpoint.query_prompt + text for text in texts]), strict=True):
+            if len(own) > tokenizer.room:
+                raise EmbedError(
+                    f"the query {text[:40]!r}... has {len(own)} tokens; {checkpoint.name} takes {tokenizer.room}"
+                )
+            rows.append([*tokenizer.prefix, *own, *tokenizer.suffix])
+        return self._vectors(rows)
+
+    def _load(self) -> Checkpoint:
+        if self._checkpoint is None:
+            folder = models.resolve(self.model)
+            named = (
+                folder.name
+                if self.model and Path(self.model).expanduser() == folder
+                else str(self.model or models.DEFAULT)
+            )
+            self._checkpoint = checkpoints.load(folder, named)
+        return self._checkpoint
+
+    def _opened(self) -> tuple[HFTokenizer, Checkpoint]:
+        if self._tokenizer is None or self._checkpoint is None:
+            raise EmbedError("the embedder is not open")
+        return self._tokenizer, self._checkpoint
+
+    def _vectors(self, rows: Sequence[Sequence[int]]) -> list[Dense]:
+        if self._model is None:
+            raise EmbedError("the embedder is not open")
+        found: list[Any] = [None] * len(rows)
+        for places in batches([len(row) for row in rows], self.batch_tokens):
+            values = self._model.run([rows[i] for i in places])
+            for i, vector in zip(places, values, strict=True):
+                found[i] = Dense(vector)
+        return found
+
+
+def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Places of rows, of like length together, at most so many tokens a batch with padding counted; longest first."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Only Linux tells of affinity.
+        return os.cpu_count() or 1
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str:
+    try:
+        return checkpoints.fingerprint(checkpoint, [models.digest(path) for path in checkpoint.files])
+    except OSError as error:
+        raise ModelError(f"{checkpoint.folder} cannot be read: {error}") from error
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # The runtime raises types of its own, which share no base but Exception.
+    except Exception as error:
+        raise ModelError(f"{path} cannot be loaded: {error}") from error
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    import numpy as np
+
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.full((len(rows), int(lengths.max())), pad, np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return ids, lengths
+
+
+class _Fused:
+    """The graph built from safetensors: it pools and normalizes itself."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        from penstock.embedders import graph
+
+        self._session = _session(graph.cached(checkpoint, _fingerprint(checkpoint), models.cache_folder()))
+        self._pad = checkpoint.pad
+
+    def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        ids, lengths = _padded(rows, self._pad)
+        vectors: NDArray[np.float32] = self._session.run(None, {"ids": ids, "lengths": lengths})[0]
+        return vectors
+
+
+class _Exported:
+    """The checkpoint's own ONNX file, pooled and normalized here."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.projections:
+            raise ModelError(f"{checkpoint.name}: Dense modules behind an exported ONNX file are not supported")
+        self._checkpoint = checkpoint
+        self._session = _session(checkpoint.weights[0])
+        self._inputs = {node.name for node in self._session.get_inputs()}
+        if unknown := self._inputs - {"input_ids", "attention_mask", "token_type_ids"}:
+            raise ModelError(
+                f"{checkpoint.weights[0]} wants {', '.join(sorted(unknown))}, which Penstock does not give"
+            )
+        names = [node.name for node in self._session.get_outputs() if len(node.shape) == 3]
+        if not names:
+            raise ModelError(f"{checkpoint.weights[0]} gives no vectors of tokens")
+        self._output = names[0]
+
+    def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        import numpy as np
+
+        ids, lengths = _padded(rows, self._checkpoint.pad)
+        mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        given = {"input_ids": ids.astype(np.int64), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+        hidden = self._session.run([self._output], {name: given[name] for name in self._inputs})[0]
+        pooled = [_pool(mode, hidden, mask, lengths) for mode in self._checkpoint.pooling]
+        vectors = np.concatenate(pooled, axis=1).astype(np.float32)
+        if self._checkpoint.normalize:
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
+
+
+def _pool(mode: str, hidden: Any, mask: Any, lengths: Any) -> Any:
+    import numpy as np
+
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "lasttoken":
+        return hidden[np.arange(len(lengths)), lengths - 1]
+    if mode == "max":
+        return np.where(mask[:, :, None] > 0, hidden, -np.inf).max(axis=1)
+    weight = mask * np.arange(1, mask.shape[1] + 1) if mode == "weightedmean" else mask
+    total = weight.sum(axis=1, keepdims=True).astype(np.float32)
+    if mode == "mean_sqrt_len_tokens":
+        total = np.sqrt(total)
+    return np.einsum("bl,blh->bh", weight.astype(np.float32), hidden) / total
