@@ -70,14 +70,7 @@ class Begun(NamedTuple):
     document: int
     attempt: int
     had: bool
-    """It has chunks of an earlier attempt."""
-
-
-class Had(NamedTuple):
-    """What the ledger already has of a chunk that is met again."""
-
-    acked: bool
-    digest: int
+    """There were earlier attempts, so it may have chunks."""
 
 
 class Ending(NamedTuple):
@@ -174,25 +167,27 @@ class Ledger:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _open(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise UsageError(f"the ledger {self.path} is closed")
+        return self._db
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._mutex:
-            if self._db is None:
-                raise UsageError(f"the ledger {self.path} is closed")
-            self._db.execute("BEGIN IMMEDIATE")
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
             try:
-                yield self._db
+                yield db
             except BaseException:
                 with suppress(sqlite3.Error):  # the first error is the one to tell
-                    self._db.execute("ROLLBACK")
+                    db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+            db.execute("COMMIT")
 
     def _read(self, sql: str, *parameters: Any) -> list[Any]:
         with self._mutex:
-            if self._db is None:
-                raise UsageError(f"the ledger {self.path} is closed")
-            return self._db.execute(sql, parameters).fetchall()
+            return self._open().execute(sql, parameters).fetchall()
 
     # ------------------------------------------------------------ facts about the whole
 
@@ -202,8 +197,7 @@ class Ledger:
 
     def set(self, key: str, value: str) -> None:
         with self._mutex:
-            assert self._db is not None
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            self._open().execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     @property
     def id(self) -> str:
@@ -268,52 +262,73 @@ class Ledger:
 
     # ------------------------------------------------------------ a document's way
 
-    def begin(self, uri: str, run: int) -> Begun:
-        """The document is being worked on."""
+    def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
+        """These documents are to be worked on."""
+        begun: dict[str, Begun] = {}
         with self._transaction() as db:
-            row = db.execute("SELECT id, attempt FROM documents WHERE uri = ?", (uri,)).fetchone()
-            if row is None:
-                sql = "INSERT INTO documents (uri, state, seen, run, attempt) VALUES (?, ?, ?, ?, 1)"
-                return Begun(int(db.execute(sql, (uri, OPEN, run, run)).lastrowid or 0), 1, False)
-            number, attempt = row
-            db.execute(
-                "UPDATE documents SET state = ?, seen = ?, run = ?, attempt = ? WHERE id = ?",
-                (OPEN, run, run, attempt + 1, number),
-            )
-            had = db.execute("SELECT 1 FROM chunks WHERE document = ? LIMIT 1", (number,)).fetchone()
-            return Begun(number, attempt + 1, had is not None)
+            for page in _pages(uris, 250):
+                marks = ",".join("?" * len(page))
+                attempts = "uri, id, attempt FROM documents WHERE uri IN"
+                for uri, number, attempt in _one_step(db, f"{attempts} ({marks})", *page):
+                    begun[uri] = Begun(number, attempt + 1, had=True)
+                db.execute(
+                    f"UPDATE documents SET state = ?, seen = ?, run = ?, attempt = attempt + 1 WHERE uri IN ({marks})",
+                    (OPEN, run, run, *page),
+                )
+                new = [uri for uri in page if uri not in begun]
+                if new:
+                    values = ",".join(["(?,?,?,?,1)"] * len(new))
+                    db.execute(
+                        f"INSERT INTO documents (uri, state, seen, run, attempt) VALUES {values}",
+                        [field for uri in new for field in (uri, OPEN, run, run)],
+                    )
+                    marks = ",".join("?" * len(new))
+                    for uri, number, attempt in _one_step(db, f"{attempts} ({marks})", *new):
+                        begun[uri] = Begun(number, attempt, had=False)
+        return begun
 
-    def admit(self, document: int, attempt: int, rows: Sequence[Row], fresh: bool) -> dict[bytes, Had]:
-        """Write these chunks down as intended, and say which of them the document already had.
+    def had(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Of these chunks of a document, those that are acknowledged, with their digests."""
+        found: dict[bytes, int] = {}
+        for page in _pages(ids, ROWS):
+            marks = ",".join("?" * len(page))
+            with self._mutex:
+                for id, digest in _one_step(
+                    self._open(),
+                    f"hex(id), digest FROM chunks WHERE document = ? AND acked > 0 AND id IN ({marks})",
+                    document,
+                    *page,
+                ):
+                    found[bytes.fromhex(id)] = digest
+        return found
 
-        `fresh`: the document had none, which saves the look.
-        """
-        had: dict[bytes, Had] = {}
+    def intend(self, rows: Sequence[tuple[int, int, Row]]) -> None:
+        """These may be in the sink from now on: (document, attempt, row)."""
         with self._transaction() as db:
             for page in _pages(rows, ROWS):
-                if not fresh:
-                    marks = ",".join("?" * len(page))
-                    ids = [row.id for row in page]
-                    for id, digest, acked in _one_step(
-                        db, f"hex(id), digest, acked FROM chunks WHERE document = ? AND id IN ({marks})", document, *ids
-                    ):
-                        had[bytes.fromhex(id)] = Had(bool(acked), digest)
                 values = ",".join(["(?,?,?,?,?,0)"] * len(page))
                 db.execute(
                     f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET attempt = excluded.attempt",
-                    [field for row in page for field in (document, row.id, row.content, row.digest, attempt)],
+                    [field for number, attempt, row in page for field in (number, *row, attempt)],
                 )
-        return had
+
+    def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None:
+        """These chunks were found in the document again, as they are."""
+        with self._transaction() as db:
+            for page in _pages(ids, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(
+                    f"UPDATE chunks SET attempt = ? WHERE document = ? AND id IN ({marks})", (attempt, document, *page)
+                )
 
     def same_content(self, contents: Sequence[int], before: int) -> dict[int, bytes]:
         """For each content that a run before this one brought into the index: the id of a chunk that holds it."""
         found: dict[int, bytes] = {}
-        with self._mutex:
-            assert self._db is not None
-            for page in _pages(contents, ROWS):
-                marks = ",".join("?" * len(page))
+        for page in _pages(contents, ROWS):
+            marks = ",".join("?" * len(page))
+            with self._mutex:
                 for content, id in _one_step(
-                    self._db,
+                    self._open(),
                     f"content, hex(id) FROM chunks WHERE content IN ({marks}) AND acked BETWEEN 1 AND ?",
                     *page,
                     before - 1,

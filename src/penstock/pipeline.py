@@ -318,7 +318,7 @@ class Session:
         for ids in sink.ids():
             for start in range(0, len(ids), sink.max_rows):
                 points = sink.fetch(ids[start : start + sink.max_rows])
-                begun = {uri: ledger.begin(uri, run) for uri in {point.chunk.uri for point in points}}
+                begun = ledger.begin(sorted({point.chunk.uri for point in points}), run)
                 rows = [
                     (begun[p.chunk.uri].document, begun[p.chunk.uri].attempt, row_of_stored(p.chunk)) for p in points
                 ]

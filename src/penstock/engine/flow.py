@@ -31,6 +31,7 @@ from penstock.engine.tracker import (
     Filled,
     Gone,
     InFlight,
+    Kept,
     Load,
     Marked,
     Parsed,
@@ -232,7 +233,7 @@ class Flow:
         items = [item for item in items if self._in_flight.enter(item.uri, wait=self.setup.feed)]
         known = ledger.known([item.uri for item in items])
         unchanged: list[int] = []
-        sent = 0
+        work: list[Item] = []
         for item in items:
             before = known.get(item.uri)
             if (
@@ -243,15 +244,17 @@ class Flow:
             ):
                 unchanged.append(before.document)
                 self._in_flight.leave(item.uri)
-                continue
-            with self._lock:
-                self._queued += item.size or 0
-            self._items.put(Document(item, epoch), item.nbytes)
-            sent += 1
+            else:
+                work.append(item)
         if unchanged:
             ledger.saw(unchanged, run)
             self.counters.add(unchanged=len(unchanged))
-        return sent
+        begun = ledger.begin([item.uri for item in work], run) if work else {}
+        for item in work:
+            with self._lock:
+                self._queued += item.size or 0
+            self._items.put(Document(item, begun[item.uri], epoch), item.nbytes)
+        return len(work)
 
     def _tell(self, event: Event) -> None:
         self._commits.put(event, event_size(event))
@@ -264,13 +267,12 @@ class Flow:
                 self._read(document)
 
     def _read(self, document: Document) -> None:
-        """Open, parse, chunk, name, admit; a piece at a time."""
+        """Open, parse, chunk, name; a piece at a time."""
         item = document.item
         sent = 0
         try:
             chunker = self.setup.ready()
-            document.number, document.attempt, document.had = self.setup.ledger.begin(item.uri, self.setup.run)
-            document.began = time.time()
+            document.since = time.time()
             parsed = self.setup.parse(item)
             document.facts.update(
                 parser=parsed.parser, media_type=parsed.media_type, bytes=item.size or 0, chunks=0, tokens=0
@@ -333,24 +335,27 @@ class Flow:
             self._queued -= amount
 
     def _send(self, document: Document, batch: Sequence[tuple[Chunk, Row]]) -> int:
-        """Have the ledger admit the chunks; send on those that the index does not have as they are. Gives how many."""
+        """Send on those that the index does not have as they are. Gives how many."""
         if self._stop.is_set():
             raise Broken("stopped")
         if not batch:
             return 0
-        setup = self.setup
-        had = setup.ledger.admit(document.number, document.attempt, [row for _, row in batch], fresh=not document.had)
+        setup, begun = self.setup, document.begun
+        had = setup.ledger.had(begun.document, [row.id for _, row in batch]) if begun.had else {}
         new: list[Load] = []
         moved: list[tuple[Load, bytes]] = []
-        kept = 0
+        kept: list[bytes] = []
         for chunk, row in batch:
-            before = had.get(row.id)
-            if before is None or not before.acked:
+            digest = had.get(row.id)
+            if digest is None:
                 new.append(Load(document, row, chunk))
-            elif before.digest != row.digest:
+            elif digest != row.digest:
                 moved.append((Load(document, row, chunk), row.id))
             else:
-                kept += 1
+                kept.append(row.id)
+        if kept:
+            self._tell(Kept(document, kept))
+            self.counters.add(kept=len(kept))
         if setup.sink.readable:
             if new and self._history:
                 same = setup.ledger.same_content([load.row.content for load in new], before=setup.run)
@@ -360,12 +365,11 @@ class Flow:
                 new += self._read_back(moved)
         else:
             new += [load for load, _ in moved]
-        self.counters.add(kept=kept)
         document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
         document.facts["tokens"] = int(document.facts["tokens"]) + sum(chunk.length for chunk, _ in batch)
         if new:
             self._chunks.put(new, sum(load.chunk.nbytes for load in new))
-        return len(batch) - kept
+        return len(batch) - len(kept)
 
     def _read_back(self, moved: Sequence[tuple[Load, bytes]]) -> list[Load]:
         """Send chunks whose vectors the index has, under this id or another, past the model; gives those it has not."""
@@ -448,6 +452,7 @@ class Flow:
                     held += size
             ready, buffer = buffer[: sink.max_rows], buffer[sink.max_rows :]
             if ready:
+                self.setup.ledger.intend([one.entry for one in ready])
                 self._put(ready)
                 size = sum(one.point.nbytes for one in ready)
                 inbox.release(size)

@@ -24,33 +24,18 @@ from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.progress import Counters
 from penstock.engine.stage import Patience
 from penstock.errors import MassDeletion
-from penstock.ledger import DONE, FAILED, OPEN, SKIPPED, Ending, Failure, Ledger, Row
+from penstock.ledger import DONE, FAILED, OPEN, SKIPPED, Begun, Ending, Failure, Ledger, Row
 from penstock.records import Chunk, Item, Point
 
 
 class Document:
     """One document on its way. Its fields from `total` on belong to the commit stage."""
 
-    __slots__ = (
-        "attempt",
-        "began",
-        "epoch",
-        "facts",
-        "failed",
-        "had",
-        "item",
-        "number",
-        "passing",
-        "settled",
-        "skipped",
-        "total",
-    )
+    __slots__ = ("begun", "epoch", "facts", "failed", "item", "passing", "settled", "since", "skipped", "total")
 
-    def __init__(self, item: Item, epoch: int) -> None:
-        self.item, self.epoch = item, epoch
-        self.number = self.attempt = 0
-        self.had = False
-        self.began = time.time()
+    def __init__(self, item: Item, begun: Begun, epoch: int) -> None:
+        self.item, self.begun, self.epoch = item, begun, epoch
+        self.since = time.time()
         self.facts: dict[str, int | str] = {}
         self.total: int | None = None
         self.settled = 0
@@ -72,11 +57,23 @@ class Filled(NamedTuple):
     row: Row
     point: Point
 
+    @property
+    def entry(self) -> tuple[int, int, Row]:
+        """For the ledger."""
+        return self.document.begun.document, self.document.begun.attempt, self.row
+
 
 class Acked(NamedTuple):
     """The sink took these."""
 
     filled: Sequence[Filled]
+
+
+class Kept(NamedTuple):
+    """The index has these chunks of the document already, as they are."""
+
+    document: Document
+    ids: Sequence[bytes]
 
 
 class Parsed(NamedTuple):
@@ -111,11 +108,14 @@ class Marked(NamedTuple):
     cursor: str | None
 
 
-Event = Acked | Parsed | Failed | Gone | Marked
+Event = Acked | Kept | Parsed | Failed | Gone | Marked
 
 
 def event_size(event: Event) -> int:
-    return 200 * len(event.filled) if isinstance(event, Acked) else 400
+    match event:
+        case Acked(many) | Kept(_, many):
+            return 200 * len(many)
+    return 400
 
 
 class InFlight:
@@ -199,9 +199,7 @@ class Committer:
         if acked:
             with self.gate:
                 self.patience.call("flush", self.sink.flush)
-            self.ledger.acknowledge(
-                [(filled.document.number, filled.document.attempt, filled.row) for filled in acked], self.run
-            )
+            self.ledger.acknowledge([filled.entry for filled in acked], self.run)
             self.counters.add(written=len(acked))
         failures = [event.failure for event in events if isinstance(event, Failed)]
         if failures:
@@ -214,6 +212,8 @@ class Committer:
                     for one in filled:
                         one.document.settled += 1
                         touched[id(one.document)] = one.document
+                case Kept(document, ids):
+                    self.ledger.keep(document.begun.document, document.begun.attempt, ids)
                 case Parsed(document, total):
                     document.total = total
                     touched[id(document)] = document
@@ -247,11 +247,13 @@ class Committer:
                 self.counters.add(skipped=1)
             else:
                 state = DONE
-                if document.had:
-                    self._remove_stale(document.number)
-                self.counters.add(documents=1, added=0 if document.had else 1)
+                if document.begun.had:
+                    self._remove_stale(document.begun.document)
+                self.counters.add(documents=1, added=0 if document.begun.had else 1)
             endings.append(
-                Ending(document.number, document.item.uri, document.item.fingerprint, state, facts, document.began)
+                Ending(
+                    document.begun.document, document.item.uri, document.item.fingerprint, state, facts, document.since
+                )
             )
         if endings:
             self.ledger.finish(endings)
