@@ -19,7 +19,28 @@ from penstock.records import NOTHING, Block, Gap, Item
 LARGEST = 32 << 20
 DEEPEST = 256
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)")
-_FLAT = set(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr", "p", "li", "dt", "dd", "td", "th", "tr", "option"])
+_FLAT = frozenset(
+    {
+        "area",
+        "base",
+        "br",
+        "col",
+        "dd",
+        "dt",
+        "embed",
+        "hr",
+        "img",
+        "input",
+        "li",
+        "link",
+        "meta",
+        "option",
+        "p",
+        "param",
+    }
+    | {"source", "td", "th", "tr", "track", "wbr"}
+)
+"""Elements that hold nothing, or are closed by the next of their kind."""
 _META = re.compile(rb"<meta[^>]{0,300}?charset\s*=\s*[\"']?\s*([\w.:-]{1,40})", re.IGNORECASE)
 _HEADING = re.compile(r"<h([1-6])>(.*?)</h\1>\s*", re.DOTALL)
 _MARKUP = re.compile(r"</?(?:h[1-6]|p|ul|ol|li|pre|br)(?:\s[^<>]*)?/?>")
@@ -48,16 +69,17 @@ def declared(data: bytes) -> str | None:
         return None
 
 
-def blocks(text: str, metadata: Mapping[str, Any] = NOTHING) -> Iterator[Block]:
+def blocks(text: str, metadata: Mapping[str, Any] = NOTHING, *, whole: bool = False) -> Iterator[Block]:
+    """Text under its headings: the main content, or with `whole` everything (a chapter, a letter)."""
     tree = HTMLTree.parse(shallow(text))
     title = " ".join((tree.title or "").split())[:500]
-    if title:
+    if title and "title" not in metadata:
         metadata = {**metadata, "title": title}
-    main = extract_plain_text(tree, preserve_formatting="minimal_html", main_content=True, alt_texts=False)
+    main = "" if whole else _extract(tree, main=True)
     if len(main) < _WORTH:
-        whole = extract_plain_text(tree, preserve_formatting="minimal_html", main_content=False, alt_texts=False)
-        if len(main) < len(whole) // 2:
-            main = whole
+        everything = _extract(tree, main=False)
+        if len(main) < len(everything) // 2:
+            main = everything
     path: list[tuple[int, str]] = []
     start = 0
     for found in _HEADING.finditer(main):
@@ -69,6 +91,10 @@ def blocks(text: str, metadata: Mapping[str, Any] = NOTHING) -> Iterator[Block]:
         if heading:
             path.append((level, heading))
     yield from _section(main[start:], path, metadata)
+
+
+def _extract(tree: HTMLTree, *, main: bool) -> str:
+    return str(extract_plain_text(tree, preserve_formatting="minimal_html", main_content=main, alt_texts=False))
 
 
 def _section(markup: str, path: list[tuple[int, str]], metadata: Mapping[str, Any]) -> Iterator[Block]:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
 from penstock.errors import ParseError
@@ -44,12 +44,11 @@ def separated(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
         if not any(row):
             continue
         if not names:
-            names = [name.strip() or f"column {n}" for n, name in enumerate(row, 1)]
+            names = header(row)
             continue
         number += 1
-        text = "".join(f"{name}: {value.strip()}\n" for name, value in _paired(names, row) if value.strip())
-        if text:
-            yield _row(text, number)
+        if text := labelled(names, row):
+            yield Block(text, unit=True, metadata={"row": number})
 
 
 def lines(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
@@ -70,14 +69,21 @@ def lines(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
             continue
         good += 1
         if text:
-            yield _row(text, number)
+            yield Block(text + "\n", unit=True, metadata={"row": number})
     yield from gaps
     if number and not good:
         raise ParseError("no line of it is valid JSON")
 
 
-def _row(text: str, number: int) -> Block:
-    return Block(text + "\n", unit=True, metadata={"row": number})
+def header(row: Sequence[str]) -> list[str]:
+    return [name.strip() or f"column {n}" for n, name in enumerate(row, 1)]
+
+
+def labelled(names: Sequence[str], row: Sequence[str]) -> str:
+    """A row as text: `column: value` a line, empty ones left out, and a blank line after it."""
+    pairs = ((names[n] if n < len(names) else f"column {n + 1}", value.strip()) for n, value in enumerate(row))
+    text = "".join(f"{name}: {value}\n" for name, value in pairs if value)
+    return text and text + "\n"
 
 
 class _Rows:
@@ -142,11 +148,6 @@ def _delimiter(sample: str) -> str:
         return (of.count(usual) / len(of) if usual else 0.0, usual)
 
     return max(counts, key=score)
-
-
-def _paired(names: list[str], row: list[str]) -> Iterator[tuple[str, str]]:
-    for n, value in enumerate(row):
-        yield (names[n] if n < len(names) else f"column {n + 1}"), value
 
 
 def _flat(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:

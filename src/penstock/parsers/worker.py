@@ -50,15 +50,8 @@ def reply(replies: BinaryIO, seconds: int, frame: Frame) -> None:
 
 def serve(request: Frame, send: Callable[[Frame], None]) -> None:
     path = request["path"]
-    item = Item(
-        request["uri"],
-        "",
-        partial(open, path, "rb"),
-        os.path.getsize(path),
-        request["media_type"],
-        path,
-        request["metadata"],
-    )
+    size = os.path.getsize(path)
+    item = Item(request["uri"], "", partial(_open, path), size, request["media_type"], path, request["metadata"])
     try:
         send({"started": True})
         for part in _parts(request, item):

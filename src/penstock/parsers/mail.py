@@ -1,0 +1,59 @@
+"""Mail: the body as text, the subject as its heading; sender, date and names of attachments are metadata. Isolated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from email import policy
+from email.message import EmailMessage
+from email.parser import BytesParser
+from typing import Any, BinaryIO
+
+from penstock.errors import LimitExceeded
+from penstock.parsers.html import blocks
+from penstock.parsers.text import cut, decode
+from penstock.records import Block, Item
+
+LARGEST = 128 << 20
+
+
+def parse(stream: BinaryIO, item: Item) -> Iterator[Block]:
+    if (item.size or 0) > LARGEST:
+        raise LimitExceeded(f"a message of more than {LARGEST >> 20} MiB")
+    message = BytesParser(policy=policy.default).parse(stream)
+    assert isinstance(message, EmailMessage)
+    said = {name: " ".join(str(message.get(name, "")).split())[:500] for name in ("subject", "from", "to", "date")}
+    names = [str(part.get_filename() or part.get_content_type())[:200] for part in message.iter_attachments()]
+    metadata: dict[str, Any] = {name: value for name, value in said.items() if value}
+    if names:
+        metadata["attachments"] = names[:100]
+    yield from letter(said["subject"], _body(message, "plain"), _body(message, "html"), metadata)
+
+
+def letter(subject: str, plain: str, html: str, metadata: dict[str, Any]) -> Iterator[Block]:
+    """A message's blocks: its plain text if it has some, else what its HTML says."""
+    headings = (subject[:200],) if subject else ()
+    if subject:
+        yield Block(subject + "\n\n", headings=headings, metadata=metadata)
+    if plain.strip():
+        for part in cut(plain.replace("\r\n", "\n")):
+            yield Block(part, headings=headings, metadata=metadata)
+    elif html:
+        for block in blocks(html, {**metadata, "title": subject}, whole=True):
+            yield Block(block.text, headings=headings + block.headings, metadata=metadata)
+
+
+def _body(message: EmailMessage, kind: str) -> str:
+    part = message.get_body((kind,))
+    if part is None:
+        return ""
+    data = part.get_payload(decode=True)
+    # the declared charset is tried, not trusted
+    return decode(data, _known(part.get_content_charset())) if isinstance(data, bytes) else ""
+
+
+def _known(charset: str | None) -> str | None:
+    try:
+        "".encode(charset or "")
+    except (LookupError, ValueError):
+        return None
+    return charset

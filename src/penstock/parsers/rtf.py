@@ -1,0 +1,23 @@
+"""Rich text by striprtf. Needs the extra `office`; runs isolated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from striprtf.striprtf import rtf_to_text
+
+from penstock.errors import LimitExceeded
+from penstock.parsers.text import cut
+from penstock.records import Block, Item
+
+LARGEST = 64 << 20
+
+
+def parse(stream: BinaryIO, item: Item) -> Iterator[Block]:
+    data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise LimitExceeded(f"more than {LARGEST >> 20} MiB of rich text")
+    # RTF is ASCII with escapes; stray bytes are of the code page it names, which striprtf looks up itself
+    for part in cut(rtf_to_text(data.decode("latin-1"), errors="replace")):
+        yield Block(part)
