@@ -1,0 +1,487 @@
+"""What every sink must do, as tests. Subclass, and say how to reach one:
+
+    class TestLance(SinkSuite):
+        @pytest.fixture
+        def make_sink(self, tmp_path): return lambda: LanceSink(f"lance://{tmp_path}/index")
+
+        @pytest.fixture
+        def make_index(self, tmp_path): return lambda: LanceIndex(f"lance://{tmp_path}/index")
+
+`make_sink()` gives a new sink, not open, of the same place each time, which is empty when a test begins. Leave
+`make_index` out where there is no search. `shared = False` says that other processes cannot see the place;
+`secret` is the password or key that `make_sink` gives, if there is one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.contracts import Index, Sink
+from penstock.errors import PenstockError, SinkError, SpaceMismatch, UsageError
+from penstock.records import VECTOR, Chunk, Dense, Manifest, Metadata, MultiVector, Point, Space, Sparse, Vector
+
+MakeSink = Callable[[], Sink]
+MakeIndex = Callable[[], Index]
+
+DIM = 8
+URI = 'file:///docs/it\'s "quoted" \\ and 100%25 naïve.md'
+ODD: Metadata = {
+    "nested": {"list": [1, 2.5, None, {"deep": [[], {}]}], "empty": {}},
+    "null": None,
+    "no": False,
+    "date": "2026-11-21T02:00:00+01:00",
+    "größe – 🌊": "Δ 漢字 \u202e \x07",
+    "quote'\"\\": "'; DROP TABLE chunks; --",
+    "large": 2**53 - 1,
+    "k" * 300: "v" * 3000,
+    "": "",
+}
+
+_CHILD = """
+import pickle, sys
+sink, manifest, task = pickle.load(sys.stdin.buffer)
+sink.open(manifest)
+task(sink)
+"""
+
+
+def point(n: int, *, kind: type[Vector] = Dense, dim: int = DIM, version: int = 0, **fields: Any) -> Point:
+    """The nth of a series of points; another version of it has the same id, and other text and vector."""
+    rng = np.random.default_rng([n, version])
+    given: dict[str, Any] = {"text": f"text {n}, version {version}", "uri": f"file:///docs/{n // 50}.md"}
+    chunk = Chunk(id=f"{n:032x}", ordinal=n, span=(10 * n, 10 * n + 9), **(given | fields))
+    return Point(chunk, {VECTOR: _vector(rng, kind, dim)})
+
+
+def _vector(rng: np.random.Generator, kind: type[Vector], dim: int) -> Vector:
+    if kind is Sparse:
+        values = rng.random(3, dtype=np.float32)
+        return Sparse(np.sort(rng.choice(dim, 3, replace=False)).astype(np.int32), values / np.linalg.norm(values))
+    matrix = rng.standard_normal((int(rng.integers(2, 5)) if kind is MultiVector else 1, dim), dtype=np.float32)
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    return MultiVector(matrix) if kind is MultiVector else Dense(matrix[0])
+
+
+def everything(sink: Sink) -> dict[str, Point]:
+    """All that a sink gives back, by id."""
+    found: dict[str, Point] = {}
+    for page in sink.ids():
+        points = sink.fetch(page)
+        assert sorted(p.id for p in points) == sorted(page), "ids and fetch disagree"
+        twice = [p.id for p in points if p.id in found]
+        assert not twice, f"ids are listed twice: {twice[:3]}"
+        found.update((p.id, p) for p in points)
+    return found
+
+
+def same(found: Point, wanted: Point) -> None:
+    """The point came back as it was, to the bit."""
+    assert found.chunk == wanted.chunk
+    assert dict(found.chunk.metadata) == dict(wanted.chunk.metadata)
+    a, b = found.vectors[VECTOR], wanted.vectors[VECTOR]
+    assert type(a) is type(b)
+    assert a.values.dtype == np.float32
+    assert a.values.shape == b.values.shape
+    assert a.values.tobytes() == b.values.tobytes(), "the vector came back changed"
+    if isinstance(a, Sparse) and isinstance(b, Sparse):
+        assert a.indices.tolist() == b.indices.tolist()
+
+
+def holds(sink: Sink, wanted: Sequence[Point]) -> None:
+    """The sink holds these points and no other."""
+    sink.flush()
+    assert sink.count() == len(wanted)
+    if not sink.readable:
+        return
+    found = everything(sink)
+    assert found.keys() == {p.id for p in wanted}
+    for p in wanted:
+        same(found[p.id], p)
+
+
+def write_and_flush(sink: Sink) -> None:
+    sink.write([point(n) for n in range(100)])
+    sink.flush()
+
+
+def write_flush_and_die(sink: Sink) -> None:
+    write_and_flush(sink)
+    os.kill(os.getpid(), 9)
+
+
+def print_what_is_there(sink: Sink) -> None:
+    print(sink.count(), sum(len(page) for page in sink.ids()) if sink.readable else -1)
+
+
+class SinkSuite:
+    kind: type[Vector] = Dense
+    shared = True
+    secret: str | None = None
+
+    @pytest.fixture
+    def make_sink(self) -> MakeSink:
+        pytest.fail("the suite needs a fixture make_sink")
+
+    @pytest.fixture
+    def make_index(self) -> MakeIndex:
+        pytest.skip("no search here")
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest(Space("a model", DIM, "f" * 32, "256 tokens", kind=self.kind.__name__), owner="ledger 1")
+
+    def points(self, *numbers: int, **fields: Any) -> list[Point]:
+        return [point(n, kind=self.kind, **fields) for n in numbers]
+
+    def opened(self, make_sink: MakeSink) -> Sink:
+        sink = make_sink()
+        sink.open(self.manifest)
+        return sink
+
+    def readable(self, make_sink: MakeSink) -> Sink:
+        sink = self.opened(make_sink)
+        if not sink.readable:
+            sink.close()
+            pytest.skip("this sink only takes points")
+        return sink
+
+    # ------------------------------------------------------------ upsert and delete
+
+    def test_writing_again_changes_nothing(self, make_sink: MakeSink) -> None:
+        """The same batch twice, and once more through another instance, is the batch once."""
+        points = self.points(*range(20))
+        with self.opened(make_sink) as sink:
+            sink.write(points)
+            sink.write(points)
+            holds(sink, points)
+        with self.opened(make_sink) as sink:
+            sink.write(points[5:15])
+            holds(sink, points)
+
+    def test_the_newest_of_an_id_counts(self, make_sink: MakeSink) -> None:
+        """A write replaces the point of that id: text, vector, metadata and all."""
+        with self.opened(make_sink) as sink:
+            sink.write(self.points(*range(10), metadata={"old": 1, "both": 1}, page=4, headings=("Old",)))
+            sink.flush()
+            new = self.points(*range(3, 6), version=1, metadata={"new": 2, "both": 2})
+            sink.write(new)
+            old = self.points(0, 1, 2, 6, 7, 8, 9, metadata={"old": 1, "both": 1}, page=4, headings=("Old",))
+            holds(sink, old + new)
+
+    def test_an_id_twice_in_a_batch(self, make_sink: MakeSink) -> None:
+        """The last one counts, whether the id was there before or not."""
+        with self.opened(make_sink) as sink:
+            sink.write(self.points(1))
+            batch = self.points(1, 2, version=1) + self.points(3) + self.points(2, 1, version=2)
+            sink.write(batch)
+            holds(sink, self.points(1, 2, version=2) + self.points(3))
+
+    def test_deletes_what_is_there(self, make_sink: MakeSink) -> None:
+        """Absent ids are no error; the rest goes and stays away; it can be written again."""
+        with self.opened(make_sink) as sink:
+            sink.write(self.points(*range(10)))
+            sink.delete([p.id for p in self.points(2, 3, 99)] + ['not an id, it\'s a "trap"'])
+            sink.delete([p.id for p in self.points(2)])
+            holds(sink, self.points(0, 1, *range(4, 10)))
+        with self.opened(make_sink) as sink:
+            sink.write(self.points(2, version=1))
+            holds(sink, self.points(0, 1, *range(4, 10)) + self.points(2, version=1))
+
+    def test_empty_batches(self, make_sink: MakeSink) -> None:
+        """Nothing written, nothing deleted and nothing fetched is fine, in an empty index too."""
+        with self.opened(make_sink) as sink:
+            sink.write([])
+            sink.delete([])
+            sink.delete(["absent"])
+            holds(sink, [])
+            if sink.readable:
+                assert list(sink.fetch([])) == []
+
+    def test_the_largest_batch(self, make_sink: MakeSink) -> None:
+        """A batch of `max_rows`, written, overwritten and deleted in one call each."""
+        with self.opened(make_sink) as sink:
+            numbers = range(sink.max_rows)
+            sink.write(self.points(*numbers))
+            sink.write(self.points(*numbers, version=1))
+            sink.flush()
+            assert sink.count() == sink.max_rows
+            sink.delete([p.id for p in self.points(*numbers)])
+            holds(sink, [])
+
+    # ------------------------------------------------------------ round trips
+
+    def test_metadata_comes_back(self, make_sink: MakeSink) -> None:
+        """Nested, null, unicode, hostile and long: equal to what was written; no keys of an older version."""
+        with self.readable(make_sink) as sink:
+            sink.write(self.points(1, metadata={"older": True}))
+            points = self.points(1, metadata=ODD) + self.points(2, metadata={}) + self.points(3, metadata={"": None})
+            sink.write(points)
+            holds(sink, points)
+
+    def test_every_field_comes_back(self, make_sink: MakeSink) -> None:
+        """Uri, page, headings, span and image, absent and present, empty and odd."""
+        with self.readable(make_sink) as sink:
+            points = [
+                *self.points(1, uri=URI, page=0, headings=("A 'heading'", "", "Zwölf – 漢字")),
+                *self.points(2, page=None, headings=(), text=""),
+                *self.points(3, page=2**31, image=bytes(range(256)), text="\x00 a NUL \r\n\t\u2028 🌊"),
+                *self.points(4, image=b""),
+            ]
+            points.append(replace(points[0], chunk=replace(points[0].chunk, id="f" * 32, span=(2**40, 2**40 + 1))))
+            sink.write(points)
+            holds(sink, points)
+
+    def test_long_texts(self, make_sink: MakeSink) -> None:
+        """Texts up to a megabyte, or to the sink's limit."""
+        with self.readable(make_sink) as sink:
+            size = min(sink.max_text or 1 << 20, 1 << 20) // 4
+            points = self.points(1, text="🌊" * size) + self.points(2, text="x" * (4 * size))
+            sink.write(points)
+            holds(sink, points)
+
+    def test_tokens_are_not_missed(self, make_sink: MakeSink) -> None:
+        """Token ids are for the embedder: a chunk that has them is written all the same."""
+        with self.opened(make_sink) as sink:
+            points = self.points(1, 2, tokens=(1, 2, 3))
+            sink.write(points)
+            holds(sink, points)
+
+    def test_pages_of_many(self, make_sink: MakeSink) -> None:
+        """5,000 points: counted, listed once each, in more than one page, and fetched."""
+        points = self.points(*range(5000))
+        with self.readable(make_sink) as sink:
+            for start in range(0, len(points), min(sink.max_rows, 1000)):
+                sink.write(points[start : start + min(sink.max_rows, 1000)])
+            holds(sink, points)
+            assert max(len(page) for page in sink.ids()) < 5000
+
+    def test_fetch_leaves_absent_ids_out(self, make_sink: MakeSink) -> None:
+        """What is not there is not in the answer; an id asked for twice is there once."""
+        with self.readable(make_sink) as sink:
+            points = self.points(1, 2)
+            sink.write(points)
+            sink.flush()
+            found = sink.fetch(["absent", points[1].id, "it's", points[1].id])
+            assert [p.id for p in found] == [points[1].id]
+            same(found[0], points[1])
+
+    # ------------------------------------------------------------ refusals
+
+    def test_refuses_another_dimension(self, make_sink: MakeSink) -> None:
+        """A vector of another length is an error, and nothing of it is kept."""
+        if self.kind is Sparse:
+            pytest.skip("sparse vectors have no fixed length")
+        with self.opened(make_sink) as sink:
+            with pytest.raises(SinkError):
+                sink.write(self.points(1, dim=DIM + 1))
+            holds(sink, [])
+
+    def test_refuses_another_space(self, make_sink: MakeSink) -> None:
+        """Another model, dimension, metric or chunking is told before anything is written, with both named."""
+        with self.opened(make_sink) as sink:
+            sink.write(self.points(1))
+            sink.flush()
+        space = self.manifest.space
+        others = [
+            replace(space, model="another model", fingerprint="e" * 32),
+            replace(space, dim=DIM * 2),
+            replace(space, metric="dot"),
+            replace(space, chunking="512 tokens"),
+        ]
+        for other in others:
+            with make_sink() as sink, pytest.raises(SpaceMismatch) as raised:
+                sink.open(Manifest(other))
+            assert space.model in str(raised.value)
+            assert other.model in str(raised.value)
+        with self.opened(make_sink) as sink:
+            holds(sink, self.points(1))
+
+    def test_needs_to_be_open(self, make_sink: MakeSink) -> None:
+        """Written to before it is open, a sink says so."""
+        with make_sink() as sink, pytest.raises(PenstockError):
+            sink.write(self.points(1))
+
+    # ------------------------------------------------------------ lifecycle and manifest
+
+    def test_the_manifest_is_kept(self, make_sink: MakeSink) -> None:
+        """None before there is an index; afterwards what was opened with, before any `open`, until replaced."""
+        assert make_sink().manifest() is None
+        self.opened(make_sink).close()
+        assert make_sink().manifest() == self.manifest
+        with make_sink() as sink:
+            sink.open(Manifest(self.manifest.space, owner="ledger 2"))
+        assert make_sink().manifest() == self.manifest, "only replace_manifest changes the owner"
+        with self.opened(make_sink) as sink:
+            sink.replace_manifest(Manifest(self.manifest.space, owner="ledger 2"))
+            assert sink.manifest() == Manifest(self.manifest.space, owner="ledger 2")
+        assert make_sink().manifest() == Manifest(self.manifest.space, owner="ledger 2")
+
+    def test_close_is_idempotent(self, make_sink: MakeSink) -> None:
+        """Closed twice, or without having been open; and opened again."""
+        sink = make_sink()
+        sink.close()
+        sink.open(self.manifest)
+        sink.write(self.points(1))
+        sink.flush()
+        sink.close()
+        sink.close()
+        sink.open(self.manifest)
+        holds(sink, self.points(1))
+        sink.close()
+
+    def test_pickles_before_open(self, make_sink: MakeSink) -> None:
+        """A sink goes to another process as its arguments."""
+        with pickle.loads(pickle.dumps(make_sink())) as sink:
+            sink.open(self.manifest)
+            sink.write(self.points(1))
+            holds(sink, self.points(1))
+        assert sink.url == make_sink().url
+
+    def test_tells_no_secret(self, make_sink: MakeSink) -> None:
+        """The url is one to show, and neither it nor the repr holds a password or a key."""
+        sink = make_sink()
+        assert "://" in sink.url
+        if self.secret is not None:
+            assert self.secret not in sink.url + repr(sink)
+
+    def test_what_was_flushed_is_seen(self, make_sink: MakeSink) -> None:
+        """After a flush a second instance, and one that was open all along, see all of it."""
+        with self.opened(make_sink) as writer:
+            writer.write(self.points(1))
+            writer.flush()
+            with self.readable(make_sink) as reader:
+                holds(reader, self.points(1))
+                writer.write(self.points(1, 2, version=1))
+                writer.delete([p.id for p in self.points(2)])
+                writer.flush()
+                holds(reader, self.points(1, version=1))
+
+    def test_maintenance_changes_nothing(self, make_sink: MakeSink) -> None:
+        """After `maintain` all is as before, and stays so when written to."""
+        with self.opened(make_sink) as sink:
+            for n in range(12):
+                sink.write(self.points(n, n + 1, version=n % 2))
+            sink.delete([p.id for p in self.points(0)])
+            wanted = [point(n, kind=self.kind, version=n % 2) for n in range(1, 12)]
+            wanted += self.points(12, version=1)
+            holds(sink, wanted)
+            sink.maintain()
+            holds(sink, wanted)
+            sink.write(self.points(3, version=7))
+            holds(sink, [*(p for p in wanted if p.chunk.ordinal != 3), *self.points(3, version=7)])
+
+    # ------------------------------------------------------------ other processes
+
+    def in_another_process(self, sink: Sink, task: Callable[[Sink], None]) -> subprocess.CompletedProcess[bytes]:
+        if not self.shared:
+            pytest.skip("other processes cannot see this store")
+        path = os.pathsep.join(filter(None, sys.path))
+        return subprocess.run(
+            [sys.executable, "-c", _CHILD],
+            input=pickle.dumps((sink, self.manifest, task)),
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": path},
+            timeout=60,
+        )
+
+    def test_a_second_process_reads_meanwhile(self, make_sink: MakeSink) -> None:
+        """Another process sees what was flushed while this one has the sink open, and goes on writing."""
+        with self.readable(make_sink) as sink:
+            sink.write(self.points(*range(30)))
+            sink.flush()
+            done = self.in_another_process(make_sink(), print_what_is_there)
+            assert done.stdout.split() == [b"30", b"30"], done.stderr.decode()
+            sink.write(self.points(30))
+            holds(sink, self.points(*range(31)))
+
+    def test_a_kill_after_a_flush_loses_nothing(self, make_sink: MakeSink) -> None:
+        """The process is gone with SIGKILL right after `flush` returned; all it wrote is there."""
+        if self.kind is not Dense:
+            pytest.skip("done once, with dense vectors")
+        done = self.in_another_process(make_sink(), write_flush_and_die)
+        assert done.returncode == -9, done.stderr.decode()
+        with self.opened(make_sink) as sink:
+            holds(sink, self.points(*range(100)))
+            sink.write(self.points(*range(90, 110)))
+            holds(sink, self.points(*range(110)))
+
+    # ------------------------------------------------------------ search
+
+    def searched(self, make_sink: MakeSink, make_index: MakeIndex, points: Sequence[Point]) -> Index:
+        with self.opened(make_sink) as sink:
+            sink.write(points)
+            sink.flush()
+        index = make_index()
+        index.open()
+        return index
+
+    def test_search_finds_the_nearest_first(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """Scores are cosines (for many vectors their MaxSim), in order; hits carry the whole chunk."""
+        points = self.points(*range(200), metadata={"a": [1]}, page=2, headings=("H",))
+        with self.searched(make_sink, make_index, points) as index:
+            assert index.count() == 200
+            assert index.manifest() == self.manifest
+            query = point(7, kind=self.kind, version=1).vectors[VECTOR]
+            hits = index.search(query, k=10)
+            wanted = sorted(points, key=lambda p: -similarity(query, p.vectors[VECTOR]))[:10]
+            assert [h.score for h in hits] == pytest.approx(
+                [similarity(query, p.vectors[VECTOR]) for p in wanted], abs=1e-4
+            )
+            assert [h.chunk for h in hits] == [p.chunk for p in wanted]
+            assert len(index.search(query, k=1000)) == 200 or self.kind is Sparse
+            assert sorted(p.id for p in index.fetch([points[3].id, "absent"])) == [points[3].id]
+
+    def test_search_within(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """`where` narrows before the nearest are chosen; quotes in a uri are no trouble; other fields are refused."""
+        odd = self.points(*range(300, 303), uri=URI, page=9)
+        with self.searched(make_sink, make_index, self.points(*range(200)) + odd) as index:
+            query = self.points(5)[0].vectors[VECTOR]
+            assert {h.chunk.id for h in index.search(query, where={"uri": URI})} == {p.id for p in odd}
+            assert {h.chunk.id for h in index.search(query, where={"page": 9, "uri": URI})} == {p.id for p in odd}
+            assert len(index.search(query, k=200, where={"uri": "file:///docs/1.md"})) == 50
+            assert index.search(query, where={"uri": "' OR '1'='1"}) == []
+            with pytest.raises(UsageError):
+                index.search(query, where={"no such field": 1})
+
+    def test_search_sees_what_is_written(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """An open index finds what was written since, and no more what was deleted."""
+        with self.searched(make_sink, make_index, self.points(1, 2)) as index, self.opened(make_sink) as sink:
+            sink.write(self.points(3))
+            sink.delete([p.id for p in self.points(1)])
+            sink.flush()
+            hits = index.search(self.points(3)[0].vectors[VECTOR])
+            assert [h.chunk.ordinal for h in hits] == [3, 2]
+            assert index.count() == 2
+
+    def test_search_refuses_another_dimension(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """A query of another model is told, not answered."""
+        if self.kind is Sparse:
+            pytest.skip("sparse vectors have no fixed length")
+        with self.searched(make_sink, make_index, self.points(1)) as index, pytest.raises(SinkError):
+            index.search(point(1, kind=self.kind, dim=DIM + 1).vectors[VECTOR])
+
+    def test_no_index_is_told(self, make_index: MakeIndex) -> None:
+        """Where there is nothing, opening says so."""
+        with make_index() as index, pytest.raises(SinkError):
+            index.open()
+
+
+def similarity(query: Vector, found: Vector) -> float:
+    """What a score has to be: the cosine, for many vectors the sum of each one's best, for sparse ones the product."""
+    if isinstance(query, Sparse) and isinstance(found, Sparse):
+        other = dict(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+        pairs = zip(query.indices.tolist(), query.values.tolist(), strict=True)
+        return math.fsum(value * other.get(index, 0.0) for index, value in pairs)
+    a, b = (np.atleast_2d(v.values).astype(np.float64) for v in (query, found))
+    a, b = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (a, b))
+    return float((a @ b.T).max(axis=1).sum())

@@ -1,0 +1,177 @@
+"""Sinks for tests: one that keeps nothing, and one that makes another fail as planned."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from penstock.contracts import Sink
+from penstock.errors import Rejected, SinkError, TooLarge, Transient
+from penstock.records import Dense, Manifest, MultiVector, Point, Sparse
+
+
+class NothingSink(Sink):
+    """Takes anything, counts it and keeps nothing: what is measured with it is all but the store."""
+
+    accepts = frozenset({Dense, MultiVector, Sparse})
+    max_rows = 4096
+    readable = False
+
+    def __init__(self, url: str = "nothing://") -> None:
+        self._url = url
+        self._manifest: Manifest | None = None
+        self.written = self.deleted = self.bytes = self.writes = self.flushes = 0
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def manifest(self) -> Manifest | None:
+        return self._manifest
+
+    def open(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+
+    def write(self, points: Sequence[Point]) -> None:
+        self.writes += 1
+        self.written += len(points)
+        self.bytes += sum(point.nbytes for point in points)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self.deleted += len(ids)
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+    def count(self) -> int:
+        return self.written - self.deleted
+
+
+class Died(BaseException):
+    """What a sink raises that takes its process with it: no engine catches it by mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, and in which of the calls of `write`, counted from 0."""
+
+    transient: frozenset[int] = frozenset()
+    """Fails before it writes anything, for now."""
+    half: frozenset[int] = frozenset()
+    """Writes the first half of the batch, then fails, for now."""
+    after: frozenset[int] = frozenset()
+    """Writes all of it, then fails, for now: the acknowledgement got lost."""
+    dies: frozenset[int] = frozenset()
+    """Writes all of it, then raises Died."""
+    broken: frozenset[int] = frozenset()
+    """Fails for good."""
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Ids that can never be written, and why."""
+    max_rows: int | None = None
+    """Batches of more are TooLarge."""
+    seconds: float = 0.0
+    """How long each call takes at least."""
+    away: tuple[int, float] | None = None
+    """From this call on, the store cannot be reached for so many seconds."""
+    flush: frozenset[int] = frozenset()
+    """The calls of `flush` that fail, for now."""
+
+
+class FaultySink(Sink):
+    """Another sink, failing as planned; what passes reaches the real one. `calls` tells how often it was asked."""
+
+    def __init__(self, real: Sink, faults: Faults) -> None:
+        self.real, self.faults = real, faults
+        self.accepts, self.writers, self.readable = real.accepts, real.writers, real.readable
+        self.max_rows, self.max_bytes, self.max_text = real.max_rows, real.max_bytes, real.max_text
+        self.calls = self.flushes = self.failures = 0
+        self._lock = threading.Lock()
+        self._back: float | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def write(self, points: Sequence[Point]) -> None:
+        faults = self.faults
+        with self._lock:
+            call, self.calls = self.calls, self.calls + 1
+        time.sleep(faults.seconds)
+        self._reach(call)
+        if faults.max_rows is not None and len(points) > faults.max_rows:
+            self._fail(TooLarge(f"{len(points)} points in one batch, {faults.max_rows} at most"))
+        if call in faults.broken:
+            self._fail(SinkError("the store is broken"))
+        if call in faults.transient:
+            self._fail(Transient("the store is busy"))
+        if call in faults.half:
+            self.real.write(points[: len(points) // 2])
+            self._fail(Transient("the store failed in the middle of a batch"))
+        refused = {point.id: faults.refuses[point.id] for point in points if point.id in faults.refuses}
+        self.real.write([point for point in points if point.id not in refused])
+        if call in faults.dies:
+            self._fail(Died("died after writing"))
+        if call in faults.after:
+            self._fail(Transient("the acknowledgement got lost"))
+        if refused:
+            self._fail(Rejected(refused))
+
+    def _reach(self, call: int) -> None:
+        if self.faults.away is None or call < self.faults.away[0]:
+            return
+        with self._lock:
+            if self._back is None:
+                self._back = time.monotonic() + self.faults.away[1]
+        if time.monotonic() < self._back:
+            self._fail(Transient("the store is away"))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self.failures += 1
+        raise error
+
+    def flush(self) -> None:
+        with self._lock:
+            call, self.flushes = self.flushes, self.flushes + 1
+        if call in self.faults.flush:
+            self._fail(Transient("the store could not flush"))
+        self.real.flush()
+
+    @property
+    def url(self) -> str:
+        return self.real.url
+
+    def manifest(self) -> Manifest | None:
+        return self.real.manifest()
+
+    def open(self, manifest: Manifest) -> None:
+        self.real.open(manifest)
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        self.real.replace_manifest(manifest)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self.real.delete(ids)
+
+    def count(self) -> int:
+        return self.real.count()
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        return self.real.ids()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        return self.real.fetch(ids)
+
+    def maintain(self) -> None:
+        self.real.maintain()
+
+    def close(self) -> None:
+        self.real.close()

@@ -1,0 +1,55 @@
+"""`memory://` keeps the promises of a sink, for all three kinds of vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from penstock.contracts import Index
+from penstock.records import Dense, MultiVector, Sparse
+from penstock.sinks.memory import MemoryIndex, MemorySink, forget
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
+
+URL = "memory://suite"
+
+
+class TestMemory(SinkSuite):
+    shared = False
+
+    @pytest.fixture
+    def make_sink(self) -> Iterator[MakeSink]:
+        yield lambda: MemorySink(URL)
+        forget(URL)
+
+    @pytest.fixture
+    def make_index(self) -> MakeIndex:
+        def make() -> Index:
+            return MemoryIndex(URL)
+
+        return make
+
+
+class TestMemoryMultiVector(TestMemory):
+    kind = MultiVector
+
+
+class TestMemorySparse(TestMemory):
+    kind = Sparse
+
+
+def test_a_copy_is_kept() -> None:
+    """An embedder may fill its arrays anew: what was written stays."""
+    import numpy as np
+
+    from penstock.records import VECTOR
+    from penstock.testing.sink_suite import point
+
+    array = np.ones(8, dtype=np.float32)
+    written = point(1)
+    sink = MemorySink(URL)
+    sink.open(TestMemory().manifest)
+    sink.write([type(written)(written.chunk, {VECTOR: Dense(array)})])
+    array[:] = 0
+    assert sink.fetch([written.id])[0].vectors[VECTOR].values.sum() == 8
+    forget(URL)
