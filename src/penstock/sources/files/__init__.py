@@ -12,8 +12,10 @@ from penstock.contracts import Source
 from penstock.errors import SourceError, UsageError
 from penstock.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.registry import scheme
+from penstock.sources.files.address import Address
 from penstock.sources.files.globs import Selection
 from penstock.sources.files.local import LocalTree, path_of
+from penstock.sources.files.remote import RemoteTree
 
 __all__ = ["Files"]
 
@@ -91,14 +93,18 @@ class Files(Source):
             # A root inside another one is told once, by itself.
             skip = [os.path.realpath(path) for path in (*self._skip, *others) if not scheme(path)]
             return LocalTree(root, self._selection, self._follow_links, skip)
-        raise UsageError(f"unknown source {root!r}")
+        if scheme(root) in ("http", "https"):
+            from penstock.sources.files.web import WebFile  # brings http and ssl: 20 ms nobody else should wait
+
+            return WebFile(root)
+        return RemoteTree(root, self._selection, [Address(other, {}).uri for other in others], self._storage)
 
     @property
     def name(self) -> str:
         told = [("include", glob) for glob in sorted(self._selection.include)]
         told += [("exclude", glob) for glob in sorted(self._selection.exclude)]
         told += [(flag, "1") for flag, set_ in self._flags() if set_]
-        roots = " ".join(sorted(tree.uri for tree in self._trees))
+        roots = " ".join(sorted(tree.uri.replace(" ", "%20") for tree in self._trees))
         return f"{roots}?{urlencode(told)}" if told else roots
 
     def _flags(self) -> list[tuple[str, bool]]:

@@ -9,7 +9,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from operator import attrgetter
 from typing import BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -215,13 +215,17 @@ class LocalTree:
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    found = os.scandir(folder)
-    head = list(islice(found, SORTED))
-    if len(head) == SORTED:
-        return chain(head, found)
-    found.close()
+    with os.scandir(folder) as found:
+        head = list(islice(found, SORTED + 1))
+    if len(head) > SORTED:
+        return _as_they_come(folder)
     head.sort(key=attrgetter("name"))
     return iter(head)
+
+
+def _as_they_come(folder: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        yield from found
 
 
 def _identity(folder: str) -> _Identity:

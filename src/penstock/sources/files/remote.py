@@ -1,0 +1,206 @@
+"""A file or a folder in any store that fsspec knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO, cast
+from uuid import uuid4
+
+from penstock.errors import MissingExtra, SourceError, UsageError
+from penstock.records import Item, Unreadable, Upsert
+from penstock.registry import SOURCES
+from penstock.sources.files.address import Address
+from penstock.sources.files.globs import Selection
+
+READ = 4 << 20
+"""Bytes asked for at once. fsspec's own default for S3 is 50 MiB for each open file, outside any budget."""
+
+_VERSIONS = ("ETag", "etag", "generation", "version_id", "content_md5", "md5Hash", "sha", "checksum")
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "modificationTime", "created")
+_Info = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """Opens a file that was listed. fsspec's file systems pickle, and are one again in each process."""
+
+    fs: Any
+    path: str
+
+    def __call__(self) -> BinaryIO:
+        return cast(BinaryIO, self.fs.open(self.path, "rb", block_size=READ))
+
+    def __repr__(self) -> str:
+        return f"RemoteFile({self.path!r})"
+
+
+class RemoteTree:
+    """One root: a folder, bucket or prefix with all beneath it, or a single file.
+
+    `skip`: uris of other roots inside this one.
+    """
+
+    def __init__(self, url: str, selection: Selection, skip: Iterable[str], storage: Mapping[str, Any]) -> None:
+        self._address = Address(url, storage)
+        if self._address.signed:
+            raise UsageError(f"a signed url opens over https:// only: {self._address.uri}")
+        self.uri = self._address.uri
+        self.passed_over: Counter[str] = Counter()
+        self._selection = selection
+        self._skip = frozenset(skip)
+        self._storage = dict(storage)
+        self._connected: tuple[Any, str] | None = None
+
+    def _connect(self) -> tuple[Any, str]:
+        if self._connected is None:
+            try:
+                from fsspec.core import url_to_fs
+
+                # A cached listing is yesterday's, and grows with the store.
+                fs, path = url_to_fs(self._address.url, **{"use_listings_cache": False, **self._storage})
+            except ImportError as error:
+                extra = SOURCES.get(self._address.scheme, ("", None))[1]
+                if extra is None:
+                    raise UsageError(f"{self.uri}: {error}") from None
+                raise MissingExtra(f"{self._address.scheme}://", extra) from None
+            except Exception as error:  # drivers raise what they like, and may quote a password
+                raise SourceError(f"cannot connect to {self.uri}: {self._address.cause(error)}") from None
+            self._connected = fs, path.rstrip("/")
+        return self._connected
+
+    def check(self) -> None:
+        self._root()
+
+    def _root(self) -> _Info:
+        fs, path = self._connect()
+        try:
+            return cast(_Info, fs.info(path))
+        except Exception as error:
+            raise SourceError(f"cannot read {self.uri}: {self._address.cause(error)}") from None
+
+    def walk(self) -> Iterator[Upsert | Unreadable]:
+        fs, path = self._connect()
+        root = self._root()
+        if root["type"] == "file":
+            yield Upsert(self._item(fs, self.uri, root))
+            return
+        listed = self._pages(fs, path) if hasattr(fs, "call_s3") else self._folders(fs, path)
+        for found in listed:
+            if isinstance(found, Unreadable):
+                yield found
+                continue
+            below = found["name"][len(path) + 1 :]
+            uri = f"{self.uri}/{below}"
+            if not self._selection.hidden and (below[0] == "." or "/." in below):
+                self.passed_over["hidden"] += 1
+            elif uri in self._skip or not self._selection.takes(below):
+                self.passed_over["excluded"] += 1
+            elif found["type"] != "file":
+                self.passed_over["special"] += 1
+            else:
+                yield Upsert(self._item(fs, uri, found))
+
+    def _folders(self, fs: Any, path: str) -> Iterator[_Info | Unreadable]:
+        """Folder by folder: in memory are one folder's entries and the folders still to come."""
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            below = folder[len(path) + 1 :]
+            try:
+                entries = sorted(fs.ls(folder, detail=True), key=lambda info: str(info["name"]))
+            except FileNotFoundError as error:
+                if folder == path:
+                    yield Unreadable(self.uri + "/", self._address.cause(error), listing=True)
+                continue  # gone since its parent was read
+            except Exception as error:  # drivers raise what they like
+                yield Unreadable(f"{self.uri}/{below}".rstrip("/") + "/", self._address.cause(error), listing=True)
+                continue
+            folders = []
+            for info in entries:
+                name = info["name"].rstrip("/")
+                if name == folder or not name.startswith(folder):
+                    continue  # a store's mark for the folder itself
+                if info["type"] != "directory":
+                    yield info
+                elif self._enters(name[len(path) + 1 :]):
+                    folders.append(name)
+            pending.extend(reversed(folders))
+
+    def _enters(self, below: str) -> bool:
+        if not self._selection.hidden and below.rpartition("/")[2].startswith("."):
+            self.passed_over["hidden"] += 1
+        elif f"{self.uri}/{below}" in self._skip or not self._selection.enters(below):
+            self.passed_over["excluded"] += 1
+        else:
+            return True
+        return False
+
+    def _pages(self, fs: Any, path: str) -> Iterator[_Info | Unreadable]:
+        """S3 by pages of 1,000 keys in the order of their names: a bucket with millions in one prefix is common,
+        and `ls` would hold them all."""
+        bucket, _, prefix = path.partition("/")
+        asked = {"Bucket": bucket, "Prefix": prefix and prefix + "/", **fs.req_kw}
+        after: dict[str, str] = {}
+        while True:
+            try:
+                page = fs.call_s3("list_objects_v2", **asked, **after)
+            except Exception as error:  # drivers raise what they like
+                yield Unreadable(self.uri + "/", self._address.cause(error), listing=True)
+                return
+            for key in page.get("Contents", ()):
+                if not key["Key"].endswith("/"):  # a console's mark for a folder
+                    name = f"{bucket}/{key['Key']}"
+                    if self._skip and self._within_skip(f"{self.uri}/{name[len(path) + 1 :]}"):
+                        self.passed_over["excluded"] += 1
+                    else:
+                        yield {"name": name, "type": "file", "size": key["Size"], "ETag": key["ETag"]}
+            if not page.get("IsTruncated"):
+                return
+            after = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _within_skip(self, uri: str) -> bool:
+        return any(uri.startswith(skipped + "/") for skipped in self._skip)
+
+    def holds(self, uri: str) -> bool:
+        return uri == self.uri or uri.startswith(self.uri + "/")
+
+    def lookup(self, uri: str) -> Item | None:
+        if uri.endswith("/"):
+            raise SourceError(f"a folder, which the next listing will read again: {uri}")
+        below = uri[len(self.uri) + 1 :]
+        if not self.holds(uri) or ".." in below.split("/"):
+            raise SourceError(f"not within {self.uri}: {uri}")
+        self.check()
+        fs, path = self._connect()
+        try:
+            info = fs.info(f"{path}/{below}" if below else path)
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise SourceError(f"cannot read {uri}: {self._address.cause(error)}") from None
+        if info["type"] != "file" or (below and not self._selection.wants(below)):
+            return None
+        return self._item(fs, uri, info)
+
+    def _item(self, fs: Any, uri: str, info: _Info) -> Item:
+        size = info.get("size")
+        return Item(uri, _fingerprint(info, size), RemoteFile(fs, info["name"]), size)
+
+
+def _fingerprint(info: _Info, size: int | None) -> str:
+    for key in _VERSIONS:
+        if info.get(key):
+            return f"{size}-{str(info[key]).strip(chr(34))}"
+    for key in _TIMES:
+        if info.get(key):
+            when = info[key]
+            return f"{size}-{when.timestamp() if isinstance(when, datetime) else when}"
+    return unknown()
+
+
+def unknown() -> str:
+    """A fingerprint like no other: where a store says nothing of versions, the content is read again each time."""
+    return f"unknown-{uuid4().hex}"
