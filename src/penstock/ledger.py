@@ -302,12 +302,15 @@ class Ledger:
         return found
 
     def intend(self, rows: Sequence[tuple[int, int, Row]]) -> None:
-        """These may be in the sink from now on: (document, attempt, row)."""
+        """These may be in the sink from now on: (document, attempt, row).
+
+        What the sink has beside a vector is in doubt until the acknowledgement: no digest equals 0.
+        """
         with self._transaction() as db:
             for page in _pages(rows, ROWS):
                 values = ",".join(["(?,?,?,?,?,0)"] * len(page))
                 db.execute(
-                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET attempt = excluded.attempt",
+                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET attempt = excluded.attempt, digest = 0",
                     [field for number, attempt, row in page for field in (number, *row, attempt)],
                 )
 
