@@ -1,0 +1,319 @@
+"""`parquet://`: a folder of Parquet files, for DuckDB, Polars, Spark and whatever comes next.
+
+Files are written once. So an overwritten point is there twice, the later one counts, and a deletion is a note:
+
+    part-00000007.parquet    rows, in the order they were written
+    part-00000007.gone       JSON: which ids were deleted, each with how many rows of part 7 were there by then
+    _penstock.json           the manifest
+
+A row counts if its id is in no later row and in no later note. At the end of a run `maintain` rewrites the parts that
+hold rows which do not count, and small ones where there are many: after that `*.parquet` is the index, plainly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from penstock.contracts import Sink
+from penstock.errors import SinkError, Transient
+from penstock.records import Dense, Manifest, MultiVector, Point, Space
+from penstock.sinks import manifests, rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+EXAMPLE = "parquet://./folder or parquet:///srv/folder"
+PART_ROWS = 50_000
+PART_BYTES = 64 << 20
+SMALL_PARTS = 16
+"""So many parts of less than half the size are put together."""
+IDS_AT_ONCE = 100_000
+"""How many ids are compared at a time to find the rows that count: what bounds the memory of reading."""
+
+
+@contextmanager
+def _errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Transient(f"{url}: {error.filename or error} went away: the folder is being rewritten") from error
+    except (OSError, ValueError) as error:
+        raise SinkError(f"{url}: {error}") from error
+
+
+class _Folder:
+    """The files, and which of their rows count."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[list[str], dict[str, Any]] | None = None
+
+    def names(self, ending: str) -> list[str]:
+        return sorted(name for name in os.listdir(self.path) if name.startswith("part-") and name.endswith(ending))
+
+    def next_number(self) -> int:
+        return max((int(name[5:13]) for name in os.listdir(self.path) if name.startswith("part-")), default=0) + 1
+
+    def open(self, name: str) -> Any:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetFile(self.path / name)
+
+    def gone(self, name: str) -> dict[str, int]:
+        found: dict[str, int] = json.loads((self.path / name).read_bytes())
+        return found
+
+    def live(self) -> dict[str, Any]:
+        """A mask a part. Files never change, so their names tell whether it is as before."""
+        import numpy as np
+
+        parts, notes = self.names(".parquet"), self.names(".gone")
+        if self._seen is not None and self._seen[0] == parts + notes:
+            return self._seen[1]
+        masks = {}
+        for name in parts:
+            with self.open(name) as file:
+                masks[name] = np.zeros(file.metadata.num_rows, dtype=bool)
+        stems = sorted({name[:13] for name in parts + notes})
+        passes = sum(map(len, masks.values())) // IDS_AT_ONCE + 1
+        for turn in range(passes):
+            newest: dict[str, tuple[str, int]] = {}
+            for stem in stems:
+                if (name := f"{stem}.parquet") in masks:
+                    for position, id in enumerate(self._ids(name)):
+                        if passes == 1 or crc32(id.encode()) % passes == turn:
+                            newest[id] = name, position
+                if f"{stem}.gone" in notes:
+                    for id, before in self.gone(f"{stem}.gone").items():
+                        if id in newest and newest[id] < (f"{stem}.parquet", before):
+                            del newest[id]
+            for name, position in newest.values():
+                masks[name][position] = True
+        self._seen = parts + notes, masks
+        return masks
+
+    def _ids(self, name: str) -> Iterator[str]:
+        with self.open(name) as file:
+            for batch in file.iter_batches(columns=["id"]):
+                yield from batch.column("id").to_pylist()
+
+    def tables(self, name: str, mask: Any, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of a part that count, one row group at a time."""
+        start = 0
+        with self.open(name) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=columns)
+                kept = mask[start : start + len(table)]
+                start += len(table)
+                if kept.any():
+                    yield table if kept.all() else table.filter(kept)
+
+
+class _Part:
+    """A part being written: row groups go to disk as they come, and the name is its own once it is whole."""
+
+    def __init__(self, folder: Path, number: int, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = folder / f"part-{number:08}.parquet"
+        self.rows = 0
+        self.gone: dict[str, int] = {}
+        self._temporary = folder / f".{self.path.name}.tmp"
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed by finish or drop
+        self._writer = pq.ParquetWriter(self._file, schema, compression="zstd", use_dictionary=["uri", "headings"])
+
+    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        self._writer.write(rows)
+        self.rows += len(rows)
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= PART_ROWS or len(self.gone) >= PART_ROWS or self._file.tell() >= PART_BYTES
+
+    def finish(self) -> None:
+        """Rows first, then the note of what is gone: between the two nothing is missing."""
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self.rows:
+            os.replace(self._temporary, self.path)
+            manifests.sync(self.path.parent)
+        else:
+            self._temporary.unlink()
+        if self.gone:
+            manifests.write_durably(self.path.with_suffix(".gone"), json.dumps(self.gone).encode())
+
+    def drop(self) -> None:
+        self._writer.close()
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class ParquetSink(Sink):
+    """A folder of Parquet files: `parquet://./folder`. One process writes at a time."""
+
+    accepts = frozenset({Dense, MultiVector})
+    max_rows = 4096
+
+    def __init__(self, url: str) -> None:
+        path, given = manifests.place(url, "parquet", EXAMPLE)
+        manifests.options(given, set(), url)
+        self._url, self._path = url, path
+        self._folder: _Folder | None = None
+        self._manifest: Manifest | None = None
+        self._part: _Part | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"ParquetSink({self._url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._url,)
+
+    @property
+    def _sidecar(self) -> Path:
+        return self._path / "_penstock.json"
+
+    def manifest(self) -> Manifest | None:
+        return manifests.read(self._sidecar, self._url)
+
+    def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
+        if kept := self.manifest():
+            manifests.agree(kept, manifest, self._url)
+        manifests.make_folder(self._path, self._url)
+        with _errors(self._url):
+            if kept is None:
+                if any(self._path.glob("*.parquet")):
+                    raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; name another folder")
+                manifests.keep(self._sidecar, manifest)
+            for torn in self._path.glob(".part-*.tmp"):  # a run died while it wrote them
+                torn.unlink()
+        self._folder, self._manifest = _Folder(self._path), kept or manifest
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        with _errors(self._url):
+            manifests.keep(self._sidecar, manifest)
+        self._manifest = manifest
+
+    def _opened(self) -> tuple[_Folder, Space]:
+        if self._folder is None or self._manifest is None:
+            raise SinkError(f"{self._url} is not open")
+        return self._folder, self._manifest.space
+
+    def _current(self) -> _Part:
+        folder, space = self._opened()
+        if self._part is None:
+            self._part = _Part(folder.path, folder.next_number(), rows.schema(space))
+        return self._part
+
+    def _finish(self) -> None:
+        if (part := self._part) is not None:
+            self._part = None
+            part.finish()
+
+    def write(self, points: Sequence[Point]) -> None:
+        _, space = self._opened()
+        batch = rows.Batch(points, space, self._url)
+        if batch.rows:
+            with self._lock, _errors(self._url):
+                part = self._current()
+                part.write(batch.arrow())
+                if part.full:
+                    self._finish()
+        batch.finish()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        self._opened()
+        if ids:
+            with self._lock, _errors(self._url):
+                part = self._current()
+                part.gone.update(dict.fromkeys(ids, part.rows))
+                if part.full:
+                    self._finish()
+
+    def flush(self) -> None:
+        self._opened()
+        with self._lock, _errors(self._url):
+            self._finish()
+
+    def count(self) -> int:
+        folder, _ = self._opened()
+        with _errors(self._url):
+            return sum(int(mask.sum()) for mask in folder.live().values())
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        folder, _ = self._opened()
+        with _errors(self._url):
+            for name, mask in folder.live().items():
+                for table in folder.tables(name, mask, ["id"]):
+                    yield table.column("id").to_pylist()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        folder, space = self._opened()
+        wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
+        found: list[Point] = []
+        with _errors(self._url):
+            for name, mask in folder.live().items():
+                there = mask & _among(folder, name, wanted, pc)
+                if there.any():
+                    for table in folder.tables(name, there):
+                        found += [p for batch in table.combine_chunks().to_batches() for p in rows.points(batch, space)]
+        return found
+
+    def maintain(self) -> None:
+        """Rewrite what holds rows that do not count, or is cut too small; then let the old files go, notes last."""
+        folder, space = self._opened()
+        self.flush()
+        with self._lock, _errors(self._url):
+            masks, notes = folder.live(), folder.names(".gone")
+            small = [name for name, mask in masks.items() if len(mask) < PART_ROWS // 2]
+            old = [n for n, mask in masks.items() if not mask.all() or (n in small and len(small) > SMALL_PARTS)]
+            part: _Part | None = None
+            try:
+                for name in old:
+                    for table in folder.tables(name, masks[name]):
+                        part = part or _Part(folder.path, folder.next_number(), rows.schema(space))
+                        part.write(table)
+                        if part.full:
+                            part.finish()
+                            part = None
+                if part:
+                    part.finish()
+            except BaseException:
+                if part:
+                    part.drop()
+                raise
+            for name in old + notes:
+                (folder.path / name).unlink()
+                manifests.sync(folder.path)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._part is not None:  # what was not flushed was promised to nobody
+                self._part.drop()
+        self._part = self._folder = None
+
+
+def _among(folder: _Folder, name: str, wanted: Any, pc: Any) -> Any:
+    import numpy as np
+
+    with folder.open(name) as file:
+        ids = file.read(columns=["id"]).column("id")
+    found = pc.is_in(ids, value_set=wanted)
+    return np.concatenate([c.to_numpy(zero_copy_only=False) for c in found.chunks] or [np.empty(0, bool)])

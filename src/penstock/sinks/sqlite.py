@@ -1,0 +1,282 @@
+"""`sqlite://`: one SQLite file searched by sqlite-vec, exactly. Small in memory: 46 MB at its peak, whatever it holds.
+
+`chunks` has the columns of `rows.COLUMNS`, `vectors` the embeddings under the same rowid, `meta` the manifest.
+The driver is apsw, since many a Python is built without loadable extensions.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from penstock.contracts import Index, Sink
+from penstock.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.sinks import manifests, rows
+
+EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
+PAGE = 500
+LARGEST_K = 4096
+"""What sqlite-vec answers at most."""
+
+_COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
+_SCHEMA = """
+CREATE TABLE chunks ("key" INTEGER PRIMARY KEY, "id" TEXT NOT NULL UNIQUE, "uri" TEXT NOT NULL,
+    "ordinal" INTEGER NOT NULL, "text" TEXT NOT NULL, "start" INTEGER NOT NULL, "end" INTEGER NOT NULL,
+    "page" INTEGER, "headings" TEXT NOT NULL, "metadata" TEXT NOT NULL, "image" BLOB);
+CREATE INDEX chunks_uri ON chunks(uri);
+CREATE TABLE meta (manifest TEXT NOT NULL);
+"""
+
+
+def _path(url: str) -> Path:
+    path, given = manifests.place(url, "sqlite", EXAMPLE)
+    manifests.options(given, set(), url)
+    return path
+
+
+def _kept(path: Path, url: str) -> Manifest | None:
+    """The manifest, by the standard library alone. A file that is locked or being made is one to wait for."""
+    if not path.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
+            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                return None
+            found = file.execute("SELECT manifest FROM meta").fetchone()
+    except sqlite3.Error as error:
+        raise SinkError(f"{url} cannot be read: {error}") from error
+    return manifests.from_json(found[0], url) if found else None
+
+
+class _File:
+    """A connection, and the lock that lets threads take turns with it."""
+
+    def __init__(self, path: Path, url: str, *, readonly: bool) -> None:
+        try:
+            import apsw
+            import sqlite_vec
+        except ImportError as error:
+            raise MissingExtra(f"{url} ({error.name})", "sqlite") from None
+        self.url, self._error, self._busy = url, apsw.Error, (apsw.BusyError, apsw.LockedError)
+        self._lock = threading.RLock()
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        with self.turn():
+            self.connection = apsw.Connection(str(path), flags=flags)
+            self.connection.set_busy_timeout(10_000)
+            self.connection.enable_load_extension(True)
+            self.connection.load_extension(sqlite_vec.loadable_path())
+            self.connection.enable_load_extension(False)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except self._busy as error:
+                raise Transient(f"{self.url}: {error}") from error
+            except self._error as error:
+                raise SinkError(f"{self.url}: {error}") from error
+
+    def all(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.turn():
+            return list(self.connection.execute(sql, bindings))
+
+    def count(self) -> int:
+        return int(self.all("SELECT count(*) FROM chunks")[0][0])
+
+    def fetch(self, ids: Sequence[str]) -> list[Point]:
+        found: list[Point] = []
+        wanted = list(dict.fromkeys(ids))
+        for start in range(0, len(wanted), PAGE):
+            page = wanted[start : start + PAGE]
+            sql = f"""SELECT {_COLUMNS}, embedding FROM chunks JOIN vectors ON vectors.rowid = chunks."key"
+                WHERE id IN ({_marks(page)})"""
+            found += [Point(rows.chunk(cells[:-1]), {VECTOR: _dense(cells[-1])}) for cells in self.all(sql, page)]
+        return found
+
+    def close(self) -> None:
+        with self.turn():
+            self.connection.close()
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _dense(blob: bytes) -> Dense:
+    import numpy as np
+
+    return Dense(np.frombuffer(blob, dtype=np.float32))
+
+
+class SqliteSink(Sink):
+    """One file: `sqlite://./notes.db`. Any number of processes read while one writes."""
+
+    max_rows = 1024
+
+    def __init__(self, url: str) -> None:
+        self._url, self._path = url, _path(url)
+        self._file: _File | None = None
+        self._manifest: Manifest | None = None
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"SqliteSink({self._url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._url,)
+
+    def manifest(self) -> Manifest | None:
+        return _kept(self._path, self._url)
+
+    def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.space, {"Dense"}, self._url)
+        if kept := self.manifest():
+            manifests.agree(kept, manifest, self._url)
+        manifests.make_folder(self._path.parent, self._url)
+        file = _File(self._path, self._url, readonly=False)
+        try:
+            with file.turn():
+                file.connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+                if kept is None:
+                    self._create(file, manifest)
+        except BaseException:
+            file.close()
+            raise
+        self._file, self._manifest = file, kept or manifest
+
+    def _create(self, file: _File, manifest: Manifest) -> None:
+        if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
+            raise SinkError(f"{self._url} is a database that is not Penstock's; name another file")
+        space = manifest.space
+        if space.metric not in ("cosine", "l2"):
+            raise UsageError(f"{self._url} knows the metrics cosine and l2, not {space.metric!r}")
+        with file.connection:
+            file.connection.execute(_SCHEMA)
+            embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
+            file.connection.execute(f"CREATE VIRTUAL TABLE vectors USING vec0({embedding})")
+            file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
+
+    def _opened(self) -> tuple[_File, Space]:
+        if self._file is None or self._manifest is None:
+            raise SinkError(f"{self._url} is not open")
+        return self._file, self._manifest.space
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        file, _ = self._opened()
+        file.all("UPDATE meta SET manifest = ?", (manifests.to_json(manifest),))
+        self._manifest = manifest
+
+    def write(self, points: Sequence[Point]) -> None:
+        file, space = self._opened()
+        batch = rows.Batch(points, space, self._url)
+        with file.turn(), file.connection:
+            self._remove(file, [cells[0] for cells in batch.rows])
+            marks = _marks(rows.COLUMNS)
+            for cells, vector in zip(batch.rows, batch.vectors, strict=True):
+                file.connection.execute(f"INSERT INTO chunks ({_COLUMNS}) VALUES ({marks})", cells)
+                key = file.connection.last_insert_rowid()
+                file.connection.execute("INSERT INTO vectors(rowid, embedding) VALUES (?, ?)", (key, vector.tobytes()))
+        batch.finish()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        file, _ = self._opened()
+        with file.turn(), file.connection:
+            self._remove(file, ids)
+
+    @staticmethod
+    def _remove(file: _File, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE]
+            keys = file.all(f'SELECT "key" FROM chunks WHERE id IN ({_marks(page)})', page)
+            file.connection.executemany("DELETE FROM vectors WHERE rowid = ?", keys)
+            file.connection.executemany('DELETE FROM chunks WHERE "key" = ?', keys)
+
+    def flush(self) -> None:
+        """Each write is a transaction, synced when it commits."""
+        self._opened()
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        file, _ = self._opened()
+        last = ""
+        while page := file.all("SELECT id FROM chunks WHERE id > ? ORDER BY id LIMIT ?", (last, PAGE)):
+            yield [id for (id,) in page]
+            last = page[-1][0]
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        return self._opened()[0].fetch(ids)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+
+class SqliteIndex(Index):
+    """Compares with every vector, or with those of the rows that `where` leaves."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._path = url, _path(url)
+        self._file: _File | None = None
+        self._manifest: Manifest | None = None
+
+    def __repr__(self) -> str:
+        return f"SqliteIndex({self._url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._url,)
+
+    def open(self) -> None:
+        self._manifest = self.manifest()
+        self._file = _File(self._path, self._url, readonly=True)
+
+    def manifest(self) -> Manifest:
+        if (kept := _kept(self._path, self._url)) is None:
+            raise SinkError(f"there is no index at {self._url}")
+        return kept
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+    def _opened(self) -> tuple[_File, Space]:
+        if self._file is None or self._manifest is None:
+            raise SinkError(f"{self._url} is not open")
+        return self._file, self._manifest.space
+
+    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        file, space = self._opened()
+        rows.check(vector, space, f"a query of {self._url}")
+        if k < 1:
+            return []
+        if k > LARGEST_K:
+            raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
+        terms = [f'"{name}" IS ?' for name, _ in rows.equals(where)]
+        within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {" AND ".join(terms)})' if terms else ""
+        sql = f"""WITH nearest AS (
+                SELECT rowid AS "key", distance FROM vectors WHERE embedding MATCH ? AND k = ? {within})
+            SELECT {_COLUMNS}, distance FROM nearest JOIN chunks USING ("key") ORDER BY distance"""
+        values = [value for _, value in rows.equals(where)]
+        assert isinstance(vector, Dense)
+        query = vector.values.astype("float32").tobytes()
+        found = file.all(sql, [query, k, *values])
+        best = 1.0 if space.metric == "cosine" else 0.0
+        return [Hit(best - cells[-1], rows.chunk(cells[:-1])) for cells in found]
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        return self._opened()[0].fetch(ids)
+
+    def count(self) -> int:
+        return self._opened()[0].count()

@@ -1,0 +1,45 @@
+"""`sqlite://` keeps the promises of a sink."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import SinkError
+from penstock.sinks.sqlite import SqliteIndex, SqliteSink
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
+
+pytest.importorskip("apsw")
+pytest.importorskip("sqlite_vec")
+
+
+class TestSqlite(SinkSuite):
+    @pytest.fixture
+    def make_sink(self, tmp_path: Path) -> MakeSink:
+        return lambda: SqliteSink(f"sqlite://{tmp_path}/in dex/notes.db")
+
+    @pytest.fixture
+    def make_index(self, tmp_path: Path) -> MakeIndex:
+        return lambda: SqliteIndex(f"sqlite://{tmp_path}/in dex/notes.db")
+
+
+def test_another_database_is_left_alone(tmp_path: Path) -> None:
+    """A file that holds someone else's tables is refused, and stays as it was."""
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as file:
+        file.execute("CREATE TABLE bills (amount)")
+    with SqliteSink(f"sqlite://{tmp_path}/theirs.db") as sink, pytest.raises(SinkError, match="not Penstock's"):
+        sink.open(TestSqlite().manifest)
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as file:
+        assert file.execute("SELECT name FROM sqlite_master").fetchall() == [("bills",)]
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    """Garbage where the database should be: one clear line."""
+    (tmp_path / "x.db").write_bytes(b"hello" * 1000)
+    sink = SqliteSink(f"sqlite://{tmp_path}/x.db")
+    with pytest.raises(SinkError, match="cannot be read"):
+        sink.manifest()
