@@ -7,7 +7,6 @@ parser, a chunker or an embedder.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -17,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from penstock.chunkers import ChunkSpec, bind, spec
 from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
 from penstock.engine.flow import Flow, Setup
 from penstock.engine.identity import row_of_stored
@@ -28,7 +28,6 @@ from penstock.ledger import FAILED, OPEN, SKIPPED, Ledger
 from penstock.records import Change, Delete, Manifest, Space, Upsert
 
 if TYPE_CHECKING:
-    from penstock.chunkers.text import Chunking
     from penstock.planning import Plan
     from penstock.verification import Verification
 
@@ -38,7 +37,6 @@ STATE = ".penstock"
 Paths = str | os.PathLike[str]
 SourceSpec = Paths | Sequence[Paths] | Source
 ModelSpec = str | Embedder | Callable[[list[str]], Any] | None
-ChunkSpec = str | int | Chunker | Callable[[str], Iterable[str]] | None
 
 
 @dataclass(frozen=True)
@@ -228,35 +226,11 @@ class Pipeline:
 
     def chunker(self) -> Chunker:
         """The chunker, bound to the model's tokenizer; the embedder must be open."""
-        from penstock.chunkers.functions import FunctionChunker
-        from penstock.chunkers.text import TextChunker
-
-        tokenizer = self.embedder.tokenizer
-        if self._chunk is None and tokenizer is not None:
-            return TextChunker(min(self._chunking().size, tokenizer.max_tokens), tokenizer=tokenizer)
-        if self._chunk is None or isinstance(self._chunk, str | int):
-            return TextChunker(*self._chunking(), tokenizer=tokenizer)
-        if inspect.isroutine(self._chunk):
-            return FunctionChunker(cast(Callable[[str], Iterable[str]], self._chunk))
-        if isinstance(self._chunk, TextChunker) and self._chunk.tokenizer is None:
-            return TextChunker(*self._chunk.chunking, tokenizer=tokenizer)
-        return cast(Chunker, self._chunk)
+        return bind(self._chunk, self.embedder.tokenizer)
 
     def space(self) -> Space:
         """What the index must be made of, known before anything is opened."""
-        if self._chunk is None or isinstance(self._chunk, str | int):
-            chunking = str(self._chunking())
-        else:
-            named = getattr(self._chunk, "__qualname__", type(self._chunk).__qualname__)
-            chunking = getattr(self._chunk, "spec", named)
-        return replace(self.embedder.describe(), chunking=chunking)
-
-    def _chunking(self) -> Chunking:
-        from penstock.chunkers.text import Chunking, parse_chunking
-
-        if self._chunk is None:
-            return Chunking(256, "tokens") if self.embedder.tokenizes else Chunking(1000, "characters")
-        return parse_chunking(str(self._chunk))
+        return replace(self.embedder.describe(), chunking=spec(self._chunk, tokens=self.embedder.tokenizes))
 
     def parser(self) -> Any:
         from penstock.parsers import Parsers

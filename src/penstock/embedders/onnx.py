@@ -32,6 +32,8 @@ class OnnxEmbedder(Embedder):
     at most what its position table holds. `workers`: by default as many as there are cores to use.
     """
 
+    tokenizes = True
+
     def __init__(
         self, model: str | Path | None = None, *, length: int | None = None, workers: int | None = None
     ) -> None:
@@ -39,21 +41,21 @@ class OnnxEmbedder(Embedder):
         self.length = length
         self.workers = workers or usable_cores()
         self._tokenizer: HFTokenizer | None = None
-        self._model: _Fused | _Exported | None = None
-        self._checkpoint: Checkpoint | None = None
+        self.session: _Fused | _Exported | None = None
+        self.checkpoint: Checkpoint | None = None
 
     def __repr__(self) -> str:
         return f"OnnxEmbedder({str(self.model or models.DEFAULT)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_tokenizer": None, "_model": None, "_checkpoint": None}
+        return self.__dict__ | {"_tokenizer": None, "session": None, "checkpoint": None}
 
     def describe(self) -> Space:
         checkpoint = self._load()
         return Space(model=checkpoint.name, dim=checkpoint.dim, fingerprint=_fingerprint(checkpoint))
 
     def open(self) -> None:
-        if self._model is not None:
+        if self.session is not None:
             return
         from penstock.embedders.tokenize import HFTokenizer
 
@@ -67,10 +69,10 @@ class OnnxEmbedder(Embedder):
             lowercase=checkpoint.lowercase,
             prompt=checkpoint.passage_prompt,
         )
-        self._model = _Fused(checkpoint) if checkpoint.fused else _Exported(checkpoint)
+        self.session = _Fused(checkpoint) if checkpoint.fused else _Exported(checkpoint)
 
     def close(self) -> None:
-        self._model = self._tokenizer = None
+        self.session = self._tokenizer = None
 
     @property
     def tokenizer(self) -> HFTokenizer | None:
@@ -109,27 +111,25 @@ class OnnxEmbedder(Embedder):
         return self._vectors(rows)
 
     def _load(self) -> Checkpoint:
-        if self._checkpoint is None:
+        if self.checkpoint is None:
             folder = models.resolve(self.model)
-            named = (
-                folder.name
-                if self.model and Path(self.model).expanduser() == folder
-                else str(self.model or models.DEFAULT)
-            )
-            self._checkpoint = checkpoints.load(folder, named)
-        return self._checkpoint
+            # What is kept with an index is resolved again by whoever searches it, from any folder.
+            given = self.model and Path(self.model).expanduser() == folder
+            named = str(folder.absolute()) if given else str(self.model or models.DEFAULT)
+            self.checkpoint = checkpoints.load(folder, named)
+        return self.checkpoint
 
     def _opened(self) -> tuple[HFTokenizer, Checkpoint]:
-        if self._tokenizer is None or self._checkpoint is None:
+        if self._tokenizer is None or self.checkpoint is None:
             raise EmbedError("the embedder is not open")
-        return self._tokenizer, self._checkpoint
+        return self._tokenizer, self.checkpoint
 
     def _vectors(self, rows: Sequence[Sequence[int]]) -> list[Dense]:
-        if self._model is None:
+        if self.session is None:
             raise EmbedError("the embedder is not open")
         found: list[Any] = [None] * len(rows)
         for places in batches([len(row) for row in rows], self.batch_tokens):
-            values = self._model.run([rows[i] for i in places])
+            values = self.session.run([rows[i] for i in places])
             for i, vector in zip(places, values, strict=True):
                 found[i] = Dense(vector)
         return found

@@ -31,6 +31,7 @@ class NothingEmbedder(Embedder):
         self.dim = dim
         self.workers = workers
         self._tokenizer = tokenizer
+        self.tokenizes = tokenizer is not None
         self._vectors: list[Dense] = []
 
     @property
