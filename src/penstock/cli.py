@@ -1,0 +1,677 @@
+"""The command line: parses, calls the library, prints.
+
+Nothing heavy is imported here at the top: `penstock --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from penstock import __version__
+from penstock.errors import MassDeletion, PenstockError, StageError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock.display import Display
+    from penstock.engine.progress import Progress, Report
+    from penstock.ledger import Ledger
+    from penstock.pipeline import Pipeline
+
+OK, INCOMPLETE, USAGE, FAILED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 141, 130
+EPILOG = """\
+exit status:
+  0    all well
+  1    done, but some documents or parts of them failed; or verify found differences; or explain found nothing
+  2    the command line or a setting cannot be meant
+  3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
+  130  stopped by Ctrl-C: run it again to go on
+  141  nobody reads the output any more
+
+Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    _print_anything()
+    try:
+        try:
+            args = make_parser().parse_args(argv)
+            status: int = args.command(args)
+        except SystemExit as end:  # argparse has said what there was to say
+            status = end.code if isinstance(end.code, int) else OK
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # What is left in the buffer would make the interpreter complain when it flushes at its end.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        _complain("stopped; what was written is kept. Run it again to go on from there")
+        _leave_if_busy()
+        return STOPPED
+    except Exception as error:
+        return _explain_error(error)
+
+
+def _explain_error(error: Exception) -> int:
+    if os.environ.get("PENSTOCK_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    _complain(_told(error))
+    return USAGE if isinstance(error, UsageError) else FAILED
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, StageError) and isinstance(error.__cause__, PenstockError):
+        where = "" if isinstance(error.__cause__, MassDeletion) else _at(error)
+        return f"{where}{error.__cause__}"
+    if isinstance(error, StageError):
+        cause = error.__cause__
+        return f"{_at(error)}{type(cause).__name__}: {cause} (PENSTOCK_DEBUG=1 shows where)"
+    if isinstance(error, PenstockError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (PENSTOCK_DEBUG=1 shows where)"
+
+
+def _at(error: StageError) -> str:
+    from penstock.display import place
+
+    return f"{error.stage}{' at ' + place(error.item) if error.item else ''}: "
+
+
+def _complain(what: str) -> None:
+    from penstock.display import clean
+
+    lines = [line for line in map(clean, what.split("\n")) if line]
+    with suppress(OSError, ValueError):  # stderr is closed: nobody is left to tell
+        print("penstock: " + "\n  ".join(lines), file=sys.stderr, flush=True)
+
+
+def _print_anything() -> None:
+    """Names of files may be in no encoding at all; what a stream cannot say is replaced."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _leave_if_busy() -> None:
+    """Threads that are still in native code would crash while the interpreter takes itself apart under them."""
+    if any(thread.name.startswith("penstock-") for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # a pipe that nobody reads
+                stream.flush()
+        os._exit(STOPPED)
+
+
+# ---------------------------------------------------------------- the grammar
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="penstock",
+        description="Streams documents through parse, chunk and embed into a vector database, inside a memory budget,"
+        " and keeps the index true to its source.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
+    parser.set_defaults(command=lambda _: _no_command(parser))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, does: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:])
+        made.set_defaults(command=run)
+        return made
+
+    ingest = command("ingest", "bring an index up to date with documents: only what changed is embedded", _ingest)
+    ingest.add_argument("path", metavar="PATH", nargs="+", help="a file, a folder or a url such as s3://bucket/docs")
+    _compose(ingest, required=True)
+    _permit(ingest)
+    _output(ingest)
+
+    toml = command("run", "bring an index up to date as a penstock.toml says", _run)
+    toml.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
+    _permit(toml)
+    _output(toml)
+
+    search = command("search", "find what an index holds on a question", _search)
+    search.add_argument("query", metavar="QUERY", help="the question, in words")
+    search.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
+    search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
+    search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
+    search.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
+    _json(search)
+
+    plan = command("plan", "say what a run would do, without embedding or writing", _plan)
+    plan.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the pipeline that the ledger knows")
+    _compose(plan, required=False)
+    _json(plan)
+
+    status = command("status", "say what the ledger knows: documents by state, chunks, last runs", _status)
+    _state(status)
+    _json(status)
+
+    failures = command("failures", "list what could not be read, parsed, embedded or written, and why", _failures)
+    _state(failures)
+    _json(failures)
+
+    retry = command("retry", "try again what failed or was skipped", _retry)
+    _state(retry)
+    _output(retry)
+
+    verify = command("verify", "hold source, ledger and index against each other, by ids", _verify)
+    verify.add_argument("--repair", action="store_true", help="mend what differs, with a run")
+    verify.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
+    _state(verify)
+    _output(verify)
+
+    explain = command("explain", "say where a point of the index comes from", _explain)
+    explain.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
+    _state(explain)
+    _json(explain)
+
+    models = command("models", "list the models that are here, or fetch one", _models)
+    _json(models)
+    actions = models.add_subparsers(metavar="ACTION", parser_class=_Parser)
+    does = "get a model, unless it is here"
+    fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
+    fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
+    fetch.set_defaults(command=_fetch)
+    return parser
+
+
+def _compose(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--into", metavar="URL", required=required, help="the index: lance://./index")
+    parser.add_argument("--model", metavar="M", help="a sentence-transformers model: a name or a folder")
+    parser.add_argument("--chunk", metavar="SIZE", help='how documents are cut: "256 tokens", "1000 characters"')
+    parser.add_argument("--memory", metavar="SIZE", help="the most bytes in flight (512MiB)")
+    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; may come again")
+    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; may come again")
+    parser.add_argument("--hidden", action="store_true", default=None, help="hidden files and folders as well")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="documents read at once (as many as cores)")
+    _state(parser)
+
+
+def _permit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow-mass-delete", action="store_true", help="let the run delete most of the index")
+    parser.add_argument("--adopt", action="store_true", help="take over an index that another ledger filled")
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    _json(group)
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+def _json(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines: one JSON object a line, on stdout")
+
+
+def _state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", metavar="FILE", help="the ledger (one a pipeline, under .penstock/)")
+
+
+def _positive(text: str) -> int:
+    with suppress(ValueError):
+        if (number := int(text)) > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def _no_command(parser: argparse.ArgumentParser) -> int:
+    parser.print_help(sys.stderr)
+    return USAGE
+
+
+# ---------------------------------------------------------------- commands that run
+
+
+def _ingest(args: argparse.Namespace) -> int:
+    return _bring(_pipeline(args), args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from penstock.pipeline import Pipeline
+
+    return _bring(Pipeline.from_toml(args.file), args)
+
+
+def _bring(pipeline: Pipeline, args: argparse.Namespace) -> int:
+    return _go(
+        pipeline, args, lambda tell: pipeline.run(tell, allow_mass_delete=args.allow_mass_delete, adopt=args.adopt)
+    )
+
+
+def _retry(args: argparse.Namespace) -> int:
+    from penstock.pipeline import Pipeline
+
+    pipeline = Pipeline.from_state(_ledger_path(args))
+    return _go(pipeline, args, pipeline.retry)
+
+
+def _go(pipeline: Pipeline, args: argparse.Namespace, work: Callable[[Callable[[Progress], None]], Report]) -> int:
+    with _shown(pipeline, args) as tell:
+        report = work(tell)
+    if args.json:
+        _emit({"event": "report", "ok": _status_of(report) == OK, **report.to_json()})
+    elif not args.quiet:
+        _show_report(report, pipeline)
+    return _status_of(report)
+
+
+def _show_report(report: Report, pipeline: Pipeline) -> None:
+    from penstock.display import report_text, say
+
+    say(report_text(report, again=_again(pipeline.ledger.path)))
+    if report.status == "done" and not report.complete and not pipeline.source.feed:
+        _complain("the source could not be listed whole, so nothing was deleted on the strength of it")
+
+
+def _status_of(report: Report) -> int:
+    if report.status == "stopped":
+        return STOPPED
+    return OK if report.ok and not report.counts["gaps"] else INCOMPLETE
+
+
+@contextmanager
+def _shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
+    from penstock.display import display, place
+
+    title = f"{place(pipeline.source.name)} → {pipeline.sink.url}"
+    with display(title, as_json=args.json, quiet=args.quiet) as shown, _interruptible(shown):
+        yield shown
+
+
+@contextmanager
+def _interruptible(shown: Display) -> Iterator[None]:
+    """Ctrl-C: the first lets what is in flight run out, the second gives up, the third does not even tidy."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    presses = 0
+
+    def pressed(number: int, at: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 2:
+            os._exit(STOPPED)
+        shown.stopping()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from penstock.display import rows_text, say
+    from penstock.pipeline import Pipeline
+
+    pipeline = Pipeline.from_state(_ledger_path(args))
+    with _shown(pipeline, args) as tell:
+        found = pipeline.verify(repair=args.repair, progress=tell, allow_mass_delete=args.allow_mass_delete)
+    if args.json:
+        _emit({"event": "verification", **found.to_json()})
+    elif not args.quiet:
+        if found.repaired is not None:
+            _show_report(found.repaired, pipeline)
+        rows = [
+            ("documents", f"{found.documents:,}"),
+            ("points", f"{found.points:,} in the index"),
+            ("missing", f"{found.missing:,} that the ledger has and the index has not"),
+            ("orphans", f"{found.orphans:,} in the index that belong to no document"),
+            ("doubled", f"{found.doubled:,} that the index holds more than once"),
+            ("outdated", f"{found.outdated:,} documents that are new, changed or half done"),
+            ("gone", f"{found.gone:,} documents that the source no longer has"),
+            ("failing", f"{found.failing:,} documents that cannot be read as they are"),
+        ]
+        say(rows_text(row for row in rows if row[0] in ("documents", "points") or not row[1].startswith("0 ")))
+        again = _again(pipeline.ledger.path)
+        if found.ok:
+            say("source, ledger and index agree")
+        elif not found.complete:
+            say("the source could not be listed whole")
+        elif found.repaired is None:
+            say(f"they differ: `penstock verify --repair{again}` mends what can be mended")
+    if found.repaired is not None and found.repaired.status == "stopped":
+        return STOPPED
+    return OK if found.ok else INCOMPLETE
+
+
+# ---------------------------------------------------------------- commands that look
+
+
+def _search(args: argparse.Namespace) -> int:
+    from penstock.display import hit_json, hit_text, say, words_of
+    from penstock.search import open_index
+
+    where = {"uri": _uri(args.document)} if args.document else None
+    with open_index(args.index) as index:
+        hits = index.search(args.query, args.k, where)
+    if args.json:
+        for hit in hits:
+            _emit(hit_json(hit))
+        return OK
+    words = words_of(args.query)
+    for number, hit in enumerate(hits, 1):
+        say(hit_text(number, hit, words, full=args.full))
+    if not hits:
+        _complain("nothing found")
+    return OK
+
+
+def _uri(document: str) -> str:
+    from pathlib import Path
+
+    return document if "://" in document else Path(os.path.abspath(document)).as_uri()
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from penstock.display import duration, place, rows_text, say, size
+    from penstock.pipeline import Pipeline
+
+    if args.path and args.into:
+        pipeline = _pipeline(args)
+    elif args.path or any(getattr(args, name) is not None for name in _COMPOSING):
+        raise UsageError("plan takes PATH and --into, or neither: then it plans for the pipeline that the ledger knows")
+    else:
+        pipeline = Pipeline.from_state(_ledger_path(args))
+    plan = pipeline.plan()
+    if args.json:
+        _emit(plan.to_json())
+        return OK
+    about = "" if plan.exact else "about "
+    rows = [
+        (
+            "documents",
+            f"{plan.new:,} new · {plan.changed:,} changed · {plan.unchanged:,} unchanged · {plan.deleted:,} to delete"
+            f" · {plan.unreadable:,} that could not be read",
+        ),
+        ("to read", size(plan.bytes)),
+        ("to embed", f"{about}{plan.chunks:,} chunks · {about}{plan.tokens:,} tokens"),
+        ("to keep", f"{about}{plan.kept:,} chunks of changed documents"),
+        ("time", "not known before the first run" if plan.seconds is None else f"about {duration(plan.seconds)}"),
+    ]
+    say(rows_text(rows))
+    if plan.documents:
+        say(rows_text((kind, place(uri)) for kind, uri in plan.documents))
+    if (rest := plan.new + plan.changed - len(plan.documents)) > 0:
+        say(f"... and {rest:,} more")
+    if not plan.complete and not pipeline.source.feed:
+        _complain("the source could not be listed whole: nothing would be deleted")
+    return OK
+
+
+def _status(args: argparse.Namespace) -> int:
+    from penstock.display import rows_text, say, size
+
+    with _ledger(args) as ledger:
+        settings = _settings_of(ledger)
+        counts, runs = ledger.counts(), ledger.runs(5)
+        told: dict[str, Any] = {
+            "ledger": str(ledger.path),
+            "ledger_bytes": _bytes_of(ledger.path),
+            "index": settings.get("into"),
+            "source": settings.get("source"),
+            **counts,
+            "runs": runs,
+        }
+    if args.json:
+        _emit(told)
+        return OK
+    rows = [
+        ("source", ", ".join(settings.get("source", ["(an object of your program)"]))),
+        ("index", settings.get("into", "(an object of your program)")),
+        ("ledger", f"{ledger.path} ({size(told['ledger_bytes'])})"),
+        (
+            "documents",
+            f"{counts['documents']:,}: {counts['done']:,} done · {counts['open']:,} unfinished ·"
+            f" {counts['failed']:,} failed · {counts['skipped']:,} skipped",
+        ),
+        ("chunks", f"{counts['acknowledged']:,} in the index"),
+        ("failures", f"{counts['failures']:,}"),
+        *(("run " + str(run["id"]), _told_run(run)) for run in runs),
+    ]
+    say(rows_text(rows))
+    return OK
+
+
+def _told_run(run: dict[str, Any]) -> str:
+    from penstock.display import duration, moment
+
+    if run["ended"] is None:
+        return f"{moment(run['started'])}  running, or killed: the next run makes up for it"
+    told = f"{moment(run['started'])}  {run['status']} in {duration(run['ended'] - run['started'])}"
+    if counts := run["report"].get("counts"):
+        told += f" · {counts['documents']:,} documents · {counts['embedded']:,} chunks embedded"
+        told += f" · {counts['deleted']:,} deleted · {counts['failed']:,} failed"
+    return told
+
+
+def _failures(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from penstock.display import moment, place, say, table
+
+    with _ledger(args) as ledger:
+        failures = ledger.failures()
+        if args.json:
+            for failure in failures:
+                _emit(asdict(failure))
+            return OK
+        rows = ((place(f.uri), f.stage, f.place, f.cause, str(f.attempts), moment(f.last)) for f in failures)
+        if not ledger.counts()["failures"]:
+            say("no failures")
+            return OK
+        for part in table(("document", "stage", "place", "cause", "attempts", "when"), rows):
+            say(part)
+    return OK
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from penstock.display import clean, moment, place, rows_text, say
+
+    try:
+        id = bytes.fromhex(args.id)
+    except ValueError:
+        id = b""
+    if len(id) != 16:
+        raise UsageError(f"{args.id!r} is no id: 32 hexadecimal digits, as `penstock search --json` shows them")
+    with _ledger(args) as ledger:
+        found = ledger.find_chunk(id)
+        if found is None:
+            _complain(f"the ledger {ledger.path} knows no point {id.hex()}")
+            return INCOMPLETE
+        document = ledger.document(found["uri"]) or {}
+        newest = ledger.runs(1)[0]["id"]
+        # Runs are numbered without gaps, so this many back is the one that wrote the point.
+        run = ledger.runs(newest - found["run"] + 1)[-1] if found["run"] else None
+        settings = _settings_of(ledger)
+    told: dict[str, Any] = {"id": id.hex(), "uri": found["uri"], "document": document, "run": run}
+    told |= _from_index(settings.get("into"), id.hex())
+    if args.json:
+        _emit(told)
+        return OK
+    chunk = told.get("chunk")
+    rows = [
+        ("id", id.hex()),
+        ("document", place(found["uri"])),
+        ("state", str(document.get("state"))),
+        ("parser", f"{document.get('parser') or 'not known'} ({document.get('media_type') or 'type not known'})"),
+        ("run", f"{run['id']}, {moment(run['started'])}" if run else "written down, not acknowledged by the index"),
+        ("index", settings.get("into") or "an object of your program"),
+    ]
+    if chunk:
+        rows.append(("chunk", f"number {chunk['ordinal']}, characters {chunk['span'][0]}–{chunk['span'][1]}"))
+        if chunk["page"] is not None:
+            rows.append(("page", str(chunk["page"])))
+        if chunk["headings"]:
+            rows.append(("headings", " › ".join(chunk["headings"])))
+    if space := told.get("space"):
+        rows.append(("model", f"{space['model']} ({space['dim']} dimensions), {space['chunking']}"))
+    if missing := told.get("index_says"):
+        rows.append(("note", missing))
+    say(rows_text(rows))
+    if chunk:
+        say(*("   " + clean(part) for part in chunk["text"].split("\n")))
+    return OK
+
+
+def _from_index(url: str | None, id: str) -> dict[str, Any]:
+    """What the index itself knows of a point; where it cannot be read, why."""
+    from dataclasses import asdict
+
+    from penstock.registry import INDEXES, find, scheme
+
+    if url is None or scheme(url) not in INDEXES:
+        return {"index_says": "the index cannot be read back from here"}
+    try:
+        with find(INDEXES, scheme(url), "index")(url) as index:
+            index.open()
+            told: dict[str, Any] = {"space": asdict(index.manifest().space)}
+            points = index.fetch([id])
+    except PenstockError as error:
+        return {"index_says": str(error)}
+    if not points:
+        return told | {"index_says": "the index does not hold this point: `penstock verify --repair`"}
+    c = points[0].chunk
+    chunk = {"ordinal": c.ordinal, "span": list(c.span), "page": c.page, "headings": list(c.headings)}
+    return told | {"chunk": chunk | {"metadata": dict(c.metadata), "text": c.text}}
+
+
+def _models(args: argparse.Namespace) -> int:
+    from penstock.display import say, size, table
+    from penstock.models import list_models
+
+    found = list_models()
+    if args.json:
+        for model in found:
+            folder = str(model.folder) if model.folder else None
+            _emit({"name": model.name, "folder": folder, "bytes": model.size})
+        return OK
+    rows = (
+        (m.name, size(m.size), str(m.folder)) if m.folder else (m.name, "", f"not here: penstock models fetch {m.name}")
+        for m in found
+    )
+    for part in table(("model", "size", "folder"), rows):
+        say(part)
+    return OK
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from penstock.display import clean
+    from penstock.models import resolve
+
+    folder = str(resolve(args.name))
+    if args.json:
+        _emit({"folder": folder})
+    else:
+        print(clean(folder))
+    return OK
+
+
+# ---------------------------------------------------------------- what they share
+
+_COMPOSING = ("into", "model", "chunk", "memory", "include", "exclude", "hidden", "workers")
+
+
+def _pipeline(args: argparse.Namespace) -> Pipeline:
+    from penstock.pipeline import Settings
+
+    given = {name: value for name in (*_COMPOSING, "state") if (value := getattr(args, name)) is not None}
+    return Settings.from_mapping(given | {"source": args.path}, "command line").pipeline()
+
+
+def _ledger_path(args: argparse.Namespace) -> Path:
+    """The ledger that is meant: the one named, else the only one there is."""
+    from pathlib import Path
+
+    from penstock.pipeline import STATE
+
+    if args.state:
+        return Path(args.state)
+    found = _ledgers()
+    if not found:
+        raise UsageError(
+            f"there is no ledger in {STATE}/ here: begin with `penstock ingest PATH --into lance://./index`,"
+            " or name a ledger with --state FILE"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            "there are several ledgers here; choose one:\n"
+            + "\n".join(f"--state {path}{_fills(path)}" for path in found)
+        )
+    return found[0]
+
+
+def _ledgers() -> list[Path]:
+    from pathlib import Path
+
+    from penstock.pipeline import STATE
+
+    return sorted(Path(STATE).glob("*.db"))
+
+
+def _fills(path: Path) -> str:
+    from penstock.ledger import Ledger
+
+    try:
+        with Ledger(path) as ledger:
+            ledger.open(exclusive=False, create=False)
+            settings = _settings_of(ledger)
+    except PenstockError as error:
+        return f"   ({error})"
+    return f"   {', '.join(settings['source'])} → {settings['into']}" if settings else ""
+
+
+def _again(path: Path) -> str:
+    """The option that names this ledger, where other commands would not find it by themselves."""
+    found = [known.absolute() for known in _ledgers()]
+    return "" if found == [path.absolute()] else f" --state {path}"
+
+
+@contextmanager
+def _ledger(args: argparse.Namespace) -> Iterator[Ledger]:
+    from penstock.ledger import Ledger
+
+    with Ledger(_ledger_path(args)) as ledger:
+        ledger.open(exclusive=False, create=False)
+        yield ledger
+
+
+def _settings_of(ledger: Ledger) -> dict[str, Any]:
+    import json
+
+    told: dict[str, Any] = json.loads(ledger.get("settings") or "{}")
+    return told
+
+
+def _bytes_of(path: Path) -> int:
+    """The ledger's size, with what its write-ahead log holds."""
+    from pathlib import Path
+
+    return sum(p.stat().st_size for p in (path, Path(f"{path}-wal")) if p.exists())
+
+
+def _emit(record: dict[str, Any]) -> None:
+    import json
+
+    print(json.dumps(record, default=str), flush=True)

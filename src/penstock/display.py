@@ -1,0 +1,421 @@
+"""How runs, reports and results look: to people at a terminal, in plain lines, and as JSON.
+
+What is shown comes from documents, stores and file names, so nothing of it reaches a terminal before `clean` has
+taken out what a terminal would obey. rich is imported only where something is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import unquote
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.text import Text
+
+    from penstock.engine.progress import Progress, Report
+    from penstock.records import Hit
+
+WINDOW = 5.0
+"""Seconds over which rates are shown."""
+STOPPING = "stopping: writing what is in flight (Ctrl-C again to stop at once)"
+
+# ---------------------------------------------------------------- words for values
+
+
+def clean(text: str) -> str:
+    """On one line, without control characters, and encodable: safe to show whatever a document holds."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "�" for c in line).encode("utf-8", "replace").decode()
+
+
+def size(amount: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02} min"
+
+
+def rate(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.1f}" if amount >= 1 else f"{amount:.2f}"
+
+
+def place(uri: str) -> str:
+    """A document's name for people: a local file by its path, relative where it lies under the working directory."""
+    if not uri.startswith("file://"):
+        return clean(uri)
+    path = unquote(uri.removeprefix("file://"))
+    here = os.path.join(os.getcwd(), "")
+    return clean(path.removeprefix(here))
+
+
+# ---------------------------------------------------------------- a run, as it goes
+
+
+class Rates:
+    """Amounts a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, dict[str, int]]] = deque()
+
+    def add(self, progress: Progress) -> None:
+        self._seen.append((progress.seconds, progress.counts))
+        while len(self._seen) > 2 and self._seen[1][0] <= progress.seconds - WINDOW:
+            self._seen.popleft()
+
+    def of(self, name: str) -> float:
+        (began, before), (ended, after) = self._seen[0], self._seen[-1]
+        if ended <= began:
+            return after[name] / ended if ended > 0 else 0.0
+        return (after[name] - before[name]) / (ended - began)
+
+
+class Display:
+    """A callback for a run's progress. `stopping` is set from a signal handler, so it only takes note."""
+
+    every = 0.0
+    """Seconds between two updates, at least."""
+
+    def __init__(self) -> None:
+        self.rates = Rates()
+        self._stopping = self._told = False
+        self._last: float | None = None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def stopping(self) -> None:
+        self._stopping = True
+
+    def __call__(self, progress: Progress) -> None:
+        self.rates.add(progress)
+        news = self._stopping and not self._told
+        if news or self.due(progress.seconds):
+            self._last, self._told = progress.seconds, self._stopping
+            try:
+                self.show(progress, news)
+            except BrokenPipeError:
+                self.show = _nothing  # type: ignore[method-assign]  # nobody looks any more: the run goes on
+
+    def due(self, seconds: float) -> bool:
+        return self._last is None or seconds - self._last >= self.every
+
+    def show(self, progress: Progress, news: bool) -> None: ...
+
+
+def _nothing(progress: Progress, news: bool) -> None: ...
+
+
+class Quiet(Display):
+    """Says nothing."""
+
+
+class JsonLines(Display):
+    """One event a line, on stdout."""
+
+    every = 1.0
+
+    def show(self, progress: Progress, news: bool) -> None:
+        print(json.dumps({"event": "progress", **progress.to_json()}), flush=True)
+
+
+class Lines(Display):
+    """A line now and then, for logs."""
+
+    every = 5.0
+    first = 1.0
+
+    def due(self, seconds: float) -> bool:
+        return seconds >= self.first if self._last is None else super().due(seconds)
+
+    def show(self, progress: Progress, news: bool) -> None:
+        if news:
+            print(f"penstock: {STOPPING}", file=sys.stderr, flush=True)
+        else:
+            print(line(progress, self.rates), file=sys.stderr, flush=True)
+
+
+class LiveDisplay(Display):
+    """One picture at a terminal, drawn anew at most ten times a second."""
+
+    every = 0.1
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._title = title
+        self._live: Live | None = None
+
+    def __enter__(self) -> LiveDisplay:
+        from rich.live import Live
+
+        self._live = Live(console=terminal(sys.stderr), auto_refresh=False, transient=True)
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, progress: Progress, news: bool) -> None:
+        if self._live is not None:
+            self._live.update(frame(self._title, progress, self.rates, self._stopping), refresh=True)
+
+
+def display(title: str, *, as_json: bool, quiet: bool) -> Display:
+    """The display that fits where we are."""
+    if as_json:
+        return JsonLines()
+    if quiet:
+        return Quiet()
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return LiveDisplay(title)
+    return Lines()
+
+
+def _done(counts: dict[str, int]) -> int:
+    return sum(counts[name] for name in ("documents", "unchanged", "failed", "skipped"))
+
+
+def _pace(rates: Rates) -> str:
+    return (
+        f"{rate(rates.of('embedded'))} chunks/s · {rate(rates.of('tokens'))} tokens/s"
+        f" · {rate(rates.of('bytes') / 1e6)} MB/s"
+    )
+
+
+def line(progress: Progress, rates: Rates) -> str:
+    """A moment of a run in one line."""
+    counts = progress.counts
+    parts = [
+        f"{progress.seconds:.0f} s",
+        f"{_done(counts):,}/{counts['listed']:,}{'+' if progress.listing else ''} documents",
+        _pace(rates),
+        f"{size(progress.in_flight)} of {size(progress.budget)} in flight",
+        f"bottleneck {progress.bottleneck}",
+    ]
+    if progress.eta is not None:
+        parts.append(f"{duration(progress.eta)} to go")
+    if lost := counts["failed"] + counts["gaps"]:
+        parts.append(f"{lost:,} failures")
+    if progress.waiting:
+        parts.append(f"waiting for {clean(progress.waiting)}")
+    return " · ".join(parts)
+
+
+def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) -> RenderableType:
+    """A moment of a run as a picture."""
+    from rich.table import Table
+    from rich.text import Text
+
+    counts = progress.counts
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("penstock", Text(clean(title), style="bold"))
+    documents = Text(f"{_done(counts):,} of {counts['listed']:,}{' and more' if progress.listing else ''}")
+    if lost := counts["failed"] + counts["gaps"]:
+        documents.append(f" · {lost:,} failures", style="red")
+    grid.add_row("documents", documents)
+    grid.add_row("rate", Text(_pace(rates)))
+    share = min(1.0, progress.in_flight / progress.budget) if progress.budget else 0.0
+    full = round(28 * share)
+    bar = Text("━" * full, style="green").append("━" * (28 - full), style="bright_black")
+    grid.add_row("in flight", bar.append(f" {size(progress.in_flight)} of {size(progress.budget)}", style="default"))
+    to_go = "" if progress.eta is None else f" · {duration(progress.eta)} to go"
+    grid.add_row("bottleneck", Text(f"{progress.bottleneck} · {duration(progress.seconds)} so far{to_go}"))
+    if progress.waiting:
+        grid.add_row("waiting for", Text(clean(progress.waiting), style="yellow"))
+    if stopping:
+        grid.add_row("", Text(STOPPING, style="bold yellow"))
+    return grid
+
+
+# ---------------------------------------------------------------- a run, when it is over
+
+
+def report_text(report: Report, again: str = "") -> Text:
+    """What a run did. `again`: the options that name this ledger to other commands, where it is not the only one."""
+    from rich.text import Text
+
+    text = Text()
+    c = report.counts
+    changed = c["documents"] - c["added"]
+    if report.status == "done" and not any(
+        c[name] for name in ("documents", "deleted", "failed", "skipped", "gaps", "removed")
+    ):
+        text.append(f"0 changed ({c['unchanged']:,} documents) in {duration(report.seconds)}\n")
+    else:
+        seconds = max(report.seconds, 1e-9)
+        rows = [
+            (
+                "documents",
+                f"{c['added']:,} added · {changed:,} changed · {c['unchanged']:,} unchanged · {c['deleted']:,} deleted"
+                f" · {c['failed']:,} failed · {c['skipped']:,} skipped",
+            ),
+            (
+                "chunks",
+                f"{c['embedded']:,} embedded · {c['kept']:,} kept · {c['moved']:,} moved · {c['removed']:,} removed",
+            ),
+            (
+                "time",
+                f"{duration(report.seconds)} · {rate(c['embedded'] / seconds)} chunks/s"
+                f" · {rate(c['tokens'] / seconds)} tokens/s · {rate(c['bytes'] / 1e6 / seconds)} MB/s",
+            ),
+            ("in flight", f"at most {size(report.peak_bytes)} of {size(report.budget)}"),
+        ]
+        for name, value in rows:
+            text.append(f"{name:<11}", style="cyan").append(f"{value}\n")
+    for notice in report.notices:
+        text.append(f"note: {clean(notice)}\n", style="yellow")
+    if c["gaps"]:
+        text.append(f"{c['gaps']:,} parts were not read or written: penstock failures{again}\n", style="red")
+    if report.failing and report.status == "done":
+        text.append(
+            f"{report.failing:,} documents are not in the index as they are now: `penstock failures{again}` says why,"
+            f" `penstock retry{again}` tries again\n",
+            style="red",
+        )
+    if report.status == "stopped":
+        text.append("stopped; what was written is kept. Run it again to go on from here\n", style="bold yellow")
+    text.rstrip()
+    return text
+
+
+# ---------------------------------------------------------------- results
+
+
+def words_of(query: str) -> re.Pattern[str] | None:
+    """Finds a query's words where they occur, endings aside; short ones only where the query has no others."""
+    words = set(re.findall(r"\w+", query.lower()))
+    words = {word for word in words if len(word) > 3} or words
+    if not words:
+        return None
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})\w*", re.IGNORECASE)
+
+
+def snippet(text: str, words: re.Pattern[str] | None, width: int = 280) -> str:
+    """The stretch of the text that has the most of the words."""
+    text = clean(text)
+    if len(text) <= width:
+        return text
+    found = [match.start() for match in words.finditer(text)] if words else []
+    starts = [max(0, at - width // 5) for at in found] or [0]
+    start = max(starts, key=lambda s: (sum(s <= at < s + width for at in found), -s))
+    start = min(start, len(text) - width)
+    if start:
+        start = (text.find(" ", start, start + width // 5) + 1) or start
+    end = start + width
+    if end < len(text):
+        cut = text.rfind(" ", end - width // 5, end)
+        end = cut if cut > 0 else end
+    return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
+
+
+def hit_text(number: int, hit: Hit, words: re.Pattern[str] | None, *, full: bool = False) -> Text:
+    from rich.text import Text
+
+    chunk = hit.chunk
+    text = Text(f"{number}  ", style="cyan")
+    text.append(f"{hit.score:.3f}  ", style="default").append(place(chunk.uri), style="bold default")
+    where = f"page {chunk.page}" if chunk.page is not None else f"characters {chunk.span[0]}–{chunk.span[1]}"
+    text.append(f"  {where}", style="default")
+    if chunk.headings:
+        text.append("  " + clean(" › ".join(chunk.headings)), style="magenta")
+    body = "\n".join(clean(part) for part in chunk.text.split("\n")) if full else snippet(chunk.text, words)
+    for part in body.split("\n"):
+        shown = Text(f"   {part}", style="default")
+        if words:
+            shown.highlight_regex(words, style="bold yellow")
+        text.append("\n").append_text(shown)
+    return text
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    chunk = hit.chunk
+    return {
+        "score": hit.score,
+        "id": chunk.id,
+        "uri": chunk.uri,
+        "page": chunk.page,
+        "span": list(chunk.span),
+        "headings": list(chunk.headings),
+        "metadata": dict(chunk.metadata),
+        "text": chunk.text,
+    }
+
+
+def rows_text(rows: Iterable[tuple[str, str]]) -> Text:
+    """Names and what they are, one a line."""
+    from rich.text import Text
+
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0) + 2
+    text = Text()
+    for name, value in rows:
+        text.append(f"{name:<{width}}", style="cyan").append(f"{clean(value)}\n")
+    text.rstrip()
+    return text
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], page: int = 100) -> Iterable[RenderableType | str]:
+    """A table of any length, a page at a time: drawn at a terminal, else one line a row with tabs between."""
+    if not sys.stdout.isatty():
+        yield "\t".join(headings)
+        for row in rows:
+            yield "\t".join(map(clean, row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    def fresh(header: bool) -> Table:
+        made = Table(box=None, expand=True, show_header=header, header_style="cyan", pad_edge=False)
+        for heading in headings:
+            wide = heading in ("document", "cause")
+            made.add_column(heading, ratio=4 if wide else 1, overflow="fold")
+        return made
+
+    current, first = fresh(True), True
+    for row in rows:
+        current.add_row(*(Text(clean(cell)) for cell in row))
+        if current.row_count == page:
+            yield current
+            current, first = fresh(False), False
+    if first or current.row_count:
+        yield current
+
+
+def terminal(file: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=file, highlight=False, markup=False, emoji=False)
+
+
+def say(*what: RenderableType) -> None:
+    """Print results. Lines break at a terminal's edge, and nowhere when they go to a file or a pipe."""
+    console = terminal(sys.stdout)
+    for one in what:
+        console.print(one, soft_wrap=not console.is_terminal)
+
+
+def moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
