@@ -310,7 +310,8 @@ class Ledger:
             for page in _pages(rows, ROWS):
                 values = ",".join(["(?,?,?,?,?,0)"] * len(page))
                 db.execute(
-                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET attempt = excluded.attempt, digest = 0",
+                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET"
+                    " attempt = excluded.attempt, digest = 0",
                     [field for number, attempt, row in page for field in (number, *row, attempt)],
                 )
 
@@ -363,6 +364,13 @@ class Ledger:
         """Make all chunks of a document that is gone stale."""
         with self._transaction() as db:
             db.execute("UPDATE documents SET state = ?, attempt = attempt + 1 WHERE id = ?", (OPEN, document))
+
+    def retract(self, document: int, ids: Sequence[bytes]) -> None:
+        """These may be missing from the sink from now on."""
+        with self._transaction() as db:
+            for page in _pages(ids, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(f"UPDATE chunks SET acked = 0 WHERE document = ? AND id IN ({marks})", (document, *page))
 
     def forget(self, document: int, ids: Sequence[bytes]) -> None:
         with self._transaction() as db:

@@ -5,7 +5,7 @@ when it has been parsed to its end and every chunk it sent has been settled (wri
 reorder buffer: documents complete in any order, and a mark is honoured once all before it has been settled.
 
 The order of every commit is the promise:
-    flush the sink -> acknowledge in the ledger -> delete stale points -> forget them -> finish the document
+    flush the sink -> acknowledge in the ledger -> retract stale chunks -> delete their points -> forget them -> finish
 A crash between any two leaves work that the next run repeats without harm.
 """
 
@@ -269,6 +269,7 @@ class Committer:
         while stale := self.ledger.stale(number, self.sink.max_rows):
             self.ready()
             ids = [id.hex() for id in stale]
+            self.ledger.retract(number, stale)
             with self.gate:
                 self.patience.call("delete", lambda: self.sink.delete(ids))  # noqa: B023
                 self.patience.call("flush", self.sink.flush)
