@@ -1,0 +1,108 @@
+"""A pipeline over a dictionary, whose index outlives the runs over it, and what that index should hold."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penstock.contracts import Sink, Source
+from penstock.pipeline import Pipeline
+from penstock.records import Block, Piece
+from penstock.sinks.memory import MemorySink, forget
+from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.faults import EmbedFaults, FaultyEmbedder
+from penstock.testing.sources import ListSource
+
+Contents = dict[str, tuple[Any, ...]]
+_numbers = itertools.count()
+
+
+class Lines:
+    """A line is a chunk; its page and heading change with its place in the document."""
+
+    spec = "lines"
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
+        at = number = 0
+        for block in blocks:
+            for line in block.text.splitlines(keepends=True):
+                text = line.rstrip("\n")
+                if text.strip():
+                    yield Piece(text, (at, at + len(text)), number // 4, (f"part {number // 3}",), {"line": number})
+                    number += 1
+                at += len(line)
+
+
+class World:
+    """Ledger and index live as long as the world; pipelines come and go, as processes do."""
+
+    def __init__(self, folder: Path, documents: Mapping[str, str] | None = None, source: Source | None = None) -> None:
+        self.folder = folder
+        self.url = f"memory://{next(_numbers)}-{folder}"
+        self.listed = ListSource()
+        self.source: Source = source or self.listed
+        self.embedder = FaultyEmbedder(HashingEmbedder(8, workers=2), EmbedFaults())
+        if documents is not None:
+            self.tell(documents)
+
+    def tell(self, documents: Mapping[str, str]) -> None:
+        self.listed.entries = {uri: text.encode() for uri, text in documents.items()}
+
+    def pipeline(self, wrap: Callable[[Sink], Sink] = lambda sink: sink) -> Pipeline:
+        return Pipeline(
+            self.source,
+            into=wrap(MemorySink(self.url)),
+            model=self.embedder,
+            chunk=Lines(),
+            memory="8MiB",
+            state=self.folder / "ledger.db",
+        )
+
+    def run(self, **options: Any) -> Any:
+        return self.pipeline().run(**options)
+
+    def embedded(self) -> list[str]:
+        """Ids given a vector since this was last asked."""
+        ids, self.embedder.embedded = self.embedder.embedded, []
+        return ids
+
+    def sink(self) -> MemorySink:
+        return MemorySink(self.url)
+
+    def held(self) -> Contents:
+        return contents(self.sink())
+
+    def forget(self) -> None:
+        forget(self.url)
+
+
+def contents(sink: Sink) -> Contents:
+    """All that an index says of its points."""
+    found: Contents = {}
+    for page in sink.ids():
+        for point in sink.fetch(page):
+            c = point.chunk
+            vector: Any = point.vectors["vector"]
+            assert point.id not in found, f"{point.id} is there twice"
+            found[point.id] = (
+                c.uri, c.ordinal, c.text, tuple(c.span), c.page, tuple(c.headings), dict(c.metadata),
+                np.asarray(vector.values, np.float32).tobytes(),
+            )  # fmt: skip
+    return found
+
+
+def undisturbed(documents: Mapping[str, str], folder: Path) -> Contents:
+    """What an index holds that never saw anything but these documents."""
+    place = folder / f"undisturbed-{next(_numbers)}"
+    place.mkdir()
+    world = World(place, documents)
+    report = world.run()
+    assert report.ok
+    try:
+        return world.held()
+    finally:
+        world.forget()
