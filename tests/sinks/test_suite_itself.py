@@ -1,0 +1,265 @@
+"""The suite is worth something: each of these sinks breaks one promise, and fails the test that guards it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from penstock.contracts import Index
+from penstock.errors import PenstockError, SinkError
+from penstock.records import VECTOR, Dense, Hit, Manifest, Point
+from penstock.sinks.memory import MemoryIndex, MemorySink, forget
+from penstock.testing.sink_suite import SinkSuite
+
+URL = "memory://wrong"
+FAILURES = (AssertionError, PenstockError, KeyError, TypeError, pytest.fail.Exception)
+
+
+class DropsAPoint(MemorySink):
+    """... of each larger batch, without a word."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        super().write(points[:-1] if len(points) > 500 else points)
+
+
+class Duplicates(MemorySink):
+    """... what is written again, as a store without a key does."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        there = {p.id for p in self.fetch([p.id for p in points])}
+        super().write([replace(p, chunk=replace(p.chunk, id=p.id + "'")) if p.id in there else p for p in points])
+
+
+class KeepsTheFirst(MemorySink):
+    """... of an id, and ignores what comes later."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        there = {p.id for p in self.fetch([p.id for p in points])}
+        super().write([p for p in points if p.id not in there])
+
+
+class FirstOfABatch(MemorySink):
+    """... wins over the others of that id."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        super().write(points[::-1])
+
+
+class MissesTheAbsent(MemorySink):
+    """... and raises when an id to delete is not there."""
+
+    def delete(self, ids: Sequence[str]) -> None:
+        if len(self.fetch(ids)) < len(set(ids)):
+            raise SinkError("no such id")
+        super().delete(ids)
+
+
+class DeletesNothing(MemorySink):
+    def delete(self, ids: Sequence[str]) -> None:
+        """... and says it did."""
+
+
+class MergesMetadata(MemorySink):
+    """... so that old keys survive, as Chroma does."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        old = {p.id: p.chunk.metadata for p in self.fetch([p.id for p in points])}
+        merged = [replace(p.chunk, metadata={**old.get(p.id, {}), **p.chunk.metadata}) for p in points]
+        super().write([replace(p, chunk=chunk) for p, chunk in zip(points, merged, strict=True)])
+
+
+class DropsNulls(MemorySink):
+    """... of the metadata, as Pinecone wants it."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        kept = [{key: value for key, value in p.chunk.metadata.items() if value is not None} for p in points]
+        chunks = [replace(p.chunk, metadata=metadata) for p, metadata in zip(points, kept, strict=True)]
+        super().write([replace(p, chunk=chunk) for p, chunk in zip(points, chunks, strict=True)])
+
+
+class RoundsVectors(MemorySink):
+    """... to half precision."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        halves = [
+            np.float32(np.float16(p.vectors[VECTOR].values)) for p in points if isinstance(p.vectors[VECTOR], Dense)
+        ]
+        super().write([Point(p.chunk, {VECTOR: Dense(v)}) for p, v in zip(points, halves, strict=True)])
+
+
+class CutsTexts(MemorySink):
+    """... at 65,535 characters."""
+
+    def write(self, points: Sequence[Point]) -> None:
+        super().write([replace(p, chunk=replace(p.chunk, text=p.chunk.text[:65535])) for p in points])
+
+
+class ForgetsHeadings(MemorySink):
+    def write(self, points: Sequence[Point]) -> None:
+        super().write([replace(p, chunk=replace(p.chunk, headings=())) for p in points])
+
+
+class ListsTwice(MemorySink):
+    """... the last id of a page, as paging by offset does when rows move."""
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        last: list[str] = []
+        for page in super().ids():
+            yield last + list(page)
+            last = [page[-1]]
+
+
+class ListsAllAtOnce(MemorySink):
+    def ids(self) -> Iterator[Sequence[str]]:
+        yield [id for page in super().ids() for id in page]
+
+
+class FetchRaises(MemorySink):
+    """... when an id is not there."""
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        if len(found := super().fetch(ids)) < len(set(ids)):
+            raise SinkError("no such id")
+        return found
+
+
+class ForgetsTheManifest(MemorySink):
+    """... when closed."""
+
+    def close(self) -> None:
+        self._store.manifest = None
+
+
+class TakesAnyOwner(MemorySink):
+    """... that opens it."""
+
+    def open(self, manifest: Manifest) -> None:
+        super().open(manifest)
+        self.replace_manifest(manifest)
+
+
+class TakesAnySpace(MemorySink):
+    def open(self, manifest: Manifest) -> None:
+        if self.manifest() is None:
+            super().open(manifest)
+
+
+class TakesAnyDimension(MemorySink):
+    def write(self, points: Sequence[Point]) -> None:
+        super().write([Point(p.chunk, {VECTOR: Dense(np.resize(p.vectors[VECTOR].values, 8))}) for p in points])
+
+
+class ClosesOnce(MemorySink):
+    def close(self) -> None:
+        if not self.__dict__.pop("once", True):
+            raise SinkError("closed already")
+        self.__dict__["once"] = False
+
+
+class HoldsALock(MemorySink):
+    """... from its constructor on, and so does not pickle."""
+
+    def __init__(self) -> None:
+        import threading
+
+        super().__init__(URL)
+        self.lock = threading.Lock()
+
+
+class TellsItsPassword(MemorySink):
+    def __repr__(self) -> str:
+        return "TellsItsPassword(password='hunter2')"
+
+
+class LosesOnMaintenance(MemorySink):
+    def maintain(self) -> None:
+        for page in list(self.ids()):
+            self.delete(page[:1])
+
+
+class TellsDistances(MemoryIndex):
+    """... for scores."""
+
+    def search(self, *given: object, **options: object) -> list[Hit]:
+        return [replace(hit, score=1 - hit.score) for hit in super().search(*given, **options)]  # type: ignore[arg-type]
+
+
+class FiltersAfterwards(MemoryIndex):
+    """... and so finds too few."""
+
+    def search(self, vector: object, k: int = 10, where: object = None) -> list[Hit]:
+        hits = super().search(vector, k)  # type: ignore[arg-type]
+        wanted = dict(where or {})  # type: ignore[call-overload]
+        return [hit for hit in hits if all(getattr(hit.chunk, name) == value for name, value in wanted.items())]
+
+
+class IgnoresFilters(MemoryIndex):
+    def search(self, vector: object, k: int = 10, where: object = None) -> list[Hit]:
+        return super().search(vector, k)  # type: ignore[arg-type]
+
+
+WRONG: list[tuple[type[MemorySink] | type[MemoryIndex], str]] = [
+    (DropsAPoint, "test_pages_of_many"),
+    (DropsAPoint, "test_the_largest_batch"),
+    (Duplicates, "test_writing_again_changes_nothing"),
+    (KeepsTheFirst, "test_the_newest_of_an_id_counts"),
+    (FirstOfABatch, "test_an_id_twice_in_a_batch"),
+    (MissesTheAbsent, "test_deletes_what_is_there"),
+    (MissesTheAbsent, "test_empty_batches"),
+    (DeletesNothing, "test_deletes_what_is_there"),
+    (MergesMetadata, "test_metadata_comes_back"),
+    (DropsNulls, "test_metadata_comes_back"),
+    (RoundsVectors, "test_writing_again_changes_nothing"),
+    (CutsTexts, "test_long_texts"),
+    (ForgetsHeadings, "test_every_field_comes_back"),
+    (ListsTwice, "test_pages_of_many"),
+    (ListsAllAtOnce, "test_pages_of_many"),
+    (FetchRaises, "test_fetch_leaves_absent_ids_out"),
+    (ForgetsTheManifest, "test_the_manifest_is_kept"),
+    (TakesAnyOwner, "test_the_manifest_is_kept"),
+    (TakesAnySpace, "test_refuses_another_space"),
+    (TakesAnyDimension, "test_refuses_another_dimension"),
+    (ClosesOnce, "test_close_is_idempotent"),
+    (HoldsALock, "test_pickles_before_open"),
+    (TellsItsPassword, "test_tells_no_secret"),
+    (LosesOnMaintenance, "test_maintenance_changes_nothing"),
+    (TellsDistances, "test_search_finds_the_nearest_first"),
+    (FiltersAfterwards, "test_search_within"),
+    (IgnoresFilters, "test_search_within"),
+]
+
+
+class Suite(SinkSuite):
+    shared = False
+    secret = "hunter2"
+
+
+def run(kind: type[MemorySink] | type[MemoryIndex], test: str) -> None:
+    """One test of the suite against this sink, or against this index over a right sink."""
+
+    def sink() -> MemorySink:
+        if not issubclass(kind, MemorySink):
+            return MemorySink(URL)
+        return kind() if kind is HoldsALock else kind(URL)
+
+    def index() -> Index:
+        return kind(URL) if issubclass(kind, MemoryIndex) else MemoryIndex(URL)
+
+    function = getattr(Suite(), test)
+    fixtures = {"make_sink": sink, "make_index": index}
+    try:
+        function(**{name: fixtures[name] for name in inspect.signature(function).parameters})
+    finally:
+        forget(URL)
+
+
+@pytest.mark.parametrize(("kind", "test"), WRONG, ids=[f"{kind.__name__}-{test}" for kind, test in WRONG])
+def test_a_wrong_sink_fails(kind: type[MemorySink] | type[MemoryIndex], test: str) -> None:
+    """The wrong sink fails the test; the right one passes the same, run in the same way."""
+    with pytest.raises(FAILURES):
+        run(kind, test)
+    run(MemorySink, test)
