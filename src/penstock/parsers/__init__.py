@@ -122,12 +122,14 @@ class Parsers:
 
     def _choose(self, media_type: str) -> tuple[Parser, str | None, str]:
         """The parser, its import path if it is to run isolated, its name."""
-        for pattern in (media_type, media_type.partition("/")[0] + "/*", "*"):
+        patterns = (media_type, media_type.partition("/")[0] + "/*", "*")
+        for pattern in patterns:
             if own := self._extra.get(pattern):
                 name = getattr(own, "__qualname__", type(own).__qualname__)
                 module = getattr(own, "__module__", "__main__")
                 alone = getattr(own, "isolated", False) and module != "__main__" and "<" not in name
                 return own, f"{module}:{name}" if alone and self._isolate else None, name
+        for pattern in patterns:
             if row := TABLE.get(pattern):
                 name = row.target.partition(":")[0].rpartition(".")[2]
                 if row.isolated and self._isolate:

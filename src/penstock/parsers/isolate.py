@@ -62,7 +62,7 @@ class Workers:
                 frame = worker.receive(min(self._timeout, left))
                 left -= time.monotonic() - began
                 if "done" in frame:
-                    good = frame["done"] < self._memory // 2
+                    good = frame["done"] < self._memory // 2  # one that has grown is replaced
                     return
                 if "error" in frame:
                     good = frame["error"] != "LimitExceeded"
@@ -118,7 +118,11 @@ class _Worker:
             stderr=self._stderr,
             bufsize=0,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONWARNINGS": "ignore"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+                "PYTHONWARNINGS": "ignore",
+            },
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

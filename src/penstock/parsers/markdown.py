@@ -20,7 +20,7 @@ _MARK = re.compile(
     r"|(?P<under>=+|-+)[ \t]*(?=\n))"
 )
 _CLOSING_HASHES = re.compile(r"(?:^|[ \t]+)#+[ \t]*$")
-_NO_TITLE = re.compile(r"\s|[-*+>|#] |[-*+>|#]$|\d{1,9}[.)] |\|")
+_NO_TITLE = re.compile(r" {4}|\t| {0,3}(?:#{1,6}(?:\s|$)|[-*+>|](?:\s|$)|\d{1,9}[.)] |\|)")
 _FRONT = re.compile(r"---[ \t]*\n((?:(?!(?:---|\.\.\.)[ \t]*\n)[^\n]*\n){1,500})(?:---|\.\.\.)[ \t]*\n")
 _FRONT_LINE = re.compile(r"[\w.-]+[ \t]*:(?:\s|$)|\s|#|- |$")
 _FRONT_TITLE = re.compile(r"^title[ \t]*:[ \t]*(['\"]?)(.+?)\1[ \t]*$", re.MULTILINE | re.IGNORECASE)
@@ -67,8 +67,10 @@ class _Outline:
 
     def feed(self, text: str) -> Iterator[Block]:
         text = self._held + text
-        newline = text.rfind("\n")
-        end = text.rfind("\n", 0, newline) + 1 if newline > 0 else 0
+        end = len(text)
+        for _ in range(3):
+            end = text.rfind("\n", 0, max(end, 0))
+        end += 1
         if len(text) - end > BLOCK:  # lines of this length are no headings
             end = len(text)
         self._held = text[end:]
@@ -109,7 +111,7 @@ class _Outline:
                 heading = buffer.rfind("\n", 0, found.start()) + 1
                 level, title = 1 if found["under"][0] == "=" else 2, buffer[heading : found.start()].strip()
                 alone = heading >= 2 and buffer[heading - 2] == "\n"
-                if heading < start or not title or not alone or _NO_TITLE.match(title):
+                if heading < start or not title or not alone or _NO_TITLE.match(buffer, heading, found.start()):
                     continue
             if heading > start:
                 yield from self._blocks(buffer[start:heading])

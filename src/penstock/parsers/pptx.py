@@ -16,11 +16,7 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
     package = Package(stream)
     metadata = package.title("docProps/core.xml")
     targets = package.relations(_MAIN)
-    ids = [
-        value.get("r:id", "")
-        for kind, tag, value in package.events(_MAIN)
-        if kind == "start" and tag == "sldId"
-    ]
+    ids = [value.get("r:id", "") for kind, tag, value in package.events(_MAIN) if kind == "start" and tag == "sldId"]
     for page, name in enumerate((targets.get(id, "") for id in ids), 1):
         try:
             title, text = _slide(package, name)

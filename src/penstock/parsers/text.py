@@ -21,6 +21,15 @@ PIECE = 1 << 18
 BLOCK = 1 << 16
 """The most characters in a block."""
 _SAMPLE = 1 << 15
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+_LATIN = frozenset(
+    {"cp1250", "cp1252", "cp1254", "cp1257", "cp1258", "cp437", "cp775", "cp850", "cp852", "cp858", "hp_roman8"}
+    | {"iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_10", "iso8859_13", "iso8859_14", "iso8859_15"}
+    | {"iso8859_16", "latin_1", "mac_roman", "mac_iceland", "mac_latin2", "mac_turkish"}
+)
+_UNLIKELY = ["utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "utf_7"]
+_UNLIKELY += ["cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140"]
+"""Wide ones are told by their NULs before; EBCDIC is not met in files."""
 
 
 def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
@@ -67,15 +76,11 @@ def decoded(stream: BinaryIO, said: str | None = None) -> Iterator[str | Gap]:
             text = decoder.decode(piece, final)
         except UnicodeDecodeError as error:
             if still_ascii:  # whatever it is, so far it read the same
-                pending = _pending(decoder, state, piece)
-                encoding = guess(pending)
                 still_ascii = False
+                held = (b"\r" if state[1] & 1 else b"") + state[0]
+                piece, position = held + piece, position - len(held)
+                encoding = guess(piece)
                 decoder = _decoder(encoding)
-                if pending.startswith(b"\n") and state[1] & 1:
-                    pending = pending[1:]
-                piece, position = pending, position - (len(pending) - len(piece))
-                if not piece:
-                    return
                 continue
             yield Gap(f"not valid {encoding} from about byte {position + error.start} on: replaced by U+FFFD")
             decoder = _decoder(encoding, "replace")
@@ -107,15 +112,24 @@ def guess(sample: bytes) -> str:
     """The likeliest encoding of bytes that are not UTF-8."""
     from charset_normalizer import from_bytes  # slow to import, rarely needed
 
-    first = re.search(rb"[\x80-\xff]", sample)
+    first = _BEYOND_ASCII.search(sample)
     start = max(0, (first.start() if first else 0) - _SAMPLE // 4)
     sample = sample[start : start + _SAMPLE]
-    # whole lines, lest a character be cut: no multibyte encoding has a line feed within a character
-    head, line, _ = sample.rpartition(b"\n")
-    if line and not head.isascii():
-        sample = head
-    best = from_bytes(sample).best()
-    return best.encoding if best is not None and best.encoding not in ("ascii", "utf_8") else "cp1252"
+    if len(sample) == _SAMPLE:  # cut where no character is: these are never its second byte, else by pairs
+        end = max(sample.rfind(mark) for mark in (b"\n", b" ", b",", b".")) + 1
+        sample = sample[: end if end > _SAMPLE // 2 else end + (_SAMPLE - end) // 2 * 2]
+    runs = _BEYOND_ASCII.findall(sample)
+    accents = sum(map(len, runs)) < 1.5 * len(runs)  # they stand alone, letters of other scripts in runs
+    matches = [
+        match
+        for match in from_bytes(sample, cp_exclusion=_UNLIKELY)
+        if match.encoding not in ("ascii", "utf_8") and (not accents or match.encoding in _LATIN)
+    ]
+    for match in matches:
+        western = "cp1252" in (match.encoding, *match.could_be_from_charset)
+        if western and (match.chaos, match.coherence) == (matches[0].chaos, matches[0].coherence):
+            return "cp1252"  # of equally likely ones the most common
+    return matches[0].encoding if matches else "cp1252"
 
 
 def whole_lines(texts: Iterator[str | Gap]) -> Iterator[str | Gap]:
@@ -148,8 +162,3 @@ def cut(text: str) -> Iterator[str]:
 
 def _decoder(encoding: str, errors: str = "strict") -> io.IncrementalNewlineDecoder:
     return io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(encoding)(errors), translate=True)
-
-
-def _pending(decoder: io.IncrementalNewlineDecoder, state: tuple[bytes, int], piece: bytes) -> bytes:
-    """The bytes an ASCII-so-far decoder had not given out yet, and this piece."""
-    return (b"\r" if state[1] & 1 else b"") + state[0] + piece
