@@ -254,9 +254,13 @@ def _prompts(folder: Path) -> tuple[str, str]:
     path = folder / "config_sentence_transformers.json"
     config = read(path) if path.is_file() else {}
     prompts: Mapping[str, str] = config.get("prompts") or {}
-    default = prompts.get(config.get("default_prompt_name") or "", "")
-    passage = next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), default)
-    return passage, prompts.get("query") or default
+    usual = str(config.get("default_prompt_name") or "")
+    default = prompts.get(usual) or ""
+    told = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name) is not None]
+    # A default that is the query's own is not meant for passages.
+    passage = told[0] if told else ("" if usual == "query" else default)
+    query = prompts.get("query")
+    return passage, default if query is None else query
 
 
 def fingerprint(checkpoint: Checkpoint, digests: Sequence[str]) -> str:

@@ -53,8 +53,9 @@ class FunctionEmbedder(Embedder):
         import numpy as np
 
         name, wanted = _name(function), self.dim if self.dim is not None else "dim"
+        given = function(texts)
         try:
-            vectors = np.asarray(function(texts), dtype=np.float32)
+            vectors = np.asarray(given, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise EmbedError(f"{name} did not give an array of shape ({len(texts)}, {wanted}): {error}") from error
         if vectors.ndim != 2 or len(vectors) != len(texts) or (self.dim is not None and vectors.shape[1] != self.dim):

@@ -8,6 +8,7 @@ the names of their weights, the offset of their positions, and (MPNet) a relativ
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -239,21 +240,31 @@ def _activation(graph: _Graph, checkpoint: Checkpoint, value: str, shift: str) -
 
 
 def _relative_bias(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+    """MPNet's bias of attention by distance: (1, heads, length, length), looked up in a table of all distances."""
     import numpy as np
 
+    table, most = weights[RELATIVE], checkpoint.positions
+    by_distance = np.ascontiguousarray(table[_buckets(np.arange(1 - most, most), len(table))].T)
     shape = graph.add("Shape", "ids")
-    length = graph.add("Gather", shape, graph.constant(np.array([1], np.int64)), axis=0)
-    return str(
-        graph.add(
-            "RelativePositionBias",
-            graph.constant(weights[RELATIVE]),
-            length,
-            length,
-            fused=True,
-            max_distance=RELATIVE_DISTANCE,
-            is_bidirectional=1,
-        )
-    )
+    length = graph.add("Gather", shape, graph.constant(np.array(1, np.int64)), axis=0)
+    one, zero = graph.constant(np.array(1, np.int64)), graph.constant(np.array(0, np.int64))
+    places = graph.add("Range", zero, length, one)
+    rows = graph.add("Unsqueeze", places, graph.constant(np.array([1], np.int64)))
+    distances = graph.add("Add", graph.add("Sub", places, rows), graph.constant(np.array(most - 1, np.int64)))
+    bias = graph.add("Gather", graph.constant(by_distance), distances, axis=1)
+    return str(graph.add("Unsqueeze", bias, graph.constant(np.array([0], np.int64))))
+
+
+def _buckets(distances: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """T5's buckets: half for what comes before, half for what comes after; near ones exact, far ones logarithmic."""
+    import numpy as np
+
+    half, exact = count // 2, count // 4
+    far = np.maximum(np.abs(distances), 1).astype(np.float32)
+    scale = np.float32(math.log(RELATIVE_DISTANCE / exact))
+    steps = exact + (np.log(far / np.float32(exact)) / scale * (half - exact)).astype(np.int64)
+    near = np.abs(distances) < exact
+    return np.where(near, np.abs(distances), np.minimum(steps, half - 1)) + half * (distances > 0)
 
 
 def _head(graph: _Graph, checkpoint: Checkpoint, hidden: str) -> None:

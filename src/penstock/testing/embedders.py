@@ -19,7 +19,7 @@ _WORD = re.compile(r"\w+")
 
 
 class NothingEmbedder(Embedder):
-    """Looks each vector up by the first digits of the chunk's id: what a pipeline costs without a model.
+    """Looks each vector up by the chunk's id: what a pipeline costs without a model.
 
     The vector depends on the chunk's id alone; a query's on its text. `tokenizer` is handed to the chunker.
     """
@@ -55,11 +55,7 @@ class NothingEmbedder(Embedder):
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         vectors = self._vectors
-        # Ids are hexadecimal digits in a run, but a test may call its chunks anything.
-        try:
-            return [vectors[int(chunk.id[:8], 16) % _ROWS] for chunk in chunks]
-        except ValueError:
-            return [vectors[crc32(chunk.id.encode()) % _ROWS] for chunk in chunks]
+        return [vectors[crc32(chunk.id.encode()) % _ROWS] for chunk in chunks]
 
     def query(self, texts: Sequence[str]) -> list[Dense]:
         return [self._vectors[crc32(text.encode()) % _ROWS] for text in texts]
