@@ -44,6 +44,7 @@ CLAUSE = re.compile(r"[,;:)–—][ \t]{1,16}+|[、，；：]|\n")
 WORD = re.compile(r"[ \t\r\n]{1,16}+")
 SYMBOL = re.compile(r"[^\w\s]")
 FENCE = re.compile(r"^ {0,3}```", re.MULTILINE)
+SEAM = re.compile(f"\\n|{SENTENCE.pattern}")
 DENSE = "\u2e80"
 """From here on are the scripts that have about a token a character."""
 
@@ -198,6 +199,9 @@ class _Scale(Protocol):
     def settle(self, place: int, low: int, high: int) -> int:
         """The place if it can be cut there, else one near by."""
 
+    def after(self, place: int) -> int:
+        """The next place that can be cut at."""
+
     def ids(self, start: int, end: int) -> array[int] | None:
         """The tokens between, if they are what the text there would give by itself."""
 
@@ -232,6 +236,9 @@ class _Characters:
     def settle(self, place: int, low: int, high: int) -> int:
         return place
 
+    def after(self, place: int) -> int:
+        return place + 1
+
     def ids(self, start: int, end: int) -> array[int] | None:
         return None
 
@@ -250,7 +257,7 @@ class _Tokens:
     def __init__(self, tokenizer: Tokenizer, size: int, overlap: int) -> None:
         self.tokenizer, self.size = tokenizer, size
         self.heaviest = max(1, min(size // 2, size - overlap))
-        self.longest = max(32, min(size * 3 // 2, 2 * overlap or size * 3 // 2))
+        self.longest = max(32, min(size, 2 * overlap or size))
         self.farthest = ROOMY * size
         self.text, self.known = "", 0
         self.ends = [0]
@@ -278,10 +285,14 @@ class _Tokens:
         for seam in chain(seams, (visible,)):
             if seam >= visible:
                 seam = visible
-            while seam - at > longest:
-                reach = longest if _sparse(text[at : at + longest]) else longest // 3
-                at = choose(text, at + reach // 2, at + reach)
-                yield at
+            if seam - at > longest:
+                soft = [m.end() for m in SEAM.finditer(text, max(at - MARGIN, 0), seam + MARGIN)]
+                while seam - at > longest:
+                    reach = longest if _sparse(text[at : at + longest]) else longest // 3
+                    low, high = at + reach // 2, at + reach
+                    near = soft[bisect_left(soft, low) : bisect_right(soft, high)]
+                    at = _pick(text, near) if near else choose(text, low, high)
+                    yield at
             if at < seam and (seam < visible or visible == len(text)):
                 at = seam
                 yield at
@@ -324,12 +335,19 @@ class _Tokens:
 
     def back(self, cut: int, amount: int, floor: int) -> int:
         here = bisect_right(self.ends, cut) - 1
-        there = max(bisect_left(self.totals, self.totals[here] - amount), bisect_left(self.ends, cut - amount * ROOMY))
-        return max(self.ends[min(there, here)], floor)
+        light = bisect_left(self.totals, self.totals[here] - amount)
+        short = bisect_left(self.ends, max(floor, cut - amount * ROOMY))
+        return self.ends[min(max(light, short), here)]
 
     def settle(self, place: int, low: int, high: int) -> int:
-        end = self.ends[bisect_right(self.ends, place) - 1]
-        return end if end >= low else min(self.ends[bisect_left(self.ends, place)], high)
+        near = self.ends[bisect_left(self.ends, low) : bisect_right(self.ends, high)]
+        if place in near or not near:
+            return place if near else high
+        whole = [end for end in near if SEAM.search(self.text, max(end - 4, 0), end)]
+        return _pick(self.text, whole or near)
+
+    def after(self, place: int) -> int:
+        return self.ends[bisect_right(self.ends, place)]
 
     def ids(self, start: int, end: int) -> array[int] | None:
         if not self.tokenizer.additive:
@@ -338,7 +356,7 @@ class _Tokens:
         text = self.text
         if any(text[at - 1] not in WHITE for at in self.ends[first + 1 : last]):
             return None
-        return array("i", chain.from_iterable(self.rows[first:last]))
+        return array("i", list(chain.from_iterable(self.rows[first:last])))
 
     def finish(self, cuts: list[_Cut]) -> list[_Cut]:
         while missing := [cut.text for cut in cuts if cut.tokens is None]:
@@ -431,12 +449,12 @@ class _Cutter:
 
     def _cuts(self, final: bool) -> Iterator[_Cut]:
         scale, size, text = self.scale, self.size, self.text
-        while self.done < len(text):
+        while self.done < scale.known:
             start, done = self.start, self.done
             high = scale.reach(start, size)
             if high <= done:  # the overlap leaves no room for what follows
                 start = done
-                high = max(scale.reach(start, size), scale.settle(done + 1, done + 1, len(text)))
+                high = max(scale.reach(start, size), scale.after(done))
             if final and high == len(text):
                 place = high
             elif not final and scale.reach(high, size) == scale.known:
@@ -448,9 +466,10 @@ class _Cutter:
             self.fenced ^= bool(len(self._fences(done, place)) & 1)
             self.done = self.start = place
             if self.overlap:
+                first = place - len(text[start:place].lstrip())
                 section = self.marks[bisect_right(self.marks, self.base + place) - 1] - self.base
                 if section < place:
-                    self.start = scale.back(place, self.overlap, max(section, start))
+                    self.start = scale.back(place, self.overlap, max(section, first + 1))
 
     def _fences(self, start: int, end: int) -> list[int]:
         if self.fence < start:

@@ -1,0 +1,471 @@
+"""The chunker's promises, with tokenizers made on the spot: WordPiece, whose ids add up, and byte-level BPE."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import random
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penstock.chunkers import bind, spec, text
+from penstock.chunkers.text import Chunking, TextChunker, parse_chunking
+from penstock.errors import UsageError
+from penstock.records import Block, Piece
+
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "with",
+    "as",
+    "water",
+    "turbine",
+    "gate",
+    "pressure",
+    "pipe",
+    "stream",
+    "river",
+    "flow",
+    "leads",
+    "opens",
+    "closes",
+    "holds",
+    "memory",
+    "budget",
+    "index",
+    "vector",
+    "chunk",
+    "document",
+    "block",
+    "table",
+    "ledger",
+    "source",
+    "sink",
+    "never",
+    "always",
+    "often",
+    "again",
+    "until",
+    "while",
+]  # noqa: E501
+
+
+class Adapter:
+    max_tokens = 512
+
+    def __init__(self, inner: Any, additive: bool) -> None:
+        self.inner, self.additive = inner, additive
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def wordpiece() -> Adapter:
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    marks = ".,;:!?()[]{}#*`-_/\\|<>=+\"'"
+    vocabulary = ["[UNK]", *letters, *("##" + c for c in letters), *marks, *WORDS, "##ing", "##er", "水", "。"]
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({w: i for i, w in enumerate(dict.fromkeys(vocabulary))}, unk_token="[UNK]")
+    )
+    inner.normalizer = tokenizers.normalizers.BertNormalizer()
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    return Adapter(inner, additive=True)
+
+
+def bpe() -> Adapter:
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    return Adapter(inner, additive=False)
+
+
+WORDPIECE, BPE = wordpiece(), bpe()
+
+
+def prose(seed: int, paragraphs: int, per: int = 5) -> str:
+    """Paragraphs of sentences, as unlike each other as those of a text are."""
+    rng = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(5, 18))).capitalize() + f" {rng.randint(0, 999)}. "
+
+    return "\n\n".join(
+        "".join(sentence() for _ in range(rng.randint(1, 2 * per - 1))).rstrip() for _ in range(paragraphs)
+    )
+
+
+def one(document: str) -> list[Block]:
+    return [Block(document)]
+
+
+def check(chunker: TextChunker, document: str, pieces: Sequence[Piece]) -> None:
+    """All that is promised of the pieces of any document."""
+    size, unit, overlap = chunker.chunking
+    covered, last = 0, -1
+    for piece in pieces:
+        begin, end = piece.span
+        assert document[begin:end] == piece.text
+        assert piece.text
+        assert not piece.text[0].isspace()
+        assert not piece.text[-1].isspace()
+        assert begin > last, "out of order"
+        assert begin >= covered or overlap, "overlap that nobody asked for"
+        assert not document[covered : max(begin, covered)].strip(), "left out"
+        last, covered = begin, max(covered, end)
+    assert not document[covered:].strip(), "left out"
+    texts = [piece.text for piece in pieces]
+    if unit == "characters":
+        assert all(len(t) <= size for t in texts)
+    elif texts:
+        assert chunker.tokenizer is not None
+        rows = chunker.tokenizer.encode(texts)
+        assert all(len(row) <= size or len(t) == 1 for row, t in zip(rows, texts, strict=True))
+        assert [list(piece.tokens or ()) for piece in pieces] == rows
+
+
+FRAGMENTS = st.one_of(
+    st.sampled_from(
+        [
+            "\n",
+            "\n\n",
+            "\r\n",
+            " ",
+            "\t",
+            ". ",
+            "! ",
+            "```\n",
+            "\n```py\n",
+            "\n# Head\n",
+            "- item\n",
+            "| a | b |\n",
+            "水水水。水水",
+            "é",
+            "é",
+            "\x0b",
+            "\x0c",
+            "\x1c",
+            "\x85",
+            "\u2028",
+            "\xa0",
+            "\u200b",
+            "\u3000",
+            "👩\u200d👩\u200d👧",
+            " " * 50,
+            "\n" * 40,
+            "=" * 60,
+            "x" * 150,
+            "QUJD+RA/" * 20,
+            ". " * 20,
+        ]  # noqa: E501
+    ),
+    st.sampled_from(WORDS).map(lambda w: w + " "),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+)
+DOCUMENTS = st.lists(FRAGMENTS, max_size=120).map("".join)
+CHUNKERS = st.builds(
+    lambda size, share, kind: (
+        TextChunker(size, "characters", int(size * share))
+        if kind is None
+        else TextChunker(size, "tokens", int(size * share) if kind.additive else 0, kind)
+    ),
+    st.integers(8, 60),
+    st.sampled_from([0.0, 0.0, 0.2, 0.5, 0.95]),
+    st.sampled_from([None, WORDPIECE, BPE]),
+)
+slow = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+
+
+def cut_up(document: str, places: list[int]) -> list[Block]:
+    edges = sorted({0, len(document), *(p % (len(document) + 1) for p in places)})
+    return [Block(document[a:b]) for a, b in itertools.pairwise(edges)]
+
+
+@slow
+@given(DOCUMENTS, CHUNKERS)
+def test_pieces_are_slices_in_order_that_cover_the_text_and_fit(document: str, chunker: TextChunker) -> None:
+    check(chunker, document, list(chunker(one(document))))
+
+
+@slow
+@given(DOCUMENTS, CHUNKERS, st.lists(st.integers(0, 10_000), max_size=12), st.sampled_from([200, 700, 1 << 16]))
+def test_the_pieces_do_not_depend_on_how_the_text_was_handed_over(
+    document: str, chunker: TextChunker, places: list[int], window: int
+) -> None:
+    """Neither the blocks' edges nor the window that is held at a time shows in the result."""
+    whole = list(chunker(one(document)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "WINDOW", window)
+        assert list(chunker(cut_up(document, places))) == whole
+
+
+@slow
+@given(st.lists(st.tuples(DOCUMENTS, st.integers(0, 2), st.booleans()), max_size=6), CHUNKERS)
+def test_units_are_alone_and_pieces_carry_where_they_begin(
+    parts: list[tuple[str, int, bool]], chunker: TextChunker
+) -> None:
+    blocks = [Block(t, page=page, headings=(f"h{page}",), unit=unit) for t, page, unit in parts]
+    document = "".join(block.text for block in blocks)
+    pieces = list(chunker(blocks))
+    check(chunker, document, pieces)
+    edges, at = [], 0
+    for block in blocks:
+        edges.append((at, at + len(block.text), block))
+        at += len(block.text)
+    for piece in pieces:
+        begin, end = piece.span
+        _, stop, block = next(edge for edge in edges if edge[0] <= begin < edge[1])
+        assert (piece.page, piece.headings) == (block.page, block.headings)
+        assert end <= stop or not block.unit
+        assert not any(b.unit and begin < a < end for a, _, b in edges)
+
+
+@pytest.mark.parametrize(
+    "chunker",
+    [TextChunker(64, tokenizer=WORDPIECE), TextChunker(64, tokenizer=BPE), TextChunker(300, "characters")],
+    ids=["wordpiece", "bpe", "characters"],
+)
+@pytest.mark.parametrize("shape", ["paragraphs", "one line", "log lines"])
+def test_an_edit_changes_only_the_chunks_near_it(chunker: TextChunker, shape: str) -> None:
+    """A sentence inserted in the middle of about 200 chunks."""
+    changed, far = [], 0
+    for seed in range(8):
+        document = prose(seed, 120)
+        if shape == "one line":
+            document = document.replace("\n\n", " ")
+        elif shape == "log lines":
+            document = document.replace("\n\n", " ").replace(". ", "\n")
+        seam = "\n" if shape == "log lines" else ". "
+        middle = document.index(seam, len(document) // 2) + len(seam)
+        before = [piece.text for piece in chunker(one(document))]
+        after = [
+            p.text
+            for p in chunker(one(document[:middle] + "A new gate 1000 holds the river" + seam + document[middle:]))
+        ]
+        assert len(before) > 100
+        new = set(after) - set(before)
+        changed.append(len(new))
+        far += before[-60:] == after[-60:] and before[:60] == after[:60]
+    assert sum(changed) / len(changed) < 6
+    assert far >= 7
+
+
+def test_a_section_that_fits_stays_whole() -> None:
+    """A short section before one that just fits does not make it overflow."""
+    short, long = "# One\n\n" + "the gate. " * 6, "# Two\n\n" + "the gate opens. " * 60
+    chunker = TextChunker(256, tokenizer=WORDPIECE)
+    blocks = [Block(short, headings=("One",)), Block(long, headings=("Two",)), Block(short * 30, headings=("Three",))]
+    pieces = list(chunker(blocks))
+    assert [piece.text for piece in pieces[:2]] == [short.strip(), long.strip()]
+    assert [piece.headings for piece in pieces[:3]] == [("One",), ("Two",), ("Three",)]
+
+
+def test_small_sections_share_a_chunk() -> None:
+    blocks = [Block(f"Page {n} of the ledger. ", page=n) for n in range(200)]
+    pieces = list(TextChunker(500, "characters")(blocks))
+    assert len(pieces) < 50
+    assert all(piece.text.startswith(f"Page {piece.page} ") for piece in pieces)
+
+
+def test_a_code_fence_that_fits_is_not_cut() -> None:
+    code = "```python\n" + "\n\n".join(f"gate_{n} = open({n})" for n in range(8)) + "\n```\n\n"
+    document = "".join(prose(seed, 2, 3) + "\n\n" + code for seed in range(30))
+    whole = [piece for piece in TextChunker(1000, "characters")(one(document)) if "```" in piece.text]
+    assert whole
+    assert all(piece.text.count("```") % 2 == 0 for piece in whole)
+
+
+def test_code_is_cut_between_definitions() -> None:
+    body = "    total = 0\n\n    for row in rows:\n        total += row\n\n    return total\n"
+    document = "\n\n".join(f"def sum_{n}(rows):\n{body}" for n in range(60))
+    pieces = list(TextChunker(600, "characters")(one(document)))
+    assert len(pieces) > 8
+    assert all(piece.text.startswith("def sum_") for piece in pieces)
+
+
+def test_sentences_are_not_cut_where_they_fit() -> None:
+    document = prose(5, 1, 200)
+    pieces = list(TextChunker(256, tokenizer=WORDPIECE)(one(document)))
+    assert all(piece.text.endswith(".") for piece in pieces)
+
+
+def test_chunks_are_well_filled() -> None:
+    pieces = list(TextChunker(128, tokenizer=WORDPIECE)(one(prose(1, 300))))
+    assert sum(len(piece.tokens or ()) for piece in pieces) / len(pieces) > 128 * 0.6
+
+
+@pytest.mark.parametrize("chunker", [TextChunker(64, "tokens", 16, WORDPIECE), TextChunker(400, "characters", 100)])
+def test_overlap_repeats_the_end_of_the_piece_before(chunker: TextChunker) -> None:
+    pieces = list(chunker(one(prose(3, 60))))
+    shared = [a.span[1] - b.span[0] for a, b in itertools.pairwise(pieces)]
+    assert sum(n > 0 for n in shared) > 0.9 * len(shared)
+    for a, n in zip(pieces, shared, strict=False):
+        limit = chunker.chunking.overlap
+        tail = a.text[len(a.text) - n :] if n > 0 else ""
+        assert (len(tail) if chunker.tokenizer is None else len(WORDPIECE.encode([tail])[0])) <= limit
+
+
+def test_overlap_does_not_reach_into_another_section() -> None:
+    blocks = [Block(prose(n, 3), headings=(str(n),)) for n in range(20)]
+    starts, at = [], 0
+    for block in blocks:
+        starts.append(at)
+        at += len(block.text)
+    pieces = list(TextChunker(64, "tokens", 16, WORDPIECE)(blocks))
+    for a, b in itertools.pairwise(pieces):
+        assert not any(b.span[0] < start < a.span[1] and a.span[1] == start for start in starts)
+    assert {piece.headings[0] for piece in pieces} == {str(n) for n in range(20)}
+
+
+@pytest.mark.parametrize("kind", ["words", "base64", "blanks"])
+def test_one_endless_line_flows_through_in_constant_memory(kind: str) -> None:
+    """2 MB without a line's end; the peak stays at a few windows."""
+    portion = {"words": "the gate opens to the river ", "base64": "QUJDRA+/" * 4, "blanks": " " * 64}[kind] * 2048
+    total = 2_000_000
+
+    def stream() -> Iterator[Block]:
+        for _ in range(total // len(portion)):
+            yield Block(portion)
+
+    tracemalloc.start()
+    try:
+        end = count = 0
+        for piece in TextChunker(4000, "characters")(stream()):
+            end, count = piece.span[1], count + 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+    assert end == 0 if kind == "blanks" else end > total - 2 * len(portion)
+    assert count < total // 1000
+
+
+@pytest.mark.parametrize("portion", ["the gate opens to the river ", "QUJDRA+/", "       ", "水水水。"])
+def test_a_long_line_in_tokens_needs_no_more_memory_than_a_short_one(portion: str) -> None:
+    chunker = TextChunker(256, tokenizer=WORDPIECE)
+    peaks = []
+    for length in (80_000, 160_000):
+        tracemalloc.start()
+        try:
+            for piece in chunker(Block(portion * 512) for _ in range(length // len(portion) // 512)):
+                assert len(piece.text) <= 16 * 256
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.25 + 100_000
+
+
+def test_one_chunker_serves_many_threads() -> None:
+    chunker = TextChunker(64, tokenizer=WORDPIECE)
+    documents = [prose(seed, 40) for seed in range(16)]
+    alone = [list(chunker(one(document))) for document in documents]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda document: list(chunker(one(document))), documents)) == alone
+
+
+def test_it_pickles_and_cuts_the_same() -> None:
+    chunker = TextChunker(64, "tokens", 8, WORDPIECE)
+    again = pickle.loads(pickle.dumps(chunker))
+    assert list(again(one(prose(1, 20)))) == list(chunker(one(prose(1, 20))))
+
+
+def test_pieces_come_before_the_document_is_read_whole() -> None:
+    read = 0
+
+    def stream() -> Iterator[Block]:
+        nonlocal read
+        for seed in range(50):
+            read += 1
+            yield Block(prose(seed, 120))
+
+    next(iter(TextChunker(64, tokenizer=WORDPIECE)(stream())))
+    assert read < 5
+
+
+def test_an_image_is_a_piece_and_keeps_its_caption() -> None:
+    blocks = [Block("Before. "), Block(image=b"png", page=2), Block("A turbine.", image=b"jpg"), Block(" After.")]
+    pieces = list(TextChunker(100, "characters")(blocks))
+    assert [(p.text, p.image, p.span) for p in pieces] == [
+        ("Before.", None, (0, 7)),
+        ("", b"png", (8, 8)),
+        ("A turbine.", b"jpg", (8, 18)),
+        ("After.", None, (19, 25)),
+    ]
+
+
+def test_metadata_parts_sections() -> None:
+    blocks = [Block("the gate. " * 30, metadata={"sheet": n}) for n in range(3)]
+    pieces = list(TextChunker(300, "characters")(blocks))
+    assert [p.metadata["sheet"] for p in pieces] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("document", ["", " \n\t ", "\x1c\x85", "\n" * 100_000])
+def test_nothing_to_read_yields_nothing(document: str) -> None:
+    assert list(TextChunker(tokenizer=WORDPIECE)(one(document))) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("256", Chunking(256)),
+        ("256 tokens", Chunking(256)),
+        (" 1000 chars ", Chunking(1000, "characters")),
+        ("1000characters", Chunking(1000, "characters")),
+        ("256/32", Chunking(256, "tokens", 32)),
+        ("1000/100 chars", Chunking(1000, "characters", 100)),
+        ("256 tokens, overlap 32", Chunking(256, "tokens", 32)),
+    ],
+)
+def test_chunking_is_read_from_a_few_words_and_from_what_it_says_itself(said: str, meant: Chunking) -> None:
+    assert parse_chunking(said) == meant
+    assert parse_chunking(str(meant)) == meant
+    assert TextChunker(*meant).spec == str(meant)
+
+
+@pytest.mark.parametrize(
+    "said", ["", "abc", "-5", "0", "7", "2 words", "256/256", "256/32 tokens, overlap 8", "1e3", "٢٥٦"]
+)
+def test_a_chunking_that_cannot_be_meant_is_refused(said: str) -> None:
+    with pytest.raises(UsageError):
+        parse_chunking(said)
+
+
+def test_chunks_the_model_would_truncate_are_refused() -> None:
+    with pytest.raises(UsageError, match="512"):
+        TextChunker(513, tokenizer=WORDPIECE)
+    with pytest.raises(UsageError, match="tokenizer"):
+        list(TextChunker(256)(one("text")))
+
+
+def test_binding_gives_the_chunker_that_is_meant() -> None:
+    """And its spec, told without a tokenizer, is the same."""
+
+    def own(blocks: Any) -> list[Piece]:
+        return []
+
+    assert spec(own, tokens=True).endswith("own")
+    for chunk in (None, 128, "128/16", "900 chars", TextChunker(100)):
+        bound = bind(chunk, WORDPIECE)
+        assert isinstance(bound, TextChunker)
+        assert bound.spec == spec(chunk, tokens=True)
+        assert bound.tokenizer is WORDPIECE
+    unsized = bind(None, None)
+    assert isinstance(unsized, TextChunker)
+    assert unsized.spec == spec(None, tokens=False) == "1000 characters"
+    with pytest.raises(UsageError):
+        bind("600", WORDPIECE)
