@@ -118,7 +118,7 @@ def test_memory_is_limited(parsers: Parsers) -> None:
 
 
 def test_what_a_parser_raises_is_told_without_secrets(parsers: Parsers) -> None:
-    with pytest.raises(ParseError, match="RuntimeError: no s3://bucket/key$"):
+    with pytest.raises(ParseError, match=r"RuntimeError: no s3://bucket/key$"):
         run(parsers, "raise no s3://user:password@bucket/key?X-Amz-Signature=abc")
     assert without_secrets("plain: a@b ?c") == "plain: a@b ?c"
 

@@ -19,6 +19,7 @@ _MARK = re.compile(
     r"|(?P<fence>`{3,}(?=[^`\n]*\n)|~{3,})"
     r"|(?P<under>=+|-+)[ \t]*(?=\n))"
 )
+_UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*\n")
 _CLOSING_HASHES = re.compile(r"(?:^|[ \t]+)#+[ \t]*$")
 _NO_TITLE = re.compile(r" {4}|\t| {0,3}(?:#{1,6}(?:\s|$)|[-*+>|](?:\s|$)|\d{1,9}[.)] |\|)")
 _FRONT = re.compile(r"---[ \t]*\n((?:(?!(?:---|\.\.\.)[ \t]*\n)[^\n]*\n){1,500})(?:---|\.\.\.)[ \t]*\n")
@@ -46,7 +47,7 @@ def outlined(texts: Iterator[str | Gap]) -> Iterator[Block | Gap]:
 
 
 class _Outline:
-    """Cuts a stream of text at its headings. Holds the last two lines back: a setext title shows in its underline."""
+    """Cuts a stream of text at its headings. Holds the last line or two back: a setext title shows in its underline."""
 
     def __init__(self) -> None:
         self.metadata: Mapping[str, Any] = NOTHING
@@ -67,10 +68,10 @@ class _Outline:
 
     def feed(self, text: str) -> Iterator[Block]:
         text = self._held + text
-        end = len(text)
-        for _ in range(3):
-            end = text.rfind("\n", 0, max(end, 0))
-        end += 1
+        newline = text.rfind("\n")
+        end = text.rfind("\n", 0, newline) + 1 if newline > 0 else 0
+        if end and _UNDERLINE.match(text, end):  # then what it underlines stays as well
+            end = text.rfind("\n", 0, end - 1) + 1
         if len(text) - end > BLOCK:  # lines of this length are no headings
             end = len(text)
         self._held = text[end:]
