@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from penstock.records import MultiVector
+from penstock.errors import Rejected, SinkError, UsageError
+from penstock.records import VECTOR, Dense, MultiVector
+from penstock.sinks import lance, lance_compact
 from penstock.sinks.lance import LanceIndex, LanceSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, similarity
+
+MANIFEST = SinkSuite().manifest
 
 
 class TestLance(SinkSuite):
@@ -23,3 +33,144 @@ class TestLance(SinkSuite):
 
 class TestLanceMultiVector(TestLance):
     kind = MultiVector
+
+
+URLS = ["lance://", "lance:/index", "index", "lance://./x?tabel=a", "lance://./x?table=../../etc", "memory://./x"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_wrong_url_is_told_at_once(url: str) -> None:
+    """Before anything is imported or made."""
+    with pytest.raises(UsageError):
+        LanceSink(url)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """One line that names the url and the reason."""
+    (tmp_path / "file").write_text("in the way")
+    with LanceSink(f"lance://{tmp_path}/file/index") as sink, pytest.raises(SinkError, match="Not a directory"):
+        sink.open(MANIFEST)
+
+
+def test_a_table_of_others_is_left_alone(tmp_path: Path) -> None:
+    """A table with rows and no manifest is not Penstock's to write to."""
+    import lancedb
+
+    lancedb.connect(str(tmp_path)).create_table("chunks", data=[{"a": 1}])
+    with LanceSink(f"lance://{tmp_path}") as sink, pytest.raises(SinkError, match="not Penstock's"):
+        sink.open(MANIFEST)
+    with LanceSink(f"lance://{tmp_path}?table=mine") as sink:
+        sink.open(MANIFEST)
+        sink.write([point(1)])
+        holds(sink, [point(1)])
+
+
+def test_half_an_index_is_none(tmp_path: Path) -> None:
+    """Dead between making the table and its manifest, or with the table removed since: made anew."""
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        sink.close()
+        (tmp_path / "chunks.penstock.json").unlink()
+        assert sink.manifest() is None
+        other = replace(MANIFEST, space=replace(MANIFEST.space, dim=4))
+        sink.open(other)
+        sink.write([point(1, dim=4)])
+        sink.close()
+        shutil.rmtree(tmp_path / "chunks.lance")
+        assert sink.manifest() is None
+        (tmp_path / "chunks.lance").mkdir()  # the first thing that LanceDB makes
+        sink.open(MANIFEST)
+        holds(sink, [])
+
+
+def test_importing_and_asking_for_the_manifest_loads_no_driver(tmp_path: Path) -> None:
+    """LanceDB takes a second to import: `open` does it, nothing before."""
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+    code = (
+        "import sys; from penstock.sinks.lance import LanceSink; assert LanceSink(sys.argv[1]).manifest();"
+        "assert not {'lancedb', 'pyarrow', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, f"lance://{tmp_path}"], check=True)
+
+
+def test_a_flush_syncs_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file once, its folder each time there was a new one; nothing when nothing was written."""
+    synced: list[str] = []
+    monkeypatch.setattr(lance.manifests, "sync", lambda path: synced.append(str(path)))
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        sink.flush()
+        for n in range(3):
+            synced.clear()
+            sink.write([point(n)])
+            sink.flush()
+            files = {path for path in synced if Path(path).is_file()}
+            assert {Path(path).parent.name for path in files} >= {"data", "_versions"}
+            assert {str(Path(path).parent) for path in files} <= set(synced)
+            assert len(files) <= 4
+        synced.clear()
+        sink.flush()
+        assert [path for path in synced if Path(path).is_file()] == []
+
+
+def test_points_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    """A NaN, a lone surrogate and metadata that is not JSON are refused by id; the others of the batch are in."""
+    bad_vector = replace(point(1), vectors={VECTOR: Dense(np.full(8, np.nan, dtype=np.float32))})
+    bad = [bad_vector, point(2, text="\udc80"), point(3, metadata={"a": object()}), point(4, uri="file:///\udcff")]
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        with pytest.raises(Rejected) as raised:
+            sink.write([point(0), *bad, point(5)])
+        assert raised.value.reasons.keys() == {p.id for p in bad}
+        holds(sink, [point(0), point(5)])
+
+
+def test_fragments_are_compacted_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overwriting and deleting during compactions in other processes, nothing is lost and few fragments are left."""
+    monkeypatch.setattr(lance, "FRAGMENTS", 8)
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        compacted = tmp_path / ".chunks.compacting"
+        rounds, deadline = 0, time.monotonic() + 30
+        while not (compacted.exists() and not sink._compactor._running()) and time.monotonic() < deadline:
+            for n in range(0, 100, 10):
+                sink.write([point(i, version=rounds % 2) for i in range(n, n + 10)])
+            sink.delete([point(5).id])
+            rounds += 1
+            time.sleep(0.2)
+        assert compacted.exists()
+        holds(sink, [point(n, version=(rounds - 1) % 2) for n in range(100) if n != 5])
+        assert sink._table.stats()["fragment_stats"]["num_fragments"] < 10 * rounds
+
+
+def test_many_rows_get_an_index_and_search_still_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores stay exact, rows written after the index was made are found, and filters hold."""
+    monkeypatch.setattr(lance, "INDEX_ROWS", 2000)
+    url = f"lance://{tmp_path}"
+    with LanceSink(url) as sink, LanceIndex(url) as index:
+        sink.open(MANIFEST)
+        sink.write([point(n) for n in range(2000)])
+        lance_compact.compact(url)
+        assert sink._table.list_indices()
+        sink.write([point(n) for n in range(2000, 2100)])
+        sink.flush()
+        index.open()
+        for n in (3, 1999, 2050):
+            query = point(n).vectors[VECTOR]
+            hits = index.search(query, k=5)
+            assert hits[0].chunk.ordinal == n
+            assert hits[0].score == pytest.approx(1, abs=1e-5)
+            assert [h.score for h in hits] == pytest.approx(
+                [similarity(query, point(h.chunk.ordinal).vectors[VECTOR]) for h in hits], abs=1e-4
+            )
+            assert len(index.search(query, k=50, where={"uri": "file:///docs/41.md"})) == 50
+
+
+def test_compaction_is_alone(tmp_path: Path) -> None:
+    """The second of two at a time goes home."""
+    url = f"lance://{tmp_path}"
+    with LanceSink(url) as sink:
+        sink.open(MANIFEST)
+    with lance_compact._alone(lance._Place(url)) as first, lance_compact._alone(lance._Place(url)) as second:
+        assert (first, second) == (True, False)

@@ -29,6 +29,8 @@ EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
 PAGE = 4096
 FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
+INDEX_ROWS = 100_000
+"""Below, comparing with every vector is quick enough and exact."""
 
 
 class _Place:
@@ -43,9 +45,15 @@ class _Place:
         self.data = folder / f"{self.table}.lance"
         self.sidecar = folder / f"{self.table}.penstock.json"
 
+    @property
+    def made(self) -> bool:
+        """Whether the table has a version: a run may have died when there was no more than its folder."""
+        versions = self.data / "_versions"
+        return versions.is_dir() and any(versions.iterdir())
+
     def manifest(self) -> Manifest | None:
         """What is kept beside the table; None where either of the two is missing."""
-        return manifests.read(self.sidecar, self.url) if self.data.is_dir() else None
+        return manifests.read(self.sidecar, self.url) if self.made else None
 
     def connect(self) -> Any:
         import lancedb
@@ -65,6 +73,19 @@ def _errors(url: str) -> Iterator[None]:
         raise kind(f"{url}: {text}") from error
 
 
+def crowded(table: Any) -> bool:
+    """Whether there are so many fragments, or so many rows newer than the ANN index, that all gets slow."""
+    if table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
+        return True
+    found = (table.index_stats(index.name) for index in table.list_indices())
+    return any(stats.num_unindexed_rows > INDEX_ROWS // 4 for stats in found if stats)
+
+
+def unindexed(table: Any, space: Space) -> bool:
+    """Whether the table has outgrown comparing with every vector."""
+    return space.kind == "Dense" and table.count_rows() >= INDEX_ROWS and not table.list_indices()
+
+
 def _fetch(table: Any, space: Space, ids: Sequence[str]) -> list[Point]:
     found: list[Point] = []
     for start in range(0, len(ids), PAGE):
@@ -81,7 +102,7 @@ class LanceSink(Sink):
     """
 
     accepts = frozenset({Dense, MultiVector})
-    max_rows = 2048
+    max_rows = 1024  # with more the process grows: 290 MB at 1,024, 700 at 2,048, of 200,000 points
 
     def __init__(self, url: str) -> None:
         self._place = _Place(url)
@@ -111,7 +132,7 @@ class LanceSink(Sink):
         manifests.make_folder(place.folder, self.url)
         with _errors(self.url):
             database = place.connect()
-            if place.data.is_dir():
+            if place.made:
                 table = database.open_table(place.table)
                 if kept is None and table.count_rows():
                     raise SinkError(
@@ -125,7 +146,7 @@ class LanceSink(Sink):
                 manifests.keep(place.sidecar, manifest)
         self._table, self._manifest = table, kept or manifest
         self._disk = _Disk(place.folder, place.data)
-        self._compactor = _Compactor(place)
+        self._compactor = _Compactor(place, table.count_rows())
 
     def replace_manifest(self, manifest: Manifest) -> None:
         with _errors(self.url):
@@ -182,14 +203,17 @@ class LanceSink(Sink):
 
     def maintain(self) -> None:
         """Compact where there are many fragments, and index the vectors where there are many rows."""
-        self._opened()
-        if self._compactor:
-            self._compactor.finish()
+        table = self._opened()
+        with _errors(self.url):
+            if self._compactor:
+                self._compactor.wait()
+                if crowded(table) or unindexed(table, self._space):
+                    self._compactor.run()
         self.flush()
 
     def close(self) -> None:
         if self._compactor:
-            self._compactor.close()
+            self._compactor.wait()
         self._table = self._disk = self._compactor = None
 
 
@@ -220,39 +244,34 @@ class _Disk:
 class _Compactor:
     """Runs `penstock.sinks.lance_compact`, at most one at a time, when there is enough to gain."""
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: _Place, rows: int) -> None:
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
-        self._writes = self._fresh = 0
-        self._rows: int | None = None
+        self._rows, self._fresh, self._writes = rows, 0, 0
         self._lock = threading.Lock()
 
     def wrote(self, count: int) -> None:
         with self._lock:
             self._writes, self._fresh = self._writes + 1, self._fresh + count
             # Compaction rewrites the table: doing it as the table grows by half keeps its cost in proportion.
-            if self._writes >= FRAGMENTS and self._fresh * 2 >= self._settled() and not self._running():
+            if self._writes >= FRAGMENTS and self._fresh * 2 >= self._rows and not self._running():
                 self._start()
 
-    def finish(self) -> None:
+    def wait(self) -> None:
+        with self._lock:
+            self._wait()
+
+    def run(self) -> None:
         with self._lock:
             self._wait()
             self._start()
             self._wait()
 
-    def close(self) -> None:
-        with self._lock:
-            self._wait()
-
-    def _settled(self) -> int:
-        return self._rows or 0
-
     def _running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def _start(self) -> None:
-        self._rows = self._settled() + self._fresh
-        self._writes = self._fresh = 0
+        self._rows, self._fresh, self._writes = self._rows + self._fresh, 0, 0
         command = [sys.executable, "-m", "penstock.sinks.lance_compact", self._place.url]
         # A session of its own: Ctrl-C is for the run, which waits for this one and is done.
         self._process = subprocess.Popen(
@@ -311,7 +330,8 @@ class LanceIndex(Index):
         query = table.search(vector.values, vector_column_name=VECTOR).distance_type(space.metric).limit(k)
         query = query.nprobes(20).refine_factor(10).select([*rows.COLUMNS, "_distance"])
         if condition := rows.sql(where):
-            query = query.where(condition, prefilter=True)
+            # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
+            query = query.where(condition, prefilter=True).bypass_vector_index()
         with _errors(self._place.url):
             return _hits(query.to_arrow(), vector, space.metric)
 

@@ -6,19 +6,15 @@ stay, for those who read them.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 from penstock.errors import SinkError
-from penstock.records import VECTOR, Space
-from penstock.sinks.lance import FRAGMENTS, _Place
+from penstock.records import VECTOR
+from penstock.sinks.lance import _Place, crowded, unindexed
 
-INDEX_ROWS = 100_000
-"""Below, comparing with every vector is quick enough and exact."""
 KEEP = timedelta(minutes=5)
 
 
@@ -30,10 +26,12 @@ def compact(url: str) -> None:
         if not alone:
             return
         table = place.connect().open_table(place.table)
-        fragments = table.stats()["fragment_stats"]["num_fragments"]
-        if fragments > FRAGMENTS or _stale(table):
+        if crowded(table):
             table.optimize(cleanup_older_than=KEEP)
-        _index(table, manifest.space)
+        if unindexed(table, manifest.space):
+            from lancedb.index import IvfSq
+
+            table.create_index(VECTOR, config=IvfSq(distance_type=manifest.space.metric))
 
 
 @contextmanager
@@ -53,24 +51,5 @@ def _alone(place: _Place) -> Iterator[bool]:
         yield True
 
 
-def _stale(table: Any) -> bool:
-    """Whether rows came after the vectors were indexed in such numbers that a search feels them."""
-    for index in table.list_indices():
-        stats = table.index_stats(index.name)
-        if stats and stats.num_unindexed_rows > INDEX_ROWS // 4:
-            return True
-    return False
-
-
-def _index(table: Any, space: Space) -> None:
-    if space.kind != "Dense" or table.list_indices() or table.count_rows() < INDEX_ROWS:
-        return
-    from lancedb.index import IvfSq
-
-    table.create_index(vector_column_name=VECTOR, config=IvfSq(distance_type=space.metric))
-
-
 if __name__ == "__main__":
-    if hasattr(os, "nice"):
-        os.nice(10)
     compact(sys.argv[1])
