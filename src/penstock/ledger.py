@@ -26,6 +26,8 @@ from typing import IO, Any, NamedTuple
 from penstock.errors import LockedError, UsageError
 
 SCHEMA_VERSION = 1
+APPLICATION = int.from_bytes(b"pens", "big")
+"""Written into the file's header: other programs' databases have a user_version, too."""
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE runs (
@@ -116,6 +118,11 @@ class Ledger:
                 self._lock()
             db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
             self._db = db
+            application, tables = db.execute(
+                "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+            ).fetchone()
+            if tables and application != APPLICATION:
+                raise UsageError(f"{self.path} is a database of another program, not a ledger")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA cache_size=-8192")
@@ -125,6 +132,7 @@ class Ledger:
                 if version == 0:
                     for statement in SCHEMA.split(";\n"):
                         db.execute(statement)
+                    db.execute(f"PRAGMA application_id={APPLICATION}")
                     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
                     self.set("id", uuid.uuid4().hex)
                 elif version != SCHEMA_VERSION:
