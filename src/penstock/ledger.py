@@ -431,7 +431,7 @@ class Ledger:
                     "INSERT INTO failures VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET"
                     " cause = excluded.cause, permanent = excluded.permanent, attempts = attempts + 1,"
                     " last = excluded.last",
-                    (f.uri, f.stage, f.place, f.cause[:2000], f.permanent, now, now),
+                    (f.uri, f.stage, _told(f.place), _told(f.cause[:2000]), f.permanent, now, now),
                 )
 
     def failures(self, uri: str | None = None) -> Iterator[Failure]:
@@ -549,6 +549,11 @@ class Comparison:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _told(text: str) -> str:
+    """Messages of the operating system hold file names, which need not be UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _blob(id: str) -> bytes | str:
