@@ -264,7 +264,8 @@ def _buckets(distances: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     scale = np.float32(math.log(RELATIVE_DISTANCE / exact))
     steps = exact + (np.log(far / np.float32(exact)) / scale * (half - exact)).astype(np.int64)
     near = np.abs(distances) < exact
-    return np.where(near, np.abs(distances), np.minimum(steps, half - 1)) + half * (distances > 0)
+    buckets: NDArray[np.int64] = np.where(near, np.abs(distances), np.minimum(steps, half - 1)) + half * (distances > 0)
+    return buckets
 
 
 def _head(graph: _Graph, checkpoint: Checkpoint, hidden: str) -> None:
