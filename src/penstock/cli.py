@@ -55,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
-        _complain("stopped; what was written is kept. Run it again to go on from there")
         _leave_if_busy()
         return STOPPED
     except Exception as error:
@@ -301,8 +300,8 @@ def _shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
 @contextmanager
 def _interruptible(shown: Display) -> Iterator[None]:
     """Ctrl-C: the first lets what is in flight run out, the second gives up, the third does not even tidy."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield  # signals are the main thread's; and whoever started us in the background meant it
         return
     presses = 0
 
@@ -317,6 +316,9 @@ def _interruptible(shown: Display) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, pressed)
     try:
         yield
+    except KeyboardInterrupt:
+        _complain("stopped; what was written is kept. Run it again to go on from there")
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -341,7 +343,7 @@ def _verify(args: argparse.Namespace) -> int:
             ("doubled", f"{found.doubled:,} that the index holds more than once"),
             ("outdated", f"{found.outdated:,} documents that are new, changed or half done"),
             ("gone", f"{found.gone:,} documents that the source no longer has"),
-            ("failing", f"{found.failing:,} documents that cannot be read as they are"),
+            ("failing", f"{found.failing:,} documents that could not be brought in"),
         ]
         say(rows_text(row for row in rows if row[0] in ("documents", "points") or not row[1].startswith("0 ")))
         again = _again(pipeline.ledger.path)
@@ -349,6 +351,8 @@ def _verify(args: argparse.Namespace) -> int:
             say("source, ledger and index agree")
         elif not found.complete:
             say("the source could not be listed whole")
+        elif not any((found.missing, found.orphans, found.doubled, found.outdated, found.gone)):
+            say(f"`penstock failures{again}` says why")
         elif found.repaired is None:
             say(f"they differ: `penstock verify --repair{again}` mends what can be mended")
     if found.repaired is not None and found.repaired.status == "stopped":
@@ -360,7 +364,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    from penstock.display import hit_json, hit_text, say, words_of
+    from penstock.display import hit_body, hit_head, hit_json, say, words_of
     from penstock.search import open_index
 
     where = {"uri": _uri(args.document)} if args.document else None
@@ -372,7 +376,8 @@ def _search(args: argparse.Namespace) -> int:
         return OK
     words = words_of(args.query)
     for number, hit in enumerate(hits, 1):
-        say(hit_text(number, hit, words, full=args.full))
+        say(hit_head(number, hit))
+        say(*hit_body(hit, words, full=args.full), indent=3)
     if not hits:
         _complain("nothing found")
     return OK
@@ -487,6 +492,8 @@ def _failures(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
+    from rich.text import Text
+
     from penstock.display import clean, moment, place, rows_text, say
 
     try:
@@ -531,7 +538,7 @@ def _explain(args: argparse.Namespace) -> int:
         rows.append(("note", missing))
     say(rows_text(rows))
     if chunk:
-        say(*("   " + clean(part) for part in chunk["text"].split("\n")))
+        say(*(Text(clean(part)) for part in chunk["text"].split("\n")), indent=3)
     return OK
 
 

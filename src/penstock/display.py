@@ -53,6 +53,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02} min"
 
 
+def count(number: int, one: str) -> str:
+    return f"{number:,} {one if number == 1 else one + 's'}"
+
+
 def rate(amount: float) -> str:
     return f"{amount:,.0f}" if amount >= 100 else f"{amount:.1f}" if amount >= 1 else f"{amount:.2f}"
 
@@ -213,10 +217,10 @@ def line(progress: Progress, rates: Rates) -> str:
         f"{size(progress.in_flight)} of {size(progress.budget)} in flight",
         f"bottleneck {progress.bottleneck}",
     ]
-    if progress.eta is not None:
+    if progress.eta:  # nothing left to read is not yet the end
         parts.append(f"{duration(progress.eta)} to go")
     if lost := counts["failed"] + counts["gaps"]:
-        parts.append(f"{lost:,} failures")
+        parts.append(count(lost, "failure"))
     if progress.waiting:
         parts.append(f"waiting for {clean(progress.waiting)}")
     return " · ".join(parts)
@@ -234,14 +238,14 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
     grid.add_row("penstock", Text(clean(title), style="bold"))
     documents = Text(f"{_done(counts):,} of {counts['listed']:,}{' and more' if progress.listing else ''}")
     if lost := counts["failed"] + counts["gaps"]:
-        documents.append(f" · {lost:,} failures", style="red")
+        documents.append(f" · {count(lost, 'failure')}", style="red")
     grid.add_row("documents", documents)
     grid.add_row("rate", Text(_pace(rates)))
     share = min(1.0, progress.in_flight / progress.budget) if progress.budget else 0.0
     full = round(28 * share)
     bar = Text("━" * full, style="green").append("━" * (28 - full), style="bright_black")
     grid.add_row("in flight", bar.append(f" {size(progress.in_flight)} of {size(progress.budget)}", style="default"))
-    to_go = "" if progress.eta is None else f" · {duration(progress.eta)} to go"
+    to_go = f" · {duration(progress.eta)} to go" if progress.eta else ""
     grid.add_row("bottleneck", Text(f"{progress.bottleneck} · {duration(progress.seconds)} so far{to_go}"))
     if progress.waiting:
         grid.add_row("waiting for", Text(clean(progress.waiting), style="yellow"))
@@ -263,7 +267,7 @@ def report_text(report: Report, again: str = "") -> Text:
     if report.status == "done" and not any(
         c[name] for name in ("documents", "deleted", "failed", "skipped", "gaps", "removed")
     ):
-        text.append(f"0 changed ({c['unchanged']:,} documents) in {duration(report.seconds)}\n")
+        text.append(f"0 changed ({count(c['unchanged'], 'document')}) in {duration(report.seconds)}\n")
     else:
         seconds = max(report.seconds, 1e-9)
         rows = [
@@ -288,11 +292,14 @@ def report_text(report: Report, again: str = "") -> Text:
     for notice in report.notices:
         text.append(f"note: {clean(notice)}\n", style="yellow")
     if c["gaps"]:
-        text.append(f"{c['gaps']:,} parts were not read or written: penstock failures{again}\n", style="red")
+        text.append(
+            f"{count(c['gaps'], 'part')} could not be read, embedded or written: `penstock failures{again}` says why\n",
+            style="red",
+        )
     if report.failing and report.status == "done":
         text.append(
-            f"{report.failing:,} documents are not in the index as they are now: `penstock failures{again}` says why,"
-            f" `penstock retry{again}` tries again\n",
+            f"{count(report.failing, 'document')} not in the index as in the source: `penstock failures{again}` says"
+            f" why, `penstock retry{again}` tries again\n",
             style="red",
         )
     if report.status == "stopped":
@@ -331,7 +338,7 @@ def snippet(text: str, words: re.Pattern[str] | None, width: int = 280) -> str:
     return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
 
 
-def hit_text(number: int, hit: Hit, words: re.Pattern[str] | None, *, full: bool = False) -> Text:
+def hit_head(number: int, hit: Hit) -> Text:
     from rich.text import Text
 
     chunk = hit.chunk
@@ -341,13 +348,19 @@ def hit_text(number: int, hit: Hit, words: re.Pattern[str] | None, *, full: bool
     text.append(f"  {where}", style="default")
     if chunk.headings:
         text.append("  " + clean(" › ".join(chunk.headings)), style="magenta")
-    body = "\n".join(clean(part) for part in chunk.text.split("\n")) if full else snippet(chunk.text, words)
-    for part in body.split("\n"):
-        shown = Text(f"   {part}", style="default")
-        if words:
-            shown.highlight_regex(words, style="bold yellow")
-        text.append("\n").append_text(shown)
     return text
+
+
+def hit_body(hit: Hit, words: re.Pattern[str] | None, *, full: bool = False) -> list[Text]:
+    """A snippet, or the whole chunk a line at a time, with the query's words emphasised."""
+    from rich.text import Text
+
+    body = [clean(line) for line in hit.chunk.text.split("\n")] if full else [snippet(hit.chunk.text, words)]
+    shown = [Text(line) for line in body]
+    for text in shown:
+        if words:
+            text.highlight_regex(words, style="bold yellow")
+    return shown
 
 
 def hit_json(hit: Hit) -> dict[str, Any]:
@@ -377,6 +390,10 @@ def rows_text(rows: Iterable[tuple[str, str]]) -> Text:
     return text
 
 
+NARROW = {"stage": 7, "place": 9, "attempts": 8, "when": 19, "size": 10}
+"""Columns of a width of their own, so that the pages of a table line up; the others share the rest."""
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], page: int = 100) -> Iterable[RenderableType | str]:
     """A table of any length, a page at a time: drawn at a terminal, else one line a row with tabs between."""
     if not sys.stdout.isatty():
@@ -390,8 +407,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], page: int = 10
     def fresh(header: bool) -> Table:
         made = Table(box=None, expand=True, show_header=header, header_style="cyan", pad_edge=False)
         for heading in headings:
-            wide = heading in ("document", "cause")
-            made.add_column(heading, ratio=4 if wide else 1, overflow="fold")
+            width = NARROW.get(heading)
+            made.add_column(heading, width=width, ratio=None if width else 1, overflow="fold")
         return made
 
     current, first = fresh(True), True
@@ -410,11 +427,19 @@ def terminal(file: TextIO) -> Console:
     return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
-def say(*what: RenderableType) -> None:
+def say(*what: RenderableType, indent: int = 0) -> None:
     """Print results. Lines break at a terminal's edge, and nowhere when they go to a file or a pipe."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     console = terminal(sys.stdout)
     for one in what:
-        console.print(one, soft_wrap=not console.is_terminal)
+        if isinstance(one, str):
+            print(one)  # as it is: rich would turn tabs into spaces
+        elif console.is_terminal:
+            console.print(Padding(one, (0, 0, 0, indent)) if indent else one)
+        else:
+            console.print(Text(" " * indent) + one if isinstance(one, Text) else one, soft_wrap=True)
 
 
 def moment(seconds: float) -> str:

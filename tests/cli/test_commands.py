@@ -1,0 +1,220 @@
+"""The commands, over the real library: LanceDB, the ledger and a small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.sinks.memory import forget
+from tests.cli.conftest import SENTENCE, Run
+
+LANCE = "lance://./index"
+
+
+def test_the_main_job(ingest: Run, run: Run) -> None:
+    first = ingest(into=LANCE)
+    assert first.status == 0
+    assert "2 added · 0 changed · 0 unchanged · 0 deleted · 0 failed · 0 skipped" in first.out
+    assert "2 embedded" in first.out
+    again = ingest(into=LANCE)
+    assert again.status == 0
+    assert again.out.startswith("0 changed (2 documents) in ")
+    found = run("search", SENTENCE, "--in", LANCE, "-k", "1")
+    assert found.status == 0
+    assert "docs/gates.md" in found.out
+    assert "Gates" in found.out
+    assert SENTENCE in found.out
+    Path("docs/gates.md").write_text("# Gates\n\nThey are shut.\n")
+    Path("docs/two words.txt").unlink()
+    assert "0 added · 1 changed · 0 unchanged · 1 deleted" in ingest("--allow-mass-delete", into=LANCE).out
+
+
+def test_json_lines_for_machines(ingest: Run, run: Run, index: str) -> None:
+    ran = ingest("--json")
+    assert ran.status == 0
+    assert ran.err == ""
+    *progress, report = ran.lines
+    assert progress
+    assert {line["event"] for line in progress} == {"progress"}
+    assert {"in_flight", "budget", "bottleneck", "eta"} <= set(progress[0])
+    assert (report["event"], report["ok"], report["counts"]["added"]) == ("report", True, 2)
+    hits = run("search", SENTENCE, "--in", index, "--json").lines
+    assert len(hits) == 2
+    assert hits[0]["score"] > hits[1]["score"]
+    assert hits[0]["text"].endswith(SENTENCE)
+    assert hits[0]["uri"].endswith("/docs/gates.md")
+
+
+def test_quiet_says_nothing(ingest: Run) -> None:
+    ran = ingest("-q")
+    assert (ran.status, ran.out, ran.err) == (0, "", "")
+
+
+def test_search_in_one_document_named_by_its_path(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    ran = run("search", SENTENCE, "--in", index, "--document", "docs/two words.txt")
+    assert "docs/two words.txt" in ran.out
+    assert "gates.md" not in ran.out
+
+
+def test_a_broken_document_is_status_1_and_in_failures(ingest: Run, run: Run) -> None:
+    Path("docs/broken.pdf").write_bytes(b"%PDF-1.7\nnot at all")
+    ran = ingest()
+    assert ran.status == 1
+    assert "1 failed" in ran.out
+    assert "penstock failures" in ran.out
+    listed = run("failures")
+    assert listed.status == 0
+    head, row = listed.out.splitlines()
+    assert head.split("\t") == ["document", "stage", "place", "cause", "attempts", "when"]
+    assert row.split("\t")[:2] == ["docs/broken.pdf", "parse"]
+    assert run("failures", "--json").lines[0]["attempts"] == 1
+    assert run("verify").status == 1
+    assert run("retry").status == 1
+    assert run("failures", "--json").lines[0]["attempts"] == 2
+    Path("docs/broken.pdf").write_text("A plain text after all.")
+    assert run("retry", "-q").status == 0
+    assert run("failures").out.strip() == "no failures"
+
+
+def test_nothing_of_a_file_name_reaches_the_terminal_as_a_command(ingest: Run, run: Run) -> None:
+    name = "docs/\x1b]0;gotcha\x07.pdf"
+    Path(name).write_bytes(b"%PDF-1.7\nnot at all")
+    ran = ingest()
+    shown = ran.out + ran.err + run("failures").out + run("status").out
+    assert "gotcha" in shown
+    assert not {"\x1b", "\x07"} & set(shown)
+
+
+def test_a_mass_deletion_is_refused_with_status_3(ingest: Run) -> None:
+    ingest("-q")
+    for path in Path("docs").iterdir():
+        path.unlink()
+    ran = ingest()
+    assert ran.status == 3
+    assert "--allow-mass-delete" in ran.err
+    assert "MassDeletion" not in ran.err
+    ran = ingest("--allow-mass-delete")
+    assert (ran.status, "2 deleted" in ran.out) == (0, True)
+
+
+def test_an_index_of_another_ledger_is_status_3_unless_adopted(ingest: Run) -> None:
+    ingest("-q")
+    ran = ingest("--state", "other.db")
+    assert ran.status == 3
+    assert "--adopt" in ran.err
+    ran = ingest("--state", "other.db", "--adopt")
+    assert ran.status == 0
+    assert "adopted 2 points" in ran.out
+    assert "0 embedded" in ran.out
+
+
+def test_another_chunking_is_refused_with_status_3(ingest: Run) -> None:
+    ingest("-q")
+    ran = ingest("--chunk", "100 tokens")
+    assert ran.status == 3
+    assert "100 tokens" in ran.err
+
+
+def test_plan_says_what_a_run_would_do_and_does_not_do_it(run: Run, model: str, ingest: Run, index: str) -> None:
+    ran = run("plan", "docs", "--into", index, "--model", model)
+    assert ran.status == 0
+    assert "2 new · 0 changed" in ran.out
+    assert "docs/two words.txt" in ran.out
+    assert not list(Path().glob(".penstock/*"))
+    ingest("-q")
+    Path("docs/new.txt").write_text("A third.")
+    told = run("plan", "--json").lines[0]
+    assert (told["new"], told["unchanged"], told["chunks"]) == (1, 2, 1)
+
+
+def test_status(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    ran = run("status")
+    assert ran.status == 0
+    assert "2 done" in ran.out
+    assert index in ran.out
+    told = run("status", "--json").lines[0]
+    assert (told["documents"], told["acknowledged"], told["runs"][0]["status"]) == (2, 2, "done")
+    assert told["ledger_bytes"] > 1000
+
+
+def test_verify_and_repair(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    assert run("verify").out.splitlines()[-1] == "source, ledger and index agree"
+    Path("docs/new.txt").write_text("A third.")
+    ran = run("verify")
+    assert ran.status == 1
+    assert "outdated" in ran.out
+    assert "penstock verify --repair" in ran.out
+    assert run("verify", "--repair", "-q").status == 0
+    assert run("verify", "--json").lines[0]["ok"] is True
+
+
+def test_explain_leads_from_a_point_to_its_origin(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    hit = run("search", SENTENCE, "--in", index, "--json").lines[0]
+    ran = run("explain", hit["id"])
+    assert ran.status == 0
+    for part in ("docs/gates.md", "markdown", "Gates", SENTENCE, "256 tokens"):
+        assert part in ran.out
+    told = run("explain", hit["id"], "--json").lines[0]
+    assert (told["run"]["id"], told["chunk"]["text"]) == (1, hit["text"])
+    assert run("explain", "0" * 32).status == 1
+    forget(index)
+    ran = run("explain", hit["id"])
+    assert ran.status == 0
+    assert "docs/gates.md" in ran.out
+
+
+def test_a_toml_file_says_the_same_as_the_options(run: Run, model: str, index: str) -> None:
+    Path("penstock.toml").write_text(f'source = "docs"\ninto = "{index}"\nmodel = "{model}"\nexclude = ["*.txt"]\n')
+    ran = run("run", "penstock.toml", "--json")
+    assert ran.status == 0
+    assert ran.lines[-1]["counts"]["added"] == 1
+    Path("penstock.toml").write_text(f'source = "docs"\ninto = "{index}"\ncolour = "red"\n')
+    ran = run("run", "penstock.toml")
+    assert ran.status == 2
+    assert "colour" in ran.err
+
+
+def test_with_several_ledgers_one_is_to_be_chosen(ingest: Run, run: Run) -> None:
+    ingest("-q")
+    first = next(Path(".penstock").glob("*.db"))
+    ingest("-q", into="memory://second")
+    ran = run("status")
+    assert ran.status == 2
+    assert f"--state {first}" in ran.err
+    assert "second" in ran.err
+    assert run("status", "--state", str(first)).status == 0
+
+
+def test_without_a_ledger_it_says_how_to_begin(run: Run) -> None:
+    ran = run("failures")
+    assert ran.status == 2
+    assert "penstock ingest" in ran.err
+
+
+def test_models_are_listed_and_found(run: Run, model: str) -> None:
+    ran = run("models")
+    assert ran.status == 0
+    assert "all-MiniLM-L6-v2" in ran.out
+    assert run("models", "fetch", model).out.strip() == model
+
+
+@pytest.mark.parametrize("error", [PermissionError("not yours"), UnicodeError("odd")])
+def test_an_error_of_the_system_is_no_traceback(
+    run: Run, ingest: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, index: str
+) -> None:
+    from penstock.search import OpenIndex
+
+    ingest("-q")
+
+    def search(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(OpenIndex, "search", search)
+    ran = run("search", "x", "--in", index)
+    assert ran.status == 3
+    assert ran.err.count("\n") == 1
