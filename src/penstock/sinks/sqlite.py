@@ -108,6 +108,12 @@ def _marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 
 
+def _keys(file: _File, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    for start in range(0, len(ids), PAGE):
+        page = ids[start : start + PAGE]
+        yield from file.all(f'SELECT id, "key" FROM chunks WHERE id IN ({_marks(page)})', page)
+
+
 def _dense(blob: bytes) -> Dense:
     import numpy as np
 
@@ -145,7 +151,8 @@ class SqliteSink(Sink):
         file = _File(self._path, self._url, readonly=False)
         try:
             with file.turn():
-                file.connection.execute("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
+                file.all("PRAGMA journal_mode = WAL")
+                file.all("PRAGMA synchronous = FULL")
                 if kept is None:
                     self._create(file, manifest)
         except BaseException:
@@ -179,24 +186,23 @@ class SqliteSink(Sink):
         file, space = self._opened()
         batch = rows.Batch(points, space, self._url)
         with file.turn(), file.connection:
-            self._remove(file, [cells[0] for cells in batch.rows])
-            marks = _marks(rows.COLUMNS)
+            keys = dict(_keys(file, [cells[0] for cells in batch.rows]))
+            sql = f'INSERT OR REPLACE INTO chunks ({_COLUMNS}, "key") VALUES ({_marks(rows.COLUMNS)}, ?)'
             for cells, vector in zip(batch.rows, batch.vectors, strict=True):
-                file.connection.execute(f"INSERT INTO chunks ({_COLUMNS}) VALUES ({marks})", cells)
-                key = file.connection.last_insert_rowid()
-                file.connection.execute("INSERT INTO vectors(rowid, embedding) VALUES (?, ?)", (key, vector.tobytes()))
+                key = keys.get(cells[0])
+                file.connection.execute(sql, (*cells, key))
+                if key is None:  # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold
+                    embed = "INSERT INTO vectors(embedding, rowid) VALUES (?, ?)"
+                    key = file.connection.last_insert_rowid()
+                else:
+                    embed = "UPDATE vectors SET embedding = ? WHERE rowid = ?"
+                file.connection.execute(embed, (vector.tobytes(), key))
         batch.finish()
 
     def delete(self, ids: Sequence[str]) -> None:
         file, _ = self._opened()
         with file.turn(), file.connection:
-            self._remove(file, ids)
-
-    @staticmethod
-    def _remove(file: _File, ids: Sequence[str]) -> None:
-        for start in range(0, len(ids), PAGE):
-            page = ids[start : start + PAGE]
-            keys = file.all(f'SELECT "key" FROM chunks WHERE id IN ({_marks(page)})', page)
+            keys = [(key,) for _, key in _keys(file, ids)]
             file.connection.executemany("DELETE FROM vectors WHERE rowid = ?", keys)
             file.connection.executemany('DELETE FROM chunks WHERE "key" = ?', keys)
 
