@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import Unsupported
+from penstock.errors import ParseError, Unsupported
 from penstock.parsers import Parsers
 from penstock.parsers.detect import detect
 from tests.parsers.conftest import Read, item
@@ -87,6 +87,13 @@ def test_outlook_and_word_files_are_told_by_their_directory() -> None:
     assert kind(body + "__properties_version1.0".encode("utf-16-le"), "x") == "application/vnd.ms-outlook"
     assert kind(body + "WordDocument".encode("utf-16-le"), "x.msg") == "application/msword"
     assert kind(bytes(header), "x.msg") == "application/x-ole-storage"
+
+
+def test_an_office_document_under_a_password_says_so(read: Read) -> None:
+    header = bytearray(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".ljust(512, b"\0"))
+    header[30:32] = (9).to_bytes(2, "little")
+    with pytest.raises(ParseError, match="encrypted"):
+        read(bytes(header) + "EncryptedPackage".encode("utf-16-le"), "a.docx")
 
 
 def test_the_source_s_word_counts_where_the_content_says_nothing() -> None:

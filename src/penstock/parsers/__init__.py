@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -53,6 +54,7 @@ TABLE: dict[str, Row] = {
     _ODF + "spreadsheet": Row("penstock.parsers.odf:parse", isolated=True),
     "application/vnd.ms-excel": Row("penstock.parsers.sheets:parse", isolated=True, extra="office"),
     "application/vnd.ms-outlook": Row("penstock.parsers.outlook:parse", isolated=True, extra="office"),
+    "application/x-encrypted-office": Row("penstock.parsers.package:encrypted"),
     "application/rtf": Row("penstock.parsers.rtf:parse", isolated=True, extra="office"),
 }
 
@@ -89,6 +91,7 @@ class Parsers:
         self._isolate = isolate
         self._timeout, self._memory = timeout, memory
         self._workers: Workers | None = None
+        self._lock = threading.Lock()
 
     def parse(self, item: Item) -> Parsed:
         """Raises Unsupported where nothing reads such a file, ParseError or LimitExceeded: here or from `blocks`."""
@@ -138,12 +141,12 @@ class Parsers:
         raise Unsupported(f"no parser for {media_type}")
 
     def _pool(self) -> Workers:
-        if self._workers is None:
-            from penstock.parsers.isolate import Workers  # subprocess and friends, for those who need them
+        from penstock.parsers.isolate import Workers  # subprocess and friends, for those who need them
 
-            # Two threads may both come here: a pool that loses the race has started nothing.
-            self._workers = Workers(self._timeout, self._memory)
-        return self._workers
+        with self._lock:
+            if self._workers is None:
+                self._workers = Workers(self._timeout, self._memory)
+            return self._workers
 
 
 def _in_process(parser: Parser, stream: BinaryIO, item: Item) -> Generator[Block | Gap, None, None]:

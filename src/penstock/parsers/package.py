@@ -16,7 +16,7 @@ from xml.parsers import expat
 
 from penstock.errors import LimitExceeded, ParseError
 from penstock.parsers.text import BLOCK, cut
-from penstock.records import NOTHING, Block
+from penstock.records import NOTHING, Block, Item
 
 MEMBERS = 20_000
 LARGEST = 256 << 20
@@ -30,6 +30,11 @@ _DEEPEST = 2000
 
 Event = tuple[str, str, Any]
 """("start", local name, attributes by local name), ("end", local name, None) or ("text", "", the text)."""
+
+
+def encrypted(stream: BinaryIO, item: Item) -> Iterator[Block]:
+    """An Office document under a password is no zip at all, and says so."""
+    raise ParseError("encrypted: a password is needed")
 
 
 class Package:

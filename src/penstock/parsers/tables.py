@@ -26,7 +26,7 @@ def separated(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
     sample = rows.sample()
     tabs = (item.media_type or "").startswith("text/tab")
     delimiter = "\t" if tabs else _delimiter(sample)
-    csv.field_size_limit(LONGEST)
+    csv.field_size_limit(LONGEST)  # the module knows one limit only, of 128 KiB; every row is bounded here
     names: list[str] = []
     reader = csv.reader(rows, delimiter=delimiter)
     number = 0
