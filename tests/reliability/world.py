@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from penstock.contracts import Sink, Source
 from penstock.pipeline import Pipeline
-from penstock.records import Block, Piece
 from penstock.sinks.memory import MemorySink, forget
+from penstock.testing.chaos import Contents, Lines, contents
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import EmbedFaults, FaultyEmbedder
 from penstock.testing.sources import ListSource
 
-Contents = dict[str, tuple[Any, ...]]
 _numbers = itertools.count()
-
-
-class Lines:
-    """A line is a chunk; its page and heading change with its place in the document."""
-
-    spec = "lines"
-
-    def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
-        at = number = 0
-        for block in blocks:
-            for line in block.text.splitlines(keepends=True):
-                text = line.rstrip("\n")
-                if text.strip():
-                    yield Piece(text, (at, at + len(text)), number // 4, (f"part {number // 3}",), {"line": number})
-                    number += 1
-                at += len(line)
 
 
 class World:
@@ -78,21 +59,6 @@ class World:
 
     def forget(self) -> None:
         forget(self.url)
-
-
-def contents(sink: Sink) -> Contents:
-    """All that an index says of its points."""
-    found: Contents = {}
-    for page in sink.ids():
-        for point in sink.fetch(page):
-            c = point.chunk
-            vector: Any = point.vectors["vector"]
-            assert point.id not in found, f"{point.id} is there twice"
-            found[point.id] = (
-                c.uri, c.ordinal, c.text, tuple(c.span), c.page, tuple(c.headings), dict(c.metadata),
-                np.asarray(vector.values, np.float32).tobytes(),
-            )  # fmt: skip
-    return found
 
 
 def undisturbed(documents: Mapping[str, str], folder: Path) -> Contents:

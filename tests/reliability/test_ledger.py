@@ -1,0 +1,175 @@
+"""The ledger's file: who may hold it, what it refuses, what it knows after a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import LockedError, UsageError
+from penstock.ledger import SCHEMA_VERSION, Failure, Ledger, Row
+
+HOLD = """
+import sys, time
+from penstock.ledger import Ledger
+ledger = Ledger(sys.argv[1])
+ledger.open()
+{body}
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def holder(path: Path, body: str = "") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(body=body), str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def test_a_second_process_is_told_who_holds_the_ledger(tmp_path: Path) -> None:
+    """And a kill -9 of the holder frees it: no lock is ever stale."""
+    path = tmp_path / "ledger.db"
+    process = holder(path)
+    try:
+        with pytest.raises(LockedError, match=rf"process {process.pid}\b"):
+            Ledger(path).open()
+        with Ledger(path) as reader:
+            reader.open(exclusive=False)  # looking is free
+            assert reader.counts()["documents"] == 0
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        end(process)
+    with Ledger(path) as ledger:
+        ledger.open()
+
+
+def test_a_second_ledger_of_one_process_is_refused_too(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.db") as first:
+        first.open()
+        with pytest.raises(LockedError, match=f"process {os.getpid()}"):
+            Ledger(tmp_path / "ledger.db").open()
+    with Ledger(tmp_path / "ledger.db") as second:
+        second.open()
+
+
+def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
+    """And what was not is gone: the write-ahead log is recovered by the next process."""
+    path = tmp_path / "ledger.db"
+    body = """
+from penstock.ledger import Row
+run = ledger.begin_run("space")
+begun = ledger.begin(["doc:a"], run)["doc:a"]
+ledger.acknowledge([(begun.document, begun.attempt, Row(bytes([n]) * 16, n, n)) for n in range(200)], run)
+ledger._open().execute("BEGIN IMMEDIATE")
+ledger._open().execute("DELETE FROM chunks")
+"""
+    process = holder(path, body)
+    assert Path(f"{path}-wal").stat().st_size > 0
+    end(process)
+    with Ledger(path) as ledger:
+        ledger.open()
+        assert ledger.counts()["acknowledged"] == 200
+        assert ledger.begin_run("space") == 2
+        assert [run["status"] for run in ledger.runs()] == ["running", "died"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database, but a text that somebody keeps here", b"SQLite format 3\0" + b"\xff" * 4096]
+)
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="cannot open the ledger"):
+        Ledger(path).open()
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION])
+def test_the_database_of_somebody_else_is_refused_and_left_alone(tmp_path: Path, version: int) -> None:
+    """Whatever it says its version is: many programs leave it at 0, and many count from 1."""
+    path = tmp_path / "ledger.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE invoices (amount INTEGER)")
+        db.execute(f"PRAGMA user_version={version}")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="not a ledger"):
+        Ledger(path).open()
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path) as ledger:
+        ledger.open()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(UsageError, match=r"another version of Penstock \(99\)"):
+        Ledger(path).open()
+
+
+def test_a_ledger_that_is_only_looked_at_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing has been ingested there"):
+        Ledger(tmp_path / "none.db").open(create=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake_in_usage(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot open the ledger"):
+        Ledger(tmp_path / "file" / "ledger.db").open()
+
+
+def test_a_closed_ledger_says_so(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.db")
+    ledger.open()
+    ledger.close()
+    ledger.close()
+    with pytest.raises(UsageError, match="closed"):
+        ledger.counts()
+
+
+def test_a_comparison_finds_what_is_missing_orphaned_and_doubled(tmp_path: Path) -> None:
+    ids = [bytes([n]) * 16 for n in range(6)]
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.open()
+        run = ledger.begin_run("space")
+        begun = ledger.begin(["doc:a"], run)["doc:a"]
+        rows = [(begun.document, begun.attempt, Row(id, n, n)) for n, id in enumerate(ids)]
+        ledger.intend(rows)
+        ledger.acknowledge(rows[:4], run)  # 4 and 5 were on their way: there or not, neither is wrong
+        held = [[ids[0].hex(), ids[1].hex()], [ids[1].hex(), ids[4].hex()], ["ab" * 16, "a name of its own"]]
+        comparison = ledger.compare(held)
+        try:
+            assert comparison.total == 6
+            assert [id for _, id in comparison.missing()] == [ids[2], ids[3]]
+            assert sorted(comparison.orphans()) == ["a name of its own", "ab" * 16]
+            assert list(comparison.doubled()) == [ids[1].hex()]
+        finally:
+            comparison.close()
+
+
+@pytest.mark.parametrize("text", ["caf\udce9.txt: permission denied", "nul \0 byte", "\N{SNOWMAN}" * 5000])
+def test_a_failure_of_any_text_is_written_down(tmp_path: Path, text: str) -> None:
+    """File names that are no UTF-8 reach the messages of the operating system."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.open()
+        ledger.record([Failure("doc:a", "read", text, place=text[:20])])
+        (told,) = ledger.failures()
+        assert told.cause[:4] == text[:4].replace("\udce9", "?")
