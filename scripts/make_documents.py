@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import sys
 import zipfile
 import zlib
@@ -258,6 +259,49 @@ def xlsx() -> bytes:
     )
 
 
+def msg() -> bytes:
+    """An Outlook message: an OLE file of four streams, all of them small ones."""
+    text = {"0037": "Gate opened", "1000": "The gate is open.\r\nWater flows.", "0C1A": "Ada"}
+    streams = {f"__substg1.0_{tag}001F": value.encode("utf-16-le") for tag, value in text.items()}
+    properties = b"".join(
+        struct.pack("<IIQ", int(tag, 16) << 16 | 0x1F, 6, len(value.encode("utf-16-le")) + 2)
+        for tag, value in text.items()
+    )
+    streams["__properties_version1.0"] = bytes(32) + properties
+    last, end, free, none = len(streams), 0xFFFFFFFE, 0xFFFFFFFF, 0xFFFFFFFF
+
+    def entry(name: str, kind: int, right: int, child: int, start: int, size: int) -> bytes:
+        raw = name.encode("utf-16-le") + b"\0\0"
+        head = raw.ljust(64, b"\0") + struct.pack("<HBBIII", len(raw), kind, 1, none, right, child)
+        return head + bytes(36) + struct.pack("<IQ", start, size)
+
+    directory: list[bytes] = []
+    small = b""
+    chains: list[int] = []
+    for n, (name, data) in enumerate(streams.items(), 1):
+        first, count = len(chains), -(-len(data) // 64)
+        chains += [*range(first + 1, first + count), end]
+        directory.append(entry(name, 2, n + 1 if n < last else none, none, first, len(data)))
+        small += data.ljust(count * 64, b"\0")
+    directory.insert(0, entry("Root Entry", 5, none, 1, 4, len(small)))
+    sectors = -(-len(small) // 512)
+    table = [
+        0xFFFFFFFD,
+        2,
+        end,
+        end,
+        *range(5, 4 + sectors),
+        end,
+    ]  # itself, the directory, the small chains, their bytes
+    header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6) + bytes(6)
+    header += (
+        struct.pack("<IIIIIIIII", 0, 1, 1, 0, 4096, 3, 1, end, 0) + struct.pack("<I", 0) + struct.pack("<I", free) * 108
+    )
+    chained = b"".join(struct.pack("<I", n) for n in chains).ljust(512, b"\xff")
+    fat = b"".join(struct.pack("<I", n) for n in table).ljust(512, b"\xff")
+    return header + fat + b"".join(directory).ljust(1024, b"\0") + chained + small.ljust(sectors * 512, b"\0")
+
+
 EML = b"""From: Ada <ada@example.org>
 To: Bob <bob@example.org>
 Subject: =?utf-8?q?The_gate_is_ge=C3=B6ffnet?=
@@ -295,6 +339,7 @@ DOCUMENTS = {
     "turbines.xlsx": xlsx,
     "gate.eml": lambda: EML,
     "rich.rtf": lambda: RTF,
+    "gate.msg": msg,
 }
 
 

@@ -198,6 +198,13 @@ def test_mail_of_html_alone(read: Read) -> None:
     assert headings(parts)[-1] == ("S", "Hi")
 
 
+def test_outlook(read: Read, documents: Path) -> None:
+    parts = read(documents / "gate.msg")
+    assert text_of(parts) == "Gate opened\n\nThe gate is open.\nWater flows."
+    assert parts[0].metadata["subject"] == "Gate opened"  # type: ignore[union-attr]
+    assert parts[0].headings == ("Gate opened",)  # type: ignore[union-attr]
+
+
 def test_rtf(read: Read, documents: Path) -> None:
     assert text_of(read(documents / "rich.rtf")) == "Rich text with é accents.\nSecond."
 
