@@ -1,0 +1,181 @@
+"""What is shown of a run, and how results are worded."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from penstock import display
+from penstock.engine.channel import ChannelStats
+from penstock.engine.progress import COUNTERS, Progress, Report
+
+MIB = 1 << 20
+
+
+def moment(seconds: float, *, waiting: str = "", listing: bool = False, **counts: int) -> Progress:
+    channel = ChannelStats("points", pieces=3, bytes=60 * MIB, capacity=64 * MIB, peak=0, largest=0, passed=9, full_s=0)
+    return Progress(
+        seconds=seconds,
+        counts=dict.fromkeys(COUNTERS, 0) | counts,
+        channels=(channel,),
+        budget=128 * MIB,
+        listing=listing,
+        queued_bytes=1000,
+        waiting=waiting,
+    )
+
+
+def drawn(what: object, width: int = 100) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, force_terminal=False).print(what)
+    return file.getvalue()
+
+
+def test_rates_are_those_of_the_last_seconds() -> None:
+    rates = display.Rates()
+    for second in range(21):
+        rates.add(moment(second, embedded=100 * min(second, 10)))
+    assert rates.of("embedded") == 0
+    rates = display.Rates()
+    rates.add(moment(2, embedded=10))
+    assert rates.of("embedded") == 5
+    for second in range(3, 9):
+        rates.add(moment(second, embedded=10 * second))
+    assert rates.of("embedded") == 10
+    assert len(rates._seen) < 8
+
+
+def test_a_picture_tells_all_that_matters() -> None:
+    rates = display.Rates()
+    at = moment(
+        10, listed=1234, unchanged=1000, documents=30, failed=4, bytes=20_000_000, embedded=250, listing=True,
+        waiting="write: connection \x1brefused",
+    )  # fmt: skip
+    rates.add(at)
+    shown = drawn(display.frame("docs → lance://./index", at, rates, stopping=True))
+    for part in (
+        "docs → lance://./index",
+        "1,034 of 1,234 and more",
+        "4 failures",
+        "25.0 chunks/s",
+        "2.0 MB/s",
+        "60.0 MiB of 128.0 MiB",
+        "write · 10.0 s so far",
+        "connection �refused",
+        "Ctrl-C again to stop at once",
+    ):
+        assert part in shown
+    assert "to go" in drawn(display.frame("", replace(at, listing=False), rates))
+    assert "1,034/1,234+ documents" in display.line(at, rates)
+
+
+@pytest.mark.parametrize("width", [1, 20, 60])
+def test_a_narrow_terminal_gets_a_picture_too(width: int) -> None:
+    rates = display.Rates()
+    rates.add(moment(1))
+    assert max(map(len, drawn(display.frame("x" * 200, moment(1), rates), width).splitlines())) <= width
+
+
+def test_plain_lines_come_after_one_second_and_then_every_five(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = display.Lines()
+    for tenth in range(130):
+        lines(moment(tenth / 10))
+    assert [line.split(" ")[0] for line in capsys.readouterr().err.splitlines()] == ["1", "6", "11"]
+    lines.stopping()
+    lines(moment(13))
+    lines(moment(13.2))
+    assert capsys.readouterr().err == f"penstock: {display.STOPPING}\n"
+
+
+def test_the_live_display_draws_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawings: list[float] = []
+    shown = display.LiveDisplay("docs")
+    monkeypatch.setattr(shown, "show", lambda progress, news: drawings.append(progress.seconds))
+    for hundredth in range(200):
+        shown(moment(hundredth / 100))
+    assert 15 < len(drawings) <= 21
+
+
+def report(status: str = "done", failing: int = 0, notices: tuple[str, ...] = (), **counts: int) -> Report:
+    return Report(
+        run=3, status=status, seconds=2.0, counts=dict.fromkeys(COUNTERS, 0) | counts, failing=failing, complete=True,
+        peak_bytes=3 * MIB, budget=512 * MIB, notices=notices,
+    )  # fmt: skip
+
+
+def test_a_report_has_every_count() -> None:
+    told = display.report_text(
+        report(
+            documents=5, added=3, unchanged=7, deleted=1, failed=2, skipped=4, embedded=50, kept=6, moved=8, removed=9,
+            gaps=1, failing=2, tokens=10_000, bytes=4_000_000, notices=("adopted 5 points",),
+        ),
+        again=" --state x.db",
+    ).plain  # fmt: skip
+    for part in (
+        "3 added · 2 changed · 7 unchanged · 1 deleted · 2 failed · 4 skipped",
+        "50 embedded · 6 kept · 8 moved · 9 removed",
+        "25.0 chunks/s · 5,000 tokens/s · 2.0 MB/s",
+        "3.0 MiB of 512.0 MiB",
+        "adopted 5 points",
+        "1 part could",
+        "2 documents not in the index",
+        "`penstock retry --state x.db`",
+    ):
+        assert part in told
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
+    told = display.report_text(report(status="stopped", failing=9)).plain
+    assert "Run it again" in told
+    assert "retry" not in told
+
+
+def test_nothing_changed_is_one_line() -> None:
+    assert display.report_text(report(unchanged=1200)).plain == "0 changed (1,200 documents) in 2.0 s"
+
+
+@given(st.text())
+def test_nothing_shown_can_command_a_terminal(text: str) -> None:
+    shown = display.clean(text)
+    assert all(character.isprintable() for character in shown)
+    shown.encode()
+
+
+@given(st.text(alphabet="abc \n", max_size=2000), st.integers(30, 300))
+def test_a_snippet_is_a_stretch_of_the_text(text: str, width: int) -> None:
+    shown = display.snippet(text, display.words_of("abc"), width)
+    assert len(shown) <= width + 4
+    assert shown.removeprefix("… ").removesuffix(" …") in " ".join(text.split())
+
+
+def test_a_snippet_is_where_the_words_are() -> None:
+    text = "filler " * 300 + "how a run resumes after a crash " + "filler " * 300
+    words = display.words_of("How do I resume?")
+    assert words is not None
+    assert "resumes after a crash" in display.snippet(text, words)
+    assert [match[0] for match in words.finditer("Resuming, resumes; how presume")] == ["resumes"]
+
+
+def test_short_words_count_where_there_are_no_others() -> None:
+    words = display.words_of("AI")
+    assert words is not None
+    assert re.findall(words, "an AI said") == ["AI"]
+    assert display.words_of("?!") is None
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"), [(0, "0 B"), (1536, "1.5 KiB"), (512 * MIB, "512.0 MiB"), (3 << 40, "3,072.0 GiB")]
+)
+def test_sizes(amount: int, said: str) -> None:
+    assert display.size(amount) == said
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (59.5, "59.5 s"), (61, "1:01 min"), (3700, "1:01:40")])
+def test_durations(seconds: float, said: str) -> None:
+    assert display.duration(seconds) == said

@@ -1,0 +1,139 @@
+"""Ctrl-C, and readers that go away: in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+FILES = 120
+SLOW = """
+import sys, time
+from penstock.cli import main
+from penstock.embedders.onnx import OnnxEmbedder
+embed = OnnxEmbedder.embed
+OnnxEmbedder.batch_rows = 2
+def slow(self, chunks):
+    open("embedding", "w").close()
+    time.sleep({nap})
+    return embed(self, chunks)
+OnnxEmbedder.embed = slow
+sys.exit(main())
+"""
+
+
+@contextmanager
+def started(nap: float, *argv: str) -> Iterator[subprocess.Popen[str]]:
+    """The command line in another process, whose model takes `nap` seconds for two chunks."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(nap=nap), *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(process: subprocess.Popen[str], counter: str) -> None:
+    """Read progress until the counter has begun to move."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get(counter):
+            return
+    raise AssertionError(f"ended before {counter} moved: {process.stderr.read() if process.stderr else ''}")
+
+
+@pytest.fixture
+def many(here: Path) -> Path:
+    for number in range(FILES):
+        (here / "docs" / f"{number}.txt").write_text(f"This is text number {number}.")
+    return here
+
+
+def test_ctrl_c_writes_what_is_in_flight_and_a_rerun_does_the_rest(many: Path, model: str, run: Run) -> None:
+    argv = ("ingest", "docs", "--into", "lance://./index", "--model", model, "--json")
+    with started(0.1, *argv) as process:
+        until(process, "written")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    report = json.loads(out.splitlines()[-1])
+    assert (report["event"], report["status"]) == ("report", "stopped")
+    written = report["counts"]["written"]
+    assert 0 < written < FILES
+    rest = run(*argv)
+    assert rest.status == 0
+    assert rest.lines[-1]["counts"]["embedded"] == FILES + 2 - written
+    assert run("verify", "-q").status == 0
+
+
+def test_the_first_ctrl_c_is_answered_and_the_second_ends_it_at_once(many: Path, model: str, run: Run) -> None:
+    argv = ("ingest", "docs", "--into", "lance://./index", "--model", model)
+    with started(60, *argv) as process:
+        assert process.stderr is not None
+        for _ in range(300):
+            if (many / "embedding").exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        while "stopping: writing what is in flight" not in (line := process.stderr.readline()):
+            assert "documents" in line
+        time.sleep(0.5)
+        assert process.poll() is None, "the first Ctrl-C lets what is in flight run out"
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert time.monotonic() - began < 10
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Run it again" in err
+    assert run(*argv, "-q").status == 0
+    assert run("verify", "-q").status == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(here: Path) -> None:
+    from penstock.ledger import Failure, Ledger
+
+    with Ledger("l.db") as ledger:
+        ledger.open()
+        ledger.record(Failure(f"file:///{number:05}", "parse", "bad " * 50) for number in range(5000))
+    argv = [sys.executable, "-m", "penstock", "failures", "--state", "l.db"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("document")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_a_run_goes_on_when_nobody_reads_its_progress(many: Path, model: str, run: Run) -> None:
+    argv = ("ingest", "docs", "--into", "lance://./index", "--model", model)
+    with started(0.01, *argv, "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert (process.wait(30), err) == (141, "")
+    assert run("status", "--json").lines[0]["done"] == FILES + 2
