@@ -11,9 +11,11 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +111,7 @@ class LanceSink(Sink):
         self._table: Any = None
         self._manifest: Manifest | None = None
         self._disk: _Disk | None = None
+        self._known: _Known | None = None
         self._compactor: _Compactor | None = None
 
     @property
@@ -168,8 +171,16 @@ class LanceSink(Sink):
         batch = rows.Batch(points, self._space, self.url)
         if batch.rows:
             with _errors(self.url):
-                merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                merge.execute(batch.arrow())
+                if self._known is None:
+                    self._known = _Known(id for page in self.ids() for id in page)
+                # Before the write: where that fails, nobody knows what of it is there, and a second try merges.
+                if self._known.any_of([cells[0] for cells in batch.rows]):
+                    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                    merge.execute(batch.arrow())
+                else:
+                    import pyarrow as pa
+
+                    table.add(pa.Table.from_batches([batch.arrow()]))
             if self._compactor:
                 self._compactor.wrote(len(batch.rows))
         batch.finish()
@@ -214,7 +225,34 @@ class LanceSink(Sink):
     def close(self) -> None:
         if self._compactor:
             self._compactor.wait()
-        self._table = self._disk = self._compactor = None
+        self._table = self._disk = self._compactor = self._known = None
+
+
+class _Known:
+    """Which ids may be in the table, in 8 MB (a Bloom filter): those that are not are appended and need no merge.
+
+    A merge reads all ids of the table, which takes time and memory in proportion to it. With tens of millions of
+    ids the filter says `maybe` to all, and every batch is merged.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        import numpy as np
+
+        self._bits = np.zeros(1 << 23, np.uint8)
+        pages = iter(ids)
+        while page := list(islice(pages, PAGE)):
+            self.any_of(page)
+
+    def any_of(self, ids: Sequence[str]) -> bool:
+        """Whether any of these may be there already; from now on all of them are."""
+        import numpy as np
+
+        digests = b"".join(blake2b(id.encode(), digest_size=16).digest() for id in ids)
+        places = np.frombuffer(digests, np.uint32).reshape(-1, 4) & np.uint32((1 << 26) - 1)
+        bits = np.left_shift(1, places & 7).astype(np.uint8)
+        there = (self._bits[places >> 3] & bits) != 0
+        np.bitwise_or.at(self._bits, places >> 3, bits)
+        return bool(there.all(axis=1).any())
 
 
 class _Disk:
