@@ -213,9 +213,7 @@ class Flow:
                     self._tell(Gone(uri, epoch))
                     begun += 1
                 case Unreadable(uri, cause):
-                    known = self.setup.ledger.known([uri]).get(uri)
-                    if known:
-                        self.setup.ledger.saw([known.document], self.setup.run)
+                    self.setup.ledger.saw_under(uri, self.setup.run)
                     self.setup.ledger.record([Failure(uri, "list", cause, permanent=False)])
                     self.counters.add(gaps=1)
                 case Mark(cursor):
@@ -295,7 +293,7 @@ class Flow:
         except ParseError as error:
             self._tell(Failed(document, Failure(item.uri, "parse", str(error)), ends=sent))
         except (SourceError, OSError) as error:
-            cause = f"{type(error).__name__}: {error}"
+            cause = str(error) if isinstance(error, SourceError) else f"{type(error).__name__}: {error}"
             self._tell(Failed(document, Failure(item.uri, "read", cause, permanent=False), ends=sent))
         except (Broken, StageError):
             raise
@@ -455,6 +453,7 @@ class Flow:
                 self.setup.ledger.intend([one.entry for one in ready])
                 self._put(ready)
                 size = sum(one.point.nbytes for one in ready)
+                del ready  # let go of, before room is given for more
                 inbox.release(size)
                 held -= size
 
@@ -484,4 +483,4 @@ class Flow:
         except Exception as error:
             raise StageError("write", points[0].chunk.uri, error) from error
         if filled:
-            self._tell(Acked(filled))
+            self._tell(Acked([(one.document, one.row) for one in filled]))

@@ -64,9 +64,9 @@ class Filled(NamedTuple):
 
 
 class Acked(NamedTuple):
-    """The sink took these."""
+    """The sink took these. Text and vectors are left behind: they are no longer charged to any channel."""
 
-    filled: Sequence[Filled]
+    settled: Sequence[tuple[Document, Row]]
 
 
 class Kept(NamedTuple):
@@ -191,15 +191,15 @@ class Committer:
             until = until or time.monotonic() + self.linger
             events.append(event)
             total += size
-            rows += len(event.filled) if isinstance(event, Acked) else 1
+            rows += len(event.settled) if isinstance(event, Acked) else 1
         return events, total, False
 
     def _commit(self, events: Sequence[Event]) -> None:
-        acked = [filled for event in events if isinstance(event, Acked) for filled in event.filled]
+        acked = [one for event in events if isinstance(event, Acked) for one in event.settled]
         if acked:
             with self.gate:
                 self.patience.call("flush", self.sink.flush)
-            self.ledger.acknowledge([filled.entry for filled in acked], self.run)
+            self.ledger.acknowledge([(doc.begun.document, doc.begun.attempt, row) for doc, row in acked], self.run)
             self.counters.add(written=len(acked))
         failures = [event.failure for event in events if isinstance(event, Failed)]
         if failures:
@@ -208,10 +208,10 @@ class Committer:
         touched: dict[int, Document] = {}
         for event in events:
             match event:
-                case Acked(filled):
-                    for one in filled:
-                        one.document.settled += 1
-                        touched[id(one.document)] = one.document
+                case Acked(settled):
+                    for document, _ in settled:
+                        document.settled += 1
+                        touched[id(document)] = document
                 case Kept(document, ids):
                     self.ledger.keep(document.begun.document, document.begun.attempt, ids)
                 case Parsed(document, total):
