@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 from penstock.errors import UsageError
 from penstock.records import (
+    NOTHING,
     Block,
     Change,
     Chunk,
@@ -59,6 +60,8 @@ class Source(Component, ABC):
       not miss one.
     - What cannot be read or listed is an Unreadable, never an exception in the middle of a listing; only a
       source that cannot be listed at all (no such folder, wrong key) raises SourceError, before its first change.
+      Nothing is deleted for an Unreadable, nor beneath its uri.
+    - What is left alone on purpose (hidden, excluded, links) is counted in `passed_over`, so that a report can say it.
     - Its `name` is the same in every run: the ledger is filed under it.
     """
 
@@ -68,6 +71,11 @@ class Source(Component, ABC):
     @abstractmethod
     def name(self) -> str: ...
 
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Reason -> entries that the latest listing left alone."""
+        return NOTHING
+
     def open(self) -> None:
         """Connect. Raises SourceError if what the source names does not exist."""
 
@@ -76,7 +84,7 @@ class Source(Component, ABC):
 
     @abstractmethod
     def lookup(self, uri: str) -> Item | None:
-        """The item of that uri as it is now, for a retry; None if it is gone. Raises SourceError if it can't tell."""
+        """The item of that uri as it is now, for a retry; None if it is gone. SourceError if it cannot tell."""
 
 
 class Parser(Protocol):
@@ -117,8 +125,8 @@ class Tokenizer(Protocol):
 class Embedder(Component, ABC):
     """Turns chunks into vectors.
 
-    - `describe()` says which space the vectors live in. It is cheap (reads configuration, not weights) and
-      works before `open()`.
+    - `describe()` says which space the vectors live in. It works before `open()` and is cheap, but for the first
+      time, when the model may have to be fetched.
     - `embed(chunks)` returns one vector a chunk, in order. The engine calls it from `workers` threads at once,
       with batches of like length and at most `batch_tokens` tokens (one longer chunk may come alone).
       A chunk's `tokens` are used where they are given. It never truncates: a chunk it cannot take whole raises

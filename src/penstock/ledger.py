@@ -254,6 +254,15 @@ class Ledger:
                 marks = ",".join("?" * len(page))
                 db.execute(f"UPDATE documents SET seen = ? WHERE id IN ({marks})", (run, *page))
 
+    def saw_under(self, uri: str, run: int) -> None:
+        """What could not be read may still be there, and so may everything beneath it."""
+        with self._transaction() as db:
+            beneath = uri.rstrip("/")
+            db.execute(
+                "UPDATE documents SET seen = ? WHERE uri = ? OR (uri >= ? AND uri < ?)",
+                (run, uri, f"{beneath}/", f"{beneath}0"),  # "0" comes right after "/"
+            )
+
     def unseen(self, run: int, after: int = 0, limit: int = 256) -> list[tuple[int, str]]:
         """Documents that a complete listing did not name, a page at a time."""
         return self._read(

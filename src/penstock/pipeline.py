@@ -26,6 +26,7 @@ from penstock.engine.progress import Progress, Report
 from penstock.errors import OwnershipError, SpaceMismatch, UsageError
 from penstock.ledger import FAILED, OPEN, SKIPPED, Ledger
 from penstock.records import Change, Delete, Manifest, Space, Upsert
+from penstock.registry import SINKS, find, scheme
 
 if TYPE_CHECKING:
     from penstock.planning import Plan
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 MINIMUM = 8 << 20
 STATE = ".penstock"
+EMBEDDED = ("lance", "sqlite", "parquet")
+"""Schemes whose urls are paths on this machine."""
 
 Paths = str | os.PathLike[str]
 SourceSpec = Paths | Sequence[Paths] | Source
@@ -360,6 +363,7 @@ class Session:
                 complete=flow.committer.complete,
                 peak_bytes=last.peak,
                 budget=pipeline.budget,
+                passed_over=dict(pipeline.source.passed_over),
                 notices=tuple(self.notices),
             )
             ledger.end_run(run, status, report.to_json())
@@ -392,17 +396,14 @@ def _source(source: SourceSpec, sink: Sink, include: Sequence[str], exclude: Seq
         return source
     from penstock.sources import from_url
 
-    place = sink.url.partition("://")[2]
-    return from_url(
-        source, include=include, exclude=exclude, hidden=hidden, skip=[os.path.abspath(place)] if place else []
-    )
+    # An index inside the folder that it indexes is not a document.
+    inside = [_absolute(sink.url).partition("://")[2]] if scheme(sink.url) in EMBEDDED else []
+    return from_url(source, include=include, exclude=exclude, hidden=hidden, skip=inside)
 
 
 def _sink(into: str | Sink) -> Sink:
     if isinstance(into, Sink):
         return into
-    from penstock.registry import SINKS, find, scheme
-
     if not scheme(into):
         raise UsageError(f"--into {into!r} is not a url such as lance://./index")
     made: Sink = find(SINKS, scheme(into), "sink")(into)
@@ -434,11 +435,11 @@ def _listed(source: Any) -> list[str]:
 
 def _absolute(path: str) -> str:
     """The same place from any working directory: relative paths and `lance://./index` made absolute."""
-    scheme, mark, rest = path.partition("://")
+    kind, mark, rest = path.partition("://")
     if not mark:
         return os.path.abspath(path)
-    if scheme in ("lance", "sqlite", "parquet") and not rest.startswith("/"):
-        return f"{scheme}://{os.path.abspath(rest)}"
+    if kind in EMBEDDED and not rest.startswith("/"):
+        return f"{kind}://{os.path.abspath(rest)}"
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from penstock.errors import LimitExceeded, ParseError, PenstockError, Unsupported
+from penstock.errors import LimitExceeded, ParseError, PenstockError, SourceError, Unsupported
 from penstock.parsers import Parsers, without_secrets
 from penstock.records import Block, Gap, Item
 from tests.parsers import hostile
@@ -213,15 +213,20 @@ def test_whatever_a_parser_does_is_a_parse_error() -> None:
         yield Block("fine")
         raise KeyError("what")
 
-    def gone_away() -> object:
-        raise FileNotFoundError(2, "No such file", "/a/b")
-
     for parser, message in ((broken, "yielded a int"), (failing, "KeyError: 'what'")):
         blocks = Parsers({"*": parser}).parse(item(b"x", "a.txt")).blocks  # type: ignore[dict-item]
         assert next(blocks) == Block("fine")
         with pytest.raises(ParseError, match=message):
             next(blocks)
-    with pytest.raises(ParseError, match="FileNotFoundError"):
+
+
+def test_what_cannot_be_read_is_no_fault_of_the_document() -> None:
+    """A ParseError is for good; a file that cannot be read now is tried again by the next run."""
+
+    def gone_away() -> object:
+        raise FileNotFoundError(2, "No such file", "/a/b")
+
+    with pytest.raises(SourceError, match="FileNotFoundError"):
         Parsers().parse(Item("m://a", "1", gone_away))  # type: ignore[arg-type]
 
 

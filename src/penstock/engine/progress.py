@@ -116,7 +116,9 @@ class Report:
     peak_bytes: int
     """The most that was in flight; at most the budget, but for one oversized piece."""
     budget: int
-    notices: tuple[str, ...] = field(default=())
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """What the source left alone on purpose, by reason: hidden, excluded, link, ..."""
+    notices: tuple[str, ...] = ()
 
     def __getattr__(self, name: str) -> int:
         if name in COUNTERS:

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from penstock.contracts import Parser
-from penstock.errors import LimitExceeded, MissingExtra, ParseError, PenstockError, Unsupported
+from penstock.errors import LimitExceeded, MissingExtra, ParseError, PenstockError, SourceError, Transient, Unsupported
 from penstock.parsers.detect import detect
 from penstock.records import Block, Gap, Item
 from penstock.registry import load
@@ -251,7 +251,8 @@ def _charset(hint: str | None) -> str:
 
 
 class _failures:
-    """Whatever goes wrong inside is a ParseError: one bad document never ends a run."""
+    """Whatever goes wrong inside is a ParseError: one bad document never ends a run. But trouble with reading is a
+    SourceError, which the next run tries again."""
 
     def __enter__(self) -> None: ...
 
@@ -261,12 +262,16 @@ class _failures:
         raise failure(error) from error
 
 
-def failure(error: Exception) -> ParseError:
+def failure(error: Exception) -> ParseError | SourceError:
     if isinstance(error, MissingExtra):
         return Unsupported(str(error))
     if isinstance(error, MemoryError):
         return LimitExceeded("out of memory")
     text = without_secrets(str(error))[:500]
+    if isinstance(error, SourceError | Transient):
+        return SourceError(text)
+    if isinstance(error, OSError):
+        return SourceError(f"{type(error).__name__}: {text}")
     if isinstance(error, PenstockError):
         return ParseError(text)
     return ParseError(f"{type(error).__name__}: {text}" if text else type(error).__name__)

@@ -63,8 +63,9 @@ def serve(request: Frame, send: Callable[[Frame], None]) -> None:
         answer: Frame = {"error": "LimitExceeded", "cause": "out of memory"}
     except Exception as error:
         wrapped = error if isinstance(error, ParseError) else failure(error)
-        kind = next(k for k in (Unsupported, LimitExceeded, ParseError) if isinstance(wrapped, k))
-        answer = {"error": kind.__name__, "cause": str(wrapped)}
+        # The worker reads a file of this machine: trouble with it is the parser's, not the source's.
+        kind = next((k.__name__ for k in (Unsupported, LimitExceeded) if isinstance(wrapped, k)), "ParseError")
+        answer = {"error": kind, "cause": str(wrapped)}
     else:
         answer = {"done": held()}
     send(answer)
