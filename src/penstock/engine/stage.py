@@ -27,6 +27,8 @@ class Stage:
         self.name, self._body, self._after, self._fail = name, body, after, fail
         self._left = workers
         self._lock = threading.Lock()
+        # Not Thread.join: up to Python 3.12 a Ctrl-C that interrupts it marks the thread as ended while it runs.
+        self._ended = threading.Event()
         self._threads = [
             # Daemons: a second Ctrl-C ends the process at once, whatever a native call is doing.
             threading.Thread(target=self._work, name=f"penstock-{name}-{number}", daemon=True)
@@ -38,9 +40,7 @@ class Stage:
             thread.start()
 
     def join(self, timeout: float) -> bool:
-        for thread in self._threads:
-            thread.join(timeout)
-        return not any(thread.is_alive() for thread in self._threads)
+        return self._ended.wait(timeout)
 
     def _work(self) -> None:
         try:
@@ -54,7 +54,10 @@ class Stage:
                 self._left -= 1
                 last = not self._left
             if last:
-                self._after()
+                try:
+                    self._after()
+                finally:
+                    self._ended.set()
 
 
 class Patience:
