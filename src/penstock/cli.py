@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock import __version__
 from penstock.errors import MassDeletion, PenstockError, StageError, UsageError
+from penstock.grammar import COMPOSING, make_parser
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,25 +26,17 @@ if TYPE_CHECKING:
     from penstock.pipeline import Pipeline
 
 OK, INCOMPLETE, USAGE, FAILED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 141, 130
-EPILOG = """\
-exit status:
-  0    all well
-  1    done, but some documents or parts of them failed; or verify found differences; or explain found nothing
-  2    the command line or a setting cannot be meant
-  3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
-  130  stopped by Ctrl-C: run it again to go on
-  141  nobody reads the output any more
-
-Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     _print_anything()
     try:
         try:
-            args = make_parser().parse_args(argv)
-            status: int = args.command(args)
+            parser = make_parser()
+            args = parser.parse_args(argv)
+            if not args.command:
+                parser.error("which command? `penstock --help` lists them")
+            status = COMMANDS[args.command](args)
         except SystemExit as end:  # argparse has said what there was to say
             status = end.code if isinstance(end.code, int) else OK
         sys.stdout.flush()
@@ -112,132 +104,6 @@ def _leave_if_busy() -> None:
         os._exit(STOPPED)
 
 
-# ---------------------------------------------------------------- the grammar
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        options.setdefault("allow_abbrev", False)
-        super().__init__(**options)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="penstock",
-        description="Streams documents through parse, chunk and embed into a vector database, inside a memory budget,"
-        " and keeps the index true to its source.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
-    parser.set_defaults(command=lambda _: _no_command(parser))
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-
-    def command(name: str, does: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:])
-        made.set_defaults(command=run)
-        return made
-
-    ingest = command("ingest", "bring an index up to date with documents: only what changed is embedded", _ingest)
-    ingest.add_argument("path", metavar="PATH", nargs="+", help="a file, a folder or a url such as s3://bucket/docs")
-    _compose(ingest, required=True)
-    _permit(ingest)
-    _output(ingest)
-
-    toml = command("run", "bring an index up to date as a penstock.toml says", _run)
-    toml.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
-    _permit(toml)
-    _output(toml)
-
-    search = command("search", "find what an index holds on a question", _search)
-    search.add_argument("query", metavar="QUERY", help="the question, in words")
-    search.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
-    search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
-    search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
-    search.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
-    _json(search)
-
-    plan = command("plan", "say what a run would do, without embedding or writing", _plan)
-    plan.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the pipeline that the ledger knows")
-    _compose(plan, required=False)
-    _json(plan)
-
-    status = command("status", "say what the ledger knows: documents by state, chunks, last runs", _status)
-    _state(status)
-    _json(status)
-
-    failures = command("failures", "list what could not be read, parsed, embedded or written, and why", _failures)
-    _state(failures)
-    _json(failures)
-
-    retry = command("retry", "try again what failed or was skipped", _retry)
-    _state(retry)
-    _output(retry)
-
-    verify = command("verify", "hold source, ledger and index against each other, by ids", _verify)
-    verify.add_argument("--repair", action="store_true", help="mend what differs, with a run")
-    verify.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
-    _state(verify)
-    _output(verify)
-
-    explain = command("explain", "say where a point of the index comes from", _explain)
-    explain.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
-    _state(explain)
-    _json(explain)
-
-    models = command("models", "list the models that are here, or fetch one", _models)
-    _json(models)
-    actions = models.add_subparsers(metavar="ACTION", parser_class=_Parser)
-    does = "get a model, unless it is here"
-    fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
-    fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
-    fetch.set_defaults(command=_fetch)
-    return parser
-
-
-def _compose(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--into", metavar="URL", required=required, help="the index: lance://./index")
-    parser.add_argument("--model", metavar="M", help="a sentence-transformers model: a name or a folder")
-    parser.add_argument("--chunk", metavar="SIZE", help='how documents are cut: "256 tokens", "1000 characters"')
-    parser.add_argument("--memory", metavar="SIZE", help="the most bytes in flight (512MiB)")
-    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; may come again")
-    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; may come again")
-    parser.add_argument("--hidden", action="store_true", default=None, help="hidden files and folders as well")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="documents read at once (as many as cores)")
-    _state(parser)
-
-
-def _permit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--allow-mass-delete", action="store_true", help="let the run delete most of the index")
-    parser.add_argument("--adopt", action="store_true", help="take over an index that another ledger filled")
-
-
-def _output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_mutually_exclusive_group()
-    _json(group)
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-
-
-def _json(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines: one JSON object a line, on stdout")
-
-
-def _state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", metavar="FILE", help="the ledger (one a pipeline, under .penstock/)")
-
-
-def _positive(text: str) -> int:
-    with suppress(ValueError):
-        if (number := int(text)) > 0:
-            return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def _no_command(parser: argparse.ArgumentParser) -> int:
-    parser.print_help(sys.stderr)
-    return USAGE
-
-
 # ---------------------------------------------------------------- commands that run
 
 
@@ -275,7 +141,8 @@ def _go(pipeline: Pipeline, args: argparse.Namespace, work: Callable[[Callable[[
 
 
 def _show_report(report: Report, pipeline: Pipeline) -> None:
-    from penstock.display import report_text, say
+    from penstock.display import report_text
+    from penstock.results import say
 
     say(report_text(report, again=_again(pipeline.ledger.path)))
     if report.status == "done" and not report.complete and not pipeline.source.feed:
@@ -324,8 +191,8 @@ def _interruptible(shown: Display) -> Iterator[None]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from penstock.display import rows_text, say
     from penstock.pipeline import Pipeline
+    from penstock.results import rows_text, say, verification_rows
 
     pipeline = Pipeline.from_state(_ledger_path(args))
     with _shown(pipeline, args) as tell:
@@ -335,17 +202,7 @@ def _verify(args: argparse.Namespace) -> int:
     elif not args.quiet:
         if found.repaired is not None:
             _show_report(found.repaired, pipeline)
-        rows = [
-            ("documents", f"{found.documents:,}"),
-            ("points", f"{found.points:,} in the index"),
-            ("missing", f"{found.missing:,} that the ledger has and the index has not"),
-            ("orphans", f"{found.orphans:,} in the index that belong to no document"),
-            ("doubled", f"{found.doubled:,} that the index holds more than once"),
-            ("outdated", f"{found.outdated:,} documents that are new, changed or half done"),
-            ("gone", f"{found.gone:,} documents that the source no longer has"),
-            ("failing", f"{found.failing:,} documents that could not be brought in"),
-        ]
-        say(rows_text(row for row in rows if row[0] in ("documents", "points") or not row[1].startswith("0 ")))
+        say(rows_text(verification_rows(found)))
         again = _again(pipeline.ledger.path)
         if found.ok:
             say("source, ledger and index agree")
@@ -364,7 +221,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    from penstock.display import hit_body, hit_head, hit_json, say, words_of
+    from penstock.results import hit_body, hit_head, hit_json, say, words_of
     from penstock.search import open_index
 
     where = {"uri": _uri(args.document)} if args.document else None
@@ -390,12 +247,13 @@ def _uri(document: str) -> str:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from penstock.display import duration, place, rows_text, say, size
+    from penstock.display import place
     from penstock.pipeline import Pipeline
+    from penstock.results import plan_rows, rows_text, say
 
     if args.path and args.into:
         pipeline = _pipeline(args)
-    elif args.path or any(getattr(args, name) is not None for name in _COMPOSING):
+    elif args.path or any(getattr(args, name) is not None for name in COMPOSING):
         raise UsageError("plan takes PATH and --into, or neither: then it plans for the pipeline that the ledger knows")
     else:
         pipeline = Pipeline.from_state(_ledger_path(args))
@@ -403,19 +261,7 @@ def _plan(args: argparse.Namespace) -> int:
     if args.json:
         _emit(plan.to_json())
         return OK
-    about = "" if plan.exact else "about "
-    rows = [
-        (
-            "documents",
-            f"{plan.new:,} new · {plan.changed:,} changed · {plan.unchanged:,} unchanged · {plan.deleted:,} to delete"
-            f" · {plan.unreadable:,} that could not be read",
-        ),
-        ("to read", size(plan.bytes)),
-        ("to embed", f"{about}{plan.chunks:,} chunks · {about}{plan.tokens:,} tokens"),
-        ("to keep", f"{about}{plan.kept:,} chunks of changed documents"),
-        ("time", "not known before the first run" if plan.seconds is None else f"about {duration(plan.seconds)}"),
-    ]
-    say(rows_text(rows))
+    say(rows_text(plan_rows(plan)))
     if plan.documents:
         say(rows_text((kind, place(uri)) for kind, uri in plan.documents))
     if (rest := plan.new + plan.changed - len(plan.documents)) > 0:
@@ -426,55 +272,30 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from penstock.display import rows_text, say, size
+    from penstock.results import rows_text, say, status_rows
 
     with _ledger(args) as ledger:
         settings = _settings_of(ledger)
-        counts, runs = ledger.counts(), ledger.runs(5)
         told: dict[str, Any] = {
             "ledger": str(ledger.path),
             "ledger_bytes": _bytes_of(ledger.path),
             "index": settings.get("into"),
             "source": settings.get("source"),
-            **counts,
-            "runs": runs,
+            **ledger.counts(),
+            "runs": ledger.runs(5),
         }
     if args.json:
         _emit(told)
         return OK
-    rows = [
-        ("source", ", ".join(settings.get("source", ["(an object of your program)"]))),
-        ("index", settings.get("into", "(an object of your program)")),
-        ("ledger", f"{ledger.path} ({size(told['ledger_bytes'])})"),
-        (
-            "documents",
-            f"{counts['documents']:,}: {counts['done']:,} done · {counts['open']:,} unfinished ·"
-            f" {counts['failed']:,} failed · {counts['skipped']:,} skipped",
-        ),
-        ("chunks", f"{counts['acknowledged']:,} in the index"),
-        ("failures", f"{counts['failures']:,}"),
-        *(("run " + str(run["id"]), _told_run(run)) for run in runs),
-    ]
-    say(rows_text(rows))
+    say(rows_text(status_rows(told)))
     return OK
-
-
-def _told_run(run: dict[str, Any]) -> str:
-    from penstock.display import duration, moment
-
-    if run["ended"] is None:
-        return f"{moment(run['started'])}  running, or killed: the next run makes up for it"
-    told = f"{moment(run['started'])}  {run['status']} in {duration(run['ended'] - run['started'])}"
-    if counts := run["report"].get("counts"):
-        told += f" · {counts['documents']:,} documents · {counts['embedded']:,} chunks embedded"
-        told += f" · {counts['deleted']:,} deleted · {counts['failed']:,} failed"
-    return told
 
 
 def _failures(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from penstock.display import moment, place, say, table
+    from penstock.display import moment, place
+    from penstock.results import say, table
 
     with _ledger(args) as ledger:
         failures = ledger.failures()
@@ -494,7 +315,8 @@ def _failures(args: argparse.Namespace) -> int:
 def _explain(args: argparse.Namespace) -> int:
     from rich.text import Text
 
-    from penstock.display import clean, moment, place, rows_text, say
+    from penstock.display import clean
+    from penstock.results import origin_rows, rows_text, say
 
     try:
         id = bytes.fromhex(args.id)
@@ -513,31 +335,12 @@ def _explain(args: argparse.Namespace) -> int:
         run = ledger.runs(newest - found["run"] + 1)[-1] if found["run"] else None
         settings = _settings_of(ledger)
     told: dict[str, Any] = {"id": id.hex(), "uri": found["uri"], "document": document, "run": run}
-    told |= _from_index(settings.get("into"), id.hex())
+    told |= {"index": settings.get("into")} | _from_index(settings.get("into"), id.hex())
     if args.json:
         _emit(told)
         return OK
-    chunk = told.get("chunk")
-    rows = [
-        ("id", id.hex()),
-        ("document", place(found["uri"])),
-        ("state", str(document.get("state"))),
-        ("parser", f"{document.get('parser') or 'not known'} ({document.get('media_type') or 'type not known'})"),
-        ("run", f"{run['id']}, {moment(run['started'])}" if run else "written down, not acknowledged by the index"),
-        ("index", settings.get("into") or "an object of your program"),
-    ]
-    if chunk:
-        rows.append(("chunk", f"number {chunk['ordinal']}, characters {chunk['span'][0]}–{chunk['span'][1]}"))
-        if chunk["page"] is not None:
-            rows.append(("page", str(chunk["page"])))
-        if chunk["headings"]:
-            rows.append(("headings", " › ".join(chunk["headings"])))
-    if space := told.get("space"):
-        rows.append(("model", f"{space['model']} ({space['dim']} dimensions), {space['chunking']}"))
-    if missing := told.get("index_says"):
-        rows.append(("note", missing))
-    say(rows_text(rows))
-    if chunk:
+    say(rows_text(origin_rows(told)))
+    if chunk := told.get("chunk"):
         say(*(Text(clean(part)) for part in chunk["text"].split("\n")), indent=3)
     return OK
 
@@ -565,8 +368,9 @@ def _from_index(url: str | None, id: str) -> dict[str, Any]:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from penstock.display import say, size, table
+    from penstock.display import size
     from penstock.models import list_models
+    from penstock.results import say, table
 
     found = list_models()
     if args.json:
@@ -597,13 +401,11 @@ def _fetch(args: argparse.Namespace) -> int:
 
 # ---------------------------------------------------------------- what they share
 
-_COMPOSING = ("into", "model", "chunk", "memory", "include", "exclude", "hidden", "workers")
-
 
 def _pipeline(args: argparse.Namespace) -> Pipeline:
     from penstock.pipeline import Settings
 
-    given = {name: value for name in (*_COMPOSING, "state") if (value := getattr(args, name)) is not None}
+    given = {name: value for name in (*COMPOSING, "state") if (value := getattr(args, name)) is not None}
     return Settings.from_mapping(given | {"source": args.path}, "command line").pipeline()
 
 
@@ -682,3 +484,18 @@ def _emit(record: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(record, default=str), flush=True)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "ingest": _ingest,
+    "run": _run,
+    "search": _search,
+    "plan": _plan,
+    "status": _status,
+    "failures": _failures,
+    "retry": _retry,
+    "verify": _verify,
+    "explain": _explain,
+    "models": _models,
+    "models fetch": _fetch,
+}

@@ -1,4 +1,4 @@
-"""How runs, reports and results look: to people at a terminal, in plain lines, and as JSON.
+"""How a run looks: live at a terminal, in plain lines, as JSON; and its report.
 
 What is shown comes from documents, stores and file names, so nothing of it reaches a terminal before `clean` has
 taken out what a terminal would obey. rich is imported only where something is shown.
@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from penstock.engine.progress import Progress, Report
-    from penstock.records import Hit
 
 WINDOW = 5.0
 """Seconds over which rates are shown."""
@@ -61,6 +58,14 @@ def rate(amount: float) -> str:
     return f"{amount:,.0f}" if amount >= 100 else f"{amount:.1f}" if amount >= 1 else f"{amount:.2f}"
 
 
+def speed(bytes_a_second: float) -> str:
+    return f"{rate(bytes_a_second / 1e6)} MB/s" if bytes_a_second >= 1e5 else f"{rate(bytes_a_second / 1e3)} kB/s"
+
+
+def moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
 def place(uri: str) -> str:
     """A document's name for people: a local file by its path, relative where it lies under the working directory."""
     if not uri.startswith("file://"):
@@ -68,6 +73,12 @@ def place(uri: str) -> str:
     path = unquote(uri.removeprefix("file://"))
     here = os.path.join(os.getcwd(), "")
     return clean(path.removeprefix(here))
+
+
+def terminal(file: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=file, highlight=False, markup=False, emoji=False)
 
 
 # ---------------------------------------------------------------- a run, as it goes
@@ -201,10 +212,7 @@ def _done(counts: dict[str, int]) -> int:
 
 
 def _pace(rates: Rates) -> str:
-    return (
-        f"{rate(rates.of('embedded'))} chunks/s · {rate(rates.of('tokens'))} tokens/s"
-        f" · {rate(rates.of('bytes') / 1e6)} MB/s"
-    )
+    return f"{rate(rates.of('embedded'))} chunks/s · {rate(rates.of('tokens'))} tokens/s · {speed(rates.of('bytes'))}"
 
 
 def line(progress: Progress, rates: Rates) -> str:
@@ -283,7 +291,7 @@ def report_text(report: Report, again: str = "") -> Text:
             (
                 "time",
                 f"{duration(report.seconds)} · {rate(c['embedded'] / seconds)} chunks/s"
-                f" · {rate(c['tokens'] / seconds)} tokens/s · {rate(c['bytes'] / 1e6 / seconds)} MB/s",
+                f" · {rate(c['tokens'] / seconds)} tokens/s · {speed(c['bytes'] / seconds)}",
             ),
             ("in flight", f"at most {size(report.peak_bytes)} of {size(report.budget)}"),
         ]
@@ -306,141 +314,3 @@ def report_text(report: Report, again: str = "") -> Text:
         text.append("stopped; what was written is kept. Run it again to go on from here\n", style="bold yellow")
     text.rstrip()
     return text
-
-
-# ---------------------------------------------------------------- results
-
-
-def words_of(query: str) -> re.Pattern[str] | None:
-    """Finds a query's words where they occur, endings aside; short ones only where the query has no others."""
-    words = set(re.findall(r"\w+", query.lower()))
-    words = {word for word in words if len(word) > 3} or words
-    if not words:
-        return None
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})\w*", re.IGNORECASE)
-
-
-def snippet(text: str, words: re.Pattern[str] | None, width: int = 280) -> str:
-    """The stretch of the text that has the most of the words."""
-    text = clean(text)
-    if len(text) <= width:
-        return text
-    found = [match.start() for match in words.finditer(text)] if words else []
-    starts = [max(0, at - width // 5) for at in found] or [0]
-    start = max(starts, key=lambda s: (sum(s <= at < s + width for at in found), -s))
-    start = min(start, len(text) - width)
-    if start:
-        start = (text.find(" ", start, start + width // 5) + 1) or start
-    end = start + width
-    if end < len(text):
-        cut = text.rfind(" ", end - width // 5, end)
-        end = cut if cut > 0 else end
-    return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
-
-
-def hit_head(number: int, hit: Hit) -> Text:
-    from rich.text import Text
-
-    chunk = hit.chunk
-    text = Text(f"{number}  ", style="cyan")
-    text.append(f"{hit.score:.3f}  ", style="default").append(place(chunk.uri), style="bold default")
-    where = f"page {chunk.page}" if chunk.page is not None else f"characters {chunk.span[0]}–{chunk.span[1]}"
-    text.append(f"  {where}", style="default")
-    if chunk.headings:
-        text.append("  " + clean(" › ".join(chunk.headings)), style="magenta")
-    return text
-
-
-def hit_body(hit: Hit, words: re.Pattern[str] | None, *, full: bool = False) -> list[Text]:
-    """A snippet, or the whole chunk a line at a time, with the query's words emphasised."""
-    from rich.text import Text
-
-    body = [clean(line) for line in hit.chunk.text.split("\n")] if full else [snippet(hit.chunk.text, words)]
-    shown = [Text(line) for line in body]
-    for text in shown:
-        if words:
-            text.highlight_regex(words, style="bold yellow")
-    return shown
-
-
-def hit_json(hit: Hit) -> dict[str, Any]:
-    chunk = hit.chunk
-    return {
-        "score": hit.score,
-        "id": chunk.id,
-        "uri": chunk.uri,
-        "page": chunk.page,
-        "span": list(chunk.span),
-        "headings": list(chunk.headings),
-        "metadata": dict(chunk.metadata),
-        "text": chunk.text,
-    }
-
-
-def rows_text(rows: Iterable[tuple[str, str]]) -> Text:
-    """Names and what they are, one a line."""
-    from rich.text import Text
-
-    rows = list(rows)
-    width = max((len(name) for name, _ in rows), default=0) + 2
-    text = Text()
-    for name, value in rows:
-        text.append(f"{name:<{width}}", style="cyan").append(f"{clean(value)}\n")
-    text.rstrip()
-    return text
-
-
-NARROW = {"stage": 7, "place": 9, "attempts": 8, "when": 19, "size": 10}
-"""Columns of a width of their own, so that the pages of a table line up; the others share the rest."""
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], page: int = 100) -> Iterable[RenderableType | str]:
-    """A table of any length, a page at a time: drawn at a terminal, else one line a row with tabs between."""
-    if not sys.stdout.isatty():
-        yield "\t".join(headings)
-        for row in rows:
-            yield "\t".join(map(clean, row))
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    def fresh(header: bool) -> Table:
-        made = Table(box=None, expand=True, show_header=header, header_style="cyan", pad_edge=False)
-        for heading in headings:
-            width = NARROW.get(heading)
-            made.add_column(heading, width=width, ratio=None if width else 1, overflow="fold")
-        return made
-
-    current, first = fresh(True), True
-    for row in rows:
-        current.add_row(*(Text(clean(cell)) for cell in row))
-        if current.row_count == page:
-            yield current
-            current, first = fresh(False), False
-    if first or current.row_count:
-        yield current
-
-
-def terminal(file: TextIO) -> Console:
-    from rich.console import Console
-
-    return Console(file=file, highlight=False, markup=False, emoji=False)
-
-
-def say(*what: RenderableType, indent: int = 0) -> None:
-    """Print results. Lines break at a terminal's edge, and nowhere when they go to a file or a pipe."""
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console = terminal(sys.stdout)
-    for one in what:
-        if isinstance(one, str):
-            print(one)  # as it is: rich would turn tabs into spaces
-        elif console.is_terminal:
-            console.print(Padding(one, (0, 0, 0, indent)) if indent else one)
-        else:
-            console.print(Text(" " * indent) + one if isinstance(one, Text) else one, soft_wrap=True)
-
-
-def moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from penstock import display
+from penstock import display, results
 from penstock.engine.channel import ChannelStats
 from penstock.engine.progress import COUNTERS, Progress, Report
 
@@ -149,24 +149,24 @@ def test_nothing_shown_can_command_a_terminal(text: str) -> None:
 
 @given(st.text(alphabet="abc \n", max_size=2000), st.integers(30, 300))
 def test_a_snippet_is_a_stretch_of_the_text(text: str, width: int) -> None:
-    shown = display.snippet(text, display.words_of("abc"), width)
+    shown = results.snippet(text, results.words_of("abc"), width)
     assert len(shown) <= width + 4
     assert shown.removeprefix("… ").removesuffix(" …") in " ".join(text.split())
 
 
 def test_a_snippet_is_where_the_words_are() -> None:
     text = "filler " * 300 + "how a run resumes after a crash " + "filler " * 300
-    words = display.words_of("How do I resume?")
+    words = results.words_of("How do I resume?")
     assert words is not None
-    assert "resumes after a crash" in display.snippet(text, words)
+    assert "resumes after a crash" in results.snippet(text, words)
     assert [match[0] for match in words.finditer("Resuming, resumes; how presume")] == ["resumes"]
 
 
 def test_short_words_count_where_there_are_no_others() -> None:
-    words = display.words_of("AI")
+    words = results.words_of("AI")
     assert words is not None
     assert re.findall(words, "an AI said") == ["AI"]
-    assert display.words_of("?!") is None
+    assert results.words_of("?!") is None
 
 
 @pytest.mark.parametrize(

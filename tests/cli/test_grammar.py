@@ -12,6 +12,7 @@ import pytest
 
 from penstock import __version__, cli
 from penstock.errors import StageError, UsageError
+from penstock.grammar import make_parser
 from tests.cli.conftest import Run
 
 HEAVY = ("rich", "numpy", "lancedb", "pyarrow", "onnxruntime", "tokenizers", "sqlite3", "fsspec", "asyncio")
@@ -30,7 +31,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Arg
 
 
 def test_every_command_and_option_says_what_it_is() -> None:
-    seen = list(parsers(cli.make_parser()))
+    seen = list(parsers(make_parser()))
     assert len(seen) > 40
     for prog, _, action in seen:
         assert action.help, f"{prog} {'/'.join(action.option_strings) or action.dest}"
@@ -99,7 +100,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def status(args: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "_status", status)
+    monkeypatch.setitem(cli.COMMANDS, "status", status)
 
 
 def test_the_unexpected_is_one_line_that_says_how_to_see_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,5 +134,5 @@ def test_ctrl_c_in_a_command_that_only_looks_is_status_130(run: Run, monkeypatch
     def status(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_status", status)
+    monkeypatch.setitem(cli.COMMANDS, "status", status)
     assert run("status").status == 130

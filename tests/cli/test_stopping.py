@@ -82,7 +82,8 @@ def test_ctrl_c_writes_what_is_in_flight_and_a_rerun_does_the_rest(many: Path, m
     assert 0 < written < FILES
     rest = run(*argv)
     assert rest.status == 0
-    assert rest.lines[-1]["counts"]["embedded"] == FILES + 2 - written
+    told = rest.lines[-1]["counts"]
+    assert told["embedded"] == FILES + 2 - written, (report["counts"], told)
     assert run("verify", "-q").status == 0
 
 

@@ -1,0 +1,144 @@
+"""What can be said on the command line.
+
+Only the standard library is imported: `penstock --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import suppress
+from typing import Any
+
+from penstock import __version__
+
+COMPOSING = ("into", "model", "chunk", "memory", "include", "exclude", "hidden", "workers")
+"""The options that say what a pipeline is made of."""
+EPILOG = """\
+exit status:
+  0    all well
+  1    done, but some documents or parts of them failed; or verify found differences; or explain found nothing
+  2    the command line or a setting cannot be meant
+  3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
+  130  stopped by Ctrl-C: run it again to go on
+  141  nobody reads the output any more
+
+Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="penstock",
+        description="Streams documents through parse, chunk and embed into a vector database, inside a memory budget,"
+        " and keeps the index true to its source.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
+    parser.set_defaults(command="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, does: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:])
+        made.set_defaults(command=name)
+        return made
+
+    ingest = command("ingest", "bring an index up to date with documents: only what changed is embedded")
+    ingest.add_argument("path", metavar="PATH", nargs="+", help="a file, a folder or a url such as s3://bucket/docs")
+    _compose(ingest, required=True)
+    _permit(ingest)
+    _output(ingest)
+
+    toml = command("run", "bring an index up to date as a penstock.toml says")
+    toml.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
+    _permit(toml)
+    _output(toml)
+
+    search = command("search", "find what an index holds on a question")
+    search.add_argument("query", metavar="QUERY", help="the question, in words")
+    search.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
+    search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
+    search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
+    search.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
+    _json(search)
+
+    plan = command("plan", "say what a run would do, without embedding or writing")
+    plan.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the pipeline that the ledger knows")
+    _compose(plan, required=False)
+    _json(plan)
+
+    status = command("status", "say what the ledger knows: documents by state, chunks, last runs")
+    _state(status)
+    _json(status)
+
+    failures = command("failures", "list what could not be read, parsed, embedded or written, and why")
+    _state(failures)
+    _json(failures)
+
+    retry = command("retry", "try again what failed or was skipped")
+    _state(retry)
+    _output(retry)
+
+    verify = command("verify", "hold source, ledger and index against each other, by ids")
+    verify.add_argument("--repair", action="store_true", help="mend what differs, with a run")
+    verify.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
+    _state(verify)
+    _output(verify)
+
+    explain = command("explain", "say where a point of the index comes from")
+    explain.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
+    _state(explain)
+    _json(explain)
+
+    models = command("models", "list the models that are here, or fetch one")
+    _json(models)
+    actions = models.add_subparsers(metavar="ACTION", parser_class=_Parser)
+    does = "get a model, unless it is here"
+    fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
+    fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
+    fetch.set_defaults(command="models fetch")
+    return parser
+
+
+def _compose(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--into", metavar="URL", required=required, help="the index: lance://./index")
+    parser.add_argument("--model", metavar="M", help="a sentence-transformers model: a name or a folder")
+    parser.add_argument("--chunk", metavar="SIZE", help='how documents are cut: "256 tokens", "1000 characters"')
+    parser.add_argument("--memory", metavar="SIZE", help="the most bytes in flight (512MiB)")
+    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; may come again")
+    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; may come again")
+    parser.add_argument("--hidden", action="store_true", default=None, help="hidden files and folders as well")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="documents read at once (as many as cores)")
+    _state(parser)
+
+
+def _permit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow-mass-delete", action="store_true", help="let the run delete most of the index")
+    parser.add_argument("--adopt", action="store_true", help="take over an index that another ledger filled")
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    _json(group)
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+def _json(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines: one JSON object a line, on stdout")
+
+
+def _state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", metavar="FILE", help="the ledger (one a pipeline, under .penstock/)")
+
+
+def _positive(text: str) -> int:
+    with suppress(ValueError):
+        if (number := int(text)) > 0:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
