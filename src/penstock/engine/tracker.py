@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from penstock.contracts import Sink
-from penstock.engine.channel import Channel, Empty, Ended
+from penstock.engine.channel import Broken, Channel, Empty, Ended
 from penstock.engine.progress import Counters
 from penstock.engine.stage import Patience
 from penstock.errors import MassDeletion
@@ -127,10 +127,14 @@ class InFlight:
         self._open = True
 
     def enter(self, uri: str, wait: bool) -> bool:
+        """False if it is on its way already and is not waited for. Raises Broken when the run is stopped:
+        what comes next must not overtake what is still being written."""
         with self._changed:
             if uri in self._uris and not wait:
                 return False
             self._changed.wait_for(lambda: uri not in self._uris or not self._open)
+            if not self._open:
+                raise Broken("stopped")
             self._uris.add(uri)
             return True
 
