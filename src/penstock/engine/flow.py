@@ -270,6 +270,9 @@ class Flow:
         sent = 0
         try:
             chunker = self.setup.ready()
+        except Exception as error:  # a store or model that cannot be opened is not this document's failure
+            raise StageError("prepare", item.uri, error) from error
+        try:
             document.since = time.time()
             parsed = self.setup.parse(item)
             document.facts.update(
@@ -373,11 +376,13 @@ class Flow:
         """Send chunks whose vectors the index has, under this id or another, past the model; gives those it has not."""
         ids = sorted({id.hex() for _, id in moved})
         rows = self.setup.sink.max_rows
-        stored = {
-            point.id: point
-            for start in range(0, len(ids), rows)
-            for point in self._patience.call("read back", lambda: self.setup.sink.fetch(ids[start : start + rows]))  # noqa: B023
-        }
+        stored: dict[str, Point] = {}
+        try:
+            for page in (ids[start : start + rows] for start in range(0, len(ids), rows)):
+                points = self._patience.call("read back", lambda: self.setup.sink.fetch(page))  # noqa: B023
+                stored.update((point.id, point) for point in points)
+        except Exception as error:  # a driver's error may be an OSError, and is not the document's
+            raise StageError("read back", moved[0][0].chunk.uri, error) from error
         found: list[Filled] = []
         lost: list[Load] = []
         for load, id in moved:
