@@ -23,9 +23,9 @@ from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
 from penstock.engine.flow import Flow, Setup
 from penstock.engine.identity import row_of_stored
 from penstock.engine.progress import Progress, Report
-from penstock.errors import OwnershipError, SpaceMismatch, UsageError
+from penstock.errors import OwnershipError, SourceError, SpaceMismatch, UsageError
 from penstock.ledger import FAILED, OPEN, SKIPPED, Ledger
-from penstock.records import Change, Delete, Manifest, Space, Upsert
+from penstock.records import Change, Delete, Manifest, Space, Unreadable, Upsert
 from penstock.registry import SINKS, find, scheme
 
 if TYPE_CHECKING:
@@ -202,8 +202,12 @@ class Pipeline:
     def _failed(self) -> Iterator[Change]:
         for state in (FAILED, SKIPPED, OPEN):
             for _, uri, _ in self.ledger.documents(state):
-                item = self.source.lookup(uri)
-                yield Upsert(item) if item is not None else Delete(uri)
+                try:
+                    item = self.source.lookup(uri)
+                except SourceError as error:  # one that cannot be looked up is no reason to leave out the others
+                    yield Unreadable(uri, str(error))
+                else:
+                    yield Upsert(item) if item is not None else Delete(uri)
 
     # ------------------------------------------------------------ look
 
@@ -256,13 +260,13 @@ class Session:
         for component in (ledger, sink, pipeline.embedder, pipeline.source):
             stack.callback(component.close)
         ledger.open()
-        if pipeline.settings is not None:
-            ledger.set("settings", json.dumps(asdict(pipeline.settings)))
         self.manifest = Manifest(self.space, ledger.id)
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
         self._sink_open = False
         self._check(sink.manifest(), adopt)
+        if pipeline.settings is not None:
+            ledger.set("settings", json.dumps(asdict(pipeline.settings)))
         pipeline.source.open()
         self.parsers = pipeline.parser()
         stack.callback(self.parsers.close)

@@ -121,7 +121,8 @@ class World:
 
 
 def expected(documents: dict[str, str]) -> dict[str, list[str]]:
-    return {uri: lines for uri, text in documents.items() if (lines := [l for l in text.splitlines() if l.strip()])}
+    lines = {uri: [line for line in text.splitlines() if line.strip()] for uri, text in documents.items()}
+    return {uri: texts for uri, texts in lines.items() if texts}
 
 
 def world(folder: Path) -> World:

@@ -94,7 +94,7 @@ def test_an_incomplete_listing_deletes_nothing(w: World, how: str) -> None:
             raise OSError("connection lost")
 
     if how == "broken":
-        with pytest.raises(StageError, match="scan.*connection lost"):
+        with pytest.raises(StageError, match=r"scan.*connection lost"):
             w.run(cut())
     else:
         w.run(cut())
@@ -140,7 +140,10 @@ def test_equal_lines_are_different_chunks(w: World) -> None:
 
 
 def test_a_feed_resumes_after_its_last_settled_mark(w: World) -> None:
-    w.run([Upsert(item("a", "1")), Mark("m1"), Upsert(item("b", "2")), Delete("a"), Mark("m2"), Upsert(item("c", "3"))], feed=True)
+    w.run(
+        [Upsert(item("a", "1")), Mark("m1"), Upsert(item("b", "2")), Delete("a"), Mark("m2"), Upsert(item("c", "3"))],
+        feed=True,
+    )
     assert w.held() == {"b": ["2"], "c": ["3"]}
     from penstock.ledger import Ledger
 
@@ -252,7 +255,7 @@ def test_a_store_that_stays_away_ends_the_run_with_its_name(w: World) -> None:
         raise Transient("connection refused")
 
     w.sink.write = away
-    with pytest.raises(StageError, match="write at doc:.*connection refused"):
+    with pytest.raises(StageError, match=r"write at doc:.*connection refused"):
         w.run(listing(corpus(2)), patience=0.2)
 
 

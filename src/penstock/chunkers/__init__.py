@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import cast
 
+from penstock.chunkers.fitted import Fitted
 from penstock.chunkers.functions import FunctionChunker
 from penstock.chunkers.text import Chunking, TextChunker, parse_chunking
 from penstock.contracts import Chunker, Tokenizer
@@ -24,10 +25,15 @@ def bind(chunk: ChunkSpec, tokenizer: Tokenizer | None) -> Chunker:
         # A model that takes a little less than the default is no mistake of the user's.
         return TextChunker(min(TOKENS.size, tokenizer.max_tokens), tokenizer=tokenizer)
     how = _chunking(chunk, tokenizer is not None)
-    if how is None:
-        return FunctionChunker(cast(Splitter, chunk)) if inspect.isroutine(chunk) else cast(Chunker, chunk)
-    own = chunk.tokenizer if isinstance(chunk, TextChunker) else None
-    return TextChunker(*how, tokenizer=own or tokenizer)
+    if how is not None and how.unit == "tokens":
+        own = chunk.tokenizer if isinstance(chunk, TextChunker) else None
+        return TextChunker(*how, tokenizer=own or tokenizer)
+    chunker: Chunker
+    if how is not None:
+        chunker = TextChunker(*how)
+    else:
+        chunker = FunctionChunker(cast(Splitter, chunk)) if inspect.isroutine(chunk) else cast(Chunker, chunk)
+    return Fitted(chunker, tokenizer) if tokenizer is not None else chunker
 
 
 def spec(chunk: ChunkSpec, *, tokens: bool) -> str:

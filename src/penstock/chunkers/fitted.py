@@ -1,0 +1,35 @@
+"""Any chunker's pieces, none longer than the model takes: code has more tokens than prose of the same length."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+from penstock.chunkers.text import TextChunker
+from penstock.contracts import Chunker, Tokenizer
+from penstock.records import Block, Piece
+
+
+class Fitted:
+    """Counts the tokens of another chunker's pieces, hands their ids on, and divides what is too long."""
+
+    def __init__(self, chunker: Chunker, tokenizer: Tokenizer) -> None:
+        self.chunker, self.tokenizer = chunker, tokenizer
+        self._divide = TextChunker(tokenizer.max_tokens, tokenizer=tokenizer)
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
+        pieces = iter(self.chunker(blocks))
+        while batch := list(islice(pieces, 64)):
+            rows = self.tokenizer.encode([piece.text for piece in batch])
+            for piece, row in zip(batch, rows, strict=True):
+                if len(row) <= self.tokenizer.max_tokens:
+                    yield replace(piece, tokens=array("i", row))
+                else:
+                    yield from self._parts(piece)
+
+    def _parts(self, piece: Piece) -> Iterator[Piece]:
+        for part in self._divide([Block(piece.text, piece.image, piece.page, piece.headings, metadata=piece.metadata)]):
+            start, end = part.span
+            yield replace(part, span=(piece.span[0] + start, piece.span[0] + end))

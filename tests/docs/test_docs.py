@@ -1,0 +1,70 @@
+"""Every command and snippet of the documents runs, in order, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("guide.md", "design.md"):
+        (docs / name).write_text((ROOT / "docs" / name).read_text())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md"])
+def test_snippets_run(document: str, folder: Path) -> None:
+    blocks = FENCE.findall((ROOT / document).read_text())
+    assert blocks
+    for language, code in blocks:
+        if language == "sh":
+            for line in code.splitlines():
+                run(line, folder)
+        elif language == "toml":
+            (folder / "penstock.toml").write_text(code)
+        elif language == "python":
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, timeout=200
+            )
+            assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+def run(line: str, folder: Path) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0].startswith("scripts/"):
+        assert os.access(ROOT / words[0], os.X_OK)  # CI runs them
+        return
+    assert words[0] == "penstock"
+    environment = os.environ | {"PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True, timeout=200, env=environment
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
+def test_every_figure_of_the_readme_names_its_command() -> None:
+    numbers = (ROOT / "README.md").read_text().split("## Numbers")[1].split("\n## ")[0]
+    for script in re.findall(r"benchmarks/\w+\.py", numbers):
+        assert (ROOT / script).exists()
+    assert re.findall(r"benchmarks/\w+\.py", numbers)
+
+
+def test_links_lead_somewhere() -> None:
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in link:
+                assert (document.parent / link).exists(), f"{document.name}: {link}"
