@@ -212,7 +212,9 @@ def _done(counts: dict[str, int]) -> int:
 
 
 def _pace(rates: Rates) -> str:
-    return f"{rate(rates.of('embedded'))} chunks/s · {rate(rates.of('tokens'))} tokens/s · {speed(rates.of('bytes'))}"
+    return (
+        f"{rate(rates.of('embedded'))} chunks/s · {rate(rates.of('tokens'))} tokens/s · {speed(rates.of('bytes'))} read"
+    )
 
 
 def line(progress: Progress, rates: Rates) -> str:

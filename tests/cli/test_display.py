@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -179,3 +180,46 @@ def test_sizes(amount: int, said: str) -> None:
 @pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (59.5, "59.5 s"), (61, "1:01 min"), (3700, "1:01:40")])
 def test_durations(seconds: float, said: str) -> None:
     assert display.duration(seconds) == said
+
+
+def test_the_pages_of_a_table_line_up_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    rows = [
+        (f"docs/{n}.pdf", "parse", f"page {n}", "bad \x1b[31m " * (n % 7), str(n), "2026-11-21 02:00:00")
+        for n in range(25)
+    ]
+    headings = ("document", "stage", "place", "cause", "attempts", "when")
+    pages = [drawn(page, 120) for page in results.table(headings, iter(rows), page=10)]
+    assert len(pages) == 3
+    assert [("document" in page) for page in pages] == [True, False, False]
+    starts = {line.index("parse") for page in pages for line in page.splitlines() if "parse" in line}
+    assert len(starts) == 1
+    assert all(f"docs/{n}.pdf" in "".join(pages) for n in range(25))
+    assert "\x1b" not in "".join(pages)
+
+
+def test_a_table_is_drawn_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def rows() -> Iterator[list[str]]:
+        for number in range(1000):
+            taken.append(number)
+            yield [str(number)]
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    next(iter(results.table(["n"], rows(), page=10)))
+    assert len(taken) == 10
+
+
+def test_the_display_fits_where_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(as_json: bool = False, quiet: bool = False) -> type[display.Display]:
+        return type(display.display("", as_json=as_json, quiet=quiet))
+
+    assert chosen() is display.Lines
+    assert chosen(as_json=True) is display.JsonLines
+    assert chosen(quiet=True) is display.Quiet
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert chosen() is display.LiveDisplay
+    monkeypatch.setenv("TERM", "dumb")
+    assert chosen() is display.Lines

@@ -1,7 +1,8 @@
-"""Ctrl-C, and readers that go away: in processes of their own."""
+"""Ctrl-C, terminals, and readers that go away: in processes of their own."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -138,3 +139,25 @@ def test_a_run_goes_on_when_nobody_reads_its_progress(many: Path, model: str, ru
         err = process.stderr.read()
         assert (process.wait(30), err) == (141, "")
     assert run("status", "--json").lines[0]["done"] == FILES + 2
+
+
+def test_a_terminal_gets_a_live_picture_which_goes_when_the_run_ends(many: Path, model: str) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    argv = [sys.executable, "-c", SLOW.format(nap=0.02), "ingest", "docs", "--into", "memory://", "--model", model]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}) as process:
+        os.close(theirs)
+        shown = b""
+        # A terminal whose other end is closed reads as an error, not as an end.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65536):
+                shown += part
+        os.close(ours)
+        assert process.stdout is not None
+        assert b"122 added" in process.stdout.read()
+    assert process.returncode == 0
+    for part in (b"documents", b"chunks/s", b"in flight", b"bottleneck", b"512.0 MiB"):
+        assert part in shown
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor is back"
+    assert shown.endswith(b"\x1b[2K"), "and the picture wiped out"
