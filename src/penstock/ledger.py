@@ -257,11 +257,12 @@ class Ledger:
     def saw_under(self, uri: str, run: int) -> None:
         """What could not be read may still be there, and so may everything beneath it."""
         with self._transaction() as db:
-            beneath = uri.rstrip("/")
-            db.execute(
-                "UPDATE documents SET seen = ? WHERE uri = ? OR (uri >= ? AND uri < ?)",
-                (run, uri, f"{beneath}/", f"{beneath}0"),  # "0" comes right after "/"
-            )
+            db.execute(f"UPDATE documents SET seen = ? WHERE {_UNDER}", (run, *_under(uri)))
+
+    def count_under(self, uri: str) -> int:
+        """How many documents `saw_under` is about."""
+        rows = self._read(f"SELECT count(*) FROM documents WHERE {_UNDER}", *_under(uri))
+        return int(rows[0][0])
 
     def unseen(self, run: int, after: int = 0, limit: int = 256) -> list[tuple[int, str]]:
         """Documents that a complete listing did not name, a page at a time."""
@@ -558,6 +559,14 @@ class Comparison:
 
     def close(self) -> None:
         self._db.close()
+
+
+_UNDER = "(uri = ? OR (uri >= ? AND uri < ?))"
+
+
+def _under(uri: str) -> tuple[str, str, str]:
+    beneath = uri.rstrip("/")
+    return uri, f"{beneath}/", f"{beneath}0"  # "0" comes right after "/"
 
 
 def _told(text: str) -> str:

@@ -85,8 +85,9 @@ class _Planner:
                     if len(page) == 256:
                         present += self._consider(page)
                         page = []
-                case Unreadable():
+                case Unreadable(uri):
                     self.unreadable += 1
+                    present += ledger.count_under(uri) if ledger else 0
                 case Mark():
                     complete = not pipeline.source.feed
         present += self._consider(page)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.engine.progress import Progress, Report
 from penstock.errors import UsageError
 from penstock.ledger import DONE, FAILED, OPEN, SKIPPED, Comparison
-from penstock.records import Item, Mark, Upsert
+from penstock.records import Item, Mark, Unreadable, Upsert
 
 if TYPE_CHECKING:
     from penstock.pipeline import Pipeline, Session
@@ -116,6 +116,8 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
             page.append(change.item)
             if len(page) == 256:
                 consider()
+        elif isinstance(change, Unreadable):
+            present += ledger.count_under(change.uri)
         elif isinstance(change, Mark):
             complete = True
     consider()
