@@ -89,9 +89,12 @@ def _complain(what: str) -> None:
 
 
 def _print_anything() -> None:
-    """Names of files may be in no encoding at all; what a stream cannot say is replaced."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    """Names of files may be in no encoding at all: what a stream cannot say is replaced. A closed one takes all."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process lives
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
 

@@ -161,3 +161,9 @@ def test_a_terminal_gets_a_live_picture_which_goes_when_the_run_ends(many: Path,
         assert part in shown
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l"), "the cursor is back"
     assert shown.endswith(b"\x1b[2K"), "and the picture wiped out"
+
+
+def test_it_runs_with_its_streams_closed_as_under_a_daemon(many: Path, model: str, run: Run) -> None:
+    command = f"{sys.executable} -m penstock ingest docs --into lance://./index --model {model} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert run("status", "--json").lines[0]["done"] == FILES + 2
