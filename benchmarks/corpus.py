@@ -17,28 +17,37 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SUBJECTS = """the scheduler; a worker; the coordinator; every replica; the write-ahead log; this endpoint; the cache; an
-idle connection; the query planner; a background task; the operator; the billing service; a new tenant; the index; a
+
+def _listed(text: str) -> list[str]:
+    return " ".join(text.split()).split("; ")
+
+
+SUBJECTS = _listed("""
+the scheduler; a worker; the coordinator; every replica; the write-ahead log; this endpoint; the cache; an idle
+connection; the query planner; a background task; the operator; the billing service; a new tenant; the index; a
 reader; the storage layer; an expired token; the load balancer; our team; the nightly job; a failed request; the
 migration script; each partition; the gateway; the client library; a checkpoint; the retention policy; the on-call
 engineer; the compiler; a malformed record; the parser; the second region; an auditor; the sensor; the turbine; a
-reservoir; the control room; the maintenance window; the archive; the customer’s export""".replace("\n", " ").split("; ")
-VERBS = """reads; rejects; rebuilds; acknowledges; compresses; forwards; delays; replaces; validates; publishes; shares;
-splits; measures; ignores; restores; schedules; encrypts; counts; merges; observes; throttles; documents; inspects;
-releases; keeps; moves; repeats; signs; deletes; renames""".replace("\n", " ").split("; ")
-OBJECTS = """the oldest segment; a batch of events; its own configuration; the remaining work; the signed manifest; two
-thirds of the traffic; the whole history; any message without a key; the primary copy; an empty response; the daily
-report; the pressure readings; a stale lease; the first page; the schema; its neighbours; the public dashboard; a
-temporary file; the audit trail; an estimate; the error budget; the rollback plan; the previous release; both queues; the
-access list; a snapshot; several gigabytes of text; the naïve default; the café’s order book; the user’s
-preferences""".replace("\n", " ").split("; ")
-WHEN = """before the deadline; when memory runs low; on every restart; after the upgrade to version 2; unless the flag is
-set; within 30 seconds; during a failover; if nobody objects; as described above; in the worst case; at midnight UTC; for
-each region in turn; without holding the lock; while the gate is closed; according to RFC 9110; only once; in the order
-of arrival; under heavy load; since the last incident; for historical reasons""".replace("\n", " ").split("; ")
-LINKS = ["However, ", "In practice ", "As a result, ", "Note that ", "Usually ", "By contrast, ", "", "", "", "", "", ""]
-NAMES = """index queue token batch cursor shard replica budget window offset stream record schema ledger gate turbine
-valve sample metric tenant""".split()
+reservoir; the control room; the maintenance window; the archive; the customer’s export""")
+VERBS = _listed("""
+reads; rejects; rebuilds; acknowledges; compresses; forwards; delays; replaces; validates; publishes; shares; splits;
+measures; ignores; restores; schedules; encrypts; counts; merges; observes; throttles; documents; inspects; releases;
+keeps; moves; repeats; signs; deletes; renames""")
+OBJECTS = _listed("""
+the oldest segment; a batch of events; its own configuration; the remaining work; the signed manifest; two thirds of
+the traffic; the whole history; any message without a key; the primary copy; an empty response; the daily report; the
+pressure readings; a stale lease; the first page; the schema; its neighbours; the public dashboard; a temporary file;
+the audit trail; an estimate; the error budget; the rollback plan; the previous release; both queues; the access list;
+a snapshot; several gigabytes of text; the naïve default; the café’s order book; the user’s preferences""")
+WHEN = _listed("""
+before the deadline; when memory runs low; on every restart; after the upgrade to version 2; unless the flag is set;
+within 30 seconds; during a failover; if nobody objects; as described above; in the worst case; at midnight UTC; for
+each region in turn; without holding the lock; while the gate is closed; according to RFC 9110; only once; in the
+order of arrival; under heavy load; since the last incident; for historical reasons""")
+NAMES = _listed("""
+index; queue; token; batch; cursor; shard; replica; budget; window; offset; stream; record; schema; ledger; gate;
+turbine; valve; sample; metric; tenant""")
+LINKS = ["However, ", "In practice ", "As a result, ", "Note that ", "Usually ", "By contrast, ", *[""] * 6]
 
 POOL = 12_000
 
