@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -197,9 +198,10 @@ class Pipeline:
         """Try again whatever is in the ledger as failed or skipped."""
         with ExitStack() as stack:
             session = Session(self, stack)
-            return session.run(self._failed(), progress, force=True, patience=patience)
+            return session.run(self.unfinished(), progress, force=True, patience=patience)
 
-    def _failed(self) -> Iterator[Change]:
+    def unfinished(self) -> Iterator[Change]:
+        """Whatever failed, was skipped or is half-done, as the source has it now."""
         for state in (FAILED, SKIPPED, OPEN):
             for _, uri, _ in self.ledger.documents(state):
                 try:
@@ -263,7 +265,9 @@ class Session:
         self.manifest = Manifest(self.space, ledger.id)
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
+        self._sink_lock = threading.Lock()
         self._sink_open = False
+        self._opening: Future[None] | None = None
         self._check(sink.manifest(), adopt)
         if pipeline.settings is not None:
             ledger.set("settings", json.dumps(asdict(pipeline.settings)))
@@ -309,17 +313,27 @@ class Session:
         self.notices.append(f"adopted {count} points of {sink.url}")
 
     def open_sink(self) -> None:
-        if not self._sink_open:
-            self.pipeline.sink.open(self.manifest)
-            self._sink_open = True
+        with self._sink_lock:
+            if not self._sink_open:
+                self.pipeline.sink.open(self.manifest)
+                self._sink_open = True
 
     def ready(self) -> Chunker:
+        """The chunker, with the model loaded; the store's driver, which takes as long, is loaded meanwhile."""
         with self._lock:
             if self._chunker is None:
-                self.open_sink()
+                opening = ThreadPoolExecutor(1, "penstock-open")
+                self._opening = opening.submit(self.open_sink)
+                opening.shutdown(wait=False)
                 self.pipeline.embedder.open()
                 self._chunker = self.pipeline.chunker()
             return self._chunker
+
+    def stored(self) -> None:
+        """Return when the sink is open, or raise why it is not."""
+        self.ready()
+        assert self._opening is not None
+        self._opening.result()
 
     def run(
         self,
@@ -340,6 +354,7 @@ class Session:
                 embedder=pipeline.embedder,
                 sink=pipeline.sink,
                 ready=self.ready,
+                stored=self.stored,
                 ledger=ledger,
                 run=run,
                 source=pipeline.source.name,

@@ -69,8 +69,10 @@ class Setup:
     embedder: Embedder
     sink: Sink
     ready: Callable[[], Chunker]
-    """Called before anything is read or deleted, often: opens embedder and sink the first time, gives the chunker.
-    So a run that finds nothing changed loads no model and no driver."""
+    """Called before anything is read, often: loads the model the first time, gives the chunker. So a run that finds
+    nothing changed loads no model and no driver."""
+    stored: Callable[[], None]
+    """Called before anything is embedded, written, read back or deleted: returns when the sink is open."""
     ledger: Ledger
     run: int
     source: str
@@ -119,7 +121,7 @@ class Flow:
             inbox=self._commits,
             ledger=setup.ledger,
             sink=sink,
-            ready=setup.ready,
+            stored=setup.stored,
             gate=self._gate,
             run=setup.run,
             counters=self.counters,
@@ -374,6 +376,7 @@ class Flow:
 
     def _read_back(self, moved: Sequence[tuple[Load, bytes]]) -> list[Load]:
         """Send chunks whose vectors the index has, under this id or another, past the model; gives those it has not."""
+        self.setup.stored()
         ids = sorted({id.hex() for _, id in moved})
         rows = self.setup.sink.max_rows
         stored: dict[str, Point] = {}
@@ -402,6 +405,7 @@ class Flow:
         while True:
             batch = self._packer.next()
             if not self._stop.is_set():
+                self.setup.stored()  # a store that cannot be opened is an error before anything is embedded
                 self._vectors(batch.loads)
             self._packer.release(batch)
 
@@ -466,7 +470,7 @@ class Flow:
         """How long a write waits to be full. Short at first, so that the index fills at once; longer in a long run,
         where many small writes would leave the store in crumbs."""
         linger = self.setup.linger
-        return linger if self.setup.feed else min(20 * linger, linger + (time.monotonic() - self._began) / 20)
+        return linger if self.setup.feed else min(20 * linger, (time.monotonic() - self._began) / 20)
 
     def _put(self, filled: Sequence[Filled]) -> None:
         points = [one.point for one in filled]

@@ -154,7 +154,7 @@ class Committer:
     inbox: Channel[Event]
     ledger: Ledger
     sink: Sink
-    ready: Callable[[], object]
+    stored: Callable[[], None]
     gate: AbstractContextManager[object]
     """Held around calls that write to the sink: no more of them at once than it has writers."""
     run: int
@@ -246,6 +246,10 @@ class Committer:
             if document.failed:
                 state = OPEN if document.passing else FAILED
                 self.counters.add(failed=1)
+            elif document.skipped and document.begun.had and self.ledger.stale(document.begun.document, 1):
+                # It was read before: what the index has of it is neither taken out nor passed over in silence.
+                state = FAILED
+                self.counters.add(failed=1)
             elif document.skipped:
                 state = SKIPPED
                 self.counters.add(skipped=1)
@@ -271,7 +275,7 @@ class Committer:
     def _remove_stale(self, number: int) -> None:
         """Take the chunks out that the document no longer has: out of the index first, then out of the ledger."""
         while stale := self.ledger.stale(number, self.sink.max_rows):
-            self.ready()
+            self.stored()
             ids = [id.hex() for id in stale]
             self.ledger.retract(number, stale)
             with self.gate:
