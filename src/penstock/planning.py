@@ -15,6 +15,8 @@ from penstock.records import Block, Gap, Item, Mark, Piece, Unreadable, Upsert
 if TYPE_CHECKING:
     from penstock.pipeline import Pipeline
 
+ANY = 1 << 62
+"""After any run."""
 SAMPLE = 64 << 20
 """Bytes of new and changed documents that are read to count their chunks; what lies beyond is estimated from them."""
 
@@ -33,7 +35,7 @@ class Plan:
     chunks: int
     """To be embedded."""
     kept: int
-    """Chunks of changed documents that the index has already."""
+    """Chunks whose vectors the index has already: of this document, or of another one with the same text."""
     tokens: int
     seconds: float | None
     """At the pace of the last run that embedded something; None where there was none."""
@@ -68,6 +70,8 @@ def make_plan(pipeline: Pipeline, sample: int = SAMPLE) -> Plan:
 class _Planner:
     def __init__(self, pipeline: Pipeline, ledger: Ledger | None, parsers: Any, sample: int) -> None:
         self._pipeline, self._ledger, self._parsers, self._sample = pipeline, ledger, parsers, sample
+        self._moves = ledger if pipeline.sink.readable else None
+        """Tells whose vectors a run would read back instead of making them."""
         self._chunker: Any = None
         self.new = self.changed = self.unchanged = self.unreadable = 0
         self.bytes = self.read = self.chunks = self.kept = self.tokens = 0
@@ -140,7 +144,8 @@ class _Planner:
             for piece in self._chunker(self._blocks(self._parsers.parse(item).blocks)):
                 assert isinstance(piece, Piece)
                 chunk, row = namer.name(piece)
-                if before and self._ledger and self._ledger.acknowledged(before.document, row.id):
+                had = before and self._ledger and self._ledger.acknowledged(before.document, row.id)
+                if had or (self._moves and self._moves.same_content([row.content], ANY)):
                     self.kept += 1
                 else:
                     self.chunks += 1
