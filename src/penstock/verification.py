@@ -62,7 +62,10 @@ def verify(
         if not repair or found.ok:
             return found
         _mend(session)
-        report = session.run(pipeline.source.changes(None), progress, allow_mass_delete=allow_mass_delete)
+        # A feed tells an event once, and perhaps not from its beginning: what lacks points is looked up.
+        feed = pipeline.source.feed
+        changes = pipeline.unfinished() if feed else pipeline.source.changes(None)
+        report = session.run(changes, progress, force=feed, allow_mass_delete=allow_mass_delete)
         after = _look(session)
         return Verification(
             **{name: getattr(after, name) for name in Verification.__dataclass_fields__ if name != "repaired"},
