@@ -153,7 +153,7 @@ def test_a_busy_model_is_asked_again(w: World) -> None:
 
 def test_a_model_that_stays_away_ends_the_run(w: World) -> None:
     w.embedder.faults = EmbedFaults(transient=frozenset(range(1000)))
-    with pytest.raises(StageError, match="embed at doc:.*429") as caught:
+    with pytest.raises(StageError, match=r"embed at doc:.*429") as caught:
         w.run(patience=0.2)
     assert isinstance(caught.value.__cause__, Transient)
     w.embedder.faults = EmbedFaults()
@@ -195,7 +195,7 @@ def test_a_listing_that_ends_early_deletes_nothing(w: World, faults: SourceFault
     w.run()
     w.source = FaultySource(w.listed, faults)
     if faults.abort is not None:
-        with pytest.raises(StageError, match="scan.*connection was lost"):
+        with pytest.raises(StageError, match=r"scan.*connection was lost"):
             w.run(allow_mass_delete=True)
     else:
         assert not w.run(allow_mass_delete=True).complete
