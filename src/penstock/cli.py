@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import MassDeletion, PenstockError, StageError, UsageError
+from penstock.errors import PenstockError, StageError, UsageError
 from penstock.grammar import COMPOSING, make_parser
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ def _explain_error(error: Exception) -> int:
 
 def _told(error: Exception) -> str:
     if isinstance(error, StageError) and isinstance(error.__cause__, PenstockError):
-        where = "" if isinstance(error.__cause__, MassDeletion) else _at(error)
-        return f"{where}{error.__cause__}"
+        return f"{_at(error)}{error.__cause__}"
     if isinstance(error, StageError):
         cause = error.__cause__
         return f"{_at(error)}{type(cause).__name__}: {cause} (PENSTOCK_DEBUG=1 shows where)"

@@ -73,8 +73,21 @@ class Settings:
                 value = plain[name]
                 plain[name] = (value,) if isinstance(value, str) else tuple(value)
         for name in ("chunk", "memory"):
-            if plain.get(name) is not None:
+            if isinstance(plain.get(name), int):
                 plain[name] = str(plain[name])
+        for name, value in plain.items():
+            kinds: dict[str, type] = {
+                "source": tuple,
+                "include": tuple,
+                "exclude": tuple,
+                "hidden": bool,
+                "workers": int,
+            }
+            parts = value if isinstance(value, tuple) else ()
+            if value is not None and not (
+                isinstance(value, kinds.get(name, str)) and all(isinstance(part, str) for part in parts)
+            ):
+                raise UsageError(f"{where}: {name} = {value!r} cannot be meant")
         return cls(**plain)
 
     def pipeline(self) -> Pipeline:
@@ -127,7 +140,9 @@ class Pipeline:
         self.budget = parse_size(memory)
         if self.budget < MINIMUM:
             raise UsageError(f"memory={memory!r} is too little: at least {MINIMUM >> 20} MiB")
-        self.workers = workers or _cores()
+        self.workers = _cores() if workers is None else workers
+        if self.workers < 1:
+            raise UsageError(f"workers={workers}: at least one must read")
         self._parsers = dict(parsers or {})
         self._chunk = chunk
         self.ledger = Ledger(state or default_state(self.source.name, self.sink.url))

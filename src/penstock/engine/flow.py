@@ -156,6 +156,9 @@ class Flow:
                 if self.interrupted:
                     raise
                 self.stop()
+            except Exception as error:  # the callback's: the threads are not left alone with it
+                tell = None
+                self._fail(error)
         if self._error is not None and not (self.interrupted and isinstance(self._error.__cause__, Transient)):
             raise self._error  # but when stopped while waiting for something that is away, that is no news
 

@@ -69,20 +69,25 @@ class Progress:
 
     @property
     def bottleneck(self) -> str:
-        """The stage behind the last full channel: everything above it waits for it."""
-        for channel in reversed(self.channels):
-            if channel.name in _CONSUMERS and channel.bytes >= 0.8 * channel.capacity:
+        """The stage behind the last full channel: everything above waits for it. None full: behind the fullest."""
+        consumed = [channel for channel in self.channels if channel.name in _CONSUMERS and channel.bytes]
+        for channel in reversed(consumed):
+            if channel.bytes >= 0.8 * channel.capacity:
                 return _CONSUMERS[channel.name]
-        return "prepare" if any(c.name == "items" and c.pieces for c in self.channels) else "scan"
+        fullest = max(consumed, key=lambda channel: channel.bytes / channel.capacity, default=None)
+        return _CONSUMERS[fullest.name] if fullest else "scan"
 
     def rate(self, name: str) -> float:
         return self.counts[name] / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def eta(self) -> float | None:
-        """Seconds to go, once the source has told everything."""
-        rate = self.rate("bytes")
-        return None if self.listing or rate <= 0 else self.queued_bytes / rate
+        """Seconds to go, once the source has told everything: at the pace of what has gone all the way."""
+        waiting = sum(channel.bytes for channel in self.channels if channel.name == "chunks") * _TEXT
+        through = self.counts["bytes"] - waiting
+        if self.listing or through <= 0 or self.seconds <= 0:
+            return None
+        return (self.queued_bytes + waiting) / (through / self.seconds)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -97,6 +102,8 @@ class Progress:
         }
 
 
+_TEXT = 0.4
+"""The share of a waiting chunk's bytes that is its text; the rest is tokens and names."""
 _CONSUMERS = {"items": "prepare", "chunks": "embed", "points": "write", "commits": "commit"}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from penstock.engine.channel import Broken, Ended
-from penstock.errors import StageError, Transient
+from penstock.errors import MassDeletion, StageError, Transient
 
 T = TypeVar("T")
 
@@ -48,7 +48,9 @@ class Stage:
         except (Broken, Ended):
             pass  # somebody else failed and has said so, or the work is done
         except BaseException as error:
-            self._fail(error if isinstance(error, StageError) else StageError(self.name, None, error))
+            # A refused mass deletion is no accident of a stage.
+            own = isinstance(error, StageError | MassDeletion)
+            self._fail(error if own else StageError(self.name, None, error))
         finally:
             with self._lock:
                 self._left -= 1
