@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -282,7 +282,6 @@ class Session:
         self._chunker: Chunker | None = None
         self._sink_lock = threading.Lock()
         self._sink_open = False
-        self._opening: Future[None] | None = None
         self._check(sink.manifest(), adopt)
         if pipeline.settings is not None:
             ledger.set("settings", json.dumps(asdict(pipeline.settings)))
@@ -334,21 +333,16 @@ class Session:
                 self._sink_open = True
 
     def ready(self) -> Chunker:
-        """The chunker, with the model loaded; the store's driver, which takes as long, is loaded meanwhile."""
+        """The chunker, once model and store are open. The two load at the same time, and nothing else does: the threads
+        that parse would keep them waiting for the interpreter."""
         with self._lock:
             if self._chunker is None:
-                opening = ThreadPoolExecutor(1, "penstock-open")
-                self._opening = opening.submit(self.open_sink)
-                opening.shutdown(wait=False)
-                self.pipeline.embedder.open()
+                with ThreadPoolExecutor(1, "penstock-open") as other:
+                    opening = other.submit(self.open_sink)
+                    self.pipeline.embedder.open()
+                    opening.result()
                 self._chunker = self.pipeline.chunker()
             return self._chunker
-
-    def stored(self) -> None:
-        """Return when the sink is open, or raise why it is not."""
-        self.ready()
-        assert self._opening is not None
-        self._opening.result()
 
     def run(
         self,
@@ -369,7 +363,6 @@ class Session:
                 embedder=pipeline.embedder,
                 sink=pipeline.sink,
                 ready=self.ready,
-                stored=self.stored,
                 ledger=ledger,
                 run=run,
                 source=pipeline.source.name,

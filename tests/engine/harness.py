@@ -88,7 +88,6 @@ class World:
             embedder=self.embedder,
             sink=self.sink,
             ready=lambda: options.get("chunker", lines),
-            stored=lambda: None,
             ledger=ledger,
             run=ledger.begin_run(SPACE.fingerprint),
             source="test",

@@ -69,10 +69,8 @@ class Setup:
     embedder: Embedder
     sink: Sink
     ready: Callable[[], Chunker]
-    """Called before anything is read, often: loads the model the first time, gives the chunker. So a run that finds
-    nothing changed loads no model and no driver."""
-    stored: Callable[[], None]
-    """Called before anything is embedded, written, read back or deleted: returns when the sink is open."""
+    """Called before anything is read or deleted, often: opens model and sink the first time, gives the chunker.
+    So a run that finds nothing changed loads no model and no driver."""
     ledger: Ledger
     run: int
     source: str
@@ -121,7 +119,7 @@ class Flow:
             inbox=self._commits,
             ledger=setup.ledger,
             sink=sink,
-            stored=setup.stored,
+            ready=setup.ready,
             gate=self._gate,
             run=setup.run,
             counters=self.counters,
@@ -379,7 +377,6 @@ class Flow:
 
     def _read_back(self, moved: Sequence[tuple[Load, bytes]]) -> list[Load]:
         """Send chunks whose vectors the index has, under this id or another, past the model; gives those it has not."""
-        self.setup.stored()
         ids = sorted({id.hex() for _, id in moved})
         rows = self.setup.sink.max_rows
         stored: dict[str, Point] = {}
@@ -408,7 +405,6 @@ class Flow:
         while True:
             batch = self._packer.next()
             if not self._stop.is_set():
-                self.setup.stored()  # a store that cannot be opened is an error before anything is embedded
                 self._vectors(batch.loads)
             self._packer.release(batch)
 

@@ -154,7 +154,7 @@ class Committer:
     inbox: Channel[Event]
     ledger: Ledger
     sink: Sink
-    stored: Callable[[], None]
+    ready: Callable[[], object]
     gate: AbstractContextManager[object]
     """Held around calls that write to the sink: no more of them at once than it has writers."""
     run: int
@@ -275,7 +275,7 @@ class Committer:
     def _remove_stale(self, number: int) -> None:
         """Take the chunks out that the document no longer has: out of the index first, then out of the ledger."""
         while stale := self.ledger.stale(number, self.sink.max_rows):
-            self.stored()
+            self.ready()
             ids = [id.hex() for id in stale]
             self.ledger.retract(number, stale)
             with self.gate:
