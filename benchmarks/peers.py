@@ -362,9 +362,8 @@ def show_share(ours: Score, limits: Sequence[dict[str, float]]) -> None:
     gflop = 2 * limits[0]["weights"] * (ours.tokens + 2 * ours.chunks) / 1e9
     reached = [gflop / took for took in ours.seconds]
     share = statistics.median(a / b["gflops"] for a, b in zip(reached, limits, strict=True))
-    print(
-        f"penstock, whole: {statistics.median(reached):.0f} GFLOP/s in dense layers, {share:.0%} of a bare matrix product's"
-    )
+    mean = statistics.median(reached)
+    print(f"penstock, whole: {mean:.0f} GFLOP/s in dense layers, {share:.0%} of what a bare matrix product reaches")
 
 
 def judge(scores: dict[str, Score]) -> bool:
