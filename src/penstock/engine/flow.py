@@ -45,6 +45,8 @@ SHARES = {"items": 0.05, "blocks": 0.15, "chunks": 0.30, "points": 0.45, "commit
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
 BATCH, BATCH_BYTES = 64, 128 << 10
 """Chunks that travel together from prepare to embed, at most."""
+GRACE = 1.0
+"""Seconds that a source has to end when the run does."""
 WINDOW = 32
 """Batches' worth of tokens that are sorted by length together."""
 
@@ -147,7 +149,7 @@ class Flow:
         alive = True
         while alive:
             try:
-                alive = not self._stages[-1].join(interval) or not all(stage.join(interval) for stage in self._stages)
+                alive = not self._ended(interval)
                 if tell:
                     tell(self.progress())
             except KeyboardInterrupt:
@@ -160,12 +162,19 @@ class Flow:
         if self._error is not None and not (self.interrupted and isinstance(self._error.__cause__, Transient)):
             raise self._error  # but when stopped while waiting for something that is away, that is no news
 
+    def _ended(self, interval: float) -> bool:
+        scan, *others = self._stages
+        if not self._stages[-1].join(interval) or not all(stage.join(interval) for stage in others):
+            return False
+        # A source may sleep until there is news. Once the run is stopped or has failed, nobody listens any more.
+        return scan.join(GRACE if self._stop.is_set() else interval) or self._stop.is_set()
+
     def stop(self) -> None:
         """Take in no more, drop what has not been embedded, write and commit the rest."""
         self.interrupted = True
         self._stop.set()
         self._in_flight.release_all()
-        self._items.drop()
+        self._items.fail()
         self._chunks.drop()
         self._packer.drop()
 
