@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.contracts import Sink
-from penstock.errors import SinkError, SourceError, StageError, Transient
+from penstock.errors import ModelError, SinkError, SourceError, StageError, Transient
 from penstock.records import Point
 from penstock.testing.faults import EmbedFaults, FaultySource, SourceFaults
 from penstock.testing.sinks import Died, Faults, FaultySink
@@ -329,9 +329,66 @@ def test_a_progress_callback_that_fails_ends_the_run_and_leaves_nothing_behind(w
     def closed(progress: Any) -> None:
         raise BrokenPipeError("closed")
 
-    w.embedder.faults = EmbedFaults(seconds=0.05)
+    w.embedder.faults, w.embedder.batch_rows = EmbedFaults(seconds=0.05), 2
     with pytest.raises(BrokenPipeError):
         w.run(progress=closed)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("penstock-")]
     assert w.run().ok
     assert whole(w)
+
+
+def test_a_feed_that_sleeps_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    """Ctrl-C while the source waits for news: what came is committed, and the next news are waited for no longer."""
+    told = [document(uri, text.encode()) for uri, text in DOCUMENTS.items()]
+    news = threading.Event()
+
+    class Sleeping(FeedSource):
+        def changes(self, cursor: str | None = None) -> Iterator[Any]:
+            yield from super().changes(cursor)
+            news.wait(20)
+
+    w = World(tmp_path, source=Sleeping(told, marks=4))
+    from penstock.engine import flow as flows
+
+    run = flows.Flow.run
+
+    def run_and_stop(self: Any, *arguments: Any) -> None:
+        stopper = threading.Timer(2.0, self.stop)
+        stopper.start()
+        run(self, *arguments)
+        stopper.join()
+
+    began = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flows.Flow, "run", run_and_stop)
+        assert w.run().status == "stopped"
+    assert time.monotonic() - began < 10
+    assert whole(w)
+    news.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("penstock-"):
+            thread.join(10)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_store_open(w: World) -> None:
+    """The store is opened while the model is loaded: it is closed after it was opened, and not before."""
+    events: list[str] = []
+
+    class Slow(FaultySink):
+        def open(self, manifest: Any) -> None:
+            time.sleep(0.5)
+            super().open(manifest)
+            events.append("open")
+
+        def close(self) -> None:
+            events.append("close")
+
+    def broken() -> None:
+        raise ModelError("no such model")
+
+    w.embedder.open = broken  # type: ignore[method-assign]
+    with pytest.raises(StageError, match="no such model"):
+        w.pipeline(lambda sink: Slow(sink, Faults())).run()
+    assert events[-1] == "close"
+    time.sleep(0.7)
+    assert events[-1] == "close"
