@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from penstock import pipeline as pipelines
-from penstock.engine.flow import Setup
+from penstock.engine.flow import Flow, Setup
 from penstock.records import Delete
 from penstock.testing.chaos import MOMENTS
 from penstock.testing.faults import LEDGER_MOMENTS, SINK_MOMENTS, EmbedFaults, Fuse, wire
@@ -111,6 +111,25 @@ class History(RuleBasedStateMachine):
         except BaseException:
             if not fuse.blown:
                 raise
+        assert not before.intersection(self.world.embedded()), "an acknowledged chunk was embedded again"
+
+    @rule(moment=st.sampled_from(MOMENTS), nth=st.integers(1, 3))
+    def stop(self, moment: str, nth: int) -> None:
+        """Ctrl-C at that moment."""
+        pipeline = self.world.pipeline()
+        flows: list[Flow] = []
+        run = Flow.run
+
+        def noted(flow: Flow, *arguments: Any) -> None:
+            flows.append(flow)
+            run(flow, *arguments)
+
+        fuse = Fuse(moment, nth, blow=lambda _: flows[0].stop() if flows else None)
+        wire(pipeline.sink, fuse, SINK_MOMENTS, "sink")
+        wire(pipeline.ledger, fuse, LEDGER_MOMENTS, "ledger")
+        before = self.acknowledged(pipeline)
+        with patch.object(Flow, "run", noted):
+            pipeline.run(allow_mass_delete=True)
         assert not before.intersection(self.world.embedded()), "an acknowledged chunk was embedded again"
 
     @rule(transient=CALLS, half=CALLS, after=CALLS, flush=CALLS, embed=CALLS)

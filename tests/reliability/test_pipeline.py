@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import LockedError, MassDeletion, OwnershipError, SpaceMismatch, StageError, UsageError
+from penstock.errors import LockedError, MassDeletion, OwnershipError, SpaceMismatch, UsageError
 from penstock.pipeline import Pipeline
 from penstock.records import Manifest, Point
 from penstock.sinks.memory import MemorySink
