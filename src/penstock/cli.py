@@ -6,6 +6,7 @@ Nothing heavy is imported here at the top: `penstock --help` answers at once.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ OK, INCOMPLETE, USAGE, FAILED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 141, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     _print_anything()
+    gc.set_threshold(50_000, 20, 50)  # a run makes millions of small records, and hardly a cycle among them
     try:
         try:
             parser = make_parser()
