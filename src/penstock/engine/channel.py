@@ -61,6 +61,7 @@ class Channel(Generic[T]):
         lock = threading.Lock()
         self._room = threading.Condition(lock)
         self._some = threading.Condition(lock)
+        self._waiting = 0  # producers that wait for room: mostly none, and nobody need be woken
         self._bytes = self._peak = self._largest = self._passed = 0
         self._full_s = 0.0
         self._closed = self._broken = False
@@ -80,7 +81,9 @@ class Channel(Generic[T]):
     def _charge(self, size: int) -> None:
         if self._bytes and self._bytes + size > self.capacity:
             began = time.monotonic()
+            self._waiting += 1
             self._room.wait_for(lambda: self._broken or not self._bytes or self._bytes + size <= self.capacity)
+            self._waiting -= 1
             self._full_s += time.monotonic() - began
         if self._broken:
             raise Broken(self.name)
@@ -104,7 +107,8 @@ class Channel(Generic[T]):
     def release(self, size: int) -> None:
         with self._room:
             self._bytes -= size
-            self._room.notify_all()
+            if self._waiting:
+                self._room.notify_all()
 
     def __iter__(self) -> Iterator[T]:
         """Every piece until the end; each is released when the next is asked for."""

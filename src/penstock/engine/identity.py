@@ -22,23 +22,25 @@ def content_of(raw: bytes, image: bytes | None) -> bytes:
     return hashed.digest()
 
 
-def number_of(content: bytes) -> int:
-    return int.from_bytes(content[:8], "big", signed=True)
+def number_of(digest: bytes) -> int:
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def row_of(chunk: Chunk, content: bytes, written: str) -> Row:
-    beside = f"{chunk.ordinal}|{chunk.span}|{chunk.page}|{chunk.headings}|{written}".encode(errors="replace")
-    digest = blake2b(beside, digest_size=8).digest()
-    return Row(bytes.fromhex(chunk.id), number_of(content), int.from_bytes(digest, "big", signed=True))
+def setting_of(page: int | None, headings: tuple[str, ...], metadata: Metadata) -> str:
+    """What neighbours mostly have in common, written down."""
+    return f"{page}|{headings}|{json.dumps(dict(metadata), sort_keys=True, default=str) if metadata else ''}"
 
 
-def written_form(metadata: Metadata) -> str:
-    return json.dumps(dict(metadata), sort_keys=True, default=str) if metadata else ""
+def digest_of(ordinal: int, span: tuple[int, int], setting: str) -> int:
+    beside = f"{ordinal}|{span[0]}|{span[1]}|{setting}".encode(errors="replace")
+    return number_of(blake2b(beside, digest_size=8).digest())
 
 
 def row_of_stored(chunk: Chunk) -> Row:
     """The ledger's row for a chunk that was read back from an index."""
-    return row_of(chunk, content_of(chunk.text.encode(), chunk.image), written_form(chunk.metadata))
+    content = number_of(content_of(chunk.text.encode(), chunk.image))
+    setting = setting_of(chunk.page, chunk.headings, chunk.metadata)
+    return Row(bytes.fromhex(chunk.id), content, digest_of(chunk.ordinal, chunk.span, setting))
 
 
 class Namer:
@@ -49,7 +51,9 @@ class Namer:
         self._base = blake2b(item.uri.encode(), digest_size=16)
         self._occurrences = Occurrences()
         self._ordinal = 0
-        self._metadata: tuple[Metadata | None, Metadata, str] = (None, {}, "")
+        self._last: Piece | None = None
+        self._metadata: Metadata = {}
+        self._setting = ""
 
     def name(self, piece: Piece) -> tuple[Chunk, Row]:
         text = piece.text
@@ -59,35 +63,42 @@ class Namer:
             raw = text.encode(errors="replace")
             text = raw.decode()
         content = content_of(raw, piece.image)
+        number = number_of(content)
         named = self._base.copy()
         named.update(content)
-        occurrence = self._occurrences.count(number_of(content))
+        occurrence = self._occurrences.count(number)
         if occurrence:
             named.update(occurrence.to_bytes(8, "big"))
-        metadata, written = self._merged(piece.metadata)
-        chunk = Chunk(
-            id=named.hexdigest(),
-            uri=self._item.uri,
-            ordinal=self._ordinal,
-            text=text,
-            span=piece.span,
-            page=piece.page,
-            headings=piece.headings,
-            metadata=metadata,
-            tokens=piece.tokens,
-            image=piece.image,
-        )
+        id = named.digest()
+        self._settle(piece)
+        ordinal, span = self._ordinal, piece.span
         self._ordinal += 1
-        return chunk, row_of(chunk, content, written)
+        chunk = Chunk(
+            id.hex(),
+            self._item.uri,
+            ordinal,
+            text,
+            span,
+            piece.page,
+            piece.headings,
+            self._metadata,
+            piece.tokens,
+            piece.image,
+        )
+        return chunk, Row(id, number, digest_of(ordinal, span, self._setting))
 
-    def _merged(self, metadata: Metadata) -> tuple[Metadata, str]:
-        # Neighbours share one mapping: merge and write it once.
-        last, merged, written = self._metadata
-        if metadata is not last:
-            merged = {**self._item.metadata, **metadata}
-            written = written_form(merged)
-            self._metadata = (metadata, merged, written)
-        return merged, written
+    def _settle(self, piece: Piece) -> None:
+        """Merge the metadata and write the setting down, unless it is that of the piece before."""
+        last = self._last
+        if (
+            last is None
+            or piece.metadata is not last.metadata
+            or piece.headings is not last.headings
+            or piece.page != last.page
+        ):
+            self._metadata = {**self._item.metadata, **piece.metadata}
+            self._setting = setting_of(piece.page, piece.headings, self._metadata)
+        self._last = piece
 
 
 class Occurrences:
