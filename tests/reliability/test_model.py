@@ -29,6 +29,8 @@ from .world import World, undisturbed
 URIS = [f"doc:{letter}" for letter in "abcdef"]
 LINES = st.lists(st.sampled_from(["one", "two", "three", "four", "five", "six", "seven"]), max_size=8)
 """Few words, so that lines repeat, come back, and are found in other documents."""
+WHEN = st.tuples(st.none(), st.integers(1, 40)) | st.tuples(st.sampled_from(MOMENTS), st.integers(1, 3))
+"""The nth moment of all, or the nth of a kind."""
 CALLS = st.frozensets(st.integers(0, 3), max_size=1)
 
 
@@ -41,6 +43,7 @@ class History(RuleBasedStateMachine):
         self.linger.start()
         self.temporary = tempfile.TemporaryDirectory()
         self.documents: dict[str, str] = {}
+        self.settled: dict[str, str] = {}
         self.world = self.make()
 
     def make(self) -> World:
@@ -97,10 +100,20 @@ class History(RuleBasedStateMachine):
         self.tell(one, texts[1])
         self.tell(other, texts[0])
 
+    @rule()
+    def take_back(self) -> None:
+        """Everything is as it was when the last run ended: what a crash left half-done is met again."""
+        for uri in set(self.documents) - set(self.settled):
+            self.tell(uri, None)
+        for uri, text in self.settled.items():
+            if self.documents.get(uri) != text:
+                self.tell(uri, text)
+
     # ------------------------------------------------------------ runs
 
-    @rule(moment=st.sampled_from(MOMENTS), nth=st.integers(1, 3))
-    def crash(self, moment: str, nth: int) -> None:
+    @rule(when=WHEN)
+    def crash(self, when: tuple[str | None, int]) -> None:
+        moment, nth = when
         pipeline = self.world.pipeline()
         fuse = Fuse(moment, nth)
         wire(pipeline.sink, fuse, SINK_MOMENTS, "sink")
@@ -113,9 +126,10 @@ class History(RuleBasedStateMachine):
                 raise
         assert not before.intersection(self.world.embedded()), "an acknowledged chunk was embedded again"
 
-    @rule(moment=st.sampled_from(MOMENTS), nth=st.integers(1, 3))
-    def stop(self, moment: str, nth: int) -> None:
+    @rule(when=WHEN)
+    def stop(self, when: tuple[str | None, int]) -> None:
         """Ctrl-C at that moment."""
+        moment, nth = when
         pipeline = self.world.pipeline()
         flows: list[Flow] = []
         run = Flow.run
@@ -149,6 +163,7 @@ class History(RuleBasedStateMachine):
         assert not before.intersection(self.world.embedded()), "an acknowledged chunk was embedded again"
         assert self.world.held() == undisturbed(self.documents, Path(self.temporary.name))
         assert self.world.pipeline().verify().ok
+        self.settled = dict(self.documents)
 
     def acknowledged(self, pipeline: pipelines.Pipeline) -> set[str]:
         """Ids that the run to come must not embed; it takes those out that it removes from the index on its way."""
