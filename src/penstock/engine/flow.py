@@ -18,6 +18,7 @@ from typing import Protocol
 
 from penstock.contracts import Chunker, Embedder, Sink
 from penstock.engine.channel import Broken, Channel, Empty, Ended
+from penstock.engine.heap import tighten
 from penstock.engine.identity import Namer
 from penstock.engine.pack import Packer
 from penstock.engine.progress import Counters, Progress
@@ -43,6 +44,8 @@ from penstock.records import VECTOR, Block, Change, Chunk, Delete, Gap, Item, Ma
 
 SHARES = {"items": 0.05, "blocks": 0.15, "chunks": 0.30, "points": 0.45, "commits": 0.05}
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
+RESERVE = 16 << 20
+"""Of the budget, at most: for what no channel holds, the ledger's pages and statements and what the allocator keeps."""
 BATCH, BATCH_BYTES = 64, 128 << 10
 """Chunks that travel together from prepare to embed, at most."""
 GRACE = 1.0
@@ -100,8 +103,10 @@ class Flow:
         self._queued = 0
         self._lock = threading.Lock()
 
+        room = setup.budget - min(RESERVE, setup.budget // 4)
+
         def channel(name: str) -> int:
-            return int(setup.budget * SHARES[name])
+            return int(room * SHARES[name])
 
         self._items: Channel[Document] = Channel("items", channel("items"))
         self._blocks: Channel[None] = Channel("blocks", channel("blocks"))
@@ -144,6 +149,7 @@ class Flow:
 
     def run(self, tell: Callable[[Progress], None] | None = None, interval: float = 0.2) -> None:
         """Until everything is committed. Ctrl-C lets what is in flight run out; a second one passes through."""
+        tighten(self.setup.workers)
         for stage in self._stages:
             stage.start()
         alive = True
