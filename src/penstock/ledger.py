@@ -125,7 +125,7 @@ class Ledger:
                 raise UsageError(f"{self.path} is a database of another program, not a ledger")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA cache_size=-8192")
+            db.execute("PRAGMA cache_size=-4096")
             db.execute("PRAGMA busy_timeout=10000")
             with self._transaction():
                 version = db.execute("PRAGMA user_version").fetchone()[0]
