@@ -4,7 +4,7 @@
     python benchmarks/memory.py --quick                           # small sizes, a minute: tells that it runs, no more
     python benchmarks/memory.py --peers-python PEERS/bin/python --plot docs/memory.svg
 
-Each ingest is a process of its own, with a do-nothing embedder that makes vectors of 384 dimensions, chunks of 1,000
+Each ingest is a process of its own, with a do-nothing embedder that makes vectors of 384 dimensions, chunks of 500
 characters, and a sink that slows to a crawl twice, at the start and half-way, so that all that can fill up does.
 The bars: peaks differ by less than 10 % between sizes, and no peak is above base + budget. The base is the peak of the
 same process with one small document: the interpreter, the libraries, a ledger and an open sink.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from penstock.engine.progress import Progress
 
 DIM = 384
-CHUNK = "1000 characters"
+CHUNK = "500 characters"
 MIB = 1 << 20
 SPREAD = 0.10
 CRAWL = 300
@@ -99,7 +99,7 @@ def ingest(folder: Path, size: int, budget: int, crawl: float) -> dict[str, Any]
         """Slow from its first write on for `crawl` seconds, and again from the middle of the corpus."""
 
         until: float | None = None
-        again = size // 1500
+        again = size // 800
         "About half of the chunks."
 
         def write(self, points: Sequence[Point]) -> None:
@@ -295,7 +295,7 @@ def main() -> None:
     from penstock.pipeline import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--memory", type=parse_size, help="the budget (64MiB; with --quick 8MiB)")
+    parser.add_argument("--memory", type=parse_size, help="the budget (96MiB; with --quick 16MiB)")
     parser.add_argument("--crawl", type=float, help="seconds that the sink crawls, each of two times (15; 3)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="+", help="names of corpora, such as '160 MB'")
@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="keep all figures as JSON")
     parser.add_argument("--temp", type=Path, help="where the corpora are made")
     options = parser.parse_args()
-    budget = options.memory or (8 if options.quick else 64) * MIB
+    budget = options.memory or (16 if options.quick else 96) * MIB
     crawl = options.crawl if options.crawl is not None else (3.0 if options.quick else 15.0)
     corpora = [c for c in (QUICK if options.quick else FULL) if not options.only or c.name in options.only]
     with tempfile.TemporaryDirectory(dir=options.temp) as folder:
