@@ -124,7 +124,7 @@ class Ledger:
             if tables and application != APPLICATION:
                 raise UsageError(f"{self.path} is a database of another program, not a ledger")
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA cache_size=-4096")
             db.execute("PRAGMA busy_timeout=10000")
             with self._transaction():

@@ -265,7 +265,8 @@ class Pipeline:
 class Session:
     """One holding of the ledger: checks that everything fits, opens what is needed when it is needed, closes it all."""
 
-    def __init__(self, pipeline: Pipeline, stack: ExitStack, *, adopt: bool = False) -> None:
+    def __init__(self, pipeline: Pipeline, stack: ExitStack, *, adopt: bool = False, look: bool = False) -> None:
+        """`look`: nothing is to be changed, not even a ledger whose index is gone."""
         self.pipeline = pipeline
         self.notices: list[str] = []
         self.space = pipeline.space()
@@ -282,20 +283,26 @@ class Session:
         self._chunker: Chunker | None = None
         self._sink_lock = threading.Lock()
         self._sink_open = False
-        self._check(sink.manifest(), adopt)
+        held = sink.manifest()
+        self.there = held is not None
+        """Whether there is an index."""
+        if held is not None:
+            self._agree(held, adopt)
+        elif not look:
+            self._begin_anew()
         if pipeline.settings is not None:
             ledger.set("settings", json.dumps(asdict(pipeline.settings)))
         pipeline.source.open()
         self.parsers = pipeline.parser()
         stack.callback(self.parsers.close)
 
-    def _check(self, held: Manifest | None, adopt: bool) -> None:
+    def _begin_anew(self) -> None:
+        if self.pipeline.ledger.counts()["chunks"]:
+            self.notices.append(f"{self.pipeline.sink.url} is not there any more: everything is indexed again")
+        self.pipeline.ledger.reset()
+
+    def _agree(self, held: Manifest, adopt: bool) -> None:
         ledger, sink = self.pipeline.ledger, self.pipeline.sink
-        if held is None:
-            if ledger.counts()["chunks"]:
-                self.notices.append(f"{sink.url} is not there any more: everything is indexed again")
-            ledger.reset()
-            return
         check_space(held.space, self.space, sink.url)
         if held.owner == ledger.id:
             return

@@ -56,16 +56,19 @@ def verify(
     if not pipeline.sink.readable:
         raise UsageError(f"{pipeline.sink.url} cannot be read back, so it cannot be verified")
     with ExitStack() as stack:
-        session = Session(pipeline, stack)
-        session.open_sink()
+        session = Session(pipeline, stack, look=not repair)
+        if session.there:
+            session.open_sink()
         found = _look(session)
         if not repair or found.ok:
             return found
-        _mend(session)
+        if session.there:
+            _mend(session)
         # A feed tells an event once, and perhaps not from its beginning: what lacks points is looked up.
         feed = pipeline.source.feed
         changes = pipeline.unfinished() if feed else pipeline.source.changes(None)
         report = session.run(changes, progress, force=feed, allow_mass_delete=allow_mass_delete)
+        session.there = True
         after = _look(session)
         return Verification(
             **{name: getattr(after, name) for name in Verification.__dataclass_fields__ if name != "repaired"},
@@ -78,7 +81,7 @@ def _look(session: Session) -> Verification:
     ledger = pipeline.ledger
     outdated, present, complete = _against_source(pipeline)
     counts = ledger.counts()
-    comparison = ledger.compare(pipeline.sink.ids())
+    comparison = ledger.compare(pipeline.sink.ids() if session.there else ())
     try:
         return Verification(
             documents=counts["documents"],

@@ -328,3 +328,16 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - began < 5
     assert process.returncode != 0
     assert slow_pipeline(tmp_path).run().ok
+
+
+def test_verifying_an_index_that_is_gone_changes_nothing(w: World) -> None:
+    """It says what is missing; only a repair, or a run, fills it again."""
+    w.run()
+    total = len(w.held())
+    w.forget()
+    found = w.pipeline().verify()
+    assert (found.points, found.missing, found.ok) == (0, total, False)
+    assert w.pipeline().sink.manifest() is None
+    assert w.pipeline().verify().missing == total
+    assert w.pipeline().verify(repair=True).ok
+    assert len(w.held()) == total

@@ -211,6 +211,18 @@ class Flow:
     # ------------------------------------------------------------ scan
 
     def _scan(self) -> None:
+        try:
+            self._listen()
+        except (Broken, Ended):
+            raise
+        except Exception as error:
+            # What was told before goes all the way: a source that breaks off now and then still gets on.
+            with self._lock:
+                self._error = self._error or StageError("scan", None, error)
+        finally:
+            self._listing = False
+
+    def _listen(self) -> None:
         epoch = begun = 0
         page: list[Item] = []
         since = time.monotonic()
@@ -238,7 +250,6 @@ class Flow:
                     self._tell(Marked(epoch, begun, cursor))
                     epoch, begun = epoch + 1, 0
         self._consider(page, epoch)
-        self._listing = False
 
     def _consider(self, items: Sequence[Item], epoch: int) -> int:
         """Send on what is new or changed; gives how many."""
