@@ -169,9 +169,6 @@ def serve(name: str, model: Path, threads: int) -> None:
     print(json.dumps({"ready": name}), file=answers, flush=True)
     for line in sys.stdin:
         task = json.loads(line)
-        if "limit" in task:
-            print(json.dumps(limit(model, threads)), file=answers, flush=True)
-            continue
         took, texts = run(Path(task["files"]), Path(task["chunks"]))
         if "texts" in task:
             Path(task["texts"]).write_text(json.dumps(texts))
@@ -317,7 +314,7 @@ def names(python: str, candle: bool) -> list[str]:
 
 
 def contest(
-    files: Path, contenders: Sequence[Process], model: Path, rounds: int, folder: Path
+    files: Path, contenders: Sequence[Process], model: Path, threads: int, rounds: int, folder: Path
 ) -> tuple[dict[str, Score], list[dict[str, float]]]:
     """The scores, and for each round what a bare matrix product reached in it."""
     from penstock.embedders.onnx import OnnxEmbedder
@@ -343,7 +340,7 @@ def contest(
             assert figures["chunks"] == score.chunks
             score.seconds.append(figures["seconds"])
             score.peak = figures["peak"]
-        limits.append(contenders[0].ask(limit=""))
+        limits.append(limit(model, threads))
     return scores, limits
 
 
@@ -430,7 +427,7 @@ def main() -> None:
             python = sys.executable if name.startswith("penstock") else options.peers_python
             contenders.append(Process(name, python, model, hub, options.threads))
             stack.callback(contenders[-1].close)
-        scores, limits = contest(files, contenders, model, rounds, folder)
+        scores, limits = contest(files, contenders, model, options.threads, rounds, folder)
         print(f"{size / 1e6:.2f} MB of Markdown, {options.threads} threads each, {rounds} rounds; medians")
         show(scores, size)
         show_share(scores["penstock"], limits)
