@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import random
+import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,51 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock.chunkers import bind, spec, text
+from penstock.chunkers.fitted import Fitted
 from penstock.chunkers.text import Chunking, TextChunker, parse_chunking
 from penstock.errors import UsageError
 from penstock.records import Block, Piece
 
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "that",
-    "for",
-    "with",
-    "as",
-    "water",
-    "turbine",
-    "gate",
-    "pressure",
-    "pipe",
-    "stream",
-    "river",
-    "flow",
-    "leads",
-    "opens",
-    "closes",
-    "holds",
-    "memory",
-    "budget",
-    "index",
-    "vector",
-    "chunk",
-    "document",
-    "block",
-    "table",
-    "ledger",
-    "source",
-    "sink",
-    "never",
-    "always",
-    "often",
-    "again",
-    "until",
-    "while",
-]  # noqa: E501
+_WORDS = """the of and to in is that for with as water turbine gate pressure pipe stream river flow leads opens closes
+holds memory budget index vector chunk document block table ledger source sink never always often again until while"""
+WORDS = _WORDS.split()
 
 
 class Adapter:
@@ -95,7 +59,16 @@ def bpe() -> Adapter:
     return Adapter(inner, additive=False)
 
 
-WORDPIECE, BPE = wordpiece(), bpe()
+class Grudging:
+    """The worst that `additive = False` allows: a text's first characters are free; a whole is more than its parts."""
+
+    max_tokens, additive, free = 512, False, 6
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[ord(c) for c in t[self.free :]] for t in texts]
+
+
+WORDPIECE, BPE, GRUDGING = wordpiece(), bpe(), Grudging()
 
 
 def prose(seed: int, paragraphs: int, per: int = 5) -> str:
@@ -141,54 +114,23 @@ def check(chunker: TextChunker, document: str, pieces: Sequence[Piece]) -> None:
 
 FRAGMENTS = st.one_of(
     st.sampled_from(
-        [
-            "\n",
-            "\n\n",
-            "\r\n",
-            " ",
-            "\t",
-            ". ",
-            "! ",
-            "```\n",
-            "\n```py\n",
-            "\n# Head\n",
-            "- item\n",
-            "| a | b |\n",
-            "水水水。水水",
-            "é",
-            "é",
-            "\x0b",
-            "\x0c",
-            "\x1c",
-            "\x85",
-            "\u2028",
-            "\xa0",
-            "\u200b",
-            "\u3000",
-            "👩\u200d👩\u200d👧",
-            " " * 50,
-            "\n" * 40,
-            "=" * 60,
-            "x" * 150,
-            "QUJD+RA/" * 20,
-            ". " * 20,
-        ]  # noqa: E501
+        ["\n", "\n\n", "\r\n", " ", "\t", ". ", "! ", "```\n", "\n```py\n", "\n# Head\n", "- item\n", "| a | b |\n"]
     ),
+    st.sampled_from(
+        ["水水水。水水", "é", "é", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\xa0", "\u200b", "\u3000", "ﷺ"]
+    ),
+    st.sampled_from(["👩\u200d👩\u200d👧", " " * 50, "\n" * 40, "=" * 60, "x" * 150, "QUJD+RA/" * 20, ". " * 20]),
     st.sampled_from(WORDS).map(lambda w: w + " "),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
 )
-DOCUMENTS = st.lists(FRAGMENTS, max_size=120).map("".join)
+DOCUMENTS = st.lists(FRAGMENTS, max_size=60).map("".join)
 CHUNKERS = st.builds(
-    lambda size, share, kind: (
-        TextChunker(size, "characters", int(size * share))
-        if kind is None
-        else TextChunker(size, "tokens", int(size * share) if kind.additive else 0, kind)
-    ),
-    st.integers(8, 60),
+    lambda size, share, kind: TextChunker(size, "tokens" if kind else "characters", int(size * share), kind),
+    st.integers(8, 40),
     st.sampled_from([0.0, 0.0, 0.2, 0.5, 0.95]),
-    st.sampled_from([None, WORDPIECE, BPE]),
+    st.sampled_from([None, WORDPIECE, BPE, GRUDGING]),
 )
-slow = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+slow = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 
 
 def cut_up(document: str, places: list[int]) -> list[Block]:
@@ -240,29 +182,27 @@ def test_units_are_alone_and_pieces_carry_where_they_begin(
     [TextChunker(64, tokenizer=WORDPIECE), TextChunker(64, tokenizer=BPE), TextChunker(300, "characters")],
     ids=["wordpiece", "bpe", "characters"],
 )
-@pytest.mark.parametrize("shape", ["paragraphs", "one line", "log lines"])
+@pytest.mark.parametrize("shape", ["paragraphs", "one line", "log lines", "no punctuation"])
 def test_an_edit_changes_only_the_chunks_near_it(chunker: TextChunker, shape: str) -> None:
-    """A sentence inserted in the middle of about 200 chunks."""
-    changed, far = [], 0
-    for seed in range(8):
-        document = prose(seed, 120)
-        if shape == "one line":
+    """A sentence put into the middle of more than 100 chunks: few are new (the mean is printed), none far away."""
+    changed = []
+    for seed in range(10):
+        document, seam = prose(seed, 120), ". "
+        if shape != "paragraphs":
             document = document.replace("\n\n", " ")
-        elif shape == "log lines":
-            document = document.replace("\n\n", " ").replace(". ", "\n")
-        seam = "\n" if shape == "log lines" else ". "
+        if shape == "log lines":
+            document, seam = document.replace(". ", "\n"), "\n"
+        if shape == "no punctuation":
+            document, seam = document.replace(". ", " ").replace(".", ""), " "
         middle = document.index(seam, len(document) // 2) + len(seam)
-        before = [piece.text for piece in chunker(one(document))]
-        after = [
-            p.text
-            for p in chunker(one(document[:middle] + "A new gate 1000 holds the river" + seam + document[middle:]))
-        ]
+        edited = document[:middle] + "A new gate 1000 holds the river" + seam + document[middle:]
+        before, after = ([piece.text for piece in chunker(one(text))] for text in (document, edited))
         assert len(before) > 100
-        new = set(after) - set(before)
-        changed.append(len(new))
-        far += before[-60:] == after[-60:] and before[:60] == after[:60]
-    assert sum(changed) / len(changed) < 6
-    assert far >= 7
+        changed.append(len(set(after) - set(before)))
+        assert before[:40] == after[:40]
+        assert before[-30:] == after[-30:]
+    print(f"{chunker.spec}, {shape}: {sum(changed) / len(changed)} of {len(before)} chunks are new")
+    assert sum(changed) / len(changed) < (12 if shape == "no punctuation" else 6)
 
 
 def test_a_section_that_fits_stays_whole() -> None:
@@ -306,7 +246,35 @@ def test_sentences_are_not_cut_where_they_fit() -> None:
 
 def test_chunks_are_well_filled() -> None:
     pieces = list(TextChunker(128, tokenizer=WORDPIECE)(one(prose(1, 300))))
-    assert sum(len(piece.tokens or ()) for piece in pieces) / len(pieces) > 128 * 0.6
+    assert sum(len(piece.tokens or ()) for piece in pieces) / len(pieces) > 128 * 0.75
+
+
+def test_text_without_spaces_is_cut_at_its_own_full_stops() -> None:
+    """Chinese or Japanese: about a token a character, sentences of 5 to 40, no white space at all."""
+    rng = random.Random(4)
+    document = "".join(
+        "水火山川"[rng.randrange(4)] * 2 + "".join(rng.choices("水火山川", k=rng.randint(3, 38))) + "。"
+        for _ in range(800)
+    )
+    for chunker in (
+        TextChunker(128, tokenizer=WORDPIECE),
+        TextChunker(128, tokenizer=BPE),
+        TextChunker(128, "characters"),
+    ):
+        pieces = list(chunker(one(document)))
+        check(chunker, document, pieces)
+        if chunker.tokenizer is not BPE:  # which takes three tokens a character
+            assert all(piece.text.endswith("。") for piece in pieces)
+            assert sum(len(piece.text) for piece in pieces) / len(pieces) > 128 * 0.55
+
+
+def test_a_small_overlap_does_not_make_small_units() -> None:
+    """However small it is, sentences stay whole: what would not fit into the overlap is not repeated."""
+    document = prose(6, 1, 200)
+    for overlap in (1, 4):
+        pieces = list(TextChunker(256, "tokens", overlap, WORDPIECE)(one(document)))
+        check(TextChunker(256, "tokens", overlap, WORDPIECE), document, pieces)
+        assert sum(piece.text.endswith(".") for piece in pieces) > 0.9 * len(pieces)
 
 
 @pytest.mark.parametrize("chunker", [TextChunker(64, "tokens", 16, WORDPIECE), TextChunker(400, "characters", 100)])
@@ -321,38 +289,50 @@ def test_overlap_repeats_the_end_of_the_piece_before(chunker: TextChunker) -> No
 
 
 def test_overlap_does_not_reach_into_another_section() -> None:
-    blocks = [Block(prose(n, 3), headings=(str(n),)) for n in range(20)]
-    starts, at = [], 0
-    for block in blocks:
-        starts.append(at)
-        at += len(block.text)
+    blocks = [Block(prose(n, 3) + "\n\n", headings=(str(n),)) for n in range(20)]
+    document = "".join(block.text for block in blocks)
+    starts = [0, *itertools.accumulate(len(block.text) for block in blocks)]
     pieces = list(TextChunker(64, "tokens", 16, WORDPIECE)(blocks))
     for a, b in itertools.pairwise(pieces):
-        assert not any(b.span[0] < start < a.span[1] and a.span[1] == start for start in starts)
+        fresh = next(at for at in range(a.span[1], len(document)) if not document[at].isspace())
+        assert b.span[0] >= max(start for start in starts if start <= fresh)
+    assert sum(a.span[1] > b.span[0] for a, b in itertools.pairwise(pieces)) > len(pieces) // 2
     assert {piece.headings[0] for piece in pieces} == {str(n) for n in range(20)}
 
 
+def endless(kind: str, total: int) -> Iterator[Block]:
+    """One line, a few kilobytes at a time."""
+    portion = {"words": "the gate opens to the river ", "base64": "QUJDRA+/" * 4, "blanks": " " * 64}[kind] * 512
+    for _ in range(total // len(portion)):
+        yield Block(portion)
+
+
 @pytest.mark.parametrize("kind", ["words", "base64", "blanks"])
-def test_one_endless_line_flows_through_in_constant_memory(kind: str) -> None:
-    """2 MB without a line's end; the peak stays at a few windows."""
-    portion = {"words": "the gate opens to the river ", "base64": "QUJDRA+/" * 4, "blanks": " " * 64}[kind] * 2048
-    total = 2_000_000
+@pytest.mark.parametrize(
+    "total", [20_000_000, pytest.param(200_000_000, marks=pytest.mark.heavy)], ids=["20MB", "200MB"]
+)
+def test_one_endless_line_flows_through_in_constant_memory(kind: str, total: int) -> None:
+    """A few windows are held while the last 5 MB pass (tracing is slow); nothing is left out, and pieces are full."""
+    end = count = 0
 
-    def stream() -> Iterator[Block]:
-        for _ in range(total // len(portion)):
-            yield Block(portion)
+    def traced(last: int = 5_000_000) -> Iterator[Block]:
+        yield from endless(kind, total - last)
+        tracemalloc.start()
+        yield from endless(kind, last)
 
-    tracemalloc.start()
     try:
-        end = count = 0
-        for piece in TextChunker(4000, "characters")(stream()):
+        for piece in TextChunker(1000, "characters")(traced()):
+            assert piece.span[0] - end <= 1
             end, count = piece.span[1], count + 1
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 4 << 20
-    assert end == 0 if kind == "blanks" else end > total - 2 * len(portion)
-    assert count < total // 1000
+    assert peak < 1 << 20
+    if kind == "blanks":
+        assert count == 0
+    else:
+        assert end > total - 40_000
+        assert count < total / 550
 
 
 @pytest.mark.parametrize("portion", ["the gate opens to the river ", "QUJDRA+/", "       ", "水水水。"])
@@ -370,12 +350,21 @@ def test_a_long_line_in_tokens_needs_no_more_memory_than_a_short_one(portion: st
     assert peaks[1] < peaks[0] * 1.25 + 100_000
 
 
-def test_one_chunker_serves_many_threads() -> None:
-    chunker = TextChunker(64, tokenizer=WORDPIECE)
-    documents = [prose(seed, 40) for seed in range(16)]
+def test_one_chunker_serves_two_documents_at_once() -> None:
+    """Turn by turn in one thread, and in two threads."""
+    chunker = TextChunker(64, "tokens", 8, WORDPIECE)
+    documents = [prose(seed, 300) for seed in range(2)]
     alone = [list(chunker(one(document))) for document in documents]
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda document: list(chunker(one(document))), documents)) == alone
+    turns = list(itertools.zip_longest(*(chunker(one(document)) for document in documents)))
+    assert [[piece for piece in column if piece] for column in zip(*turns, strict=True)] == alone
+    together = threading.Barrier(2, timeout=10)
+
+    def cut(document: str) -> list[Piece]:
+        together.wait()
+        return list(chunker(one(document)))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(cut, documents * 4)) == alone * 4
 
 
 def test_it_pickles_and_cuts_the_same() -> None:
@@ -461,11 +450,13 @@ def test_binding_gives_the_chunker_that_is_meant() -> None:
     assert spec(own, tokens=True).endswith("own")
     for chunk in (None, 128, "128/16", "900 chars", TextChunker(100)):
         bound = bind(chunk, WORDPIECE)
-        assert isinstance(bound, TextChunker)
-        assert bound.spec == spec(chunk, tokens=True)
+        assert isinstance(bound, TextChunker | Fitted)
         assert bound.tokenizer is WORDPIECE
+        inner = bound.chunker if isinstance(bound, Fitted) else bound
+        assert isinstance(inner, TextChunker)
+        assert inner.spec == spec(chunk, tokens=True)
     unsized = bind(None, None)
     assert isinstance(unsized, TextChunker)
     assert unsized.spec == spec(None, tokens=False) == "1000 characters"
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="truncated"):
         bind("600", WORDPIECE)
