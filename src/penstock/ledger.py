@@ -501,20 +501,14 @@ class Ledger:
         )
         return dict(zip(("uri", "run"), rows[0], strict=True)) if rows else None
 
-    def documents(self, state: str | None = None) -> Iterator[tuple[int, str, str]]:
-        """(number, uri, state), in order of uri, a page at a time."""
+    def unfinished(self) -> Iterator[str]:
+        """Documents that failed, were skipped or are half-done, each once, in order of uri, a page at a time."""
         after = ""
-        while True:
-            rows = self._read(
-                "SELECT id, uri, state FROM documents WHERE uri > ? AND (?2 IS NULL OR state = ?2)"
-                " ORDER BY uri LIMIT 500",
-                after,
-                state,
-            )
-            yield from rows
-            if not rows:
-                return
-            after = rows[-1][1]
+        while rows := self._read(
+            "SELECT uri FROM documents WHERE uri > ? AND state <> ? ORDER BY uri LIMIT 500", after, DONE
+        ):
+            for (after,) in rows:
+                yield after
 
     def compare(self, pages: Iterable[Sequence[str]]) -> Comparison:
         """Hold all ids of an index, told in pages, against the acknowledged ones. On disk, in bounded memory."""

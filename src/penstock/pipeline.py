@@ -25,7 +25,7 @@ from penstock.engine.flow import Flow, Setup
 from penstock.engine.identity import row_of_stored
 from penstock.engine.progress import Progress, Report
 from penstock.errors import OwnershipError, SourceError, SpaceMismatch, UsageError
-from penstock.ledger import FAILED, OPEN, SKIPPED, Ledger
+from penstock.ledger import FAILED, OPEN, Ledger
 from penstock.records import Change, Delete, Manifest, Space, Unreadable, Upsert
 from penstock.registry import SINKS, find, scheme
 
@@ -217,14 +217,13 @@ class Pipeline:
 
     def unfinished(self) -> Iterator[Change]:
         """Whatever failed, was skipped or is half-done, as the source has it now."""
-        for state in (FAILED, SKIPPED, OPEN):
-            for _, uri, _ in self.ledger.documents(state):
-                try:
-                    item = self.source.lookup(uri)
-                except SourceError as error:  # one that cannot be looked up is no reason to leave out the others
-                    yield Unreadable(uri, str(error))
-                else:
-                    yield Upsert(item) if item is not None else Delete(uri)
+        for uri in self.ledger.unfinished():
+            try:
+                item = self.source.lookup(uri)
+            except SourceError as error:  # one that cannot be looked up is no reason to leave out the others
+                yield Unreadable(uri, str(error))
+            else:
+                yield Upsert(item) if item is not None else Delete(uri)
 
     # ------------------------------------------------------------ look
 

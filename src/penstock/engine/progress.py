@@ -134,7 +134,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return self.status == "done" and not self.failing
+        return self.status == "done" and not self.failing and not self.counts["gaps"]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
