@@ -243,13 +243,8 @@ def draw(target: Path, found: Sequence[Measured], peers: Sequence[tuple[int, int
         label = "EmbedAnything, peak by corpus size"
         axes.plot([n / 1e6 for n, _ in peers], [p / MIB for _, p in peers], "o:", color="#d62728", label=label)
     axes.axhline((ground + budget) / MIB, color=ink, linewidth=1, linestyle=(0, (1, 2)))
-    axes.annotate(
-        f"base + budget of {budget >> 20} MiB",
-        (0.1, (ground + budget) / MIB),
-        (0, 4),
-        color=ink,
-        textcoords="offset points",
-    )
+    where, words = (0.01, (ground + budget) / MIB), f"base + budget of {budget >> 20} MiB"
+    axes.annotate(words, where, (0, 4), xycoords=axes.get_yaxis_transform(), color=ink, textcoords="offset points")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.set_ylim(bottom=0)
