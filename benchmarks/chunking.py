@@ -5,7 +5,8 @@
     python benchmarks/chunking.py --mb 16 --repeat 5
 
 All ways run in turn, --repeat times; the table has each way's best. `bare` is the share of bare tokenization that is
-reached, by wall clock and by CPU time. The tokenizer is the default model's; it uses the threads that RAYON_NUM_THREADS says.
+reached, by wall clock and by CPU time. The tokenizer is the default model's; RAYON_NUM_THREADS
+says how many threads it uses.
 """
 
 from __future__ import annotations

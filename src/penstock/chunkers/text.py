@@ -303,7 +303,7 @@ class _Run:
     def __init__(self, chunking: Chunking, tokenizer: Tokenizer | None, base: int) -> None:
         self.tokenizer = tokenizer
         self.size, _, self.overlap = chunking
-        # Several units make a piece, and one at least fits into an overlap. Most tokens have more than three characters.
+        # Several units make a piece, and one fits into an overlap. Most tokens have more than three characters.
         most = self.overlap or self.size
         if tokenizer is None:
             self.longest, ample = max(2, min(self.size // 4, max(16, most * 9 // 10))), 4 * self.size
