@@ -47,7 +47,7 @@ CREATE TABLE cursors (source TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROW
 
 OPEN, DONE, FAILED, SKIPPED = "open", "done", "failed", "skipped"
 ROWS = 128
-"""Rows a statement: the compiled statements for 1..ROWS rows are few enough to be cached."""
+"""Rows a statement, at most."""
 
 
 class Row(NamedTuple):
@@ -116,7 +116,7 @@ class Ledger:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if exclusive:
                 self._lock()
-            db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=512)
+            db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=64)
             self._db = db
             application, tables = db.execute(
                 "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
@@ -584,8 +584,14 @@ def _one_step(db: sqlite3.Connection, select: str, *parameters: Any) -> list[lis
 
 
 def _pages(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(rows), size):
+    """Pieces of `size` rows, then of half of it, and so on: few lengths, so few statements, each of which takes memory
+    in proportion to its rows."""
+    start = 0
+    while start < len(rows):
+        while start + size > len(rows):
+            size = (size + 1) // 2
         yield rows[start : start + size]
+        start += size
 
 
 if os.name == "nt":  # pragma: no cover

@@ -73,7 +73,7 @@ class Item:
 
     @property
     def nbytes(self) -> int:
-        return 512 + len(self.uri)
+        return 800 + len(self.uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +236,7 @@ class Point:
 
     @property
     def nbytes(self) -> int:
-        return self.chunk.nbytes + sum(v.nbytes for v in self.vectors.values()) + 300
+        return self.chunk.nbytes + sum(v.nbytes for v in self.vectors.values()) + 550
 
 
 # ---------------------------------------------------------------- what an index is, and finds

@@ -42,7 +42,7 @@ from penstock.errors import EmbedError, ParseError, Rejected, SourceError, Stage
 from penstock.ledger import DONE, FAILED, SKIPPED, Failure, Ledger, Row
 from penstock.records import VECTOR, Block, Change, Chunk, Delete, Gap, Item, Mark, Piece, Point, Unreadable, Upsert
 
-SHARES = {"items": 0.05, "blocks": 0.15, "chunks": 0.30, "points": 0.45, "commits": 0.05}
+SHARES = {"items": 0.02, "blocks": 0.15, "chunks": 0.32, "points": 0.46, "commits": 0.05}
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
 RESERVE = 16 << 20
 """Of the budget, at most: for what no channel holds, the ledger's pages and statements and what the allocator keeps."""

@@ -114,7 +114,7 @@ Event = Acked | Kept | Parsed | Failed | Gone | Marked
 def event_size(event: Event) -> int:
     match event:
         case Acked(many) | Kept(_, many):
-            return 200 * len(many)
+            return 300 * len(many)
     return 400
 
 
