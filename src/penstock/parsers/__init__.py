@@ -6,6 +6,7 @@ The table below is all there is: a media type, the parser, whether it runs isola
 
 from __future__ import annotations
 
+import io
 import re
 import tempfile
 import threading
@@ -58,6 +59,7 @@ TABLE: dict[str, Row] = {
     "application/rtf": Row("penstock.parsers.rtf:parse", isolated=True, extra="office"),
 }
 
+_SMALL = 256 << 10
 _SPOOL = 1 << 20
 _PRIMED = Gap("")
 
@@ -209,7 +211,17 @@ def tidied(part: Block | Gap | str) -> Block | Gap | None:
 
 def _opened(item: Item) -> BinaryIO:
     stream = item.open()
+    if item.size is not None and item.size <= _SMALL:
+        # One read, and no more seeks and waits: from a bucket each is a request.
+        data = stream.read(_SMALL + 1)
+        if len(data) == item.size:
+            stream.close()
+            return io.BytesIO(data)
+        if not stream.seekable():
+            stream.close()
+            stream = item.open()
     if stream.seekable():
+        stream.seek(0)
         return stream
     spool = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - the caller closes it
     with stream:

@@ -176,7 +176,7 @@ def bom(head: bytes) -> str | None:
 def wide(head: bytes) -> str | None:
     """UTF-16 or UTF-32 without a mark, told by where the NULs of its ASCII characters stand."""
     head = head[: len(head) // 4 * 4][:2048]
-    if len(head) < 8:
+    if len(head) < 8 or b"\0" not in head:
         return None
     quarter = len(head) // 4
     nuls = [head[i::4].count(0) / quarter for i in range(4)]
