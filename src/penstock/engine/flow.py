@@ -335,8 +335,9 @@ class Flow:
             self._tell(Parsed(document, sent))
 
     def _drawn(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Iterator[Block]:
-        """The parser's blocks, each charged while the chunker has it, with their bytes counted as progress."""
+        """The parser's blocks. As much is charged as the largest so far takes: the chunker has one at a time."""
         left = document.item.size or 0
+        held = read = 0
         try:
             for block in blocks:
                 if isinstance(block, Gap):
@@ -348,21 +349,26 @@ class Flow:
                 if isinstance(block, str):
                     block = Block(block)
                 size = block.nbytes
-                self._blocks.charge(size)
-                try:
-                    yield block
-                finally:
-                    self._blocks.release(size)
-                progress = min(left, len(block.text))
-                left -= progress
-                self._read_bytes(progress)
+                if size > held:
+                    # Let go first: two that hold a part and wait for more would wait for ever.
+                    self._blocks.release(held)
+                    held = 0
+                    self._blocks.charge(size)
+                    held = size
+                yield block
+                read += len(block.text)
+                if read >= BATCH_BYTES:
+                    left -= self._progressed(min(read, left))
+                    read = 0
         finally:
-            self._read_bytes(left)
+            self._blocks.release(held)
+            self._progressed(left)
 
-    def _read_bytes(self, amount: int) -> None:
+    def _progressed(self, amount: int) -> int:
         self.counters.add(bytes=amount)
         with self._lock:
             self._queued -= amount
+        return amount
 
     def _send(self, document: Document, batch: Sequence[tuple[Chunk, Row]]) -> int:
         """Send on those that the index does not have as they are. Gives how many."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 from penstock.parsers.text import BLOCK, charset, cut, decoded, whole_lines
@@ -44,6 +45,11 @@ def outlined(texts: Iterator[str | Gap]) -> Iterator[Block | Gap]:
             text = outline.front_matter(text)
         yield from outline.feed(text)
     yield from outline.finish()
+
+
+@lru_cache
+def _closing_fence(mark: str) -> re.Pattern[str]:
+    return re.compile(rf"\n {{0,3}}{mark[0]}{{{len(mark)},}}[ \t]*(?=\n)")
 
 
 class _Outline:
@@ -101,16 +107,19 @@ class _Outline:
             if found is None:
                 break
             position = found.end()
-            if found["fence"]:
-                mark = found["fence"]
-                self._fence = re.compile(rf"\n {{0,3}}{mark[0]}{{{len(mark)},}}[ \t]*(?=\n)")
+            hashes, title, mark, under = found.group("level", "title", "fence", "under")
+            if mark:
+                self._fence = _closing_fence(mark)
                 continue
-            if found["level"]:
+            if hashes:
                 heading = found.start() + 1
-                level, title = len(found["level"]), _CLOSING_HASHES.sub("", found["title"] or "").strip()
+                level, title = len(hashes), title or ""
+                if "#" in title:
+                    title = _CLOSING_HASHES.sub("", title)
+                title = title.strip()
             else:
                 heading = buffer.rfind("\n", 0, found.start()) + 1
-                level, title = 1 if found["under"][0] == "=" else 2, buffer[heading : found.start()].strip()
+                level, title = 1 if under[0] == "=" else 2, buffer[heading : found.start()].strip()
                 alone = heading >= 2 and buffer[heading - 2] == "\n"
                 if heading < start or not title or not alone or _NO_TITLE.match(buffer, heading, found.start()):
                     continue
@@ -130,5 +139,8 @@ class _Outline:
         self._headings = tuple(title for _, title in self._path)
 
     def _blocks(self, text: str) -> Iterator[Block]:
+        if len(text) <= BLOCK:
+            yield Block(text, headings=self._headings, metadata=self.metadata)
+            return
         for part in cut(text):
             yield Block(part, headings=self._headings, metadata=self.metadata)
