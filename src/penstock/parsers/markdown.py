@@ -76,7 +76,7 @@ class _Outline:
         text = self._held + text
         newline = text.rfind("\n")
         end = text.rfind("\n", 0, newline) + 1 if newline > 0 else 0
-        if end and _UNDERLINE.match(text, end):  # then what it underlines stays as well
+        while end and _UNDERLINE.match(text, end):  # then what it underlines stays as well
             end = text.rfind("\n", 0, end - 1) + 1
         if len(text) - end > BLOCK:  # lines of this length are no headings
             end = len(text)
