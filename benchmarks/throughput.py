@@ -3,9 +3,9 @@
     python benchmarks/throughput.py              # 160 MB in characters, 32 MB in tokens, three rounds
     python benchmarks/throughput.py --mb 8 --rounds 1
 
-Files are listed, opened, detected, parsed, chunked, named, packed, "embedded" by a table look-up, "written" to a sink that
-only counts, and recorded in a ledger. In tokens it is held against a bare `encode_batch_fast` over the same text in
-blocks of 32 kB on as many threads. Bars: 15 MB/s in characters; half the bare tokenizer's rate in tokens.
+Files are listed, opened, detected, parsed, chunked, named, packed, "embedded" by a table look-up, "written" to a sink
+that only counts, and recorded in a ledger. In tokens it is held against a bare `encode_batch_fast` over the same text
+in blocks of 32 kB on as many threads. Bars: 15 MB/s in characters; half the bare tokenizer's rate in tokens.
 """
 
 from __future__ import annotations
