@@ -55,7 +55,7 @@ def make_plan(pipeline: Pipeline, sample: int = SAMPLE) -> Plan:
         space = pipeline.space()
         held = pipeline.sink.manifest()
         if held is not None:
-            from penstock.pipeline import check_space
+            from penstock.session import check_space
 
             check_space(held.space, space, pipeline.sink.url)
         ledger = pipeline.ledger if pipeline.ledger.path.exists() and held is not None else None

@@ -14,7 +14,8 @@ from penstock.ledger import DONE, FAILED, OPEN, SKIPPED, Comparison
 from penstock.records import Item, Mark, Unreadable, Upsert
 
 if TYPE_CHECKING:
-    from penstock.pipeline import Pipeline, Session
+    from penstock.pipeline import Pipeline
+    from penstock.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Verification:
 def verify(
     pipeline: Pipeline, repair: bool, progress: Callable[[Progress], None] | None, allow_mass_delete: bool
 ) -> Verification:
-    from penstock.pipeline import Session
+    from penstock.session import Session
 
     if not pipeline.sink.readable:
         raise UsageError(f"{pipeline.sink.url} cannot be read back, so it cannot be verified")

@@ -31,7 +31,7 @@ from zlib import crc32
 
 import numpy as np
 
-from penstock import pipeline as pipelines
+from penstock import session as sessions
 from penstock.contracts import Sink, Source
 from penstock.engine.flow import Setup
 from penstock.errors import UsageError
@@ -282,7 +282,7 @@ def make_pipeline(job: Job) -> pipelines.Pipeline:
 def ingest(job: Job) -> None:
     """One run, which logs what it embeds, acknowledges and takes back."""
     # A run as short as these would commit once, at its end: with hardly any linger there are commits to come between.
-    setattr(pipelines, "Setup", partial(Setup, linger=LINGER.get(job.url.partition("://")[0], 0.05)))  # noqa: B010
+    setattr(sessions, "Setup", partial(Setup, linger=LINGER.get(job.url.partition("://")[0], 0.05)))  # noqa: B010
     pipeline = make_pipeline(job)
     ledger = pipeline.ledger
     acknowledge, retract = ledger.acknowledge, ledger.retract

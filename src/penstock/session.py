@@ -1,0 +1,181 @@
+"""What a run, a retry and a verification share: one holding of the ledger."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from penstock.contracts import Chunker
+from penstock.engine.flow import Flow, Setup
+from penstock.engine.identity import row_of_stored
+from penstock.engine.progress import Progress, Report
+from penstock.errors import OwnershipError, SpaceMismatch, UsageError
+from penstock.ledger import FAILED, OPEN
+from penstock.records import Change, Manifest, Space
+
+if TYPE_CHECKING:
+    from penstock.pipeline import Pipeline
+
+
+class Session:
+    """One holding of the ledger: checks that everything fits, opens what is needed when it is needed, closes it all."""
+
+    def __init__(self, pipeline: Pipeline, stack: ExitStack, *, adopt: bool = False, look: bool = False) -> None:
+        """`look`: nothing is to be changed, not even a ledger whose index is gone."""
+        self.pipeline = pipeline
+        self.notices: list[str] = []
+        self.space = pipeline.space()
+        if self.space.kind not in {kind.__name__ for kind in pipeline.sink.accepts}:
+            raise UsageError(
+                f"{pipeline.sink.url} does not take {self.space.kind} vectors, which {self.space.model} makes"
+            )
+        ledger, sink = pipeline.ledger, pipeline.sink
+        for component in (ledger, sink, pipeline.embedder, pipeline.source):
+            stack.callback(component.close)
+        ledger.open()
+        self.manifest = Manifest(self.space, ledger.id)
+        self._lock = threading.Lock()
+        self._chunker: Chunker | None = None
+        self._sink_lock = threading.Lock()
+        self._sink_open = False
+        held = sink.manifest()
+        self.there = held is not None
+        """Whether there is an index."""
+        if held is not None:
+            self._agree(held, adopt)
+        elif not look:
+            self._begin_anew()
+        if pipeline.settings is not None:
+            ledger.set("settings", json.dumps(asdict(pipeline.settings)))
+        pipeline.source.open()
+        self.parsers = pipeline.parser()
+        stack.callback(self.parsers.close)
+
+    def _begin_anew(self) -> None:
+        if self.pipeline.ledger.counts()["chunks"]:
+            self.notices.append(f"{self.pipeline.sink.url} is not there any more: everything is indexed again")
+        self.pipeline.ledger.reset()
+
+    def _agree(self, held: Manifest, adopt: bool) -> None:
+        ledger, sink = self.pipeline.ledger, self.pipeline.sink
+        check_space(held.space, self.space, sink.url)
+        if held.owner == ledger.id:
+            return
+        if held.owner and not adopt:
+            raise OwnershipError(
+                f"{sink.url} was filled by another ledger than {ledger.path}. Use that one (--state), or take the index"
+                " over with --adopt: what it holds is then read back, compared with the source, and brought up to date"
+            )
+        self.open_sink()
+        self._adopt()
+        sink.replace_manifest(self.manifest)
+
+    def _adopt(self) -> None:
+        """Write down what the index holds as acknowledged; the run that follows compares it with the source."""
+        ledger, sink = self.pipeline.ledger, self.pipeline.sink
+        ledger.reset()
+        run = ledger.begin_run(self.space.fingerprint)
+        count = 0
+        for ids in sink.ids():
+            for start in range(0, len(ids), sink.max_rows):
+                points = sink.fetch(ids[start : start + sink.max_rows])
+                begun = ledger.begin(sorted({point.chunk.uri for point in points}), run)
+                rows = [
+                    (begun[p.chunk.uri].document, begun[p.chunk.uri].attempt, row_of_stored(p.chunk)) for p in points
+                ]
+                ledger.acknowledge(rows, run)
+                count += len(rows)
+        ledger.end_run(run, "adopted", {})
+        self.notices.append(f"adopted {count} points of {sink.url}")
+
+    def open_sink(self) -> None:
+        with self._sink_lock:
+            if not self._sink_open:
+                self.pipeline.sink.open(self.manifest)
+                self._sink_open = True
+
+    def ready(self) -> Chunker:
+        """The chunker, once model and store are open. The two load at the same time, and nothing else does: the threads
+        that parse would keep them waiting for the interpreter."""
+        with self._lock:
+            if self._chunker is None:
+                with ThreadPoolExecutor(1, "penstock-open") as other:
+                    opening = other.submit(self.open_sink)
+                    self.pipeline.embedder.open()
+                    opening.result()
+                self._chunker = self.pipeline.chunker()
+            return self._chunker
+
+    def run(
+        self,
+        changes: Iterable[Change],
+        progress: Callable[[Progress], None] | None = None,
+        *,
+        force: bool = False,
+        allow_mass_delete: bool = False,
+        patience: float = 600.0,
+    ) -> Report:
+        pipeline, ledger = self.pipeline, self.pipeline.ledger
+        began = time.monotonic()
+        run = ledger.begin_run(self.space.fingerprint)
+        flow = Flow(
+            Setup(
+                changes=changes,
+                parse=self.parsers.parse,
+                embedder=pipeline.embedder,
+                sink=pipeline.sink,
+                ready=self.ready,
+                ledger=ledger,
+                run=run,
+                source=pipeline.source.name,
+                budget=pipeline.budget,
+                workers=pipeline.workers,
+                feed=pipeline.source.feed,
+                force=force,
+                allow_mass_delete=allow_mass_delete,
+                patience=patience,
+            )
+        )
+        status = "failed"
+        try:
+            flow.run(progress)
+            status = "stopped" if flow.interrupted else "done"
+        finally:
+            last = flow.progress()
+            counts = ledger.counts()
+            report = Report(
+                run=run,
+                status=status,
+                seconds=time.monotonic() - began,
+                counts=last.counts,
+                failing=counts[FAILED] + counts[OPEN],
+                complete=flow.committer.complete,
+                peak_bytes=last.peak,
+                budget=pipeline.budget,
+                passed_over=dict(pipeline.source.passed_over),
+                notices=tuple(self.notices),
+            )
+            ledger.end_run(run, status, report.to_json())
+        if self._sink_open and last.counts["written"] + last.counts["removed"]:
+            pipeline.sink.maintain()
+        return report
+
+
+def check_space(held: Space, mine: Space, url: str) -> None:
+    """Raise SpaceMismatch unless the two can live in one index."""
+    same = (held.fingerprint, held.dim, held.metric, held.kind, held.chunking)
+    if same != (mine.fingerprint, mine.dim, mine.metric, mine.kind, mine.chunking):
+        raise SpaceMismatch(
+            f"{url} holds {_told(held)}; this run makes {_told(mine)}. Index into another place, or remove {url} to"
+            " build it anew"
+        )
+
+
+def _told(space: Space) -> str:
+    return f"{space.model} ({space.dim} dimensions, {space.chunking}, fingerprint {space.fingerprint[:8]})"
