@@ -35,6 +35,7 @@ from penstock import session as sessions
 from penstock.contracts import Sink, Source
 from penstock.engine.flow import Setup
 from penstock.errors import UsageError
+from penstock.pipeline import Pipeline
 from penstock.records import Block, Chunk, Delete, Manifest, Piece, Point
 from penstock.registry import SINKS, find
 from penstock.sinks import manifests
@@ -267,8 +268,8 @@ def note(log: Path, what: str, ids: Sequence[str]) -> None:
         os.close(file)
 
 
-def make_pipeline(job: Job) -> pipelines.Pipeline:
-    return pipelines.Pipeline(
+def make_pipeline(job: Job) -> Pipeline:
+    return Pipeline(
         job.source,
         into=make_sink(job.url),
         model=LoggingEmbedder(job.log),
