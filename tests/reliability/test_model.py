@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from penstock import pipeline as pipelines
+from penstock import session as sessions
 from penstock.engine.flow import Flow, Setup
+from penstock.pipeline import Pipeline
 from penstock.records import Delete
 from penstock.testing.chaos import MOMENTS
 from penstock.testing.faults import LEDGER_MOMENTS, SINK_MOMENTS, EmbedFaults, Fuse, wire
@@ -39,7 +40,7 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linger = patch.object(pipelines, "Setup", partial(Setup, linger=0.002))
+        self.linger = patch.object(sessions, "Setup", partial(Setup, linger=0.002))
         self.linger.start()
         self.temporary = tempfile.TemporaryDirectory()
         self.documents: dict[str, str] = {}
@@ -156,7 +157,7 @@ class History(RuleBasedStateMachine):
         self.world.embedder.faults = EmbedFaults()
         self.check(self.world.pipeline())
 
-    def check(self, pipeline: pipelines.Pipeline) -> None:
+    def check(self, pipeline: Pipeline) -> None:
         before = self.acknowledged(pipeline)
         report = pipeline.run(allow_mass_delete=True)
         assert report.ok
@@ -165,7 +166,7 @@ class History(RuleBasedStateMachine):
         assert self.world.pipeline().verify().ok
         self.settled = dict(self.documents)
 
-    def acknowledged(self, pipeline: pipelines.Pipeline) -> set[str]:
+    def acknowledged(self, pipeline: Pipeline) -> set[str]:
         """Ids that the run to come must not embed; it takes those out that it removes from the index on its way."""
         ledger = pipeline.ledger
         if not ledger.path.exists() or self.world.sink().manifest() is None:

@@ -104,7 +104,7 @@ class Namer:
 class Occurrences:
     """Counts how often each number came before. Beyond `limit` numbers it goes on in a temporary file."""
 
-    def __init__(self, limit: int = 50_000) -> None:
+    def __init__(self, limit: int = 10_000) -> None:
         self._limit = limit
         self._counts: dict[int, int] = {}
         self._spilled: sqlite3.Connection | None = None
