@@ -38,6 +38,7 @@ class Session:
         ledger, sink = pipeline.ledger, pipeline.sink
         for component in (ledger, sink, pipeline.embedder, pipeline.source):
             stack.callback(component.close)
+        pipeline.source.open()  # a source that is not there is no reason to begin a ledger
         ledger.open()
         self.manifest = Manifest(self.space, ledger.id)
         self._lock = threading.Lock()
@@ -53,7 +54,6 @@ class Session:
             self._begin_anew()
         if pipeline.settings is not None:
             ledger.set("settings", json.dumps(asdict(pipeline.settings)))
-        pipeline.source.open()
         self.parsers = pipeline.parser()
         stack.callback(self.parsers.close)
 
