@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -43,7 +42,6 @@ class Session:
         self.manifest = Manifest(self.space, ledger.id)
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
-        self._sink_lock = threading.Lock()
         self._sink_open = False
         held = sink.manifest()
         self.there = held is not None
@@ -95,20 +93,17 @@ class Session:
         self.notices.append(f"adopted {count} points of {sink.url}")
 
     def open_sink(self) -> None:
-        with self._sink_lock:
-            if not self._sink_open:
-                self.pipeline.sink.open(self.manifest)
-                self._sink_open = True
+        if not self._sink_open:
+            self.pipeline.sink.open(self.manifest)
+            self._sink_open = True
 
     def ready(self) -> Chunker:
-        """The chunker, once model and store are open. The two load at the same time, and nothing else does: the threads
-        that parse would keep them waiting for the interpreter."""
+        """The chunker, once store and model are open: one after the other, as two threads that import drivers with a
+        common library (numpy) can meet it half made."""
         with self._lock:
             if self._chunker is None:
-                with ThreadPoolExecutor(1, "penstock-open") as other:
-                    opening = other.submit(self.open_sink)
-                    self.pipeline.embedder.open()
-                    opening.result()
+                self.open_sink()
+                self.pipeline.embedder.open()
                 self._chunker = self.pipeline.chunker()
             return self._chunker
 
