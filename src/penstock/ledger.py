@@ -66,6 +66,10 @@ class Known(NamedTuple):
     state: str
     seen: int
 
+    def settled(self, fingerprint: str) -> bool:
+        """Nothing is to be done while the document has this fingerprint: the rule of runs, plans and verifications."""
+        return self.fingerprint == fingerprint and self.state in (DONE, SKIPPED, FAILED)
+
 
 class Begun(NamedTuple):
     document: int

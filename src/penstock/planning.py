@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.engine.identity import Namer
 from penstock.errors import ParseError, SourceError, Unsupported
-from penstock.ledger import DONE, FAILED, SKIPPED, Known, Ledger
+from penstock.ledger import Known, Ledger
 from penstock.records import Block, Gap, Item, Mark, Piece, Unreadable, Upsert
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class _Planner:
         known = self._ledger.known([item.uri for item in items]) if self._ledger else {}
         for item in items:
             before = known.get(item.uri)
-            if before and before.fingerprint == item.fingerprint and before.state in (DONE, SKIPPED, FAILED):
+            if before and before.settled(item.fingerprint):
                 self.unchanged += 1
                 continue
             kind = "changed" if before else "new"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.engine.progress import Progress, Report
 from penstock.errors import UsageError
-from penstock.ledger import DONE, FAILED, OPEN, SKIPPED, Comparison
+from penstock.ledger import FAILED, OPEN, Comparison
 from penstock.records import Item, Mark, Unreadable, Upsert
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
         present += len(known)
         for item in page:
             before = known.get(item.uri)
-            settled = before and before.state in (DONE, SKIPPED, FAILED) and before.fingerprint == item.fingerprint
-            outdated += not settled
+            outdated += not (before and before.settled(item.fingerprint))
         page.clear()
 
     for change in source.changes(None):

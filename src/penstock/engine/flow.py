@@ -39,7 +39,7 @@ from penstock.engine.tracker import (
     event_size,
 )
 from penstock.errors import EmbedError, ParseError, Rejected, SourceError, StageError, TooLarge, Transient, Unsupported
-from penstock.ledger import DONE, FAILED, SKIPPED, Failure, Ledger, Row
+from penstock.ledger import Failure, Ledger, Row
 from penstock.records import VECTOR, Block, Change, Chunk, Delete, Gap, Item, Mark, Piece, Point, Unreadable, Upsert
 
 SHARES = {"items": 0.02, "blocks": 0.15, "chunks": 0.32, "points": 0.46, "commits": 0.05}
@@ -263,12 +263,7 @@ class Flow:
         work: list[Item] = []
         for item in items:
             before = known.get(item.uri)
-            if (
-                before
-                and before.fingerprint == item.fingerprint
-                and before.state in (DONE, SKIPPED, FAILED)
-                and not self.setup.force
-            ):
+            if before and before.settled(item.fingerprint) and not self.setup.force:
                 unchanged.append(before.document)
                 self._in_flight.leave(item.uri)
             else:
