@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -51,13 +52,16 @@ ROWS = 128
 
 
 class Row(NamedTuple):
-    """A chunk as the ledger sees it."""
+    """A chunk as the ledger sees it, in the order of its table."""
 
+    document: int
     id: bytes
     content: int
     """63 bits of a hash of what is embedded: equal where a vector may be used again."""
     digest: int
-    """63 bits of a hash of what goes with it: position, page, headings, metadata."""
+    """63 bits of a hash of what goes with it: position, page, headings, metadata. Never 0."""
+    attempt: int
+    """Which attempt at the document found it last."""
 
 
 class Known(NamedTuple):
@@ -129,7 +133,7 @@ class Ledger:
                 raise UsageError(f"{self.path} is a database of another program, not a ledger")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
-            db.execute("PRAGMA cache_size=-4096")
+            db.execute("PRAGMA cache_size=-512")
             db.execute("PRAGMA busy_timeout=10000")
             with self._transaction():
                 version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -323,8 +327,8 @@ class Ledger:
                     found[bytes.fromhex(id)] = digest
         return found
 
-    def intend(self, rows: Sequence[tuple[int, int, Row]]) -> None:
-        """These may be in the sink from now on: (document, attempt, row).
+    def intend(self, rows: Sequence[Row]) -> None:
+        """These may be in the sink from now on.
 
         What the sink has beside a vector is in doubt until the acknowledgement: no digest equals 0.
         """
@@ -334,7 +338,7 @@ class Ledger:
                 db.execute(
                     f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET"
                     " attempt = excluded.attempt, digest = 0",
-                    [field for number, attempt, row in page for field in (number, *row, attempt)],
+                    [*chain.from_iterable(page)],
                 )
 
     def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None:
@@ -361,15 +365,15 @@ class Ledger:
                     found[content] = bytes.fromhex(id)
         return found
 
-    def acknowledge(self, rows: Sequence[tuple[int, int, Row]], run: int) -> None:
-        """The sink has these for good: (document, attempt, row)."""
+    def acknowledge(self, rows: Sequence[Row], run: int) -> None:
+        """The sink has these for good."""
         with self._transaction() as db:
             for page in _pages(rows, ROWS):
-                values = ",".join(["(?,?,?,?,?,?)"] * len(page))
+                values = ",".join([f"(?,?,?,?,?,{run:d})"] * len(page))
                 db.execute(
                     f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET"
                     " attempt = excluded.attempt, acked = excluded.acked, digest = excluded.digest",
-                    [field for number, attempt, row in page for field in (number, *row, attempt, run)],
+                    [*chain.from_iterable(page)],
                 )
 
     def stale(self, document: int, limit: int) -> list[bytes]:

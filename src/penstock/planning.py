@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.engine.identity import Namer
 from penstock.errors import ParseError, SourceError, Unsupported
-from penstock.ledger import Known, Ledger
+from penstock.ledger import Begun, Known, Ledger
 from penstock.records import Block, Gap, Item, Mark, Piece, Unreadable, Upsert
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class _Planner:
         if self._chunker is None:
             self._pipeline.embedder.open()
             self._chunker = self._pipeline.chunker()
-        namer = Namer(item)
+        namer = Namer(item, Begun(0, 0, had=False))
         try:
             for piece in self._chunker(self._blocks(self._parsers.parse(item).blocks)):
                 assert isinstance(piece, Piece)

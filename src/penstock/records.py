@@ -12,11 +12,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def _many(kind: type[T]) -> type[T]:
+    """For records that are made by the million: frozen to the type checker. That Python enforces it as well makes
+    them take three times as long to make, which is a twentieth of a run without a model."""
+    return dataclass(slots=True, unsafe_hash=True)(kind)
+
 
 Metadata = Mapping[str, Any]
 """JSON-like: strings, numbers, booleans, None, lists and mappings of them."""
@@ -116,7 +126,7 @@ Change = Upsert | Delete | Unreadable | Mark
 # ---------------------------------------------------------------- what parsers and chunkers yield
 
 
-@dataclass(frozen=True, slots=True)
+@_many
 class Block:
     """A piece of a parsed document. The document's text is its blocks' texts, joined by nothing: spans count in it.
 
@@ -144,7 +154,7 @@ class Gap:
     page: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@_many
 class Piece:
     """What a chunker cuts: `document_text[span[0]:span[1]] == text`, always."""
 
@@ -159,7 +169,7 @@ class Piece:
     image: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@_many
 class Chunk:
     """What is embedded: a piece of a document, with a name."""
 
@@ -223,7 +233,7 @@ VECTOR = "vector"
 """The name of a point's vector where it has but one."""
 
 
-@dataclass(frozen=True, slots=True)
+@_many
 class Point:
     """A chunk with its named vectors: what a sink writes and gives back."""
 

@@ -84,9 +84,7 @@ class Session:
             for start in range(0, len(ids), sink.max_rows):
                 points = sink.fetch(ids[start : start + sink.max_rows])
                 begun = ledger.begin(sorted({point.chunk.uri for point in points}), run)
-                rows = [
-                    (begun[p.chunk.uri].document, begun[p.chunk.uri].attempt, row_of_stored(p.chunk)) for p in points
-                ]
+                rows = [row_of_stored(point.chunk, begun[point.chunk.uri]) for point in points]
                 ledger.acknowledge(rows, run)
                 count += len(rows)
         ledger.end_run(run, "adopted", {})

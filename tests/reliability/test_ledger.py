@@ -74,7 +74,7 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
 from penstock.ledger import Row
 run = ledger.begin_run("space")
 begun = ledger.begin(["doc:a"], run)["doc:a"]
-ledger.acknowledge([(begun.document, begun.attempt, Row(bytes([n]) * 16, n, n)) for n in range(200)], run)
+ledger.acknowledge([Row(begun.document, bytes([n]) * 16, n, n, begun.attempt) for n in range(200)], run)
 ledger._open().execute("BEGIN IMMEDIATE")
 ledger._open().execute("DELETE FROM chunks")
 """
@@ -151,7 +151,7 @@ def test_a_comparison_finds_what_is_missing_orphaned_and_doubled(tmp_path: Path)
         ledger.open()
         run = ledger.begin_run("space")
         begun = ledger.begin(["doc:a"], run)["doc:a"]
-        rows = [(begun.document, begun.attempt, Row(id, n, n)) for n, id in enumerate(ids)]
+        rows = [Row(begun.document, id, n, n, begun.attempt) for n, id in enumerate(ids)]
         ledger.intend(rows)
         ledger.acknowledge(rows[:4], run)  # 4 and 5 were on their way: there or not, neither is wrong
         held = [[ids[0].hex(), ids[1].hex()], [ids[1].hex(), ids[4].hex()], ["ab" * 16, "a name of its own"]]

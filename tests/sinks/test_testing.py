@@ -95,4 +95,4 @@ def test_nothing_is_kept() -> None:
     sink.open(TestFaultySinkWithoutFaults().manifest)
     sink.write(POINTS)
     sink.delete([POINTS[0].id])
-    assert (sink.written, sink.count(), sink.bytes) == (10, 9, sum(p.nbytes for p in POINTS))
+    assert (sink.written, sink.count()) == (10, 9)

@@ -40,7 +40,8 @@ NOWHERE, WORD, CLAUSE, SENTENCE, LINE, BLANK, PARAGRAPH, SECTION = range(8)
 """How good a place is to cut at. A paragraph is what follows a blank line and is not indented."""
 FENCED = BLANK
 """How much worse it is inside a code fence: the best place there is less than a sentence's end."""
-LEVELS = {"paragraph": PARAGRAPH, "blank": BLANK, "line": LINE, "sentence": SENTENCE}
+LEVELS = (NOWHERE, BLANK, PARAGRAPH, LINE, SENTENCE)
+"""Of the groups in SEAM, which are counted from 1."""
 # Possessive quantifiers and bounded repeats: time is linear in the text, whatever the text. The one class that all
 # alternatives begin with lets the engine skip to it.
 SEAM = re.compile(
@@ -57,6 +58,7 @@ SOFT = (
     (NOWHERE, 3, re.compile(r"[^\w\s]")),
 )
 """Where to divide what has no seam, and in which last part of it to look."""
+_BLANK = re.compile(r"\n[ \t\r]{0,32}+\n")
 FENCE = re.compile(r"```(?:(?<=\A```)|(?<=\n```)|(?<=\n ```)|(?<=\n  ```)|(?<=\n   ```))")
 WHITE = " \t\r\n"
 """Cutting anywhere else changes tokens: BERT drops \\x0b, \\x0c and their like, which joins the words around them."""
@@ -147,18 +149,23 @@ def _divide(text: str, at: int, marks: Iterable[int], known: int, longest: int) 
     Sections begin at the marks. Seams that would make small units are passed over: many take longer to measure.
     """
     ends, levels, short = [at], [NOWHERE], longest // 2
+    near = short + min(short, MARGIN)
     for stop in (*marks, len(text)):
         edge = min(stop, known)
-        for match in SEAM.finditer(text, at, stop):
-            place, level = match.end(), LEVELS[match.lastgroup or ""]
+        while True:
+            blank = _BLANK.search(text, at, min(at + near, stop))
+            match = SEAM.match(text, blank.start(), stop) if blank else SEAM.search(text, at + short, stop)
+            if match is None:
+                break
+            place, level = match.end(), LEVELS[match.lastindex or 0]
             if place >= edge:
                 if stop > known:
                     edge = min(edge, match.start())
                 break
-            if place - at > longest:
+            if match.start() - at > longest:
                 _soften(text, at, match.start(), longest, ends, levels)
                 at = ends[-1]
-            if place - at >= short or level >= BLANK:
+            else:
                 at = place
                 ends.append(place)
                 levels.append(level)

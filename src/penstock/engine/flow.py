@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,8 +40,21 @@ from penstock.engine.tracker import (
     event_size,
 )
 from penstock.errors import EmbedError, ParseError, Rejected, SourceError, StageError, TooLarge, Transient, Unsupported
-from penstock.ledger import Failure, Ledger, Row
-from penstock.records import VECTOR, Block, Change, Chunk, Delete, Gap, Item, Mark, Piece, Point, Unreadable, Upsert
+from penstock.ledger import Failure, Ledger
+from penstock.records import (
+    VECTOR,
+    Block,
+    Change,
+    Delete,
+    Gap,
+    Item,
+    Mark,
+    Piece,
+    Point,
+    Unreadable,
+    Upsert,
+    Vector,
+)
 
 SHARES = {"items": 0.02, "blocks": 0.15, "chunks": 0.32, "points": 0.46, "commits": 0.05}
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
@@ -302,15 +316,16 @@ class Flow:
             document.facts.update(
                 parser=parsed.parser, media_type=parsed.media_type, bytes=item.size or 0, chunks=0, tokens=0
             )
-            namer = Namer(item)
-            batch: list[tuple[Chunk, Row]] = []
+            namer = Namer(item, document.begun)
+            batch: list[Load] = []
             size = 0
             for piece in chunker(self._drawn(document, parsed.blocks)):
                 if not isinstance(piece, Piece):
                     raise TypeError(f"a chunker yields Pieces, not {type(piece).__name__}")
                 chunk, row = namer.name(piece)
-                batch.append((chunk, row))
-                size += chunk.nbytes
+                weight = chunk.nbytes
+                batch.append(Load(document, row, chunk, weight, chunk.length))
+                size += weight
                 if len(batch) >= BATCH or size >= BATCH_BYTES:
                     sent += self._send(document, batch)
                     batch, size = [], 0
@@ -365,25 +380,23 @@ class Flow:
             self._queued -= amount
         return amount
 
-    def _send(self, document: Document, batch: Sequence[tuple[Chunk, Row]]) -> int:
+    def _send(self, document: Document, batch: list[Load]) -> int:
         """Send on those that the index does not have as they are. Gives how many."""
         if self._stop.is_set():
             raise Broken("stopped")
         if not batch:
             return 0
         setup, begun = self.setup, document.begun
-        had = setup.ledger.had(begun.document, [row.id for _, row in batch]) if begun.had else {}
-        new: list[Load] = []
+        had = setup.ledger.had(begun.document, [load.row.id for load in batch]) if begun.had else {}
+        new: list[Load] = [load for load in batch if load.row.id not in had] if had else batch
         moved: list[tuple[Load, bytes]] = []
         kept: list[bytes] = []
-        for chunk, row in batch:
-            digest = had.get(row.id)
-            if digest is None:
-                new.append(Load(document, row, chunk))
-            elif digest != row.digest:
-                moved.append((Load(document, row, chunk), row.id))
-            else:
-                kept.append(row.id)
+        for load in batch if had else ():
+            digest = had.get(load.row.id)
+            if digest == load.row.digest:
+                kept.append(load.row.id)
+            elif digest is not None:
+                moved.append((load, load.row.id))
         if kept:
             self._tell(Kept(document, kept))
             self.counters.add(kept=len(kept))
@@ -393,13 +406,13 @@ class Flow:
                 moved += [(load, same[load.row.content]) for load in new if load.row.content in same]
                 new = [load for load in new if load.row.content not in same]
             if moved:
-                new += self._read_back(moved)
+                new = [*new, *self._read_back(moved)]
         else:
-            new += [load for load, _ in moved]
+            new = [*new, *(load for load, _ in moved)]
         document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
-        document.facts["tokens"] = int(document.facts["tokens"]) + sum(chunk.length for chunk, _ in batch)
+        document.facts["tokens"] = int(document.facts["tokens"]) + sum(load.length for load in batch)
         if new:
-            self._chunks.put(new, sum(load.chunk.nbytes for load in new))
+            self._chunks.put(new, sum(load.nbytes for load in new))
         return len(batch) - len(kept)
 
     def _read_back(self, moved: Sequence[tuple[Load, bytes]]) -> list[Load]:
@@ -420,9 +433,9 @@ class Flow:
             if point is None or point.chunk.text != load.chunk.text or point.chunk.image != load.chunk.image:
                 lost.append(load)
             else:
-                found.append(Filled(load.document, load.row, Point(load.chunk, point.vectors)))
+                found.append(_filled(load, point.vectors))
         if found:
-            self._points.put(found, sum(filled.point.nbytes for filled in found))
+            self._points.put(found, sum(filled.nbytes for filled in found))
             self.counters.add(moved=len(found))
         return lost
 
@@ -450,12 +463,9 @@ class Flow:
             return
         except Exception as error:
             raise StageError("embed", chunks[0].uri, error) from error
-        filled = [
-            Filled(load.document, load.row, Point(load.chunk, {VECTOR: vector}))
-            for load, vector in zip(loads, vectors, strict=True)
-        ]
-        self.counters.add(embedded=len(filled), tokens=sum(chunk.length for chunk in chunks))
-        self._points.put(filled, sum(one.point.nbytes for one in filled))
+        filled = [_filled(load, {VECTOR: vector}) for load, vector in zip(loads, vectors, strict=True)]
+        self.counters.add(embedded=len(filled), tokens=sum(load.length for load in loads))
+        self._points.put(filled, sum(one.nbytes for one in filled))
 
     def _lose(self, document: Document, stage: str, id: str, cause: str) -> None:
         self.counters.add(gaps=1)
@@ -485,9 +495,9 @@ class Flow:
                     held += size
             ready, buffer = buffer[: sink.max_rows], buffer[sink.max_rows :]
             if ready:
-                self.setup.ledger.intend([one.entry for one in ready])
+                self.setup.ledger.intend([one.row for one in ready])
                 self._put(ready)
-                size = sum(one.point.nbytes for one in ready)
+                size = sum(one.nbytes for one in ready)
                 del ready  # let go of, before room is given for more
                 inbox.release(size)
                 held -= size
@@ -518,4 +528,9 @@ class Flow:
         except Exception as error:
             raise StageError("write", points[0].chunk.uri, error) from error
         if filled:
-            self._tell(Acked([(one.document, one.row) for one in filled]))
+            self._tell(Acked([one.row for one in filled], Counter([one.document for one in filled])))
+
+
+def _filled(load: Load, vectors: Mapping[str, Vector]) -> Filled:
+    point = Point(load.chunk, vectors)
+    return Filled(load.document, load.row, point, point.nbytes)

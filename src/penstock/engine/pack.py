@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from penstock.engine.channel import Channel, Empty, Ended
@@ -44,19 +45,19 @@ class Packer:
     def _fill(self) -> None:
         loads, _ = self._inbox.get()
         window = list(loads)
-        held = sum(load.chunk.length for load in loads)
+        held = sum(load.length for load in loads)
         while held < self._window:
             try:
                 loads, _ = self._inbox.get(wait=False)
             except (Empty, Ended):
                 break  # an end is met again by the next call, once this window is used up
             window.extend(loads)
-            held += sum(load.chunk.length for load in loads)
-        window.sort(key=lambda load: load.chunk.length, reverse=True)
+            held += sum(load.length for load in loads)
+        window.sort(key=attrgetter("length"), reverse=True)
         start = 0
         while start < len(window):
-            longest = max(1, window[start].chunk.length)
+            longest = max(1, window[start].length)
             end = start + max(1, min(self._rows, self._tokens // longest))
             batch = window[start:end]
-            self._ready.append(Batch(batch, sum(load.chunk.nbytes for load in batch)))
+            self._ready.append(Batch(batch, sum(load.nbytes for load in batch)))
             start = end

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -48,6 +48,8 @@ class Load(NamedTuple):
     document: Document
     row: Row
     chunk: Chunk
+    nbytes: int
+    length: int
 
 
 class Filled(NamedTuple):
@@ -56,17 +58,15 @@ class Filled(NamedTuple):
     document: Document
     row: Row
     point: Point
-
-    @property
-    def entry(self) -> tuple[int, int, Row]:
-        """For the ledger."""
-        return self.document.begun.document, self.document.begun.attempt, self.row
+    nbytes: int
 
 
 class Acked(NamedTuple):
     """The sink took these. Text and vectors are left behind: they are no longer charged to any channel."""
 
-    settled: Sequence[tuple[Document, Row]]
+    rows: Sequence[Row]
+    settled: Mapping[Document, int]
+    """How many there are of each document."""
 
 
 class Kept(NamedTuple):
@@ -113,7 +113,7 @@ Event = Acked | Kept | Parsed | Failed | Gone | Marked
 
 def event_size(event: Event) -> int:
     match event:
-        case Acked(many) | Kept(_, many):
+        case Acked(many, _) | Kept(_, many):
             return 300 * len(many)
     return 400
 
@@ -195,15 +195,15 @@ class Committer:
             until = until or time.monotonic() + self.linger
             events.append(event)
             total += size
-            rows += len(event.settled) if isinstance(event, Acked) else 1
+            rows += len(event.rows) if isinstance(event, Acked) else 1
         return events, total, False
 
     def _commit(self, events: Sequence[Event]) -> None:
-        acked = [one for event in events if isinstance(event, Acked) for one in event.settled]
+        acked = [row for event in events if isinstance(event, Acked) for row in event.rows]
         if acked:
             with self.gate:
                 self.patience.call("flush", self.sink.flush)
-            self.ledger.acknowledge([(doc.begun.document, doc.begun.attempt, row) for doc, row in acked], self.run)
+            self.ledger.acknowledge(acked, self.run)
             self.counters.add(written=len(acked))
         failures = [event.failure for event in events if isinstance(event, Failed)]
         if failures:
@@ -212,9 +212,9 @@ class Committer:
         touched: dict[int, Document] = {}
         for event in events:
             match event:
-                case Acked(settled):
-                    for document, _ in settled:
-                        document.settled += 1
+                case Acked(_, settled):
+                    for document, count in settled.items():
+                        document.settled += count
                         touched[id(document)] = document
                 case Kept(document, ids):
                     self.ledger.keep(document.begun.document, document.begun.attempt, ids)

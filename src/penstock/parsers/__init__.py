@@ -213,7 +213,7 @@ def _opened(item: Item) -> BinaryIO:
     stream = item.open()
     if item.size is not None and item.size <= _SMALL:
         # One read, and no more seeks and waits: from a bucket each is a request.
-        data = stream.read(_SMALL + 1)
+        data = stream.read(item.size + 1)
         if len(data) == item.size:
             stream.close()
             return io.BytesIO(data)

@@ -40,6 +40,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\0asm", "application/wasm"),
     (b"{\\rtf", "application/rtf"),
 )
+_MAGICS = tuple(magic for magic, _ in _MAGIC)
 _TEXTUAL = {b"BZh", b"ID3", b"PAR1", b"GIF87a", b"GIF89a", b"OggS", b"fLaC"}  # a text may well begin with these
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _PARTS = (
@@ -62,6 +63,7 @@ _OLE = (
 )
 _BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
          (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # fmt: skip
+_MARKS = tuple(mark for mark, _ in _BOMS)
 
 _TEXTS = {
     "markdown": "md markdown mkd mdown mdx qmd rmd",
@@ -132,6 +134,8 @@ def _binary(head: bytes, peek: Peek, extension: str) -> str | None:
         return {b"avif": "image/avif", b"heic": "image/heic", b"mif1": "image/heic"}.get(head[8:12], "video/mp4")
     if head.startswith(b"BM") and len(head) > 14 and head[6:10] == b"\0\0\0\0":
         return "image/bmp"
+    if not head.startswith(_MAGICS):
+        return None
     for magic, media_type in _MAGIC:
         if head.startswith(magic):
             return None if magic in _TEXTUAL and is_text(head) else media_type
@@ -170,14 +174,17 @@ def _ole(head: bytes, peek: Peek) -> str:
 
 def bom(head: bytes) -> str | None:
     """The encoding a byte order mark tells."""
-    return next((encoding for mark, encoding in _BOMS if head.startswith(mark)), None)
+    if not head.startswith(_MARKS):
+        return None
+    return next(encoding for mark, encoding in _BOMS if head.startswith(mark))
 
 
 def wide(head: bytes) -> str | None:
     """UTF-16 or UTF-32 without a mark, told by where the NULs of its ASCII characters stand."""
-    head = head[: len(head) // 4 * 4][:2048]
+    head = head[:2048]
     if len(head) < 8 or b"\0" not in head:
         return None
+    head = head[: len(head) // 4 * 4]
     quarter = len(head) // 4
     nuls = [head[i::4].count(0) / quarter for i in range(4)]
     high, low = 0.6, 0.1

@@ -107,7 +107,7 @@ class _Outline:
             if found is None:
                 break
             position = found.end()
-            hashes, title, mark, under = found.group("level", "title", "fence", "under")
+            hashes, title, mark, under = found.groups()
             if mark:
                 self._fence = _closing_fence(mark)
                 continue
@@ -136,7 +136,7 @@ class _Outline:
             self._path.pop()
         if title:
             self._path.append((level, title))
-        self._headings = tuple(title for _, title in self._path)
+        self._headings = tuple([title for _, title in self._path])
 
     def _blocks(self, text: str) -> Iterator[Block]:
         if len(text) <= BLOCK:

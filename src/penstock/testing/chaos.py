@@ -290,7 +290,7 @@ def ingest(job: Job) -> None:
 
     def acknowledged(rows: Sequence[Any], run: int) -> None:
         acknowledge(rows, run)
-        note(job.log, "acknowledged", [row.id.hex() for _, _, row in rows])
+        note(job.log, "acknowledged", [row.id.hex() for row in rows])
 
     def retracted(document: int, ids: Sequence[bytes]) -> None:
         note(job.log, "retracted", [id.hex() for id in ids])

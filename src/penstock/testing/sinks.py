@@ -22,7 +22,7 @@ class NothingSink(Sink):
     def __init__(self, url: str = "nothing://") -> None:
         self._url = url
         self._manifest: Manifest | None = None
-        self.written = self.deleted = self.bytes = self.writes = self.flushes = 0
+        self.written = self.deleted = self.writes = self.flushes = 0
 
     @property
     def url(self) -> str:
@@ -40,7 +40,6 @@ class NothingSink(Sink):
     def write(self, points: Sequence[Point]) -> None:
         self.writes += 1
         self.written += len(points)
-        self.bytes += sum(point.nbytes for point in points)
 
     def delete(self, ids: Sequence[str]) -> None:
         self.deleted += len(ids)
