@@ -23,7 +23,8 @@ ALLOWED = {
     "parsers": {"parsers", "records", "errors", "contracts", "registry"},
     "chunkers": {"chunkers", "records", "errors", "contracts"},
     "embedders": {"embedders", "records", "errors", "contracts", "models"},
-    "sinks": {"sinks", "records", "errors", "contracts"},
+    "filters.py": {"records", "errors"},
+    "sinks": {"sinks", "records", "errors", "contracts", "filters"},
     "search.py": {"records", "errors", "contracts", "registry", "pipeline"},
 }
 

@@ -56,7 +56,7 @@ from penstock.records import (
     Vector,
 )
 
-SHARES = {"items": 0.02, "blocks": 0.15, "chunks": 0.32, "points": 0.46, "commits": 0.05}
+SHARES = {"items": 0.005, "blocks": 0.15, "chunks": 0.325, "points": 0.47, "commits": 0.05}
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
 RESERVE = 16 << 20
 """Of the budget, at most: for what no channel holds, the ledger's pages and statements and what the allocator keeps."""

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, Transient, UsageError
 from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Vector
@@ -367,9 +368,9 @@ class LanceIndex(Index):
             return []
         query = table.search(vector.values, vector_column_name=VECTOR).distance_type(space.metric).limit(k)
         query = query.nprobes(20).refine_factor(10).select([*rows.COLUMNS, "_distance"])
-        if condition := rows.sql(where):
+        if wanted := filters.parse(where):
             # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
-            query = query.where(condition, prefilter=True).bypass_vector_index()
+            query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
         with _errors(self._place.url):
             return _hits(query.to_arrow(), vector, space.metric)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, UsageError
 from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Sparse, Vector
@@ -143,10 +144,10 @@ class MemoryIndex(Index):
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
         space = self.manifest().space
         rows.check(vector, space, f"a query of {self._sink.url}")
-        wanted = rows.equals(where)
+        wanted = filters.parse(where)
         with self._sink._store.lock:
             points = list(self._sink._store.points.values())
-        points = [p for p in points if all(getattr(p.chunk, name) == value for name, value in wanted)]
+        points = [p for p in points if wanted is None or filters.passes(p.chunk, wanted)]
         if not points or k < 1:
             return []
         scores = _scores(vector, [p.vectors[VECTOR] for p in points], space.metric)

@@ -9,15 +9,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import Rejected, SinkError, UsageError
+from penstock.errors import Rejected, SinkError
+from penstock.filters import literal
 from penstock.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Space, Vector
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("id", "uri", "ordinal", "text", "start", "end", "page", "headings", "metadata", "image")
-FILTERS: dict[str, type] = {"id": str, "uri": str, "text": str, "ordinal": int, "page": int}
-"""The columns that a search may be narrowed by, and their types."""
 
 Row = tuple[Any, ...]
 
@@ -152,28 +151,5 @@ def _matrix(vectors: pa.FixedSizeListArray, dim: int) -> Any:
     return vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
 
 
-def equals(where: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """The filter, checked: fields of a chunk, and values of their types."""
-    for name, value in (where or {}).items():
-        if name not in FILTERS:
-            raise UsageError(f"a search cannot be narrowed by {name!r}; by: {', '.join(sorted(FILTERS))}")
-        if value is not None and (not isinstance(value, FILTERS[name]) or isinstance(value, bool)):
-            raise UsageError(f"{name} is compared with {FILTERS[name].__name__}, not {type(value).__name__}")
-    return list((where or {}).items())
-
-
-def sql(where: Mapping[str, Any] | None) -> str:
-    """The filter as SQL with literals, for a store that takes no parameters."""
-    terms = []
-    for name, value in equals(where):
-        literal = quoted(value) if isinstance(value, str) else str(value)
-        terms.append(f"{name} IS NULL" if value is None else f"{name} = {literal}")
-    return " AND ".join(terms)
-
-
-def quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def listed(ids: Iterable[str]) -> str:
-    return f"id IN ({', '.join(map(quoted, ids))})"
+    return f"id IN ({', '.join(map(literal, ids))})"

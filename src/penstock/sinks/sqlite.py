@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import MissingExtra, SinkError, Transient, UsageError
 from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
@@ -269,12 +270,14 @@ class SqliteIndex(Index):
             return []
         if k > LARGEST_K:
             raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
-        terms = [f'"{name}" IS ?' for name, _ in rows.equals(where)]
-        within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {" AND ".join(terms)})' if terms else ""
+        values: list[Any] = []
+        within = ""
+        if wanted := filters.parse(where):
+            condition = filters.sql(wanted, filters.Parameters("?", values))
+            within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {condition})'
         sql = f"""WITH nearest AS (
                 SELECT rowid AS "key", distance FROM vectors WHERE embedding MATCH ? AND k = ? {within})
             SELECT {_COLUMNS}, distance FROM nearest JOIN chunks USING ("key") ORDER BY distance"""
-        values = [value for _, value in rows.equals(where)]
         assert isinstance(vector, Dense)
         query = vector.values.astype("float32").tobytes()
         found = file.all(sql, [query, k, *values])

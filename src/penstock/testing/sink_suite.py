@@ -28,6 +28,7 @@ import pytest
 
 from penstock.contracts import Index, Sink
 from penstock.errors import PenstockError, SinkError, SpaceMismatch, UsageError
+from penstock.filters import parse, passes
 from penstock.records import VECTOR, Chunk, Dense, Manifest, Metadata, MultiVector, Point, Space, Sparse, Vector
 
 MakeSink = Callable[[], Sink]
@@ -46,6 +47,25 @@ ODD: Metadata = {
     "k" * 300: "v" * 3000,
     "": "",
 }
+
+FILTERS: tuple[Metadata, ...] = (
+    {"page": 3},
+    {"page": None},
+    {"page": {"$ne": None}},
+    {"page": {"$ne": 3}},
+    {"page": [1, 2, 6]},
+    {"page": []},
+    {"page": {"$nin": [1, 2]}},
+    {"page": {"$gt": 2, "$lte": 5}},
+    {"$not": {"page": {"$gte": 2}}},
+    {"ordinal": {"$lt": 4}},
+    {"uri": "doc:1'%_\\"},
+    {"uri": {"$in": ["doc:0'%_\\", "doc:2'%_\\", "nowhere"]}, "page": {"$lt": 3}},
+    {"$or": [{"page": 1}, {"$and": [{"ordinal": {"$gte": 20}}, {"$not": {"page": [2, 3]}}]}]},
+    {"$not": {"$or": [{"page": None}, {"uri": "doc:1'%_\\"}]}},
+    {"id": {"$in": [f"{n:032x}" for n in (3, 14, 99)]}},
+)
+"""Of every form. The pages of the points they are put to are 1 to 6, or absent."""
 
 _CHILD = """
 import pickle, sys
@@ -452,6 +472,31 @@ class SinkSuite:
             assert index.search(query, where={"uri": "' OR '1'='1"}) == []
             with pytest.raises(UsageError):
                 index.search(query, where={"no such field": 1})
+
+    @pytest.mark.parametrize("where", FILTERS, ids=str)
+    def test_filters(self, make_sink: MakeSink, make_index: MakeIndex, where: Metadata) -> None:
+        """Every form of filter finds what it means, absent pages included, and nothing else."""
+        points = [p for n in range(30) for p in self.points(n, page=n % 7 or None, uri=f"doc:{n // 10}'%_\\")]
+        wanted = parse(where)
+        assert wanted is not None
+        with self.searched(make_sink, make_index, points) as index:
+            found = index.search(self.points(5)[0].vectors[VECTOR], k=100, where=where)
+        meant = {p.id for p in points if passes(p.chunk, wanted)}
+        assert {hit.chunk.id for hit in found} == meant or (self.kind is Sparse and {h.chunk.id for h in found} < meant)
+
+    def test_filters_that_cannot_be_meant(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """They are refused, not answered with nothing."""
+        with self.searched(make_sink, make_index, self.points(1)) as index:
+            unmeant: tuple[Metadata, ...] = (
+                {"page": "3"},
+                {"uri": {"$like": "x"}},
+                {"$or": []},
+                {"page": {}},
+                {"ordinal": True},
+            )
+            for where in unmeant:
+                with pytest.raises(UsageError):
+                    index.search(self.points(1)[0].vectors[VECTOR], where=where)
 
     def test_search_sees_what_is_written(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
         """An open index finds what was written since, and no more what was deleted."""
