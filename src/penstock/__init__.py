@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from penstock.chunkers.text import TextChunker
     from penstock.contracts import Chunker, Embedder, Index, Parser, Sink, Source, Tokenizer
+    from penstock.copying import Copied, copy
     from penstock.embedders.functions import FunctionEmbedder
     from penstock.embedders.onnx import OnnxEmbedder
     from penstock.engine.progress import Progress, Report
@@ -48,6 +49,7 @@ _HOMES = {
     "penstock.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
     "penstock.search": "open_index",
+    "penstock.copying": "Copied copy",
     "penstock.planning": "Plan",
     "penstock.verification": "Verification",
     "penstock.engine.progress": "Progress Report",
@@ -63,6 +65,7 @@ __all__ = [
     "Block",
     "Chunk",
     "Chunker",
+    "Copied",
     "Delete",
     "Dense",
     "Embedder",
@@ -92,6 +95,7 @@ __all__ = [
     "Unreadable",
     "Upsert",
     "Verification",
+    "copy",
     "ingest",
     "open_index",
 ]

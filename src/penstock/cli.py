@@ -228,7 +228,9 @@ def _search(args: argparse.Namespace) -> int:
     from penstock.results import hit_body, hit_head, hit_json, say, words_of
     from penstock.search import open_index
 
-    where = {"uri": _uri(args.document)} if args.document else None
+    where = _filter(args.where)
+    if args.document:
+        where = {"$and": [where, {"uri": _uri(args.document)}]} if where else {"uri": _uri(args.document)}
     with open_index(args.index) as index:
         hits = index.search(args.query, args.k, where)
     if args.json:
@@ -242,6 +244,18 @@ def _search(args: argparse.Namespace) -> int:
     if not hits:
         _complain("nothing found")
     return OK
+
+
+def _filter(text: str | None) -> dict[str, Any]:
+    import json
+
+    try:
+        where = json.loads(text or "{}")
+    except ValueError as error:
+        raise UsageError(f"--where is no JSON ({error}); write it like '{{\"page\": 3}}'") from None
+    if not isinstance(where, dict):
+        raise UsageError("--where takes a JSON object, such as '{\"page\": 3}'")
+    return where
 
 
 def _uri(document: str) -> str:
@@ -369,6 +383,21 @@ def _from_index(url: str | None, id: str) -> dict[str, Any]:
     c = points[0].chunk
     chunk = {"ordinal": c.ordinal, "span": list(c.span), "page": c.page, "headings": list(c.headings)}
     return told | {"chunk": chunk | {"metadata": dict(c.metadata), "text": c.text}}
+
+
+def _copy(args: argparse.Namespace) -> int:
+    from penstock.copying import copy
+    from penstock.display import clean, counting
+    from penstock.results import copied_rows, rows_text, say
+
+    title = clean(f"{args.index} → {args.into}")
+    with counting(title, quiet=args.quiet or args.json) as tell:
+        copied = copy(args.index, args.into, lambda done: tell(done.written + done.kept, done.total))
+    if args.json:
+        _emit(copied.to_json())
+    elif not args.quiet:
+        say(rows_text(copied_rows(copied)))
+    return OK if copied.ok else INCOMPLETE
 
 
 def _models(args: argparse.Namespace) -> int:
@@ -500,6 +529,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "retry": _retry,
     "verify": _verify,
     "explain": _explain,
+    "copy": _copy,
     "models": _models,
     "models fetch": _fetch,
 }

@@ -11,6 +11,8 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import unquote
 
@@ -262,6 +264,17 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
     if stopping:
         grid.add_row("", Text(STOPPING, style="bold yellow"))
     return grid
+
+
+@contextmanager
+def counting(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar for what is only counted. Gives what is to be called with how many are done, and of how many."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=terminal(sys.stderr), disable=quiet) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 # ---------------------------------------------------------------- a run, when it is over

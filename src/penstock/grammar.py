@@ -65,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
     search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
     search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
+    search.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
     search.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
     _json(search)
 
@@ -95,6 +96,11 @@ def make_parser() -> argparse.ArgumentParser:
     explain.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
     _state(explain)
     _json(explain)
+
+    copying = command("copy", "bring all points of an index into another store, vectors and all, without a model")
+    copying.add_argument("index", metavar="URL", help="the index to read: lance://./index")
+    copying.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
+    _output(copying)
 
     models = command("models", "list the models that are here, or fetch one")
     _json(models)

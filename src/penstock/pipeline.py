@@ -130,7 +130,7 @@ class Pipeline:
         hidden: bool = False,
         workers: int | None = None,
     ) -> None:
-        self.sink = _sink(into)
+        self.sink = make_sink(into)
         self.source = _source(source, self.sink, include, exclude, hidden)
         self.embedder = make_embedder(model)
         self.budget = parse_size(memory)
@@ -272,7 +272,7 @@ def _source(source: SourceSpec, sink: Sink, include: Sequence[str], exclude: Seq
     return from_url(source, include=include, exclude=exclude, hidden=hidden, skip=inside)
 
 
-def _sink(into: str | Sink) -> Sink:
+def make_sink(into: str | Sink) -> Sink:
     if isinstance(into, Sink):
         return into
     if not scheme(into):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+    from penstock.copying import Copied
     from penstock.planning import Plan
     from penstock.records import Hit
     from penstock.verification import Verification
@@ -176,6 +177,16 @@ def verification_rows(found: Verification) -> Rows:
     ]
     rows = [("documents", f"{found.documents:,}"), ("points", f"{found.points:,} in the index")]
     return rows + [(name, f"{number:,} {what}") for name, number, what in differences if number]
+
+
+def copied_rows(copied: Copied) -> Rows:
+    rows = [("points", f"{copied.written:,} written · {copied.kept:,} there already · {copied.total:,} in the source")]
+    if copied.foreign:
+        rows.append(("foreign", f"{copied.foreign:,} in the target that the source has not"))
+    if copied.refused:
+        rows.append(("refused", f"{len(copied.refused):,} that the target cannot hold"))
+        rows += [(id[:12], clean(why)) for id, why in list(copied.refused.items())[:20]]
+    return rows
 
 
 def status_rows(told: dict[str, Any]) -> Rows:
