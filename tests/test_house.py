@@ -23,6 +23,7 @@ ALLOWED = {
     "parsers": {"parsers", "records", "errors", "contracts", "registry"},
     "chunkers": {"chunkers", "records", "errors", "contracts"},
     "embedders": {"embedders", "records", "errors", "contracts", "models"},
+    "copying.py": {"records", "errors", "contracts", "engine", "pipeline"},
     "filters.py": {"records", "errors"},
     "sinks": {"sinks", "records", "errors", "contracts", "filters"},
     "search.py": {"records", "errors", "contracts", "registry", "pipeline"},

@@ -200,7 +200,9 @@ def _verify(args: argparse.Namespace) -> int:
 
     pipeline = Pipeline.from_state(_ledger_path(args))
     with _shown(pipeline, args) as tell:
-        found = pipeline.verify(repair=args.repair, progress=tell, allow_mass_delete=args.allow_mass_delete)
+        found = pipeline.verify(
+            repair=args.repair, sample=args.sample, progress=tell, allow_mass_delete=args.allow_mass_delete
+        )
     if args.json:
         _emit({"event": "verification", **found.to_json()})
     elif not args.quiet:
@@ -212,7 +214,7 @@ def _verify(args: argparse.Namespace) -> int:
             say("source, ledger and index agree")
         elif not found.complete:
             say("the source could not be listed whole")
-        elif not any((found.missing, found.orphans, found.doubled, found.outdated, found.gone)):
+        elif not any((found.missing, found.orphans, found.doubled, found.altered, found.outdated, found.gone)):
             say(f"`penstock failures{again}` says why")
         elif found.repaired is None:
             say(f"they differ: `penstock verify --repair{again}` mends what can be mended")

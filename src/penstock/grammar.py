@@ -89,6 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     verify = command("verify", "hold source, ledger and index against each other, by ids")
     verify.add_argument("--repair", action="store_true", help="mend what differs, with a run")
     verify.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
+    verify.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
     _state(verify)
     _output(verify)
 
@@ -141,6 +142,14 @@ def _json(parser: argparse._ActionsContainer) -> None:
 
 def _state(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="FILE", help="the ledger (one a pipeline, under .penstock/)")
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        if 0 <= number <= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no share such as 1% or 0.01")
 
 
 def _positive(text: str) -> int:

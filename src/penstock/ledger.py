@@ -555,6 +555,10 @@ class Comparison:
         for (id,) in self._db.execute("SELECT id FROM held WHERE id NOT IN (SELECT id FROM told)"):
             yield id.hex() if isinstance(id, bytes) else id
 
+    def document_of(self, id: str) -> int | None:
+        rows = self._db.execute("SELECT document FROM told WHERE id = ?", (_blob(id),)).fetchall()
+        return rows[0][0] if rows else None
+
     def doubled(self) -> Iterator[str]:
         for (id,) in self._db.execute("SELECT id FROM held WHERE times > 1"):
             yield id.hex() if isinstance(id, bytes) else id

@@ -233,13 +233,15 @@ class Pipeline:
         self,
         *,
         repair: bool = False,
+        sample: float = 0.0,
         progress: Callable[[Progress], None] | None = None,
         allow_mass_delete: bool = False,
     ) -> Verification:
-        """Hold source, ledger and index against each other, by ids. `repair` mends what differs, with a run."""
+        """Hold source, ledger and index against each other, by ids; of a `sample` (a share of the points) the vectors
+        too. `repair` mends what differs, with a run."""
         from penstock.verification import verify
 
-        return verify(self, repair, progress, allow_mass_delete)
+        return verify(self, repair, sample, progress, allow_mass_delete)
 
     # ------------------------------------------------------------ what runs, plans and verifications share
 

@@ -171,11 +171,14 @@ def verification_rows(found: Verification) -> Rows:
         ("missing", found.missing, "that the ledger has and the index has not"),
         ("orphans", found.orphans, "in the index that belong to no document"),
         ("doubled", found.doubled, "that the index holds more than once"),
+        ("altered", found.altered, "whose vectors are not what the model makes of their texts"),
         ("outdated", found.outdated, "documents that are new, changed or half done"),
         ("gone", found.gone, "documents that the source no longer has"),
         ("failing", found.failing, "documents that could not be brought in"),
     ]
     rows = [("documents", f"{found.documents:,}"), ("points", f"{found.points:,} in the index")]
+    if found.sampled:
+        rows.append(("sampled", f"{found.sampled:,} vectors made again and compared"))
     return rows + [(name, f"{number:,} {what}") for name, number, what in differences if number]
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from penstock.engine.progress import Progress, Report
 from penstock.errors import UsageError
 from penstock.ledger import FAILED, OPEN, Comparison
-from penstock.records import Item, Mark, Unreadable, Upsert
+from penstock.records import VECTOR, Item, Mark, Point, Sparse, Unreadable, Upsert, Vector
 
 if TYPE_CHECKING:
     from penstock.pipeline import Pipeline
     from penstock.session import Session
+
+NEAR = 0.999
+"""The least cosine of a vector that was kept with one made again: other machines and batches round otherwise."""
+EMBEDDED = 32
+"""Points that are embedded again in one call."""
+ALTERED = 10_000
+"""Altered points that one repair mends, at most; the next goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,10 @@ class Verification:
     """Documents in the index that the source no longer has: a run takes them out."""
     failing: int
     """Documents that cannot be read as they are: `penstock failures`."""
+    sampled: int
+    """Points whose vectors were made again and compared."""
+    altered: int
+    """... and are not what the model makes of the text beside them."""
     complete: bool
     """The source could be listed whole."""
     repaired: Report | None = None
@@ -42,7 +54,7 @@ class Verification:
     @property
     def ok(self) -> bool:
         return self.complete and not (
-            self.missing or self.orphans or self.doubled or self.outdated or self.gone or self.failing
+            self.missing or self.orphans or self.doubled or self.altered or self.outdated or self.gone or self.failing
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -50,41 +62,53 @@ class Verification:
 
 
 def verify(
-    pipeline: Pipeline, repair: bool, progress: Callable[[Progress], None] | None, allow_mass_delete: bool
+    pipeline: Pipeline,
+    repair: bool,
+    sample: float,
+    progress: Callable[[Progress], None] | None,
+    allow_mass_delete: bool,
 ) -> Verification:
     from penstock.session import Session
 
+    if not 0 <= sample <= 1:
+        raise UsageError(f"sample={sample}: a share from 0 to 1 is meant")
     if not pipeline.sink.readable:
         raise UsageError(f"{pipeline.sink.url} cannot be read back, so it cannot be verified")
     with ExitStack() as stack:
         session = Session(pipeline, stack, look=not repair)
         if session.there:
             session.open_sink()
-        found = _look(session)
+        found, altered = _look(session, sample)
         if not repair or found.ok:
             return found
         if session.there:
-            _mend(session)
+            _mend(session, altered)
         # A feed tells an event once, and perhaps not from its beginning: what lacks points is looked up.
         feed = pipeline.source.feed
         changes = pipeline.unfinished() if feed else pipeline.source.changes(None)
         report = session.run(changes, progress, force=feed, allow_mass_delete=allow_mass_delete)
         session.there = True
-        after = _look(session)
+        after, _ = _look(session, sample)
         return Verification(
             **{name: getattr(after, name) for name in Verification.__dataclass_fields__ if name != "repaired"},
             repaired=report,
         )
 
 
-def _look(session: Session) -> Verification:
+def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
+    """What there is, and the altered points of the sample, at most ALTERED."""
     pipeline = session.pipeline
     ledger = pipeline.ledger
     outdated, present, complete = _against_source(pipeline)
     counts = ledger.counts()
+    sampled = count = 0
+    altered: list[Point] = []
+    for points, wrong in _sampled(session, sample) if sample and session.there else ():
+        sampled, count = sampled + points, count + len(wrong)
+        altered += wrong[: ALTERED - len(altered)]
     comparison = ledger.compare(pipeline.sink.ids() if session.there else ())
     try:
-        return Verification(
+        found = Verification(
             documents=counts["documents"],
             points=comparison.total,
             missing=sum(1 for _ in comparison.missing()),
@@ -93,10 +117,38 @@ def _look(session: Session) -> Verification:
             outdated=outdated,
             gone=counts["documents"] - present if complete else 0,
             failing=counts[FAILED],
+            sampled=sampled,
+            altered=count,
             complete=complete or pipeline.source.feed,
         )
     finally:
         comparison.close()
+    return found, altered
+
+
+def _sampled(session: Session, share: float) -> Iterator[tuple[int, list[Point]]]:
+    """How many points were compared, and those that are not what the model makes of their texts; a page at a time.
+
+    Ids are hashes, so that their beginnings draw the sample: the same one every time.
+    """
+    sink, embedder = session.pipeline.sink, session.pipeline.embedder
+    session.ready()
+    for ids in sink.ids():
+        drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
+        for start in range(0, len(drawn), EMBEDDED):
+            points = sink.fetch(drawn[start : start + EMBEDDED])
+            made = embedder.embed([point.chunk for point in points]) if points else ()
+            wrong = [p for p, vector in zip(points, made, strict=True) if not _near(p.vectors[VECTOR], vector)]
+            yield len(points), wrong
+
+
+def _near(kept: Vector, made: Vector) -> bool:
+    import numpy as np
+
+    if isinstance(kept, Sparse) and isinstance(made, Sparse) and not np.array_equal(kept.indices, made.indices):
+        return False
+    a, b = np.ravel(kept.values).astype(np.float64), np.ravel(made.values).astype(np.float64)
+    return a.shape == b.shape and bool(a @ b >= NEAR * np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
@@ -130,8 +182,8 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
     return outdated, present, complete
 
 
-def _mend(session: Session) -> None:
-    """Take out what belongs to nobody, and have documents read again that lack points."""
+def _mend(session: Session, altered: Sequence[Point]) -> None:
+    """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
     sink, ledger = session.pipeline.sink, session.pipeline.ledger
     comparison: Comparison = ledger.compare(sink.ids())
     try:
@@ -143,6 +195,10 @@ def _mend(session: Session) -> None:
             for document in {number for number, _ in lost}:
                 ledger.forget(document, [id for number, id in lost if number == document])
                 ledger.reopen(document)
+        for point in altered:  # the ledger forgets them, so that they are embedded again and written over
+            if (holder := comparison.document_of(point.id)) is not None:
+                ledger.forget(holder, [bytes.fromhex(point.id)])
+                ledger.reopen(holder)
         doubled = comparison.doubled()
         while page := list(islice(doubled, sink.max_rows)):
             points = sink.fetch(page)

@@ -141,6 +141,28 @@ def test_verify_finds_and_repair_mends(w: World) -> None:
     assert len(w.embedded()) == 3 - gone + 2, "only what was missing or new"
 
 
+def test_a_sample_finds_altered_points_and_repair_embeds_them_again(w: World) -> None:
+    """A vector of something else, and a text that somebody changed: ids alone do not tell."""
+    w.run()
+    w.embedded()
+    sink = w.sink()
+    ids = sorted(w.held())
+    one, two, other = sink.fetch(ids[:3])
+    sink.write([Point(one.chunk, other.vectors), Point(replace(two.chunk, text="something else"), two.vectors)])
+    assert w.pipeline().verify().ok
+    found = w.pipeline().verify(sample=1)
+    assert (found.sampled, found.altered, found.ok) == (len(ids), 2, False)
+    assert w.pipeline().verify(sample=0.2).sampled < len(ids) / 2
+    w.embedded()
+    mended = w.pipeline().verify(repair=True, sample=1)
+    assert (mended.ok, mended.altered) == (True, 0)
+    assert mended.repaired is not None
+    assert mended.repaired.counts["embedded"] == 2
+    assert w.held() == undisturbed(DOCUMENTS, w.folder)
+    with pytest.raises(UsageError, match="share"):
+        w.pipeline().verify(sample=2)
+
+
 def test_verify_finds_and_repair_mends_doubled_points(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store without a primary key, in which an id lies twice."""
     w.run()
