@@ -1,0 +1,522 @@
+"""`pgvector://`: a table of PostgreSQL with the extension pgvector.
+
+    pgvector://user@host:5432/database/table            the table in the schema `public`, or `?schema=docs`
+    pgvector://user@host/database/table?tls=1           over TLS only, the server's certificate checked
+
+The password comes from PGPASSWORD or, as with every client of PostgreSQL, from ~/.pgpass (or the file that PGPASSFILE
+names); the certificates that `tls=1` trusts are the system's or those of the file PGSSLROOTCERT.
+
+The table has the columns of `rows.COLUMNS` and `vector`; manifests are rows of `penstock_manifests` in the same schema.
+PostgreSQL takes no NUL in a text: the characters U+0000 and U+0001 of an id, uri or text are kept as U+0001 U+0001 and
+U+0001 U+0002, which leaves their order as it was. Ids have at most 2,600 bytes.
+
+Search compares with every vector. `maintain` builds an HNSW index once there are INDEX_ROWS rows of at most 2,000
+dimensions; searches without a filter use it from then on. As rows come in slowly while it is there, a run that writes
+many drops it, and builds it anew at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from penstock import filters
+from penstock.contracts import Index, Sink
+from penstock.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.sinks import address, manifests, rows
+
+if TYPE_CHECKING:
+    import psycopg
+
+EXAMPLE = "pgvector://user@host:5432/database/table"
+MANIFESTS = "penstock_manifests"
+PAGE = 1000
+LONGEST_ID = 2600
+"""In bytes: more does not fit into an entry of a B-tree."""
+LARGEST_DIM = 16_000
+INDEX_ROWS = 20_000
+INDEX_DIM = 2000
+REBUILD = 2000
+"""Rows that a run may write before it is quicker to build the HNSW index anew."""
+LARGEST_K = 500
+"""Of the HNSW index; more are looked for exactly."""
+PATIENCE, BUILD = 120, 4 * 3600
+"""Seconds that a transaction may take."""
+
+_COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
+_TEXT = 'text COLLATE "C" NOT NULL'
+_METRICS = {"cosine": ("<=>", "vector_cosine_ops"), "l2": ("<->", "vector_l2_ops"), "dot": ("<#>", "vector_ip_ops")}
+_LOCAL = """SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
+    set_config('idle_in_transaction_session_timeout', %s, true), set_config('search_path', coalesce((
+        SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
+        WHERE extname = 'vector'), 'public'), true)"""
+_INDEXES = """SELECT indexrelid::regclass::text, c.reltuples::bigint
+    FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = c.relam
+    WHERE indrelid = to_regclass(%s) AND amname = 'hnsw'"""
+_OWNER = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
+_ROOM = """SELECT set_config('maintenance_work_mem', %s, true),
+    set_config('max_parallel_maintenance_workers', '0', true)"""
+_PASSING = re.compile("starting up|shutting down|not yet accepting|in recovery|too many|connection slots|terminating")
+_REFUSED = re.compile("FATAL|does not support SSL|SSL error|certificate|no password")
+
+
+class _Table:
+    """Where the table is, and the connection to it, which threads take turns with; made when it is first needed,
+    and again after it was lost. A connection of the user's is used as it is."""
+
+    def __init__(self, url: str, client: psycopg.Connection[Any] | None) -> None:
+        options = frozenset({"tls", "schema"})
+        self.place = address.parse(url, "pgvector", EXAMPLE, port=5432, names=2, options=options)
+        if self.place.folder is not None:
+            raise UsageError(f"{url!r} does not name a server; write it like {EXAMPLE}")
+        table, schema = self.place.names[1], self.place.options.get("schema", "public")
+        for name in (table, schema):
+            if not name.replace("_", "").replace("-", "").isalnum() or len(name.encode()) > 63 or name == MANIFESTS:
+                raise UsageError(f"{url!r}: {name!r} cannot be its name: letters, digits, - and _, at most 63 bytes")
+        self.url, self.client, self.bare = url, client, table
+        self.name, self.manifests = f'"{schema}"."{table}"', f'"{schema}"."{MANIFESTS}"'
+        self._lock = threading.RLock()
+        self._connection = client
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise MissingExtra(f"{self.url} ({error.name})", "pgvector") from None
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        if self.client is not None:
+            raise SinkError(f"{self.url}: the connection given is closed; give another")
+        place = self.place
+        given: dict[str, Any] = {"user": place.user} if place.user else {}
+        if place.tls:
+            given |= {"sslmode": "verify-full", "sslrootcert": os.environ.get("PGSSLROOTCERT") or "system"}
+        try:
+            self._connection = psycopg.connect(
+                host=place.host,
+                port=place.port,
+                dbname=place.names[0],
+                autocommit=True,
+                prepare_threshold=None,  # poolers hand statements from one server process to another
+                connect_timeout=10,
+                keepalives_idle=30,
+                keepalives_interval=10,
+                keepalives_count=3,
+                application_name="penstock",
+                **given,
+            )
+        except psycopg.Error as error:
+            text = _line(error)
+            refused = not isinstance(error, psycopg.OperationalError)
+            refused = refused or (_REFUSED.search(text) is not None and not _PASSING.search(text))
+            raise (SinkError if refused else Transient)(f"{self.url} cannot be reached: {text}") from error
+        return self._connection
+
+    @contextmanager
+    def turn(self, seconds: int = PATIENCE, *, lock: int = 10) -> Iterator[psycopg.Cursor[Any]]:
+        """A transaction. The server ends what takes longer; where it does not answer at all, the connection is cut."""
+        with self._lock:
+            connection = self._connected()
+            import psycopg
+
+            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                raise UsageError(f"{self.url}: the connection given is in a transaction, so nothing would be committed")
+            watch = threading.Timer(seconds + 15, _cut, (connection,))
+            watch.daemon = True
+            watch.start()
+            try:
+                with connection.transaction(), connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+                    cursor.execute(_LOCAL, (f"{seconds}s", f"{lock}s", f"{seconds}s"))
+                    yield cursor
+            except psycopg.Error as error:
+                raise _kind(error, connection)(f"{self.url}: {_line(error)}") from error
+            finally:
+                watch.cancel()
+                if connection.broken:
+                    connection.close()
+
+    def all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.turn() as cursor:
+            return cursor.execute(sql.encode(), values).fetchall()
+
+    def indexes(self, cursor: psycopg.Cursor[Any]) -> dict[str, int]:
+        """The HNSW indexes, and how many rows each had when it was built or looked at last."""
+        return dict(cursor.execute(_INDEXES, (self.name,)).fetchall())
+
+    def there(self, cursor: psycopg.Cursor[Any]) -> bool:
+        return bool(_one(cursor, "SELECT to_regclass(%s) IS NOT NULL", (self.name,)))
+
+    def kept(self, cursor: psycopg.Cursor[Any]) -> Manifest | None:
+        if not self.there(cursor) or not _one(cursor, "SELECT to_regclass(%s) IS NOT NULL", (self.manifests,)):
+            return None
+        text = _one(cursor, f"SELECT manifest FROM {self.manifests} WHERE name = %s", (self.bare,))
+        return None if text is None else manifests.from_json(text, self.url)
+
+    def count(self) -> int:
+        return int(self.all(f"SELECT count(*) FROM {self.name}")[0][0])
+
+    def fetch(self, ids: Sequence[str]) -> list[Point]:
+        found: list[Point] = []
+        wanted = list(dict.fromkeys(_storable(ids)))
+        for start in range(0, len(wanted), PAGE):
+            with self.turn() as cursor:
+                sql = f'SELECT {_COLUMNS}, vector_send("{VECTOR}") FROM {self.name} WHERE id = ANY(%s)'
+                cursor.execute(sql.encode(), (wanted[start : start + PAGE],), binary=True)
+                found += [Point(_chunk(cells[:-1]), {VECTOR: _dense(cells[-1])}) for cells in cursor]
+        return found
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None and self.client is None:
+                self._connection.close()
+                self._connection = None
+
+
+def _cut(connection: psycopg.Connection[Any]) -> None:
+    """End a wait for a server that is gone without a word."""
+    family, kind = socket.AF_INET, socket.SOCK_STREAM
+    with suppress(Exception), socket.fromfd(connection.fileno(), family, kind) as end:  # it may be closed meanwhile
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def _kind(error: psycopg.Error, connection: psycopg.Connection[Any]) -> type[SinkError]:
+    """Transient: a lost connection, a serialization failure or deadlock, a lock or time limit, no room, a shutdown,
+    an id that another writer wrote at the same time."""
+    state = error.sqlstate or ""
+    passing = state.startswith(("08", "40", "53", "55P03", "57", "23505", "25P03"))
+    return Transient if passing or connection.broken else SinkError
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _one(cursor: psycopg.Cursor[Any], sql: str, values: Sequence[Any] = ()) -> Any:
+    found = cursor.execute(sql.encode(), values).fetchone()
+    return found[0] if found else None
+
+
+def _encoded(text: str) -> str:
+    if "\0" in text or "\1" in text:
+        return text.replace("\1", "\1\2").replace("\0", "\1\1")
+    return text
+
+
+def _decoded(text: str) -> str:
+    return re.sub("\1([\1\2])", lambda pair: "\0" if pair[1] == "\1" else "\1", text) if "\1" in text else text
+
+
+def _storable(ids: Sequence[str]) -> Iterator[str]:
+    """Those that can be there, as they are kept."""
+    return (_encoded(id) for id in ids if id.isascii() or not re.search("[\ud800-\udfff]", id))
+
+
+def _chunk(cells: rows.Row) -> Any:
+    id, uri, ordinal, text, *rest = cells
+    return rows.chunk((_decoded(id), _decoded(uri), ordinal, _decoded(text), *rest))
+
+
+def _dense(data: bytes) -> Dense:
+    import numpy as np
+
+    return Dense(np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32))
+
+
+def _copy(cells: Sequence[rows.Row], vectors: Sequence[Any], dim: int) -> bytes:
+    """The rows as PostgreSQL's COPY takes them in its binary form."""
+    import numpy as np
+
+    long, size, double = struct.Struct(">iq").pack, struct.Struct(">i").pack, struct.Struct(">iqiq").pack
+    head = struct.pack(">ihh", 4 + 4 * dim, dim, 0)
+    out = [b"PGCOPY\n\xff\r\n\0" + bytes(8)]
+    put = out.append
+    values = np.stack(vectors).astype(">f4") if vectors else ()
+    for (id, uri, ordinal, text, start, end, page, headings, metadata, image), vector in zip(
+        cells, values, strict=True
+    ):
+        put(b"\0\x0b")
+        for field in (_encoded(id), _encoded(uri)):
+            data = field.encode()
+            out += (size(len(data)), data)
+        data = _encoded(text).encode()
+        out += (long(8, ordinal), size(len(data)), data, double(8, start, 8, end))
+        put(long(8, page) if page is not None else b"\xff\xff\xff\xff")
+        for field in (headings, metadata):
+            data = field.encode()
+            out += (size(len(data)), data)
+        out += (size(len(image)), image) if image is not None else (b"\xff\xff\xff\xff",)
+        out += (head, vector.tobytes())
+    put(b"\xff\xff")
+    return b"".join(out)
+
+
+class PgvectorSink(Sink):
+    """A table of PostgreSQL: `pgvector://user@host:5432/database/table`. Any number of processes read and write."""
+
+    max_rows = 1024
+
+    def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
+        self._table = _Table(url, client)
+        self._manifest: Manifest | None = None
+        self._indexes: dict[str, int] = {}
+        self._written = 0
+
+    @property
+    def url(self) -> str:
+        return self._table.url
+
+    def __repr__(self) -> str:
+        return f"PgvectorSink({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.url, self._table.client)
+
+    def manifest(self) -> Manifest | None:
+        with self._table.turn() as cursor:
+            kept = self._table.kept(cursor)
+        if self._manifest is None:
+            self._table.close()
+        return kept
+
+    def open(self, manifest: Manifest) -> None:
+        space = manifest.space
+        manifests.supported(space, {"Dense"}, self.url)
+        if not 0 < space.dim <= LARGEST_DIM:
+            raise UsageError(f"{self.url} takes vectors of at most {LARGEST_DIM:,} dimensions, not {space.dim:,}")
+        try:
+            with self._table.turn() as cursor:
+                # Two that open it at once take turns: the second one finds what the first one made.
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('penstock', 0))")
+                if kept := self._table.kept(cursor):
+                    manifests.agree(kept, manifest, self.url)
+                else:
+                    self._create(cursor, manifest)
+                self._indexes = self._table.indexes(cursor)
+        except BaseException:
+            self._table.close()
+            raise
+        self._manifest, self._written = kept or manifest, 0
+
+    def _create(self, cursor: psycopg.Cursor[Any], manifest: Manifest) -> None:
+        table = self._table
+        if table.there(cursor):
+            raise SinkError(f"{self.url}: there is a table {table.bare!r} that is not Penstock's; name another")
+        if not _one(cursor, "SELECT true FROM pg_extension WHERE extname = 'vector'"):
+            cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        creation = f"""
+            CREATE TABLE {table.name} ("id" {_TEXT} PRIMARY KEY, "uri" {_TEXT}, "ordinal" bigint NOT NULL,
+                "text" {_TEXT}, "start" bigint NOT NULL, "end" bigint NOT NULL, "page" bigint,
+                "headings" {_TEXT}, "metadata" {_TEXT}, "image" bytea, "{VECTOR}" vector({manifest.space.dim}) NOT NULL)
+                WITH (toast_tuple_target = 8160);
+            ALTER TABLE {table.name} ALTER COLUMN "{VECTOR}" SET STORAGE MAIN;
+            CREATE INDEX ON {table.name} (left(uri, 500));
+            CREATE TABLE IF NOT EXISTS {table.manifests} (name {_TEXT} PRIMARY KEY, manifest text NOT NULL)"""
+        cursor.execute(creation.encode())  # rows stay in one piece up to 8 kB: out of line, vectors are slow to compare
+        self._keep(cursor, manifest)
+
+    def _keep(self, cursor: psycopg.Cursor[Any], manifest: Manifest) -> None:
+        sql = f"""INSERT INTO {self._table.manifests} VALUES (%s, %s)
+            ON CONFLICT (name) DO UPDATE SET manifest = excluded.manifest"""
+        cursor.execute(sql.encode(), (self._table.bare, manifests.to_json(manifest)))
+
+    def _opened(self) -> tuple[_Table, Space]:
+        if self._manifest is None:
+            raise SinkError(f"{self.url} is not open")
+        return self._table, self._manifest.space
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        table, _ = self._opened()
+        with table.turn() as cursor:
+            self._keep(cursor, manifest)
+        self._manifest = manifest
+
+    def write(self, points: Sequence[Point]) -> None:
+        table, space = self._opened()
+        batch = rows.Batch(points, space, self.url)
+        good = [n for n, cells in enumerate(batch.rows) if len(_encoded(cells[0]).encode()) <= LONGEST_ID]
+        for n in set(range(len(batch.rows))).difference(good):
+            batch.reasons[batch.rows[n][0]] = f"its id has more than {LONGEST_ID:,} bytes"
+        cells = [batch.rows[n] for n in good]
+        if cells:
+            data = _copy(cells, [batch.vectors[n] for n in good], space.dim)
+            self._make_way(len(cells))
+            with table.turn() as cursor:
+                self._delete(cursor, [row[0] for row in cells])
+                sql = f'COPY {table.name} ({_COLUMNS}, "{VECTOR}") FROM STDIN (FORMAT BINARY)'
+                with cursor.copy(sql.encode()) as copy:
+                    copy.write(data)
+        batch.finish()
+
+    def _delete(self, cursor: psycopg.Cursor[Any], ids: Sequence[str]) -> None:
+        sql = f"DELETE FROM {self._table.name} WHERE id = ANY(%s)"
+        cursor.execute(sql.encode(), (list(_storable(ids)),))
+
+    def _make_way(self, count: int) -> None:
+        """Drop the HNSW index if much is written, unless readers or rights are in the way: it only makes it slow."""
+        self._written += count
+        if not self._indexes or self._written < max(REBUILD, *(size // 20 for size in self._indexes.values())):
+            return
+        with suppress(SinkError), self._table.turn(lock=2) as cursor:
+            for name in self._indexes:
+                cursor.execute(f"DROP INDEX IF EXISTS {name}".encode())
+            self._indexes = {}
+        self._written = 0
+
+    def delete(self, ids: Sequence[str]) -> None:
+        table, _ = self._opened()
+        with table.turn() as cursor:
+            self._delete(cursor, ids)
+
+    def flush(self) -> None:
+        """Each write is a transaction, as durable as the server's synchronous_commit makes it."""
+        self._opened()
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        table, _ = self._opened()
+        page = table.all(f"SELECT id FROM {table.name} ORDER BY id LIMIT {PAGE}")
+        while page:
+            yield [_decoded(id) for (id,) in page]
+            page = table.all(f"SELECT id FROM {table.name} WHERE id > %s ORDER BY id LIMIT {PAGE}", page[-1])
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        return self._opened()[0].fetch(ids)
+
+    def maintain(self) -> None:
+        table, space = self._opened()
+        with table.turn(BUILD) as cursor:
+            cursor.execute(f"ANALYZE {table.name}".encode())
+            owner = _one(cursor, _OWNER, (table.name,))
+            self._indexes = table.indexes(cursor)
+            if self._indexes or not owner or space.dim > INDEX_DIM:
+                return
+            count = _one(cursor, f"SELECT count(*) FROM {table.name}")
+            if count < INDEX_ROWS:
+                return
+            # In memory it takes minutes, else hours. Several workers would share it, which containers limit to 64 MB.
+            room = min(max(64, count * (space.dim * 4 + 1000) >> 20), 2000)
+            cursor.execute(_ROOM, (f"{room}MB",))
+            cursor.execute(f'CREATE INDEX ON {table.name} USING hnsw ("{VECTOR}" {_METRICS[space.metric][1]})'.encode())
+            self._indexes = table.indexes(cursor)
+
+    def close(self) -> None:
+        self._table.close()
+        self._manifest = None
+
+
+class PgvectorIndex(Index):
+    """Compares with every vector, or with those of the rows that `where` leaves; without `where` by the HNSW index
+    where there is one."""
+
+    def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
+        self._table = _Table(url, client)
+        self._manifest: Manifest | None = None
+
+    def __repr__(self) -> str:
+        return f"PgvectorIndex({self._table.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._table.url, self._table.client)
+
+    def open(self) -> None:
+        try:
+            self._manifest = self.manifest()
+        except BaseException:
+            self._table.close()
+            raise
+
+    def manifest(self) -> Manifest:
+        with self._table.turn() as cursor:
+            kept = self._table.kept(cursor)
+        if self._manifest is None:
+            self._table.close()
+        if kept is None:
+            raise SinkError(f"there is no index at {self._table.url}")
+        return kept
+
+    def close(self) -> None:
+        self._table.close()
+        self._manifest = None
+
+    def _opened(self) -> tuple[_Table, Space]:
+        if self._manifest is None:
+            raise SinkError(f"{self._table.url} is not open")
+        return self._table, self._manifest.space
+
+    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        table, space = self._opened()
+        rows.check(vector, space, f"a query of {table.url}")
+        if k < 1:
+            return []
+        wanted = filters.parse(where)
+        values: list[Any] = []
+        condition = filters.sql(_stored(wanted), filters.Parameters("%s", values)) if wanted else "true"
+        assert isinstance(vector, Dense)
+        query = str(vector.values.tolist())
+        found: list[tuple[Any, ...]] = []
+        with table.turn() as cursor:
+            if wanted is None and k <= LARGEST_K:
+                cursor.execute("SELECT set_config('hnsw.ef_search', %s, true)", (str(max(100, 2 * k)),))
+                found = self._nearest(cursor, query, k, condition, [], "{}")
+            # The index leaves out what was deleted only after its choice, and vectors without a direction.
+            if len(found) < k or any(cells[-1] != cells[-1] for cells in found):
+                found = self._nearest(cursor, query, k, condition, values, "coalesce(nullif({}, 'NaN'), 1)")
+        best = 1.0 if space.metric == "cosine" else 0.0
+        return [Hit(best - cells[-1], _chunk(cells[:-1])) for cells in found]
+
+    def _nearest(
+        self, cursor: psycopg.Cursor[Any], query: str, k: int, condition: str, values: Sequence[Any], order: str
+    ) -> list[tuple[Any, ...]]:
+        """In the order of an expression of the distance: where it is not the distance alone, no index bears on it."""
+        import psycopg
+
+        table, space = self._opened()
+        distance = f'"{VECTOR}" {_METRICS[space.metric][0]} %s::vector({space.dim})'
+        sql = f"""SELECT {_COLUMNS}, {order.format(f"({distance})")} AS distance FROM {table.name}
+            WHERE {condition} ORDER BY distance LIMIT {k}"""
+        # Values are written into the statement by the client: a filter may have more than the 65,535 parameters of one.
+        asking = psycopg.ClientCursor(cursor.connection, row_factory=psycopg.rows.tuple_row)
+        return asking.execute(sql.encode(), [query, *values]).fetchall()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        return self._opened()[0].fetch(ids)
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+
+def _stored(wanted: filters.Filter) -> filters.Filter:
+    """The same of texts as they are kept, with a term for the index on the start of uris beside each that asks for one."""
+    match wanted:
+        case filters.Compare(field, sign, str(value)):
+            term = filters.Compare(field, sign, _asked(value))
+            start = filters.Compare("left(uri, 500)", sign, _asked(value)[:500])
+            return filters.Every((start, term)) if (field, sign) == ("uri", "=") else term
+        case filters.Among(field, values) if filters.FIELDS[field] is str:
+            texts = tuple(_asked(str(value)) for value in values)
+            among = filters.Among(field, texts)
+            starts = filters.Among("left(uri, 500)", tuple(text[:500] for text in texts))
+            return filters.Every((starts, among)) if field == "uri" else among
+        case filters.Every(terms):
+            return filters.Every(tuple(map(_stored, terms)))
+        case filters.Some(terms):
+            return filters.Some(tuple(map(_stored, terms)))
+        case filters.Not(term):
+            return filters.Not(_stored(term))
+        case _:
+            return wanted
+
+
+def _asked(text: str) -> str:
+    if next(_storable([text]), None) is None:
+        raise UsageError(f"a filter's value is no text: {text!r}")
+    return _encoded(text)
