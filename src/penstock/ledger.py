@@ -22,9 +22,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from penstock.errors import LockedError, UsageError
+from penstock.locks import Held, Lockfile
 
 SCHEMA_VERSION = 1
 APPLICATION = int.from_bytes(b"pens", "big")
@@ -112,7 +113,7 @@ class Ledger:
         self.path = Path(path)
         self._db: sqlite3.Connection | None = None
         self._mutex = threading.RLock()
-        self._lockfile: IO[str] | None = None
+        self._lockfile: Lockfile | None = None
 
     # ------------------------------------------------------------ lifecycle
 
@@ -153,19 +154,10 @@ class Ledger:
             raise
 
     def _lock(self) -> None:
-        # The operating system lets go of it when the process dies, however it dies: no lock is ever stale.
-        lockfile = open(f"{self.path}.lock", "a+", encoding="ascii")  # noqa: SIM115 - held until close()
         try:
-            _lock_file(lockfile)
-        except OSError:
-            lockfile.seek(0)
-            holder = lockfile.read().strip() or "unknown"
-            lockfile.close()
-            raise LockedError(f"another run (process {holder}) is using the ledger {self.path}") from None
-        lockfile.truncate(0)
-        lockfile.write(str(os.getpid()))
-        lockfile.flush()
-        self._lockfile = lockfile
+            self._lockfile = Lockfile(self.path.with_name(f"{self.path.name}.lock"))
+        except Held as held:
+            raise LockedError(f"another run ({held}) is using the ledger {self.path}") from None
 
     def close(self) -> None:
         with self._mutex:
@@ -173,7 +165,7 @@ class Ledger:
                 self._db.close()
                 self._db = None
             if self._lockfile is not None:
-                self._lockfile.close()
+                self._lockfile.release()
                 self._lockfile = None
 
     def __enter__(self) -> Ledger:
@@ -604,17 +596,3 @@ def _pages(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
             size = (size + 1) // 2
         yield rows[start : start + size]
         start += size
-
-
-if os.name == "nt":  # pragma: no cover
-    import msvcrt
-
-    def _lock_file(file: IO[str]) -> None:
-        file.seek(1 << 20)  # beyond the text, so that it can be read by others
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-
-else:
-    import fcntl
-
-    def _lock_file(file: IO[str]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,6 +22,8 @@ MANIFEST = SinkSuite().manifest
 
 
 class TestLance(SinkSuite):
+    same_ids = False
+
     @pytest.fixture
     def make_sink(self, tmp_path: Path) -> MakeSink:
         return lambda: LanceSink(f"lance://{tmp_path}/in dex?table=notes")

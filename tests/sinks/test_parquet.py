@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from penstock.testing.sink_suite import MakeSink, SinkSuite, holds, point
 
 
 class TestParquet(SinkSuite):
+    several_writers = False
+
     @pytest.fixture
     def make_sink(self, tmp_path: Path) -> MakeSink:
         return lambda: ParquetSink(f"parquet://{tmp_path}/fol der")
@@ -113,3 +116,22 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "sales.parquet").write_bytes(b"PAR1")
     with ParquetSink(f"parquet://{tmp_path}") as sink, pytest.raises(SinkError, match="not Penstock's"):
         sink.open(TestParquet().manifest)
+
+
+def test_a_second_writer_is_told(tmp_path: Path) -> None:
+    """Both would number their parts alike. A reader is no trouble, and what is being written survives it."""
+    url = f"parquet://{tmp_path}/parts"
+    manifest = TestParquet().manifest
+    with ParquetSink(url) as one, ParquetSink(url) as other:
+        one.open(manifest)
+        one.write([point(1)])
+        other.open(manifest)
+        assert other.count() == 0
+        for write in (lambda: other.write([point(2)]), lambda: other.delete(["x"]), other.maintain):
+            with pytest.raises(SinkError, match=f"being written to by process {os.getpid()}"):
+                write()
+        one.flush()
+        assert other.count() == 1
+        one.close()
+        other.write([point(2)])
+        holds(other, [point(1), point(2)])

@@ -23,6 +23,7 @@ from zlib import crc32
 
 from penstock.contracts import Sink
 from penstock.errors import SinkError, Transient
+from penstock.locks import Held, Lockfile
 from penstock.records import Dense, Manifest, MultiVector, Point, Space
 from penstock.sinks import manifests, rows
 
@@ -171,6 +172,7 @@ class ParquetSink(Sink):
         self._manifest: Manifest | None = None
         self._part: _Part | None = None
         self._lock = threading.Lock()
+        self._claimed: Lockfile | None = None
 
     @property
     def url(self) -> str:
@@ -199,8 +201,6 @@ class ParquetSink(Sink):
                 if any(self._path.glob("*.parquet")):
                     raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; name another folder")
                 manifests.keep(self._sidecar, manifest)
-            for torn in self._path.glob(".part-*.tmp"):  # a run died while it wrote them
-                torn.unlink()
         self._folder, self._manifest = _Folder(self._path), kept or manifest
 
     def replace_manifest(self, manifest: Manifest) -> None:
@@ -213,8 +213,19 @@ class ParquetSink(Sink):
             raise SinkError(f"{self._url} is not open")
         return self._folder, self._manifest.space
 
+    def _claim(self) -> None:
+        """Become the one that writes here, until `close`: parts are numbered, and two would take the same numbers."""
+        if self._claimed is None:
+            try:
+                self._claimed = Lockfile(self._path / ".lock")
+            except Held as held:
+                raise SinkError(f"{self._url} is being written to by {held}") from None
+            for torn in self._path.glob(".part-*.tmp"):  # a run died while it wrote them
+                torn.unlink()
+
     def _current(self) -> _Part:
         folder, space = self._opened()
+        self._claim()
         if self._part is None:
             self._part = _Part(folder.path, folder.next_number(), rows.schema(space))
         return self._part
@@ -279,6 +290,7 @@ class ParquetSink(Sink):
     def maintain(self) -> None:
         """Rewrite what holds rows that do not count, or is cut too small; then let the old files go, notes last."""
         folder, space = self._opened()
+        self._claim()
         self.flush()
         with self._lock, _errors(self._url):
             masks, notes = folder.live(), folder.names(".gone")
@@ -307,7 +319,9 @@ class ParquetSink(Sink):
         with self._lock:
             if self._part is not None:  # what was not flushed was promised to nobody
                 self._part.drop()
-        self._part = self._folder = None
+            if self._claimed is not None:
+                self._claimed.release()
+        self._part = self._folder = self._claimed = None
 
 
 def _among(folder: _Folder, name: str, wanted: Any, pc: Any) -> Any:

@@ -9,7 +9,8 @@
 
 `make_sink()` gives a new sink, not open, of the same place each time, which is empty when a test begins. Leave
 `make_index` out where there is no search. `shared = False` says that other processes cannot see the place;
-`secret` is the password or key that `make_sink` gives, if there is one.
+`secret` is the password or key that `make_sink` gives, if there is one. `several_writers = False` says that one process
+writes at a time, and `same_ids = False` that two may, but each its own ids.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +30,7 @@ import numpy as np
 import pytest
 
 from penstock.contracts import Index, Sink
-from penstock.errors import PenstockError, SinkError, SpaceMismatch, UsageError
+from penstock.errors import PenstockError, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.filters import parse, passes
 from penstock.records import VECTOR, Chunk, Dense, Manifest, Metadata, MultiVector, Point, Space, Sparse, Vector
 
@@ -129,6 +132,16 @@ def holds(sink: Sink, wanted: Sequence[Point]) -> None:
         same(found[p.id], p)
 
 
+def patiently(call: Callable[[], None]) -> None:
+    """As the engine does it: what fails for now is tried again."""
+    for pause in (0.01, 0.05, 0.2, 0.5, 1.0):
+        try:
+            return call()
+        except Transient:
+            time.sleep(pause)
+    call()
+
+
 def write_and_flush(sink: Sink) -> None:
     sink.write([point(n) for n in range(100)])
     sink.flush()
@@ -147,6 +160,8 @@ class SinkSuite:
     kind: type[Vector] = Dense
     shared = True
     secret: str | None = None
+    several_writers = True
+    same_ids = True
 
     @pytest.fixture
     def make_sink(self) -> MakeSink:
@@ -399,6 +414,29 @@ class SinkSuite:
             holds(sink, wanted)
             sink.write(self.points(3, version=7))
             holds(sink, [*(p for p in wanted if p.chunk.ordinal != 3), *self.points(3, version=7)])
+
+    @pytest.mark.parametrize("common", [0, 40])
+    def test_two_write_at_once(self, make_sink: MakeSink, common: int) -> None:
+        """Two of one collection, each its own ids, or some of them both: each point is there once, as written."""
+        if common and not self.same_ids:
+            pytest.skip("here an id is one writer's, as the ledger's lock sees to")
+        if not self.several_writers:
+            pytest.skip("here there is one writer at a time")
+        points = self.points(*range(120))
+        with self.opened(make_sink) as one, self.opened(make_sink) as other, ThreadPoolExecutor(2) as threads:
+
+            def write(sink: Sink, mine: Sequence[Point]) -> None:
+                for start in range(0, len(mine), 10):
+                    patiently(lambda: sink.write(mine[start : start + 10]))  # noqa: B023
+                patiently(sink.flush)
+
+            middle = 60 + common // 2
+            shares = [(one, points[:middle]), (other, points[: 120 - middle - 1 : -1])]
+            for done in [threads.submit(write, *share) for share in shares]:
+                done.result(timeout=60)
+            holds(one, points)
+        with self.opened(make_sink) as sink:
+            holds(sink, points)
 
     # ------------------------------------------------------------ other processes
 
