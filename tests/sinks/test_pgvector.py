@@ -26,7 +26,7 @@ from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Tr
 from penstock.records import VECTOR, Dense, Manifest, Space
 from penstock.sinks import pgvector
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
-from penstock.testing.sink_suite import FILTERS, MakeIndex, MakeSink, SinkSuite, holds, point
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
 
 psycopg = pytest.importorskip("psycopg")
 PACKAGE = find_spec("pgserver")
@@ -116,13 +116,13 @@ def running(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="penstock-pg-", ignore_cleanup_errors=True) as folder:
-        with running(Path(folder)) as server, server.connect() as admin:
-            admin.execute("CREATE EXTENSION vector")
-            for user in ("writer", "reader"):
-                admin.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{SECRET}'")
-            admin.execute("GRANT CREATE ON SCHEMA public TO writer")
-            yield server
+    place = tempfile.TemporaryDirectory(prefix="penstock-pg-", ignore_cleanup_errors=True)
+    with place as folder, running(Path(folder)) as server, server.connect() as admin:
+        admin.execute("CREATE EXTENSION vector")
+        for user in ("writer", "reader"):
+            admin.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{SECRET}'")
+        admin.execute("GRANT CREATE ON SCHEMA public TO writer")
+        yield server
 
 
 @pytest.fixture
@@ -160,7 +160,10 @@ def opened(url: str, manifest: Manifest = MANIFEST) -> PgvectorSink:
 def test_control_characters_keep_their_order(table: str) -> None:
     """NUL and its neighbour, in ids, uris and texts: to the letter, and in the order of code points."""
     odd = ["", "\0", "\0\0", "\0\1", "\1", "\1\0", "\1\1", "\1\2", "\2", "a\0", "a\1b", "Z", "a", "ä", "🌊"]
-    points = [replace(p, chunk=replace(p.chunk, id=t, uri=t, text=t)) for t, p in zip(odd, map(point, range(99)))]
+    points = [
+        replace(p, chunk=replace(p.chunk, id=t, uri=t, text=t))
+        for t, p in zip(odd, map(point, range(len(odd))), strict=True)
+    ]
     with opened(table) as sink, PgvectorIndex(table) as index:
         sink.write(points)
         holds(sink, points)
@@ -227,3 +230,322 @@ def test_scores(table: str, metric: str) -> None:
         for where in (None, {"page": None}):
             hits = index.search(Dense(np.array([2, 0], dtype=np.float32)), where=where)
             assert [(h.chunk.ordinal, pytest.approx(h.score, abs=1e-6)) for h in hits] == meant
+
+
+# ---------------------------------------------------------------- the HNSW index
+
+
+def hnsw(server: Server) -> list[str]:
+    with server.connect() as admin:
+        return [name for (name,) in admin.execute("SELECT indexname FROM pg_indexes WHERE indexdef LIKE '%hnsw%'")]
+
+
+def test_an_index_is_built_after_loading_and_makes_way(
+    table: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before `maintain` nor for few rows; used by searches without a filter; found anew by the next run, which
+    keeps it for a few rows and drops it for many."""
+    monkeypatch.setattr(pgvector, "INDEX_ROWS", 1000)
+    points = [point(n, page=n % 2) for n in range(1200)]
+    with opened(table) as sink, PgvectorIndex(table) as index:
+        sink.write(points[:600])
+        sink.maintain()
+        assert hnsw(server) == []
+        sink.write(points[600:])
+        assert hnsw(server) == []
+        sink.maintain()
+        assert len(hnsw(server)) == 1
+        index.open()
+        query = point(7, version=1).vectors[VECTOR]
+        near = sorted(points, key=lambda p: -float(p.vectors[VECTOR].values @ query.values))
+        assert [h.chunk for h in index.search(query, k=3)] == [p.chunk for p in near[:3]]
+        odd = [p.id for p in near if p.chunk.page == 1]
+        assert [h.chunk.id for h in index.search(query, k=600, where={"page": 1})] == odd
+        sink.delete([p.id for p in near[:400]])
+        assert [h.chunk.id for h in index.search(query, k=100)] == [p.id for p in near[400:500]]
+        assert len(index.search(query, k=5000)) == 800
+    with opened(table) as sink:
+        sink.write(points[:500])
+        assert len(hnsw(server)) == 1
+        monkeypatch.setattr(pgvector, "REBUILD", 1000)
+        with server.connect(autocommit=False) as reader:
+            reader.execute('SELECT count(*) FROM "notes-1"')
+            sink.write(points[:500])
+            assert len(hnsw(server)) == 1, "a reader holds the table: it has to wait"
+        sink.write(points)
+        assert hnsw(server) == []
+        sink.maintain()
+        assert len(hnsw(server)) == 1
+        holds(sink, points)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pgvector://localhost/database",
+        "pgvector://localhost/database/table/more",
+        "pgvector:///srv/database/table",
+        "pgvector://./database/table",
+        "pgvector://user:secret@localhost/database/table",
+        "pgvector://localhost/database/table?password=secret",
+        "pgvector://localhost:port/database/table",
+        "pgvector://localhost/database/ta%22ble",
+        "pgvector://localhost/database/ta%00ble",
+        "pgvector://localhost/database/penstock_manifests",
+        "pgvector://localhost/database/table?schema=a.b",
+        "pgvector://localhost/database/" + "t" * 64,
+        "postgres://localhost/database/table",
+    ],
+)
+def test_urls_that_cannot_be_meant(url: str) -> None:
+    """They are refused at once, and no password is repeated."""
+    for kind in (PgvectorSink, PgvectorIndex):
+        with pytest.raises(UsageError) as raised:
+            kind(url)
+        assert "secret" not in str(raised.value)
+
+
+def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the install line."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtra, match=r"penstock\[pgvector\]"):
+        PgvectorSink("pgvector://localhost/database/table").manifest()
+    with pytest.raises(MissingExtra, match=r"penstock\[pgvector\]"):
+        PgvectorIndex("pgvector://localhost/database/table").open()
+
+
+def test_nobody_listens() -> None:
+    """A refused connection may pass."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"pgvector://writer@127.0.0.1:{free.getsockname()[1]}/database/table"
+        with pytest.raises(Transient, match=r"cannot be reached.*refused"):
+            opened(url)
+
+
+def test_a_server_that_says_nothing(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither before the greeting nor in the middle of a session does it hold a run up for ever."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:
+        monkeypatch.setattr(pgvector, "CONNECT", 2)
+        with pytest.raises(Transient, match="timeout"):
+            opened(f"pgvector://127.0.0.1:{mute.getsockname()[1]}/database/table")
+    with opened(table) as sink:
+        monkeypatch.setattr(pgvector, "GRACE", 0.5 - pgvector.PATIENCE)
+        with server.connect() as admin:
+            backend = admin.execute("SELECT pid FROM pg_stat_activity WHERE usename = 'writer'").fetchone()[0]
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            with pytest.raises(Transient):
+                sink.count()
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        monkeypatch.undo()
+        monkeypatch.setenv("PGPASSWORD", SECRET)
+        sink.write([point(1)])
+        holds(sink, [point(1)])
+
+
+def test_refused_connections_are_told(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such database, no TLS, a wrong password or none: one line, at once, without the password."""
+    causes = {
+        server.url("notes", database="nowhere"): "nowhere",
+        server.url("notes", user="nobody"): "nobody",
+        table + "?tls=1": "SSL|certificate",
+        table + "?schema=absent": "absent",
+    }
+    for url, cause in causes.items():
+        for act in (opened, lambda url: PgvectorIndex(url).open()):
+            with pytest.raises(SinkError, match=cause) as raised:
+                act(url)
+            assert not isinstance(raised.value, Transient)
+            assert "\n" not in str(raised.value)
+    for word in ("another pass word", ""):
+        monkeypatch.setenv("PGPASSWORD", word)
+        with pytest.raises(SinkError, match="password") as raised:
+            opened(table)
+        assert not isinstance(raised.value, Transient)
+        assert not word or word not in str(raised.value)
+
+
+def test_tables_of_others_are_left_alone(table: str, server: Server) -> None:
+    """A table that no manifest names is refused, by the sink and the index, and stays as it was."""
+    with server.connect() as admin:
+        admin.execute('CREATE TABLE "notes-1" (amount int); INSERT INTO "notes-1" VALUES (1)')
+        admin.execute('GRANT ALL ON "notes-1" TO writer')
+        assert PgvectorSink(table).manifest() is None
+        with pytest.raises(SinkError, match="not Penstock's"):
+            opened(table)
+        with pytest.raises(SinkError, match="no index"):
+            PgvectorIndex(table).open()
+        assert admin.execute('TABLE "notes-1"').fetchall() == [(1,)]
+        assert admin.execute("SELECT to_regclass('penstock_manifests')").fetchone() == (None,)
+
+
+def test_a_table_that_was_dropped_is_no_index(table: str, server: Server) -> None:
+    """Its manifest alone says nothing: another space may take the name."""
+    opened(table).close()
+    with server.connect() as admin:
+        admin.execute('DROP TABLE "notes-1"')
+    assert PgvectorSink(table).manifest() is None
+    other = Manifest(replace(MANIFEST.space, dim=3))
+    opened(table, other).close()
+    assert PgvectorSink(table).manifest() == other
+    with pytest.raises(SpaceMismatch, match="other dim"):
+        opened(table)
+
+
+def test_no_extension(table: str, server: Server) -> None:
+    """Without pgvector, and without the right to create it, nothing is made and the cause is told."""
+    with server.connect() as admin:
+        admin.execute("DROP EXTENSION vector")
+    with pytest.raises(SinkError, match="CREATE EXTENSION vector"):
+        opened(table)
+    assert PgvectorSink(table).manifest() is None
+
+
+def test_too_many_dimensions(table: str) -> None:
+    """PostgreSQL's limit is told before anything is made."""
+    with pytest.raises(UsageError, match="16,000"):
+        opened(table, Manifest(replace(MANIFEST.space, dim=16_001)))
+    assert PgvectorSink(table).manifest() is None
+
+
+# ---------------------------------------------------------------- connections
+
+
+def test_a_lost_connection_is_made_anew(table: str, server: Server) -> None:
+    """The call that meets it says Transient, and what it wrote is not there; the next one succeeds."""
+    with opened(table) as sink, PgvectorIndex(table) as index, server.connect() as admin:
+        sink.write([point(1)])
+        index.open()
+        assert index.count() == 1
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'writer'")
+        with pytest.raises(Transient):
+            sink.write([point(2)])
+        with pytest.raises(Transient):
+            index.count()
+        holds(sink, [point(1)])
+        sink.write([point(2)])
+        assert index.count() == 2
+
+
+def test_a_lock_is_not_waited_for_endlessly(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one's lock makes it Transient; the connection is good afterwards."""
+    monkeypatch.setattr(pgvector, "LOCK", 1)
+    with opened(table) as sink:
+        with server.connect(autocommit=False) as admin:
+            admin.execute('LOCK TABLE "notes-1"')
+            with pytest.raises(Transient, match="lock timeout"):
+                sink.write([point(1)])
+        sink.write([point(1)])
+        holds(sink, [point(1)])
+
+
+def test_a_schema_and_an_extension_elsewhere(table: str, server: Server) -> None:
+    """`?schema=` keeps table and manifests there; pgvector is found in the schema that it was made in."""
+    with server.connect() as admin:
+        admin.execute("DROP EXTENSION vector; CREATE SCHEMA tools; CREATE EXTENSION vector SCHEMA tools")
+        admin.execute('CREATE SCHEMA "Notes-2" AUTHORIZATION writer; GRANT USAGE ON SCHEMA tools TO writer')
+        try:
+            url = table + "?schema=Notes-2"
+            with opened(url) as sink, PgvectorIndex(url) as index:
+                sink.write([point(1), point(2)])
+                holds(sink, [point(1), point(2)])
+                index.open()
+                assert [h.chunk.ordinal for h in index.search(point(2).vectors[VECTOR])] == [2, 1]
+            assert PgvectorSink(table).manifest() is None
+        finally:
+            admin.execute('DROP SCHEMA "Notes-2", tools CASCADE')
+
+
+def test_one_who_may_only_read_searches(table: str, server: Server) -> None:
+    """The index needs SELECT and no more; the sink of such a user is told so."""
+    with opened(table) as sink:
+        sink.write([point(1)])
+    with server.connect() as admin:
+        admin.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    url = table.replace("writer", "reader")
+    with PgvectorIndex(url) as index:
+        index.open()
+        assert len(index.search(point(1).vectors[VECTOR], where={"ordinal": 1})) == 1
+    with opened(url) as sink, pytest.raises(SinkError, match="permission denied"):
+        sink.write([point(2)])
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_connection_of_the_users(table: str, server: Server, autocommit: bool) -> None:
+    """It is used as it is, whatever its rows are made of, and left open with its settings; not in a transaction."""
+    with server.connect(autocommit=autocommit, row_factory=psycopg.rows.dict_row) as client:
+        with PgvectorSink(table, client) as sink, PgvectorIndex(table, client) as index:
+            sink.open(MANIFEST)
+            sink.write([point(1)])
+            holds(sink, [point(1)])
+            index.open()
+            assert [h.chunk.ordinal for h in index.search(point(1).vectors[VECTOR])] == [1]
+            with client.transaction():
+                client.execute("SELECT 1")
+                with pytest.raises(UsageError, match="in a transaction"):
+                    sink.write([point(2)])
+        assert not client.closed
+        assert client.execute("SHOW statement_timeout").fetchone() == {"statement_timeout": "0"}
+        with server.connect() as admin:
+            assert admin.execute('SELECT count(*) FROM "notes-1"').fetchone() == (1,)
+    with pytest.raises(SinkError, match="closed"):
+        PgvectorSink(table, client).open(MANIFEST)
+
+
+def test_several_threads_and_writers(table: str) -> None:
+    """Four threads on two sinks write the same ids over and over: each id is there once, whole."""
+    failures: list[BaseException] = []
+
+    def write(sink: PgvectorSink, version: int) -> None:
+        try:
+            for round in range(5):
+                batch = [point(n, version=version) for n in range(round * 40, round * 40 + 80)]
+                for _ in range(20):
+                    try:
+                        sink.write(batch[:: 1 if version % 2 else -1])
+                        break
+                    except Transient:
+                        time.sleep(0.01 * version)
+                else:
+                    raise AssertionError("never written")
+                sink.count()
+        except BaseException as error:
+            failures.append(error)
+
+    with opened(table) as one, opened(table) as two:
+        threads = [threading.Thread(target=write, args=((one, two)[v % 2], v)) for v in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failures
+        assert one.count() == 240
+        for p in one.fetch([f"{n:032x}" for n in range(240)]):
+            version = int(p.chunk.text[-1])
+            assert np.array_equal(
+                p.vectors[VECTOR].values, point(p.chunk.ordinal, version=version).vectors[VECTOR].values
+            )
+
+
+def test_two_make_the_table_at_once(table: str) -> None:
+    """Both find it made, with one manifest."""
+    failures: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            opened(table).close()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not failures
+    assert PgvectorSink(table).manifest() == MANIFEST

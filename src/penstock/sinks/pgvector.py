@@ -47,10 +47,13 @@ REBUILD = 2000
 """Rows that a run may write before it is quicker to build the HNSW index anew."""
 LARGEST_K = 500
 """Of the HNSW index; more are looked for exactly."""
-PATIENCE, BUILD = 120, 4 * 3600
-"""Seconds that a transaction may take."""
+CONNECT, LOCK, PATIENCE, BUILD, GRACE = 10, 10, 120, 4 * 3600, 15
+"""Seconds: to connect, to wait for a lock, for a transaction, one that builds an index, and beyond what the server is
+given, before the connection is cut."""
 
 _COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
+_TYPES = ("text", "text", "int8", "text", "int8", "int8", "int8", "text", "text", "bytea", "bytea")
+"""Of the columns and the vector, as COPY takes them: a vector is its bytes here."""
 _TEXT = 'text COLLATE "C" NOT NULL'
 _METRICS = {"cosine": ("<=>", "vector_cosine_ops"), "l2": ("<->", "vector_l2_ops"), "dot": ("<#>", "vector_ip_ops")}
 _LOCAL = """SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
@@ -105,7 +108,7 @@ class _Table:
                 dbname=place.names[0],
                 autocommit=True,
                 prepare_threshold=None,  # poolers hand statements from one server process to another
-                connect_timeout=10,
+                connect_timeout=CONNECT,
                 keepalives_idle=30,
                 keepalives_interval=10,
                 keepalives_count=3,
@@ -120,7 +123,7 @@ class _Table:
         return self._connection
 
     @contextmanager
-    def turn(self, seconds: int = PATIENCE, *, lock: int = 10) -> Iterator[psycopg.Cursor[Any]]:
+    def turn(self, seconds: int = PATIENCE, lock: int | None = None) -> Iterator[psycopg.Cursor[Any]]:
         """A transaction. The server ends what takes longer; where it does not answer at all, the connection is cut."""
         with self._lock:
             connection = self._connected()
@@ -128,12 +131,12 @@ class _Table:
 
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 raise UsageError(f"{self.url}: the connection given is in a transaction, so nothing would be committed")
-            watch = threading.Timer(seconds + 15, _cut, (connection,))
+            watch = threading.Timer(seconds + GRACE, _cut, (connection,))
             watch.daemon = True
             watch.start()
             try:
                 with connection.transaction(), connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-                    cursor.execute(_LOCAL, (f"{seconds}s", f"{lock}s", f"{seconds}s"))
+                    cursor.execute(_LOCAL, (f"{seconds}s", f"{lock or LOCK}s", f"{seconds}s"))
                     yield cursor
             except psycopg.Error as error:
                 raise _kind(error, connection)(f"{self.url}: {_line(error)}") from error
@@ -158,6 +161,16 @@ class _Table:
             return None
         text = _one(cursor, f"SELECT manifest FROM {self.manifests} WHERE name = %s", (self.bare,))
         return None if text is None else manifests.from_json(text, self.url)
+
+    def peek(self) -> Manifest | None:
+        """For before it is open: the connection is not kept if there was none."""
+        unconnected = self._connection is None
+        try:
+            with self.turn() as cursor:
+                return self.kept(cursor)
+        finally:
+            if unconnected:
+                self.close()
 
     def count(self) -> int:
         return int(self.all(f"SELECT count(*) FROM {self.name}")[0][0])
@@ -229,34 +242,6 @@ def _dense(data: bytes) -> Dense:
     return Dense(np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32))
 
 
-def _copy(cells: Sequence[rows.Row], vectors: Sequence[Any], dim: int) -> bytes:
-    """The rows as PostgreSQL's COPY takes them in its binary form."""
-    import numpy as np
-
-    long, size, double = struct.Struct(">iq").pack, struct.Struct(">i").pack, struct.Struct(">iqiq").pack
-    head = struct.pack(">ihh", 4 + 4 * dim, dim, 0)
-    out = [b"PGCOPY\n\xff\r\n\0" + bytes(8)]
-    put = out.append
-    values = np.stack(vectors).astype(">f4") if vectors else ()
-    for (id, uri, ordinal, text, start, end, page, headings, metadata, image), vector in zip(
-        cells, values, strict=True
-    ):
-        put(b"\0\x0b")
-        for field in (_encoded(id), _encoded(uri)):
-            data = field.encode()
-            out += (size(len(data)), data)
-        data = _encoded(text).encode()
-        out += (long(8, ordinal), size(len(data)), data, double(8, start, 8, end))
-        put(long(8, page) if page is not None else b"\xff\xff\xff\xff")
-        for field in (headings, metadata):
-            data = field.encode()
-            out += (size(len(data)), data)
-        out += (size(len(image)), image) if image is not None else (b"\xff\xff\xff\xff",)
-        out += (head, vector.tobytes())
-    put(b"\xff\xff")
-    return b"".join(out)
-
-
 class PgvectorSink(Sink):
     """A table of PostgreSQL: `pgvector://user@host:5432/database/table`. Any number of processes read and write."""
 
@@ -267,6 +252,8 @@ class PgvectorSink(Sink):
         self._manifest: Manifest | None = None
         self._indexes: dict[str, int] = {}
         self._written = 0
+        self._deletion = f"DELETE FROM {self._table.name} WHERE id = ANY(%s)".encode()
+        self._copying = f'COPY {self._table.name} ({_COLUMNS}, "{VECTOR}") FROM STDIN (FORMAT BINARY)'.encode()
 
     @property
     def url(self) -> str:
@@ -279,11 +266,7 @@ class PgvectorSink(Sink):
         return type(self), (self.url, self._table.client)
 
     def manifest(self) -> Manifest | None:
-        with self._table.turn() as cursor:
-            kept = self._table.kept(cursor)
-        if self._manifest is None:
-            self._table.close()
-        return kept
+        return self._table.peek()
 
     def open(self, manifest: Manifest) -> None:
         space = manifest.space
@@ -309,7 +292,13 @@ class PgvectorSink(Sink):
         if table.there(cursor):
             raise SinkError(f"{self.url}: there is a table {table.bare!r} that is not Penstock's; name another")
         if not _one(cursor, "SELECT true FROM pg_extension WHERE extname = 'vector'"):
-            cursor.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            import psycopg
+
+            try:
+                cursor.execute("CREATE EXTENSION vector")
+            except psycopg.Error as error:
+                ask = "install pgvector on the server, then have an administrator run CREATE EXTENSION vector"
+                raise SinkError(f"{self.url}: {_line(error)}; {ask}") from error
         creation = f"""
             CREATE TABLE {table.name} ("id" {_TEXT} PRIMARY KEY, "uri" {_TEXT}, "ordinal" bigint NOT NULL,
                 "text" {_TEXT}, "start" bigint NOT NULL, "end" bigint NOT NULL, "page" bigint,
@@ -340,23 +329,24 @@ class PgvectorSink(Sink):
     def write(self, points: Sequence[Point]) -> None:
         table, space = self._opened()
         batch = rows.Batch(points, space, self.url)
-        good = [n for n, cells in enumerate(batch.rows) if len(_encoded(cells[0]).encode()) <= LONGEST_ID]
-        for n in set(range(len(batch.rows))).difference(good):
-            batch.reasons[batch.rows[n][0]] = f"its id has more than {LONGEST_ID:,} bytes"
-        cells = [batch.rows[n] for n in good]
-        if cells:
-            data = _copy(cells, [batch.vectors[n] for n in good], space.dim)
-            self._make_way(len(cells))
+        head = struct.pack(">hh", space.dim, 0)
+        good: list[rows.Row] = []
+        for cells, vector in zip(batch.rows, batch.vectors, strict=True):
+            id, uri, ordinal, text, *rest = cells
+            row = (_encoded(id), _encoded(uri), ordinal, _encoded(text), *rest, head + vector.astype(">f4").tobytes())
+            if len(row[0].encode()) <= LONGEST_ID:
+                good.append(row)
+            else:
+                batch.reasons[id] = f"its id has more than {LONGEST_ID:,} bytes"
+        if good:
+            self._make_way(len(good))
             with table.turn() as cursor:
-                self._delete(cursor, [row[0] for row in cells])
-                sql = f'COPY {table.name} ({_COLUMNS}, "{VECTOR}") FROM STDIN (FORMAT BINARY)'
-                with cursor.copy(sql.encode()) as copy:
-                    copy.write(data)
+                cursor.execute(self._deletion, ([row[0] for row in good],))
+                with cursor.copy(self._copying) as copy:
+                    copy.set_types(_TYPES)
+                    for row in good:
+                        copy.write_row(row)
         batch.finish()
-
-    def _delete(self, cursor: psycopg.Cursor[Any], ids: Sequence[str]) -> None:
-        sql = f"DELETE FROM {self._table.name} WHERE id = ANY(%s)"
-        cursor.execute(sql.encode(), (list(_storable(ids)),))
 
     def _make_way(self, count: int) -> None:
         """Drop the HNSW index if much is written, unless readers or rights are in the way: it only makes it slow."""
@@ -372,7 +362,7 @@ class PgvectorSink(Sink):
     def delete(self, ids: Sequence[str]) -> None:
         table, _ = self._opened()
         with table.turn() as cursor:
-            self._delete(cursor, ids)
+            cursor.execute(self._deletion, (list(_storable(ids)),))
 
     def flush(self) -> None:
         """Each write is a transaction, as durable as the server's synchronous_commit makes it."""
@@ -428,18 +418,10 @@ class PgvectorIndex(Index):
         return type(self), (self._table.url, self._table.client)
 
     def open(self) -> None:
-        try:
-            self._manifest = self.manifest()
-        except BaseException:
-            self._table.close()
-            raise
+        self._manifest = self.manifest()
 
     def manifest(self) -> Manifest:
-        with self._table.turn() as cursor:
-            kept = self._table.kept(cursor)
-        if self._manifest is None:
-            self._table.close()
-        if kept is None:
+        if (kept := self._table.peek()) is None:
             raise SinkError(f"there is no index at {self._table.url}")
         return kept
 
@@ -495,7 +477,7 @@ class PgvectorIndex(Index):
 
 
 def _stored(wanted: filters.Filter) -> filters.Filter:
-    """The same of texts as they are kept, with a term for the index on the start of uris beside each that asks for one."""
+    """The same of texts as they are kept; beside a term that asks for a uri, one for the index on uris' starts."""
     match wanted:
         case filters.Compare(field, sign, str(value)):
             term = filters.Compare(field, sign, _asked(value))
