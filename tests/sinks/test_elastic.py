@@ -1,4 +1,4 @@
-"""`elastic://` and `opensearch://` keep the promises of a sink: the official clients over a strict emulator of the servers."""
+"""`elastic://` and `opensearch://` keep the promises of a sink: the official clients over a strict emulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from penstock.errors import MissingExtra, PenstockError, Rejected, SinkError, TooLarge, Transient, UsageError
 from penstock.filters import parse, passes
 from penstock.records import VECTOR, Dense, Manifest, Point
-from penstock.sinks import elastic
+from penstock.sinks import elastic, elastic_wire
 from penstock.sinks.elastic import ElasticIndex, ElasticSink
 from penstock.testing.emulators.elastic import ElasticServer
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
@@ -115,7 +115,7 @@ def test_nobody_there(scheme: str) -> None:
 def test_a_server_that_never_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request has a timeout."""
     url, server = place
-    monkeypatch.setattr(elastic, "TIMEOUT", 0.2)
+    monkeypatch.setattr(elastic_wire, "TIMEOUT", 0.2)
     server.fail(200, "_mapping", after=1.0)
     with pytest.raises(Transient, match="cannot be reached"):
         ElasticSink(url).manifest()

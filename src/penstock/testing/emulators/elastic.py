@@ -1,7 +1,7 @@
 """Elasticsearch 8 and 9, and OpenSearch 3, as far as the sink goes: strict, in memory, in a thread of this process.
 
-It is spoken to by the official clients. What the real servers refuse it refuses, with their errors, and more: a field, key
-or path it does not know is a 400. What was written is not searched before a refresh.
+It is spoken to by the official clients. What the real servers refuse it refuses, with their errors, and more: a field,
+key or path it does not know is a 400. What was written is not searched before a refresh.
 
     with ElasticServer(user="me", password="secret") as server:
         Elasticsearch(server.base, basic_auth=("me", "secret"))
@@ -156,7 +156,7 @@ def _value(name: str, field: Mapping[str, Any], value: Any) -> Any:
     elif kind in _VECTORS:
         if not isinstance(value, list) or len(value) != _dims(field):
             length = len(value) if isinstance(value, list) else type(value).__name__
-            reason = f"The [{kind}] field [{name}] has a different number of dimensions [{length}] than defined [{_dims(field)}]"
+            reason = f"The [{kind}] field [{name}] has [{length}] dimensions, other than defined [{_dims(field)}]"
             raise _refuse("document_parsing_exception", reason)
         if not set(map(type, value)) <= {float, int}:
             raise _refuse("document_parsing_exception", f"{failed}: not a number")
@@ -172,10 +172,9 @@ def _value(name: str, field: Mapping[str, Any], value: Any) -> Any:
             base64.b64decode(value, validate=True)
         except ValueError as error:
             raise _refuse("document_parsing_exception", f"{failed}: {error}") from None
-    elif kind == "keyword" and (field.get("index", True) or field.get("doc_values", True)):
-        if len(value.encode()) > LARGEST_TERM:
-            reason = f'Document contains at least one immense term in field="{name}" (whose UTF8 encoding is longer than 32766)'
-            raise _refuse("illegal_argument_exception", reason)
+    elif kind == "keyword" and len(value.encode()) > LARGEST_TERM:
+        reason = f'Document contains at least one immense term in field="{name}" (longer than 32766 as UTF8)'
+        raise _refuse("illegal_argument_exception", reason)
     return value
 
 
@@ -488,7 +487,7 @@ class ElasticServer:
         known = {"size", "query", "knn", "sort", "search_after", "_source", "track_total_hits"}
         _only(body, known - ({"knn"} if self.flavor == "opensearch" else set()), "_search")
         if not 0 <= size <= LARGEST_PAGE:
-            reason = f"Result window is too large, from + size must be less than or equal to: [{LARGEST_PAGE}] but was [{size}]"
+            reason = f"Result window is too large, it must be less than or equal to: [{LARGEST_PAGE}] but was [{size}]"
             raise _refuse("illegal_argument_exception", reason)
         scores, found = self._found(index, body)
         field = None
@@ -636,7 +635,8 @@ def _handler(server: ElasticServer) -> type[BaseHTTPRequestHandler]:
                     raise Refusal(406, "illegal_argument_exception", f"{name} header [{value}] is not supported")
                 asked = re.search(r"compatible-with=(\d+)", value)
                 if asked and int(asked[1]) not in (server.version, server.version - 1):
-                    reason = f"{name} version must be either version {server.version} or {server.version - 1}, but found {asked[1]}"
+                    either = f"either version {server.version} or {server.version - 1}"
+                    reason = f"{name} version must be {either}, but found {asked[1]}"
                     raise _refuse("media_type_header_exception", reason)
 
         def tell(self, status: int, answer: Any) -> None:
@@ -644,7 +644,8 @@ def _handler(server: ElasticServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             kind = "application/json"
             if server.flavor == "elasticsearch":
-                kind = f"application/vnd.elasticsearch+json;compatible-with={server.version}"
+                if "vnd.elasticsearch" in self.headers.get("Accept", ""):
+                    kind = f"application/vnd.elasticsearch+json;compatible-with={server.version}"
                 if server.product:
                     self.send_header("X-Elastic-Product", "Elasticsearch")
             if status == 401:
