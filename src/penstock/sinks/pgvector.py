@@ -245,7 +245,7 @@ def _dense(data: bytes) -> Dense:
 class PgvectorSink(Sink):
     """A table of PostgreSQL: `pgvector://user@host:5432/database/table`. Any number of processes read and write."""
 
-    max_rows = 1024
+    max_rows = 2048
 
     def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
         self._table = _Table(url, client)
@@ -351,7 +351,7 @@ class PgvectorSink(Sink):
     def _make_way(self, count: int) -> None:
         """Drop the HNSW index if much is written, unless readers or rights are in the way: it only makes it slow."""
         self._written += count
-        if not self._indexes or self._written < max(REBUILD, *(size // 20 for size in self._indexes.values())):
+        if not self._indexes or self._written < max(REBUILD, *(size // 10 for size in self._indexes.values())):
             return
         with suppress(SinkError), self._table.turn(lock=2) as cursor:
             for name in self._indexes:
