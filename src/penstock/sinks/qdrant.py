@@ -17,15 +17,14 @@ import os
 import re
 import sqlite3
 import threading
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from penstock import filters
 from penstock.contracts import Index, Sink
-from penstock.errors import MissingExtra, SinkError, SpaceMismatch, TooLarge, Transient, UsageError
+from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
 from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
 from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
 from penstock.sinks import address, manifests, rows
@@ -45,6 +44,7 @@ UNIT = 1e-6
 INDEXED = {"uri": "keyword", "page": "integer", "ordinal": "integer"}
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\0-\x1f]')
+_HEX = re.compile("[0-9a-f]{32}")
 _TURN = threading.RLock()
 """The local client has no locks of its own."""
 _FOLDERS: dict[Path, tuple[QdrantClient, int]] = {}
@@ -62,10 +62,9 @@ def _address(url: str) -> address.Address:
 
 def key(id: str) -> str:
     """The UUID that a point lies under: the id itself where it is 32 hexadecimal digits, else one made of it."""
-    if re.fullmatch("[0-9a-f]{32}", id):
-        return str(uuid.UUID(id))
-    digest = hashlib.sha256(id.encode("utf-8", "surrogatepass")).digest()
-    return str(uuid.UUID(bytes=digest[:16], version=5))
+    if not _HEX.fullmatch(id):
+        id = hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{id[:8]}-{id[8:12]}-{id[12:16]}-{id[16:20]}-{id[20:32]}"
 
 
 class _Collection:
@@ -141,7 +140,9 @@ class _Collection:
             raise Transient(f"{self.url}: Qdrant asks to wait: {_line(error)}") from error
         except self._unreadable as error:
             raise self._silence(error.source) from error
-        except (ValueError, RuntimeError, OSError, sqlite3.Error) as error:
+        except ValueError as error:
+            raise _Refused(f"{self.url}: Qdrant refused a request: {_line(error)}") from error
+        except (RuntimeError, OSError, sqlite3.Error) as error:
             if "already accessed" in str(error):
                 raise SinkError(
                     f"{self.url} is in use by another process, and a folder serves one at a time: "
@@ -181,7 +182,8 @@ class _Collection:
                     return None
                 raise
 
-    def manifest(self, info: models.CollectionInfo | None) -> Manifest | None:
+    def manifest(self) -> Manifest | None:
+        info = self.info()
         return None if info is None else _kept(info.config.metadata, self.url)
 
     def count(self) -> int:
@@ -240,7 +242,7 @@ def _kept(metadata: Mapping[str, Any] | None, url: str) -> Manifest:
     return manifests.from_json(text, url)
 
 
-def _lying(folder: Path, name: str, url: str) -> Manifest | None:
+def _in_folder(folder: Path, name: str, url: str) -> Manifest | None:
     """The manifest in a folder, without its client, which would read every point and lock the folder."""
     try:
         config = json.loads((folder / "meta.json").read_bytes())["collections"].get(name)
@@ -251,15 +253,28 @@ def _lying(folder: Path, name: str, url: str) -> Manifest | None:
     return None if config is None else _kept(config.get("metadata"), url)
 
 
-def _units(values: Any) -> Any:
-    """The rows with length 1, or the array itself where they have it. A row of zeros stays one."""
+def _units(values: Any) -> tuple[Any, Any]:
+    """The rows with length 1, and which of them had another one. A row of zeros stays one."""
     import numpy as np
 
-    wide = values.astype(np.float64)
-    lengths = np.sqrt(np.einsum("...i,...i->...", wide, wide))
-    if (np.abs(lengths - 1) <= UNIT).all():
-        return values
-    return (wide / np.where(lengths > 0, lengths, 1)[..., None]).astype(np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+    other = np.abs(lengths - 1) > UNIT
+    if other.any():
+        values = values.copy()
+        values[other] /= np.where(lengths > 0, lengths, 1)[other, None]
+    return values, other
+
+
+def _lying(batch: rows.Batch, space: Space) -> Iterator[tuple[Any, bool]]:
+    """For each row of the batch what is to lie there, and whether that is another vector than the row's."""
+    import numpy as np
+
+    stacked = np.concatenate([np.empty((0, space.dim), np.float32), *(v.reshape(-1, space.dim) for v in batch.vectors)])
+    stacked, other = _units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
+    listed, end = stacked.tolist(), 0
+    for values in batch.vectors:
+        start, end = end, end + (1 if values.ndim == 1 else len(values))
+        yield listed[start] if values.ndim == 1 else listed[start:end], bool(other[start:end].any())
 
 
 def _vector(values: Any, payload: Mapping[str, Any], space: Space) -> Vector:
@@ -333,12 +348,12 @@ class _Component:
     def _stored(self) -> Manifest | None:
         folder = self._where.folder
         if folder is not None and self._given is None:
-            return _lying(folder, self._where.names[0], self._url)
+            return _in_folder(folder, self._where.names[0], self._url)
         if self._collection is not None:
-            return self._collection.manifest(self._collection.info())
+            return self._collection.manifest()
         collection = self._connect()
         try:
-            return collection.manifest(collection.info())
+            return collection.manifest()
         finally:
             collection.close()
 
@@ -387,7 +402,6 @@ class QdrantSink(_Component, Sink):
             info = collection.info() or self._create(collection, manifest)
             kept = _kept(info.config.metadata, self._url)
             manifests.agree(kept, manifest, self._url)
-            self._check_shape(info, space)
             self._index(collection, info)
         except BaseException:
             collection.close()
@@ -422,19 +436,6 @@ class QdrantSink(_Component, Sink):
             )
         return made
 
-    def _check_shape(self, info: models.CollectionInfo, space: Space) -> None:
-        """The manifest may have been put on a collection that somebody made anew."""
-        params = info.config.params
-        if space.kind == "Sparse":
-            fits = VECTOR in (params.sparse_vectors or {})
-        else:
-            found = params.vectors.get(VECTOR) if isinstance(params.vectors, dict) else None
-            distance = "Euclid" if space.metric == "l2" else "Dot"
-            fits = found is not None and (found.size, found.distance.value) == (space.dim, distance)
-            fits = fits and (found is None or (found.multivector_config is not None) == (space.kind == "MultiVector"))
-        if not fits:
-            raise SpaceMismatch(f"{self._url} has vectors of another shape than its manifest says: use another place")
-
     def _index(self, collection: _Collection, info: models.CollectionInfo) -> None:
         """What filters ask for. Servers in strict mode refuse to filter by anything else."""
         if collection.local:
@@ -462,29 +463,25 @@ class QdrantSink(_Component, Sink):
         batch.finish()
 
     def _structs(self, batch: rows.Batch, points: Sequence[Point], space: Space, m: Any) -> list[models.PointStruct]:
-        """Made without the model's checks, which take longer than all else: these values are made here."""
-        newest: dict[str, Any] = {point.id: point.vectors[VECTOR] for point in points}
+        """Made without the models' checks: the values are made here."""
+        lying: Iterable[tuple[Any, bool]]
+        if space.kind == "Sparse":
+            newest = {point.id: cast(Sparse, point.vectors[VECTOR]).indices for point in points}
+            ids = (cells[0] for cells in batch.rows)
+            pairs = zip(ids, batch.vectors, strict=True)
+            lying = ((m.SparseVector(indices=newest[id].tolist(), values=v.tolist()), False) for id, v in pairs)
+        else:
+            lying = _lying(batch, space)
         made = []
-        for cells, values in zip(batch.rows, batch.vectors, strict=True):
-            id = cells[0]
-            payload = {name: cell for name, cell in zip(rows.COLUMNS, cells, strict=True) if cell is not None}
-            if "image" in payload:
-                payload["image"] = base64.b64encode(payload["image"]).decode()
-            if space.kind == "Sparse":
-                indices = newest[id].indices.tolist()
-                if any(a >= b for a, b in zip([-1, *indices], indices, strict=False)):
-                    batch.reasons[id] = "the indices of its vector do not ascend"
-                    continue
-                vector: Any = m.SparseVector(indices=indices, values=values.tolist())
-            elif not len(values):
-                batch.reasons[id] = "it has no vector"
-                continue
-            else:
-                lying = _units(values) if space.metric == "cosine" else values
-                if lying is not values:
-                    payload[ORIGINAL] = base64.b64encode(values.astype("<f4").tobytes()).decode()
-                vector = lying.tolist()
-            made.append(m.PointStruct.model_construct(id=key(id), vector={VECTOR: vector}, payload=payload))
+        for cells, values, (vector, other) in zip(batch.rows, batch.vectors, lying, strict=True):
+            payload = dict(zip(rows.COLUMNS, cells, strict=True))
+            if payload["page"] is None:
+                del payload["page"]
+            if (image := payload.pop("image")) is not None:
+                payload["image"] = base64.b64encode(image).decode()
+            if other:
+                payload[ORIGINAL] = base64.b64encode(values.astype("<f4").tobytes()).decode()
+            made.append(m.PointStruct.model_construct(id=key(cells[0]), vector={VECTOR: vector}, payload=payload))
         return made
 
     def _put(self, collection: _Collection, structs: list[models.PointStruct]) -> dict[str, str]:
@@ -553,8 +550,9 @@ class QdrantIndex(_Component, Index):
         if isinstance(vector, Sparse):
             asked["query"] = m.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
         else:
-            values = vector.values.astype("float32")
-            asked["query"] = (_units(values) if space.metric == "cosine" else values).tolist()
+            values = vector.values.astype("float32").reshape(-1, space.dim)
+            values = _units(values)[0] if space.metric == "cosine" else values
+            asked["query"] = values.reshape(vector.values.shape).tolist()
         with collection.turn():
             found = collection.client.query_points(collection.name, **asked).points
             if len(found) < k and not collection.local and not isinstance(vector, Sparse):
