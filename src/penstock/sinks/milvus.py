@@ -1,6 +1,6 @@
 """`milvus://`: a collection of a Milvus server, of Zilliz Cloud, or of Milvus Lite in a folder of this machine.
 
-    milvus://localhost:19530/notes?tls=1&database=docs      a server; key: MILVUS_TOKEN, as `user:password` or an API key
+    milvus://localhost:19530/notes?tls=1&database=docs      a server; key: MILVUS_TOKEN, as user:password or API key
     milvus://./stores/notes.db/notes                        Milvus Lite; one process at a time has it open
 
 Each field of a chunk is one of the collection's; headings and metadata are JSON text, an image is base64 after a `=`.
@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import base64
 import heapq
-import logging
-import os
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from penstock import filters
 from penstock.contracts import Index, Sink
-from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
+from penstock.errors import SinkError, TooLarge, UsageError
 from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import address, manifests, rows
+from penstock.sinks.milvus_wire import Collection, literal
 
 EXAMPLE = "milvus://localhost:19530/notes or milvus://./notes.db/notes"
 VARCHAR = 65_535
@@ -36,18 +33,12 @@ LARGEST_ROW = 48 << 20
 LARGEST_K = 16_384
 LONGEST_COMPARED = VARCHAR - 5
 """A longer text lies in pieces, which are not compared with."""
-PAGE = 4096
 FETCH = 512
-CONNECT, TIMEOUT, LOAD = 10.0, 60.0, 600.0
-PROPERTY = "penstock"
 
 _LONG = {"text": "t", "headings": "h", "metadata": "m", "image": "i"}
 _NUMBERS = ("ordinal", "start", "end", "page")
 _FIELDS = ["id", "uri", *_NUMBERS, "has_page", *_LONG, "more"]
 _METRICS = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
-_BUSY = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"}
-_REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 
 
 def _address(url: str) -> address.Address:
@@ -62,204 +53,6 @@ def _address(url: str) -> address.Address:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
         raise UsageError(f"{url!r}: Milvus allows letters, digits and _ in a collection's name, not {name!r}")
     return place
-
-
-# ---------------------------------------------------------------- Milvus Lite
-
-
-class _Lite:
-    """The engine of Milvus Lite on one file, which all of this process share; the last one to leave closes it."""
-
-    running: dict[Path, _Lite] = {}
-    lock = threading.Lock()
-
-    def __init__(self, path: Path, url: str) -> None:
-        from milvus_lite.adapter.grpc.server import start_server_in_thread
-        from milvus_lite.exceptions import DataDirLockedError
-
-        if path.exists() and not (path / "collections").is_dir():
-            raise SinkError(f"{url}: {path} is not a database of Milvus Lite 3; name another file")
-        manifests.make_folder(path.parent, url)
-        try:
-            self.server, self.engine, self.port = start_server_in_thread(str(path), host="127.0.0.1", port=0)
-        except DataDirLockedError:
-            raise SinkError(
-                f"{url} is open already, and Milvus Lite lets one in at a time: close it there, pass its client, "
-                "or run `milvus-lite server` and name its host"
-            ) from None
-        except Exception as error:  # whatever a damaged file makes of it
-            raise SinkError(f"{url} cannot be opened: {type(error).__name__}: {error}") from error
-        self.path, self.users = path, 0
-
-    @classmethod
-    def enter(cls, path: Path, url: str) -> _Lite:
-        with cls.lock:
-            path = path.absolute()
-            lite = cls.running.get(path) or cls(path, url)
-            cls.running[path] = lite
-            lite.users += 1
-            return lite
-
-    def leave(self) -> None:
-        with self.lock:
-            self.users -= 1
-            if not self.users:
-                del self.running[self.path]
-                self.server.stop(grace=0).wait(5)
-                self.engine.close()
-
-
-# ---------------------------------------------------------------- a collection
-
-
-class _Collection:
-    """A client, the user's or one of our own, and the collection that it is used for."""
-
-    def __init__(self, url: str, place: address.Address, client: Any) -> None:
-        try:
-            import grpc
-            import pymilvus
-        except ImportError as error:
-            raise MissingExtra(f"{url} ({error.name})", "milvus") from None
-        self.url, self.name = url, place.names[0]
-        self._errors = (pymilvus.MilvusException, grpc.RpcError)
-        self._lite: _Lite | None = None
-        self._own = client is None
-        self.client = client or self._connect(pymilvus, place)
-        self.lite = "lite" in str(self.call("get_server_version", named=False))
-
-    def _connect(self, pymilvus: Any, place: address.Address) -> Any:
-        for noisy in ("pymilvus", "milvus_lite"):  # they log each error they raise, with its traceback
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)
-        if place.folder is None:
-            host = f"[{place.host}]" if ":" in place.host else place.host
-            uri, token = f"{'https' if place.tls else 'http'}://{host}:{place.port}", os.environ.get("MILVUS_TOKEN", "")
-        else:
-            try:
-                self._lite = _Lite.enter(place.folder, self.url)
-            except ImportError as error:
-                raise MissingExtra(f"{self.url} ({error.name})", "milvus") from None
-            uri, token = f"http://127.0.0.1:{self._lite.port}", ""
-        database = place.options.get("database", "")
-        try:
-            with self._told():
-                return pymilvus.MilvusClient(uri, token=token, db_name=database, timeout=CONNECT, dedicated=True)
-        except BaseException:
-            self._leave()
-            raise
-
-    def close(self) -> None:
-        if self._own:
-            self.client.close()
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._lite is not None:
-            self._lite.leave()
-        self._lite = None
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except self._errors as error:
-            raise _meant(error, self.url) from error
-
-    def call(self, method: str, *, named: bool = True, timeout: float = TIMEOUT, **given: Any) -> Any:
-        if named:
-            given["collection_name"] = self.name
-        with self._told():
-            return getattr(self.client, method)(timeout=timeout, **given)
-
-    # -------------------------------------------------------- the collection itself
-
-    def exists(self) -> bool:
-        return bool(self.call("has_collection"))
-
-    def manifest(self) -> Manifest | None:
-        if not self.exists():
-            return None
-        kept = self.call("describe_collection").get("properties", {}).get(PROPERTY)
-        return manifests.from_json(kept, self.url) if kept else None
-
-    def keep(self, manifest: Manifest) -> None:
-        self.call("alter_collection_properties", properties={PROPERTY: manifests.to_json(manifest)})
-
-    def create(self, manifest: Manifest) -> None:
-        from pymilvus import DataType, MilvusClient
-
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=VARCHAR)
-        for name in ("uri", *_LONG):
-            schema.add_field(name, DataType.VARCHAR, max_length=VARCHAR)
-        for name in _NUMBERS:
-            schema.add_field(name, DataType.INT64)
-        schema.add_field("has_page", DataType.BOOL)
-        pieces = {"element_type": DataType.VARCHAR, "max_capacity": PIECES, "max_length": VARCHAR}
-        schema.add_field("more", DataType.ARRAY, **pieces)
-        schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=manifest.space.dim)
-        kept = {PROPERTY: manifests.to_json(manifest)}
-        self.call("create_collection", schema=schema, consistency_level="Strong", properties=kept)
-
-    def load(self, space: Space) -> None:
-        """Make it searchable; the index too, if a run was cut off before it was made."""
-        if not self.call("list_indexes"):
-            index = self.client.prepare_index_params()
-            kind = "FLAT" if self.lite else "AUTOINDEX"
-            index.add_index(VECTOR, index_type=kind, metric_type=_METRICS[space.metric])
-            self.call("create_index", index_params=index)
-        self.call("load_collection", timeout=LOAD)
-
-    # -------------------------------------------------------- points
-
-    def query(self, condition: str, fields: list[str], **given: Any) -> list[dict[str, Any]]:
-        return list(self.call("query", filter=condition, output_fields=fields, consistency_level="Strong", **given))
-
-    def count(self, condition: str = "") -> int:
-        return int(self.query(condition, ["count(*)"])[0]["count(*)"])
-
-    def pages(self, condition: str = "", fields: Sequence[str] = ("id",)) -> Iterator[list[dict[str, Any]]]:
-        """In the order of the ids. The driver's own iterator does not escape them."""
-        within = condition
-        ordered = {"iterator": "True", "reduce_stop_for_best": True}
-        while page := self.query(within, list(fields), limit=PAGE, **ordered):
-            yield page
-            within = f"id > {_text(page[-1]['id'])}" + (f" and {condition}" if condition else "")
-
-    def fetch(self, ids: Sequence[str]) -> list[Point]:
-        found: list[Point] = []
-        wanted = _writable(ids)
-        for start in range(0, len(wanted), FETCH):
-            found += self._fetch(wanted[start : start + FETCH])
-        return found
-
-    def _fetch(self, ids: list[str]) -> list[Point]:
-        try:
-            page = self.query(_listed(ids), [*_FIELDS, VECTOR])
-        except TooLarge:
-            if len(ids) == 1:
-                raise
-            middle = len(ids) // 2
-            return self._fetch(ids[:middle]) + self._fetch(ids[middle:])
-        return [Point(_chunk(cells), {VECTOR: _dense(cells[VECTOR])}) for cells in page]
-
-
-def _meant(error: Any, url: str) -> SinkError:
-    """What the driver raised, as one line of ours."""
-    import grpc
-
-    cause = error.__cause__ if isinstance(error.__cause__, grpc.RpcError) else error
-    code = cause.code() if isinstance(cause, grpc.RpcError) else cause.code
-    status = getattr(code, "name", "")
-    told = str(cause.details() if isinstance(cause, grpc.RpcError) else cause.message)
-    line = f"{url}: {' '.join(told.split())[:400] or status}"
-    if status in _REFUSED or code == 1400 or "auth check failure" in told:
-        return SinkError(f"{line}; set MILVUS_TOKEN to user:password or an API key that may use it")
-    if "larger than max" in told or "exceeds the limit" in told:
-        return TooLarge(line)
-    if status in _BUSY or code in (2, 8, 9) or getattr(error, "retriable", False) or "timeout" in told.lower():
-        return Transient(line)
-    return SinkError(line)
 
 
 # ---------------------------------------------------------------- rows
@@ -316,15 +109,46 @@ def _dense(values: Any) -> Dense:
     return Dense(np.asarray(values, dtype=np.float32))
 
 
+def _schema(space: Space) -> Any:
+    from pymilvus import DataType, MilvusClient
+
+    schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=VARCHAR)
+    for name in ("uri", *_LONG):
+        schema.add_field(name, DataType.VARCHAR, max_length=VARCHAR)
+    for name in _NUMBERS:
+        schema.add_field(name, DataType.INT64)
+    schema.add_field("has_page", DataType.BOOL)
+    pieces = {"element_type": DataType.VARCHAR, "max_capacity": PIECES, "max_length": VARCHAR}
+    schema.add_field("more", DataType.ARRAY, **pieces)
+    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=space.dim)
+    return schema
+
+
+def _fetched(collection: Collection, ids: Sequence[str]) -> list[Point]:
+    found: list[Point] = []
+    wanted = _writable(ids)
+    for start in range(0, len(wanted), FETCH):
+        found += _page(collection, wanted[start : start + FETCH])
+    return found
+
+
+def _page(collection: Collection, ids: list[str]) -> list[Point]:
+    try:
+        page = collection.query(_listed(ids), [*_FIELDS, VECTOR])
+    except TooLarge:
+        if len(ids) == 1:
+            raise
+        middle = len(ids) // 2
+        return _page(collection, ids[:middle]) + _page(collection, ids[middle:])
+    return [Point(_chunk(cells), {VECTOR: _dense(cells[VECTOR])}) for cells in page]
+
+
 # ---------------------------------------------------------------- expressions
 
 
-def _text(value: str) -> str:
-    return f'"{value.translate(_ESCAPES)}"'
-
-
 def _listed(ids: Sequence[str]) -> str:
-    return f"id in [{', '.join(map(_text, ids))}]"
+    return f"id in [{', '.join(map(literal, ids))}]"
 
 
 def _writable(ids: Sequence[str]) -> list[str]:
@@ -341,7 +165,7 @@ def _literal(field: str, value: filters.Value) -> str:
         raise UsageError(f"{field}: {value!r} is no text that Milvus can compare with") from None
     if size > LONGEST_COMPARED:
         raise UsageError(f"{field}: Milvus compares with {LONGEST_COMPARED:,} bytes at most, not {size:,}")
-    return _text(value)
+    return literal(value)
 
 
 def _expression(wanted: filters.Filter) -> str:
@@ -375,7 +199,7 @@ class _Place:
 
     def __init__(self, url: str, client: Any = None) -> None:
         self._url, self._place, self._client = url, _address(url), client
-        self._collection: _Collection | None = None
+        self._collection: Collection | None = None
         self._space: Space | None = None
 
     def __repr__(self) -> str:
@@ -385,7 +209,7 @@ class _Place:
         return type(self), ((self._url,) if self._client is None else (self._url, self._client))
 
     @contextmanager
-    def _reached(self) -> Iterator[_Collection | None]:
+    def _reached(self) -> Iterator[Collection | None]:
         """The collection that is open, or one for the moment; None where there is not even a file."""
         folder = self._place.folder
         if self._collection is not None:
@@ -393,7 +217,7 @@ class _Place:
         elif folder is not None and self._client is None and not folder.exists():
             yield None
         else:
-            collection = _Collection(self._url, self._place, self._client)
+            collection = Collection(self._url, self._place, self._client)
             try:
                 yield collection
             finally:
@@ -403,7 +227,7 @@ class _Place:
         with self._reached() as collection:
             return collection.manifest() if collection else None
 
-    def _opened(self) -> tuple[_Collection, Space]:
+    def _opened(self) -> tuple[Collection, Space]:
         if self._collection is None or self._space is None:
             raise SinkError(f"{self._url} is not open")
         return self._collection, self._space
@@ -412,7 +236,7 @@ class _Place:
         return self._opened()[0].count()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self._opened()[0].fetch(ids)
+        return _fetched(self._opened()[0], ids)
 
     def close(self) -> None:
         if self._collection is not None:
@@ -436,7 +260,7 @@ class MilvusSink(_Place, Sink):
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
-        collection = _Collection(self._url, self._place, self._client)
+        collection = Collection(self._url, self._place, self._client)
         try:
             kept = collection.manifest()
             if kept is not None:
@@ -444,8 +268,8 @@ class MilvusSink(_Place, Sink):
             elif collection.exists():
                 raise SinkError(f"{self._url} is a collection that is not Penstock's; name another one")
             else:
-                collection.create(manifest)
-            collection.load(manifest.space)
+                collection.create(_schema(manifest.space), manifest)
+            collection.load(_METRICS[manifest.space.metric])
         except BaseException:
             collection.close()
             raise
@@ -489,8 +313,8 @@ class MilvusIndex(_Place, Index):
 
     def open(self) -> None:
         self._space = self.manifest().space
-        self._collection = _Collection(self._url, self._place, self._client)
-        self._collection.load(self._space)
+        self._collection = Collection(self._url, self._place, self._client)
+        self._collection.load(_METRICS[self._space.metric])
 
     def manifest(self) -> Manifest:
         if (kept := self._kept()) is None:
@@ -538,7 +362,7 @@ class MilvusIndex(_Place, Index):
                 scores = scores / np.where(lengths == 0, 1, lengths)
             told = zip(scores.tolist(), (cells["id"] for cells in page), strict=True)
             best = heapq.nlargest(k, [*best, *told])
-        chunks = {point.id: point.chunk for point in collection.fetch([id for _, id in best])}
+        chunks = {point.id: point.chunk for point in _fetched(collection, [id for _, id in best])}
         return [Hit(score, chunks[id]) for score, id in best if id in chunks]
 
 
