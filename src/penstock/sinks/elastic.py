@@ -31,7 +31,7 @@ PAGE = 1000
 FETCH = 200
 LARGEST_K = 10_000
 """What both find at most."""
-EXACT = 20_000
+EXACT = 100_000
 """Up to so many candidates, every vector is compared with; beyond, the graph is asked."""
 CANDIDATES = 500
 LONGEST_ID = 512

@@ -151,7 +151,7 @@ class Server:
             raise _told(self.url, error) from error
         if not isinstance(answer, Mapping):
             raise SinkError(f"{self.url} does not answer as Elasticsearch or OpenSearch do")
-        if answer.get("timed_out") or answer.get("_shards", {}).get("failed"):
+        if answer.get("timed_out") is True or answer.get("_shards", {}).get("failed"):
             raise Transient(f"{self.url}: only a part of the index answered")
         return answer
 
