@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -231,6 +233,19 @@ def test_an_index_of_others_is_left_alone(place: Place) -> None:
     with ElasticSink(url) as sink, pytest.raises(SinkError, match="not Penstock's"):
         sink.open(MANIFEST)
     assert server.indices["notes"].mapping() == before
+
+
+def test_looking_for_an_index_logs_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """That there is none yet is no cause for a warning."""
+    assert ElasticSink(place[0]).manifest() is None
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_importing_loads_no_driver() -> None:
+    """Clients are imported when a store is asked, not before."""
+    code = "import sys, penstock.sinks.elastic; print({'elasticsearch', 'opensearchpy', 'orjson'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()", done.stderr
 
 
 def test_two_that_create_it_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
