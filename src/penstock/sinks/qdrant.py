@@ -188,7 +188,7 @@ class _Collection:
 
     def count(self) -> int:
         with self.turn():
-            return self.client.count(self.name, exact=True).count
+            return int(self.client.count(self.name, exact=True).count)
 
     def fetch(self, ids: Sequence[str], space: Space) -> list[Point]:
         wanted = list(dict.fromkeys(ids))
@@ -271,10 +271,10 @@ def _lying(batch: rows.Batch, space: Space) -> Iterator[tuple[Any, bool]]:
 
     stacked = np.concatenate([np.empty((0, space.dim), np.float32), *(v.reshape(-1, space.dim) for v in batch.vectors)])
     stacked, other = _units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
-    listed, end = stacked.tolist(), 0
+    listed, others, end = stacked.tolist(), other.tolist(), 0
     for values in batch.vectors:
         start, end = end, end + (1 if values.ndim == 1 else len(values))
-        yield listed[start] if values.ndim == 1 else listed[start:end], bool(other[start:end].any())
+        yield listed[start] if values.ndim == 1 else listed[start:end], any(others[start:end])
 
 
 def _vector(values: Any, payload: Mapping[str, Any], space: Space) -> Vector:
