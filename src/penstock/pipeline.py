@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MINIMUM = 8 << 20
 STATE = ".penstock"
 EMBEDDED = ("lance", "sqlite", "parquet")
-"""Schemes whose urls are paths on this machine."""
+"""Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
 
 Paths = str | os.PathLike[str]
 SourceSpec = Paths | Sequence[Paths] | Source
@@ -270,7 +270,8 @@ def _source(source: SourceSpec, sink: Sink, include: Sequence[str], exclude: Seq
     from penstock.sources import from_url
 
     # An index inside the folder that it indexes is not a document.
-    inside = [_absolute(sink.url).partition("://")[2]] if scheme(sink.url) in EMBEDDED else []
+    place = _lies_at(sink.url)
+    inside = [place] if place else []
     return from_url(source, include=include, exclude=exclude, hidden=hidden, skip=inside)
 
 
@@ -311,9 +312,17 @@ def _absolute(path: str) -> str:
     kind, mark, rest = path.partition("://")
     if not mark:
         return os.path.abspath(path)
-    if kind in EMBEDDED and not rest.startswith("/"):
-        return f"{kind}://{os.path.abspath(rest)}"
+    if kind in EMBEDDED or (kind in SINKS and rest.startswith((".", "~"))):
+        return f"{kind}://{os.path.abspath(os.path.expanduser(rest))}"
     return path
+
+
+def _lies_at(url: str) -> str:
+    """The folder or file of this machine that a store keeps; nothing where it is on a server."""
+    kind, _, rest = _absolute(url).partition("?")[0].partition("://")
+    if kind in EMBEDDED:
+        return rest
+    return os.path.dirname(rest) if rest.startswith("/") else ""  # `chroma:///folder/collection`
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}

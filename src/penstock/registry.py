@@ -27,12 +27,24 @@ SINKS: Table = {
     "lance": ("penstock.sinks.lance:LanceSink", None),
     "sqlite": ("penstock.sinks.sqlite:SqliteSink", "sqlite"),
     "parquet": ("penstock.sinks.parquet:ParquetSink", None),
+    "qdrant": ("penstock.sinks.qdrant:QdrantSink", "qdrant"),
+    "chroma": ("penstock.sinks.chroma:ChromaSink", "chroma"),
+    "milvus": ("penstock.sinks.milvus:MilvusSink", "milvus"),
+    "pgvector": ("penstock.sinks.pgvector:PgvectorSink", "pgvector"),
+    "elastic": ("penstock.sinks.elastic:ElasticSink", "elastic"),
+    "opensearch": ("penstock.sinks.elastic:ElasticSink", "elastic"),
 }
 
 INDEXES: Table = {
     "memory": ("penstock.sinks.memory:MemoryIndex", None),
     "lance": ("penstock.sinks.lance:LanceIndex", None),
     "sqlite": ("penstock.sinks.sqlite:SqliteIndex", "sqlite"),
+    "qdrant": ("penstock.sinks.qdrant:QdrantIndex", "qdrant"),
+    "chroma": ("penstock.sinks.chroma:ChromaIndex", "chroma"),
+    "milvus": ("penstock.sinks.milvus:MilvusIndex", "milvus"),
+    "pgvector": ("penstock.sinks.pgvector:PgvectorIndex", "pgvector"),
+    "elastic": ("penstock.sinks.elastic:ElasticIndex", "elastic"),
+    "opensearch": ("penstock.sinks.elastic:ElasticIndex", "elastic"),
 }
 
 
