@@ -107,6 +107,7 @@ class _Table:
                 port=place.port,
                 dbname=place.names[0],
                 autocommit=True,
+                client_encoding="UTF8",
                 prepare_threshold=None,  # poolers hand statements from one server process to another
                 connect_timeout=CONNECT,
                 keepalives_idle=30,
@@ -127,9 +128,9 @@ class _Table:
         """A transaction. The server ends what takes longer; where it does not answer at all, the connection is cut."""
         with self._lock:
             connection = self._connected()
-            import psycopg
+            import psycopg  # which _connected has found to be there
 
-            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            if not _idle(connection):
                 raise UsageError(f"{self.url}: the connection given is in a transaction, so nothing would be committed")
             watch = threading.Timer(seconds + GRACE, _cut, (connection,))
             watch.daemon = True
@@ -142,8 +143,8 @@ class _Table:
                 raise _kind(error, connection)(f"{self.url}: {_line(error)}") from error
             finally:
                 watch.cancel()
-                if connection.broken:
-                    connection.close()
+                if self.client is None and not _idle(connection):
+                    connection.close()  # lost, or left in the middle of something: the next turn makes another
 
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.turn() as cursor:
@@ -190,6 +191,11 @@ class _Table:
             if self._connection is not None and self.client is None:
                 self._connection.close()
                 self._connection = None
+
+
+def _idle(connection: psycopg.Connection[Any]) -> bool:
+    """Neither in a transaction nor lost."""
+    return connection.info.transaction_status.name == "IDLE"
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:
