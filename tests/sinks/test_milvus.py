@@ -201,7 +201,7 @@ def test_another_collection_is_left_alone(place: str) -> None:
     with MilvusSink(place, client=client) as sink, pytest.raises(SinkError, match="not Penstock's"):
         sink.open(MANIFEST)
     assert MilvusSink(place, client=client).manifest() is None
-    assert [row["id"] for row in client.query(name, filter="id > 0", output_fields=["id"])] == [1]
+    assert [row["id"] for row in client.query(name, "id > 0", ["id"], consistency_level="Strong")] == [1]
     client.drop_collection(name)
     with MilvusSink(place, client=client) as sink:
         sink.open(MANIFEST)
