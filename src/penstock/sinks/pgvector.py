@@ -148,7 +148,7 @@ class _Table:
 
     def all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.turn() as cursor:
-            return cursor.execute(sql.encode(), values).fetchall()
+            return list(cursor.execute(sql.encode(), values))
 
     def indexes(self, cursor: psycopg.Cursor[Any]) -> dict[str, int]:
         """The HNSW indexes, and how many rows each had when it was built or looked at last."""
@@ -195,7 +195,7 @@ class _Table:
 
 def _idle(connection: psycopg.Connection[Any]) -> bool:
     """Neither in a transaction nor lost."""
-    return connection.info.transaction_status.name == "IDLE"
+    return bool(connection.info.transaction_status.name == "IDLE")
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:
@@ -473,7 +473,7 @@ class PgvectorIndex(Index):
             WHERE {condition} ORDER BY distance LIMIT {k}"""
         # Values are written into the statement by the client: a filter may have more than the 65,535 parameters of one.
         asking = psycopg.ClientCursor(cursor.connection, row_factory=psycopg.rows.tuple_row)
-        return asking.execute(sql.encode(), [query, *values]).fetchall()
+        return list(asking.execute(sql.encode(), [query, *values]))
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         return self._opened()[0].fetch(ids)
