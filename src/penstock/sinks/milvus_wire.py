@@ -93,7 +93,7 @@ class Collection:
         self._own = client is None
         self.client = client or self._connect(pymilvus, place)
         try:
-            self.lite = "lite" in str(self.call("get_server_version", named=False))
+            self.lite = str(self.call("get_server_version", named=False)).startswith("milvus_lite")
         except BaseException:
             self.close()
             raise
