@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,92 +22,16 @@ from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Tr
 from penstock.records import VECTOR, Dense, Manifest, Space
 from penstock.sinks import pgvector
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
+from penstock.testing import postgres
+from penstock.testing.postgres import Server, running
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
 
 psycopg = pytest.importorskip("psycopg")
-PACKAGE = find_spec("pgserver")
-if PACKAGE is None or os.name == "nt":
+if not postgres.there():
     pytest.skip("needs PostgreSQL with pgvector: pip install pgserver", allow_module_level=True)
 
 SECRET = "the pass word"
 MANIFEST = Manifest(Space("a model", 8, "f" * 32, "256 tokens"), owner="ledger 1")
-
-
-@dataclass
-class Server:
-    port: int
-    process: subprocess.Popen[bytes]
-
-    def url(self, table: str, database: str = "postgres", user: str = "writer") -> str:
-        return f"pgvector://{user}@127.0.0.1:{self.port}/{database}/{table}"
-
-    def connect(self, **options: Any) -> Any:
-        given = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres", "autocommit": True}
-        return psycopg.connect(**(given | options))
-
-
-@contextmanager
-def running(folder: Path) -> Iterator[Server]:
-    """A server of its own in that folder. Root's runs as `nobody`, from a copy of the program that it can read."""
-    assert PACKAGE is not None
-    assert PACKAGE.submodule_search_locations
-    package = Path(PACKAGE.submodule_search_locations[0])
-    data = folder / "data"
-    data.mkdir()
-    who: dict[str, Any] = {}
-    if os.getuid() == 0:
-        import pwd
-
-        nobody = pwd.getpwnam("nobody")
-        who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        for part in (package, package.with_name("pgserver.libs")):
-            if part.exists():
-                shutil.copytree(part, folder / part.name, ignore=shutil.ignore_patterns("include", "*.a", "*.py*"))
-        package = folder / "pgserver"
-        folder.chmod(0o755)
-        os.chown(data, nobody.pw_uid, nobody.pw_gid)
-    programs = package / "pginstall" / "bin"
-    made = subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
-        cwd=folder,
-        capture_output=True,
-        timeout=60,
-        **who,
-    )
-    assert made.returncode == 0, made.stderr.decode()
-    host = "host all {} 127.0.0.1/32 {}\n"
-    (data / "pg_hba.conf").write_text(host.format("writer,reader", "scram-sha-256") + host.format("postgres", "trust"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = (f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", "-D", data, *(word for setting in settings for word in ("-c", setting))],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            **who,
-        )
-    server = Server(port, process)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                server.connect().close()
-                break
-            except psycopg.OperationalError:
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.05)
-        yield server
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
 
 
 @pytest.fixture(scope="module")
