@@ -277,7 +277,8 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A search result. `score` is larger for nearer, whatever the store: for cosine spaces the cosine itself."""
+    """A search result. `score` is larger for nearer, whatever the store: for cosine spaces the cosine itself, for those
+    of dot products the product, for l2 something that falls with the distance, by the store's own measure."""
 
     score: float
     chunk: Chunk
