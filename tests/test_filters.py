@@ -73,6 +73,8 @@ def test_nothing_asked_is_no_filter(nothing: dict[str, Any] | None) -> None:
         ({"page": {"$in": 3}}, "a list"),
         ({"page": [None]}, "not NoneType"),
         ({"$or": []}, "a list of filters"),
+        ({"$not": {}}, "asks nothing"),
+        ({"$and": [{"page": 1}, {}]}, "asks nothing"),
         ({"$not": 3}, "a filter is a mapping"),
         ({"ordinal": 1 << 63}, "out of range"),
     ],

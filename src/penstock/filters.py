@@ -96,6 +96,8 @@ def _parse(where: object, depth: int) -> Filter:
         else:
             known = ", ".join([*sorted(FIELDS), "$and", "$or", "$not"])
             raise UsageError(f"a search cannot be narrowed by {name!r}; by: {known}")
+    if not terms:
+        raise UsageError("a part of the filter asks nothing")
     return terms[0] if len(terms) == 1 else Every(tuple(terms))
 
 
