@@ -1,0 +1,428 @@
+"""`weaviate://`: a collection of a Weaviate server or cloud, 1.29 or later, over REST and gRPC.
+
+    weaviate://host:8080/Notes?grpc=50051               its key in WEAVIATE_API_KEY, if it wants one
+    weaviate://host:443/Notes?tls=1&grpc=grpc-host:443  where gRPC has a host of its own
+
+Weaviate begins the names of collections with a capital: `notes` is `Notes`. An object's properties are the columns of
+`rows.COLUMNS`, the id as `chunk_id`; the manifest is the collection's description. Written and read at consistency
+QUORUM, so that a reader sees what was written, whichever node it asks.
+
+Weaviate may scale the vectors of cosine collections, so a cosine space is kept as one of dot products: vectors whose
+length is 1, as models make them, lie there as they are; of any other lies a copy of length 1, and its own bytes in a
+property. Its indexes trim texts, so equality of `uri` and `text` is asked of digests, and whether there is a page of
+`has_page`, which means the same in all versions.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock import filters
+from penstock.contracts import Index, Sink
+from penstock.errors import SinkError, TooLarge, Transient, UsageError
+from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
+from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.sinks import manifests, rows
+from penstock.sinks.qdrant import _lying, _units, key
+from penstock.sinks.weaviate_wire import PASSING, Server, line, place
+
+if TYPE_CHECKING:
+    from weaviate import WeaviateClient
+
+NAMED = "dense"
+"""The vector's name in the collection."""
+PAGE = 200
+LARGEST_K = 10_000
+LARGEST_NUMBER = 1 << 53
+"""Numbers go over the wire as doubles."""
+REQUEST = 6 << 20
+"""Bytes of a request: servers take 10 MB unless told otherwise."""
+_METRICS = {"cosine": "DOT", "dot": "DOT", "l2": "L2_SQUARED"}
+_TEXTS = ("chunk_id", "uri", "text", "headings", "metadata")
+_NUMBERS = ("ordinal", "start", "end", "page")
+_RETURNED = [*_TEXTS, *_NUMBERS, "image", "no_bytes"]
+_FLIPPED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+_CALLED = {"<": "less_than", "<=": "less_or_equal", ">": "greater_than", ">=": "greater_or_equal"}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def translate(wanted: Filter, f: Any, meant: bool = True) -> Any:
+    """The tree, or what it is not if not `meant`, in Weaviate's language, which in older servers has no Not and
+    differs in what it makes of absent values. Raises UsageError for the order of texts."""
+    match wanted:
+        case Compare(field, "=", value):
+            return _equal(field, value, f, meant)
+        case Compare(field, _, str()):
+            raise UsageError(f"{field}: Weaviate does not order texts as we do: comparisons are for numbers")
+        case Compare(field, sign, value):
+            if abs(int(value)) > LARGEST_NUMBER:
+                raise UsageError(f"{field}: Weaviate compares numbers up to 2^53, not {value}")
+            asked = getattr(f.by_property(field), _CALLED[sign if meant else _FLIPPED[sign]])(value)
+            return asked if meant else _or_absent(field, asked, f)
+        case Among(field, ()):
+            return _always(f, not meant)
+        case Among(field, values):
+            several = [_equal(field, value, f, meant) for value in dict.fromkeys(values)]
+            return f.any_of(several) if meant else f.all_of(several)
+        case Absent(field):
+            return f.by_property("has_page").equal(not meant) if field == "page" else _always(f, not meant)
+        case Not(term):
+            return translate(term, f, not meant)
+        case Every(terms) | Some(terms):
+            several = [translate(term, f, meant) for term in terms]
+            if not several:
+                return _always(f, isinstance(wanted, Every) is meant)
+            return f.all_of(several) if isinstance(wanted, Every) is meant else f.any_of(several)
+
+
+def _equal(field: str, value: str | int, f: Any, meant: bool) -> Any:
+    if field == "id":
+        target, value = f.by_id(), key(str(value))
+    elif isinstance(value, str):
+        target, value = f.by_property(f"{field}_digest"), digest(value)
+    elif abs(value) > LARGEST_NUMBER:
+        return _always(f, not meant)
+    else:
+        target = f.by_property(field)
+    if meant:
+        return target.equal(value)
+    if isinstance(value, int):  # servers differ in whether an absent number is unequal
+        return _or_absent(field, target.less_than(value) | target.greater_than(value), f)
+    return target.not_equal(value)
+
+
+def _or_absent(field: str, asked: Any, f: Any) -> Any:
+    return asked | f.by_property("has_page").equal(False) if field == "page" else asked
+
+
+def _always(f: Any, meant: bool) -> Any:
+    either = [f.by_property("has_page").equal(True), f.by_property("has_page").equal(False)]
+    return f.any_of(either) if meant else f.all_of(either)
+
+
+def _properties(cells: rows.Row, original: bytes | None) -> dict[str, Any]:
+    id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
+    made = {
+        "chunk_id": id,
+        "uri": uri,
+        "uri_digest": digest(uri),
+        "text": text,
+        "text_digest": digest(text),
+        "ordinal": ordinal,
+        "start": start,
+        "end": end,
+        "has_page": page is not None,
+        "headings": headings,
+        "metadata": metadata,
+    }
+    if page is not None:
+        made["page"] = page
+    if image:
+        made["image"] = base64.b64encode(image).decode()
+    elif image is not None:
+        made["no_bytes"] = True  # Weaviate takes no empty blob
+    if original is not None:
+        made["original"] = base64.b64encode(original).decode()
+    return made
+
+
+def _chunk(properties: Mapping[str, Any], url: str) -> Chunk:
+    if not isinstance(properties.get("chunk_id"), str):
+        raise SinkError(f"{url} holds an object that is not Penstock's")
+    image = base64.b64decode(properties["image"]) if properties.get("image") else None
+    if properties.get("no_bytes"):
+        image = b""
+    cells = {name: properties.get("chunk_id" if name == "id" else name) for name in rows.COLUMNS}
+    return rows.chunk(tuple({**cells, "image": image}.values()))
+
+
+class _Component:
+    """What sink and index share: a url, perhaps a client of the user's, and the server once open."""
+
+    def __init__(self, url: str, client: WeaviateClient | None = None) -> None:
+        place(url)
+        self._url, self._given = url, client
+        self._server: Server | None = None
+        self._space: Space | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._given is not None:
+            raise UsageError(f"{self._url}: a client cannot go to another process; leave it out, and one is made there")
+        return type(self), (self._url,)
+
+    def _stored(self) -> Manifest | None:
+        if self._server is not None:
+            return self._server.manifest()
+        server = Server(self._url, self._given)
+        try:
+            return server.manifest()
+        finally:
+            server.close()
+
+    def _opened(self) -> tuple[Server, Space]:
+        if self._server is None or self._space is None:
+            raise SinkError(f"{self._url} is not open")
+        return self._server, self._space
+
+    def count(self) -> int:
+        server, _ = self._opened()
+        with server.turn():
+            return int(server.collection.aggregate.over_all(total_count=True).total_count or 0)
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        server, space = self._opened()
+        keys = list(dict.fromkeys(map(key, ids)))
+        found: list[Point] = []
+        for start in range(0, len(keys), PAGE):
+            found += self._points(server, keys[start : start + PAGE], space)
+        return found
+
+    def _points(self, server: Server, keys: list[str], space: Space) -> list[Point]:
+        try:
+            with server.turn():
+                objects = server.collection.query.fetch_objects(
+                    filters=server.classes.query.Filter.by_id().contains_any(keys),
+                    limit=len(keys),
+                    include_vector=[NAMED],
+                    return_properties=[*_RETURNED, "original"],
+                ).objects
+        except TooLarge:
+            if len(keys) == 1:
+                raise
+            half = len(keys) // 2
+            return self._points(server, keys[:half], space) + self._points(server, keys[half:], space)
+        return [self._point(found, space) for found in objects]
+
+    def _point(self, found: Any, space: Space) -> Point:
+        import numpy as np
+
+        chunk = _chunk(found.properties, self._url)
+        original = found.properties.get("original")
+        if original:
+            values = np.frombuffer(base64.b64decode(original), np.dtype("<f4")).astype(np.float32)
+        elif NAMED in found.vector:
+            values = np.array(found.vector[NAMED], np.float32)
+        else:
+            raise SinkError(f"{self._url} holds a point without a vector: {chunk.id}")
+        return Point(chunk, {VECTOR: Dense(values)})
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = None
+
+
+class WeaviateSink(_Component, Sink):
+    """A collection: `weaviate://host:8080/Notes?tls=1&grpc=50051`, its key in WEAVIATE_API_KEY."""
+
+    accepts = frozenset({Dense})
+    max_rows = 512
+    max_bytes = 4 << 20
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def manifest(self) -> Manifest | None:
+        return self._stored()
+
+    def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.space, {"Dense"}, self._url)
+        server = Server(self._url, self._given)
+        try:
+            kept = server.manifest()
+            if kept is not None:
+                manifests.agree(kept, manifest, self._url)
+            server.greet()
+            kept = kept or self._create(server, manifest)
+            manifests.agree(kept, manifest, self._url)
+        except BaseException:
+            server.close()
+            raise
+        self.close()
+        self._server, self._space = server, kept.space
+
+    def _create(self, server: Server, manifest: Manifest) -> Manifest:
+        c = server.classes.config
+        text, number, flag, blob = c.DataType.TEXT, c.DataType.INT, c.DataType.BOOL, c.DataType.BLOB
+        field, off = c.Tokenization.FIELD, {"index_filterable": False, "index_searchable": False}
+        found = {"index_filterable": True, "index_searchable": False, "tokenization": field}
+        given: dict[str, tuple[Any, dict[str, Any]]] = {name: (text, off) for name in _TEXTS}
+        given |= {name: (text, found) for name in ("uri", "uri_digest", "text_digest")}
+        given |= {name: (number, {"index_filterable": False}) for name in ("start", "end")}
+        ordered = {"index_filterable": True, "index_range_filters": True}
+        given |= {name: (number, ordered) for name in ("ordinal", "page")}
+        given |= {"has_page": (flag, {"index_filterable": True}), "no_bytes": (flag, {"index_filterable": False})}
+        given |= {name: (blob, {"index_filterable": False}) for name in ("image", "original")}
+        given["chunk_id"] = (text, off | {"tokenization": field})
+        distance = c.VectorDistances[_METRICS[manifest.space.metric]]
+        hnsw = c.Configure.VectorIndex.hnsw(
+            distance_metric=distance, quantizer=c.Configure.VectorIndex.Quantizer.none()
+        )
+        vector = c.Configure.Vectors.self_provided(name=NAMED, vector_index_config=hnsw)
+        try:
+            with server.turn():
+                server.client.collections.create(
+                    server.name,
+                    description=manifests.to_json(manifest),
+                    properties=[c.Property(name=n, data_type=kind, **more) for n, (kind, more) in given.items()],
+                    vector_config=vector,
+                    inverted_index_config=c.Configure.inverted_index(stopwords_preset=c.StopwordsPreset.NONE),
+                )
+        except SinkError:
+            if (made := server.manifest()) is None:  # else another run was first
+                raise
+            return made
+        return manifest
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        server, _ = self._opened()
+        with server.turn():
+            server.collection.config.update(description=manifests.to_json(manifest))
+
+    def write(self, points: Sequence[Point]) -> None:
+        server, space = self._opened()
+        batch = rows.Batch(points, space, self._url)
+        make, objects, size = server.classes.data.DataObject, list[Any](), 0
+        refused: dict[str, str] = {}
+        sent = 0
+        for cells, values, (vector, other) in zip(batch.rows, batch.vectors, _lying(batch, space), strict=True):
+            if any(abs(cells[i] or 0) > LARGEST_NUMBER for i in (2, 4, 5, 6)):
+                batch.reasons[cells[0]] = "a number beyond 2^53, which Weaviate does not keep"
+                continue
+            own = values.astype("<f4").tobytes() if other else None
+            weight = 500 + 4 * len(vector) + sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
+            if objects and size + weight > REQUEST:
+                refused |= self._put(server, objects)
+                objects, size = [], 0
+            objects.append(make(properties=_properties(cells, own), uuid=key(cells[0]), vector={NAMED: vector}))
+            size, sent = size + weight, sent + 1
+        refused |= self._put(server, objects)
+        if len(refused) == sent > 1:  # it is not the points
+            raise SinkError(f"{self._url}: Weaviate refused all of a batch: {next(iter(refused.values()))}")
+        batch.reasons |= refused
+        batch.finish()
+
+    def _put(self, server: Server, objects: list[Any]) -> dict[str, str]:
+        """Write them; the reasons of those that Weaviate refuses, which it returns and does not raise."""
+        if not objects:
+            return {}
+        ids = [made.properties["chunk_id"] for made in objects]
+        try:
+            with server.turn():
+                errors = server.collection.data.insert_many(objects).errors
+        except SinkError as error:
+            if not isinstance(error.__cause__, server.all_failed):
+                raise
+            refused = dict.fromkeys(ids, line(error.__cause__))
+        else:
+            refused = {ids[i]: line(told.message) for i, told in errors.items()}
+        for id, why in refused.items():
+            if PASSING.search(why):
+                raise Transient(f"{self._url}, point {id}: {why}")
+        return refused
+
+    def delete(self, ids: Sequence[str]) -> None:
+        server, _ = self._opened()
+        if not ids:
+            return
+        wanted = server.classes.query.Filter.by_id().contains_any(list(dict.fromkeys(map(key, ids))))
+        with server.turn():
+            told = server.collection.data.delete_many(where=wanted)
+        if told.failed:
+            raise Transient(f"{self._url}: {told.failed} of {told.matches} points could not be deleted")
+
+    def flush(self) -> None:
+        """A write is in the server's log, and to be read, when it is acknowledged."""
+        self._opened()
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        server, _ = self._opened()
+        after: Any = None
+        while True:
+            with server.turn():
+                found = server.collection.query.fetch_objects(
+                    limit=PAGE, after=after, return_properties=["chunk_id"]
+                ).objects
+            if not found:
+                return
+            yield [_id(one.properties, self._url) for one in found]
+            after = found[-1].uuid
+
+
+def _id(properties: Mapping[str, Any], url: str) -> str:
+    if not isinstance(id := properties.get("chunk_id"), str):
+        raise SinkError(f"{url} holds an object that is not Penstock's")
+    return id
+
+
+class WeaviateIndex(_Component, Index):
+    """Asks the graph, and where that finds fewer than asked for, all that pass a filter: those are compared one by one
+    up to the server's flatSearchCutoff, 40,000."""
+
+    def open(self) -> None:
+        kept = self.manifest()
+        server = Server(self._url, self._given)
+        try:
+            server.greet()
+        except BaseException:
+            server.close()
+            raise
+        self.close()
+        self._server, self._space = server, kept.space
+
+    def manifest(self) -> Manifest:
+        if (kept := self._stored()) is None:
+            raise SinkError(f"there is no index at {self._url}")
+        return kept
+
+    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        server, space = self._opened()
+        rows.check(vector, space, f"a query of {self._url}")
+        if k < 1:
+            return []
+        if k > LARGEST_K:
+            raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
+        assert isinstance(vector, Dense)
+        query = vector.values.astype("float32").reshape(1, -1)
+        values = (_units(query)[0] if space.metric == "cosine" else query)[0].tolist()
+        f, tree = server.classes.query.Filter, filters.parse(where)
+        wanted = None if tree is None else translate(tree, f)
+        found = self._near(server, values, k, wanted)
+        if len(found) < k and wanted is None:
+            found = self._near(server, values, k, _always(f, True))
+        return [Hit(-distance, chunk) for distance, chunk in found]
+
+    def _near(self, server: Server, query: list[float], k: int, wanted: Any) -> list[tuple[float, Chunk]]:
+        try:
+            found = self._asked(server, query, k, wanted, _RETURNED)
+            return [(one.metadata.distance, _chunk(one.properties, self._url)) for one in found]
+        except TooLarge:  # the answer, with the texts in it
+            near = [
+                (one.metadata.distance, _id(one.properties, self._url))
+                for one in self._asked(server, query, k, wanted, ["chunk_id"])
+            ]
+        chunks = {point.id: point.chunk for point in self.fetch([id for _, id in near])}
+        return [(distance, chunks[id]) for distance, id in near if id in chunks]
+
+    def _asked(self, server: Server, query: list[float], k: int, wanted: Any, named: list[str]) -> list[Any]:
+        with server.turn():
+            return list(
+                server.collection.query.near_vector(
+                    query,
+                    limit=k,
+                    filters=wanted,
+                    target_vector=NAMED,
+                    return_metadata=server.classes.query.MetadataQuery(distance=True),
+                    return_properties=named,
+                ).objects
+            )
