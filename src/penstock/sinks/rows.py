@@ -65,10 +65,13 @@ class Batch:
         self.reasons: dict[str, str] = {}
         self.rows: list[Row] = []
         self.vectors: list[Any] = []
-        for point in {point.id: point for point in points}.values():
-            values = _values(point, space, url)
+        newest = {point.id: point for point in points}.values()
+        vectors = [_values(point, space, url) for point in newest]
+        # Asked of all together, since asking takes longer than looking.
+        sound = not vectors or bool(np.isfinite(np.concatenate(vectors, axis=None)).all())
+        for point, values in zip(newest, vectors, strict=True):
             try:
-                if not np.isfinite(values).all():
+                if not sound and not np.isfinite(values).all():
                     raise ValueError("its vector holds NaN or infinity")
                 cells = row(point.chunk)
             except (ValueError, TypeError, RecursionError) as error:
