@@ -256,11 +256,11 @@ class WeaviateSink(_Component, Sink):
         text, number, flag, blob = c.DataType.TEXT, c.DataType.INT, c.DataType.BOOL, c.DataType.BLOB
         field, off = c.Tokenization.FIELD, {"index_filterable": False, "index_searchable": False}
         found = {"index_filterable": True, "index_searchable": False, "tokenization": field}
-        given: dict[str, tuple[Any, dict[str, Any]]] = {name: (text, off) for name in _TEXTS}
-        given |= {name: (text, found) for name in ("uri", "uri_digest", "text_digest")}
+        given: dict[str, tuple[Any, dict[str, Any]]] = dict.fromkeys(_TEXTS, (text, off))
+        given |= dict.fromkeys(("uri", "uri_digest", "text_digest"), (text, found))
         given |= {name: (number, {"index_filterable": False}) for name in ("start", "end")}
         ordered = {"index_filterable": True, "index_range_filters": True}
-        given |= {name: (number, ordered) for name in ("ordinal", "page")}
+        given |= dict.fromkeys(("ordinal", "page"), (number, ordered))
         given |= {"has_page": (flag, {"index_filterable": True}), "no_bytes": (flag, {"index_filterable": False})}
         given |= {name: (blob, {"index_filterable": False}) for name in ("image", "original")}
         given["chunk_id"] = (text, off | {"tokenization": field})

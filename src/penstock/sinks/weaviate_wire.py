@@ -22,7 +22,8 @@ TIMEOUT = 60
 GREETING = 10
 """Seconds that a server has for saying that it is there."""
 PASSING = re.compile(
-    r"deadline|time(d )?out|unavailable|read-?only|not enough memory|connection|quorum|consistency|replica|shutting", re.I
+    "deadline|time(d )?out|unavailable|read-?only|not enough memory|connection|quorum|consistency|replica|shutting",
+    re.IGNORECASE,
 )
 """Why an object was refused that may pass later: Weaviate gives a reason and no code."""
 

@@ -1,0 +1,558 @@
+"""A Weaviate server as its client sees it, over REST and gRPC: enough for a sink, and strict about every field.
+
+    with Emulator(api_key="secret") as server:
+        WeaviateSink(f"weaviate://127.0.0.1:{server.port}/Notes?grpc={server.grpc_port}")
+        server.fail(grpc.StatusCode.UNAVAILABLE)    # the next call of gRPC; a number: the next request of REST
+        server.refused["<uuid>"] = "why"            # an object's error, returned as Weaviate does
+
+True to recorded requests of weaviate-client 4.23 and replies of 1.33 and 1.36, and to what is documented of the server:
+names begin with a capital, replies of the schema are completed, `id` and `vector` are reserved, ids are UUIDs, filters
+need an index, texts are trimmed by it, messages end at 10 MB, errors of objects are returned, blobs are base64 and not
+empty. There is no Not, as before 1.33; `absent_is_unequal` says which of two meanings NotEqual has.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import operator
+import re
+import threading
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+import grpc
+import numpy as np
+from weaviate.proto.v1 import (
+    aggregate_pb2,
+    base_pb2,
+    batch_delete_pb2,
+    batch_pb2,
+    health_weaviate_pb2,
+    search_get_pb2,
+    weaviate_pb2_grpc,
+)
+
+Json = dict[str, Any]
+LARGEST = 10 << 20
+MOST = 10_000
+
+_BLOB = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})")
+_PROPERTY = {
+    "name",
+    "dataType",
+    "indexFilterable",
+    "indexSearchable",
+    "indexRangeFilters",
+    "tokenization",
+    "skip_vectorization",
+    "vectorize_property_name",
+}
+_CLASS = {
+    "class",
+    "description",
+    "properties",
+    "vectorConfig",
+    "invertedIndexConfig",
+    "multiTenancyConfig",
+    "replicationConfig",
+    "shardingConfig",
+}
+_INDEX = {
+    "skip": False,
+    "cleanupIntervalSeconds": 300,
+    "maxConnections": 32,
+    "efConstruction": 128,
+    "ef": -1,
+    "dynamicEfMin": 100,
+    "dynamicEfMax": 500,
+    "dynamicEfFactor": 8,
+    "vectorCacheMaxObjects": 1000000000000,
+    "flatSearchCutoff": 40000,
+    "distance": "cosine",
+    "filterStrategy": "sweeping",
+    "pq": {
+        "enabled": False,
+        "bitCompression": False,
+        "segments": 0,
+        "centroids": 256,
+        "trainingLimit": 100000,
+        "encoder": {"type": "kmeans", "distribution": "log-normal"},
+    },
+    "bq": {"enabled": False},
+    "sq": {"enabled": False, "trainingLimit": 100000, "rescoreLimit": 20},
+    "multivector": {
+        "enabled": False,
+        "aggregation": "maxSim",
+        "muvera": {"enabled": False, "ksim": 4, "dprojections": 16, "repetitions": 10},
+    },
+}
+_REST = {
+    "invertedIndexConfig": {
+        "bm25": {"b": 0.75, "k1": 1.2},
+        "cleanupIntervalSeconds": 60,
+        "stopwords": {"preset": "en", "additions": None, "removals": None},
+        "usingBlockMaxWAND": True,
+    },
+    "multiTenancyConfig": {"enabled": False, "autoTenantCreation": False, "autoTenantActivation": False},
+    "replicationConfig": {"factor": 1, "asyncEnabled": False, "deletionStrategy": "NoAutomatedResolution"},
+    "shardingConfig": {
+        "virtualPerPhysical": 128,
+        "desiredCount": 1,
+        "actualCount": 1,
+        "desiredVirtualCount": 128,
+        "actualVirtualCount": 128,
+        "key": "_id",
+        "strategy": "hash",
+        "function": "murmur3",
+    },
+}
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "OPERATOR_GREATER_THAN": operator.gt,
+    "OPERATOR_GREATER_THAN_EQUAL": operator.ge,
+    "OPERATOR_LESS_THAN": operator.lt,
+    "OPERATOR_LESS_THAN_EQUAL": operator.le,
+}
+_REQUESTS = {
+    "BatchObjectsRequest": {"objects", "consistency_level"},
+    "BatchObject": {"uuid", "properties", "collection", "vectors"},
+    "Properties": {"non_ref_properties"},
+    "BatchDeleteRequest": {"collection", "filters", "consistency_level"},
+    "AggregateRequest": {"collection", "objects_count"},
+    "SearchRequest": {
+        "collection",
+        "metadata",
+        "properties",
+        "limit",
+        "after",
+        "filters",
+        "near_vector",
+        "consistency_level",
+        "uses_123_api",
+        "uses_125_api",
+        "uses_127_api",
+    },
+    "MetadataRequest": {"uuid", "distance", "vectors"},
+    "PropertiesRequest": {"non_ref_properties", "return_all_nonref_properties"},
+    "NearVector": {"targets", "vectors"},
+}
+
+
+class Refusal(Exception):
+    def __init__(self, status: int | grpc.StatusCode, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def _only(message: Any) -> Any:
+    kind = message.DESCRIPTOR.name
+    if unknown := {found.name for found, _ in message.ListFields()} - _REQUESTS[kind]:
+        raise Refusal(grpc.StatusCode.UNIMPLEMENTED, f"the emulator knows no {min(unknown)} in {kind}")
+    return message
+
+
+def _invalid(reason: str) -> Refusal:
+    return Refusal(grpc.StatusCode.UNKNOWN, reason)
+
+
+def _merged(given: Json, defaults: Mapping[str, Any]) -> Json:
+    """The given values, and the defaults of all that is not said."""
+    made = copy.deepcopy(dict(defaults))
+    for name, value in given.items():
+        inner = made.get(name)
+        made[name] = _merged(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return made
+
+
+@dataclass(slots=True)
+class Collection:
+    schema: Json
+    objects: dict[str, tuple[Json, dict[str, Any]]] = field(default_factory=dict)
+    dimensions: dict[str, int] = field(default_factory=dict)
+    absent_is_unequal: bool = True
+
+    @property
+    def properties(self) -> dict[str, Json]:
+        return {one["name"]: one for one in self.schema["properties"]}
+
+    def take(self, given: batch_pb2.BatchObject) -> None:
+        """Keep an object, in place of one of that id. Raises ValueError, which is returned."""
+        id = str(uuid.UUID(given.uuid))
+        if id != given.uuid:
+            raise ValueError(f"invalid UUID: {given.uuid}")
+        known, kept = self.properties, {}
+        for name, value in _only(given.properties).non_ref_properties.items():
+            if name in ("id", "vector"):
+                raise ValueError(f"property name '{name}' is reserved")
+            if name not in known:
+                raise ValueError(f"no such prop with name '{name}' found in class '{self.schema['class']}'")
+            kept[name] = _typed(name, known[name]["dataType"][0], value)
+        vectors = {}
+        for vector in given.vectors:
+            if (
+                vector.name not in self.schema["vectorConfig"]
+                or vector.type != base_pb2.Vectors.VECTOR_TYPE_SINGLE_FP32
+            ):
+                raise ValueError(f"vector {vector.name!r} is not configured")
+            values = np.frombuffer(vector.vector_bytes, "<f4").copy()
+            if self.dimensions.setdefault(vector.name, len(values)) != len(values):
+                raise ValueError(f"new node has a vector with length {len(values)}. Existing nodes have others")
+            index = self.schema["vectorConfig"][vector.name]["vectorIndexConfig"]
+            if index["distance"] == "cosine":
+                values = (values / (np.linalg.norm(values) or 1)).astype(np.float32)
+            vectors[vector.name] = values
+        self.objects[id] = kept, vectors
+
+    def matching(self, wanted: base_pb2.Filters | None) -> Iterator[str]:
+        passes = (lambda id, kept: True) if wanted is None else self._condition(wanted)
+        return (id for id, (kept, _) in self.objects.items() if passes(id, kept))
+
+    def _condition(self, wanted: base_pb2.Filters) -> Callable[[str, Json], bool]:
+        sign = base_pb2.Filters.Operator.Name(wanted.operator)
+        if sign in ("OPERATOR_AND", "OPERATOR_OR"):
+            parts = [self._condition(part) for part in wanted.filters]
+            if not parts:
+                raise _invalid("invalid filter: no operands")
+            every = all if sign == "OPERATOR_AND" else any
+            return lambda id, kept: every(part(id, kept) for part in parts)
+        name, value = wanted.target.property, _value(wanted)
+        if name == "_id":
+            several = value if isinstance(value, list) else [value]
+            if not all(isinstance(one, str) for one in several):
+                raise _invalid("invalid filter: ids are compared with texts")
+            ids = {str(uuid.UUID(one)) for one in several}
+            if sign in ("OPERATOR_EQUAL", "OPERATOR_CONTAINS_ANY"):
+                return lambda id, kept: id in ids
+            if sign == "OPERATOR_NOT_EQUAL":
+                return lambda id, kept: id not in ids
+            raise _invalid(f"invalid filter: {sign} of _id")
+        config = self.properties.get(name)
+        if config is None:
+            raise _invalid(f"no such prop with name '{name}' found in class '{self.schema['class']}'")
+        if not (config["indexFilterable"] or config.get("indexRangeFilters")):
+            raise _invalid(f"Filtering by property '{name}' requires inverted index")
+        kind = {"text": str, "int": int, "boolean": bool}[config["dataType"][0]]
+        if type(value) is not kind:
+            raise _invalid(f"data type filter cannot use {type(value).__name__} on {config['dataType'][0]}, {name}")
+        if isinstance(value, str):
+            value = value.strip()
+            if config["tokenization"] != "field":
+                raise _invalid("the emulator knows the tokenization field only")
+        return self._comparison(sign, name, value)
+
+    def _comparison(self, sign: str, name: str, value: Any) -> Callable[[str, Json], bool]:
+        def found(kept: Json) -> Any:
+            return kept[name].strip() if isinstance(kept.get(name), str) else kept.get(name)
+
+        if sign == "OPERATOR_EQUAL":
+            return lambda id, kept: found(kept) == value
+        if sign == "OPERATOR_NOT_EQUAL":
+            return lambda id, kept: found(kept) != value and (name in kept or self.absent_is_unequal)
+        if sign in _COMPARISONS:
+            return lambda id, kept: name in kept and _COMPARISONS[sign](found(kept), value)
+        raise _invalid(f"unknown operator {sign}")
+
+    def distances(self, name: str, query: Any, ids: list[str]) -> Any:
+        if not ids:
+            return np.empty(0)
+        matrix = np.stack([self.objects[id][1][name] for id in ids])
+        if matrix.shape[1] != len(query):
+            raise _invalid(f"vector lengths don't match: {matrix.shape[1]} vs {len(query)}")
+        match self.schema["vectorConfig"][name]["vectorIndexConfig"]["distance"]:
+            case "dot":
+                return -(matrix @ query)
+            case "l2-squared":
+                return ((matrix - query) ** 2).sum(axis=1)
+            case _:
+                return 1 - matrix @ (query / (np.linalg.norm(query) or 1))
+
+
+def _typed(name: str, kind: str, value: Any) -> Any:
+    match kind, value:
+        case ("text", str()) | ("boolean", bool()):
+            return value
+        case "int", float() if value.is_integer():
+            return int(value)
+        case "blob", str() if _BLOB.fullmatch(value):
+            return value
+    raise ValueError(f"invalid {kind} property '{name}' on class: not a {kind}, but {type(value).__name__}")
+
+
+def _value(wanted: base_pb2.Filters) -> Any:
+    which = wanted.WhichOneof("test_value")
+    if which is None:
+        raise _invalid("invalid filter: no value")
+    value = getattr(wanted, which)
+    return list(value.values) if which.endswith("_array") else value
+
+
+def completed(given: Json) -> Json:
+    """The schema of a class as the server tells it: with all that was not said."""
+    if unknown := given.keys() - _CLASS:
+        raise Refusal(422, f"unknown field {min(unknown)!r}")
+    name = given["class"][:1].upper() + given["class"][1:]
+    if not re.fullmatch("[A-Z][_0-9A-Za-z]{0,254}", name):
+        raise Refusal(422, f"'{name}' is not a valid class name")
+    made = _merged({**given, "class": name}, _REST)
+    made["properties"] = [_property(one) for one in given.get("properties", [])]
+    for vector in made.get("vectorConfig", {}).values():
+        if set(vector) - {"vectorizer", "vectorIndexType", "vectorIndexConfig"} or vector["vectorizer"] != {"none": {}}:
+            raise Refusal(422, "a vector is of vectorizer none here")
+        vector["vectorIndexConfig"] = _merged(vector.get("vectorIndexConfig", {}), _INDEX)
+        if vector["vectorIndexConfig"]["distance"] not in ("cosine", "dot", "l2-squared"):
+            raise Refusal(422, "unrecognized distance metric")
+    return made
+
+
+def _property(given: Json) -> Json:
+    if unknown := given.keys() - _PROPERTY:
+        raise Refusal(422, f"unknown field {min(unknown)!r} of a property")
+    name, kind = given["name"], given["dataType"][0]
+    if name in ("id", "vector", "_id", "additional") or not re.fullmatch("[_A-Za-z][_0-9A-Za-z]{0,230}", name):
+        raise Refusal(422, f"'{name}' is a reserved or invalid property name")
+    if kind not in ("text", "int", "boolean", "blob"):
+        raise Refusal(422, f"the emulator knows no data type {kind}")
+    if given.get("indexRangeFilters") and kind != "int":
+        raise Refusal(422, "`indexRangeFilters` is allowed only for numbers and dates")
+    if (given.get("tokenization") or given.get("indexSearchable")) and kind != "text":
+        raise Refusal(422, "tokenization and `indexSearchable` are allowed only for text")
+    defaults = {"indexFilterable": kind != "blob", "indexSearchable": kind == "text", "indexRangeFilters": False}
+    return {**defaults, **({"tokenization": "word"} if kind == "text" else {}), **given}
+
+
+class Emulator:
+    """The server, in threads of this process. `requests` are the methods and paths that came."""
+
+    def __init__(self, api_key: str | None = None, *, version: str = "1.36.0", absent_is_unequal: bool = True) -> None:
+        self.api_key, self.version, self.absent_is_unequal = api_key, version, absent_is_unequal
+        self.collections: dict[str, Collection] = {}
+        self.refused: dict[str, str] = {}
+        self.requests: list[str] = []
+        self.lock = threading.Lock()
+        self._faults: deque[int | grpc.StatusCode | float] = deque()
+        self._leaving = threading.Event()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"emulator": self}))
+        self._http.daemon_threads, self._http.block_on_close = True, False
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self.port = int(self._http.server_address[1])
+        limits = [("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST)]
+        self._grpc = grpc.server(ThreadPoolExecutor(8), options=[*limits, ("grpc.so_reuseport", 0)])
+        weaviate_pb2_grpc.add_WeaviateServicer_to_server(_servicer(self), self._grpc)
+        check = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: health_weaviate_pb2.WeaviateHealthCheckResponse(status="SERVING"),
+            request_deserializer=health_weaviate_pb2.WeaviateHealthCheckRequest.FromString,
+            response_serializer=health_weaviate_pb2.WeaviateHealthCheckResponse.SerializeToString,
+        )
+        health = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+        self._grpc.add_generic_rpc_handlers((health,))
+        self.grpc_port = int(self._grpc.add_insecure_port("127.0.0.1:0"))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._grpc.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._leaving.set()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+        self._grpc.stop(None).wait(5)
+
+    def fail(self, status: int | grpc.StatusCode, times: int = 1) -> None:
+        """The next requests, of REST for a number, else of gRPC, are answered with this and nothing is done."""
+        self._faults.extend([status] * times)
+
+    def stall(self, seconds: float) -> None:
+        """The next call of gRPC is answered after so long, or never when the emulator ends."""
+        self._faults.append(float(seconds))
+
+    def fault(self, rest: bool) -> None:
+        if not self._faults or (type(self._faults[0]) is int) is not rest:
+            return
+        fault = self._faults.popleft()
+        if isinstance(fault, float):
+            self._leaving.wait(fault)
+        else:
+            raise Refusal(fault, "injected")
+
+    def rest(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        match method, path.strip("/").split("/")[1:]:
+            case "GET", [".well-known", "ready" | "live"]:
+                return 200, None
+            case "GET", [".well-known", "openid-configuration"]:
+                return 404, {}
+            case "GET", ["meta"]:
+                told = {"hostname": "http://[::]:8080", "modules": {}, "version": self.version}
+                return 200, {**told, "grpcMaxMessageSize": LARGEST}
+            case "GET", ["schema"]:
+                return 200, {"classes": [one.schema for one in self.collections.values()]}
+            case "POST", ["schema"]:
+                made = completed(body)
+                if made["class"] in self.collections:
+                    raise Refusal(422, f"class name {made['class']} already exists")
+                self.collections[made["class"]] = Collection(made, absent_is_unequal=self.absent_is_unequal)
+                return 200, made
+            case "GET", ["schema", name]:
+                return (200, self.collections[name].schema) if name in self.collections else (404, None)
+            case "PUT", ["schema", name] if name in self.collections:
+                old, new = self.collections[name].schema, completed(body)
+                for part in old.keys() - {"description", "invertedIndexConfig"}:
+                    if old[part] != new.get(part):
+                        raise Refusal(422, f"{part} is immutable")
+                self.collections[name].schema = new
+                return 200, new
+            case "DELETE", ["schema", name]:
+                self.collections.pop(name, None)
+                return 200, None
+            case "GET", ["objects", name, id] if name in self.collections and id in self.collections[name].objects:
+                return 200, {"class": name, "id": id, "properties": self.collections[name].objects[id][0]}
+        return 404, None
+
+    def collection(self, name: str) -> Collection:
+        if name not in self.collections:
+            raise _invalid(f"could not find class {name} in schema")
+        return self.collections[name]
+
+    def batch(self, request: batch_pb2.BatchObjectsRequest) -> batch_pb2.BatchObjectsReply:
+        errors = []
+        for index, given in enumerate(_only(request).objects):
+            try:
+                if given.uuid in self.refused:
+                    raise ValueError(self.refused[given.uuid])
+                self.collection(_only(given).collection).take(given)
+            except (ValueError, Refusal) as error:
+                errors.append(batch_pb2.BatchObjectsReply.BatchError(index=index, error=str(error)))
+        return batch_pb2.BatchObjectsReply(took=0.01, errors=errors)
+
+    def remove(self, request: batch_delete_pb2.BatchDeleteRequest) -> batch_delete_pb2.BatchDeleteReply:
+        collection = self.collection(_only(request).collection)
+        gone = list(collection.matching(request.filters))[:MOST]
+        for id in gone:
+            del collection.objects[id]
+        return batch_delete_pb2.BatchDeleteReply(took=0.01, matches=len(gone), successful=len(gone))
+
+    def aggregate(self, request: aggregate_pb2.AggregateRequest) -> aggregate_pb2.AggregateReply:
+        count = len(self.collection(_only(request).collection).objects)
+        single = aggregate_pb2.AggregateReply.Single(objects_count=count)
+        return aggregate_pb2.AggregateReply(took=0.01, single_result=single)
+
+    def search(self, request: search_get_pb2.SearchRequest) -> search_get_pb2.SearchReply:
+        collection, limit = self.collection(_only(request).collection), request.limit or 10
+        if limit > MOST:
+            raise _invalid("query maximum results exceeded")
+        wanted = request.filters if request.HasField("filters") else None
+        if request.after and (wanted is not None or request.HasField("near_vector")):
+            raise _invalid("cursor api: cannot be used with where filters or searches")
+        ids, distances = sorted(collection.matching(wanted)), None
+        if request.after:
+            ids = [id for id in ids if id > str(uuid.UUID(request.after))]
+        if request.HasField("near_vector"):
+            near = _only(request.near_vector)
+            [target], [query] = near.targets.target_vectors, near.vectors
+            distances = collection.distances(target, np.frombuffer(query.vector_bytes, "<f4"), ids)
+            order = np.argsort(distances, kind="stable")[:limit]
+            ids, distances = [ids[i] for i in order], distances[order]
+        results = [
+            self._result(collection, id, request, None if distances is None else float(distances[i]))
+            for i, id in enumerate(ids[:limit])
+        ]
+        return search_get_pb2.SearchReply(took=0.01, results=results)
+
+    def _result(
+        self, collection: Collection, id: str, request: search_get_pb2.SearchRequest, distance: float | None
+    ) -> search_get_pb2.SearchResult:
+        kept, vectors = collection.objects[id]
+        meta = search_get_pb2.MetadataResult(id=id, id_as_bytes=uuid.UUID(id).bytes)
+        asked = _only(request.metadata)
+        if asked.distance and distance is not None:
+            meta.distance, meta.distance_present = distance, True
+        for name in asked.vectors:
+            if name in vectors:
+                given = {"vector_bytes": vectors[name].tobytes(), "type": base_pb2.Vectors.VECTOR_TYPE_SINGLE_FP32}
+                meta.vectors.append(base_pb2.Vectors(name=name, **given))
+        known = collection.properties
+        names: Iterable[str] = [name for name in known if known[name]["dataType"] != ["blob"]]
+        if request.HasField("properties") and not _only(request.properties).return_all_nonref_properties:
+            names = request.properties.non_ref_properties
+        result = search_get_pb2.SearchResult(metadata=meta)
+        result.properties.target_collection = request.collection
+        for name in names:
+            if name not in known:
+                raise _invalid(f"no such prop with name '{name}'")
+            cell, kind = result.properties.non_ref_props.fields[name], known[name]["dataType"][0]
+            if name in kept:
+                setattr(cell, {"boolean": "bool"}.get(kind, kind) + "_value", kept[name])
+            else:
+                cell.null_value = 0
+        return result
+
+
+def _servicer(emulator: Emulator) -> Any:
+    """The calls of gRPC, each behind the same door."""
+
+    def guarded(name: str, act: Callable[[Any], Any]) -> Callable[..., Any]:
+        def call(self: object, request: Any, context: grpc.ServicerContext) -> Any:
+            emulator.requests.append(name)
+            try:
+                emulator.fault(rest=False)
+                given = dict(context.invocation_metadata()).get("authorization")
+                if emulator.api_key is not None and given != f"Bearer {emulator.api_key}":
+                    raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "unauthorized: invalid api key")
+                with emulator.lock:
+                    return act(request)
+            except Refusal as refusal:
+                context.abort(refusal.status, str(refusal))
+
+        return call
+
+    acts = {
+        "BatchObjects": emulator.batch,
+        "BatchDelete": emulator.remove,
+        "Aggregate": emulator.aggregate,
+        "Search": emulator.search,
+    }
+    calls = {name: guarded(name, act) for name, act in acts.items()}
+    return type("Servicer", (weaviate_pb2_grpc.WeaviateServicer,), calls)()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    emulator: Emulator
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def handle_any(self) -> None:
+        emulator, path = self.emulator, self.path.partition("?")[0]
+        emulator.requests.append(f"{self.command} {path}")
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:
+            emulator.fault(rest=True)
+            given = self.headers.get("Authorization")
+            open_to_all = "/.well-known/" in path
+            if emulator.api_key is not None and not open_to_all and given != f"Bearer {emulator.api_key}":
+                raise Refusal(401, "anonymous access not enabled, please provide an auth scheme such as an API key")
+            with emulator.lock:
+                status, answer = emulator.rest(self.command, path, json.loads(raw) if raw else None)
+        except Refusal as refusal:
+            status, answer = int(str(refusal.status)), {"error": [{"message": str(refusal)}]}
+        except (KeyError, TypeError, ValueError) as error:
+            status, answer = 422, {"error": [{"message": f"invalid body: {error!r}"}]}
+        data = b"" if answer is None else json.dumps(answer).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+        except ConnectionError:
+            self.close_connection = True  # the client has gone, as after a timeout
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet: what came is in `requests`."""
