@@ -194,8 +194,7 @@ def _expression(wanted: filters.Filter) -> str:
         case filters.Absent(field):
             return "(has_page == false)" if field == "page" else "(has_page == true and has_page == false)"
         case filters.Every(terms):
-            told = " and ".join(map(_expression, terms))
-            return f"({told})" if terms else "(has_page == true or has_page == false)"
+            return f"({' and '.join(map(_expression, terms))})"
         case filters.Some(terms):
             return f"({' or '.join(map(_expression, terms))})"
         case filters.Not(term):

@@ -311,8 +311,6 @@ def translate(wanted: Filter, m: Any) -> Any:
             return m.FieldCondition(key=field, match=m.MatchAny(any=known)) if known else none
         case Absent(field):
             return m.IsEmptyCondition(is_empty=m.PayloadField(key=field))
-        case Every(()):
-            return m.Filter(must_not=[none])
         case Every(terms):
             return m.Filter(must=[translate(term, m) for term in terms])
         case Some(terms):
