@@ -1,0 +1,408 @@
+"""`pinecone://my-index/notes`: the namespace `notes` of a serverless index of Pinecone (clients 8 to 10).
+
+The key: PINECONE_API_KEY. `cloud=aws&region=us-east-1` create the index where there is none; `host=localhost:5080` is
+another controller than Pinecone's own, without TLS only on this machine (`tls=1` for TLS there as well).
+
+One record a chunk: `id`, `uri`, `text`, `ordinal` and `page` are searched by, `has_page` stands for a null, which the
+store does not know; headings and metadata are JSON text, an image is base64. All that together has 40 KB at most, and
+points that have more are refused by id before anything is written. Vectors come back to the bit. Manifests are in a
+namespace of their own. Reading follows writing late: `flush` waits for it. Counts are the store's own statistics.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from penstock import filters
+from penstock.contracts import Index, Sink
+from penstock.errors import SinkError, SpaceMismatch, UsageError
+from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.sinks import manifests, rows
+from penstock.sinks import pinecone_wire as wire
+
+LARGEST_K = 10_000
+WHOLE = 40
+"""Up to so many are asked for with their metadata: an answer has 4 MB at most."""
+RECORDS = 1000
+REQUEST = 1_900_000
+"""Bytes: the store takes 2 MB."""
+METADATA = 40_000
+TERMS = 10_000
+EXACT = 1 << 53
+"""Numbers are doubles there."""
+HASHED = "sha256-"
+PENDING = 10_000
+
+
+def _key(id: str) -> str:
+    """The record's id: the id itself, if it is one for Pinecone (printable ASCII, at most 512)."""
+    if re.fullmatch(r"[!-~]{1,512}", id) and not id.startswith(HASHED):
+        return id
+    return HASHED + hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _metadata(row: rows.Row) -> dict[str, Any]:
+    fields = dict(zip(rows.COLUMNS, row, strict=True))
+    page, image = fields.pop("page"), fields.pop("image")
+    for name, value in (("ordinal", fields["ordinal"]), ("page", page), *zip(("start", "end"), row[4:6], strict=True)):
+        if value is not None and abs(value) > EXACT:
+            raise ValueError(f"its {name} is {value}; Pinecone keeps numbers up to 2^53")
+    fields["has_page"] = page is not None
+    if page is not None:
+        fields["page"] = page
+    if image is not None:
+        fields["image"] = base64.b64encode(image).decode("ascii")
+    return fields
+
+
+def _chunk(found: Mapping[str, Any]) -> Chunk:
+    cells = dict(found)
+    for name in ("ordinal", "start", "end", "page"):
+        if name in cells:
+            cells[name] = int(cells[name])
+    if "image" in cells:
+        cells["image"] = base64.b64decode(cells["image"])
+    return rows.chunk(tuple(cells.get(name) for name in rows.COLUMNS))
+
+
+_PAGED: dict[str, Any] = {"has_page": {"$eq": True}}
+_PAGELESS: dict[str, Any] = {"has_page": {"$eq": False}}
+_ALL: dict[str, Any] = {"$or": [_PAGED, _PAGELESS]}
+_NONE: dict[str, Any] = {"$and": [_PAGED, _PAGELESS]}
+_SIGNS = {"<": "$lt", "<=": "$lte", ">": "$gt", ">=": "$gte"}
+_OPPOSITE = {"<": "$gte", "<=": "$gt", ">": "$lte", ">=": "$lt"}
+
+
+def translate(wanted: filters.Filter, *, negated: bool = False) -> dict[str, Any]:
+    """The tree in Pinecone's language, which has no `not`: it goes down to the comparisons."""
+    match wanted:
+        case filters.Not(term):
+            return translate(term, negated=not negated)
+        case filters.Every(terms):
+            return _several(terms, negated, every=not negated)
+        case filters.Some(terms):
+            return _several(terms, negated, every=negated)
+        case filters.Absent(field):
+            if field == "page":
+                return _PAGED if negated else _PAGELESS
+            return _ALL if negated else _NONE
+        case filters.Compare(field, sign, str()) if sign != "=":
+            raise UsageError(f"{field}: Pinecone does not order texts: {sign} is for numbers")
+        case filters.Compare(field, "=", value):
+            return _among(field, (value,), negated)
+        case filters.Compare(field, sign, value):
+            test = {field: {(_OPPOSITE if negated else _SIGNS)[sign]: _speakable(field, value)}}
+            return _or_pageless(field, test) if negated else test
+        case filters.Among(field, values):
+            return _among(field, values, negated)
+
+
+def _several(terms: Sequence[filters.Filter], negated: bool, *, every: bool) -> dict[str, Any]:
+    parts = [translate(term, negated=negated) for term in terms]
+    if len(parts) < 2:
+        return parts[0] if parts else (_ALL if every else _NONE)
+    return {"$and" if every else "$or": parts}
+
+
+def _among(field: str, values: Sequence[filters.Value], negated: bool) -> dict[str, Any]:
+    known = [value for value in (_speakable(field, value) for value in values) if value is not None]
+    if not known:
+        return _ALL if negated else _NONE
+    if len(known) == 1:
+        test: dict[str, Any] = {field: {"$ne" if negated else "$eq": known[0]}}
+    else:
+        sign = "$nin" if negated else "$in"
+        tests = [{field: {sign: known[i : i + TERMS]}} for i in range(0, len(known), TERMS)]
+        test = tests[0] if len(tests) == 1 else {"$and" if negated else "$or": tests}
+    return _or_pageless(field, test) if negated else test
+
+
+def _or_pageless(field: str, test: dict[str, Any]) -> dict[str, Any]:
+    return {"$or": [_PAGELESS, test]} if field == "page" else test
+
+
+def _speakable(field: str, value: filters.Value) -> filters.Value | None:
+    """None for a text with a lone surrogate: it has no UTF-8, and equals nothing that is stored."""
+    if isinstance(value, str):
+        return None if re.search("[\ud800-\udfff]", value) else value
+    if abs(value) > EXACT:
+        raise UsageError(f"{field}: Pinecone compares numbers up to 2^53, not {value}")
+    return value
+
+
+class _Component:
+    """What the sink and the index share: a place, and the namespace once they are open."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        wire.place(url)
+        self._url, self._client = url, client
+        self._namespace: wire.Namespace | None = None
+        self._space: Space | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._client is not None:
+            raise UsageError(f"{self._url}: a client cannot go to another process; leave it out, and one is made there")
+        return type(self), (self._url,)
+
+    def _opened(self) -> tuple[wire.Namespace, Space]:
+        if self._namespace is None or self._space is None:
+            raise SinkError(f"{self._url} is not open")
+        return self._namespace, self._space
+
+    def _kept(self, namespace: wire.Namespace) -> Manifest | None:
+        if not namespace.connect() or (text := namespace.kept()) is None:
+            return None
+        return manifests.from_json(text, self._url)
+
+    def _stored(self) -> Manifest | None:
+        if self._namespace is not None:
+            return self._kept(self._namespace)
+        namespace = wire.Namespace(self._url, self._client)
+        try:
+            return self._kept(namespace)
+        finally:
+            namespace.close()
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        import numpy as np
+
+        namespace, _ = self._opened()
+        found = namespace.fetch([_key(id) for id in ids]).values()
+        return [Point(_chunk(r.metadata), {VECTOR: Dense(np.array(r.values, np.float32))}) for r in found]
+
+    def close(self) -> None:
+        if self._namespace is not None:
+            self._namespace.close()
+        self._namespace = None
+
+
+class PineconeSink(_Component, Sink):
+    """A namespace of a serverless index. `client` is a `pinecone.Pinecone` of the user's."""
+
+    max_rows = RECORDS
+    max_bytes = 4 << 20
+    max_text = 32_000
+    """Of the 40 KB of a record, with what JSON makes of it."""
+    writers = 2
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        super().__init__(url, client)
+        self._lock = threading.Lock()
+        self._position: int | None = None
+        self._last: Mapping[str, Any] | None = None
+        self._gone: dict[str, str] = {}
+        """Deleted and perhaps still seen: key -> id."""
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def manifest(self) -> Manifest | None:
+        return self._stored()
+
+    def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.space, {"Dense"}, self._url)
+        namespace = wire.Namespace(self._url, self._client)
+        try:
+            kept = self._kept(namespace)
+            if kept is None:
+                kept = self._begin(namespace, manifest)
+            manifests.agree(kept, manifest, self._url)
+        except BaseException:
+            namespace.close()
+            raise
+        self.close()
+        self._namespace, self._space = namespace, kept.space
+
+    def _begin(self, namespace: wire.Namespace, manifest: Manifest) -> Manifest:
+        """Make the index if need be, see that it suits and that nothing is in the way, and keep the manifest."""
+        space = manifest.space
+        found = namespace.describe()
+        if found is None:
+            namespace.create(space)
+            found = namespace.describe()
+        dim, metric = getattr(found, "dimension", None), getattr(found, "metric", None)
+        if (dim, str(getattr(metric, "value", metric))) != (space.dim, wire.METRICS[space.metric]):
+            raise SpaceMismatch(
+                f"{self._url}: the index takes vectors of {dim} dimensions by {metric}; this run makes {space.dim} by "
+                f"{wire.METRICS[space.metric]} (model {space.model}): use another index"
+            )
+        if namespace.count():
+            raise SinkError(f"{self._url} is a namespace that is not Penstock's; name another one")
+        namespace.keep(manifests.to_json(manifest), space.dim)
+        return self._kept(namespace) or manifest  # another run's, where two began at once
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        namespace, space = self._opened()
+        namespace.keep(manifests.to_json(manifest), space.dim)
+        self._space = manifest.space
+
+    def write(self, points: Sequence[Point]) -> None:
+        namespace, space = self._opened()
+        batch = rows.Batch(points, space, self._url)
+        for records in self._requests(namespace, batch):
+            refused = self._put(namespace, records)
+            if len(refused) == len(records) > 1:
+                raise SinkError(next(iter(refused.values())))
+            batch.reasons |= refused
+        batch.finish()
+
+    def _requests(self, namespace: wire.Namespace, batch: rows.Batch) -> Iterator[list[dict[str, Any]]]:
+        """The records that can be written, in requests of a good size."""
+        records: list[dict[str, Any]] = []
+        size = 0
+        for row, vector in zip(batch.rows, batch.vectors, strict=True):
+            try:
+                metadata = _metadata(row)
+                taken = len(namespace.dumps(metadata))
+                if taken > METADATA:
+                    raise ValueError(f"its text and metadata have {taken:,} bytes; Pinecone takes {METADATA:,}")
+                if not vector.any():
+                    raise ValueError("its vector is all zeros, which Pinecone does not take")
+            except (ValueError, TypeError) as error:
+                batch.reasons[row[0]] = str(error)
+                continue
+            values, more = namespace.short(vector)
+            more += taken + 600
+            if records and (size + more > REQUEST or len(records) == RECORDS):
+                yield records
+                records, size = [], 0
+            records.append({"id": _key(row[0]), "values": values, "metadata": metadata})
+            size += more
+        if records:
+            yield records
+
+    def _put(self, namespace: wire.Namespace, records: list[dict[str, Any]]) -> dict[str, str]:
+        """Write them; the reasons for those that Pinecone refuses, which it says of a request as a whole."""
+        try:
+            position = namespace.upsert(records)
+        except wire.Refused as error:
+            if len(records) == 1:
+                return {records[0]["metadata"]["id"]: str(error)}
+            half = len(records) // 2
+            return self._put(namespace, records[:half]) | self._put(namespace, records[half:])
+        with self._lock:
+            self._last = records[-1]
+            if position is not None:
+                self._position = max(position, self._position or 0)
+            for record in records if self._gone else ():
+                self._gone.pop(record["id"], None)
+        return {}
+
+    def delete(self, ids: Sequence[str]) -> None:
+        namespace, _ = self._opened()
+        keys = list({_key(id): id for id in ids}.items())
+        for start in range(0, len(keys), RECORDS):
+            page = dict(keys[start : start + RECORDS])
+            namespace.delete(list(page))
+            with self._lock:
+                self._gone |= page
+                if self._last is not None and self._last["id"] in self._gone:
+                    self._last = None
+        if len(self._gone) > PENDING:
+            self.flush()
+
+    def flush(self) -> None:
+        """What is written is durable; this waits until it is seen, by searching and by id, and deleted points are not."""
+        namespace, space = self._opened()
+        with self._lock:
+            position, last, gone = self._position, self._last, list(self._gone.items())
+        deadline = time.monotonic() + wire.WAIT
+        if position is not None:
+            while (namespace.query(_probe(space), 1)[1] or 0) < position:
+                namespace.pause(deadline, "what was written is not seen")
+        # a deletion's place in the log is not told by the client; by id, reading may be behind searching
+        for start in range(0, len(gone), RECORDS):
+            page = dict(gone[start : start + RECORDS])
+            within = translate(filters.Among("id", tuple(page.values())))
+            while namespace.query(_probe(space), 1, within)[0] or namespace.fetch(list(page)[-wire.FETCH :]):
+                namespace.pause(deadline, "what was deleted is still seen")
+        behind = time.monotonic() + wire.SLACK
+        while last is not None and not _same(namespace.fetch([last["id"]]).get(last["id"]), last):
+            if position is not None and time.monotonic() > behind:
+                break  # searching sees it: another writer has the point changed since
+            namespace.pause(deadline, "what was written is not read back")
+        with self._lock:
+            if self._last is last:
+                self._last = None
+            if self._position == position:
+                self._position = None
+            for key, _ in gone:
+                self._gone.pop(key, None)
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        namespace, _ = self._opened()
+        for page in namespace.list():
+            names = {r.id: str(r.metadata["id"]) for r in namespace.fetch(_hashed(page)).values()}
+            yield [names.get(key, key) for key in page if key in names or not key.startswith(HASHED)]
+
+
+def _hashed(keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if key.startswith(HASHED)]
+
+
+def _probe(space: Space) -> list[float]:
+    return [1.0] + [0.0] * (space.dim - 1)
+
+
+def _same(found: Any, record: Mapping[str, Any]) -> bool:
+    import numpy as np
+
+    if found is None or dict(found.metadata) != record["metadata"]:
+        return False
+    return bool(np.allclose(found.values, record["values"], rtol=1e-3))
+
+
+class PineconeIndex(_Component, Index):
+    """Asks the namespace, which narrows before it chooses the nearest."""
+
+    def manifest(self) -> Manifest:
+        if (kept := self._stored()) is None:
+            raise SinkError(f"there is no index at {self._url}")
+        return kept
+
+    def open(self) -> None:
+        namespace = wire.Namespace(self._url, self._client)
+        try:
+            if (kept := self._kept(namespace)) is None:
+                raise SinkError(f"there is no index at {self._url}")
+        except BaseException:
+            namespace.close()
+            raise
+        self.close()
+        self._namespace, self._space = namespace, kept.space
+
+    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        import numpy as np
+
+        namespace, space = self._opened()
+        rows.check(vector, space, f"a query of {self._url}")
+        if k < 1:
+            return []
+        if k > LARGEST_K:
+            raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
+        assert isinstance(vector, Dense)
+        query = np.ascontiguousarray(vector.values, dtype=np.float32)
+        if not np.isfinite(query).all() or not query.any():
+            raise SinkError(f"a query of {self._url} is all zeros, or holds NaN or infinity: nothing is near it")
+        wanted = filters.parse(where)
+        within = None if wanted is None else translate(wanted)
+        found, _ = namespace.query(query.tolist(), k, within, metadata=k <= WHOLE)
+        if k <= WHOLE:
+            chunks = {match.id: match.metadata for match in found}
+        else:
+            chunks = {key: r.metadata for key, r in namespace.fetch([match.id for match in found]).items()}
+        sign = -1.0 if space.metric == "l2" else 1.0
+        return [Hit(sign * match.score, _chunk(chunks[match.id])) for match in found if match.id in chunks]

@@ -1,0 +1,296 @@
+"""How Pinecone is spoken to: the official client, clients 8 to 10, with errors as in the contract."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import quote
+
+from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
+from penstock.records import Space
+from penstock.sinks import address
+
+EXAMPLE = "pinecone://my-index/notes?cloud=aws&region=us-east-1"
+MANIFESTS = "penstock-manifests"
+"""The namespace of the manifests: one record for each namespace of Penstock's in the index, under its name."""
+TIMEOUT = 30
+WAIT = 60.0
+"""Seconds until what was written has to be seen, or an index has to be made."""
+SLACK = 5.0
+"""Seconds that reading by id may be behind searching."""
+URL_BYTES = 6000
+FETCH = 100
+METRICS = {"cosine": "cosine", "dot": "dotproduct", "l2": "euclidean"}
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def place(url: str) -> address.Address:
+    known = frozenset({"host", "tls", "cloud", "region"})
+    at = address.parse(url, "pinecone", EXAMPLE, port=443, options=known)
+    namespace = at.names[0]
+    if at.folder or at.user or not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?", at.host):
+        raise UsageError(f"{url!r}: an index is named by at most 45 of a-z, 0-9 and -; write it like {EXAMPLE}")
+    if not re.fullmatch(r"[!-~]{1,512}", namespace) or namespace.startswith("__") or namespace == MANIFESTS:
+        raise UsageError(f"{url!r}: {namespace!r} is no namespace for points; write it like {EXAMPLE}")
+    if ("cloud" in at.options) != ("region" in at.options):
+        raise UsageError(f"{url!r}: cloud and region go together; write it like {EXAMPLE}")
+    _controller(at)
+    return at
+
+
+def _controller(at: address.Address) -> str:
+    """Where indexes are made and asked for; empty for Pinecone's own. Without TLS only on this machine."""
+    host = at.options.get("host", "")
+    if not host:
+        return ""
+    found = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(?::(\d{1,5}))?", host)
+    if not found:
+        raise UsageError(f"{at.url!r}: {host!r} is no host; write it like host=localhost:5080")
+    plain = found[1].strip("[]").lower() in LOCAL and not at.tls
+    return f"{'http' if plain else 'https'}://{host}"
+
+
+class Namespace:
+    """A client, the index, and the namespace of it that this is about."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        self.url, self.at = url, place(url)
+        self.name = self.at.names[0]
+        try:
+            import orjson
+            import pinecone
+            from pinecone.exceptions import PineconeException
+        except ImportError as error:
+            raise MissingExtra(f"{url} ({error.name})", "pinecone") from None
+        self.dumps, self.loads, self._numbers = orjson.dumps, orjson.loads, orjson.OPT_SERIALIZE_NUMPY
+        self._pinecone = pinecone
+        others = [getattr(sys.modules.get("urllib3.exceptions"), "HTTPError", None)]  # clients before 9 pass them on
+        self._errors: tuple[type[Exception], ...] = (PineconeException, OSError, *(e for e in others if e))
+        self._own = client is None
+        self._index: Any = None
+        if client is None:
+            key = os.environ.get("PINECONE_API_KEY", "")
+            if not re.fullmatch(r"[!-~]+", key):
+                raise UsageError(f"{url}: set PINECONE_API_KEY to a key of the project")
+            with self.turn():
+                client = pinecone.Pinecone(api_key=key, host=_controller(self.at) or None)
+        self._client = client
+
+    def close(self) -> None:
+        for made in (self._index, self._client if self._own else None):
+            if made is not None and hasattr(made, "close"):
+                with suppress(*self._errors):  # nothing is lost with a connection that does not close
+                    made.close()
+        self._index = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise _told(self.url, error) from error
+
+    # ------------------------------------------------------------ the index
+
+    def describe(self) -> Any:
+        """What the index is; None where there is none."""
+        try:
+            with self.turn():
+                return self._client.describe_index(self.at.host)
+        except NotThere:
+            return None
+
+    def connect(self) -> bool:
+        """Whether there is such an index."""
+        if self._index is None and (found := self.describe()) is not None:
+            self._reach(found)
+        return self._index is not None
+
+    def _reach(self, found: Any) -> None:
+        host = re.sub("^https?://", "", found.host or "")
+        if not host:
+            raise Transient(f"{self.url}: the index has no host yet")
+        if _controller(self.at).startswith("http:") and re.sub(r":\d+$", "", host).strip("[]").lower() in LOCAL:
+            host = f"http://{host}"  # the client would take it for https
+        with self.turn():
+            self._index = self._client.Index(host=host)
+
+    def create(self, space: Space) -> None:
+        if "cloud" not in self.at.options:
+            raise SinkError(
+                f"{self.url}: there is no index {self.at.host!r}; create it with {space.dim} dimensions and the metric "
+                f"{METRICS[space.metric]}, or say where, like ?cloud=aws&region=us-east-1"
+            )
+        spec = self._pinecone.ServerlessSpec(cloud=self.at.options["cloud"], region=self.at.options["region"])
+        try:
+            with self.turn():
+                self._client.create_index(
+                    name=self.at.host, dimension=space.dim, metric=METRICS[space.metric], spec=spec, timeout=int(WAIT)
+                )
+        except Conflict:
+            pass  # another run was first
+        deadline = time.monotonic() + WAIT
+        while (found := self.describe()) is None or not found.status["ready"]:
+            self.pause(deadline, "the index is not ready")
+        self._reach(found)
+
+    def pause(self, deadline: float, why: str) -> None:
+        """Half a second, or in the first one less; Transient when it has taken too long."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise Transient(f"{self.url}: {why} after {WAIT:.0f} s")
+        time.sleep(min(0.5, 0.02 + (WAIT - min(left, WAIT)) / 10))
+
+    # ------------------------------------------------------------ records
+
+    def upsert(self, records: Sequence[Mapping[str, Any]], namespace: str = "") -> int | None:
+        """Write; tell the log's position of it, where the server does."""
+        with self.turn():
+            answer = self._index.upsert(vectors=records, namespace=namespace or self.name)
+        if answer.upserted_count != len(records):
+            raise SinkError(f"{self.url} was sent {len(records)} points and wrote {answer.upserted_count}")
+        return _position(answer, "x-pinecone-request-lsn", "x-pinecone-lsn-committed")
+
+    def delete(self, keys: Sequence[str]) -> None:
+        with suppress(NotThere), self.turn():  # a namespace is there from its first point on
+            self._index.delete(ids=list(keys), namespace=self.name)
+
+    def fetch(self, keys: Sequence[str], namespace: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for page in _pages(keys):
+            with suppress(NotThere), self.turn():
+                found |= self._index.fetch(ids=page, namespace=namespace or self.name).vectors
+        return found
+
+    def query(
+        self, vector: list[float], k: int, within: Mapping[str, Any] | None = None, metadata: bool = False
+    ) -> tuple[list[Any], int | None]:
+        """The nearest, and up to which position of the log they are true."""
+        asked: dict[str, Any] = {} if within is None else {"filter": within}
+        try:
+            with self.turn():
+                answer = self._index.query(
+                    vector=vector,
+                    top_k=k,
+                    namespace=self.name,
+                    include_metadata=metadata,
+                    include_values=False,
+                    **asked,
+                )
+        except NotThere:
+            if self.describe() is None:
+                raise
+            return [], None
+        return list(answer.matches), _position(answer, "x-pinecone-max-indexed-lsn", "x-pinecone-lsn-reconciled")
+
+    def list(self) -> Iterator[list[str]]:
+        token: str | None = None
+        while True:
+            more = {"pagination_token": token} if token else {}
+            try:
+                with self.turn():
+                    page = self._index.list_paginated(namespace=self.name, limit=100, **more)
+            except NotThere:
+                return
+            if page.vectors:
+                yield [item.id for item in page.vectors]
+            token = page.pagination.next if page.pagination else None
+            if not token:
+                return
+
+    def count(self) -> int:
+        with self.turn():
+            namespaces = self._index.describe_index_stats().namespaces
+        return int(namespaces[self.name].vector_count) if self.name in namespaces else 0
+
+    # ------------------------------------------------------------ the manifest
+
+    def kept(self) -> str | None:
+        found = self.fetch([self.name], MANIFESTS).get(self.name)
+        return None if found is None else str((found.metadata or {}).get("manifest", ""))
+
+    def keep(self, text: str, dim: int) -> None:
+        """Returns when it is read back."""
+        record = {"id": self.name, "values": [1.0] + [0.0] * (dim - 1), "metadata": {"manifest": text}}
+        self.upsert([record], MANIFESTS)
+        deadline = time.monotonic() + WAIT
+        while self.kept() != text:
+            self.pause(deadline, "its manifest cannot be read back")
+
+    # ------------------------------------------------------------ values
+
+    def short(self, vector: Any) -> tuple[list[float], int]:
+        """The float32 values as the shortest decimals that mean them, and their bytes as JSON."""
+        import numpy as np
+
+        text = self.dumps(vector, option=self._numbers)
+        values: list[float] = self.loads(text)
+        if np.array(values, np.float32).tobytes() != vector.tobytes():
+            values = vector.tolist()
+            text = self.dumps(values)
+        return values, len(text)
+
+
+def _pages(keys: Sequence[str]) -> Iterator[list[str]]:
+    """As many as a url holds."""
+    page: list[str] = []
+    size = 0
+    for key in dict.fromkeys(keys):
+        more = len(quote(key, safe="")) + 5
+        if page and (size + more > URL_BYTES or len(page) == FETCH):
+            yield page
+            page, size = [], 0
+        page.append(key)
+        size += more
+    if page:
+        yield page
+
+
+def _position(answer: Any, *names: str) -> int | None:
+    info = getattr(answer, "response_info", None) or getattr(answer, "_response_info", None)
+    headers = info.get("raw_headers") if isinstance(info, Mapping) else getattr(info, "raw_headers", None)
+    for name in names:
+        value = str((headers or {}).get(name, ""))
+        if value.isdigit():
+            return int(value)
+    return None
+
+
+class NotThere(SinkError):
+    """404: of an index or namespace, where it is asked whether there is one."""
+
+
+class Conflict(SinkError):
+    """409: an index of that name is there."""
+
+
+class Refused(SinkError):
+    """400: of a batch, one record of which may be at fault."""
+
+
+def _told(url: str, error: Exception) -> SinkError:
+    status = getattr(error, "status_code", None) or getattr(error, "status", None)
+    why = " ".join(str(getattr(error, "message", None) or getattr(error, "body", None) or error).split())[:300]
+    if not isinstance(status, int):
+        cause = f"{type(error).__name__}: {why}"
+        if re.search(r"ssl|certificate|tls", cause, re.IGNORECASE):
+            return SinkError(f"{url}: no connection by TLS: {cause}")
+        if re.search(r"Connection|Timeout|Retry|Protocol|OSError|gaierror", cause):
+            return Transient(f"{url} cannot be reached: {cause}")
+        return SinkError(f"{url} does not answer as Pinecone does: {cause}")
+    if status in (401, 403):
+        return SinkError(f"{url} does not let us in ({status}: {why}); set PINECONE_API_KEY to a key that may")
+    if status == 404:
+        return NotThere(f"{url}: there is no such index or namespace ({why})")
+    if status == 409:
+        return Conflict(f"{url}: {why}")
+    if status == 413 or (status == 400 and re.search("too large|maximum supported size", why)):
+        return TooLarge(f"{url} does not take requests so large ({why})")
+    if status in (408, 429) or status >= 500:
+        return Transient(f"{url}: {status}: {why}")
+    return Refused(f"{url}: {status}: {why}") if status == 400 else SinkError(f"{url}: {status}: {why}")

@@ -1,0 +1,470 @@
+"""Pinecone, control and data plane, as far as the sink goes: strict, in memory, in a thread of this process.
+
+It is spoken to by the official clients: 8 (API 2025-10) and 10 (2026-07). What the service refuses it refuses, limits
+that the clients do not check included, and more: a path, key or operator it does not know is a 400. It is as late as
+the service: what was written is searched after `lag` seconds, read by id, listed and counted after twice as many.
+
+    with PineconeServer(key="secret") as server:
+        Pinecone(api_key="secret", host=server.base)
+        server.fail(503, "/vectors/upsert", times=4)
+
+There is one index at a time, since its data is served at the same port.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+import orjson
+
+VERSIONS = ("2025-10", "2026-07")
+METRICS = ("cosine", "dotproduct", "euclidean")
+MOST, REQUEST, METADATA, ANSWER, URL = 1000, 2_000_000, 40_960, 4_000_000, 8000
+
+Record = tuple[Any, dict[str, Any]]
+"""The vector and the metadata."""
+
+
+class Refusal(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+def only(given: Mapping[str, Any], known: set[str], what: str) -> None:
+    if unknown := sorted(given.keys() - known):
+        raise Refusal(400, f'{what}: Cannot find field: "{unknown[0]}"')
+
+
+@dataclass
+class View:
+    """The records as one way of reading sees them: those of the log up to a place."""
+
+    lag: float
+    records: dict[str, Record] = field(default_factory=dict)
+    at: int = 0
+
+
+class Space:
+    """A namespace: a log of what was written, and two views that follow it."""
+
+    def __init__(self, lag: float) -> None:
+        self.log: list[tuple[float, dict[str, Record | None]]] = []
+        self.searched, self.read = View(lag), View(2 * lag)
+
+    def append(self, changes: dict[str, Record | None]) -> int:
+        self.log.append((time.monotonic(), changes))
+        return len(self.log)
+
+    def see(self, view: View) -> dict[str, Record]:
+        while view.at < len(self.log) and self.log[view.at][0] + view.lag <= time.monotonic():
+            for id, record in self.log[view.at][1].items():
+                if record is None:
+                    view.records.pop(id, None)
+                else:
+                    view.records[id] = record
+            view.at += 1
+        return view.records
+
+
+@dataclass
+class Index:
+    name: str
+    dimension: int
+    metric: str
+    place: dict[str, str]
+    spaces: dict[str, Space] = field(default_factory=dict)
+    ready: float = 0.0
+
+
+class PineconeServer:
+    def __init__(self, key: str = "key", lag: float = 0.01, *, positions: bool = True) -> None:
+        self.key, self.lag, self.positions = key, lag, positions
+        """`positions`: whether answers tell places in the log."""
+        self.index: Index | None = None
+        self.requests: list[tuple[str, str, int]] = []
+        """Method, path and bytes of each."""
+        self.refused: set[str] = set()
+        """Ids that upserts are refused for."""
+        self._faults: list[tuple[int, str]] = []
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    @property
+    def port(self) -> int:
+        return int(self._http.server_address[1])
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def fail(self, status: int, path: str, *, times: int = 1) -> None:
+        """Answer the next requests of that path with this status, 0 for no answer at all."""
+        with self._lock:
+            self._faults += [(status, path)] * times
+
+    def fault(self, path: str) -> int | None:
+        with self._lock:
+            for i, (status, wanted) in enumerate(self._faults):
+                if wanted == path:
+                    del self._faults[i]
+                    return status
+        return None
+
+    def answer(self, method: str, path: str, params: dict[str, list[str]], body: bytes, version: str) -> Any:
+        """Status, body and headers."""
+        with self._lock:
+            match method, [unquote(part) for part in path.split("/") if part]:
+                case "POST", ["indexes"]:
+                    return 201, self._create(orjson.loads(body), version), {}
+                case "GET", ["indexes"]:
+                    return 200, {"indexes": [self._described(self.index, version)] if self.index else []}, {}
+                case "GET", ["indexes", name]:
+                    return 200, self._described(self._named(name), version), {}
+                case "DELETE", ["indexes", name]:
+                    self._named(name)
+                    self.index = None
+                    return 202, None, {}
+                case "POST", ["vectors", "upsert"]:
+                    return self._upsert(self._served(), orjson.loads(body), len(body))
+                case "POST", ["vectors", "delete"]:
+                    return self._delete(self._served(), orjson.loads(body))
+                case "POST", ["query"]:
+                    return self._query(self._served(), orjson.loads(body))
+                case "GET", ["vectors", "fetch"]:
+                    return self._fetch(self._served(), params)
+                case "GET", ["vectors", "list"]:
+                    return self._list(self._served(), params)
+                case "POST", ["describe_index_stats"]:
+                    return self._stats(self._served(), orjson.loads(body))
+        raise Refusal(404, f"no such path: {method} {path}")
+
+    # ------------------------------------------------------------ control plane
+
+    def _named(self, name: str) -> Index:
+        if self.index is None or self.index.name != name:
+            raise Refusal(404, f"Resource {name} not found")
+        return self.index
+
+    def _served(self) -> Index:
+        if self.index is None or self.index.ready > time.monotonic():
+            raise Refusal(404, "Index not found")
+        return self.index
+
+    def _create(self, body: dict[str, Any], version: str) -> dict[str, Any]:
+        common = {"name", "deletion_protection", "tags"}
+        if version == "2026-07":
+            only(body, common | {"schema", "deployment"}, "create index")
+            vector = body["schema"]["fields"]["_values"]
+            only(vector, {"type", "dimension", "metric"}, "_values")
+            only(body["deployment"], {"deployment_type", "cloud", "region"}, "deployment")
+            if (vector["type"], body["deployment"]["deployment_type"]) != ("dense_vector", "managed"):
+                raise Refusal(400, "only serverless indexes of dense vectors are emulated")
+            place = {name: body["deployment"][name] for name in ("cloud", "region")}
+        else:
+            only(body, common | {"spec", "dimension", "metric", "vector_type"}, "create index")
+            vector, place = body, body["spec"]["serverless"]
+            only(place, {"cloud", "region"}, "serverless")
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?", body["name"]):
+            raise Refusal(400, "Name must consist of lower case alphanumeric characters or '-'")
+        if not 1 <= vector["dimension"] <= 20_000 or vector["metric"] not in METRICS:
+            raise Refusal(400, "the dimension is 1 to 20000, and the metric one of " + ", ".join(METRICS))
+        if place["cloud"] not in ("aws", "gcp", "azure"):
+            raise Refusal(404, f"Resource cloud: {place['cloud']} region: {place['region']} not found")
+        if self.index is not None:
+            there = self.index.name == body["name"]
+            raise Refusal(409, "Resource  already exists") if there else Refusal(403, "You've reached the max indexes")
+        self.index = Index(body["name"], vector["dimension"], vector["metric"], dict(place))
+        self.index.ready = time.monotonic() + self.lag
+        return self._described(self.index, version)
+
+    def _described(self, index: Index, version: str) -> dict[str, Any]:
+        ready = index.ready <= time.monotonic()
+        shape = {"dimension": index.dimension, "metric": index.metric}
+        told: dict[str, Any] = {
+            "name": index.name,
+            "host": f"127.0.0.1:{self.port}",
+            "status": {"ready": ready, "state": "Ready" if ready else "Initializing"},
+            "deletion_protection": "disabled",
+            "tags": None,
+        }
+        if version == "2026-07":
+            told["schema"] = {"fields": {"_values": {"type": "dense_vector", **shape}}}
+            told["deployment"] = {"deployment_type": "managed", **index.place}
+            return told
+        return told | shape | {"spec": {"serverless": index.place}, "vector_type": "dense"}
+
+    # ------------------------------------------------------------ data plane
+
+    def _upsert(self, index: Index, body: dict[str, Any], size: int) -> Any:
+        only(body, {"vectors", "namespace"}, "upsert")
+        if size > REQUEST:
+            raise Refusal(400, f"Request size {size} exceeds the maximum supported size of {REQUEST} bytes")
+        if not 1 <= len(body["vectors"]) <= MOST:
+            raise Refusal(400, f"Upsert requests take 1 to {MOST} vectors, not {len(body['vectors'])}")
+        changes: dict[str, Record | None] = {}
+        for vector in body["vectors"]:
+            only(vector, {"id", "values", "metadata"}, "vector")
+            _check_id(vector["id"])
+            if vector["id"] in self.refused:
+                raise Refusal(400, f"refused: {vector['id']}")
+            if vector["id"] in changes:
+                raise Refusal(400, f"Duplicate vector ID {vector['id']}")
+            metadata = vector.get("metadata", {})
+            _check_metadata(metadata)
+            values = np.array(vector["values"], np.float32)
+            if values.shape != (index.dimension,):
+                dimensions = f"Vector dimension {len(values)} does not match the dimension of the index"
+                raise Refusal(400, f"{dimensions} {index.dimension}")
+            if not np.isfinite(values).all() or not values.any():
+                raise Refusal(400, "Dense vectors must contain at least one non-zero value")
+            changes[vector["id"]] = values, metadata
+        space = index.spaces.setdefault(body.get("namespace", ""), Space(self.lag))
+        return 200, {"upsertedCount": len(changes)}, self._position("x-pinecone-request-lsn", space.append(changes))
+
+    def _position(self, name: str, place: int) -> dict[str, str]:
+        return {name: str(place)} if self.positions else {}
+
+    def _delete(self, index: Index, body: dict[str, Any]) -> Any:
+        only(body, {"ids", "namespace"}, "delete")
+        if not 1 <= len(body["ids"]) <= MOST:
+            raise Refusal(400, f"Delete requests take 1 to {MOST} ids")
+        if (space := index.spaces.get(body.get("namespace", ""))) is None:
+            raise Refusal(404, "Namespace not found")
+        for id in body["ids"]:
+            _check_id(id)
+        return 200, {}, self._position("x-pinecone-request-lsn", space.append(dict.fromkeys(body["ids"])))
+
+    def _query(self, index: Index, body: dict[str, Any]) -> Any:
+        only(body, {"topK", "includeValues", "includeMetadata", "namespace", "vector", "filter"}, "query")
+        if not 1 <= body["topK"] <= 10_000:
+            raise Refusal(400, "topK must be 1 to 10000")
+        query = np.array(body["vector"], np.float64)
+        if query.shape != (index.dimension,) or not query.any():
+            raise Refusal(400, f"the query has to have {index.dimension} dimensions, not all of them zero")
+        name = body.get("namespace", "")
+        space = index.spaces.get(name, Space(0))
+        passes = compile_filter(body["filter"]) if "filter" in body else None
+        found = {id: r for id, r in space.see(space.searched).items() if passes is None or passes(r[1])}
+        nearest = _nearest(query, found, index.metric)[: body["topK"]]
+        matches = []
+        for id, score in nearest:
+            match: dict[str, Any] = {"id": id, "score": score, "values": []}
+            if body.get("includeValues"):
+                match["values"] = found[id][0]
+            if body.get("includeMetadata"):
+                match["metadata"] = found[id][1]
+            matches.append(match)
+        answer = {"matches": matches, "namespace": name, "usage": {"readUnits": 1}}
+        if len(_json(answer)) > ANSWER:
+            raise Refusal(400, "The query result is larger than 4MB")
+        return 200, answer, self._position("x-pinecone-max-indexed-lsn", space.searched.at)
+
+    def _read(self, index: Index, name: str) -> dict[str, Record]:
+        space = index.spaces.get(name)
+        return space.see(space.read) if space else {}
+
+    def _fetch(self, index: Index, params: dict[str, list[str]]) -> Any:
+        only(params, {"ids", "namespace"}, "fetch")
+        if not 1 <= len(params["ids"]) <= MOST:
+            raise Refusal(400, f"Fetch requests take 1 to {MOST} ids")
+        name = params.get("namespace", [""])[0]
+        records = self._read(index, name)
+        found: dict[str, Any] = {}
+        for id in params["ids"]:
+            _check_id(id)
+            if id in records:
+                found[id] = {"id": id, "values": records[id][0], "metadata": records[id][1]}
+        return 200, {"vectors": found, "namespace": name, "usage": {"readUnits": 1}}, {}
+
+    def _list(self, index: Index, params: dict[str, list[str]]) -> Any:
+        only(params, {"namespace", "limit", "paginationToken", "prefix"}, "list")
+        limit = int(params.get("limit", ["100"])[0])
+        if not 1 <= limit <= 100:
+            raise Refusal(400, "limit must be 1 to 100")
+        after = base64.b64decode(params.get("paginationToken", [""])[0]).decode()
+        prefix, name = params.get("prefix", [""])[0], params.get("namespace", [""])[0]
+        ids = sorted(id for id in self._read(index, name) if id > after and id.startswith(prefix))
+        answer: dict[str, Any] = {"vectors": [{"id": id} for id in ids[:limit]], "namespace": name}
+        if len(ids) > limit:
+            answer["pagination"] = {"next": base64.b64encode(ids[limit - 1].encode()).decode()}
+        return 200, answer | {"usage": {"readUnits": 1}}, {}
+
+    def _stats(self, index: Index, body: dict[str, Any]) -> Any:
+        only(body, set(), "describe_index_stats")
+        counts = {name: len(self._read(index, name)) for name in index.spaces}
+        told = {(name or "__default__"): {"vectorCount": count} for name, count in counts.items()}
+        shape = {"dimension": index.dimension, "metric": index.metric, "vectorType": "dense"}
+        return 200, {"namespaces": told, "indexFullness": 0, "totalVectorCount": sum(counts.values())} | shape, {}
+
+
+def _check_id(id: Any) -> None:
+    if not isinstance(id, str) or not re.fullmatch(r"[\x01-\x7f]{1,512}", id):
+        raise Refusal(400, f"Vector ID must be ASCII and of 1 to 512 characters, but got {id!r}")
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    for name, value in metadata.items():
+        listed = isinstance(value, list) and all(isinstance(part, str) for part in value)
+        if name.startswith("$") or not (listed or isinstance(value, str | int | float | bool)):
+            wanted = "Metadata value must be a string, number, boolean or list of strings"
+            raise Refusal(400, f"{wanted}, got {value!r} for field '{name}'")
+        if isinstance(value, int) and not isinstance(value, bool):
+            metadata[name] = float(value)
+    if (size := len(_json(metadata))) > METADATA:
+        raise Refusal(400, f"Metadata size is {size} bytes, which exceeds the limit of {METADATA} bytes per vector")
+
+
+def _nearest(query: Any, found: dict[str, Record], metric: str) -> list[tuple[str, float]]:
+    if not found:
+        return []
+    matrix = np.stack([values for values, _ in found.values()]).astype(np.float64)
+    if metric == "euclidean":
+        scores = ((matrix - query) ** 2).sum(axis=1)
+        order = np.argsort(scores, kind="stable")
+    else:
+        scores = matrix @ query
+        if metric == "cosine":
+            scores /= np.linalg.norm(matrix, axis=1) * np.linalg.norm(query)
+        order = np.argsort(-scores, kind="stable")
+    ids = list(found)
+    return [(ids[i], float(scores[i])) for i in order.tolist()]
+
+
+Test = Callable[[dict[str, Any]], bool]
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "$gt": lambda a, b: bool(a > b),
+    "$gte": lambda a, b: bool(a >= b),
+    "$lt": lambda a, b: bool(a < b),
+    "$lte": lambda a, b: bool(a <= b),
+}
+
+
+def compile_filter(given: Any) -> Test:
+    if not isinstance(given, dict) or not given:
+        raise Refusal(400, "a filter is an object that is not empty")
+    tests = [_term(name, wanted) for name, wanted in given.items()]
+    return lambda metadata: all(test(metadata) for test in tests)
+
+
+def _term(name: str, wanted: Any) -> Test:
+    if name in ("$and", "$or"):
+        if not isinstance(wanted, list) or not wanted:
+            raise Refusal(400, f"{name} takes a list of filters")
+        parts, of = [compile_filter(part) for part in wanted], all if name == "$and" else any
+        return lambda metadata: of(part(metadata) for part in parts)
+    if name.startswith("$"):
+        raise Refusal(400, f"{name} is not a valid operator")
+    if not isinstance(wanted, dict) or not wanted:
+        raise Refusal(400, f"{name}: an operator is needed")
+    tests = [_comparison(name, sign, value) for sign, value in wanted.items()]
+    return lambda metadata: all(test(metadata) for test in tests)
+
+
+def _comparison(name: str, sign: str, value: Any) -> Test:
+    """What a record does not have passes no comparison, not even that it is another."""
+    if sign in ("$eq", "$ne"):
+        _check_value(sign, value, bool | str | int | float)
+        wanted = (isinstance(value, bool), value)
+        return lambda m: name in m and ((isinstance(m[name], bool), m[name]) == wanted) is (sign == "$eq")
+    if sign in ("$in", "$nin"):
+        if not isinstance(value, list) or not 1 <= len(value) <= 10_000:
+            raise Refusal(400, f"{sign} takes 1 to 10000 values")
+        for part in value:
+            _check_value(sign, part, str | int | float)
+        several = set(value)
+        return lambda m: name in m and (m[name] in several) is (sign == "$in")
+    if sign in _ORDER:
+        if isinstance(value, bool):
+            raise Refusal(400, f"the {sign} operator must be followed by a number, got {value!r}")
+        _check_value(sign, value, int | float)
+        return lambda m: isinstance(m.get(name), float) and _ORDER[sign](m[name], value)
+    raise Refusal(400, f"{sign} is not a valid operator")
+
+
+def _check_value(sign: str, value: Any, kinds: Any) -> None:
+    if not isinstance(value, kinds):
+        raise Refusal(400, f"the {sign} operator cannot be followed by {value!r}")
+
+
+def _json(answer: Any) -> bytes:
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _handler(server: PineconeServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = -1
+
+        def do(self) -> None:
+            split = urlsplit(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            server.requests.append((self.command, self.path, len(body)))
+            status = server.fault(split.path)
+            if status == 0:
+                self.close_connection = True
+                return
+            try:
+                if status is not None:
+                    raise Refusal(status, f"injected {status}")
+                if self.headers.get("Api-Key") != server.key:
+                    raise Refusal(401, "Invalid API Key")
+                if (version := self.headers.get("X-Pinecone-Api-Version", "")) not in VERSIONS:
+                    raise Refusal(400, f"unknown API version {version!r}")
+                if len(self.path) > URL:
+                    raise Refusal(414, "URI Too Long")
+                params = parse_qs(split.query, keep_blank_values=True)
+                told = server.answer(self.command, split.path, params, body, version)
+            except Refusal as refusal:
+                told = refusal.status, _error(split.path, refusal), {}
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                told = 400, _error(split.path, Refusal(400, f"{type(error).__name__}: {error}")), {}
+            self.tell(*told)
+
+        do_GET = do_POST = do_DELETE = do
+
+        def tell(self, status: int, answer: Any, headers: dict[str, str]) -> None:
+            data = b"" if answer is None else _json(answer)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Silent: tests read what was asked from `requests`."""
+
+    return Handler
+
+
+_CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "ALREADY_EXISTS"}
+
+
+def _error(path: str, refusal: Refusal) -> dict[str, Any]:
+    if path.startswith("/indexes"):
+        error = {"code": _CODES.get(refusal.status, "UNKNOWN"), "message": refusal.message}
+        return {"error": error, "status": refusal.status}
+    return {"code": {400: 3, 404: 5, 429: 8}.get(refusal.status, 2), "message": refusal.message, "details": []}
