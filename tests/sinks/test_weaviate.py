@@ -24,7 +24,7 @@ pytest.importorskip("weaviate")
 
 import grpc
 
-from penstock.sinks import weaviate, weaviate_wire
+from penstock.sinks import weaviate_wire
 from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink, key
 from penstock.testing.emulators import weaviate as emulating
 from penstock.testing.emulators.weaviate import Emulator
@@ -135,16 +135,19 @@ def test_filters_mean_the_same_in_old_servers_and_new(monkeypatch: pytest.Monkey
         {"uri": ["\ud800"]},
         {"page": {"$nin": []}},
     )
-    with Emulator(version="1.33.0", absent_is_unequal=unequal) as old:
-        with WeaviateSink(at(old)) as sink, WeaviateIndex(at(old)) as index:
-            sink.open(DENSE)
-            sink.write(points)
-            index.open()
-            for where in [*FILTERS, *more]:
-                wanted = parse(where)
-                assert wanted is not None
-                found = index.search(vectors_of(points[0]), k=100, where=where)
-                assert {h.chunk.id for h in found} == {p.id for p in points if passes(p.chunk, wanted)}, where
+    with (
+        Emulator(version="1.33.0", absent_is_unequal=unequal) as old,
+        WeaviateSink(at(old)) as sink,
+        WeaviateIndex(at(old)) as index,
+    ):
+        sink.open(DENSE)
+        sink.write(points)
+        index.open()
+        for where in [*FILTERS, *more]:
+            wanted = parse(where)
+            assert wanted is not None
+            found = index.search(vectors_of(points[0]), k=100, where=where)
+            assert {h.chunk.id for h in found} == {p.id for p in points if passes(p.chunk, wanted)}, where
 
 
 def test_filters_that_weaviate_has_no_words_for(server: Emulator) -> None:
@@ -176,9 +179,10 @@ def test_answers_too_large_are_asked_for_in_parts(server: Emulator, monkeypatch:
 # ---------------------------------------------------------------- refusals
 
 
-def test_one_bad_point_does_not_stop_the_others(server: Emulator) -> None:
-    """A point that Weaviate refuses is named; so is one whose numbers it does not keep; the rest is there."""
-    points = [point(n) for n in range(9)]
+def test_one_bad_point_does_not_stop_the_others(server: Emulator, caplog: pytest.LogCaptureFixture) -> None:
+    """A point that Weaviate refuses is named; so is one whose numbers it does not keep; the rest is there. The log
+    has no text of it."""
+    points = [point(n, text="not for the log") for n in range(9)]
     points[5] = replace(points[5], chunk=replace(points[5].chunk, span=(2**60, 2**60 + 1)))
     server.refused[key(points[4].id)] = "simulated per-object error"
     with WeaviateSink(at(server)) as sink:
@@ -187,6 +191,8 @@ def test_one_bad_point_does_not_stop_the_others(server: Emulator) -> None:
             sink.write(points)
         assert raised.value.reasons.keys() == {points[4].id, points[5].id}
         holds(sink, points[:4] + points[6:])
+        assert "Failed to send 1 objects" in caplog.text
+        assert "not for the log" not in caplog.text
         with pytest.raises(Rejected, match="simulated"):
             sink.write(points[4:5])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ PASSING = re.compile(
 )
 """Why an object was refused that may pass later: Weaviate gives a reason and no code."""
 
-_NAME = re.compile("[A-Z][_0-9A-Za-z]{0,254}")
+_NAME = re.compile("[A-Za-z][_0-9A-Za-z]{0,254}")
 
 
 def place(url: str) -> tuple[address.Address, str, tuple[str, int]]:
@@ -37,13 +38,24 @@ def place(url: str) -> tuple[address.Address, str, tuple[str, int]]:
         raise UsageError(f"{url!r}: Weaviate is a server; write it like {EXAMPLE}")
     if at.user:
         raise UsageError(f"{url!r}: a user is not needed; the key is read from {KEY}")
-    name = at.names[0][:1].upper() + at.names[0][1:]
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(at.names[0]):
         raise UsageError(f"{url!r}: a collection of Weaviate is named by letters, digits and _, a letter first")
     host, _, port = at.options.get("grpc", "50051").rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise UsageError(f"{url!r}: grpc= is a port, or host:port; write it like {EXAMPLE}")
-    return at, name, (host or at.host, int(port))
+    return at, at.names[0][0].upper() + at.names[0][1:], (host or at.host, int(port))
+
+
+class _Brief(logging.Filter):
+    """The client logs the objects that were refused, texts and all; which and why is in our error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, dict) and "errors" in record.msg:
+            record.msg = str(record.msg.get("message", ""))
+        return True
+
+
+_BRIEF = _Brief()
 
 
 class Refused(SinkError):
@@ -64,6 +76,7 @@ class Server:
         except ImportError as error:
             raise MissingExtra(f"{url} ({error.name})", "weaviate") from None
         self.url, self.classes, self._given = url, classes, given
+        logging.getLogger("weaviate-client").addFilter(_BRIEF)  # once, however often it is added
         self.all_failed = exceptions.WeaviateInsertManyAllFailedError
         self._errors = (exceptions.WeaviateBaseError, HTTPError, RpcError)
         self.client = given if given is not None else self._made(weaviate, at, grpc)

@@ -342,7 +342,7 @@ class Emulator:
         self.port = int(self._http.server_address[1])
         limits = [("grpc.max_receive_message_length", LARGEST), ("grpc.max_send_message_length", LARGEST)]
         self._grpc = grpc.server(ThreadPoolExecutor(8), options=[*limits, ("grpc.so_reuseport", 0)])
-        weaviate_pb2_grpc.add_WeaviateServicer_to_server(_servicer(self), self._grpc)
+        weaviate_pb2_grpc.add_WeaviateServicer_to_server(_servicer(self), self._grpc)  # type: ignore[no-untyped-call]
         check = grpc.unary_unary_rpc_method_handler(
             lambda request, context: health_weaviate_pb2.WeaviateHealthCheckResponse(status="SERVING"),
             request_deserializer=health_weaviate_pb2.WeaviateHealthCheckRequest.FromString,
