@@ -26,8 +26,8 @@ import grpc
 
 from penstock.sinks import weaviate_wire
 from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink, key
-from penstock.testing.emulators import weaviate as emulating
-from penstock.testing.emulators.weaviate import Emulator
+from penstock.testing.emulators.weaviate import Collection, Emulator
+from penstock.testing.emulators.weaviate_schema import Refusal, completed
 
 SECRET = "a-key-not-to-be-told"
 
@@ -353,10 +353,8 @@ def test_a_wrong_key_is_not_told(
 @pytest.mark.parametrize("description", [None, "their notes", '{"theirs": 1}', "[1]"])
 def test_another_collection_is_left_alone(server: Emulator, description: str | None) -> None:
     """One that is not Penstock's is refused, and stays as it was."""
-    theirs = emulating.completed(
-        {"class": "Notes", "vectorConfig": {}} | ({"description": description} if description else {})
-    )
-    server.collections["Notes"] = emulating.Collection(dict(theirs))
+    theirs = completed({"class": "Notes", "vectorConfig": {}} | ({"description": description} if description else {}))
+    server.collections["Notes"] = Collection(dict(theirs))
     for call in (
         WeaviateSink(at(server)).manifest,
         lambda: WeaviateSink(at(server)).open(DENSE),
@@ -465,8 +463,8 @@ def test_the_emulator_is_strict(server: Emulator) -> None:
         {"class": "A", "properties": [{"name": "a", "dataType": ["int"], "tokenization": "field"}]},
         {"class": "A", "vectorConfig": {"dense": {"vectorizer": {"text2vec-openai": {}}}}},
     ):
-        with pytest.raises(emulating.Refusal):
-            emulating.completed(wrong)
+        with pytest.raises(Refusal):
+            completed(wrong)
     with WeaviateSink(at(server)) as sink:
         sink.open(DENSE)
         sink.write([point(1)])

@@ -16,17 +16,16 @@ property. Its indexes trim texts, so equality of `uri` and `text` is asked of di
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, TooLarge, Transient, UsageError
-from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
 from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import manifests, rows
 from penstock.sinks.qdrant import _lying, _units, key
+from penstock.sinks.weaviate_filter import LARGEST_NUMBER, always, digest, translate
 from penstock.sinks.weaviate_wire import PASSING, Server, line, place
 
 if TYPE_CHECKING:
@@ -36,74 +35,12 @@ NAMED = "dense"
 """The vector's name in the collection."""
 PAGE = 200
 LARGEST_K = 10_000
-LARGEST_NUMBER = 1 << 53
-"""Numbers go over the wire as doubles."""
 REQUEST = 6 << 20
 """Bytes of a request: servers take 10 MB unless told otherwise."""
 _METRICS = {"cosine": "DOT", "dot": "DOT", "l2": "L2_SQUARED"}
 _TEXTS = ("chunk_id", "uri", "text", "headings", "metadata")
 _NUMBERS = ("ordinal", "start", "end", "page")
 _RETURNED = [*_TEXTS, *_NUMBERS, "image", "no_bytes"]
-_FLIPPED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
-_CALLED = {"<": "less_than", "<=": "less_or_equal", ">": "greater_than", ">=": "greater_or_equal"}
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def translate(wanted: Filter, f: Any, meant: bool = True) -> Any:
-    """The tree, or what it is not if not `meant`, in Weaviate's language, which in older servers has no Not and
-    differs in what it makes of absent values. Raises UsageError for the order of texts."""
-    match wanted:
-        case Compare(field, "=", value):
-            return _equal(field, value, f, meant)
-        case Compare(field, _, str()):
-            raise UsageError(f"{field}: Weaviate does not order texts as we do: comparisons are for numbers")
-        case Compare(field, sign, value):
-            if abs(int(value)) > LARGEST_NUMBER:
-                raise UsageError(f"{field}: Weaviate compares numbers up to 2^53, not {value}")
-            asked = getattr(f.by_property(field), _CALLED[sign if meant else _FLIPPED[sign]])(value)
-            return asked if meant else _or_absent(field, asked, f)
-        case Among(field, ()):
-            return _always(f, not meant)
-        case Among(field, values):
-            several = [_equal(field, value, f, meant) for value in dict.fromkeys(values)]
-            return f.any_of(several) if meant else f.all_of(several)
-        case Absent(field):
-            return f.by_property("has_page").equal(not meant) if field == "page" else _always(f, not meant)
-        case Not(term):
-            return translate(term, f, not meant)
-        case Every(terms) | Some(terms):
-            several = [translate(term, f, meant) for term in terms]
-            if not several:
-                return _always(f, isinstance(wanted, Every) is meant)
-            return f.all_of(several) if isinstance(wanted, Every) is meant else f.any_of(several)
-
-
-def _equal(field: str, value: str | int, f: Any, meant: bool) -> Any:
-    if field == "id":
-        target, value = f.by_id(), key(str(value))
-    elif isinstance(value, str):
-        target, value = f.by_property(f"{field}_digest"), digest(value)
-    elif abs(value) > LARGEST_NUMBER:
-        return _always(f, not meant)
-    else:
-        target = f.by_property(field)
-    if meant:
-        return target.equal(value)
-    if isinstance(value, int):  # servers differ in whether an absent number is unequal
-        return _or_absent(field, target.less_than(value) | target.greater_than(value), f)
-    return target.not_equal(value)
-
-
-def _or_absent(field: str, asked: Any, f: Any) -> Any:
-    return asked | f.by_property("has_page").equal(False) if field == "page" else asked
-
-
-def _always(f: Any, meant: bool) -> Any:
-    either = [f.by_property("has_page").equal(True), f.by_property("has_page").equal(False)]
-    return f.any_of(either) if meant else f.all_of(either)
 
 
 def _properties(cells: rows.Row, original: bytes | None) -> dict[str, Any]:
@@ -399,7 +336,7 @@ class WeaviateIndex(_Component, Index):
         wanted = None if tree is None else translate(tree, f)
         found = self._near(server, values, k, wanted)
         if len(found) < k and wanted is None:
-            found = self._near(server, values, k, _always(f, True))
+            found = self._near(server, values, k, always(f, True))
         return [Hit(-distance, chunk) for distance, chunk in found]
 
     def _near(self, server: Server, query: list[float], k: int, wanted: Any) -> list[tuple[float, Chunk]]:

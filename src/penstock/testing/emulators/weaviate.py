@@ -13,14 +13,12 @@ empty. There is no Not, as before 1.33; `absent_is_unequal` says which of two me
 
 from __future__ import annotations
 
-import copy
 import json
 import operator
-import re
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,80 +36,11 @@ from weaviate.proto.v1 import (
     weaviate_pb2_grpc,
 )
 
-Json = dict[str, Any]
+from penstock.testing.emulators.weaviate_schema import Json, Refusal, completed, typed
+
 LARGEST = 10 << 20
 MOST = 10_000
 
-_BLOB = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})")
-_PROPERTY = {
-    "name",
-    "dataType",
-    "indexFilterable",
-    "indexSearchable",
-    "indexRangeFilters",
-    "tokenization",
-    "skip_vectorization",
-    "vectorize_property_name",
-}
-_CLASS = {
-    "class",
-    "description",
-    "properties",
-    "vectorConfig",
-    "invertedIndexConfig",
-    "multiTenancyConfig",
-    "replicationConfig",
-    "shardingConfig",
-}
-_INDEX = {
-    "skip": False,
-    "cleanupIntervalSeconds": 300,
-    "maxConnections": 32,
-    "efConstruction": 128,
-    "ef": -1,
-    "dynamicEfMin": 100,
-    "dynamicEfMax": 500,
-    "dynamicEfFactor": 8,
-    "vectorCacheMaxObjects": 1000000000000,
-    "flatSearchCutoff": 40000,
-    "distance": "cosine",
-    "filterStrategy": "sweeping",
-    "pq": {
-        "enabled": False,
-        "bitCompression": False,
-        "segments": 0,
-        "centroids": 256,
-        "trainingLimit": 100000,
-        "encoder": {"type": "kmeans", "distribution": "log-normal"},
-    },
-    "bq": {"enabled": False},
-    "sq": {"enabled": False, "trainingLimit": 100000, "rescoreLimit": 20},
-    "multivector": {
-        "enabled": False,
-        "aggregation": "maxSim",
-        "muvera": {"enabled": False, "ksim": 4, "dprojections": 16, "repetitions": 10},
-    },
-}
-_REST = {
-    "invertedIndexConfig": {
-        "bm25": {"b": 0.75, "k1": 1.2},
-        "cleanupIntervalSeconds": 60,
-        "stopwords": {"preset": "en", "additions": None, "removals": None},
-        "usingBlockMaxWAND": True,
-    },
-    "multiTenancyConfig": {"enabled": False, "autoTenantCreation": False, "autoTenantActivation": False},
-    "replicationConfig": {"factor": 1, "asyncEnabled": False, "deletionStrategy": "NoAutomatedResolution"},
-    "shardingConfig": {
-        "virtualPerPhysical": 128,
-        "desiredCount": 1,
-        "actualCount": 1,
-        "desiredVirtualCount": 128,
-        "actualVirtualCount": 128,
-        "key": "_id",
-        "strategy": "hash",
-        "function": "murmur3",
-    },
-}
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "OPERATOR_GREATER_THAN": operator.gt,
     "OPERATOR_GREATER_THAN_EQUAL": operator.ge,
@@ -143,12 +72,6 @@ _REQUESTS = {
 }
 
 
-class Refusal(Exception):
-    def __init__(self, status: int | grpc.StatusCode, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
 def _only(message: Any) -> Any:
     kind = message.DESCRIPTOR.name
     if unknown := {found.name for found, _ in message.ListFields()} - _REQUESTS[kind]:
@@ -158,15 +81,6 @@ def _only(message: Any) -> Any:
 
 def _invalid(reason: str) -> Refusal:
     return Refusal(grpc.StatusCode.UNKNOWN, reason)
-
-
-def _merged(given: Json, defaults: Mapping[str, Any]) -> Json:
-    """The given values, and the defaults of all that is not said."""
-    made = copy.deepcopy(dict(defaults))
-    for name, value in given.items():
-        inner = made.get(name)
-        made[name] = _merged(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
-    return made
 
 
 @dataclass(slots=True)
@@ -191,7 +105,7 @@ class Collection:
                 raise ValueError(f"property name '{name}' is reserved")
             if name not in known:
                 raise ValueError(f"no such prop with name '{name}' found in class '{self.schema['class']}'")
-            kept[name] = _typed(name, known[name]["dataType"][0], value)
+            kept[name] = typed(name, known[name]["dataType"][0], value)
         vectors = {}
         for vector in given.vectors:
             if (
@@ -272,57 +186,12 @@ class Collection:
                 return 1 - matrix @ (query / (np.linalg.norm(query) or 1))
 
 
-def _typed(name: str, kind: str, value: Any) -> Any:
-    match kind, value:
-        case ("text", str()) | ("boolean", bool()):
-            return value
-        case "int", float() if value.is_integer():
-            return int(value)
-        case "blob", str() if _BLOB.fullmatch(value):
-            return value
-    raise ValueError(f"invalid {kind} property '{name}' on class: not a {kind}, but {type(value).__name__}")
-
-
 def _value(wanted: base_pb2.Filters) -> Any:
     which = wanted.WhichOneof("test_value")
     if which is None:
         raise _invalid("invalid filter: no value")
     value = getattr(wanted, which)
     return list(value.values) if which.endswith("_array") else value
-
-
-def completed(given: Json) -> Json:
-    """The schema of a class as the server tells it: with all that was not said."""
-    if unknown := given.keys() - _CLASS:
-        raise Refusal(422, f"unknown field {min(unknown)!r}")
-    name = given["class"][:1].upper() + given["class"][1:]
-    if not re.fullmatch("[A-Z][_0-9A-Za-z]{0,254}", name):
-        raise Refusal(422, f"'{name}' is not a valid class name")
-    made = _merged({**given, "class": name}, _REST)
-    made["properties"] = [_property(one) for one in given.get("properties", [])]
-    for vector in made.get("vectorConfig", {}).values():
-        if set(vector) - {"vectorizer", "vectorIndexType", "vectorIndexConfig"} or vector["vectorizer"] != {"none": {}}:
-            raise Refusal(422, "a vector is of vectorizer none here")
-        vector["vectorIndexConfig"] = _merged(vector.get("vectorIndexConfig", {}), _INDEX)
-        if vector["vectorIndexConfig"]["distance"] not in ("cosine", "dot", "l2-squared"):
-            raise Refusal(422, "unrecognized distance metric")
-    return made
-
-
-def _property(given: Json) -> Json:
-    if unknown := given.keys() - _PROPERTY:
-        raise Refusal(422, f"unknown field {min(unknown)!r} of a property")
-    name, kind = given["name"], given["dataType"][0]
-    if name in ("id", "vector", "_id", "additional") or not re.fullmatch("[_A-Za-z][_0-9A-Za-z]{0,230}", name):
-        raise Refusal(422, f"'{name}' is a reserved or invalid property name")
-    if kind not in ("text", "int", "boolean", "blob"):
-        raise Refusal(422, f"the emulator knows no data type {kind}")
-    if given.get("indexRangeFilters") and kind != "int":
-        raise Refusal(422, "`indexRangeFilters` is allowed only for numbers and dates")
-    if (given.get("tokenization") or given.get("indexSearchable")) and kind != "text":
-        raise Refusal(422, "tokenization and `indexSearchable` are allowed only for text")
-    defaults = {"indexFilterable": kind != "blob", "indexSearchable": kind == "text", "indexRangeFilters": False}
-    return {**defaults, **({"tokenization": "word"} if kind == "text" else {}), **given}
 
 
 class Emulator:
