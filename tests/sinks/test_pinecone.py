@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from penstock.records import Manifest
+from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.records import VECTOR, Dense, Manifest, Point
+from penstock.sinks import pinecone_wire
 from penstock.sinks.pinecone import PineconeIndex, PineconeSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
 
 pytest.importorskip("pinecone")
 pytest.importorskip("orjson")
 
-from penstock.testing.emulators.pinecone import PineconeServer  # noqa: E402
+from penstock.testing.emulators.pinecone import PineconeServer
 
 SECRET = "pcsk_s3cr3t-s3cr3t"
 MANIFEST = SinkSuite().manifest
@@ -54,3 +59,292 @@ class TestPinecone(SinkSuite):
     @pytest.fixture
     def make_index(self, place: Place) -> MakeIndex:
         return lambda: PineconeIndex(place[0])
+
+
+# ---------------------------------------------------------------- places and keys
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pinecone://notes",
+        "pinecone://My_index/notes",
+        "pinecone://" + "x" * 46 + "/notes",
+        "pinecone://me@index/notes",
+        "pinecone://index/__default__",
+        "pinecone://index/penstock-manifests",
+        "pinecone://index/notes?cloud=aws",
+        "pinecone://index/notes?host=http://x",
+        "pinecone://index/notes?ssl=1",
+        "pinecone:///srv/notes",
+    ],
+)
+def test_urls_that_cannot_be_meant(url: str) -> None:
+    """Refused before anything is asked."""
+    with pytest.raises(UsageError):
+        PineconeSink(url)
+
+
+def test_plain_http_is_for_this_machine_only() -> None:
+    """The key goes in the clear to nobody else."""
+
+    def controller(host: str) -> str:
+        return pinecone_wire._controller(pinecone_wire.place(f"pinecone://index/notes?host={host}"))
+
+    assert controller("localhost:5080") == "http://localhost:5080"
+    assert controller("[::1]:5080") == "http://[::1]:5080"
+    assert controller("localhost:5080&tls=1") == "https://localhost:5080"
+    assert controller("localhost.example.com:5080") == "https://localhost.example.com:5080"
+    assert controller("10.0.0.1") == "https://10.0.0.1"
+
+
+def test_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the install line."""
+    monkeypatch.setitem(sys.modules, "pinecone", None)
+    with pytest.raises(MissingExtra, match=r"penstock\[pinecone\]"):
+        PineconeSink("pinecone://index/notes").manifest()
+
+
+@pytest.mark.parametrize("key", ["", "k\u00e9y", "key\n"])
+def test_a_key_that_is_none(place: Place, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told with the variable's name, before anything is sent."""
+    monkeypatch.setenv("PINECONE_API_KEY", key)
+    with pytest.raises(UsageError, match="PINECONE_API_KEY"):
+        PineconeSink(place[0]).manifest()
+    assert place[1].requests == []
+
+
+def test_a_wrong_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line that says what to set and not what was set; nothing is made."""
+    monkeypatch.setenv("PINECONE_API_KEY", "wr0ng-wr0ng")
+    with pytest.raises(SinkError, match="set PINECONE_API_KEY") as raised:
+        opened(place[0])
+    assert not isinstance(raised.value, Transient)
+    assert "wr0ng" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert place[1].index is None
+
+
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told as something that may pass."""
+    monkeypatch.setenv("PINECONE_API_KEY", SECRET)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    with pytest.raises(Transient, match="cannot be reached"):
+        PineconeSink(f"pinecone://index/notes?host=127.0.0.1:{port}").manifest()
+
+
+def test_a_client_of_the_users(place: Place) -> None:
+    """It is used as it is, and left open; and stays where it is."""
+    import pinecone
+
+    client = pinecone.Pinecone(api_key=SECRET, host=place[1].base)
+    for _ in range(2):
+        with PineconeSink(place[0], client) as sink:
+            sink.open(MANIFEST)
+            sink.write([point(1)])
+            holds(sink, [point(1)])
+    client.close()
+    with pytest.raises(UsageError, match="another process"):
+        PineconeSink(place[0], client).__reduce__()
+
+
+# ---------------------------------------------------------------- what is there already
+
+
+def test_an_index_that_is_not_there(place: Place) -> None:
+    """Without a place to make it in, the message says what to make."""
+    url = place[0].replace("cloud=aws&region=us-east-1&", "")
+    assert PineconeSink(url).manifest() is None
+    with pytest.raises(SinkError, match=r"8 dimensions and the metric cosine.*cloud=aws"):
+        opened(url)
+    assert place[1].index is None
+
+
+def test_an_index_of_another_shape(place: Place) -> None:
+    """Another dimension or metric is told before anything is written."""
+    opened(place[0]).close()
+    other = place[0].replace("/notes", "/others")
+    for space in ({"dim": 16}, {"metric": "dot"}):
+        with pytest.raises(SpaceMismatch, match="8 dimensions by cosine"):
+            opened(other, **space)
+    assert place[1].index is not None
+    assert place[1].index.spaces.keys() == {pinecone_wire.MANIFESTS}
+
+
+def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
+    """Refused, and nothing is written to it."""
+    import pinecone
+
+    opened(place[0]).close()
+    other = place[0].replace("/notes", "/theirs")
+    client = pinecone.Pinecone(api_key=SECRET, host=place[1].base)
+    with client.Index(host=place[1].base) as theirs:
+        theirs.upsert(vectors=[("a", [1.0] * 8)], namespace="theirs")
+        while not theirs.fetch(ids=["a"], namespace="theirs").vectors:
+            pass
+    client.close()
+    with pytest.raises(SinkError, match="not Penstock's"):
+        opened(other)
+    assert PineconeSink(other).manifest() is None
+
+
+def test_namespaces_of_one_index(place: Place) -> None:
+    """Each has its own points and manifest; the manifests' own shows in none."""
+    with opened(place[0]) as one, opened(place[0].replace("/notes", "/more"), model="x", fingerprint="e" * 32) as two:
+        one.write([point(1)])
+        two.write([point(2), point(3)])
+        holds(one, [point(1)])
+        holds(two, [point(2), point(3)])
+        assert one.manifest() != two.manifest()
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_single_points_refused(place: Place) -> None:
+    """Those that Pinecone never takes are named with the reason; the others are written."""
+    url, server = place
+    zero = Point(point(2).chunk, {VECTOR: Dense(np.zeros(8, np.float32))})
+    long, far = point(3, text="x" * 41_000), point(4, page=2**53 + 1)
+    server.refused.add(point(6).id)
+    with opened(url) as sink:
+        with pytest.raises(Rejected) as raised:
+            sink.write([point(1), zero, long, far, point(5), point(6), point(7)])
+        reasons = raised.value.reasons
+        assert reasons.keys() == {zero.id, long.id, far.id, point(6).id}
+        assert "all zeros" in reasons[zero.id]
+        assert "40,000" in reasons[long.id]
+        assert "2^53" in reasons[far.id]
+        holds(sink, [point(1), point(5), point(7)])
+
+
+def test_requests_are_of_a_good_size(place: Place) -> None:
+    """A batch of long texts goes in several requests of at most 2 MB, one of small ones in few."""
+    url, server = place
+    with opened(url) as sink:
+        points = [point(n, text="\U0001f30a" * 7_500) for n in range(150)]
+        server.requests.clear()
+        sink.write(points)
+        sizes = [size for _, path, size in server.requests if path == "/vectors/upsert"]
+        assert 3 <= len(sizes) <= 4
+        assert max(sizes) <= 2_000_000
+        holds(sink, points)
+
+
+def test_a_flush_waits(place: Place) -> None:
+    """Before it some is not seen, after it all is; with and without positions in the log."""
+    url, server = place
+    for positions in (True, False):
+        server.index, server.lag, server.positions = None, 0.1, positions
+        with opened(url) as sink, PineconeIndex(url) as index:
+            index.open()
+            sink.write([point(1), point(2)])
+            assert sink.count() == 0
+            sink.flush()
+            assert index.count() == 2
+            sink.delete([point(1).id])
+            assert len(index.search(point(1).vectors[VECTOR])) == 2
+            sink.flush()
+            assert [hit.chunk.ordinal for hit in index.search(point(1).vectors[VECTOR])] == [2]
+            assert list(index.fetch([point(1).id])) == []
+
+
+def test_a_flush_does_not_wait_for_ever(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not seen in time is Transient, and so is the next flush; until it is seen."""
+    url, server = place
+    with opened(url) as sink:
+        monkeypatch.setattr(pinecone_wire, "WAIT", 0.05)
+        assert server.index is not None
+        server.lag = 1000
+        sink.write([point(1)])
+        for _ in range(2):
+            with pytest.raises(Transient, match="not seen"):
+                sink.flush()
+        for view in (server.index.spaces["notes"].searched, server.index.spaces["notes"].read):
+            view.lag = 0
+        holds(sink, [point(1)])
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Transient), (503, Transient), (0, Transient), (403, SinkError)])
+def test_requests_that_fail(place: Place, status: int, kind: type[SinkError], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client tries four times in all; then it is told, and later all is well."""
+    monkeypatch.setattr("pinecone._internal.http_client._retry_sleep", lambda seconds: None)
+    url, server = place
+    with opened(url) as sink:
+        server.fail(status, "/vectors/upsert", times=1 if status == 403 else 4)
+        with pytest.raises(SinkError) as raised:
+            sink.write([point(1)])
+        assert type(raised.value) is kind
+        server._faults.clear()
+        sink.write([point(1)])
+        holds(sink, [point(1)])
+
+
+def test_any_string_is_an_id(place: Place) -> None:
+    """Empty, long and odd ones: written, found, listed, deleted."""
+    ids = ["", "x" * 513, "\u00e4" * 300, " ", "a/b?c#d&e=f%", "\x00", '"', "\U0001f30a", "sha256-x", "\x7f"]
+    points = [Point(replace(point(n).chunk, id=id), point(n).vectors) for n, id in enumerate(ids)]
+    with opened(place[0]) as sink:
+        sink.write(points)
+        holds(sink, points)
+        sink.delete([*ids[:5], "\ud800"])
+        holds(sink, points[5:])
+        assert list(sink.fetch(["\ud800"])) == []
+
+
+def test_vectors_come_back_to_the_bit(place: Place) -> None:
+    """Of any length: denormal, large and negative zero."""
+    odd = np.array([1e-45, -0.0, 3.4e18, 1 / 3, -1e-30, 16777217, 0.1, 2**-149], dtype=np.float32)
+    rng = np.random.default_rng(1)
+    many = rng.integers(0, 0x7F000000, (500, 8), dtype=np.uint32).view(np.float32)
+    points = [Point(point(n).chunk, {VECTOR: Dense(v)}) for n, v in enumerate([odd, *many])]
+    with opened(place[0]) as sink:
+        sink.write(points)
+        holds(sink, points)
+
+
+# ---------------------------------------------------------------- search
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_every_metric(place: Place, metric: str) -> None:
+    """Scores are larger the nearer, in order, in one request and, for many, in two steps."""
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((60, 8)).astype(np.float32) * 3
+    query = rng.standard_normal(8).astype(np.float32)
+    with opened(place[0], metric=metric) as sink:
+        sink.write([Point(point(n, page=n % 5).chunk, {VECTOR: Dense(row)}) for n, row in enumerate(matrix)])
+        sink.flush()
+    meant = matrix.astype(np.float64) @ query
+    if metric == "cosine":
+        meant /= np.linalg.norm(matrix, axis=1) * np.linalg.norm(query)
+    elif metric == "l2":
+        meant = -((matrix.astype(np.float64) - query) ** 2).sum(axis=1)
+    with PineconeIndex(place[0]) as index:
+        index.open()
+        for k in (7, 50):
+            nearest = sorted(range(60), key=lambda n: -meant[n])[:k]
+            hits = index.search(Dense(query), k=k)
+            assert [hit.chunk.ordinal for hit in hits] == nearest
+            assert [hit.score for hit in hits] == pytest.approx([meant[n] for n in nearest], rel=1e-5)
+
+
+def test_searches_that_cannot_be(place: Place) -> None:
+    """More than the store finds; a vector that nothing is near; an order of texts; numbers that are not kept."""
+    opened(place[0]).close()
+    query = point(1).vectors[VECTOR]
+    with PineconeIndex(place[0]) as index:
+        index.open()
+        assert index.search(query, k=0) == []
+        assert index.search(query) == []
+        with pytest.raises(UsageError, match="10,000"):
+            index.search(query, k=10_001)
+        with pytest.raises(UsageError, match="order"):
+            index.search(query, where={"uri": {"$gt": "a"}})
+        with pytest.raises(UsageError, match="2\\^53"):
+            index.search(query, where={"page": 2**60})
+        for values in (np.zeros(8, np.float32), np.full(8, np.nan, np.float32)):
+            with pytest.raises(SinkError, match="nothing is near"):
+                index.search(Dense(values))

@@ -315,7 +315,7 @@ class PineconeSink(_Component, Sink):
             self.flush()
 
     def flush(self) -> None:
-        """What is written is durable; this waits until it is seen, by searching and by id, and deleted points are not."""
+        """What is written is durable. This waits until it is seen, by searching and by id, and no more what is deleted."""
         namespace, space = self._opened()
         with self._lock:
             position, last, gone = self._position, self._last, list(self._gone.items())
@@ -344,7 +344,7 @@ class PineconeSink(_Component, Sink):
 
     def ids(self) -> Iterator[Sequence[str]]:
         namespace, _ = self._opened()
-        for page in namespace.list():
+        for page in namespace.keys():
             names = {r.id: str(r.metadata["id"]) for r in namespace.fetch(_hashed(page)).values()}
             yield [names.get(key, key) for key in page if key in names or not key.startswith(HASHED)]
 

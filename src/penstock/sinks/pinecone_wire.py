@@ -130,7 +130,7 @@ class Namespace:
         try:
             with self.turn():
                 self._client.create_index(
-                    name=self.at.host, dimension=space.dim, metric=METRICS[space.metric], spec=spec, timeout=int(WAIT)
+                    name=self.at.host, dimension=space.dim, metric=METRICS[space.metric], spec=spec, timeout=-1
                 )
         except Conflict:
             pass  # another run was first
@@ -188,7 +188,7 @@ class Namespace:
             return [], None
         return list(answer.matches), _position(answer, "x-pinecone-max-indexed-lsn", "x-pinecone-lsn-reconciled")
 
-    def list(self) -> Iterator[list[str]]:
+    def keys(self) -> Iterator[list[str]]:
         token: str | None = None
         while True:
             more = {"pagination_token": token} if token else {}
