@@ -10,7 +10,7 @@ QUORUM, so that a reader sees what was written, whichever node it asks.
 Weaviate may scale the vectors of cosine collections, so a cosine space is kept as one of dot products: vectors whose
 length is 1, as models make them, lie there as they are; of any other lies a copy of length 1, and its own bytes in a
 property. Its indexes trim texts, so equality of `uri` and `text` is asked of digests, and whether there is a page of
-`has_page`, which means the same in all versions.
+`has_page`, 1 or 0, which means the same in all versions.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _properties(cells: rows.Row, original: bytes | None) -> dict[str, Any]:
         "ordinal": ordinal,
         "start": start,
         "end": end,
-        "has_page": page is not None,
+        "has_page": int(page is not None),
         "headings": headings,
         "metadata": metadata,
     }
@@ -198,7 +198,7 @@ class WeaviateSink(_Component, Sink):
         given |= {name: (number, {"index_filterable": False}) for name in ("start", "end")}
         ordered = {"index_filterable": True, "index_range_filters": True}
         given |= dict.fromkeys(("ordinal", "page"), (number, ordered))
-        given |= {"has_page": (flag, {"index_filterable": True}), "no_bytes": (flag, {"index_filterable": False})}
+        given |= {"has_page": (number, {"index_filterable": True}), "no_bytes": (flag, {"index_filterable": False})}
         given |= {name: (blob, {"index_filterable": False}) for name in ("image", "original")}
         given["chunk_id"] = (text, off | {"tokenization": field})
         distance = c.VectorDistances[_METRICS[manifest.space.metric]]

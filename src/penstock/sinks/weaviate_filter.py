@@ -20,8 +20,8 @@ def digest(text: str) -> str:
 
 
 def translate(wanted: Filter, f: Any, meant: bool = True) -> Any:
-    """The tree, or what it is not if not `meant`, in Weaviate's language, which in older servers has no Not and
-    differs in what it makes of absent values. Raises UsageError for the order of texts."""
+    """The tree, or what it is not if not `meant`: older servers have no Not and differ in what they make of absent
+    values, and older clients cannot ask for booleans. Raises UsageError for the order of texts."""
     match wanted:
         case Compare(field, "=", value):
             return _equal(field, value, f, meant)
@@ -38,7 +38,7 @@ def translate(wanted: Filter, f: Any, meant: bool = True) -> Any:
             several = [_equal(field, value, f, meant) for value in dict.fromkeys(values)]
             return f.any_of(several) if meant else f.all_of(several)
         case Absent(field):
-            return f.by_property("has_page").equal(not meant) if field == "page" else always(f, not meant)
+            return f.by_property("has_page").equal(int(not meant)) if field == "page" else always(f, not meant)
         case Not(term):
             return translate(term, f, not meant)
         case Every(terms) | Some(terms):
@@ -63,9 +63,9 @@ def _equal(field: str, value: str | int, f: Any, meant: bool) -> Any:
 
 
 def _or_absent(field: str, asked: Any, f: Any) -> Any:
-    return asked | f.by_property("has_page").equal(False) if field == "page" else asked
+    return asked | f.by_property("has_page").equal(0) if field == "page" else asked
 
 
 def always(f: Any, meant: bool) -> Any:
-    either = [f.by_property("has_page").equal(True), f.by_property("has_page").equal(False)]
+    either = [f.by_property("has_page").equal(1), f.by_property("has_page").equal(0)]
     return f.any_of(either) if meant else f.all_of(either)

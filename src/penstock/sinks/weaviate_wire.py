@@ -43,7 +43,10 @@ def place(url: str) -> tuple[address.Address, str, tuple[str, int]]:
     host, _, port = at.options.get("grpc", "50051").rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise UsageError(f"{url!r}: grpc= is a port, or host:port; write it like {EXAMPLE}")
-    return at, at.names[0][0].upper() + at.names[0][1:], (host or at.host, int(port))
+    host = host.strip("[]") or at.host
+    if (host, int(port)) == (at.host, at.port):
+        raise UsageError(f"{url!r}: REST and gRPC cannot be at one port; write it like {EXAMPLE}")
+    return at, at.names[0][0].upper() + at.names[0][1:], (host, int(port))
 
 
 class _Brief(logging.Filter):
