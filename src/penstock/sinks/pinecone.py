@@ -33,6 +33,8 @@ RECORDS = 1000
 REQUEST = 1_900_000
 """Bytes: the store takes 2 MB."""
 METADATA = 40_000
+STACK = 128
+"""Vectors that are written down at once."""
 TERMS = 10_000
 EXACT = 1 << 53
 """Numbers are doubles there."""
@@ -261,8 +263,7 @@ class PineconeSink(_Component, Sink):
 
     def _requests(self, namespace: wire.Namespace, batch: rows.Batch) -> Iterator[list[dict[str, Any]]]:
         """The records that can be written, in requests of a good size."""
-        records: list[dict[str, Any]] = []
-        size = 0
+        good: list[tuple[dict[str, Any], Any, int]] = []
         for row, vector in zip(batch.rows, batch.vectors, strict=True):
             try:
                 metadata = _metadata(row)
@@ -273,14 +274,20 @@ class PineconeSink(_Component, Sink):
                     raise ValueError("its vector is all zeros, which Pinecone does not take")
             except (ValueError, TypeError) as error:
                 batch.reasons[row[0]] = str(error)
-                continue
-            values, more = namespace.short(vector)
-            more += taken + 600
-            if records and (size + more > REQUEST or len(records) == RECORDS):
-                yield records
-                records, size = [], 0
-            records.append({"id": _key(row[0]), "values": values, "metadata": metadata})
-            size += more
+            else:
+                good.append((metadata, vector, taken))
+        records: list[dict[str, Any]] = []
+        size = 0
+        for start in range(0, len(good), STACK):
+            part = good[start : start + STACK]
+            lists, each = namespace.short([vector for _, vector, _ in part])
+            for (metadata, _, taken), values in zip(part, lists, strict=True):
+                more = each + taken + 600
+                if records and (size + more > REQUEST or len(records) == RECORDS):
+                    yield records
+                    records, size = [], 0
+                records.append({"id": _key(metadata["id"]), "values": values, "metadata": metadata})
+                size += more
         if records:
             yield records
 
@@ -315,7 +322,7 @@ class PineconeSink(_Component, Sink):
             self.flush()
 
     def flush(self) -> None:
-        """What is written is durable. This waits until it is seen, by searching and by id, and no more what is deleted."""
+        """What is written is durable. This waits until it is seen, searching and by id, and what is deleted is not."""
         namespace, space = self._opened()
         with self._lock:
             position, last, gone = self._position, self._last, list(self._gone.items())
@@ -344,7 +351,7 @@ class PineconeSink(_Component, Sink):
 
     def ids(self) -> Iterator[Sequence[str]]:
         namespace, _ = self._opened()
-        for page in namespace.keys():
+        for page in namespace.listed():
             names = {r.id: str(r.metadata["id"]) for r in namespace.fetch(_hashed(page)).values()}
             yield [names.get(key, key) for key in page if key in names or not key.startswith(HASHED)]
 
