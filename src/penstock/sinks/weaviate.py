@@ -24,7 +24,7 @@ from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, TooLarge, Transient, UsageError
 from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import manifests, rows
-from penstock.sinks.qdrant import _lying, _units, key
+from penstock.sinks.qdrant import _units, key
 from penstock.sinks.weaviate_filter import LARGEST_NUMBER, always, digest, translate
 from penstock.sinks.weaviate_wire import PASSING, Server, line, place
 
@@ -37,6 +37,8 @@ PAGE = 200
 LARGEST_K = 10_000
 REQUEST = 6 << 20
 """Bytes of a request: servers take 10 MB unless told otherwise."""
+OBJECTS = 256
+"""Of a request: more are no faster."""
 _METRICS = {"cosine": "DOT", "dot": "DOT", "l2": "L2_SQUARED"}
 _TEXTS = ("chunk_id", "uri", "text", "headings", "metadata")
 _NUMBERS = ("ordinal", "start", "end", "page")
@@ -227,21 +229,27 @@ class WeaviateSink(_Component, Sink):
             server.collection.config.update(description=manifests.to_json(manifest))
 
     def write(self, points: Sequence[Point]) -> None:
+        import numpy as np
+
         server, space = self._opened()
         batch = rows.Batch(points, space, self._url)
         make, objects, size = server.classes.data.DataObject, list[Any](), 0
         refused: dict[str, str] = {}
         sent = 0
-        for cells, values, (vector, other) in zip(batch.rows, batch.vectors, _lying(batch, space), strict=True):
-            if any(abs(cells[i] or 0) > LARGEST_NUMBER for i in (2, 4, 5, 6)):
-                batch.reasons[cells[0]] = "a number beyond 2^53, which Weaviate does not keep"
+        stacked = np.concatenate([np.empty((0, space.dim), np.float32), *(v.reshape(1, -1) for v in batch.vectors)])
+        stacked, other = _units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
+        for cells, values, lying, changed in zip(batch.rows, batch.vectors, stacked, other.tolist(), strict=True):
+            id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
+            if max(abs(ordinal), abs(start), abs(end), abs(page or 0)) > LARGEST_NUMBER:
+                batch.reasons[id] = "a number beyond 2^53, which Weaviate does not keep"
                 continue
-            own = values.astype("<f4").tobytes() if other else None
-            weight = 500 + 4 * len(vector) + sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
-            if objects and size + weight > REQUEST:
+            weight = 500 + len(id) + len(uri) + len(text) + len(headings) + len(metadata) + len(image or b"")
+            weight += values.nbytes
+            if objects and (size + weight > REQUEST or len(objects) == OBJECTS):
                 refused |= self._put(server, objects)
                 objects, size = [], 0
-            objects.append(make(properties=_properties(cells, own), uuid=key(cells[0]), vector={NAMED: vector}))
+            own = values.astype("<f4").tobytes() if changed else None
+            objects.append(make(properties=_properties(cells, own), uuid=key(id), vector={NAMED: lying.tolist()}))
             size, sent = size + weight, sent + 1
         refused |= self._put(server, objects)
         if len(refused) == sent > 1:  # it is not the points
