@@ -33,6 +33,8 @@ SINKS: Table = {
     "pgvector": ("penstock.sinks.pgvector:PgvectorSink", "pgvector"),
     "elastic": ("penstock.sinks.elastic:ElasticSink", "elastic"),
     "opensearch": ("penstock.sinks.elastic:ElasticSink", "elastic"),
+    "pinecone": ("penstock.sinks.pinecone:PineconeSink", "pinecone"),
+    "weaviate": ("penstock.sinks.weaviate:WeaviateSink", "weaviate"),
 }
 
 INDEXES: Table = {
@@ -45,6 +47,8 @@ INDEXES: Table = {
     "pgvector": ("penstock.sinks.pgvector:PgvectorIndex", "pgvector"),
     "elastic": ("penstock.sinks.elastic:ElasticIndex", "elastic"),
     "opensearch": ("penstock.sinks.elastic:ElasticIndex", "elastic"),
+    "pinecone": ("penstock.sinks.pinecone:PineconeIndex", "pinecone"),
+    "weaviate": ("penstock.sinks.weaviate:WeaviateIndex", "weaviate"),
 }
 
 
