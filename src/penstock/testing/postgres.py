@@ -31,7 +31,13 @@ class Server:
     def connect(self, **options: Any) -> Any:
         import psycopg
 
-        given: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres", "autocommit": True}
+        given: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "user": "postgres",
+            "dbname": "postgres",
+            "autocommit": True,
+        }
         return psycopg.connect(**(given | options))
 
 
