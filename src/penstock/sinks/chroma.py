@@ -262,7 +262,7 @@ def _scores(query: Any, points: Sequence[Point], metric: str) -> Any:
 
 
 class ChromaSink(_Collection, Sink):
-    max_rows = 4096
+    max_rows = 2048
     max_bytes = 12 << 20
     """A server takes requests of 40 MB, and vectors are in them twice, in base 64."""
 
