@@ -306,7 +306,7 @@ def test_too_few_found_are_looked_for_one_by_one(metric: str, place: str, monkey
         index.open()
         asked = [(query, where) for query in vectors[:5] for where in (None, {"page": 3})]
         whole = [index.search(query, k=8, where=where) for query, where in asked]
-        collection = index._collection
+        collection = index._handle
         assert collection is not None
         search = collection.client.search
         monkeypatch.setattr(collection.client, "search", lambda **given: [search(**given)[0][:2]])
@@ -321,7 +321,7 @@ def test_a_run_cut_off_while_it_made_the_collection(place: str) -> None:
     """The collection is there, its index not yet: the next run makes it."""
     with MilvusSink(place) as sink:
         sink.open(MANIFEST)
-        collection = sink._collection
+        collection = sink._handle
         assert collection is not None
         collection.client.release_collection(collection.name)
         collection.client.drop_index(collection.name, VECTOR)

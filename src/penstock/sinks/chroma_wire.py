@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from penstock.errors import MissingExtra, PenstockError, SinkError, TooLarge, Transient
 from penstock.sinks.address import Address
+from penstock.sinks.store import line
 
 TIMEOUT = 120.0
 """Seconds that a server may keep silent: it indexes a batch before it answers."""
@@ -35,11 +36,11 @@ def told(url: str) -> Iterator[None]:
     except PenstockError:
         raise
     except (httpx.TransportError, errors.InternalError, errors.RateLimitError) as error:
-        raise Transient(f"{url}: {_line(error)}") from error
+        raise Transient(f"{url}: {line(error)}") from error
     except (errors.AuthorizationError, errors.ChromaAuthError) as error:
         raise _refused(url) from error
     except errors.BatchSizeExceededError as error:
-        raise TooLarge(f"{url}: {_line(error)}") from error
+        raise TooLarge(f"{url}: {line(error)}") from error
     except Exception as error:
         # of an answer that is not Chroma's own, its client raises the text, while it handles the status
         status = error.__context__.response.status_code if isinstance(error.__context__, httpx.HTTPStatusError) else 0
@@ -48,11 +49,7 @@ def told(url: str) -> Iterator[None]:
         if status == 404 or isinstance(error, JSONDecodeError):
             raise SinkError(f"{url} does not answer as a Chroma server does; is that its port?") from error
         kind = TooLarge if status == 413 else Transient if status == 429 or status >= 500 else SinkError
-        raise kind(f"{url}: {f'HTTP {status}' if status else type(error).__name__}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise kind(f"{url}: {f'HTTP {status}' if status else type(error).__name__}: {line(error)}") from error
 
 
 def _refused(url: str) -> SinkError:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import Rejected, SinkError, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Vector
 from penstock.sinks import elastic_wire as wire
 from penstock.sinks import manifests, rows
+from penstock.sinks.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,48 +171,19 @@ def _any(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return parts[0] if len(parts) == 1 else {"bool": {"should": parts, "minimum_should_match": 1}}
 
 
-class _Component:
-    """What the sink and the index share: a place, and a server once they are open."""
-
+class _Elastic(Store[_Server]):
     def __init__(self, url: str, client: Any = None) -> None:
+        super().__init__(url, client)
         wire.place(url)
-        self._url, self._client = url, client
-        self._server: _Server | None = None
-        self._space: Space | None = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,) if self._client is None else (self._url, self._client)
-
-    def _opened(self) -> tuple[_Server, Space]:
-        if self._server is None or self._space is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._server, self._space
-
-    def _kept(self) -> Manifest | None:
-        if self._server is not None:
-            return self._server.manifest()
-        server = _Server(self._url, self._client)
-        try:
-            return server.manifest()
-        finally:
-            server.close()
-
-    def count(self) -> int:
-        return self._opened()[0].count()
+    def _connect(self) -> _Server:
+        return _Server(self._url, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         return self._opened()[0].fetch(ids)
 
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        self._server = None
 
-
-class ElasticSink(_Component, Sink):
+class ElasticSink(_Elastic, Sink):
     """An index of Elasticsearch or OpenSearch. `client` is one of the user's, for other ways to log in."""
 
     max_rows = 1024
@@ -220,16 +192,12 @@ class ElasticSink(_Component, Sink):
     """Of control characters six times that as JSON: the 100 MB that a server takes."""
     writers = 2
 
-    @property
-    def url(self) -> str:
-        return self._url
-
     def manifest(self) -> Manifest | None:
         return self._kept()
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
-        server = _Server(self._url, self._client)
+        server = self._connect()
         try:
             kept = server.manifest()
             if kept is not None:
@@ -241,7 +209,7 @@ class ElasticSink(_Component, Sink):
         except BaseException:
             server.close()
             raise
-        self._server, self._space = server, kept.space
+        self._hold(server, kept.space)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         server, _ = self._opened()
@@ -280,17 +248,15 @@ class ElasticSink(_Component, Sink):
             page["search_after"] = found[-1]["sort"]
 
 
-class ElasticIndex(_Component, Index):
+class ElasticIndex(_Elastic, Index):
     """Compares with every vector where few come into question, else with those that the graph leads to."""
 
     def manifest(self) -> Manifest:
-        if (kept := self._kept()) is None:
-            raise SinkError(f"there is no index at {self._url}")
-        return kept
+        return self._found()
 
     def open(self) -> None:
-        self._space = self.manifest().space
-        self._server = _Server(self._url, self._client)
+        kept = self._found()
+        self._hold(self._connect(), kept.space)
 
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
         server, space = self._opened()

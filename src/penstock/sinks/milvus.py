@@ -14,7 +14,6 @@ import base64
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from penstock import filters
@@ -23,6 +22,7 @@ from penstock.errors import SinkError, TooLarge, UsageError
 from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.milvus_wire import Collection, literal
+from penstock.sinks.store import Store
 
 EXAMPLE = "milvus://localhost:19530/notes or milvus://./notes.db/notes"
 VARCHAR = 65_535
@@ -208,73 +208,37 @@ def _present(field: str, condition: str) -> str:
 # ---------------------------------------------------------------- the sink
 
 
-class _Place:
-    """What the sink and the index have in common: a url, perhaps a client, and a collection while open."""
-
+class _Milvus(Store[Collection]):
     def __init__(self, url: str, client: Any = None) -> None:
-        self._url, self._place, self._client = url, _address(url), client
-        self._collection: Collection | None = None
-        self._space: Space | None = None
+        super().__init__(url, client)
+        self._place = _address(url)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ((self._url,) if self._client is None else (self._url, self._client))
-
-    @contextmanager
-    def _reached(self) -> Iterator[Collection | None]:
-        """The collection that is open, or one for the moment; None where there is not even a file."""
-        folder = self._place.folder
-        if self._collection is not None:
-            yield self._collection
-        elif folder is not None and self._client is None and not folder.exists():
-            yield None
-        else:
-            collection = Collection(self._url, self._place, self._client)
-            try:
-                yield collection
-            finally:
-                collection.close()
+    def _connect(self) -> Collection:
+        return Collection(self._url, self._place, self._client)
 
     def _kept(self) -> Manifest | None:
-        with self._reached() as collection:
-            return collection.manifest() if collection else None
-
-    def _opened(self) -> tuple[Collection, Space]:
-        if self._collection is None or self._space is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._collection, self._space
-
-    def count(self) -> int:
-        return self._opened()[0].count()
+        folder = self._place.folder
+        if folder is not None and self._handle is None and self._client is None and not folder.exists():
+            return None  # the engine would make the file
+        return super()._kept()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         return _fetched(self._opened()[0], ids)
 
-    def close(self) -> None:
-        if self._collection is not None:
-            self._collection.close()
-        self._collection = self._space = None
 
-
-class MilvusSink(_Place, Sink):
+class MilvusSink(_Milvus, Sink):
     """Reads are strongly consistent: what was acknowledged is seen by all who leave the collection's default."""
 
     max_rows = 1024
     max_text = 4 << 20
     """Servers pass rows on in messages of 5 MB."""
 
-    @property
-    def url(self) -> str:
-        return self._url
-
     def manifest(self) -> Manifest | None:
         return self._kept()
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
-        collection = Collection(self._url, self._place, self._client)
+        collection = self._connect()
         try:
             kept = collection.manifest()
             if kept is not None:
@@ -287,7 +251,7 @@ class MilvusSink(_Place, Sink):
         except BaseException:
             collection.close()
             raise
-        self._collection, self._space = collection, manifest.space
+        self._hold(collection, manifest.space)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         self._opened()[0].keep(manifest)
@@ -322,18 +286,17 @@ class MilvusSink(_Place, Sink):
             yield [cells["id"] for cells in page]
 
 
-class MilvusIndex(_Place, Index):
+class MilvusIndex(_Milvus, Index):
     """Asks the store's index; where that gives too few, as it may under a narrow filter, compares with every vector."""
 
     def open(self) -> None:
-        self._space = self.manifest().space
-        self._collection = Collection(self._url, self._place, self._client)
-        self._collection.load(_METRICS[self._space.metric])
+        space = self._found().space
+        collection = self._connect()
+        self._hold(collection, space)
+        collection.load(_METRICS[space.metric])
 
     def manifest(self) -> Manifest:
-        if (kept := self._kept()) is None:
-            raise SinkError(f"there is no index at {self._url}")
-        return kept
+        return self._found()
 
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
         collection, space = self._opened()

@@ -25,6 +25,7 @@ from penstock.errors import SinkError, SpaceMismatch, UsageError
 from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import manifests, rows
 from penstock.sinks import pinecone_wire as wire
+from penstock.sinks.store import Store
 
 LARGEST_K = 10_000
 WHOLE = 40
@@ -138,44 +139,13 @@ def _speakable(field: str, value: filters.Value) -> filters.Value | None:
     return value
 
 
-class _Component:
-    """What the sink and the index share: a place, and the namespace once they are open."""
-
+class _Pinecone(Store[wire.Namespace]):
     def __init__(self, url: str, client: Any = None) -> None:
+        super().__init__(url, client)
         wire.place(url)
-        self._url, self._client = url, client
-        self._namespace: wire.Namespace | None = None
-        self._space: Space | None = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._client is not None:
-            raise UsageError(f"{self._url}: a client cannot go to another process; leave it out, and one is made there")
-        return type(self), (self._url,)
-
-    def _opened(self) -> tuple[wire.Namespace, Space]:
-        if self._namespace is None or self._space is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._namespace, self._space
-
-    def _kept(self, namespace: wire.Namespace) -> Manifest | None:
-        if not namespace.connect() or (text := namespace.kept()) is None:
-            return None
-        return manifests.from_json(text, self._url)
-
-    def _stored(self) -> Manifest | None:
-        if self._namespace is not None:
-            return self._kept(self._namespace)
-        namespace = wire.Namespace(self._url, self._client)
-        try:
-            return self._kept(namespace)
-        finally:
-            namespace.close()
-
-    def count(self) -> int:
-        return self._opened()[0].count()
+    def _connect(self) -> wire.Namespace:
+        return wire.Namespace(self._url, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         import numpy as np
@@ -184,13 +154,8 @@ class _Component:
         found = namespace.fetch([_key(id) for id in ids]).values()
         return [Point(_chunk(r.metadata), {VECTOR: Dense(np.array(r.values, np.float32))}) for r in found]
 
-    def close(self) -> None:
-        if self._namespace is not None:
-            self._namespace.close()
-        self._namespace = None
 
-
-class PineconeSink(_Component, Sink):
+class PineconeSink(_Pinecone, Sink):
     """A namespace of a serverless index. `client` is a `pinecone.Pinecone` of the user's."""
 
     max_rows = RECORDS
@@ -207,26 +172,21 @@ class PineconeSink(_Component, Sink):
         self._gone: dict[str, str] = {}
         """Deleted and perhaps still seen: key -> id."""
 
-    @property
-    def url(self) -> str:
-        return self._url
-
     def manifest(self) -> Manifest | None:
-        return self._stored()
+        return self._kept()
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
-        namespace = wire.Namespace(self._url, self._client)
+        namespace = self._connect()
         try:
-            kept = self._kept(namespace)
+            kept = namespace.manifest()
             if kept is None:
                 kept = self._begin(namespace, manifest)
             manifests.agree(kept, manifest, self._url)
         except BaseException:
             namespace.close()
             raise
-        self.close()
-        self._namespace, self._space = namespace, kept.space
+        self._hold(namespace, kept.space)
 
     def _begin(self, namespace: wire.Namespace, manifest: Manifest) -> Manifest:
         """Make the index if need be, see that it suits and that nothing is in the way, and keep the manifest."""
@@ -244,7 +204,7 @@ class PineconeSink(_Component, Sink):
         if namespace.count():
             raise SinkError(f"{self._url} is a namespace that is not Penstock's; name another one")
         namespace.keep(manifests.to_json(manifest), space.dim)
-        return self._kept(namespace) or manifest  # another run's, where two began at once
+        return namespace.manifest() or manifest  # another run's, where two began at once
 
     def replace_manifest(self, manifest: Manifest) -> None:
         namespace, space = self._opened()
@@ -372,24 +332,21 @@ def _same(found: Any, record: Mapping[str, Any]) -> bool:
     return bool(np.allclose(found.values, record["values"], rtol=1e-3))
 
 
-class PineconeIndex(_Component, Index):
+class PineconeIndex(_Pinecone, Index):
     """Asks the namespace, which narrows before it chooses the nearest."""
 
     def manifest(self) -> Manifest:
-        if (kept := self._stored()) is None:
-            raise SinkError(f"there is no index at {self._url}")
-        return kept
+        return self._found()
 
     def open(self) -> None:
-        namespace = wire.Namespace(self._url, self._client)
+        namespace = self._connect()
         try:
-            if (kept := self._kept(namespace)) is None:
+            if (kept := namespace.manifest()) is None:
                 raise SinkError(f"there is no index at {self._url}")
         except BaseException:
             namespace.close()
             raise
-        self.close()
-        self._namespace, self._space = namespace, kept.space
+        self._hold(namespace, kept.space)
 
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
         import numpy as np

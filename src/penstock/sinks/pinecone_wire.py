@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.records import Space
-from penstock.sinks import address
+from penstock.records import Manifest, Space
+from penstock.sinks import address, manifests
 
 EXAMPLE = "pinecone://my-index/notes?cloud=aws&region=us-east-1"
 MANIFESTS = "penstock-manifests"
@@ -209,6 +209,11 @@ class Namespace:
         return int(namespaces[self.name].vector_count) if self.name in namespaces else 0
 
     # ------------------------------------------------------------ the manifest
+
+    def manifest(self) -> Manifest | None:
+        if not self.connect() or (text := self.kept()) is None:
+            return None
+        return manifests.from_json(text, self.url)
 
     def kept(self) -> str | None:
         found = self.fetch([self.name], MANIFESTS).get(self.name)

@@ -11,9 +11,7 @@ models make them, lie there as they are; of any other lies a copy of length 1, a
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-import os
 import re
 import sqlite3
 import threading
@@ -28,6 +26,8 @@ from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageE
 from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
 from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
 from penstock.sinks import address, manifests, rows
+from penstock.sinks.lengths import key, lying, units
+from penstock.sinks.store import Store, line, secret
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -39,12 +39,9 @@ ORIGINAL = "original"
 """Where the payload keeps a vector's bytes, if another one lies in its place."""
 PAGE = 500
 TIMEOUT = 60
-UNIT = 1e-6
-"""How far from 1 a length may be: what a float32 resolves in a sum of some hundred products."""
 INDEXED = {"uri": "keyword", "page": "integer", "ordinal": "integer"}
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\0-\x1f]')
-_HEX = re.compile("[0-9a-f]{32}")
 _TURN = threading.RLock()
 """The local client has no locks of its own."""
 _FOLDERS: dict[Path, tuple[QdrantClient, int]] = {}
@@ -58,13 +55,6 @@ def _address(url: str) -> address.Address:
     if _FORBIDDEN.search(where.names[0]) or len(where.names[0]) > 255:
         raise UsageError(f"{url!r}: Qdrant allows no such name for a collection")
     return where
-
-
-def key(id: str) -> str:
-    """The UUID that a point lies under: the id itself where it is 32 hexadecimal digits, else one made of it."""
-    if not _HEX.fullmatch(id):
-        id = hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{id[:8]}-{id[8:12]}-{id[12:16]}-{id[16:20]}-{id[20:32]}"
 
 
 class _Collection:
@@ -87,15 +77,12 @@ class _Collection:
     def _server(self, where: address.Address) -> QdrantClient:
         from qdrant_client import QdrantClient
 
-        secret = os.environ.get(KEY, "").strip()
-        if not re.fullmatch("[!-~]*", secret):
-            raise UsageError(f"{self.url}: the environment variable {KEY} does not hold a key")
         host = f"[{where.host}]" if ":" in where.host else where.host
         return QdrantClient(
             host=host,
             port=where.port,
             https=where.tls,
-            api_key=secret or None,
+            api_key=secret(KEY, self.url) or None,
             timeout=TIMEOUT,
             check_compatibility=False,  # it asks in a thread of its own, and warns from there
         )
@@ -137,18 +124,18 @@ class _Collection:
         except self._refused as error:
             raise self._answer(error.status_code or 0, error.content) from error
         except self._exhausted as error:
-            raise Transient(f"{self.url}: Qdrant asks to wait: {_line(error)}") from error
+            raise Transient(f"{self.url}: Qdrant asks to wait: {line(error)}") from error
         except self._unreadable as error:
             raise self._silence(error.source) from error
         except ValueError as error:
-            raise _Refused(f"{self.url}: Qdrant refused a request: {_line(error)}") from error
+            raise _Refused(f"{self.url}: Qdrant refused a request: {line(error)}") from error
         except (RuntimeError, OSError, sqlite3.Error) as error:
             if "already accessed" in str(error):
                 raise SinkError(
                     f"{self.url} is in use by another process, and a folder serves one at a time: "
                     "end that one, or use a server"
                 ) from error
-            raise SinkError(f"{self.url}: {_line(error)}") from error
+            raise SinkError(f"{self.url}: {line(error)}") from error
 
     def _answer(self, status: int, content: bytes) -> SinkError:
         said = _said(content)
@@ -166,10 +153,10 @@ class _Collection:
         from httpx import TransportError
 
         if not isinstance(cause, TransportError):
-            return SinkError(f"{self.url}: what answers there is not Qdrant, or of another version: {_line(cause)}")
+            return SinkError(f"{self.url}: what answers there is not Qdrant, or of another version: {line(cause)}")
         if "[SSL" in str(cause):
-            return SinkError(f"{self.url}: no TLS connection: {_line(cause)}; tls=1 is for servers that have it")
-        return Transient(f"{self.url} cannot be reached: {type(cause).__name__}: {_line(cause)}")
+            return SinkError(f"{self.url}: no TLS connection: {line(cause)}; tls=1 is for servers that have it")
+        return Transient(f"{self.url} cannot be reached: {type(cause).__name__}: {line(cause)}")
 
     def info(self) -> models.CollectionInfo | None:
         with self.turn():
@@ -223,14 +210,10 @@ class _Refused(SinkError):
     """A request that Qdrant found wrong: for a batch, one point of it may be."""
 
 
-def _line(error: object) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _said(content: bytes) -> str:
     """What Qdrant gives as the reason; nothing if it is not Qdrant that answers."""
     try:
-        return _line(json.loads(content)["status"]["error"])
+        return line(json.loads(content)["status"]["error"])
     except (ValueError, KeyError, TypeError):
         return ""
 
@@ -249,32 +232,8 @@ def _in_folder(folder: Path, name: str, url: str) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SinkError(f"{url} cannot be read: {_line(error)}") from error
+        raise SinkError(f"{url} cannot be read: {line(error)}") from error
     return None if config is None else _kept(config.get("metadata"), url)
-
-
-def _units(values: Any) -> tuple[Any, Any]:
-    """The rows with length 1, and which of them had another one. A row of zeros stays one."""
-    import numpy as np
-
-    lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
-    other = np.abs(lengths - 1) > UNIT
-    if other.any():
-        values = values.copy()
-        values[other] /= np.where(lengths > 0, lengths, 1)[other, None]
-    return values, other
-
-
-def _lying(batch: rows.Batch, space: Space) -> Iterator[tuple[Any, bool]]:
-    """For each row of the batch what is to lie there, and whether that is another vector than the row's."""
-    import numpy as np
-
-    stacked = np.concatenate([np.empty((0, space.dim), np.float32), *(v.reshape(-1, space.dim) for v in batch.vectors)])
-    stacked, other = _units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
-    listed, others, end = stacked.tolist(), other.tolist(), 0
-    for values in batch.vectors:
-        start, end = end, end + (1 if values.ndim == 1 else len(values))
-        yield listed[start] if values.ndim == 1 else listed[start:end], any(others[start:end])
 
 
 def _vector(values: Any, payload: Mapping[str, Any], space: Space) -> Vector:
@@ -324,56 +283,26 @@ def _speakable(value: str | int) -> bool:
     return not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))
 
 
-class _Component:
-    """What sink and index share: a url, perhaps a client of the user's, and the collection once open."""
-
+class _Qdrant(Store[_Collection]):
     def __init__(self, url: str, client: QdrantClient | None = None) -> None:
-        self._url, self._where, self._given = url, _address(url), client
-        self._collection: _Collection | None = None
-        self._manifest: Manifest | None = None
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._given is not None:
-            raise UsageError(f"{self._url}: a client cannot go to another process; leave it out, and one is made there")
-        return type(self), (self._url,)
+        super().__init__(url, client)
+        self._where = _address(url)
 
     def _connect(self) -> _Collection:
-        return _Collection(self._url, self._where, self._given)
+        return _Collection(self._url, self._where, self._client)
 
-    def _stored(self) -> Manifest | None:
+    def _kept(self) -> Manifest | None:
         folder = self._where.folder
-        if folder is not None and self._given is None:
+        if folder is not None and self._client is None:
             return _in_folder(folder, self._where.names[0], self._url)
-        if self._collection is not None:
-            return self._collection.manifest()
-        collection = self._connect()
-        try:
-            return collection.manifest()
-        finally:
-            collection.close()
-
-    def _opened(self) -> tuple[_Collection, Space]:
-        if self._collection is None or self._manifest is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._collection, self._manifest.space
-
-    def count(self) -> int:
-        return self._opened()[0].count()
+        return super()._kept()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         collection, space = self._opened()
         return collection.fetch(ids, space)
 
-    def close(self) -> None:
-        if self._collection is not None:
-            self._collection.close()
-        self._collection = None
 
-
-class QdrantSink(_Component, Sink):
+class QdrantSink(_Qdrant, Sink):
     """A collection: `qdrant://host:6333/notes?tls=1`, or `qdrant://./stores/notes` for one process at a time."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
@@ -381,19 +310,15 @@ class QdrantSink(_Component, Sink):
     max_bytes = 4 << 20
     """As JSON a vector takes five times its bytes, and a server reads 32 MB at most."""
 
-    @property
-    def url(self) -> str:
-        return self._url
-
     def manifest(self) -> Manifest | None:
-        return self._stored()
+        return self._kept()
 
     def open(self, manifest: Manifest) -> None:
         space = manifest.space
         manifests.supported(space, {"Dense", "MultiVector", "Sparse"}, self._url)
         if space.metric == "l2" and space.kind != "Dense":
             raise UsageError(f"{self._url} knows the metrics cosine and dot for {space.kind} vectors, not 'l2'")
-        if self._where.folder is not None and self._given is None:
+        if self._where.folder is not None and self._client is None:
             manifests.make_folder(self._where.folder, self._url)
         collection = self._connect()
         try:
@@ -404,8 +329,7 @@ class QdrantSink(_Component, Sink):
         except BaseException:
             collection.close()
             raise
-        self.close()
-        self._collection, self._manifest = collection, kept
+        self._hold(collection, kept.space)
 
     def _create(self, collection: _Collection, manifest: Manifest) -> models.CollectionInfo:
         m, space = collection.models, manifest.space
@@ -448,7 +372,7 @@ class QdrantSink(_Component, Sink):
         collection, _ = self._opened()
         with collection.turn():
             collection.client.update_collection(collection.name, metadata={MANIFEST: manifests.to_json(manifest)})
-        self._manifest = manifest
+        self._space = manifest.space
 
     def write(self, points: Sequence[Point]) -> None:
         collection, space = self._opened()
@@ -462,16 +386,16 @@ class QdrantSink(_Component, Sink):
 
     def _structs(self, batch: rows.Batch, points: Sequence[Point], space: Space, m: Any) -> list[models.PointStruct]:
         """Made without the models' checks: the values are made here."""
-        lying: Iterable[tuple[Any, bool]]
+        lie: Iterable[tuple[Any, bool]]
         if space.kind == "Sparse":
             newest = {point.id: cast(Sparse, point.vectors[VECTOR]).indices for point in points}
             ids = (cells[0] for cells in batch.rows)
             pairs = zip(ids, batch.vectors, strict=True)
-            lying = ((m.SparseVector(indices=newest[id].tolist(), values=v.tolist()), False) for id, v in pairs)
+            lie = ((m.SparseVector(indices=newest[id].tolist(), values=v.tolist()), False) for id, v in pairs)
         else:
-            lying = _lying(batch, space)
+            lie = lying(batch, space)
         made = []
-        for cells, values, (vector, other) in zip(batch.rows, batch.vectors, lying, strict=True):
+        for cells, values, (vector, other) in zip(batch.rows, batch.vectors, lie, strict=True):
             payload = dict(zip(rows.COLUMNS, cells, strict=True))
             if payload["page"] is None:
                 del payload["page"]
@@ -521,19 +445,15 @@ class QdrantSink(_Component, Sink):
                 return
 
 
-class QdrantIndex(_Component, Index):
+class QdrantIndex(_Qdrant, Index):
     """Asks the collection's own index, and goes through all of it where that finds fewer than asked for."""
 
     def open(self) -> None:
-        kept = self.manifest()
-        collection = self._connect()
-        self.close()
-        self._collection, self._manifest = collection, kept
+        kept = self._found()
+        self._hold(self._connect(), kept.space)
 
     def manifest(self) -> Manifest:
-        if (kept := self._stored()) is None:
-            raise SinkError(f"there is no index at {self._url}")
-        return kept
+        return self._found()
 
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
         collection, space = self._opened()
@@ -549,7 +469,7 @@ class QdrantIndex(_Component, Index):
             asked["query"] = m.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
         else:
             values = vector.values.astype("float32").reshape(-1, space.dim)
-            values = _units(values)[0] if space.metric == "cosine" else values
+            values = units(values)[0] if space.metric == "cosine" else values
             asked["query"] = values.reshape(vector.values.shape).tolist()
         with collection.turn():
             found = collection.client.query_points(collection.name, **asked).points

@@ -24,9 +24,10 @@ from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, TooLarge, Transient, UsageError
 from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import manifests, rows
-from penstock.sinks.qdrant import _units, key
+from penstock.sinks.lengths import key, lying, units
+from penstock.sinks.store import Store, line
 from penstock.sinks.weaviate_filter import LARGEST_NUMBER, always, digest, translate
-from penstock.sinks.weaviate_wire import PASSING, Server, line, place
+from penstock.sinks.weaviate_wire import PASSING, Server, place
 
 if TYPE_CHECKING:
     from weaviate import WeaviateClient
@@ -81,41 +82,13 @@ def _chunk(properties: Mapping[str, Any], url: str) -> Chunk:
     return rows.chunk(tuple({**cells, "image": image}.values()))
 
 
-class _Component:
-    """What sink and index share: a url, perhaps a client of the user's, and the server once open."""
-
+class _Weaviate(Store[Server]):
     def __init__(self, url: str, client: WeaviateClient | None = None) -> None:
+        super().__init__(url, client)
         place(url)
-        self._url, self._given = url, client
-        self._server: Server | None = None
-        self._space: Space | None = None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._given is not None:
-            raise UsageError(f"{self._url}: a client cannot go to another process; leave it out, and one is made there")
-        return type(self), (self._url,)
-
-    def _stored(self) -> Manifest | None:
-        if self._server is not None:
-            return self._server.manifest()
-        server = Server(self._url, self._given)
-        try:
-            return server.manifest()
-        finally:
-            server.close()
-
-    def _opened(self) -> tuple[Server, Space]:
-        if self._server is None or self._space is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._server, self._space
-
-    def count(self) -> int:
-        server, _ = self._opened()
-        with server.turn():
-            return int(server.collection.aggregate.over_all(total_count=True).total_count or 0)
+    def _connect(self) -> Server:
+        return Server(self._url, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         server, space = self._opened()
@@ -154,29 +127,20 @@ class _Component:
             raise SinkError(f"{self._url} holds a point without a vector: {chunk.id}")
         return Point(chunk, {VECTOR: Dense(values)})
 
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        self._server = None
 
-
-class WeaviateSink(_Component, Sink):
+class WeaviateSink(_Weaviate, Sink):
     """A collection: `weaviate://host:8080/Notes?tls=1&grpc=50051`, its key in WEAVIATE_API_KEY."""
 
     accepts = frozenset({Dense})
     max_rows = 512
     max_bytes = 4 << 20
 
-    @property
-    def url(self) -> str:
-        return self._url
-
     def manifest(self) -> Manifest | None:
-        return self._stored()
+        return self._kept()
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
-        server = Server(self._url, self._given)
+        server = self._connect()
         try:
             kept = server.manifest()
             if kept is not None:
@@ -187,8 +151,7 @@ class WeaviateSink(_Component, Sink):
         except BaseException:
             server.close()
             raise
-        self.close()
-        self._server, self._space = server, kept.space
+        self._hold(server, kept.space)
 
     def _create(self, server: Server, manifest: Manifest) -> Manifest:
         c = server.classes.config
@@ -229,16 +192,12 @@ class WeaviateSink(_Component, Sink):
             server.collection.config.update(description=manifests.to_json(manifest))
 
     def write(self, points: Sequence[Point]) -> None:
-        import numpy as np
-
         server, space = self._opened()
         batch = rows.Batch(points, space, self._url)
         make, objects, size = server.classes.data.DataObject, list[Any](), 0
         refused: dict[str, str] = {}
         sent = 0
-        stacked = np.concatenate([np.empty((0, space.dim), np.float32), *(v.reshape(1, -1) for v in batch.vectors)])
-        stacked, other = _units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
-        for cells, values, lying, changed in zip(batch.rows, batch.vectors, stacked, other.tolist(), strict=True):
+        for cells, values, (vector, changed) in zip(batch.rows, batch.vectors, lying(batch, space), strict=True):
             id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
             if max(abs(ordinal), abs(start), abs(end), abs(page or 0)) > LARGEST_NUMBER:
                 batch.reasons[id] = "a number beyond 2^53, which Weaviate does not keep"
@@ -249,7 +208,7 @@ class WeaviateSink(_Component, Sink):
                 refused |= self._put(server, objects)
                 objects, size = [], 0
             own = values.astype("<f4").tobytes() if changed else None
-            objects.append(make(properties=_properties(cells, own), uuid=key(id), vector={NAMED: lying.tolist()}))
+            objects.append(make(properties=_properties(cells, own), uuid=key(id), vector={NAMED: vector}))
             size, sent = size + weight, sent + 1
         refused |= self._put(server, objects)
         if len(refused) == sent > 1:  # it is not the points
@@ -310,25 +269,22 @@ def _id(properties: Mapping[str, Any], url: str) -> str:
     return id
 
 
-class WeaviateIndex(_Component, Index):
+class WeaviateIndex(_Weaviate, Index):
     """Asks the graph, and where that finds fewer than asked for, all that pass a filter: those are compared one by one
     up to the server's flatSearchCutoff, 40,000."""
 
     def open(self) -> None:
-        kept = self.manifest()
-        server = Server(self._url, self._given)
+        kept = self._found()
+        server = self._connect()
         try:
             server.greet()
         except BaseException:
             server.close()
             raise
-        self.close()
-        self._server, self._space = server, kept.space
+        self._hold(server, kept.space)
 
     def manifest(self) -> Manifest:
-        if (kept := self._stored()) is None:
-            raise SinkError(f"there is no index at {self._url}")
-        return kept
+        return self._found()
 
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
         server, space = self._opened()
@@ -339,7 +295,7 @@ class WeaviateIndex(_Component, Index):
             raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
         assert isinstance(vector, Dense)
         query = vector.values.astype("float32").reshape(1, -1)
-        values = (_units(query)[0] if space.metric == "cosine" else query)[0].tolist()
+        values = (units(query)[0] if space.metric == "cosine" else query)[0].tolist()
         f, tree = server.classes.query.Filter, filters.parse(where)
         wanted = None if tree is None else translate(tree, f)
         found = self._near(server, values, k, wanted)

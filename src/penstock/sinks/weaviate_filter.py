@@ -7,7 +7,7 @@ from typing import Any
 
 from penstock.errors import UsageError
 from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
-from penstock.sinks.qdrant import key
+from penstock.sinks.lengths import key
 
 LARGEST_NUMBER = 1 << 53
 """Numbers go over the wire as doubles."""

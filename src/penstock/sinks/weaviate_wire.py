@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
 from penstock.records import Manifest
 from penstock.sinks import address, manifests
+from penstock.sinks.store import line, secret
 
 if TYPE_CHECKING:
     from weaviate import WeaviateClient
@@ -87,9 +87,7 @@ class Server:
         self.collection = self.client.collections.use(self.name).with_consistency_level(level)
 
     def _made(self, weaviate: Any, at: address.Address, grpc: tuple[str, int]) -> WeaviateClient:
-        secret = os.environ.get(KEY, "").strip()
-        if not re.fullmatch("[!-~]*", secret):
-            raise UsageError(f"{self.url}: the environment variable {KEY} does not hold a key")
+        key = secret(KEY, self.url)
         init = self.classes.init
         http, other = {"host": at.host, "port": at.port}, {"host": grpc[0], "port": grpc[1]}
         for end in (http, other):
@@ -98,7 +96,7 @@ class Server:
         timeout = init.Timeout(init=GREETING, query=TIMEOUT, insert=TIMEOUT)
         client = weaviate.WeaviateClient(
             connection_params=weaviate.connect.ConnectionParams(**params),
-            auth_client_secret=init.Auth.api_key(secret) if secret else None,
+            auth_client_secret=init.Auth.api_key(key) if key else None,
             additional_config=init.AdditionalConfig(timeout=timeout, trust_env=False),
             skip_init_checks=True,  # else it asks PyPI whether there is a newer client
         )
@@ -109,6 +107,10 @@ class Server:
             client.close()
             raise
         return client  # type: ignore[no-any-return]
+
+    def count(self) -> int:
+        with self.turn():
+            return int(self.collection.aggregate.over_all(total_count=True).total_count or 0)
 
     def greet(self) -> None:
         """See that gRPC answers, once and in time: the client's own calls try for a minute."""
@@ -165,10 +167,6 @@ class Server:
 
 class NotThere(SinkError):
     """404: of a collection, where it is asked whether there is one."""
-
-
-def line(error: object) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _told(url: str, error: BaseException) -> SinkError:

@@ -1,0 +1,51 @@
+"""For stores that scale the vectors of their cosine collections, and know points by UUIDs.
+
+A cosine space is kept there as one of dot products: vectors whose length is 1, as models make them, lie in it as they
+are; of any other lies a copy of length 1, and its own bytes beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from penstock.records import Space
+from penstock.sinks import rows
+
+UNIT = 1e-6
+"""How far from 1 a length may be: what a float32 resolves in a sum of some hundred products."""
+
+_HEX = re.compile("[0-9a-f]{32}")
+
+
+def key(id: str) -> str:
+    """The UUID that a point lies under: the id itself where it is 32 hexadecimal digits, else one made of it."""
+    if not _HEX.fullmatch(id):
+        id = hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{id[:8]}-{id[8:12]}-{id[12:16]}-{id[16:20]}-{id[20:32]}"
+
+
+def units(values: Any) -> tuple[Any, Any]:
+    """The rows with length 1, and which of them had another one. A row of zeros stays one."""
+    import numpy as np
+
+    lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+    other = np.abs(lengths - 1) > UNIT
+    if other.any():
+        values = values.copy()
+        values[other] /= np.where(lengths > 0, lengths, 1)[other, None]
+    return values, other
+
+
+def lying(batch: rows.Batch, space: Space) -> Iterator[tuple[Any, bool]]:
+    """For each row of the batch what is to lie there, and whether that is another vector than the row's."""
+    import numpy as np
+
+    stacked = np.concatenate([np.empty((0, space.dim), np.float32), *(v.reshape(-1, space.dim) for v in batch.vectors)])
+    stacked, other = units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
+    listed, others, end = stacked.tolist(), other.tolist(), 0
+    for values in batch.vectors:
+        start, end = end, end + (1 if values.ndim == 1 else len(values))
+        yield listed[start] if values.ndim == 1 else listed[start:end], any(others[start:end])

@@ -1,0 +1,91 @@
+"""What the sink and the index of one store have in common, where a client speaks to it."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import abstractmethod
+from contextlib import closing
+from typing import Any, Generic, Protocol, TypeVar
+
+from penstock.errors import SinkError, UsageError
+from penstock.records import Manifest, Space
+
+
+class Handle(Protocol):
+    """A client, and the collection that it is used for."""
+
+    def manifest(self) -> Manifest | None: ...
+    def count(self) -> int: ...
+    def close(self) -> None: ...
+
+
+H = TypeVar("H", bound=Handle)
+
+
+class Store(Generic[H]):
+    """A url, perhaps with a client of the user's; and once it is open, a handle and the space of the vectors."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        self._url, self._client = url, client
+        self._handle: H | None = None
+        self._space: Space | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._client is not None:
+            raise UsageError(f"{self._url}: a client cannot go to another process; leave it out, and one is made there")
+        return type(self), (self._url,)
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @abstractmethod
+    def _connect(self) -> H: ...
+
+    def _kept(self) -> Manifest | None:
+        """The manifest, by a handle for the moment if none is open."""
+        if self._handle is not None:
+            return self._handle.manifest()
+        with closing(self._connect()) as handle:
+            return handle.manifest()
+
+    def _found(self) -> Manifest:
+        """The same, where there has to be an index."""
+        if (kept := self._kept()) is None:
+            raise SinkError(f"there is no index at {self._url}")
+        return kept
+
+    def _hold(self, handle: H, space: Space) -> None:
+        """Be open, with this handle."""
+        self.close()
+        self._handle, self._space = handle, space
+
+    def _opened(self) -> tuple[H, Space]:
+        if self._handle is None or self._space is None:
+            raise SinkError(f"{self._url} is not open")
+        return self._handle, self._space
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        self._handle = self._space = None
+
+
+def secret(variable: str, url: str) -> str:
+    """The key in an environment variable; nothing where there is none."""
+    found = os.environ.get(variable, "").strip()
+    if not re.fullmatch("[!-~]*", found):
+        raise UsageError(f"{url}: the environment variable {variable} does not hold a key")
+    return found
+
+
+def line(error: object) -> str:
+    """What a driver says, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
