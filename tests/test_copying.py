@@ -20,7 +20,7 @@ from penstock.testing.sink_suite import DIM, holds, point
 from penstock.testing.sinks import Died, Faults, FaultySink, NothingSink
 
 FROM, TO = "memory://copied-from", "memory://copied-to"
-MANIFEST = Manifest(Space("a model", DIM, "f" * 32, "256 tokens"), owner="ledger 1")
+MANIFEST = Manifest(Space("a model", DIM, "f" * 32, "256 tokens"), owners={"": "ledger 1"})
 POINTS = [point(n, metadata={"n": [n]}, page=n, headings=("H",), image=bytes([n % 256])) for n in range(1500)]
 
 
@@ -38,7 +38,7 @@ def held(sink: Sink, wanted: Sequence[Point]) -> None:
     manifest = sink.manifest()
     assert manifest is not None
     assert manifest.space == MANIFEST.space
-    assert manifest.owner == "", "a copy belongs to no ledger"
+    assert not manifest.owners, "a copy belongs to no ledger"
     with sink:
         sink.open(manifest)
         holds(sink, wanted)
@@ -116,7 +116,7 @@ def test_what_cannot_be_copied(source: Sink, old: str, new: str, error: type[Pen
 
 def test_an_index_of_a_ledger_is_not_written_over(source: Sink) -> None:
     with MemorySink(TO) as sink:
-        sink.open(replace(MANIFEST, owner="ledger 2"))
+        sink.open(replace(MANIFEST, owners={"": "ledger 2"}))
         sink.write([point(1, version=5)])
     with pytest.raises(OwnershipError, match="another place"):
         copy(FROM, TO)

@@ -160,7 +160,28 @@ class Embedder(Component, ABC):
     def query(self, texts: Sequence[str]) -> Sequence[Vector]: ...
 
 
-class Sink(Component, ABC):
+class Place(Component, ABC):
+    """Where an index is: what a Sink writes to and an Index searches.
+
+    A place may have others beside it, numbered, in the same store: `notes`, `notes_1`, `notes_2`. An index is built
+    anew in one of those; the manifest of the place itself says which of them is `current`.
+    """
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where the points are, without secrets: `lance://./index`."""
+
+    def beside(self, number: int) -> Self:
+        """The place of that number (1 or more), by the same client if one was given. Connects to nothing."""
+        raise UsageError(f"{self.url} has no places beside it, so an index cannot be built anew there")
+
+    @abstractmethod
+    def manifest(self) -> Manifest | None:
+        """What is kept with the index, before or after `open`; None where there is no index."""
+
+
+class Sink(Place):
     """Holds points: an index of a vector store, a table, a folder of files.
 
     - `write(points)` is an idempotent upsert by id: when it returns, the store has acknowledged every point;
@@ -175,7 +196,9 @@ class Sink(Component, ABC):
       called from any other thread meanwhile.
     - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is
       no index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is
-      another one; it keeps the manifest, owner included (`replace_manifest` changes it later).
+      another one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step: a reader
+      finds the old one or the new one).
+    - `drop()` removes the place with all that is in it, and needs no `open`.
     - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
     """
 
@@ -186,14 +209,6 @@ class Sink(Component, ABC):
     """The longest text the store takes, in UTF-8 bytes, if it has a limit."""
     writers: int = 1
     readable: bool = True
-
-    @property
-    @abstractmethod
-    def url(self) -> str:
-        """Where the points are, without secrets: `lance://./index`."""
-
-    @abstractmethod
-    def manifest(self) -> Manifest | None: ...
 
     @abstractmethod
     def open(self, manifest: Manifest) -> None: ...
@@ -222,11 +237,20 @@ class Sink(Component, ABC):
         """The points of these ids, vectors included, as they were written; those that are not there are left out."""
         raise UsageError(f"{self.url} cannot be read back: it only takes points")
 
+    def drop(self) -> None:
+        """Nothing there is no error. The sink is closed afterwards."""
+        raise UsageError(f"{self.url} cannot be removed from here")
+
+    def alias(self, number: int) -> str:
+        """Have the store's own alias `<name>_live` stand for the place of that number, in one step, for programs that
+        do not read manifests. Gives its name; nothing where the store has no aliases."""
+        return ""
+
     def maintain(self) -> None:
         """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it."""
 
 
-class Index(Component, ABC):
+class Index(Place):
     """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes."""
 
     @abstractmethod

@@ -63,7 +63,7 @@ def _copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None) -> Co
         raise UsageError(f"{old.url} cannot be copied into itself")
     if (held := old.manifest()) is None:
         raise SinkError(f"there is no index at {old.url}")
-    if (there := new.manifest()) is not None and there.owner:
+    if (there := new.manifest()) is not None and there.owners:
         raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another place")
     old.open(held)
     new.open(Manifest(held.space))

@@ -269,10 +269,15 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Kept with the index: its space, and which ledger fills it."""
+    """Kept with the index: its space, which ledgers fill it, and where it has been built anew."""
 
     space: Space
-    owner: str = ""
+    owners: Mapping[str, str] = NOTHING
+    """The ledger that fills each namespace. One without a namespace (`""`) has the index to itself."""
+    current: int = 0
+    """Which of the places side by side is the one to search. 0 is this one: `notes`, `notes_1`, `notes_2`, ..."""
+    former: int | None = None
+    """The one that was current before, if it is still kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class Session:
             stack.callback(component.close)
         pipeline.source.open()  # a source that is not there is no reason to begin a ledger
         ledger.open()
-        self.manifest = Manifest(self.space, ledger.id)
+        self.manifest = Manifest(self.space, {"": ledger.id})
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
         self._sink_open = False
@@ -63,9 +63,9 @@ class Session:
     def _agree(self, held: Manifest, adopt: bool) -> None:
         ledger, sink = self.pipeline.ledger, self.pipeline.sink
         check_space(held.space, self.space, sink.url)
-        if held.owner == ledger.id:
+        if held.owners.get("") == ledger.id:
             return
-        if held.owner and not adopt:
+        if held.owners and not adopt:
             raise OwnershipError(
                 f"{sink.url} was filled by another ledger than {ledger.path}. Use that one (--state), or take the index"
                 " over with --adopt: what it holds is then read back, compared with the source, and brought up to date"

@@ -31,7 +31,7 @@ if not postgres.there():
     pytest.skip("needs PostgreSQL with pgvector: pip install pgserver", allow_module_level=True)
 
 SECRET = "the pass word"
-MANIFEST = Manifest(Space("a model", 8, "f" * 32, "256 tokens"), owner="ledger 1")
+MANIFEST = Manifest(Space("a model", 8, "f" * 32, "256 tokens"), owners={"": "ledger 1"})
 
 
 @pytest.fixture(scope="module")

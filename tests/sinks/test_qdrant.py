@@ -381,7 +381,7 @@ def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.Monk
             "info",
             lambda self: look(self) if looked else looked.append(1),  # not there yet
         )
-        second.open(Manifest(DENSE.space, owner="ledger 2"))
+        second.open(Manifest(DENSE.space, owners={"": "ledger 2"}))
         assert second.manifest() == DENSE
 
 

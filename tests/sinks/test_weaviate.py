@@ -381,7 +381,7 @@ def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.Monk
             )
             with WeaviateSink(at(server)) as second:
                 if error is None:
-                    second.open(Manifest(other, owner="ledger 2"))
+                    second.open(Manifest(other, owners={"": "ledger 2"}))
                     assert second.manifest() == DENSE
                 else:
                     with pytest.raises(error):

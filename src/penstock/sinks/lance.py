@@ -17,7 +17,7 @@ from datetime import timedelta
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from penstock import filters
 from penstock.contracts import Index, Sink
@@ -47,6 +47,10 @@ class _Place:
             raise UsageError(f"{url!r}: a table's name has letters, digits, - and _ only")
         self.data = folder / f"{self.table}.lance"
         self.sidecar = folder / f"{self.table}.penstock.json"
+
+    def beside(self, number: int) -> str:
+        """The url of another table of the folder."""
+        return f"{self.url.partition('?')[0]}?table={self.table}_{number}"
 
     @property
     def made(self) -> bool:
@@ -125,8 +129,18 @@ class LanceSink(Sink):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url,)
 
+    def beside(self, number: int) -> Self:
+        return type(self)(self._place.beside(number))
+
     def manifest(self) -> Manifest | None:
         return self._place.manifest()
+
+    def drop(self) -> None:
+        self.close()
+        with _errors(self.url):
+            self._place.sidecar.unlink(missing_ok=True)  # first, so that nobody takes what is left for an index
+            if self._place.data.exists():
+                self._place.connect().drop_table(self._place.table)
 
     def open(self, manifest: Manifest) -> None:
         place = self._place
@@ -335,6 +349,13 @@ class LanceIndex(Index):
         self._place = _Place(url)
         self._table: Any = None
         self._manifest: Manifest | None = None
+
+    @property
+    def url(self) -> str:
+        return self._place.url
+
+    def beside(self, number: int) -> Self:
+        return type(self)(self._place.beside(number))
 
     def __repr__(self) -> str:
         return f"LanceIndex({self._place.url!r})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,14 +27,21 @@ def place(url: str, scheme: str, example: str) -> tuple[Path, dict[str, str]]:
     return Path(path).expanduser(), dict(parse_qsl(query, keep_blank_values=True))
 
 
+def numbered(url: str, number: int) -> str:
+    """The place of that number beside the one of the url: `scheme://store/notes_1?option=value`."""
+    head, mark, options = url.partition("?")
+    return f"{head.rstrip('/')}_{number}{mark}{options}"
+
+
 def to_json(manifest: Manifest) -> str:
-    return json.dumps({"penstock": 1, **asdict(manifest)}, indent=2)
+    return json.dumps({"penstock": 1, **asdict(replace(manifest, owners=dict(manifest.owners)))}, indent=2)
 
 
 def from_json(text: str | bytes, url: str) -> Manifest:
     try:
         kept = json.loads(text)
-        return Manifest(Space(**kept["space"]), kept["owner"])
+        owners = kept.get("owners") or ({"": kept["owner"]} if kept.get("owner") else {})  # as the first versions wrote
+        return Manifest(Space(**kept["space"]), owners, kept.get("current", 0), kept.get("former"))
     except (ValueError, KeyError, TypeError) as error:
         raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error}") from error
 

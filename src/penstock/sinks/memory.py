@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -67,8 +67,14 @@ class MemorySink(Sink):
             raise SinkError(f"{self._url} is not open")
         return manifest
 
+    def beside(self, number: int) -> Self:
+        return type(self)(manifests.numbered(self._url, number))
+
     def manifest(self) -> Manifest | None:
         return self._store.manifest
+
+    def drop(self) -> None:
+        forget(self._url)
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
@@ -126,6 +132,13 @@ class MemoryIndex(Index):
 
     def __init__(self, url: str = "memory://") -> None:
         self._sink = MemorySink(url)
+
+    @property
+    def url(self) -> str:
+        return self._sink.url
+
+    def beside(self, number: int) -> Self:
+        return type(self)(manifests.numbered(self.url, number))
 
     def open(self) -> None:
         if self._sink.manifest() is None:

@@ -16,9 +16,9 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
 from penstock.contracts import Sink
@@ -188,6 +188,9 @@ class ParquetSink(Sink):
     def _sidecar(self) -> Path:
         return self._path / "_penstock.json"
 
+    def beside(self, number: int) -> Self:
+        return type(self)(manifests.numbered(self._url, number))
+
     def manifest(self) -> Manifest | None:
         return manifests.read(self._sidecar, self._url)
 
@@ -207,6 +210,21 @@ class ParquetSink(Sink):
         with _errors(self._url):
             manifests.keep(self._sidecar, manifest)
         self._manifest = manifest
+
+    def drop(self) -> None:
+        self.close()
+        if self.manifest() is None:
+            return
+        with _errors(self._url):
+            self._claim()
+            self._sidecar.unlink()  # first, so that nobody takes what is left for an index
+            folder = _Folder(self._path)
+            for name in (*folder.names(".gone"), *folder.names(".parquet")):
+                (self._path / name).unlink()
+        self.close()
+        with suppress(OSError):  # something of the user's is in there
+            (self._path / ".lock").unlink(missing_ok=True)
+            self._path.rmdir()
 
     def _opened(self) -> tuple[_Folder, Space]:
         if self._folder is None or self._manifest is None:

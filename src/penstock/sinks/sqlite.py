@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from penstock import filters
 from penstock.contracts import Index, Sink
@@ -38,6 +38,12 @@ def _path(url: str) -> Path:
     path, given = manifests.place(url, "sqlite", EXAMPLE)
     manifests.options(given, set(), url)
     return path
+
+
+def _beside(url: str, number: int) -> str:
+    """`notes_1.db` beside `notes.db`."""
+    path = _path(url)
+    return f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}"
 
 
 def _kept(path: Path, url: str) -> Manifest | None:
@@ -141,8 +147,18 @@ class SqliteSink(Sink):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._url,)
 
+    def beside(self, number: int) -> Self:
+        return type(self)(_beside(self._url, number))
+
     def manifest(self) -> Manifest | None:
         return _kept(self._path, self._url)
+
+    def drop(self) -> None:
+        self.close()
+        if self._path.exists() and self.manifest() is None:
+            raise SinkError(f"{self._url} is a database that is not Penstock's; it stays")
+        for path in (self._path, *(self._path.with_name(f"{self._path.name}-{end}") for end in ("wal", "shm"))):
+            path.unlink(missing_ok=True)
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
@@ -237,6 +253,13 @@ class SqliteIndex(Index):
         self._url, self._path = url, _path(url)
         self._file: _File | None = None
         self._manifest: Manifest | None = None
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    def beside(self, number: int) -> Self:
+        return type(self)(_beside(self._url, number))
 
     def __repr__(self) -> str:
         return f"SqliteIndex({self._url!r})"

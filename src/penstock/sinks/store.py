@@ -6,10 +6,11 @@ import os
 import re
 from abc import abstractmethod
 from contextlib import closing
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from penstock.errors import SinkError, UsageError
 from penstock.records import Manifest, Space
+from penstock.sinks import manifests
 
 
 class Handle(Protocol):
@@ -42,6 +43,10 @@ class Store(Generic[H]):
     @property
     def url(self) -> str:
         return self._url
+
+    def beside(self, number: int) -> Self:
+        url = manifests.numbered(self._url, number)
+        return type(self)(url, self._client) if self._client is not None else type(self)(url)
 
     @abstractmethod
     def _connect(self) -> H: ...

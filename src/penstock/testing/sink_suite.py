@@ -10,7 +10,8 @@
 `make_sink()` gives a new sink, not open, of the same place each time, which is empty when a test begins. Leave
 `make_index` out where there is no search. `shared = False` says that other processes cannot see the place;
 `secret` is the password or key that `make_sink` gives, if there is one. `several_writers = False` says that one process
-writes at a time, and `same_ids = False` that two may, but each its own ids.
+writes at a time, and `same_ids = False` that two may, but each its own ids. `places = False` is for a sink without
+`beside`; the fixture `aliased` tells which number an alias stands for now, where the store has aliases.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from penstock.records import VECTOR, Chunk, Dense, Manifest, Metadata, MultiVect
 
 MakeSink = Callable[[], Sink]
 MakeIndex = Callable[[], Index]
+Aliased = Callable[[str], int] | None
 
 DIM = 8
 URI = 'file:///docs/it\'s "quoted" \\ and 100%25 naïve.md'
@@ -162,6 +164,7 @@ class SinkSuite:
     secret: str | None = None
     several_writers = True
     same_ids = True
+    places = True
 
     @pytest.fixture
     def make_sink(self) -> MakeSink:
@@ -171,9 +174,13 @@ class SinkSuite:
     def make_index(self) -> MakeIndex:
         pytest.skip("no search here")
 
+    @pytest.fixture
+    def aliased(self) -> Aliased:
+        return None
+
     @property
     def manifest(self) -> Manifest:
-        return Manifest(Space("a model", DIM, "f" * 32, "256 tokens", kind=self.kind.__name__), owner="ledger 1")
+        return Manifest(Space("a model", DIM, "f" * 32, "256 tokens", kind=self.kind.__name__), owners={"": "ledger 1"})
 
     def points(self, *numbers: int, **fields: Any) -> list[Point]:
         return [point(n, kind=self.kind, **fields) for n in numbers]
@@ -354,12 +361,77 @@ class SinkSuite:
         self.opened(make_sink).close()
         assert make_sink().manifest() == self.manifest
         with make_sink() as sink:
-            sink.open(Manifest(self.manifest.space, owner="ledger 2"))
+            sink.open(Manifest(self.manifest.space, owners={"": "ledger 2"}))
         assert make_sink().manifest() == self.manifest, "only replace_manifest changes the owner"
         with self.opened(make_sink) as sink:
-            sink.replace_manifest(Manifest(self.manifest.space, owner="ledger 2"))
-            assert sink.manifest() == Manifest(self.manifest.space, owner="ledger 2")
-        assert make_sink().manifest() == Manifest(self.manifest.space, owner="ledger 2")
+            sink.replace_manifest(Manifest(self.manifest.space, owners={"": "ledger 2"}))
+            assert sink.manifest() == Manifest(self.manifest.space, owners={"": "ledger 2"})
+        assert make_sink().manifest() == Manifest(self.manifest.space, owners={"": "ledger 2"})
+
+    def test_the_manifest_tells_where_the_index_went(self, make_sink: MakeSink) -> None:
+        """Namespaces, the current place and the former one come back as they were kept."""
+        moved = replace(self.manifest, owners={"docs": "ledger 1", "wiki": "ledger 2"}, current=2, former=0)
+        with self.opened(make_sink) as sink:
+            sink.replace_manifest(moved)
+        assert make_sink().manifest() == moved
+
+    def test_places_lie_beside_each_other(self, make_sink: MakeSink) -> None:
+        """A place of another number holds an index of its own, and goes without taking the other with it."""
+        if not self.places:
+            pytest.skip("this sink has no places beside it")
+        other = replace(self.manifest, space=replace(self.manifest.space, fingerprint="e" * 32, chunking="64 tokens"))
+        with self.opened(make_sink) as sink:
+            sink.write(self.points(1, 2))
+            sink.flush()
+            with make_sink().beside(1) as beside:
+                assert beside.url != sink.url
+                assert beside.manifest() is None
+                beside.drop()  # where nothing is, nothing happens
+                beside.open(other)
+                beside.write(self.points(2, 3, version=1))
+                holds(beside, self.points(2, 3, version=1))
+                holds(sink, self.points(1, 2))
+            again = make_sink().beside(1)
+            assert again.manifest() == other
+            again.drop()
+            again.drop()
+            assert make_sink().beside(1).manifest() is None
+            holds(sink, self.points(1, 2))
+            with make_sink().beside(1) as beside:
+                beside.open(self.manifest)
+                holds(beside, [])
+                beside.drop()
+
+    def test_an_index_beside_is_searched(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """The index of a number finds what the sink of that number wrote."""
+        if not self.places:
+            pytest.skip("this sink has no places beside it")
+        with self.opened(make_sink) as sink, make_sink().beside(2) as beside:
+            sink.write(self.points(1))
+            sink.flush()
+            beside.open(self.manifest)
+            beside.write(self.points(2))
+            beside.flush()
+            with make_index().beside(2) as index:
+                assert index.url == beside.url
+                index.open()
+                assert [hit.chunk.id for hit in index.search(self.points(1)[0].vectors[VECTOR], 5)] == [point(2).id]
+        make_sink().beside(2).drop()
+
+    def test_the_alias_is_the_place_it_was_put_to(self, make_sink: MakeSink, aliased: Aliased) -> None:
+        """Put to one place and then to another, by its one name; a store without aliases gives no name."""
+        if not self.places:
+            pytest.skip("this sink has no places beside it")
+        with self.opened(make_sink), make_sink().beside(1) as beside:
+            beside.open(self.manifest)
+            names = {make_sink().alias(number) for number in (0, 1, 1, 0)}
+            assert len(names) == 1
+            if aliased is None:
+                assert names == {""}
+            else:
+                assert aliased(names.pop()) == 0
+                assert aliased(make_sink().alias(1)) == 1
+        make_sink().beside(1).drop()
 
     def test_close_is_idempotent(self, make_sink: MakeSink) -> None:
         """Closed twice, or without having been open; and opened again."""
