@@ -369,12 +369,13 @@ def _from_index(url: str | None, id: str) -> dict[str, Any]:
     """What the index itself knows of a point; where it cannot be read, why."""
     from dataclasses import asdict
 
+    from penstock.places import current
     from penstock.registry import INDEXES, find, scheme
 
     if url is None or scheme(url) not in INDEXES:
         return {"index_says": "the index cannot be read back from here"}
     try:
-        with find(INDEXES, scheme(url), "index")(url) as index:
+        with current(find(INDEXES, scheme(url), "index")(url)) as index:
             index.open()
             told: dict[str, Any] = {"space": asdict(index.manifest().space)}
             points = index.fetch([id])
@@ -385,6 +386,34 @@ def _from_index(url: str | None, id: str) -> dict[str, Any]:
     c = points[0].chunk
     chunk = {"ordinal": c.ordinal, "span": list(c.span), "page": c.page, "headings": list(c.headings)}
     return told | {"chunk": chunk | {"metadata": dict(c.metadata), "text": c.text}}
+
+
+def _reindex(args: argparse.Namespace) -> int:
+    from penstock.pipeline import Pipeline
+    from penstock.results import reindexed_rows, rows_text, say
+
+    changes = {name: value for name in ("model", "chunk") if (value := getattr(args, name)) is not None}
+    if (args.rollback or args.drop) == bool(changes):
+        raise UsageError("reindex takes --model or --chunk or both; or --rollback; or --drop")
+    pipeline = Pipeline.from_state(_ledger_path(args), **changes)
+    if args.rollback or args.drop:
+        urls = [pipeline.rollback()] if args.rollback else pipeline.drop_former()
+        if args.json:
+            _emit({"current" if args.rollback else "dropped": urls})
+        elif not args.quiet:
+            say("\n".join(f"{'current: ' if args.rollback else 'dropped: '}{url}" for url in urls) or "nothing to drop")
+        return OK
+    with _shown(pipeline, args) as tell:
+        made = pipeline.reindex(tell, least_recall=args.recall, incomplete=args.incomplete)
+    if args.json:
+        _emit(made.to_json())
+    elif not args.quiet:
+        for report in made.reports[:-1] or made.reports:  # the last has found nothing new
+            _show_report(report, pipeline)
+        say(rows_text(reindexed_rows(made)))
+    if made.reports[-1].status == "stopped":
+        return STOPPED
+    return OK if made.switched and made.reports[-1].ok else INCOMPLETE
 
 
 def _copy(args: argparse.Namespace) -> int:
@@ -471,7 +500,7 @@ def _ledgers() -> list[Path]:
 
     from penstock.pipeline import STATE
 
-    return sorted(Path(STATE).glob("*.db"))
+    return sorted(path for path in Path(STATE).glob("*.db") if not path.with_suffix("").suffix)  # not `notes.1.db`
 
 
 def _fills(path: Path) -> str:
@@ -495,8 +524,9 @@ def _again(path: Path) -> str:
 @contextmanager
 def _ledger(args: argparse.Namespace) -> Iterator[Ledger]:
     from penstock.ledger import Ledger
+    from penstock.pipeline import current_ledger
 
-    with Ledger(_ledger_path(args)) as ledger:
+    with Ledger(current_ledger(_ledger_path(args))) as ledger:
         ledger.open(exclusive=False, create=False)
         yield ledger
 
@@ -531,6 +561,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "retry": _retry,
     "verify": _verify,
     "explain": _explain,
+    "reindex": _reindex,
     "copy": _copy,
     "models": _models,
     "models fetch": _fetch,

@@ -16,6 +16,7 @@ from typing import Any
 from penstock.contracts import Sink
 from penstock.engine.stage import Patience
 from penstock.errors import OwnershipError, Rejected, SinkError, TooLarge, UsageError
+from penstock.places import current
 from penstock.records import Manifest, Point
 
 PAGE, PAGE_BYTES = 512, 8 << 20
@@ -51,7 +52,7 @@ def copy(source: str | Sink, into: str | Sink, progress: Callable[[Copied], None
     """
     from penstock.pipeline import make_sink
 
-    with make_sink(source) as old, make_sink(into) as new:
+    with current(make_sink(source)) as old, make_sink(into) as new:
         return _copy(old, new, progress)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from penstock import __version__
 
-COMPOSING = ("into", "model", "chunk", "memory", "include", "exclude", "hidden", "workers")
+COMPOSING = ("into", "model", "chunk", "memory", "include", "exclude", "hidden", "workers", "namespace")
 """The options that say what a pipeline is made of."""
 EPILOG = """\
 exit status:
@@ -98,6 +98,17 @@ def make_parser() -> argparse.ArgumentParser:
     _state(explain)
     _json(explain)
 
+    reindex = command("reindex", "build the index anew beside itself, with another model or chunks, and switch to it")
+    reindex.add_argument("--model", metavar="M", help="the model to build with")
+    reindex.add_argument("--chunk", metavar="SIZE", help='how documents are to be cut: "256 tokens"')
+    reindex.add_argument("--recall", metavar="SHARE", type=_share, default=0.95, help="what a search must find (95%%)")
+    reindex.add_argument("--incomplete", action="store_true", help="switch though documents of the old index failed")
+    back = reindex.add_mutually_exclusive_group()
+    back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
+    back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
+    _state(reindex)
+    _output(reindex)
+
     copying = command("copy", "bring all points of an index into another store, vectors and all, without a model")
     copying.add_argument("index", metavar="URL", help="the index to read: lance://./index")
     copying.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
@@ -122,6 +133,7 @@ def _compose(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; may come again")
     parser.add_argument("--hidden", action="store_true", default=None, help="hidden files and folders as well")
     parser.add_argument("--workers", metavar="N", type=_positive, help="documents read at once (as many as cores)")
+    parser.add_argument("--namespace", metavar="NAME", help="fill a part of an index that others fill, too")
     _state(parser)
 
 

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from penstock.session import Session
 
 if TYPE_CHECKING:
     from penstock.planning import Plan
+    from penstock.reindexing import Reindexed
     from penstock.verification import Verification
 
 MINIMUM = 8 << 20
@@ -52,6 +54,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     hidden: bool = False
     workers: int | None = None
+    namespace: str = ""
     state: str | None = None
 
     @classmethod
@@ -98,6 +101,7 @@ class Settings:
             exclude=self.exclude,
             hidden=self.hidden,
             workers=self.workers,
+            namespace=self.namespace,
         )
 
 
@@ -113,6 +117,7 @@ class Pipeline:
     - `memory`: bytes in flight, at most: `"512MiB"`. Model weights and parsers' native heaps come on top.
     - `state`: the ledger's file; by default one a pipeline under `.penstock/`.
     - `parsers`: your own, by media type: `{"text/x-log": my_parser}`.
+    - `namespace`: for several pipelines that fill one index, each its own part.
     """
 
     def __init__(
@@ -129,6 +134,7 @@ class Pipeline:
         exclude: Sequence[str] = (),
         hidden: bool = False,
         workers: int | None = None,
+        namespace: str = "",
     ) -> None:
         self.sink = make_sink(into)
         self.source = _source(source, self.sink, include, exclude, hidden)
@@ -139,9 +145,12 @@ class Pipeline:
         self.workers = _cores() if workers is None else workers
         if self.workers < 1:
             raise UsageError(f"workers={workers}: at least one must read")
+        self.namespace = namespace
+        self.place = 0
+        """Which of the places side by side; 0 is the one that was named."""
         self._parsers = dict(parsers or {})
         self._chunk = chunk
-        self.ledger = Ledger(state or default_state(self.source.name, self.sink.url))
+        self.ledger = Ledger(state or default_state(self.source.name, self.sink.url, namespace))
         self.settings: Settings | None = None
         if (
             isinstance(into, str)
@@ -159,6 +168,7 @@ class Pipeline:
                 exclude=tuple(exclude),
                 hidden=hidden,
                 workers=workers,
+                namespace=namespace,
                 state=str(self.ledger.path.absolute()),
             )
 
@@ -176,14 +186,14 @@ class Pipeline:
         return Settings.from_mapping(values, str(path)).pipeline()
 
     @classmethod
-    def from_state(cls, path: Paths) -> Pipeline:
-        """The pipeline that a ledger was last filled by."""
-        with Ledger(path) as ledger:
+    def from_state(cls, path: Paths, **changes: Any) -> Pipeline:
+        """The pipeline that a ledger was last filled by; with other settings where some are given."""
+        with Ledger(current_ledger(path)) as ledger:
             ledger.open(exclusive=False, create=False)
             settings = ledger.get("settings")
         if settings is None:
             raise UsageError(f"the pipeline of {path} has components of your own: use its Python object")
-        return Settings.from_mapping(json.loads(settings) | {"state": str(path)}, str(path)).pipeline()
+        return Settings.from_mapping(json.loads(settings) | changes | {"state": str(path)}, str(path)).pipeline()
 
     # ------------------------------------------------------------ run
 
@@ -201,15 +211,16 @@ class Pipeline:
         `patience`: for how many seconds a store or model that is away is waited for.
         """
         with ExitStack() as stack:
-            session = Session(self, stack, adopt=adopt)
-            changes = self.source.changes(self.ledger.cursor(self.source.name))
+            pipeline = self.current()
+            session = Session(pipeline, stack, adopt=adopt)
+            changes = self.source.changes(pipeline.ledger.cursor(self.source.name))
             return session.run(changes, progress, allow_mass_delete=allow_mass_delete, patience=patience)
 
     def retry(self, progress: Callable[[Progress], None] | None = None, *, patience: float = 600.0) -> Report:
         """Try again whatever is in the ledger as failed or skipped."""
         with ExitStack() as stack:
-            session = Session(self, stack)
-            return session.run(self.unfinished(), progress, force=True, patience=patience)
+            session = Session(self.current(), stack)
+            return session.run(session.pipeline.unfinished(), progress, force=True, patience=patience)
 
     def unfinished(self) -> Iterator[Change]:
         """Whatever failed, was skipped or is half-done, as the source has it now."""
@@ -227,7 +238,7 @@ class Pipeline:
         """What a run would do: new, changed, unchanged and deleted documents, chunks, tokens, time. Embeds nothing."""
         from penstock.planning import make_plan
 
-        return make_plan(self)
+        return make_plan(self.current())
 
     def verify(
         self,
@@ -241,7 +252,54 @@ class Pipeline:
         too. `repair` mends what differs, with a run."""
         from penstock.verification import verify
 
-        return verify(self, repair, sample, progress, allow_mass_delete)
+        return verify(self.current(), repair, sample, progress, allow_mass_delete)
+
+    # ------------------------------------------------------------ build anew
+
+    def reindex(
+        self,
+        progress: Callable[[Progress], None] | None = None,
+        *,
+        least_recall: float = 0.95,
+        incomplete: bool = False,
+    ) -> Reindexed:
+        """Build what this pipeline describes, with its model and chunks, beside the index as it is, look whether it is
+        complete and found in, and make it the current one in one step. Searches and runs of the old one go on.
+
+        `incomplete`: make it the current one though it lacks documents that the old one has.
+        """
+        from penstock.reindexing import reindex
+
+        return reindex(self, progress, least_recall, incomplete)
+
+    def rollback(self) -> str:
+        """Make the index before the current one current again, and keep this one. Gives its url."""
+        from penstock.reindexing import rollback
+
+        return rollback(self)
+
+    def drop_former(self) -> list[str]:
+        """Remove the index before the current one, and what an unfinished `reindex` left. Gives their urls."""
+        from penstock.reindexing import drop
+
+        return drop(self)
+
+    def at(self, number: int) -> Pipeline:
+        """This pipeline, as it fills the place of that number beside its own, with a ledger for that."""
+        if not number:
+            return self
+        there = copy(self)
+        there.place = number
+        there.sink, there.ledger = self.sink.beside(number), Ledger(_numbered(self.ledger.path, number))
+        return there
+
+    def current(self) -> Pipeline:
+        """The same, at the place that is searched now."""
+        held = self.sink.manifest()
+        number = held.current if held is not None else 0
+        if number or self.ledger.path.exists():
+            keep_current(self.ledger, number)
+        return self.at(number)
 
     # ------------------------------------------------------------ what runs, plans and verifications share
 
@@ -296,11 +354,36 @@ def make_embedder(model: ModelSpec) -> Embedder:
     return FunctionEmbedder(model)
 
 
-def default_state(source: str, sink: str) -> Path:
+def default_state(source: str, sink: str, namespace: str = "") -> Path:
     """One ledger a pair of source and index, with a name that people recognise."""
     place = re.sub(r"[^A-Za-z0-9]+", "-", sink.partition("://")[2]).strip("-")[-40:] or "index"
-    digest = hashlib.blake2b(f"{source}\0{_absolute(sink)}".encode(), digest_size=4).hexdigest()
+    parts = [source, _absolute(sink), *([namespace] if namespace else [])]
+    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=4).hexdigest()
     return Path(STATE) / f"{place}-{digest}.db"
+
+
+CURRENT = "current"
+
+
+def current_ledger(path: Paths) -> Path:
+    """The ledger of the index that is searched now; of the one at that path, as long as it was not built anew."""
+    with Ledger(path) as ledger:
+        ledger.open(exclusive=False, create=False)
+        number = int(ledger.get(CURRENT) or 0)
+    return _numbered(Path(path), number) if number else Path(path)
+
+
+def keep_current(ledger: Ledger, number: int) -> None:
+    """For commands that ask the ledger alone. What counts is the manifest."""
+    with ledger:
+        ledger.open(exclusive=False)
+        if int(ledger.get(CURRENT) or 0) != number:
+            ledger.set(CURRENT, str(number))
+
+
+def _numbered(path: Path, number: int) -> Path:
+    """`notes.1.db` beside `notes.db`."""
+    return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
 def _listed(source: Any) -> list[str]:

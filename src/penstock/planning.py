@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from penstock.engine.identity import Namer
+from penstock.engine.identity import Namer, tag_of
 from penstock.errors import ParseError, SourceError, Unsupported
 from penstock.ledger import Begun, Known, Ledger
 from penstock.records import Block, Gap, Item, Mark, Piece, Unreadable, Upsert
@@ -139,7 +139,7 @@ class _Planner:
         if self._chunker is None:
             self._pipeline.embedder.open()
             self._chunker = self._pipeline.chunker()
-        namer = Namer(item, Begun(0, 0, had=False))
+        namer = Namer(item, Begun(0, 0, had=False), tag_of(self._pipeline.namespace))
         try:
             for piece in self._chunker(self._blocks(self._parsers.parse(item).blocks)):
                 assert isinstance(piece, Piece)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from penstock.copying import Copied
     from penstock.planning import Plan
     from penstock.records import Hit
+    from penstock.reindexing import Reindexed
     from penstock.verification import Verification
 
 Rows = list[tuple[str, str]]
@@ -189,6 +190,26 @@ def copied_rows(copied: Copied) -> Rows:
     if copied.refused:
         rows.append(("refused", f"{len(copied.refused):,} that the target cannot hold"))
         rows += [(id[:12], clean(why)) for id, why in list(copied.refused.items())[:20]]
+    return rows
+
+
+def reindexed_rows(made: Reindexed) -> Rows:
+    rows = [("new index", f"{clean(made.place)} · {made.points:,} points")]
+    if made.missing:
+        rows.append(("missing", f"{made.missing:,} points missing, foreign or doubled"))
+    if made.lost:
+        rows.append(("lost", "documents that the old index has and the new one could not be given:"))
+        rows += [("", clean(uri)) for uri in made.lost]
+    if made.recall is not None:
+        rows.append(("recall", f"{made.recall:.1%} of the true nearest are found"))
+    if made.alias:
+        rows.append(("alias", clean(made.alias)))
+    if made.switched:
+        rows.append(
+            ("current", "the new one, from now on; `reindex --rollback` goes back, `reindex --drop` removes the old")
+        )
+    else:
+        rows.append(("current", "the old one, as before"))
     return rows
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from penstock.contracts import Embedder, Index
-from penstock.errors import SpaceMismatch, UsageError
+from penstock.errors import SinkError, SpaceMismatch, UsageError
+from penstock.places import current
 from penstock.records import Hit, Manifest, Point
 
 
@@ -52,6 +53,19 @@ class OpenIndex:
         self.close()
 
 
+def _opened(door: Index) -> Index:
+    """The index behind the door. It may be moved, and where it was be emptied, between the two looks: then again."""
+    index = current(door)
+    try:
+        index.open()
+    except SinkError:
+        if (again := current(door)).url == index.url:
+            raise
+        index = again
+        index.open()
+    return index
+
+
 def open_index(url: str | Index, model: str | Embedder | Callable[[list[str]], Any] | None = None) -> OpenIndex:
     """Open an index for searching. `model` is only needed where it was an object or a function of your own."""
     from penstock.pipeline import make_embedder
@@ -63,7 +77,7 @@ def open_index(url: str | Index, model: str | Embedder | Callable[[list[str]], A
         index: Index = find(INDEXES, scheme(url), "index")(url)
     else:
         index = url
-    index.open()
+    index = _opened(index)
     try:
         held = index.manifest().space
         embedder = make_embedder(held.model if model is None else model)

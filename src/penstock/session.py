@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from penstock.contracts import Chunker
 from penstock.engine.flow import Flow, Setup
-from penstock.engine.identity import row_of_stored
+from penstock.engine.identity import row_of_stored, tag_of
 from penstock.engine.progress import Progress, Report
 from penstock.errors import OwnershipError, SpaceMismatch, UsageError
 from penstock.ledger import FAILED, OPEN
@@ -39,7 +39,7 @@ class Session:
             stack.callback(component.close)
         pipeline.source.open()  # a source that is not there is no reason to begin a ledger
         ledger.open()
-        self.manifest = Manifest(self.space, {"": ledger.id})
+        self.owner = {pipeline.namespace: ledger.id}
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
         self._sink_open = False
@@ -61,18 +61,51 @@ class Session:
         self.pipeline.ledger.reset()
 
     def _agree(self, held: Manifest, adopt: bool) -> None:
-        ledger, sink = self.pipeline.ledger, self.pipeline.sink
+        """The index is the ledger's that its manifest names. One that nobody fills, and part of a shared one that is
+        new, is taken over."""
+        if not self._fits(held, adopt):
+            self.open_sink()
+            sink = self.pipeline.sink
+            if self.pipeline.namespace and not held.owners and not adopt and sink.count():
+                raise OwnershipError(
+                    f"{sink.url} holds points that no pipeline fills. --adopt takes over those of this namespace, and"
+                    " leaves the others in there"
+                )
+            self._adopt()
+            self._register()
+
+    def _fits(self, held: Manifest, adopt: bool = False) -> bool:
+        """Whether the index is this ledger's already. Raises where it must not be filled from here."""
+        pipeline = self.pipeline
+        ledger, sink, name = pipeline.ledger, pipeline.sink, pipeline.namespace
         check_space(held.space, self.space, sink.url)
-        if held.owners.get("") == ledger.id:
-            return
-        if held.owners and not adopt:
+        if name and "" in held.owners:
+            raise OwnershipError(f"{sink.url} is one pipeline's alone, which has no namespace: take another place")
+        if not name and held.owners and "" not in held.owners:
+            names = ", ".join(sorted(held.owners))
+            raise OwnershipError(f"{sink.url} is shared by the namespaces {names}: say with --namespace which this is")
+        for other in held.owners.keys() - {name}:
+            if tag_of(other) == tag_of(name):
+                raise UsageError(f"the namespaces {name!r} and {other!r} have one tag by chance: call one otherwise")
+        owner = held.owners.get(name)
+        if owner is not None and owner != ledger.id and not adopt:
             raise OwnershipError(
                 f"{sink.url} was filled by another ledger than {ledger.path}. Use that one (--state), or take the index"
                 " over with --adopt: what it holds is then read back, compared with the source, and brought up to date"
             )
-        self.open_sink()
-        self._adopt()
-        sink.replace_manifest(self.manifest)
+        return owner == ledger.id
+
+    def _register(self) -> None:
+        """Have the manifest name this ledger, beside those of other namespaces."""
+        sink = self.pipeline.sink
+        if (held := sink.manifest()) is not None and not self.owner.items() <= held.owners.items():
+            sink.replace_manifest(replace(held, owners={**held.owners, **self.owner}))
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        """Those of the index that are this pipeline's."""
+        tag = tag_of(self.pipeline.namespace).hex()
+        for page in self.pipeline.sink.ids():
+            yield [id for id in page if id.startswith(tag)] if tag else page
 
     def _adopt(self) -> None:
         """Write down what the index holds as acknowledged; the run that follows compares it with the source."""
@@ -80,7 +113,7 @@ class Session:
         ledger.reset()
         run = ledger.begin_run(self.space.fingerprint)
         count = 0
-        for ids in sink.ids():
+        for ids in self.ids():
             for start in range(0, len(ids), sink.max_rows):
                 points = sink.fetch(ids[start : start + sink.max_rows])
                 begun = ledger.begin(sorted({point.chunk.uri for point in points}), run)
@@ -88,12 +121,16 @@ class Session:
                 ledger.acknowledge(rows, run)
                 count += len(rows)
         ledger.end_run(run, "adopted", {})
-        self.notices.append(f"adopted {count} points of {sink.url}")
+        if count or not self.pipeline.namespace:
+            self.notices.append(f"adopted {count} points of {sink.url}")
 
     def open_sink(self) -> None:
         if not self._sink_open:
-            self.pipeline.sink.open(self.manifest)
+            self.pipeline.sink.open(Manifest(self.space, self.owner))
             self._sink_open = True
+            if not self.there and (held := self.pipeline.sink.manifest()) is not None:
+                self._fits(held)  # two that began at once have made one index
+                self._register()
 
     def ready(self) -> Chunker:
         """The chunker, once store and model are open: one after the other, as two threads that import drivers with a
@@ -129,6 +166,7 @@ class Session:
                 source=pipeline.source.name,
                 budget=pipeline.budget,
                 workers=pipeline.workers,
+                tag=tag_of(pipeline.namespace),
                 feed=pipeline.source.feed,
                 force=force,
                 allow_mass_delete=allow_mass_delete,
@@ -165,8 +203,8 @@ def check_space(held: Space, mine: Space, url: str) -> None:
     same = (held.fingerprint, held.dim, held.metric, held.kind, held.chunking)
     if same != (mine.fingerprint, mine.dim, mine.metric, mine.kind, mine.chunking):
         raise SpaceMismatch(
-            f"{url} holds {_told(held)}; this run makes {_told(mine)}. Index into another place, or remove {url} to"
-            " build it anew"
+            f"{url} holds {_told(held)}; this run makes {_told(mine)}. Index into another place, or have"
+            " `penstock reindex` build it anew beside itself"
         )
 
 

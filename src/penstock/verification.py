@@ -106,7 +106,7 @@ def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
     for points, wrong in _sampled(session, sample) if sample and session.there else ():
         sampled, count = sampled + points, count + len(wrong)
         altered += wrong[: ALTERED - len(altered)]
-    comparison = ledger.compare(pipeline.sink.ids() if session.there else ())
+    comparison = ledger.compare(session.ids() if session.there else ())
     try:
         found = Verification(
             documents=counts["documents"],
@@ -133,7 +133,7 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, list[Point]]
     """
     sink, embedder = session.pipeline.sink, session.pipeline.embedder
     session.ready()
-    for ids in sink.ids():
+    for ids in session.ids():
         drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
         for start in range(0, len(drawn), EMBEDDED):
             points = sink.fetch(drawn[start : start + EMBEDDED])
@@ -185,7 +185,7 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
 def _mend(session: Session, altered: Sequence[Point]) -> None:
     """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
     sink, ledger = session.pipeline.sink, session.pipeline.ledger
-    comparison: Comparison = ledger.compare(sink.ids())
+    comparison: Comparison = ledger.compare(session.ids())
     try:
         orphans = comparison.orphans()
         while page := list(islice(orphans, sink.max_rows)):

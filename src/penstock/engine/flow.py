@@ -96,6 +96,8 @@ class Setup:
     budget: int
     workers: int
     """Documents that are read at once."""
+    tag: bytes = b""
+    """What the ids begin with: the namespace's."""
     feed: bool = False
     force: bool = False
     """Read every item, whatever the ledger knows of it."""
@@ -316,7 +318,7 @@ class Flow:
             document.facts.update(
                 parser=parsed.parser, media_type=parsed.media_type, bytes=item.size or 0, chunks=0, tokens=0
             )
-            namer = Namer(item, document.begun)
+            namer = Namer(item, document.begun, self.setup.tag)
             batch: list[Load] = []
             size = 0
             for piece in chunker(self._drawn(document, parsed.blocks)):

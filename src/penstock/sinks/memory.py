@@ -163,12 +163,13 @@ class MemoryIndex(Index):
         points = [p for p in points if wanted is None or filters.passes(p.chunk, wanted)]
         if not points or k < 1:
             return []
-        scores = _scores(vector, [p.vectors[VECTOR] for p in points], space.metric)
-        best = np.argsort(-scores, kind="stable")[:k]
-        return [Hit(float(scores[i]), points[i].chunk) for i in best]
+        found = scores(vector, [p.vectors[VECTOR] for p in points], space.metric)
+        best = np.argsort(-found, kind="stable")[:k]
+        return [Hit(float(found[i]), points[i].chunk) for i in best]
 
 
-def _scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:
+def scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:
+    """What an exact search goes by: larger is nearer."""
     if isinstance(query, Dense):
         return _similarity(np.stack([v.values for v in vectors]), query.values[None, :], metric)[:, 0]
     if isinstance(query, MultiVector):  # MaxSim: each row of the query with the nearest of the document's

@@ -1,0 +1,301 @@
+"""An index built anew beside the one that is searched: complete or not current, and never two spaces in one search."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import reindexing
+from penstock.contracts import Embedder, Index
+from penstock.errors import LockedError, OwnershipError, SinkError, SpaceMismatch, StageError, UsageError
+from penstock.pipeline import Pipeline, current_ledger
+from penstock.records import Chunk, Dense, Space
+from penstock.search import open_index
+from penstock.sinks.lance import LanceIndex
+from penstock.testing.chaos import Lines
+from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.faults import EmbedFaults, FaultyEmbedder
+from penstock.testing.sources import ListSource
+
+pytestmark = pytest.mark.timeout(120)
+DOCUMENTS = {f"doc:{n}": "\n".join(f"document {n} line {m}" for m in range(5)) for n in range(20)}
+
+
+class Other(HashingEmbedder):
+    """Another space of the same dimension: what a search must not mix up."""
+
+    def describe(self) -> Space:
+        return Space(model="other", dim=self.dim, fingerprint="other")
+
+    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
+        return self.query([chunk.text for chunk in chunks])
+
+    def query(self, texts: Sequence[str]) -> list[Dense]:
+        return [Dense(-vector.values[::-1].copy()) for vector in super().query(texts)]
+
+
+class Live:
+    """One index in LanceDB, whose source may change at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url, self.state = f"lance://{folder}/index", folder / "ledger.db"
+        self.source = ListSource()
+        self.tell(DOCUMENTS)
+
+    def tell(self, documents: dict[str, str]) -> None:
+        self.source.entries = {uri: text.encode() for uri, text in documents.items()}
+
+    def pipeline(self, model: Embedder) -> Pipeline:
+        return Pipeline(self.source, into=self.url, model=model, chunk=Lines(), state=self.state)
+
+    def uris(self, model: Embedder) -> set[str]:
+        with open_index(self.url, model) as index:
+            return {hit.chunk.uri for hit in index.search("document", k=1000)}
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Live:
+    made = Live(tmp_path)
+    assert made.pipeline(HashingEmbedder(16)).run().ok
+    return made
+
+
+def test_the_new_index_is_current_when_it_is_complete(live: Live) -> None:
+    """Searches and runs then use it, without a word on where it is; the old model is refused."""
+    made = live.pipeline(Other(16)).reindex()
+    assert made.switched
+    assert made.points == 100
+    assert made.recall == 1.0
+    assert live.uris(Other(16)) == set(DOCUMENTS)
+    with pytest.raises(SpaceMismatch):
+        live.uris(HashingEmbedder(16))
+    with pytest.raises(SpaceMismatch):
+        live.pipeline(HashingEmbedder(16)).run()
+    live.tell({**DOCUMENTS, "doc:new": "a new one"})
+    report = live.pipeline(Other(16)).run()
+    assert report.counts["embedded"] == 1
+    assert live.pipeline(Other(16)).verify().ok
+    assert "doc:new" in live.uris(Other(16))
+    assert current_ledger(live.state) == live.state.with_name("ledger.1.db")
+
+
+def test_rollback_and_forward_again(live: Live) -> None:
+    """The old index is there until it is dropped, and its ledger knows what it lacks."""
+    live.pipeline(Other(16)).reindex()
+    live.tell({**DOCUMENTS, "doc:new": "a new one"})
+    live.pipeline(Other(16)).run()
+    assert live.pipeline(Other(16)).rollback() == live.url
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+    assert live.pipeline(HashingEmbedder(16)).run().counts["embedded"] == 1
+    assert current_ledger(live.state) == live.state
+    live.pipeline(HashingEmbedder(16)).rollback()
+    assert "doc:new" in live.uris(Other(16))
+    with pytest.raises(UsageError, match="still kept"):
+        live.pipeline(HashingEmbedder(16)).reindex()
+
+
+def test_drop_removes_what_is_not_current(live: Live) -> None:
+    """The door stays, emptied; a second re-index goes to the next place, and its dropping leaves one index."""
+    live.pipeline(Other(16)).reindex()
+    assert live.pipeline(Other(16)).drop_former() == [live.url]
+    with LanceIndex(live.url) as door:
+        door.open()
+        assert door.count() == 0
+    with pytest.raises(UsageError, match="no index before"):
+        live.pipeline(Other(16)).rollback()
+    made = live.pipeline(HashingEmbedder(16)).reindex()
+    assert made.switched
+    assert made.place.endswith("_2")
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+    dropped = live.pipeline(HashingEmbedder(16)).drop_former()
+    assert [url[-2:] for url in dropped] == ["_1"]
+    assert not live.state.with_name("ledger.1.db").exists()
+    assert live.pipeline(HashingEmbedder(16)).drop_former() == []
+    assert live.pipeline(HashingEmbedder(16)).verify().ok
+
+
+def test_killed_in_the_middle_it_goes_on(live: Live) -> None:
+    """Nothing is current before it is whole; what was embedded is not embedded again."""
+    broken = FaultyEmbedder(Other(16), EmbedFaults(broken=frozenset({10}), seconds=0.1))
+    broken.batch_rows = 8
+    with pytest.raises(StageError):
+        live.pipeline(broken).reindex()
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+    assert live.pipeline(HashingEmbedder(16)).run().counts["embedded"] == 0
+    again = FaultyEmbedder(Other(16), EmbedFaults())
+    made = live.pipeline(again).reindex()
+    assert made.switched
+    assert len(again.embedded) < 100
+    assert live.uris(Other(16)) == set(DOCUMENTS)
+
+
+def test_an_unfinished_one_can_be_dropped(live: Live) -> None:
+    """And leaves the current one alone."""
+    broken = FaultyEmbedder(Other(16), EmbedFaults(broken=frozenset({1})))
+    broken.batch_rows = 8
+    with pytest.raises(StageError):
+        live.pipeline(broken).reindex()
+    assert [url[-2:] for url in live.pipeline(HashingEmbedder(16)).drop_former()] == ["_1"]
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+
+
+def test_documents_that_the_new_index_would_lose_stop_the_switch(live: Live) -> None:
+    """They are named, and the old index stays current; unless that is wanted."""
+    poison = EmbedFaults(poison="document 3 line 1")
+    made = live.pipeline(FaultyEmbedder(Other(16), poison)).reindex()
+    assert not made.switched
+    assert made.lost == ("doc:3",)
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+    assert live.pipeline(FaultyEmbedder(Other(16), poison)).reindex(incomplete=True).switched
+    assert live.uris(Other(16)) == set(DOCUMENTS)
+
+
+def test_an_index_in_which_little_is_found_is_not_switched_to(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recall is measured against comparing with everything."""
+    search = LanceIndex.search
+
+    def half(self: Index, vector: Any, k: int = 10, where: Any = None) -> Any:
+        return search(self, vector, k, where)[: k // 2]
+
+    monkeypatch.setattr(LanceIndex, "search", half)
+    made = live.pipeline(Other(16)).reindex()
+    assert made.recall == pytest.approx(0.5)
+    assert not made.switched
+
+
+def test_both_are_filled_while_the_source_goes_on(live: Live) -> None:
+    """Documents come, change and go, the old index is run and searched all the while; then the new one has it all."""
+    stop = threading.Event()
+    seen: list[str] = []
+    wrong: list[BaseException] = []
+
+    def change() -> None:
+        n = 0
+        try:
+            while not stop.wait(0.05) and n < 40:
+                n += 1
+                documents = {uri: text for uri, text in DOCUMENTS.items() if uri != f"doc:{n % 20}"}
+                live.tell({**documents, "doc:busy": f"version {n}"})
+                if n % 5 == 0:
+                    live.pipeline(HashingEmbedder(16)).run()
+        except SpaceMismatch:
+            seen.append("switched")
+        except BaseException as error:
+            wrong.append(error)
+
+    def search() -> None:
+        try:
+            while not stop.is_set():
+                for model in (HashingEmbedder(16), Other(16)):
+                    try:
+                        with open_index(live.url, model) as index:
+                            hits = index.search("document 7 line 2", k=1)
+                    except SpaceMismatch:
+                        continue
+                    seen.append(model.describe().model)
+                    if hits and hits[0].score < 0.4:  # of one space, the same words are near each other
+                        raise AssertionError(f"{hits[0].score} by {model.describe().model}")
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=change), threading.Thread(target=search)]
+    for thread in threads:
+        thread.start()
+    slow = FaultyEmbedder(Other(16), EmbedFaults(seconds=0.1))
+    slow.batch_rows = 16
+    made = live.pipeline(slow).reindex()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong, wrong[0]
+    assert made.switched
+    assert "hashing" in seen
+    live.pipeline(Other(16)).run()
+    assert live.pipeline(Other(16)).verify().ok
+    assert live.uris(Other(16)) == set(live.source.entries)
+
+
+def test_a_search_that_was_open_goes_on(live: Live) -> None:
+    """In the index it was opened on, until that is dropped; opened anew it meets the new one."""
+    with open_index(live.url, HashingEmbedder(16)) as before:
+        live.pipeline(Other(16)).reindex()
+        assert before.search("document 3 line 4", k=1)[0].chunk.uri == "doc:3"
+    assert live.uris(Other(16)) == set(DOCUMENTS)
+
+
+def test_moved_between_two_looks(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index that went away after it was asked where it is, is looked for again."""
+    live.pipeline(Other(16)).reindex()
+    live.pipeline(Other(16)).drop_former()
+    live.pipeline(HashingEmbedder(16)).reindex()
+    door = LanceIndex(live.url)
+    late = door.manifest()
+    real, answers = LanceIndex.manifest, [replace(late, current=1)]
+    live.pipeline(HashingEmbedder(16)).drop_former()
+
+    def manifest(self: LanceIndex) -> Any:
+        return answers.pop() if answers and self.url == live.url else real(self)
+
+    monkeypatch.setattr(LanceIndex, "manifest", manifest)
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+    assert not answers
+
+
+def test_what_cannot_be_meant(live: Live, tmp_path: Path) -> None:
+    """Each is told before anything is built."""
+    with pytest.raises(UsageError, match="holds just that"):
+        live.pipeline(HashingEmbedder(16)).reindex()
+    with pytest.raises(SinkError, match="no index"):
+        Pipeline(live.source, into=f"lance://{tmp_path}/nowhere", model=Other(16), state=tmp_path / "n.db").reindex()
+    foreign = Pipeline(live.source, into=live.url, model=Other(16), chunk=Lines(), state=tmp_path / "foreign.db")
+    with pytest.raises((OwnershipError, UsageError)):
+        foreign.reindex()
+    assert not (tmp_path / "index" / "chunks_1.lance").exists()
+
+
+def test_a_place_that_is_taken_is_left_alone(live: Live, tmp_path: Path) -> None:
+    """Somebody else's table of the next name is neither written to nor dropped: the one after it is taken."""
+    taken = Pipeline(live.source, into=f"{live.url}?table=chunks_1", model=Other(16), state=tmp_path / "taken.db")
+    taken.run()
+    made = live.pipeline(Other(16)).reindex()
+    assert made.switched
+    assert made.place.endswith("_2")
+    live.pipeline(Other(16)).rollback()
+    assert [url[-2:] for url in live.pipeline(HashingEmbedder(16)).drop_former()] == ["_2"]
+    assert live.pipeline(HashingEmbedder(16)).drop_former() == []
+    assert taken.verify().ok
+
+
+def test_one_that_was_begun_otherwise_is_told(live: Live) -> None:
+    """With a third model neither the half-built index nor the current one is touched."""
+    live.pipeline(Other(16)).at(1).run()
+    with pytest.raises(UsageError, match="begun with other"):
+        live.pipeline(HashingEmbedder(8)).reindex()
+    live.pipeline(HashingEmbedder(16)).drop_former()
+    assert live.pipeline(HashingEmbedder(8)).reindex().switched
+
+
+def test_dropping_does_not_disturb_who_builds(live: Live) -> None:
+    """The builder holds its ledger."""
+    held = live.pipeline(Other(16)).at(1)
+    held.run()
+    with held.ledger:
+        held.ledger.open()
+        with pytest.raises(LockedError):
+            live.pipeline(HashingEmbedder(16)).drop_former()
+    assert reindexing.measured_recall(held.sink) == 1.0
+
+
+def test_a_shared_index_is_not_built_anew_by_one(tmp_path: Path) -> None:
+    """As the others' points would be missing in it."""
+    url, source = f"lance://{tmp_path}/shared", ListSource({"doc:1": b"one"})
+    for name in ("docs", "wiki"):
+        Pipeline(source, into=url, model=HashingEmbedder(16), state=tmp_path / f"{name}.db", namespace=name).run()
+    again = Pipeline(source, into=url, model=Other(16), state=tmp_path / "docs.db", namespace="docs")
+    with pytest.raises(OwnershipError, match="wiki"):
+        again.reindex()
