@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import socket
@@ -23,7 +24,8 @@ from penstock.sinks import qdrant
 from penstock.sinks.qdrant import QdrantIndex, QdrantSink
 from penstock.testing.emulators import qdrant as emulating
 from penstock.testing.emulators.qdrant import Emulator
-from penstock.testing.sink_suite import DIM, MakeIndex, MakeSink, SinkSuite, holds, point, similarity
+from penstock.testing.sink_suite import DIM, Aliased, MakeIndex, MakeSink, SinkSuite, holds, point, similarity
+from tests.sinks.nowhere import is_told, silent_port
 
 pytest.importorskip("qdrant_client")
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning")
@@ -41,6 +43,7 @@ def emulator() -> Iterator[Emulator]:
 def server(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     monkeypatch.setenv("QDRANT_API_KEY", SECRET)
     emulator.collections.clear()
+    emulator.aliases.clear()
     emulator.requests.clear()
     return emulator
 
@@ -67,6 +70,14 @@ class TestFolder(SinkSuite):
     def make_index(self, folder: Path) -> MakeIndex:
         return lambda: QdrantIndex(f"qdrant://{folder}/in dex/notes")
 
+    @pytest.fixture
+    def aliased(self, folder: Path) -> Aliased:
+        def stands_for(alias: str) -> int:
+            kept = json.loads((folder / "in dex/meta.json").read_text())
+            return ["notes", "notes_1"].index(kept["aliases"][alias])
+
+        return stands_for
+
 
 class TestServer(SinkSuite):
     secret = SECRET
@@ -78,6 +89,10 @@ class TestServer(SinkSuite):
     @pytest.fixture
     def make_index(self, server: Emulator) -> MakeIndex:
         return lambda: QdrantIndex(at(server))
+
+    @pytest.fixture
+    def aliased(self, server: Emulator) -> Aliased:
+        return lambda alias: ["notes", "notes_1"].index(server.aliases[alias])
 
 
 class TestFolderMultiVector(TestFolder):
@@ -273,15 +288,14 @@ def test_a_missing_driver_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> 
         QdrantSink(url).open(DENSE)
 
 
-def test_no_server_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing listens a later try may do."""
-    monkeypatch.delenv("QDRANT_API_KEY", raising=False)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        sink = QdrantSink(f"qdrant://127.0.0.1:{free.getsockname()[1]}/notes")
-        for call in (sink.manifest, lambda: sink.open(DENSE)):
-            with pytest.raises(Transient, match="cannot be reached"):
-                call()
+    monkeypatch.setenv("QDRANT_API_KEY", SECRET)
+    with silent_port() as port:
+        url = f"qdrant://127.0.0.1:{port}/notes"
+        is_told(QdrantSink(url), QdrantIndex(url), SECRET)
+        with pytest.raises(Transient, match="cannot be reached"):
+            QdrantSink(url).manifest()
 
 
 def test_a_server_that_does_not_answer_is_transient(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,12 +369,39 @@ def test_another_collection_is_left_alone(url: str, folder: Path, server: Emulat
         client = QdrantClient(path=str(folder))
     client.create_collection("notes", vectors_config=size)
     client.close()
-    for call in (QdrantSink(url).manifest, lambda: QdrantSink(url).open(DENSE), QdrantIndex(url).open):
+    sink = QdrantSink(url)
+    for call in (sink.manifest, lambda: sink.open(DENSE), sink.drop, QdrantIndex(url).open):
         with pytest.raises(SinkError, match="not Penstock's"):
             call()
     if "127.0.0.1" in url:
         assert server.collections["notes"].metadata is None
         assert not server.collections["notes"].indexes
+
+
+def test_the_alias_gives_way_to_nothing_and_goes_with_its_place(url: str) -> None:
+    """A collection of its name is left alone; and what the alias stands for takes the alias along."""
+    with QdrantSink(url) as sink, QdrantSink(url).beside(1) as beside, QdrantSink(f"{url}_live") as theirs:
+        sink.open(DENSE)
+        beside.open(DENSE)
+        theirs.open(DENSE)
+        with pytest.raises(SinkError, match="already exists"):
+            sink.alias(1)
+        theirs.drop()
+        assert sink.alias(1) == "notes_live"
+        if "127.0.0.1" in url:
+            assert theirs.manifest() == DENSE
+            with pytest.raises(SinkError, match="an alias"):
+                theirs.drop()
+        beside.drop()
+        theirs.open(DENSE)
+
+
+def test_a_name_without_room_for_another(folder: Path) -> None:
+    """That is told before anything is made."""
+    for name in ("n" * 252, "n" * 254):
+        with pytest.raises(UsageError, match="no such name"):
+            QdrantSink(f"qdrant://{folder}/{name}").beside(1)
+    assert not list(folder.iterdir())
 
 
 def test_a_server_without_metadata_is_too_old() -> None:

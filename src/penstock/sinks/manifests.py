@@ -27,7 +27,7 @@ def place(url: str, scheme: str, example: str) -> tuple[Path, dict[str, str]]:
     return Path(path).expanduser(), dict(parse_qsl(query, keep_blank_values=True))
 
 
-def numbered(url: str, number: int) -> str:
+def numbered(url: str, number: int | str) -> str:
     """The place of that number beside the one of the url: `scheme://store/notes_1?option=value`."""
     head, mark, options = url.partition("?")
     return f"{head.rstrip('/')}_{number}{mark}{options}"

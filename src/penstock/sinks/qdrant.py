@@ -16,7 +16,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -177,6 +177,20 @@ class _Collection:
         with self.turn():
             return int(self.client.count(self.name, exact=True).count)
 
+    def remove(self) -> None:
+        """With its aliases, which Qdrant lets go of by itself."""
+        with self.turn():
+            if not self.client.delete_collection(self.name):
+                raise SinkError(f"{self.url} was not removed: is {self.name!r} an alias, or gone already?")
+
+    def alias(self, name: str) -> None:
+        """Have `name` stand for this collection: in one request, so that it is never missing."""
+        m = self.models
+        gone = m.DeleteAliasOperation(delete_alias=m.DeleteAlias(alias_name=name))  # if it is there
+        made = m.CreateAliasOperation(create_alias=m.CreateAlias(collection_name=self.name, alias_name=name))
+        with self.turn():
+            self.client.update_collection_aliases([gone, made])
+
     def fetch(self, ids: Sequence[str], space: Space) -> list[Point]:
         wanted = list(dict.fromkeys(ids))
         found: list[Point] = []
@@ -312,6 +326,15 @@ class QdrantSink(_Qdrant, Sink):
 
     def manifest(self) -> Manifest | None:
         return self._kept()
+
+    def drop(self) -> None:
+        self._drop()
+
+    def alias(self, number: int) -> str:
+        name = self._sibling("live")._where.names[0]
+        with closing((self.beside(number) if number else self)._connect()) as collection:
+            collection.alias(name)
+        return name
 
     def open(self, manifest: Manifest) -> None:
         space = manifest.space

@@ -18,6 +18,7 @@ class Handle(Protocol):
 
     def manifest(self) -> Manifest | None: ...
     def count(self) -> int: ...
+    def remove(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -45,6 +46,10 @@ class Store(Generic[H]):
         return self._url
 
     def beside(self, number: int) -> Self:
+        self._sibling("live")  # raises where the alias's name is too long, before there is anything to stand for
+        return self._sibling(number)
+
+    def _sibling(self, number: int | str) -> Self:
         url = manifests.numbered(self._url, number)
         return type(self)(url, self._client) if self._client is not None else type(self)(url)
 
@@ -63,6 +68,13 @@ class Store(Generic[H]):
         if (kept := self._kept()) is None:
             raise SinkError(f"there is no index at {self._url}")
         return kept
+
+    def _drop(self) -> None:
+        """Remove what is there, which raises SinkError where that is not Penstock's."""
+        self.close()
+        if self._kept() is not None:
+            with closing(self._connect()) as handle:
+                handle.remove()
 
     def _hold(self, handle: H, space: Space) -> None:
         """Be open, with this handle."""

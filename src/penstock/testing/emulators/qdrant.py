@@ -32,6 +32,10 @@ _DISTANCES = ("Cosine", "Dot", "Euclid")
 _FIELDS = {
     "create": {"vectors", "sparse_vectors", "metadata"},
     "update": {"metadata"},
+    "aliases": {"actions"},
+    "alias action": {"create_alias", "delete_alias"},
+    "create_alias": {"alias_name", "collection_name"},
+    "delete_alias": {"alias_name"},
     "index": {"field_name", "field_schema"},
     "upsert": {"points"},
     "point": {"id", "vector", "payload"},
@@ -219,6 +223,7 @@ class Emulator:
     def __init__(self, api_key: str | None = None, *, keeps_metadata: bool = True) -> None:
         self.api_key, self.keeps_metadata = api_key, keeps_metadata
         self.collections: dict[str, Collection] = {}
+        self.aliases: dict[str, str] = {}
         self.requests: list[str] = []
         self.lock = threading.Lock()
         self._faults: deque[int | float] = deque()
@@ -260,9 +265,14 @@ class Emulator:
                 return {"title": "qdrant - vector search engine", "version": "1.20.0", "commit": "emulator"}
             case "GET", ["collections", name, "exists"]:
                 return {"exists": name in self.collections}
+            case "POST", ["collections", "aliases"]:
+                return self._alias(_only(body, "aliases")["actions"])
+            case "GET", ["aliases"]:
+                return {"aliases": [{"alias_name": a, "collection_name": c} for a, c in self.aliases.items()]}
             case "PUT", ["collections", name]:
                 return self._create(name, _only(body, "create"))
             case "DELETE", ["collections", name]:
+                self.aliases = {alias: to for alias, to in self.aliases.items() if to != name}
                 return self.collections.pop(name, None) is not None
             case "GET", ["collections", name]:
                 return self._named(name).info()
@@ -280,6 +290,7 @@ class Emulator:
         raise Refusal(404, "")
 
     def _named(self, name: str) -> Collection:
+        name = self.aliases.get(name, name)
         if name not in self.collections:
             raise Refusal(404, f"Not found: Collection `{name}` doesn't exist!")
         return self.collections[name]
@@ -287,6 +298,10 @@ class Emulator:
     def _create(self, name: str, asked: Json) -> bool:
         if name in self.collections:
             raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
+        if name in self.aliases:
+            raise Refusal(
+                400, f"Wrong input: Can't create collection with name {name}. Alias with the same name exists"
+            )
         vectors, sparse = asked.get("vectors") or {}, asked.get("sparse_vectors") or {}
         for config in vectors.values():
             _only(config, "vector")
@@ -300,6 +315,23 @@ class Emulator:
             _only(config, "sparse")
         metadata = asked.get("metadata") if self.keeps_metadata else None
         self.collections[name] = Collection(vectors, sparse, metadata)
+        return True
+
+    def _alias(self, actions: list[Json]) -> bool:
+        """All of them or none."""
+        aliases = dict(self.aliases)
+        for action in actions:
+            [(kind, given)] = _only(action, "alias action").items()
+            alias = _only(given, kind)["alias_name"]
+            if kind == "delete_alias":
+                aliases.pop(alias, None)
+                continue
+            if given["collection_name"] not in self.collections:
+                raise Refusal(404, f"Not found: Collection `{given['collection_name']}` doesn't exist!")
+            if alias in self.collections:
+                raise Refusal(400, f"Wrong input: Collection `{alias}` already exists!")
+            aliases[alias] = given["collection_name"]
+        self.aliases = aliases
         return True
 
     def _points(self, collection: Collection, method: str, verb: str, body: Json | None) -> Any:
