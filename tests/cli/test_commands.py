@@ -218,3 +218,43 @@ def test_an_error_of_the_system_is_no_traceback(
     ran = run("search", "x", "--in", index)
     assert ran.status == 3
     assert ran.err.count("\n") == 1
+
+
+def test_reindex_and_back(ingest: Run, run: Run) -> None:
+    """In words and in JSON; the ledger that other commands find by themselves is the current index's."""
+    ingest(into=LANCE)
+    made = run("reindex", "--chunk", "200 characters")
+    assert made.status == 0
+    assert "table=chunks_1 · " in made.out
+    assert "recall     100.0%" in made.out
+    assert "reindex --rollback" in made.out
+    assert run("search", SENTENCE, "--in", LANCE, "-k", "1").out.count("gates.md") == 1
+    assert ".1.db" in run("status").out
+    assert run("verify").status == 0
+    refused = ingest(into=LANCE)
+    assert refused.status == 3
+    assert "200 characters" in refused.err
+    assert run("reindex", "--rollback").out.startswith("current: lance://")
+    assert ingest(into=LANCE).out.startswith("0 changed")
+    dropped = run("reindex", "--drop", "--json").lines[0]["dropped"]
+    assert dropped[0].endswith("?table=chunks_1")
+    assert run("reindex", "--drop").out == "nothing to drop\n"
+    (report,) = run("reindex", "--chunk", "100 characters", "--json").lines[-1:]
+    assert (report["switched"], report["recall"]) == (True, 1.0)
+
+
+@pytest.mark.parametrize("words", [[], ["--rollback", "--chunk", "5 tokens"], ["--rollback", "--drop"]], ids=str)
+def test_reindex_says_what_it_takes(ingest: Run, run: Run, words: list[str]) -> None:
+    ingest(into=LANCE)
+    refused = run("reindex", *words)
+    assert refused.status == 2
+    assert "--rollback" in refused.err
+
+
+def test_namespaces_share_an_index(ingest: Run, run: Run) -> None:
+    """Each verified by itself, searched together."""
+    for name in ("one", "two"):
+        assert ingest("--namespace", name, "--state", f"{name}.db", into=LANCE).status == 0
+    assert len(run("search", SENTENCE, "--in", LANCE, "--json").lines) == 4
+    assert "points     2 in the index" in run("verify", "--state", "one.db").out
+    assert "--namespace" in ingest("--state", "three.db", into=LANCE).err
