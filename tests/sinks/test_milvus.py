@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import pickle
 import signal
@@ -26,7 +27,17 @@ from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Tr
 from penstock.records import VECTOR, Dense, Manifest, Point
 from penstock.sinks import milvus_wire
 from penstock.sinks.milvus import VARCHAR, MilvusIndex, MilvusSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, same, write_flush_and_die
+from penstock.testing.sink_suite import (
+    Aliased,
+    MakeIndex,
+    MakeSink,
+    SinkSuite,
+    holds,
+    point,
+    same,
+    write_flush_and_die,
+)
+from tests.sinks.nowhere import is_told, silent_port
 
 grpc = pytest.importorskip("grpc")
 MilvusClient = pytest.importorskip("pymilvus").MilvusClient
@@ -46,6 +57,14 @@ class TestFile(SinkSuite):
     @pytest.fixture
     def make_index(self, tmp_path: Path) -> MakeIndex:
         return lambda: MilvusIndex(f"milvus://{tmp_path}/in dex/notes.db/notes")
+
+    @pytest.fixture
+    def aliased(self, tmp_path: Path) -> Aliased:
+        def stands_for(alias: str) -> int:
+            kept = json.loads((tmp_path / "in dex/notes.db/aliases.json").read_text())
+            return ["notes", "notes_1"].index(kept[alias])
+
+        return stands_for
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +108,18 @@ class TestServer(SinkSuite):
     @pytest.fixture
     def make_index(self, place: str) -> MakeIndex:
         return lambda: MilvusIndex(place)
+
+    @pytest.fixture
+    def aliased(self, place: str) -> Aliased:
+        server, _, name = place.replace("milvus:", "http:").rpartition("/")
+
+        def stands_for(alias: str) -> int:
+            client = MilvusClient(server, dedicated=True)
+            found = client.describe_alias(alias)["collection_name"]
+            client.close()
+            return [name, f"{name}_1"].index(found)
+
+        return stands_for
 
 
 class Refusing(grpc.GenericRpcHandler):
@@ -163,13 +194,14 @@ def test_a_missing_driver_is_told(missing: str, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_server_is_transient() -> None:
-    """Nobody listens there."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        with pytest.raises(Transient) as raised:
-            MilvusSink(f"milvus://127.0.0.1:{taken.getsockname()[1]}/notes").manifest()
-    assert "127.0.0.1" in told(raised)
+def test_an_unreachable_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens there, which may pass."""
+    monkeypatch.setenv("MILVUS_TOKEN", KEY)
+    with silent_port() as port:
+        url = f"milvus://127.0.0.1:{port}/notes"
+        is_told(MilvusSink(url), MilvusIndex(url), KEY)
+        with pytest.raises(Transient):
+            MilvusSink(url).manifest()
 
 
 def test_a_silent_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +230,10 @@ def test_another_collection_is_left_alone(place: str) -> None:
     name = place.rpartition("/")[2]
     client.create_collection(name, dimension=8)
     client.insert(name, [{"id": 1, "vector": [0.0] * 8}])
-    with MilvusSink(place, client=client) as sink, pytest.raises(SinkError, match="not Penstock's"):
-        sink.open(MANIFEST)
-    assert MilvusSink(place, client=client).manifest() is None
+    with MilvusSink(place, client=client) as sink:
+        for call in (lambda: sink.open(MANIFEST), sink.manifest, sink.drop):
+            with pytest.raises(SinkError, match="not Penstock's"):
+                call()
     assert [row["id"] for row in client.query(name, "id > 0", ["id"], consistency_level="Strong")] == [1]
     client.drop_collection(name)
     with MilvusSink(place, client=client) as sink:
@@ -209,6 +242,32 @@ def test_another_collection_is_left_alone(place: str) -> None:
         holds(sink, [point(1)])
     assert client.has_collection(name)
     client.close()
+
+
+def test_the_alias_gives_way_to_nothing_and_goes_with_its_place(place: str) -> None:
+    """A collection of its name is left alone; and what the alias stands for takes the alias along."""
+    with MilvusSink(place) as sink, MilvusSink(place).beside(1) as beside, MilvusSink(f"{place}_live") as theirs:
+        sink.open(MANIFEST)
+        beside.open(MANIFEST)
+        theirs.open(MANIFEST)
+        with pytest.raises(SinkError, match="conflicts with an existing collection"):
+            sink.alias(1)
+        theirs.drop()
+        assert sink.alias(1) == place.rpartition("/")[2] + "_live"
+        assert theirs.manifest() == MANIFEST
+        with pytest.raises(SinkError, match="an alias"):
+            theirs.drop()
+        beside.drop()
+        theirs.open(MANIFEST)
+        theirs.drop()
+
+
+def test_dropping_where_there_is_no_file_makes_none(tmp_path: Path) -> None:
+    """Nor does a name that has no room for another."""
+    MilvusSink(f"milvus://{tmp_path}/notes.db/notes").drop()
+    with pytest.raises(UsageError, match="Milvus allows"):
+        MilvusSink(f"milvus://{tmp_path}/notes.db/{'n' * 252}").beside(1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import base64
 import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from penstock import filters
 from penstock.contracts import Index, Sink
-from penstock.errors import SinkError, TooLarge, UsageError
+from penstock.errors import TooLarge, UsageError
 from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.milvus_wire import Collection, literal
@@ -236,6 +237,15 @@ class MilvusSink(_Milvus, Sink):
     def manifest(self) -> Manifest | None:
         return self._kept()
 
+    def drop(self) -> None:
+        self._drop()
+
+    def alias(self, number: int) -> str:
+        name = self._sibling("live")._place.names[0]
+        with closing((self.beside(number) if number else self)._connect()) as collection:
+            collection.alias(name)
+        return name
+
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
         collection = self._connect()
@@ -243,8 +253,6 @@ class MilvusSink(_Milvus, Sink):
             kept = collection.manifest()
             if kept is not None:
                 manifests.agree(kept, manifest, self._url)
-            elif collection.exists():
-                raise SinkError(f"{self._url} is a collection that is not Penstock's; name another one")
             else:
                 collection.create(_schema(manifest.space), manifest)
             collection.load(_METRICS[manifest.space.metric])

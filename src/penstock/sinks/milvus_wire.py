@@ -24,6 +24,7 @@ PROPERTY = "penstock"
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
 _WRITES = {"create_collection", "alter_collection_properties", "create_index", "upsert", "delete", "flush"}
+_WRITES |= {"drop_collection", "create_alias", "alter_alias", "drop_alias"}
 _BUSY = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"}
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 
@@ -151,7 +152,9 @@ class Collection:
         if not self.exists():
             return None
         kept = self.call("describe_collection").get("properties", {}).get(PROPERTY)
-        return manifests.from_json(kept, self.url) if kept else None
+        if not kept:
+            raise SinkError(f"{self.url} is a collection that is not Penstock's; name another one")
+        return manifests.from_json(kept, self.url)
 
     def keep(self, manifest: Manifest) -> None:
         self.call("alter_collection_properties", properties={PROPERTY: manifests.to_json(manifest)})
@@ -159,6 +162,19 @@ class Collection:
     def create(self, schema: Any, manifest: Manifest) -> None:
         kept = {PROPERTY: manifests.to_json(manifest)}
         self.call("create_collection", schema=schema, consistency_level="Strong", properties=kept)
+
+    def remove(self) -> None:
+        """Aliases first: some servers keep them for ever, others do not let a collection go that has one."""
+        if (found := self.call("describe_collection")["collection_name"]) != self.name:
+            raise SinkError(f"{self.url} is an alias of {found!r}, and nothing to remove")
+        for alias in self.call("list_aliases")["aliases"]:
+            self.call("drop_alias", named=False, alias=alias)
+        self.call("drop_collection")
+
+    def alias(self, name: str) -> None:
+        """Have `name` stand for this collection."""
+        known = self.call("list_aliases", named=False)["aliases"]
+        self.call("alter_alias" if name in known else "create_alias", alias=name)
 
     def load(self, metric: str) -> None:
         """Make it searchable; the index too, if a run was cut off before it was made."""
