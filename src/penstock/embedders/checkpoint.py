@@ -95,11 +95,8 @@ class Checkpoint:
     @property
     def weights(self) -> tuple[Path, ...]:
         """The safetensors files, or the ONNX file where there is no graph of ours for the family."""
-        single, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
-        if self.family and single.is_file():
-            return (single,)
-        if self.family and index.is_file():
-            return tuple(inside(self.folder, name) for name in sorted(set(read(index)["weight_map"].values())))
+        if self.family and (found := safetensors(self.folder)):
+            return found
         for path in (self.folder / "onnx" / "model.onnx", self.folder / "model.onnx"):
             if path.is_file():
                 data = path.with_name(path.name + "_data")
@@ -110,12 +107,7 @@ class Checkpoint:
         if not self.family:
             known = ", ".join(sorted(FAMILIES))
             return f"{self.folder}: its type is none of {known}, and there is no onnx/model.onnx to run instead"
-        if (self.folder / "pytorch_model.bin").is_file():
-            return (
-                f"{self.folder} has its weights only as pytorch_model.bin, a pickle, which Penstock does not run;"
-                " save the model as safetensors or ONNX"
-            )
-        return f"{self.folder} holds neither model.safetensors nor onnx/model.onnx"
+        return only_pickle(self.folder) or f"{self.folder} holds neither model.safetensors nor onnx/model.onnx"
 
     @property
     def traits(self) -> dict[str, Any]:
@@ -139,6 +131,26 @@ def inside(folder: Path, name: str) -> Path:
     if not path.is_relative_to(folder.resolve()):
         raise ModelError(f"{folder} names a file outside itself: {name!r}")
     return folder / name
+
+
+def safetensors(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a checkpoint's weights, whole or in shards; none where there are none."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return (single,)
+    if index.is_file():
+        return tuple(inside(folder, name) for name in sorted(set(read(index)["weight_map"].values())))
+    return ()
+
+
+def only_pickle(folder: Path) -> str:
+    """Why weights are not read that are there, if so."""
+    if not (folder / "pytorch_model.bin").is_file():
+        return ""
+    return (
+        f"{folder} has its weights only as pytorch_model.bin, a pickle, which Penstock does not run;"
+        " save the model as safetensors or ONNX"
+    )
 
 
 def load(folder: Path, name: str) -> Checkpoint:
@@ -263,7 +275,7 @@ def _prompts(folder: Path) -> tuple[str, str]:
     return passage, default if query is None else query
 
 
-def fingerprint(checkpoint: Checkpoint, digests: Sequence[str]) -> str:
+def fingerprint(traits: Mapping[str, Any], digests: Sequence[str]) -> str:
     """A hash of all that bears on a vector, of which `digests` are those of its files; wherever the model lies."""
-    told = json.dumps([checkpoint.traits, list(digests)], sort_keys=True)
+    told = json.dumps([traits, list(digests)], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ RELATIVE_DISTANCE = 128
 """MPNet's constant, written in no configuration."""
 
 
-class _Graph:
+class Graph:
     """Nodes and initializers under fresh names."""
 
     def __init__(self) -> None:
@@ -91,16 +91,16 @@ class _Graph:
         return names[0] if outputs == 1 else names
 
 
-def cached(checkpoint: Checkpoint, fingerprint: str, cache: Path) -> Path:
-    """The graph of a checkpoint in the cache, built there on first use; two who build it at once do no harm."""
-    folder = cache / "graphs" / f"{fingerprint}-{VERSION}"
+def cached(name: str, build: Callable[[], Any], cache: Path) -> Path:
+    """The graph of that name in the cache, built there on first use; two who build it at once do no harm."""
+    folder = cache / "graphs" / name
     graph = folder / "model.onnx"
     if graph.is_file():
         return graph
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
-        save(build(checkpoint), made / graph.name)
+        save(build(), made / graph.name)
         try:
             os.rename(made, folder)
         except OSError:
@@ -119,26 +119,29 @@ def save(model: Any, path: Path) -> None:
     onnx.save_model(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=1024)
 
 
-def read_weights(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
-    """All tensors as float32, without a prefix such as `bert.`."""
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def read_weights(checkpoint: Checkpoint) -> Weights:
+    """All tensors as float32, without a prefix such as `bert.`, which is there when a model was saved with a head."""
+    tensors = read_tensors(checkpoint.weights)
+    return {
+        name.removeprefix(f"{checkpoint.family}.").removeprefix("roberta."): value for name, value in tensors.items()
+    }
 
-    weights: dict[str, NDArray[np.float32]] = {}
-    for path in checkpoint.weights:
+
+def read_tensors(paths: Sequence[Path], *, starting: tuple[str, ...] = ("",)) -> dict[str, NDArray[np.float32]]:
+    """The tensors of numbers whose names start so, as float32."""
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, NDArray[np.float32]] = {}
+    for path in paths:
         try:
-            # A family's prefix is there when the checkpoint was saved from a model with a head.
-            weights |= {
-                name.removeprefix(f"{checkpoint.family}.").removeprefix("roberta."): value.astype(
-                    np.float32, copy=False
-                )
-                for name, value in load_file(path).items()
-                if value.dtype.kind == "f"
-            }
-        except (SafetensorError, OSError, KeyError) as error:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118
+                    if name.startswith(starting) and (value := file.get_tensor(name)).dtype.kind == "f":
+                        found[name] = value.astype(np.float32, copy=False)
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise ModelError(f"{path} cannot be read: {error}") from error
-    return weights
+    return found
 
 
 def build(checkpoint: Checkpoint) -> Any:
@@ -146,7 +149,7 @@ def build(checkpoint: Checkpoint) -> Any:
     from onnx import TensorProto, helper
 
     weights = read_weights(checkpoint)
-    graph = _Graph()
+    graph = Graph()
     try:
         hidden = _encoder(graph, checkpoint, weights)
         _head(graph, checkpoint, hidden)
@@ -154,12 +157,19 @@ def build(checkpoint: Checkpoint) -> Any:
         raise ModelError(f"{checkpoint.folder} lacks the weight {error}") from error
     except (IndexError, ValueError) as error:
         raise ModelError(f"{checkpoint.folder} has weights of unexpected shapes: {error}") from error
-    graph.nodes[-1].output[0] = "vectors"
     inputs = [
         helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
     ]
-    outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["batch", checkpoint.dim])]
+    return finished(graph, inputs, checkpoint.dim)
+
+
+def finished(graph: Graph, inputs: Sequence[Any], dim: int) -> Any:
+    """The model whose last node gives the vectors."""
+    from onnx import TensorProto, helper
+
+    graph.nodes[-1].output[0] = "vectors"
+    outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["batch", dim])]
     return helper.make_model(
         helper.make_graph(graph.nodes, "penstock", inputs, outputs, graph.initializers),
         opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
@@ -167,19 +177,17 @@ def build(checkpoint: Checkpoint) -> Any:
     )
 
 
-def _encoder(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     import numpy as np
 
     names = NAMES["bert"] | NAMES.get(checkpoint.family, {})
     epsilon = checkpoint.epsilon
 
     def linear(name: str) -> tuple[str, str]:
-        return graph.constant(np.ascontiguousarray(weights[f"{name}.weight"].T)), graph.constant(
-            weights[f"{name}.bias"]
-        )
+        return packed(graph, weights, [name])
 
     def norm(name: str) -> tuple[str, str]:
-        return graph.constant(weights[f"{name}.weight"]), graph.constant(weights[f"{name}.bias"])
+        return scaled(graph, weights, name)
 
     positions = weights[f"{names['embeddings']}position_embeddings.weight"][checkpoint.offset :]
     types = weights.get(f"{names['embeddings']}token_type_embeddings.weight")
@@ -206,8 +214,7 @@ def _encoder(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
         attended = graph.add(
             "Attention",
             state,
-            graph.constant(np.concatenate([weights[f"{name}.weight"].T for name in qkv], axis=1)),
-            graph.constant(np.concatenate([weights[f"{name}.bias"] for name in qkv])),
+            *packed(graph, weights, qkv),
             "lengths",
             "",
             *([bias] if bias else []),
@@ -220,7 +227,7 @@ def _encoder(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
             "SkipLayerNormalization", out, state, *norm(at + names["norm1"]), shift, fused=True, epsilon=epsilon
         )
         matrix, shift = linear(at + names["up"])
-        inner = _activation(graph, checkpoint, graph.add("MatMul", state, matrix), shift)
+        inner = activated(graph, checkpoint.activation, graph.add("MatMul", state, matrix), shift)
         matrix, shift = linear(at + names["down"])
         out = graph.add("MatMul", inner, matrix)
         state = graph.add(
@@ -229,17 +236,35 @@ def _encoder(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     return str(state)
 
 
-def _activation(graph: _Graph, checkpoint: Checkpoint, value: str, shift: str) -> str:
-    if checkpoint.activation == "gelu":
+def packed(graph: Graph, weights: Weights, names: Sequence[str]) -> tuple[str, str]:
+    """Matrix and shift of linear layers side by side, as MatMul takes them."""
+    import numpy as np
+
+    matrix = np.concatenate([weights[f"{name}.weight"].T for name in names], axis=1)
+    return graph.constant(np.ascontiguousarray(matrix)), graph.constant(
+        np.concatenate([weights[f"{name}.bias"] for name in names])
+    )
+
+
+def scaled(graph: Graph, weights: Weights, name: str) -> tuple[str, str]:
+    """Scale and shift of a layer norm."""
+    return graph.constant(weights[f"{name}.weight"]), graph.constant(weights[f"{name}.bias"])
+
+
+def activated(graph: Graph, activation: str, value: str, shift: str) -> str:
+    """The activation of value + shift."""
+    if activation == "gelu":
         return str(graph.add("BiasGelu", value, shift, fused=True))
-    if checkpoint.activation in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
+    if activation in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
         return str(graph.add("FastGelu", value, shift, fused=True))
-    if checkpoint.activation == "relu":
+    if activation == "quick_gelu":
+        return str(graph.add("QuickGelu", graph.add("Add", value, shift), fused=True, alpha=1.702))
+    if activation == "relu":
         return str(graph.add("Relu", graph.add("Add", value, shift)))
-    raise ModelError(f"{checkpoint.folder} uses the activation {checkpoint.activation}, which Penstock does not know")
+    raise ModelError(f"Penstock does not know the activation {activation} of this model")
 
 
-def _relative_bias(graph: _Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+def _relative_bias(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     """MPNet's bias of attention by distance: (1, heads, length, length), looked up in a table of all distances."""
     import numpy as np
 
@@ -268,7 +293,7 @@ def _buckets(distances: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return buckets
 
 
-def _head(graph: _Graph, checkpoint: Checkpoint, hidden: str) -> None:
+def _head(graph: Graph, checkpoint: Checkpoint, hidden: str) -> None:
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -286,7 +311,7 @@ def _head(graph: _Graph, checkpoint: Checkpoint, hidden: str) -> None:
         graph.add("LpNormalization", vector, axis=-1, p=2)
 
 
-def _pool(graph: _Graph, mode: str, hidden: str) -> str:
+def _pool(graph: Graph, mode: str, hidden: str) -> str:
     """(batch, length, hidden) -> (batch, hidden); what lies beyond a row's length counts for nothing."""
     import numpy as np
     from onnx import TensorProto

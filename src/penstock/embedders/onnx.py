@@ -7,7 +7,7 @@ another, as the threads of one call would at every layer's end.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,10 +112,7 @@ class OnnxEmbedder(Embedder):
 
     def _load(self) -> Checkpoint:
         if self.checkpoint is None:
-            folder = models.resolve(self.model)
-            # What is kept with an index is resolved again by whoever searches it, from any folder.
-            given = self.model and Path(self.model).expanduser() == folder
-            named = str(folder.absolute()) if given else str(self.model or models.DEFAULT)
+            folder, named = located(self.model)
             self.checkpoint = checkpoints.load(folder, named)
         return self.checkpoint
 
@@ -147,6 +144,14 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
+def located(model: str | Path | None) -> tuple[Path, str]:
+    """A model's folder, and its name: what is kept with an index is resolved again by whoever searches it, from any
+    folder."""
+    folder = models.resolve(model)
+    given = model and Path(model).expanduser() == folder
+    return folder, str(folder.absolute()) if given else str(model or models.DEFAULT)
+
+
 def usable_cores() -> int:
     try:
         return len(os.sched_getaffinity(0))
@@ -155,13 +160,17 @@ def usable_cores() -> int:
 
 
 def _fingerprint(checkpoint: Checkpoint) -> str:
+    return fingerprint(checkpoint.folder, checkpoint.traits, checkpoint.files)
+
+
+def fingerprint(folder: Path, traits: Mapping[str, Any], files: Sequence[Path]) -> str:
     try:
-        return checkpoints.fingerprint(checkpoint, [models.digest(path) for path in checkpoint.files])
+        return checkpoints.fingerprint(traits, [models.digest(path) for path in files])
     except OSError as error:
-        raise ModelError(f"{checkpoint.folder} cannot be read: {error}") from error
+        raise ModelError(f"{folder} cannot be read: {error}") from error
 
 
-def _session(path: Path) -> Any:
+def session(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -175,7 +184,7 @@ def _session(path: Path) -> Any:
         raise ModelError(f"{path} cannot be loaded: {error}") from error
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     import numpy as np
 
     lengths = np.array([len(row) for row in rows], np.int32)
@@ -191,11 +200,12 @@ class _Fused:
     def __init__(self, checkpoint: Checkpoint) -> None:
         from penstock.embedders import graph
 
-        self._session = _session(graph.cached(checkpoint, _fingerprint(checkpoint), models.cache_folder()))
+        name = f"{_fingerprint(checkpoint)}-{graph.VERSION}"
+        self._session = session(graph.cached(name, lambda: graph.build(checkpoint), models.cache_folder()))
         self._pad = checkpoint.pad
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        ids, lengths = _padded(rows, self._pad)
+        ids, lengths = padded(rows, self._pad)
         vectors: NDArray[np.float32] = self._session.run(None, {"ids": ids, "lengths": lengths})[0]
         return vectors
 
@@ -207,7 +217,7 @@ class _Exported:
         if checkpoint.projections:
             raise ModelError(f"{checkpoint.name}: Dense modules behind an exported ONNX file are not supported")
         self._checkpoint = checkpoint
-        self._session = _session(checkpoint.weights[0])
+        self._session = session(checkpoint.weights[0])
         self._inputs = {node.name for node in self._session.get_inputs()}
         if unknown := self._inputs - {"input_ids", "attention_mask", "token_type_ids"}:
             raise ModelError(
@@ -221,7 +231,7 @@ class _Exported:
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         import numpy as np
 
-        ids, lengths = _padded(rows, self._checkpoint.pad)
+        ids, lengths = padded(rows, self._checkpoint.pad)
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         given = {"input_ids": ids.astype(np.int64), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
         hidden = self._session.run([self._output], {name: given[name] for name in self._inputs})[0]

@@ -1,0 +1,203 @@
+"""Images and texts in one space: CLIP and SigLIP by ONNX Runtime, without PyTorch.
+
+A thread decodes an image and runs the model itself, on one core; the embedder is called by as many as there are cores.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock import images, models
+from penstock.contracts import Embedder
+from penstock.embedders import clip_checkpoint, clip_graph
+from penstock.embedders import graph as graphs
+from penstock.embedders.clip_checkpoint import ClipCheckpoint
+from penstock.embedders.onnx import batches, fingerprint, located, padded, session, usable_cores
+from penstock.errors import EmbedError, ModelError, ParseError, UsageError
+from penstock.records import Chunk, Dense, Space
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from penstock.embedders.tokenize import HFTokenizer
+
+AT_ONCE = 8
+"""Images a call of the model takes: more are no faster on one core, and their states leave its cache."""
+
+
+class ClipEmbedder(Embedder):
+    """Embeds with a CLIP or SigLIP checkpoint in Hugging Face's format: a folder or a hub id.
+
+    A chunk with an image is embedded as that image, one without as its text. `pixels`: the most an image may have.
+    `workers`: by default as many as there are cores to use.
+    """
+
+    tokenizes = True
+    batch_rows = 32
+
+    def __init__(self, model: str | Path, *, workers: int | None = None, pixels: int = images.PIXELS) -> None:
+        self.model = model
+        self.workers = workers or usable_cores()
+        self.pixels = pixels
+        self._tokenizer: HFTokenizer | None = None
+        self._towers: _Towers | None = None
+        self.checkpoint: ClipCheckpoint | None = None
+
+    def __repr__(self) -> str:
+        return f"ClipEmbedder({str(self.model)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_tokenizer": None, "_towers": None, "checkpoint": None}
+
+    def describe(self) -> Space:
+        checkpoint = self._load()
+        return Space(model=checkpoint.name, dim=checkpoint.dim, fingerprint=_fingerprint(checkpoint))
+
+    def open(self) -> None:
+        if self._towers is not None:
+            return
+        from penstock.embedders.tokenize import HFTokenizer
+
+        checkpoint = self._load()
+        tokenizer = HFTokenizer(checkpoint.folder / "tokenizer.json", checkpoint.positions)
+        if checkpoint.end is not None and checkpoint.end not in tokenizer.suffix:
+            raise ModelError(f"{checkpoint.name} pools texts at token {checkpoint.end}, which its tokenizer never adds")
+        self._tokenizer, self._towers = tokenizer, _Towers(checkpoint)
+
+    def close(self) -> None:
+        self._tokenizer = self._towers = None
+
+    @property
+    def tokenizer(self) -> HFTokenizer | None:
+        return self._tokenizer
+
+    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
+        found: list[Any] = [None] * len(chunks)
+        shown = [i for i, chunk in enumerate(chunks) if chunk.image is not None]
+        said = [i for i, chunk in enumerate(chunks) if chunk.image is None]
+        for places, vectors in (
+            (shown, self._images(self._decoded(chunks[i] for i in shown))),
+            (said, self._captions([chunks[i] for i in said])),
+        ):
+            for i, vector in zip(places, vectors, strict=True):
+                found[i] = vector
+        return found
+
+    def query(self, texts: Sequence[str]) -> list[Dense]:
+        tokenizer, _ = self._opened()
+        rows = tokenizer.encode(texts)
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > tokenizer.room:
+                raise UsageError(
+                    f"the query {text[:40]!r}... has {len(row)} tokens; {self._load().name} takes {tokenizer.room}"
+                )
+        return self._texts(rows)
+
+    def query_images(self, pictures: Sequence[bytes]) -> list[Dense]:
+        """Search by image: one vector each. Raises ParseError for what cannot be decoded."""
+        prepared = self._load().preprocessing
+        return list(self._images(prepared.pixels(picture, self.pixels) for picture in pictures))
+
+    def _load(self) -> ClipCheckpoint:
+        if self.checkpoint is None:
+            self.checkpoint = clip_checkpoint.load(*located(self.model))
+        return self.checkpoint
+
+    def _opened(self) -> tuple[HFTokenizer, _Towers]:
+        if self._tokenizer is None or self._towers is None:
+            raise EmbedError("the embedder is not open")
+        return self._tokenizer, self._towers
+
+    def _decoded(self, chunks: Iterable[Chunk]) -> Iterator[NDArray[np.uint8]]:
+        prepared = self._load().preprocessing
+        for chunk in chunks:
+            try:
+                yield prepared.pixels(chunk.image or b"", self.pixels)
+            except ParseError as error:
+                raise EmbedError(f"the image of chunk {chunk.id} of {chunk.uri}: {error}") from error
+
+    def _images(self, decoded: Iterable[NDArray[np.uint8]]) -> Iterator[Dense]:
+        """Never more in memory than one whole image and a few small ones."""
+        import numpy as np
+
+        _, towers = self._opened()
+        waiting: list[NDArray[np.uint8]] = []
+        for pixels in decoded:
+            waiting.append(pixels)
+            if len(waiting) == AT_ONCE:
+                yield from map(Dense, towers.vision(np.stack(waiting)))
+                waiting = []
+        if waiting:
+            yield from map(Dense, towers.vision(np.stack(waiting)))
+
+    def _captions(self, chunks: Sequence[Chunk]) -> list[Dense]:
+        tokenizer, _ = self._opened()
+        bare = [chunk.text for chunk in chunks if chunk.tokens is None]
+        encoded = iter(tokenizer.encode(bare) if bare else ())
+        rows = [chunk.tokens if chunk.tokens is not None else next(encoded) for chunk in chunks]
+        for chunk, row in zip(chunks, rows, strict=True):
+            if len(row) > tokenizer.room:
+                raise EmbedError(
+                    f"chunk {chunk.id} of {chunk.uri} has {len(row)} tokens; {self._load().name} takes {tokenizer.room}"
+                )
+        return self._texts(rows)
+
+    def _texts(self, rows: Sequence[Sequence[int]]) -> list[Dense]:
+        tokenizer, towers = self._opened()
+        whole = [[*tokenizer.prefix, *row, *tokenizer.suffix] for row in rows]
+        found: list[Any] = [None] * len(rows)
+        for places in batches([len(row) for row in whole], self.batch_tokens):
+            for i, vector in zip(places, towers.text([whole[i] for i in places]), strict=True):
+                found[i] = Dense(vector)
+        return found
+
+
+class _Towers:
+    """Two sessions, each opened when it is first needed: who only searches by text never loads the other."""
+
+    def __init__(self, checkpoint: ClipCheckpoint) -> None:
+        self._checkpoint = checkpoint
+        self._sessions: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def vision(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = self._session("vision").run(None, {"pixels": pixels})[0]
+        return vectors
+
+    def text(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        import numpy as np
+
+        checkpoint = self._checkpoint
+        given: dict[str, Any] = {}
+        if checkpoint.family == "clip":
+            given["ids"], _ = padded(rows, checkpoint.pad)
+            given["ends"] = np.array([self._end(row) for row in rows], np.int32)
+        else:
+            # SigLIP has only ever seen texts filled up to its full length, and sees what they are filled up with.
+            given["ids"] = np.full((len(rows), checkpoint.positions), checkpoint.pad, np.int32)
+            for i, row in enumerate(rows):
+                given["ids"][i, : len(row)] = row
+        vectors: NDArray[np.float32] = self._session("text").run(None, given)[0]
+        return vectors
+
+    def _end(self, row: Sequence[int]) -> int:
+        end = self._checkpoint.end
+        return row.index(max(row) if end is None else end)
+
+    def _session(self, tower: str) -> Any:
+        with self._lock:
+            if tower not in self._sessions:
+                checkpoint = self._checkpoint
+                name = f"{_fingerprint(checkpoint)}-{tower}-{clip_graph.VERSION}"
+                build = clip_graph.vision if tower == "vision" else clip_graph.text
+                path = graphs.cached(name, lambda: build(checkpoint), models.cache_folder())
+                self._sessions[tower] = session(path)
+            return self._sessions[tower]
+
+
+def _fingerprint(checkpoint: ClipCheckpoint) -> str:
+    return fingerprint(checkpoint.folder, checkpoint.traits, checkpoint.files)

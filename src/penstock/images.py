@@ -1,0 +1,149 @@
+"""From an image's bytes to pixels: upright, opaque, RGB. Hostile input is refused by its header, before it is decoded.
+
+Pillow does the work (the extra `images`), and lets go of the GIL while it does: several threads decode at once.
+HEIC is read where pillow-heif is installed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from penstock.errors import LimitExceeded, MissingExtra, ParseError, Unsupported
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PIXELS = 100_000_000
+"""The most pixels an image may have: 300 MB once it is decoded."""
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF")
+"""What is tried. Pillow reads dozens more, some of them by running other programs."""
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""EXIF's orientation -> Pillow's transposition."""
+_WHITE = (255, 255, 255)
+
+
+def decode(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = PIXELS) -> Image:
+    """The first frame as an RGB image: turned as its EXIF data say, transparency on white, 16 bits brought to 8.
+
+    `edge`: no side need be longer than this, so JPEGs may be decoded at 1/2, 1/4 or 1/8 as long as none gets shorter.
+    Raises ParseError for what is broken or cut short, Unsupported for what is no image, LimitExceeded beyond `pixels`.
+    """
+    image = _open(source, pixels)
+    try:
+        if edge is not None and image.format in ("JPEG", "MPO"):
+            _shrink(image, edge)
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        opaque: Image = _opaque(image)
+        return opaque if turn is None else opaque.transpose(_pillow()[0].Transpose(turn))
+    except ParseError:
+        raise
+    # Pillow's decoders raise whatever hostile bytes make them raise: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        raise ParseError(f"the {image.format} image cannot be decoded: {_said(error)}") from error
+
+
+def measure(source: bytes | BinaryIO, *, pixels: int = PIXELS) -> tuple[str, int, int]:
+    """Media type, width and height by the header, as the file says them: EXIF may turn it. Decodes nothing."""
+    image = _open(source, pixels)
+    return image.get_format_mimetype() or f"image/{(image.format or '').lower()}", image.width, image.height
+
+
+def _open(source: bytes | BinaryIO, pixels: int) -> Any:
+    module, formats = _pillow()
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    begins = stream.read(512)
+    stream.seek(0)
+    if not begins:
+        raise ParseError("the image is empty: zero bytes")
+    try:
+        image = module.open(stream, formats=formats)
+    except module.UnidentifiedImageError as error:
+        if begins.startswith(_BEGINNINGS):
+            raise ParseError("the image is broken: its header makes no sense, or is cut short") from error
+        raise Unsupported(_unknown(begins)) from error
+    except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
+        raise LimitExceeded(f"the image has more than {pixels:,} pixels: {_said(error)}") from error
+    except Exception as error:  # as in decode()
+        raise ParseError(f"the image's header cannot be read: {_said(error)}") from error
+    if image.width * image.height > pixels:
+        raise LimitExceeded(f"the image has {image.width:,} x {image.height:,} pixels, more than {pixels:,}")
+    return image
+
+
+@cache
+def _pillow() -> tuple[Any, tuple[str, ...]]:
+    """Pillow's Image module, and which formats it can read here."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise MissingExtra("decoding images (Pillow)", "images") from None
+    try:
+        pillow_heif = import_module("pillow_heif")
+    except ModuleNotFoundError:
+        pass  # Then HEIC is one of the types that are refused.
+    else:
+        pillow_heif.register_heif_opener()
+    Image.init()
+    # Pillow warns from 89 million pixels on, where the limit is ours; its error, at twice as many, stays.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return Image, tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _shrink(image: Any, edge: int) -> None:
+    """Have libjpeg decode at a fraction. Asked for a size, Pillow takes the largest fraction that reaches it."""
+    short = min(image.size)
+    if edge < short:
+        image.draft(None, tuple(max(1, side * edge // short) for side in image.size))
+
+
+def _opaque(image: Any) -> Any:
+    """In RGB, on white where it is transparent."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        behind = _pillow()[0].new("RGB", image.size, _WHITE)
+        behind.paste(image, mask=image.getchannel("A"))
+        return behind
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Any) -> Any:
+    """Grey of more than 8 bits a pixel. Integers count as 16 bits if one needs them, floats as 0 to 1 if all fit."""
+    import numpy as np
+
+    values = np.asarray(image)
+    if image.mode == "F":
+        values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+        values = values * 255 if values.max(initial=0.0) <= 1 else values
+    elif image.mode != "I" or values.max(initial=0) > 255:
+        values = values >> 8
+    return _pillow()[0].fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def _orientation(image: Any) -> int:
+    """Asked once the image is loaded: Pillow turns TIFFs by itself, and takes the tag away then."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    # Broken EXIF data spoil no pixel, and every viewer shows the image as it lies.
+    except Exception:
+        return 1
+
+
+def _unknown(begins: bytes) -> str:
+    text = begins.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "this is no image but an HTML page"
+    if begins[4:8] == b"ftyp":
+        return "this is no image that can be read here; HEIC wants the package pillow-heif"
+    return f"this is no image that can be read here: it begins with {begins[:8]!r}"
+
+
+def _said(error: BaseException) -> str:
+    return f"{error}".strip() or type(error).__name__
