@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +20,8 @@ from penstock.records import VECTOR, Dense, Manifest, Point
 from penstock.sinks import elastic, elastic_wire
 from penstock.sinks.elastic import ElasticIndex, ElasticSink
 from penstock.testing.emulators.elastic import ElasticServer
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
+from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point
+from tests.sinks.nowhere import is_told, silent_port
 
 pytest.importorskip("elasticsearch")
 pytest.importorskip("opensearchpy")
@@ -43,6 +43,7 @@ def place(servers: tuple[str, ElasticServer], monkeypatch: pytest.MonkeyPatch) -
     """A url of each of both, where nothing is yet, and its server."""
     scheme, server = servers
     server.indices.clear()
+    server.aliases.clear()
     monkeypatch.setenv("ELASTIC_PASSWORD", SECRET)
     monkeypatch.setenv("OPENSEARCH_PASSWORD", SECRET)
     yield f"{scheme}://me@127.0.0.1:{server.port}/notes", server
@@ -70,6 +71,10 @@ class TestElastic(SinkSuite):
     @pytest.fixture
     def make_index(self, place: tuple[str, ElasticServer]) -> MakeIndex:
         return lambda: ElasticIndex(place[0])
+
+    @pytest.fixture
+    def aliased(self, place: tuple[str, ElasticServer]) -> Aliased:
+        return lambda alias: [{"notes"}, {"notes_1"}].index(place[1].aliases[alias])
 
 
 Place = tuple[str, ElasticServer]
@@ -108,12 +113,15 @@ def test_without_its_driver(scheme: str, driver: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("scheme", FLAVORS)
-def test_nobody_there(scheme: str) -> None:
+def test_nobody_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreachable server is for now: the engine may wait."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    for name in ("ELASTIC_PASSWORD", "OPENSEARCH_PASSWORD"):
+        monkeypatch.setenv(name, SECRET)
+    with silent_port() as port:
+        url = f"{scheme}://me@127.0.0.1:{port}/notes"
+        is_told(ElasticSink(url), ElasticIndex(url), SECRET)
         with pytest.raises(Transient, match="cannot be reached"):
-            ElasticSink(f"{scheme}://127.0.0.1:{taken.getsockname()[1]}/notes").manifest()
+            ElasticSink(url).manifest()
 
 
 def test_a_server_that_never_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,10 +237,41 @@ def test_an_index_of_others_is_left_alone(place: Place) -> None:
     url, server = place
     server.answer("PUT", "/notes", {}, b'{"mappings": {"properties": {"title": {"type": "text"}}}}')
     before = server.indices["notes"].mapping()
-    assert ElasticSink(url).manifest() is None
-    with ElasticSink(url) as sink, pytest.raises(SinkError, match="not Penstock's"):
-        sink.open(MANIFEST)
+    sink = ElasticSink(url)
+    for call in (sink.manifest, lambda: sink.open(MANIFEST), sink.drop, ElasticIndex(url).open):
+        with pytest.raises(SinkError, match="not Penstock's"):
+            call()
     assert server.indices["notes"].mapping() == before
+
+
+def test_the_alias_is_always_there_and_gives_way_to_nothing(place: Place) -> None:
+    """Put elsewhere by one request; an index of its name is left alone, and none is removed by it."""
+    url, server = place
+    with ElasticSink(url) as sink, ElasticSink(url).beside(1) as beside, ElasticSink(f"{url}_live") as theirs:
+        sink.open(MANIFEST)
+        beside.open(MANIFEST)
+        theirs.open(MANIFEST)
+        with pytest.raises(SinkError, match="there is an index 'notes_live'"):
+            sink.alias(1)
+        theirs.drop()
+        sink.alias(0)
+        server.requests.clear()
+        sink.alias(1)
+        assert [method for method, _ in server.requests] == ["GET", "POST"]
+        assert server.aliases == {"notes_live": {"notes_1"}}
+        assert theirs.manifest() == MANIFEST
+        with pytest.raises(SinkError, match="matches an alias"):
+            theirs.drop()
+        beside.drop()
+        assert not server.aliases
+        with pytest.raises(SinkError, match="no such index"):
+            sink.alias(1)
+
+
+def test_a_name_without_room_for_another() -> None:
+    """That is told before anything is made."""
+    with pytest.raises(UsageError, match="an index is named"):
+        ElasticSink(f"elastic://localhost/{'n' * 252}").beside(1)
 
 
 def test_looking_for_an_index_logs_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from penstock import filters
@@ -61,9 +62,11 @@ class _Server(wire.Server):
     """The index as one of chunks."""
 
     def manifest(self) -> Manifest | None:
-        mapping = self.mapping()
-        kept = (mapping or {}).get("_meta", {}).get("penstock")
-        return manifests.from_json(kept, self.url) if kept is not None else None
+        if (mapping := self.mapping()) is None:
+            return None
+        if (kept := mapping.get("_meta", {}).get("penstock")) is None:
+            raise SinkError(f"{self.url} is an index that is not Penstock's; name another one")
+        return manifests.from_json(kept, self.url)
 
     def create(self, manifest: Manifest) -> Manifest:
         """Make the index, and tell which manifest it has: another run's, where that one was faster."""
@@ -195,6 +198,15 @@ class ElasticSink(_Elastic, Sink):
     def manifest(self) -> Manifest | None:
         return self._kept()
 
+    def drop(self) -> None:
+        self._drop()
+
+    def alias(self, number: int) -> str:
+        name = wire.place(self._sibling("live").url)[1].names[0]
+        with closing((self.beside(number) if number else self)._connect()) as server:
+            server.alias(name)
+        return name
+
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)
         server = self._connect()
@@ -202,8 +214,6 @@ class ElasticSink(_Elastic, Sink):
             kept = server.manifest()
             if kept is not None:
                 manifests.agree(kept, manifest, self._url)
-            elif server.mapping() is not None:
-                raise SinkError(f"{self._url} is an index that is not Penstock's; name another one")
             else:
                 kept = server.create(manifest)
         except BaseException:

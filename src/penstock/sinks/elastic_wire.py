@@ -134,7 +134,7 @@ class Server:
             raise MissingExtra(f"{url} ({error.name})", "elastic") from None
         self.url = url
         self.dumps: Callable[[Any], bytes] = partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
-        self._path = f"/{quote(at.names[0], safe='')}"
+        self.name = at.names[0]
         self._own = client is None
         self._client = self.dialect.connect(at) if client is None else client
 
@@ -142,11 +142,14 @@ class Server:
         if self._own:
             self._client.close()
 
-    def ask(self, method: str, end: str = "", body: Any = None, *, kind: str = "json") -> Any:
+    def ask(self, method: str, end: str = "", body: Any = None, *, kind: str = "json", of: str | None = None) -> Any:
+        """A request about the index, or about another name; `of=""` for the server as a whole."""
         data = body if body is None or isinstance(body, bytes) else self.dumps(body)
         headers = {} if data is None else {"content-type": f"application/{kind}"}
+        name = self.name if of is None else of
+        path = f"/{quote(name, safe='')}" if name else ""
         try:
-            answer = self.dialect.send(self._client, method, self._path + end, headers, data)
+            answer = self.dialect.send(self._client, method, path + end, headers, data)
         except self.dialect.errors as error:
             raise _told(self.url, error) from error
         if not isinstance(answer, Mapping):
@@ -163,6 +166,21 @@ class Server:
         if len(found) != 1:
             raise SinkError(f"{self.url} names {len(found)} indices, not one")
         return dict(next(iter(found.values()))["mappings"])
+
+    def remove(self) -> None:
+        """With its aliases; neither store removes an index by the name of an alias."""
+        self.ask("DELETE")
+
+    def alias(self, name: str) -> None:
+        """Have `name` stand for this index: in one request, so that it is never missing, nor stands for two."""
+        try:
+            found = set(self.ask("GET", "/_alias", of=name))
+        except NotThere:
+            found = set()
+        if name in found:
+            raise SinkError(f"{self.url}: there is an index {name!r}, so no alias can have its name")
+        gone = [{"remove": {"index": other, "alias": name}} for other in sorted(found - {self.name})]
+        self.ask("POST", "/_aliases", {"actions": [*gone, {"add": {"index": self.name, "alias": name}}]}, of="")
 
     def bulk(self, actions: Iterable[tuple[str, bytes]]) -> dict[str, str]:
         """Send (id, action) pairs in requests of a good size; tell which were refused for good, and why."""

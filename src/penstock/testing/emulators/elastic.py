@@ -49,6 +49,8 @@ class ElasticServer:
         if user:
             self.secrets.add("Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
         self.indices: dict[str, Index] = {}
+        self.aliases: dict[str, set[str]] = {}
+        """What each stands for."""
         self.requests: list[tuple[str, str]] = []
         """Method and path of each, as they came."""
         self.sizes: list[int] = []
@@ -99,10 +101,15 @@ class ElasticServer:
     def vectors(self) -> str:
         return "dense_vector" if self.flavor == "elasticsearch" else "knn_vector"
 
-    def index(self, name: str) -> Index:
-        if (found := self.indices.get(name)) is None:
+    def names(self, name: str) -> list[str]:
+        """The indices that a name means."""
+        if not (found := [name] if name in self.indices else sorted(self.aliases.get(name, ()))):
             raise Refusal(404, "index_not_found_exception", f"no such index [{name}]")
         return found
+
+    def index(self, name: str) -> Index:
+        [found] = self.names(name)
+        return self.indices[found]
 
     # ------------------------------------------------------------ what can be asked
 
@@ -117,12 +124,16 @@ class ElasticServer:
             case "PUT", [name]:
                 return 200, self._create(name, _json(body))
             case (("GET" | "HEAD" | "DELETE"), [name]):
-                found = self.index(name)
                 if method == "DELETE":
-                    del self.indices[name]
-                return 200, {"acknowledged": True} if method == "DELETE" else {name: {"mappings": found.mapping()}}
+                    return 200, self._remove(name)
+                return 200, {found: {"mappings": self.indices[found].mapping()} for found in self.names(name)}
             case "GET", [name, "_mapping"]:
-                return 200, {name: {"mappings": self.index(name).mapping()}}
+                return 200, {found: {"mappings": self.indices[found].mapping()} for found in self.names(name)}
+            case "GET", [name, "_alias"]:
+                known = self.aliases.items()
+                return 200, {f: {"aliases": {a: {} for a, of in known if f in of}} for f in self.names(name)}
+            case "POST", ["_aliases"]:
+                return 200, self._alias(_json(body))
             case "PUT", [name, "_mapping"]:
                 return 200, self._remap(self.index(name), _json(body))
             case (("GET" | "POST"), [name, "_refresh"]):
@@ -156,10 +167,43 @@ class ElasticServer:
             raise refuse("illegal_argument_exception", f"unknown setting {settings}")
         made = Index(body.get("mappings") or {}, self.vectors)
         with self._lock:
+            if name in self.aliases:
+                raise refuse("invalid_index_name_exception", f"Invalid index name [{name}], already exists as alias")
             if name in self.indices:
                 raise refuse("resource_already_exists_exception", f"index [{name}/x] already exists")
             self.indices[name] = made
         return {"acknowledged": True, "shards_acknowledged": True, "index": name}
+
+    def _remove(self, name: str) -> dict[str, Any]:
+        if self.names(name) != [name]:
+            reason = f"The provided expression [{name}] matches an alias, specify the corresponding concrete indices"
+            raise refuse("illegal_argument_exception", f"{reason} instead.")
+        del self.indices[name]
+        self.aliases = {alias: of - {name} for alias, of in self.aliases.items() if of != {name}}
+        return {"acknowledged": True}
+
+    def _alias(self, body: dict[str, Any]) -> dict[str, Any]:
+        """All of the actions or none."""
+        only(body, {"actions"}, "_aliases")
+        aliases = {alias: set(of) for alias, of in self.aliases.items()}
+        for action in body["actions"]:
+            [(kind, given)] = action.items()
+            only(action, {"add", "remove"}, "_aliases")
+            only(given, {"index", "alias"}, kind)
+            name, alias = given["index"], given["alias"]
+            if name not in self.indices:
+                raise Refusal(404, "index_not_found_exception", f"no such index [{name}]")
+            if alias in self.indices:
+                reason = f"Invalid alias name [{alias}]: an index or data stream exists with the same name as the alias"
+                raise refuse("invalid_alias_name_exception", reason)
+            if kind == "add":
+                aliases.setdefault(alias, set()).add(name)
+            elif name in aliases.get(alias, ()):
+                aliases[alias].remove(name)
+            else:
+                raise Refusal(404, "aliases_not_found_exception", f"aliases [{alias}] missing")
+        self.aliases = {alias: of for alias, of in aliases.items() if of}
+        return {"acknowledged": True, "errors": False}
 
     def _remap(self, index: Index, body: dict[str, Any]) -> dict[str, Any]:
         only(body, {"_meta", "properties"}, "mapping")
