@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,8 @@ import pytest
 from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, TooLarge, Transient, UsageError
 from penstock.filters import parse, passes
 from penstock.records import VECTOR, Dense, Manifest, Point
-from penstock.testing.sink_suite import DIM, FILTERS, MakeIndex, MakeSink, SinkSuite, holds, point
+from penstock.testing.sink_suite import DIM, FILTERS, Aliased, MakeIndex, MakeSink, SinkSuite, holds, point
+from tests.sinks.nowhere import is_told, silent_port
 
 pytest.importorskip("weaviate")
 
@@ -42,6 +42,7 @@ def emulator() -> Iterator[Emulator]:
 def server(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     monkeypatch.setenv("WEAVIATE_API_KEY", SECRET)
     emulator.collections.clear()
+    emulator.aliases.clear()
     emulator.requests.clear()
     emulator.refused.clear()
     return emulator
@@ -61,6 +62,10 @@ class TestServer(SinkSuite):
     @pytest.fixture
     def make_index(self, server: Emulator) -> MakeIndex:
         return lambda: WeaviateIndex(at(server))
+
+    @pytest.fixture
+    def aliased(self, server: Emulator) -> Aliased:
+        return lambda alias: ["Notes", "Notes_1"].index(server.aliases[alias])
 
 
 DENSE = TestServer().manifest
@@ -271,20 +276,15 @@ def test_a_missing_driver_is_told(server: Emulator, monkeypatch: pytest.MonkeyPa
         WeaviateSink(at(server)).open(DENSE)
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def test_no_server_is_transient(server: Emulator) -> None:
+def test_no_server_is_told(server: Emulator) -> None:
     """Where nothing listens a later try may do; where gRPC does not, nothing is made."""
-    sink = WeaviateSink(f"weaviate://127.0.0.1:{free_port()}/notes")
-    for call in (sink.manifest, lambda: sink.open(DENSE)):
+    with silent_port() as port:
+        url = f"weaviate://127.0.0.1:{port}/notes"
+        is_told(WeaviateSink(url), WeaviateIndex(url), SECRET)
         with pytest.raises(Transient, match="cannot be reached"):
-            call()
-    with pytest.raises(Transient, match="gRPC"):
-        WeaviateSink(f"weaviate://127.0.0.1:{server.port}/notes?grpc={free_port()}").open(DENSE)
+            WeaviateSink(url).manifest()
+        with pytest.raises(Transient, match="gRPC"):
+            WeaviateSink(f"weaviate://127.0.0.1:{server.port}/notes?grpc={port}").open(DENSE)
     assert not server.collections
 
 
@@ -360,11 +360,47 @@ def test_another_collection_is_left_alone(server: Emulator, description: str | N
     for call in (
         WeaviateSink(at(server)).manifest,
         lambda: WeaviateSink(at(server)).open(DENSE),
+        WeaviateSink(at(server)).drop,
         WeaviateIndex(at(server)).open,
     ):
         with pytest.raises(SinkError, match="not Penstock's"):
             call()
     assert server.collections["Notes"].schema == theirs
+
+
+def test_the_alias_gives_way_to_nothing_and_goes_with_its_place(server: Emulator) -> None:
+    """A collection of its name is left alone; and what the alias stands for takes the alias along."""
+    sink, theirs = WeaviateSink(at(server)), WeaviateSink(at(server, "notes_live"))
+    with sink, sink.beside(1) as beside, theirs:
+        sink.open(DENSE)
+        beside.open(DENSE)
+        theirs.open(DENSE)
+        with pytest.raises(SinkError, match="already exists"):
+            sink.alias(1)
+        theirs.drop()
+        assert sink.alias(1) == "Notes_live"
+        with pytest.raises(SinkError, match="already exists as an alias"):
+            theirs.open(DENSE)
+        beside.drop()
+        assert not server.aliases
+        with pytest.raises(SinkError, match="does not exist"):
+            sink.alias(1)
+
+
+def test_servers_before_aliases_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places lie beside each other there as well."""
+    monkeypatch.setenv("WEAVIATE_API_KEY", SECRET)
+    with Emulator(SECRET, version="1.31.9") as old, WeaviateSink(at(old)) as sink:
+        sink.open(DENSE)
+        assert sink.alias(0) == ""
+        sink.drop()
+        assert not old.collections
+
+
+def test_a_name_without_room_for_another() -> None:
+    """That is told before anything is made."""
+    with pytest.raises(UsageError, match="a collection of Weaviate is named"):
+        WeaviateSink(f"weaviate://localhost/{'n' * 252}").beside(1)
 
 
 def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

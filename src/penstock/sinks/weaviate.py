@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from penstock import filters
@@ -137,6 +138,14 @@ class WeaviateSink(_Weaviate, Sink):
 
     def manifest(self) -> Manifest | None:
         return self._kept()
+
+    def drop(self) -> None:
+        self._drop()
+
+    def alias(self, number: int) -> str:
+        name = place(self._sibling("live").url)[1]
+        with closing((self.beside(number) if number else self)._connect()) as server:
+            return name if server.alias(name) else ""
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)

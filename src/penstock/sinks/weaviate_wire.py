@@ -150,6 +150,34 @@ class Server:
         except (KeyError, TypeError, AttributeError) as error:  # the client reads answers without a look
             raise SinkError(f"{self.url} does not answer as Weaviate does: {type(error).__name__}: {error}") from error
 
+    def remove(self) -> None:
+        """Aliases first: Weaviate keeps one whose collection is gone."""
+        with self.turn():
+            if (found := self.collection.config.get(simple=True).name) != self.name:
+                raise SinkError(f"{self.url} is an alias of {found}, and nothing to remove")
+            if self._has_aliases:
+                for alias in self.client.alias.list_all(collection=self.name):
+                    self.client.alias.delete(alias_name=alias)
+            self.client.collections.delete(self.name)
+
+    def alias(self, name: str) -> bool:
+        """Have `name` stand for this collection; False where the server is too old for it."""
+        with self.turn():
+            if not self._has_aliases:
+                return False
+            aliases = self.client.alias
+            if not aliases.exists(alias_name=name):
+                aliases.create(alias_name=name, target_collection=self.name)
+            elif not aliases.update(alias_name=name, new_target_collection=self.name):
+                raise Transient(f"{self.url}: the alias {name} has gone meanwhile")
+        return True
+
+    @property
+    def _has_aliases(self) -> bool:
+        """Servers have them from 1.32 on."""
+        major, minor = re.findall("[0-9]+", str(self.client.get_meta()["version"]))[:2]
+        return (int(major), int(minor)) >= (1, 32)
+
     def manifest(self) -> Manifest | None:
         try:
             with self.turn():

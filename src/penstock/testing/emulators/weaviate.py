@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 import threading
 import uuid
 from collections import deque
@@ -23,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import parse_qsl
 
 import grpc
 import numpy as np
@@ -200,6 +202,7 @@ class Emulator:
     def __init__(self, api_key: str | None = None, *, version: str = "1.36.0", absent_is_unequal: bool = True) -> None:
         self.api_key, self.version, self.absent_is_unequal = api_key, version, absent_is_unequal
         self.collections: dict[str, Collection] = {}
+        self.aliases: dict[str, str] = {}
         self.refused: dict[str, str] = {}
         self.requests: list[str] = []
         self.lock = threading.Lock()
@@ -250,7 +253,7 @@ class Emulator:
         else:
             raise Refusal(fault, "injected")
 
-    def rest(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+    def rest(self, method: str, path: str, body: Any, asked: dict[str, str]) -> tuple[int, Any]:
         match method, path.strip("/").split("/")[1:]:
             case "GET", [".well-known", "ready" | "live"]:
                 return 200, None
@@ -265,6 +268,8 @@ class Emulator:
                 made = completed(body)
                 if made["class"] in self.collections:
                     raise Refusal(422, f"class name {made['class']} already exists")
+                if made["class"] in self.aliases:
+                    raise Refusal(422, f"class name {made['class']} already exists as an alias")
                 self.collections[made["class"]] = Collection(made, absent_is_unequal=self.absent_is_unequal)
                 return 200, made
             case "GET", ["schema", name]:
@@ -279,11 +284,38 @@ class Emulator:
             case "DELETE", ["schema", name]:
                 self.collections.pop(name, None)
                 return 200, None
+            case method, ["aliases", *alias] if len(alias) < 2 and self.version >= "1.32":
+                return self._alias(method, "".join(alias), body, asked.get("class"))
             case "GET", ["objects", name, id] if name in self.collections and id in self.collections[name].objects:
                 return 200, {"class": name, "id": id, "properties": self.collections[name].objects[id][0]}
         return 404, None
 
+    def _alias(self, method: str, alias: str, body: Any, of: str | None) -> tuple[int, Any]:
+        """One that stands for a collection that has gone stays."""
+        if unknown := (body or {}).keys() - {"alias", "class"}:
+            raise Refusal(422, f"unknown field {min(unknown)!r} of an alias")
+        if method == "POST" and not alias:
+            alias = body["alias"][:1].upper() + body["alias"][1:]
+            if not re.fullmatch("[A-Z][_0-9A-Za-z]{0,254}", alias):
+                raise Refusal(422, f"'{alias}' is not a valid alias name")
+            if alias in self.collections or alias in self.aliases:
+                raise Refusal(422, f"create alias: {alias} already exists")
+        elif method == "GET" and not alias:
+            told = [{"alias": a, "class": c} for a, c in self.aliases.items() if of in (None, c)]
+            return 200, {"aliases": told}
+        elif alias not in self.aliases:
+            return 404, None
+        if method in ("POST", "PUT"):
+            if body["class"] not in self.collections:
+                raise Refusal(422, f"alias: collection {body['class']} does not exist")
+            self.aliases[alias] = body["class"]
+        if method == "DELETE":
+            del self.aliases[alias]
+            return 204, None
+        return 200, {"alias": alias, "class": self.aliases[alias]}
+
     def collection(self, name: str) -> Collection:
+        name = self.aliases.get(name, name)
         if name not in self.collections:
             raise _invalid(f"could not find class {name} in schema")
         return self.collections[name]
@@ -396,7 +428,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def handle_any(self) -> None:
-        emulator, path = self.emulator, self.path.partition("?")[0]
+        emulator, (path, _, query) = self.emulator, self.path.partition("?")
         emulator.requests.append(f"{self.command} {path}")
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
@@ -406,7 +438,8 @@ class _Handler(BaseHTTPRequestHandler):
             if emulator.api_key is not None and not open_to_all and given != f"Bearer {emulator.api_key}":
                 raise Refusal(401, "anonymous access not enabled, please provide an auth scheme such as an API key")
             with emulator.lock:
-                status, answer = emulator.rest(self.command, path, json.loads(raw) if raw else None)
+                asked = dict(parse_qsl(query))
+                status, answer = emulator.rest(self.command, path, json.loads(raw) if raw else None, asked)
         except Refusal as refusal:
             status, answer = int(str(refusal.status)), {"error": [{"message": str(refusal)}]}
         except (KeyError, TypeError, ValueError) as error:
