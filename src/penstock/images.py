@@ -90,8 +90,8 @@ def _pillow() -> tuple[Any, tuple[str, ...]]:
     else:
         pillow_heif.register_heif_opener()
     Image.init()
-    # Pillow warns from 89 million pixels on, where the limit is ours; its error, at twice as many, stays.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    # It warns of odd metadata, and from 89 million pixels on, where the limit is ours. Its error, at twice that, stays.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     return Image, tuple(name for name in FORMATS if name in Image.OPEN)
 
 
