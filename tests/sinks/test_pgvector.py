@@ -24,7 +24,8 @@ from penstock.sinks import pgvector
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
 from penstock.testing import postgres
 from penstock.testing.postgres import Server, running
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
+from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point
+from tests.sinks.nowhere import is_told, silent_port
 
 psycopg = pytest.importorskip("psycopg")
 if not postgres.there():
@@ -66,6 +67,15 @@ class TestPgvector(SinkSuite):
     @pytest.fixture
     def make_index(self, table: str) -> MakeIndex:
         return lambda: PgvectorIndex(table)
+
+    @pytest.fixture
+    def aliased(self, table: str, server: Server) -> Aliased:
+        def stands_for(alias: str) -> int:
+            with server.connect() as admin:
+                [shown] = admin.execute("SELECT definition FROM pg_views WHERE viewname = %s", (alias,)).fetchone()
+            return int('"notes-1_1"' in shown)
+
+        return stands_for
 
 
 def opened(url: str, manifest: Manifest = MANIFEST) -> PgvectorSink:
@@ -237,11 +247,12 @@ def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         PgvectorIndex("pgvector://localhost/database/table").open()
 
 
-def test_nobody_listens() -> None:
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused connection may pass."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"pgvector://writer@127.0.0.1:{free.getsockname()[1]}/database/table"
+    monkeypatch.setenv("PGPASSWORD", SECRET)
+    with silent_port() as port:
+        url = f"pgvector://writer@127.0.0.1:{port}/database/table"
+        is_told(PgvectorSink(url), PgvectorIndex(url), SECRET)
         with pytest.raises(Transient, match=r"cannot be reached.*refused"):
             opened(url)
 
@@ -298,10 +309,56 @@ def test_tables_of_others_are_left_alone(table: str, server: Server) -> None:
         assert PgvectorSink(table).manifest() is None
         with pytest.raises(SinkError, match="not Penstock's"):
             opened(table)
+        with pytest.raises(SinkError, match="not Penstock's"):
+            PgvectorSink(table).drop()
         with pytest.raises(SinkError, match="no index"):
             PgvectorIndex(table).open()
         assert admin.execute('TABLE "notes-1"').fetchall() == [(1,)]
         assert admin.execute("SELECT to_regclass('penstock_manifests')").fetchone() == (None,)
+
+
+def test_the_view_is_of_another_dimension_and_keeps_its_readers(table: str, server: Server) -> None:
+    """Replaced under them; what has its name and is another's stays; and it goes with the table it shows."""
+    with opened(table) as sink, sink.beside(1) as beside, server.connect() as admin:
+        beside.open(Manifest(replace(MANIFEST.space, dim=3)))
+        for theirs in ("TABLE {} (a int)", "VIEW {} AS SELECT 1 AS a"):
+            admin.execute("CREATE " + theirs.format('"notes-1_live"'))
+            with pytest.raises(SinkError, match=r"notes-1_live.*stays"):
+                sink.alias(1)
+            admin.execute(f'DROP {theirs.partition(" ")[0]} "notes-1_live"')
+        beside.write([point(1, dim=3)])
+        sink.write([point(1), point(2)])
+        sink.alias(0)
+        admin.execute('GRANT SELECT ON "notes-1_live" TO reader')
+        sink.alias(1)
+        as_reader = server.url("notes-1", user="reader").replace("pgvector:", "postgresql:").rpartition("/")[0]
+        with psycopg.connect(as_reader, password=SECRET) as reader:
+            asked = """SELECT id FROM "notes-1_live" ORDER BY vector <=> '[1,2,3]'::vector LIMIT 5"""
+            assert reader.execute(asked).fetchall() == [(point(1).id,)]
+        sink.drop()
+        with pytest.raises(SinkError, match="not open"):
+            sink.count()
+        beside.drop()
+        assert admin.execute("SELECT to_regclass('\"notes-1_live\"')").fetchone() == (None,)
+        assert admin.execute("SELECT count(*) FROM penstock_manifests").fetchone() == (0,)
+
+
+def test_views_of_others_hold_a_table(table: str, server: Server) -> None:
+    """It is not removed under them, and is whole afterwards."""
+    with opened(table) as sink, server.connect() as admin:
+        sink.alias(0)
+        admin.execute('CREATE VIEW theirs AS SELECT id FROM "notes-1"')
+        with pytest.raises(SinkError, match=r"view theirs depends"):
+            sink.drop()
+        assert sink.manifest() == MANIFEST
+        assert admin.execute("SELECT to_regclass('\"notes-1_live\"') IS NULL").fetchone() == (False,)
+
+
+def test_a_name_without_room_for_another() -> None:
+    """PostgreSQL would cut it, and two places be one: told before anything is asked."""
+    for name in ("n" * 59, "n" * 63):
+        with pytest.raises(UsageError, match="63 bytes"):
+            PgvectorSink(f"pgvector://localhost/database/{name}").beside(1)
 
 
 def test_a_table_that_was_dropped_is_no_index(table: str, server: Server) -> None:

@@ -13,6 +13,8 @@ U+0001 U+0002, which leaves their order as it was. Ids have at most 2,600 bytes.
 Search compares with every vector. `maintain` builds an HNSW index once there are INDEX_ROWS rows of at most 2,000
 dimensions; searches without a filter use it from then on. As rows come in slowly while it is there, a run that writes
 many drops it, and builds it anew at its end.
+
+The alias of the table `notes` is the view `notes_live`, whose column `vector` is of no fixed dimension.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from penstock import filters
 from penstock.contracts import Index, Sink
@@ -60,10 +62,16 @@ _LOCAL = """SELECT set_config('statement_timeout', %s, true), set_config('lock_t
     set_config('idle_in_transaction_session_timeout', %s, true), set_config('search_path', coalesce((
         SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
         WHERE extname = 'vector'), 'public'), true)"""
+_TURN = b"SELECT pg_advisory_xact_lock(hashtextextended('penstock', 0))"
 _INDEXES = """SELECT indexrelid::regclass::text, c.reltuples::bigint
     FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = c.relam
     WHERE indrelid = to_regclass(%s) AND amname = 'hnsw'"""
 _OWNER = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
+_VIEWS = """SELECT DISTINCT v.oid::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+    JOIN pg_class v ON v.oid = r.ev_class WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass(%s)
+    AND obj_description(v.oid, 'pg_class') = 'penstock'"""
+_OTHER = """SELECT true FROM pg_class WHERE oid = to_regclass(%s)
+    AND (relkind <> 'v' OR obj_description(oid, 'pg_class') IS DISTINCT FROM 'penstock')"""
 _ROOM = """SELECT set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', '0', true)"""
 _PASSING = re.compile("starting up|shutting down|not yet accepting|in recovery|too many|connection slots|terminating")
@@ -162,6 +170,11 @@ class _Table:
             return None
         text = _one(cursor, f"SELECT manifest FROM {self.manifests} WHERE name = %s", (self.bare,))
         return None if text is None else manifests.from_json(text, self.url)
+
+    def beside(self, number: int) -> str:
+        """The url of another table. Raises UsageError where a name is too long; PostgreSQL would cut it."""
+        _Table(manifests.numbered(self.url, "live"), None)
+        return _Table(manifests.numbered(self.url, number), None).url
 
     def peek(self) -> Manifest | None:
         """For before it is open: the connection is not kept if there was none."""
@@ -271,8 +284,46 @@ class PgvectorSink(Sink):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url, self._table.client)
 
+    def beside(self, number: int) -> Self:
+        return type(self)(self._table.beside(number), self._table.client)
+
     def manifest(self) -> Manifest | None:
         return self._table.peek()
+
+    def drop(self) -> None:
+        table = self._table
+        try:
+            with table.turn() as cursor:
+                cursor.execute(_TURN)
+                if table.kept(cursor) is None:
+                    if table.there(cursor):
+                        raise SinkError(f"{self.url}: there is a table {table.bare!r} that is not Penstock's; it stays")
+                    return
+                for (view,) in cursor.execute(_VIEWS, (table.name,)).fetchall():
+                    cursor.execute(f"DROP VIEW {view}".encode())
+                cursor.execute(f"DROP TABLE {table.name}".encode())
+                cursor.execute(f"DELETE FROM {table.manifests} WHERE name = %s".encode(), (table.bare,))
+        finally:
+            self.close()
+
+    def alias(self, number: int) -> str:
+        """A view, replaced in a transaction: who may read it stays as it was."""
+        live = _Table(manifests.numbered(self.url, "live"), None)
+        stood = self.beside(number)._table.name if number else self._table.name
+        unconnected = self._manifest is None
+        try:
+            with self._table.turn() as cursor:
+                cursor.execute(_TURN)
+                if _one(cursor, _OTHER, (live.name,)):
+                    raise SinkError(f"{self.url}: there is a {live.bare!r} that is not Penstock's, and it stays")
+                # A view's columns keep their types when it is replaced: without a dimension all vectors are of one.
+                chosen = f'SELECT {_COLUMNS}, "{VECTOR}"::vector AS "{VECTOR}" FROM {stood}'
+                cursor.execute(f"CREATE OR REPLACE VIEW {live.name} AS {chosen}".encode())
+                cursor.execute(f"COMMENT ON VIEW {live.name} IS 'penstock'".encode())
+        finally:
+            if unconnected:
+                self._table.close()
+        return live.bare
 
     def open(self, manifest: Manifest) -> None:
         space = manifest.space
@@ -282,7 +333,7 @@ class PgvectorSink(Sink):
         try:
             with self._table.turn() as cursor:
                 # Two that open it at once take turns: the second one finds what the first one made.
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('penstock', 0))")
+                cursor.execute(_TURN)
                 if kept := self._table.kept(cursor):
                     manifests.agree(kept, manifest, self.url)
                 else:
@@ -417,8 +468,15 @@ class PgvectorIndex(Index):
         self._table = _Table(url, client)
         self._manifest: Manifest | None = None
 
+    @property
+    def url(self) -> str:
+        return self._table.url
+
+    def beside(self, number: int) -> Self:
+        return type(self)(self._table.beside(number), self._table.client)
+
     def __repr__(self) -> str:
-        return f"PgvectorIndex({self._table.url!r})"
+        return f"PgvectorIndex({self.url!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._table.url, self._table.client)
