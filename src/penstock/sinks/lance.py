@@ -110,6 +110,8 @@ class LanceSink(Sink):
 
     accepts = frozenset({Dense, MultiVector})
     max_rows = 1024  # benchmarks/sinks.py, 200,000 points: 398 MB at its peak; 700 with batches of 2,048
+    writers = 2
+    """One makes a table of its points while the other's is written."""
 
     def __init__(self, url: str) -> None:
         self._place = _Place(url)
@@ -118,6 +120,7 @@ class LanceSink(Sink):
         self._disk: _Disk | None = None
         self._known: _Known | None = None
         self._compactor: _Compactor | None = None
+        self._turn = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -185,17 +188,17 @@ class LanceSink(Sink):
         table = self._opened()
         batch = rows.Batch(points, self._space, self.url)
         if batch.rows:
-            with _errors(self.url):
+            import pyarrow as pa
+
+            made = pa.Table.from_batches([batch.arrow()])
+            with self._turn, _errors(self.url):
                 if self._known is None:
                     self._known = _Known(id for page in self.ids() for id in page)
                 # Before the write: where that fails, nobody knows what of it is there, and a second try merges.
                 if self._known.any_of([cells[0] for cells in batch.rows]):
-                    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                    merge.execute(batch.arrow())
+                    table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(made)
                 else:
-                    import pyarrow as pa
-
-                    table.add(pa.Table.from_batches([batch.arrow()]))
+                    table.add(made)
             if self._compactor:
                 self._compactor.wrote(len(batch.rows))
         batch.finish()

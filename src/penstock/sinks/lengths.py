@@ -43,7 +43,7 @@ def lying(batch: rows.Batch, space: Space) -> Iterator[tuple[Any, bool]]:
     """For each row of the batch what is to lie there, and whether that is another vector than the row's."""
     import numpy as np
 
-    stacked = np.concatenate([np.empty((0, space.dim), np.float32), *(v.reshape(-1, space.dim) for v in batch.vectors)])
+    stacked = batch.flat.reshape(-1, space.dim)
     stacked, other = units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
     listed, others, end = stacked.tolist(), other.tolist(), 0
     for values in batch.vectors:

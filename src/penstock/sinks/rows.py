@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import Rejected, SinkError
@@ -23,8 +24,8 @@ Row = tuple[Any, ...]
 
 def row(chunk: Chunk) -> Row:
     """The chunk's values in the order of COLUMNS. Raises ValueError or TypeError where it cannot be told in them."""
-    headings = json.dumps(chunk.headings, ensure_ascii=False) if chunk.headings else "[]"
-    metadata = json.dumps(chunk.metadata, ensure_ascii=False, default=_mapping) if chunk.metadata else "{}"
+    headings = _headings(chunk.headings) if chunk.headings else "[]"
+    metadata = _json(chunk.metadata) if chunk.metadata else "{}"
     for text in (chunk.id, chunk.uri, chunk.text, headings, metadata):
         if not text.isascii():
             text.encode()  # a lone surrogate has no UTF-8
@@ -47,16 +48,25 @@ def chunk(row: Row) -> Chunk:
     )
 
 
+@lru_cache(64)
+def _headings(headings: tuple[str, ...]) -> str:
+    """Neighbours have the same ones."""
+    return _json(headings)
+
+
 def _mapping(value: object) -> dict[Any, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"metadata holds a {type(value).__name__}, which is not JSON")
 
 
+_json = json.JSONEncoder(ensure_ascii=False, default=_mapping).encode
+
+
 class Batch:
     """What of a batch can be written, one row an id, the last one counting; and why the rest cannot."""
 
-    __slots__ = ("reasons", "rows", "space", "vectors")
+    __slots__ = ("flat", "reasons", "rows", "space", "vectors")
 
     def __init__(self, points: Sequence[Point], space: Space, url: str) -> None:
         import numpy as np
@@ -67,8 +77,9 @@ class Batch:
         self.vectors: list[Any] = []
         newest = {point.id: point for point in points}.values()
         vectors = [_values(point, space, url) for point in newest]
-        # Asked of all together, since asking takes longer than looking.
-        sound = not vectors or bool(np.isfinite(np.concatenate(vectors, axis=None)).all())
+        # All values of all rows, one after the other. Asked of all together, since asking takes longer than looking.
+        self.flat = np.concatenate(vectors, axis=None) if vectors else np.empty(0, np.float32)
+        sound = bool(np.isfinite(self.flat).all())
         for point, values in zip(newest, vectors, strict=True):
             try:
                 if not sound and not np.isfinite(values).all():
@@ -79,6 +90,8 @@ class Batch:
             else:
                 self.rows.append(cells)
                 self.vectors.append(values)
+        if self.reasons:
+            self.flat = np.concatenate([np.empty(0, np.float32), *self.vectors], axis=None)
 
     def finish(self) -> None:
         """Called when the good ones are written."""
@@ -92,8 +105,7 @@ class Batch:
         shape = schema(self.space)
         columns = list(zip(*self.rows, strict=True)) or [()] * len(COLUMNS)
         arrays = [pa.array(column, type=shape.field(i).type) for i, column in enumerate(columns)]
-        flat = np.concatenate([v.reshape(-1) for v in self.vectors]) if self.vectors else np.empty(0, np.float32)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self.space.dim)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.flat), self.space.dim)
         if self.space.kind == "MultiVector":
             offsets = np.cumsum([0, *(len(v) for v in self.vectors)], dtype=np.int32)
             vectors = pa.ListArray.from_arrays(pa.array(offsets), vectors)

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -204,16 +205,17 @@ class SqliteSink(Sink):
         batch = rows.Batch(points, space, self._url)
         with file.turn(), file.connection:
             keys = dict(_keys(file, [cells[0] for cells in batch.rows]))
+            ((last,),) = file.all('SELECT coalesce(max("key"), 0) FROM chunks')
+            fresh = count(last + 1)
+            numbered = [(*cells, keys.get(cells[0]) or next(fresh)) for cells in batch.rows]
             sql = f'INSERT OR REPLACE INTO chunks ({_COLUMNS}, "key") VALUES ({_marks(rows.COLUMNS)}, ?)'
-            for cells, vector in zip(batch.rows, batch.vectors, strict=True):
-                key = keys.get(cells[0])
-                file.connection.execute(sql, (*cells, key))
-                if key is None:  # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold
-                    embed = "INSERT INTO vectors(embedding, rowid) VALUES (?, ?)"
-                    key = file.connection.last_insert_rowid()
-                else:
-                    embed = "UPDATE vectors SET embedding = ? WHERE rowid = ?"
-                file.connection.execute(embed, (vector.tobytes(), key))
+            file.connection.executemany(sql, numbered)
+            vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(batch.vectors, numbered, strict=True)]
+            # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold.
+            old = [pair for pair in vectors if pair[1] <= last]
+            file.connection.executemany("UPDATE vectors SET embedding = ? WHERE rowid = ?", old)
+            new = [pair for pair in vectors if pair[1] > last]
+            file.connection.executemany("INSERT INTO vectors(embedding, rowid) VALUES (?, ?)", new)
         batch.finish()
 
     def delete(self, ids: Sequence[str]) -> None:
