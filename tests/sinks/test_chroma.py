@@ -21,6 +21,7 @@ from penstock.errors import MissingExtra, Rejected, SinkError, TooLarge, Transie
 from penstock.records import VECTOR, Dense, Manifest, Metadata, Point
 from penstock.sinks.chroma import ChromaIndex, ChromaSink
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
+from tests.sinks.nowhere import is_told, silent_port
 
 chromadb = pytest.importorskip("chromadb")
 
@@ -239,10 +240,31 @@ def test_a_missing_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_server() -> None:
+def test_an_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens: worth another try."""
-    with ChromaSink(f"chroma://127.0.0.1:{free_port()}/notes") as sink, pytest.raises(Transient):
+    monkeypatch.setenv("CHROMA_TOKEN", TOKEN)
+    with silent_port() as port:
+        url = f"chroma://127.0.0.1:{port}/notes"
+        is_told(ChromaSink(url), ChromaIndex(url), TOKEN)
+        with pytest.raises(Transient):
+            ChromaSink(url).manifest()
+
+
+def test_dropping_where_there_is_no_folder_makes_none(tmp_path: Path) -> None:
+    """Nor does a name that has no room for another; and another collection of the folder stays as it was."""
+    ChromaSink(f"chroma://{tmp_path}/in/notes").drop()
+    with pytest.raises(UsageError, match="3 to 512"):
+        ChromaSink(f"chroma://{tmp_path}/in/{'n' * 511}").beside(1)
+    assert list(tmp_path.iterdir()) == []
+    with ChromaSink(f"chroma://{tmp_path}/in/notes") as sink, sink.beside(1) as beside:
         sink.open(MANIFEST)
+        sink.write([point(1)])
+        beside.open(MANIFEST)
+        beside.drop()
+        with pytest.raises(SinkError, match="not open"):
+            beside.count()
+        sink.write([point(2)])
+        holds(sink, [point(1), point(2)])
 
 
 def test_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,8 +340,10 @@ def test_a_foreign_collection(tmp_path: Path) -> None:
     client.create_collection("notes", metadata={"mine": 1}, embedding_function=None)
     url = f"chroma://{tmp_path}/notes"
     for sink in (ChromaSink(url, client), ChromaSink(url)):
-        with sink, pytest.raises(SinkError, match="not Penstock's"):
-            sink.open(MANIFEST)
+        with sink:
+            for call in (lambda sink=sink: sink.open(MANIFEST), sink.drop):
+                with pytest.raises(SinkError, match="not Penstock's"):
+                    call()
     assert client.get_collection("notes", embedding_function=None).metadata == {"mine": 1}
     with ChromaSink(f"chroma://{tmp_path}/others", client) as sink:
         sink.open(MANIFEST)

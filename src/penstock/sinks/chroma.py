@@ -22,7 +22,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 from penstock import filters
 from penstock.contracts import Index, Sink
@@ -73,6 +73,9 @@ class _Collection:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._url, self._given)
+
+    def beside(self, number: int) -> Self:
+        return type(self)(manifests.numbered(self._url, number), self._given)
 
     def _kept(self) -> Manifest | None:
         """The manifest, by a client of its own: no lock, since it does not touch the vectors."""
@@ -268,6 +271,12 @@ class ChromaSink(_Collection, Sink):
 
     def manifest(self) -> Manifest | None:
         return self._kept()
+
+    def drop(self) -> None:
+        if self._kept() is not None:
+            with self._opening(write=True), told(self._url):
+                self._client.delete_collection(self._place.names[0])
+        self.close()
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)

@@ -86,6 +86,9 @@ class Server:
     def create_collection(self, name: str, embedding_function: None, **given: Any) -> Any:
         return self._collection(self._api.create_collection(name, **given, **self._within))
 
+    def delete_collection(self, name: str) -> None:
+        self._api.delete_collection(name, **self._within)
+
     def _collection(self, model: Any) -> Any:
         from chromadb.api.models.Collection import Collection
 
