@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.chunkers import ChunkSpec, bind, spec
+from penstock.chunkers import ChunkSpec, bind, longest, spec
 from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
 from penstock.engine.progress import Progress, Report
 from penstock.errors import SourceError, UsageError
@@ -310,6 +310,10 @@ class Pipeline:
     def space(self) -> Space:
         """What the index must be made of, known before anything is opened."""
         return replace(self.embedder.describe(), chunking=spec(self._chunk, tokens=self.embedder.tokenizes))
+
+    def longest(self) -> int | None:
+        """The most bytes that a chunk's text may have, where that is known."""
+        return longest(self._chunk, tokens=self.embedder.tokenizes)
 
     def parser(self) -> Any:
         from penstock.parsers import Parsers

@@ -34,6 +34,12 @@ class Session:
             raise UsageError(
                 f"{pipeline.sink.url} does not take {self.space.kind} vectors, which {self.space.model} makes"
             )
+        most, longest = pipeline.sink.max_text, pipeline.longest()
+        if most is not None and longest is not None and longest > most:
+            raise UsageError(
+                f"{pipeline.sink.url} takes texts of at most {most:,} bytes; a chunk of {self.space.chunking} may have"
+                f" {longest:,}: choose smaller ones (--chunk)"
+            )
         ledger, sink = pipeline.ledger, pipeline.sink
         for component in (ledger, sink, pipeline.embedder, pipeline.source):
             stack.callback(component.close)

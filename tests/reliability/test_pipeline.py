@@ -37,6 +37,22 @@ def lose_the_ledger(w: World) -> None:
         file.unlink()
 
 
+def test_chunks_that_the_store_cannot_take_are_told_before_anything_is_read(w: World) -> None:
+    """Where the size is in characters, it is known how long a text can get."""
+
+    class Short(MemorySink):
+        max_text = 4000
+
+    def pipeline(size: str) -> Pipeline:
+        state = w.folder / "ledger.db"
+        return Pipeline(w.source, into=Short(w.url), model=w.embedder, chunk=size, state=state)
+
+    with pytest.raises(UsageError, match=r"4,000 bytes.*4,004"):
+        pipeline("1001 characters").run()
+    assert w.listed.opened == []
+    assert pipeline("1000 characters").run().ok
+
+
 # ---------------------------------------------------------------- whose index it is
 
 

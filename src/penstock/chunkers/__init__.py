@@ -45,6 +45,12 @@ def spec(chunk: ChunkSpec, *, tokens: bool) -> str:
     return str(said)
 
 
+def longest(chunk: ChunkSpec, *, tokens: bool) -> int | None:
+    """The UTF-8 bytes that a chunk may have, where that is known beforehand: a token may have any number."""
+    how = _chunking(chunk, tokens)
+    return 4 * how.size if how is not None and how.unit == "characters" else None
+
+
 def _chunking(chunk: ChunkSpec, tokens: bool) -> Chunking | None:
     """None for a chunker of the user's own."""
     if chunk is None:
