@@ -46,6 +46,14 @@ CREATE TABLE failures (
     attempts INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL, PRIMARY KEY (uri, stage, place)) WITHOUT ROWID;
 CREATE TABLE cursors (source TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID;
 """
+FAN_OUT = """
+CREATE TABLE IF NOT EXISTS members (url TEXT PRIMARY KEY, since INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS undeleted (url TEXT NOT NULL, id BLOB NOT NULL, PRIMARY KEY (url, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refused (
+    id BLOB NOT NULL, url TEXT NOT NULL, uri TEXT NOT NULL, cause TEXT NOT NULL, PRIMARY KEY (id, url)) WITHOUT ROWID;
+"""
+"""Of sinks that are filled together: how far each is, what is yet to be deleted from it, and what it cannot take. Made
+where they are not there yet, as older ledgers lack them."""
 
 OPEN, DONE, FAILED, SKIPPED = "open", "done", "failed", "skipped"
 ROWS = 128
@@ -146,6 +154,8 @@ class Ledger:
                     self.set("id", uuid.uuid4().hex)
                 elif version != SCHEMA_VERSION:
                     raise UsageError(f"the ledger {self.path} was written by another version of Penstock ({version})")
+                for statement in FAN_OUT.split(";\n"):
+                    db.execute(statement)
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise UsageError(f"cannot open the ledger {self.path}: {error}") from error
@@ -395,6 +405,7 @@ class Ledger:
             for page in _pages(ids, 500):
                 marks = ",".join("?" * len(page))
                 db.execute(f"DELETE FROM chunks WHERE document = ? AND id IN ({marks})", (document, *page))
+                db.execute(f"DELETE FROM refused WHERE id IN ({marks})", page)
 
     def finish(self, endings: Iterable[Ending]) -> None:
         """Documents that have come to an end; their failures of earlier attempts are history."""
@@ -406,12 +417,21 @@ class Ledger:
                     " chunks = ?, tokens = ? WHERE id = ?",
                     (e.fingerprint, e.state, *facts, e.document),
                 )
-                db.execute("DELETE FROM failures WHERE uri = ? AND last < ?", (e.uri, e.began))
+                # What one sink of several refused stays a failure for as long as the others have it.
+                db.execute(
+                    "DELETE FROM failures WHERE uri = ? AND last < ? AND NOT"
+                    " (stage = 'write' AND place IN (SELECT lower(hex(id)) FROM refused))",
+                    (e.uri, e.began),
+                )
 
     def remove(self, document: int) -> None:
         """The document is gone, and its chunks are out of the index."""
         with self._transaction() as db:
             db.execute("DELETE FROM failures WHERE uri = (SELECT uri FROM documents WHERE id = ?)", (document,))
+            db.execute(
+                "DELETE FROM refused WHERE EXISTS (SELECT 1 FROM chunks WHERE document = ? AND id = refused.id)",
+                (document,),
+            )
             db.execute("DELETE FROM chunks WHERE document = ?", (document,))
             db.execute("DELETE FROM documents WHERE id = ?", (document,))
 
@@ -423,8 +443,98 @@ class Ledger:
     def reset(self) -> None:
         """Forget every document: the index is not there any more."""
         with self._transaction() as db:
-            for table in ("chunks", "documents", "failures", "cursors"):
+            for table in ("chunks", "documents", "failures", "cursors", "members", "undeleted", "refused"):
                 db.execute(f"DELETE FROM {table}")
+
+    # ------------------------------------------------------------ several sinks, filled together
+
+    def members(self) -> dict[str, int | None]:
+        """How far each sink is. None: it has all that is acknowledged, but what it refused. A number: it may lack what
+        that run or a later one acknowledged."""
+        return dict(self._read("SELECT url, since FROM members"))
+
+    def enlist(self, members: Mapping[str, int | None]) -> None:
+        """These are the sinks from now on. What is known of others is forgotten: they miss what comes."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM members")
+            db.executemany("INSERT INTO members VALUES (?, ?)", members.items())
+            db.execute("DELETE FROM refused WHERE url NOT IN (SELECT url FROM members)")
+            db.execute("DELETE FROM undeleted WHERE url NOT IN (SELECT url FROM members WHERE since IS NOT NULL)")
+
+    def fell_behind(self, url: str, ids: Sequence[str] = ()) -> None:
+        """From this run on (or the next one, between two) the sink may lack what is acknowledged; and it may hold these
+        ids, which are deleted."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO members SELECT ?, coalesce(max(iif(ended IS NULL, id, id + 1)), 1) FROM runs WHERE true"
+                " ON CONFLICT DO UPDATE SET since = min(coalesce(since, excluded.since), excluded.since)",
+                (url,),
+            )
+            db.executemany("INSERT OR IGNORE INTO undeleted VALUES (?, ?)", [(url, _blob(id)) for id in ids])
+
+    def undeleted(self, url: str, limit: int) -> list[str]:
+        rows = self._read("SELECT id FROM undeleted WHERE url = ? ORDER BY id LIMIT ?", url, limit)
+        return [id.hex() if isinstance(id, bytes) else id for (id,) in rows]
+
+    def deleted(self, url: str, ids: Sequence[str]) -> None:
+        with self._transaction() as db:
+            db.executemany("DELETE FROM undeleted WHERE url = ? AND id = ?", [(url, _blob(id)) for id in ids])
+
+    def missed(self, since: int, after: tuple[int, bytes], limit: int) -> list[tuple[int, bytes, bool]]:
+        """(document, id, acknowledged) of what a sink that is behind since then may lack, a page at a time.
+
+        What is in doubt is told as well: it may have been written, while that sink was away, and be acknowledged later.
+        """
+        rows = self._read(
+            "SELECT document, id, acked > 0 FROM chunks WHERE (document, id) > (?, ?)"
+            " AND (acked >= ? OR acked = 0 OR digest = 0) ORDER BY document, id LIMIT ?",
+            *after,
+            since,
+            limit,
+        )
+        return [(document, id, bool(acked)) for document, id, acked in rows]
+
+    def caught_up(self, url: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE members SET since = NULL WHERE url = ?", (url,))
+
+    def lose(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        """No sink has these (document, id) any more: the next run reads their documents again and embeds them anew."""
+        with self._transaction() as db:
+            for document, id in rows:
+                db.execute("UPDATE chunks SET acked = 0 WHERE document = ? AND id = ?", (document, id))
+                db.execute("UPDATE documents SET state = ? WHERE id = ?", (OPEN, document))
+
+    def refuse(self, url: str, reasons: Mapping[str, tuple[str, str]]) -> None:
+        """This sink can never hold these ids (with their documents' uris, and why); another one does."""
+        now = time.time()
+        with self._transaction() as db:
+            for id, (uri, cause) in reasons.items():
+                told = _told(cause[:2000])
+                db.execute("INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?)", (_blob(id), url, uri, told))
+                (causes,) = db.execute(
+                    "SELECT group_concat(url || ': ' || cause, '; ') FROM refused WHERE id = ?", (_blob(id),)
+                ).fetchone()
+                db.execute(
+                    "INSERT INTO failures VALUES (?, 'write', ?, ?, true, 1, ?, ?) ON CONFLICT DO UPDATE SET"
+                    " cause = excluded.cause, permanent = true, attempts = attempts + 1, last = excluded.last",
+                    (uri, id, causes, now, now),
+                )
+
+    def accept(self, url: str, ids: Sequence[str]) -> None:
+        """This sink has taken these, whatever it refused before."""
+        with self._transaction() as db:
+            for id in ids:
+                if db.execute("DELETE FROM refused WHERE id = ? AND url = ?", (_blob(id), url)).rowcount:
+                    db.execute(
+                        "DELETE FROM failures WHERE stage = 'write' AND place = ?"
+                        " AND NOT EXISTS (SELECT 1 FROM refused WHERE id = ?)",
+                        (id, _blob(id)),
+                    )
+
+    def refused(self, url: str) -> int:
+        """How many points the sink has refused."""
+        return int(self._read("SELECT count(*) FROM refused WHERE url = ?", url)[0][0])
 
     # ------------------------------------------------------------ failures
 
@@ -536,10 +646,12 @@ class Comparison:
         )
         self._db.execute("INSERT INTO told SELECT id, document, acked FROM ledger.chunks")
 
-    def missing(self) -> Iterator[tuple[int, bytes]]:
-        """(document, id) acknowledged, and not in the index."""
+    def missing(self, url: str = "") -> Iterator[tuple[int, bytes]]:
+        """(document, id) acknowledged, and not in the index; of one sink of several, but what it refused."""
         yield from self._db.execute(
-            "SELECT document, id FROM told WHERE acked > 0 AND id NOT IN (SELECT id FROM held) ORDER BY document"
+            "SELECT document, id FROM told WHERE acked > 0 AND id NOT IN (SELECT id FROM held)"
+            " AND id NOT IN (SELECT id FROM ledger.refused WHERE url = ?) ORDER BY document",
+            (url,),
         )
 
     def orphans(self) -> Iterator[str]:

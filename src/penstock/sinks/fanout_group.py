@@ -1,0 +1,275 @@
+"""The members of a fan-out: which of them is up, what the ledger is told of them, and calls of all at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+from penstock.contracts import Sink
+from penstock.errors import PenstockError, Rejected, SinkError, TooLarge, Transient
+from penstock.records import Point
+
+T = TypeVar("T")
+
+UP, JOINING, BEHIND = "up", "joining", "behind"
+SELDOM = 20
+"""Times the pause at first: how long the pause between two tries grows during a run."""
+
+
+class Comparison(Protocol):
+    def orphans(self) -> Iterator[str]: ...
+    def close(self) -> None: ...
+
+
+class Book(Protocol):
+    """What of the ledger it takes; `penstock.ledger` says what each means."""
+
+    def counts(self) -> Mapping[str, int]: ...
+    def members(self) -> Mapping[str, int | None]: ...
+    def enlist(self, members: Mapping[str, int | None]) -> None: ...
+    def fell_behind(self, url: str, ids: Sequence[str] = ()) -> None: ...
+    def undeleted(self, url: str, limit: int) -> Sequence[str]: ...
+    def deleted(self, url: str, ids: Sequence[str]) -> None: ...
+    def missed(self, since: int, after: tuple[int, bytes], limit: int) -> Sequence[tuple[int, bytes, bool]]: ...
+    def caught_up(self, url: str) -> None: ...
+    def lose(self, rows: Iterable[tuple[int, bytes]]) -> None: ...
+    def refuse(self, url: str, reasons: Mapping[str, tuple[str, str]]) -> None: ...
+    def accept(self, url: str, ids: Sequence[str]) -> None: ...
+    def refused(self, url: str) -> int: ...
+    def compare(self, pages: Iterable[Sequence[str]]) -> Comparison: ...
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    sink: Sink
+    state: str = UP
+    since: int = 0
+    """The run from which on it may lack something, while it is not up; 0 where nothing is known of it."""
+    opened: bool = False
+    had: bool = False
+    """It held an index when it was opened."""
+    refuses: bool = False
+    """It has refused points, one of which it may take one day."""
+    refused: int = 0
+    due: float = 0.0
+    """When it is tried again, during a run."""
+    tries: int = 0
+    steps: Iterator[None] | None = None
+    """Its way back, while it is on it."""
+
+    @property
+    def url(self) -> str:
+        return self.sink.url
+
+    def wait(self, pause: float) -> None:
+        self.due = time.monotonic() + pause * min(2**self.tries, SELDOM)
+        self.tries = min(self.tries + 1, SELDOM)
+
+
+class Group:
+    """Without a ledger nobody is left behind: a call fails where one of them does."""
+
+    def __init__(self, sinks: Sequence[Sink], grace: float, again: float) -> None:
+        self.members = [Member(sink) for sink in sinks]
+        self.grace, self.again = grace, again
+        self.ledger: Book | None = None
+        self.turns = Turns()
+        self.mutex = threading.RLock()
+        self.unflushed: list[str] = []
+        """Deleted since the last flush, so perhaps not for good."""
+        self.unseen = False
+        """Something was written since the last flush, so perhaps nobody can read it yet."""
+        self.said: deque[str] = deque(maxlen=50)
+
+    @property
+    def up(self) -> list[Member]:
+        return [member for member in self.members if member.state == UP]
+
+    @property
+    def names(self) -> str:
+        return " + ".join(member.url for member in self.members)
+
+    # ------------------------------------------------------------ all at once
+
+    def everywhere(self, call: Callable[[Sink], T]) -> dict[Member, T]:
+        """Have every member that is not behind do it, at the same time. Those that are away are left behind, but for
+        the last one that is up."""
+        active = [member for member in self.members if member.state != BEHIND]
+        if not any(member.state == UP for member in active):
+            raise Transient(f"none of {self.names} is up to date")
+        done: dict[Member, T] = {}
+        failed: dict[Member, BaseException] = {}
+
+        def work(member: Member) -> None:
+            try:
+                done[member] = self.patiently(partial(call, member.sink), lambda: member.state == BEHIND)
+            except BaseException as error:
+                failed[member] = error
+
+        # Daemons, as the engine's: a second Ctrl-C ends the process, whatever a native call is doing.
+        threads = [threading.Thread(target=work, args=(member,), daemon=True) for member in active[1:]]
+        for thread in threads:
+            thread.start()
+        work(active[0])
+        for thread in threads:
+            thread.join()
+        away = {member: error for member, error in failed.items() if isinstance(error, Transient)}
+        for member, error in failed.items():
+            if member not in away:
+                raise broken(member, error)
+        if away:
+            with self.mutex:  # another thread may have left behind a member that has done it
+                if self.ledger is None or not any(member.state == UP for member in done):
+                    raise next(iter(away.values()))
+                for member, reason in away.items():
+                    self.leave(member, reason)
+        return {member: done[member] for member in active if member in done}
+
+    def patiently(self, call: Callable[[], T], gave_up: Callable[[], bool] = lambda: False) -> T:
+        until, pause = time.monotonic() + self.grace, 0.1
+        while True:
+            try:
+                return call()
+            except Transient:
+                left = until - time.monotonic()
+                if left <= 0 or gave_up():
+                    raise
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, 2.0)
+
+    def flush(self) -> None:
+        with self.mutex:
+            count = len(self.unflushed)
+        self.unseen = False  # before: what is written meanwhile may not be part of it
+        try:
+            self.everywhere(lambda sink: sink.flush())
+        except BaseException:
+            self.unseen = True
+            raise
+        with self.mutex:
+            del self.unflushed[:count]
+
+    # ------------------------------------------------------------ what the ledger is told
+
+    def leave(self, member: Member, why: Transient) -> None:
+        """It is behind from now on: in the ledger, before anybody is told that the others are not."""
+        assert self.ledger is not None
+        with self.mutex:
+            self.ledger.fell_behind(member.url, self.unflushed)
+            member.since = self.ledger.members()[member.url] or 0
+            if member.state != BEHIND:
+                self.miss(member, why)
+            member.state = BEHIND
+            member.wait(self.again)
+
+    def miss(self, member: Member, why: Transient) -> None:
+        told = str(why) if member.url in str(why) else f"{member.url}: {why}"
+        self.said.append(f"{told}; the others go on without it, and it catches up when it is back")
+
+    def note(self, member: Member, points: Sequence[Point], reasons: Mapping[str, str]) -> None:
+        """What a member refused, and what it has taken after all."""
+        if self.ledger is None:
+            return
+        if member.refuses:
+            self.ledger.accept(member.url, [point.id for point in points if point.id not in reasons])
+        if reasons:
+            uris = {point.id: point.chunk.uri for point in points}
+            self.ledger.refuse(member.url, {id: (uris[id], why) for id, why in reasons.items()})
+            with self.mutex:
+                member.refuses, member.refused = True, member.refused + len(reasons)
+
+    # ------------------------------------------------------------ read
+
+    def sources(self, target: Member) -> list[Member]:
+        """Those that can give what another one lacks."""
+        return [member for member in self.up if member.sink.readable and member is not target]
+
+    def readers(self) -> list[Member]:
+        """Those that can be read, unless none can. While nobody knows which of them is right, any."""
+        candidates = self.up or [member for member in self.members if member.opened]
+        readable = any(member.sink.readable for member in self.members)
+        return [member for member in candidates if member.sink.readable or not readable]
+
+    def gather(self, ids: Sequence[str], members: Sequence[Member]) -> dict[str, Point]:
+        """Points from the first that has them: one may have refused what another took."""
+        found: dict[str, Point] = {}
+        left = list(dict.fromkeys(ids))
+        away: Transient | None = None
+        for member in members:
+            try:
+                found.update((point.id, point) for point in member.sink.fetch(left))
+            except Transient as error:
+                away = error
+            if not (left := [id for id in left if id not in found]):
+                return found
+        if away is not None:
+            raise away
+        return found
+
+
+def put(sink: Sink, points: Sequence[Point]) -> dict[str, str]:
+    """Write these; gives the ids that were refused for good, and why."""
+    try:
+        sink.write(points)
+    except Rejected as error:
+        return error.reasons
+    except TooLarge as error:
+        if len(points) == 1:
+            return {points[0].id: str(error)}
+        half = len(points) // 2
+        return put(sink, points[:half]) | put(sink, points[half:])
+    return {}
+
+
+def broken(member: Member, error: BaseException) -> BaseException:
+    """What ends the run, with the member's name."""
+    if not isinstance(error, Exception) or (isinstance(error, PenstockError) and member.url in str(error)):
+        return error
+    told = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
+    named = SinkError(f"{member.url}: {told}")
+    named.__cause__ = error
+    return named
+
+
+class Turns:
+    """Many at once, or one alone. Whoever waits to be alone goes before those that come later."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._many = self._waiting = 0
+        self._alone = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not self._waiting)
+            self._many += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._many -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._alone and not self._many)
+                self._alone = True
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()

@@ -1,0 +1,258 @@
+"""How a fan-out's members come in: what is known of each when it is opened, and how one that is behind catches up.
+
+1. It deletes what was noted for it; one that the ledger knows nothing of, whatever the ledger does not know.
+2. It joins: from now on it gets every write and deletion.
+3. It gets what was acknowledged since it fell behind, and what is in doubt, from a member that is up. Nothing else is
+   written while a page is copied, so that no older version of a point comes after a newer one.
+4. It is flushed, and is up.
+
+Broken off anywhere, it is behind as before and begins again.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+
+from penstock.errors import OwnershipError, Transient
+from penstock.records import Manifest, Point
+from penstock.sinks.fanout_group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
+
+FIRST, PAGE, PAGE_BYTES = 16, 256, 4 << 20
+"""Points that are copied while the others wait: at first, at most, and about how many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    after: tuple[int, bytes] = (0, b"")
+    size: int = FIRST
+    copied: int = 0
+    lost: int = 0
+    """Of all pages until this one."""
+
+
+class Joining:
+    """`mine` tells this pipeline's ids in a shared store; `adopt` lets members in that another ledger filled."""
+
+    def __init__(
+        self, group: Group, ledger: Book, manifest: Manifest, mine: Callable[[str], bool], adopt: bool
+    ) -> None:
+        self._group, self._ledger, self._manifest, self._mine, self._adopt = group, ledger, manifest, mine, adopt
+        self._one = threading.Lock()
+        self._between_runs = False
+
+    # ------------------------------------------------------------ open
+
+    def open(self) -> None:
+        group, ledger, members = self._group, self._ledger, self._group.members
+        group.said.clear()
+        group.unflushed.clear()
+        for member in members:
+            member.refused = member.tries = 0
+            member.due = 0.0
+        kept: dict[Member, Manifest | None] = {}
+        away: dict[Member, Transient] = {}
+        for member in members:
+            try:
+                kept[member] = self._look(member)
+            except Transient as error:
+                away[member] = error
+        since = self._since(kept, away)
+        for member, found in kept.items():
+            try:
+                member.sink.open(self._manifest)
+            except Transient as error:
+                away[member] = error
+            else:
+                member.opened, member.had = True, found is not None
+        complete = [member for member in members if since[member] is None]
+        if complete and all(member in away for member in complete):
+            raise away[complete[0]]
+        ledger.enlist({member.url: since[member] for member in members})
+        for member in members:
+            member.state, member.since = UP if since[member] is None else BEHIND, since[member] or 0
+            member.refuses = ledger.refused(member.url) > 0
+            if member in away and member.state == UP:
+                group.leave(member, away[member])
+            elif member in away:
+                group.miss(member, away[member])
+                member.wait(group.again)
+
+    def _look(self, member: Member) -> Manifest | None:
+        """Its manifest, if it has one that allows filling it from here."""
+        kept, owners = member.sink.manifest(), self._manifest.owners
+        if kept is None or self._adopt or not kept.owners:
+            return kept
+        whole = "" in kept.owners or "" in owners
+        taken = any(kept.owners.get(name, owner) != owner for name, owner in owners.items())
+        if taken or (whole and kept.owners.keys() != owners.keys()):
+            raise OwnershipError(
+                f"{member.url} was filled by another ledger. Take another place for it, or take it over with --adopt:"
+                " what it holds is then brought up to date with the others"
+            )
+        return kept
+
+    def _since(
+        self, kept: Mapping[Member, Manifest | None], away: Mapping[Member, Transient]
+    ) -> dict[Member, int | None]:
+        """From which run on each member may lack something: none if it lacks nothing, 0 if nothing is known of it."""
+        known, mine = self._ledger.members(), self._manifest.owners.items()
+        empty = not self._ledger.counts()["acknowledged"]
+        since: dict[Member, int | None] = {
+            member: (None if empty else 0) if member in kept and kept[member] is None else known.get(member.url, 0)
+            for member in self._group.members
+        }
+        if not known:  # until now there was one sink: that which this ledger filled is as the ledger says
+            filled = [member for member, found in kept.items() if found and mine and mine <= found.owners.items()]
+            if len(filled) == 1:
+                since[filled[0]] = None
+            elif away and not filled and not empty:  # it may be that one
+                raise next(iter(away.values()))
+        return since
+
+    def adopt(self) -> None:
+        opened = [member for member in self._group.readers() if member.opened]
+        lead = next((member for member in opened if member.had), opened[0])
+        for member in self._group.members:
+            member.state, member.since = (UP if member is lead else BEHIND), 0
+        self._ledger.enlist({member.url: None if member is lead else 0 for member in self._group.members})
+
+    # ------------------------------------------------------------ catch up
+
+    def between_runs(self) -> None:
+        """Everybody that can be reached, to the end."""
+        self._between_runs = True
+        try:
+            self.catch_up([member for member in self._group.members if member.state != UP], math.inf)
+        finally:
+            self._between_runs = False
+        if not self._group.up:
+            raise Transient(f"none of {self._group.names} is up to date, and the one that is nearest is away")
+
+    def catch_up(self, members: Sequence[Member], seconds: float) -> None:
+        if not self._one.acquire(blocking=False):
+            return
+        try:
+            until = time.monotonic() + seconds
+            for member in sorted(members, key=_rank):
+                self._advance(member, until)
+        finally:
+            self._one.release()
+
+    def _advance(self, member: Member, until: float) -> None:
+        member.steps = member.steps or self._steps(member)
+        try:
+            for _ in member.steps:
+                if time.monotonic() >= until:
+                    return
+            member.wait(self._group.again)
+        except Transient as error:
+            self._group.leave(member, error)
+        except Exception as error:
+            raise broken(member, error) from error.__cause__
+        member.steps = None
+
+    def _steps(self, member: Member) -> Iterator[None]:
+        group = self._group
+        readable = [one for one in group.members if one.sink.readable]
+        if not group.sources(member) and readable and min(group.members, key=_rank) is not member:
+            return  # that one comes first: it lacks the least
+        self._reach(member)
+        with group.turns.alone():
+            since = member.since  # what was on its way to it when it fell behind has come to an end
+        if since == 0 and member.sink.readable and member.sink.count():
+            self._remove_orphans(member)
+        while self._delete_noted(member):
+            yield
+        page: _Page | None = _Page()
+        while page is not None:
+            last = page
+            page = group.patiently(partial(self._copy, member, since, last))
+            if page is not None:
+                yield
+        if last.lost:
+            group.said.append(f"no place holds {last.lost:,} points any more: their documents are read again")
+        if member.state == UP:
+            member.tries = 0
+            group.said.append(f"{member.url} caught up: {last.copied:,} points")
+
+    def _reach(self, member: Member) -> None:
+        kept = self._look(member)
+        if not member.opened or kept is None:
+            member.sink.open(self._manifest)
+            member.opened = True
+            kept = member.sink.manifest() or self._manifest
+        lead = next((found for one in self._group.up if (found := one.sink.manifest()) is not None), kept)
+        owners = {**kept.owners, **self._manifest.owners}
+        now = replace(kept, owners=owners, current=lead.current, former=lead.former)
+        if now != kept:
+            member.sink.replace_manifest(now)
+        if now.current != kept.current:
+            member.sink.alias(now.current)
+
+    def _remove_orphans(self, member: Member) -> None:
+        """Take out what the ledger does not know. It gets no writes meanwhile, and what it lacks then it gets later."""
+        pages = ([id for id in page if self._mine(id)] for page in member.sink.ids())
+        comparison = self._ledger.compare(pages)
+        try:
+            orphans = comparison.orphans()
+            while page := list(islice(orphans, member.sink.max_rows)):
+                self._group.patiently(partial(member.sink.delete, page))
+            self._group.patiently(member.sink.flush)
+        finally:
+            comparison.close()
+
+    def _delete_noted(self, member: Member) -> bool:
+        """Delete some of what was noted. When there is no more, it joins: nothing can be noted in between."""
+        with self._group.turns.alone():
+            ids = self._ledger.undeleted(member.url, member.sink.max_rows)
+            if not ids:
+                member.state = JOINING
+                return False
+        self._group.patiently(partial(member.sink.delete, ids))
+        self._group.patiently(member.sink.flush)
+        self._ledger.deleted(member.url, ids)
+        return True
+
+    def _copy(self, member: Member, since: int, last: _Page) -> _Page | None:
+        """Copy a page of what it missed. None after the last one, when it is up, or once it has fallen behind again."""
+        group, ledger = self._group, self._ledger
+        with group.turns.alone():
+            if group.unseen:  # or a version that can be read would come after a newer one that cannot be, yet
+                group.flush()
+            if member.state != JOINING:
+                return None
+            rows = ledger.missed(since, last.after, min(last.size, *(one.sink.max_rows for one in group.members)))
+            if not rows:
+                member.sink.flush()
+                ledger.caught_up(member.url)
+                member.state = UP
+                return None
+            points = group.gather([id.hex() for _, id, _ in rows], group.sources(member))
+            lost = [(document, id) for document, id, acked in rows if acked and id.hex() not in points]
+            if lost and not self._between_runs:
+                # A document that is being read would be called done without them.
+                group.leave(member, Transient("no other place has all that it lacks"))
+                return None
+            ledger.lose(lost)
+            weight = give(group, member, list(points.values()))
+        most = PAGE_BYTES * len(points) // weight if weight else PAGE
+        size = max(1, min(2 * last.size, PAGE, most))
+        return _Page(rows[-1][:2], size, last.copied + len(points), last.lost + len(lost))
+
+
+def give(group: Group, member: Member, points: Sequence[Point]) -> int:
+    """Write these to one member; gives how many bytes they are."""
+    if points:
+        group.note(member, points, put(member.sink, points))
+    return sum(point.nbytes for point in points)
+
+
+def _rank(member: Member) -> tuple[bool, int, bool]:
+    """The nearest to the truth first: where none is up, the others are brought up to date with that one."""
+    return not member.sink.readable, -member.since, not member.opened
