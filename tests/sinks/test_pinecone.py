@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from penstock.records import VECTOR, Dense, Manifest, Point
 from penstock.sinks import pinecone_wire
 from penstock.sinks.pinecone import PineconeIndex, PineconeSink
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
+from tests.sinks.nowhere import is_told, silent_port
 
 pytest.importorskip("pinecone")
 pytest.importorskip("orjson")
@@ -36,7 +37,8 @@ def server() -> Iterator[PineconeServer]:
 @pytest.fixture
 def place(server: PineconeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A url where nothing is yet, and its server."""
-    server.index, server.positions, server.lag = None, True, 0.01
+    server.forget()
+    server.positions, server.lag = True, 0.01
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
     yield f"pinecone://my-index/notes?cloud=aws&region=us-east-1&host=127.0.0.1:{server.port}", server
     server.refused.clear()
@@ -122,17 +124,17 @@ def test_a_wrong_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not isinstance(raised.value, Transient)
     assert "wr0ng" not in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert place[1].index is None
+    assert not place[1].indexes
 
 
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told as something that may pass."""
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-    with pytest.raises(Transient, match="cannot be reached"):
-        PineconeSink(f"pinecone://index/notes?host=127.0.0.1:{port}").manifest()
+    with silent_port() as port:
+        url = f"pinecone://index/notes?host=127.0.0.1:{port}"
+        is_told(PineconeSink(url), PineconeIndex(url), SECRET)
+        with pytest.raises(Transient, match="cannot be reached"):
+            PineconeSink(url).manifest()
 
 
 def test_a_client_of_the_users(place: Place) -> None:
@@ -159,7 +161,7 @@ def test_an_index_that_is_not_there(place: Place) -> None:
     assert PineconeSink(url).manifest() is None
     with pytest.raises(SinkError, match=r"8 dimensions and the metric cosine.*cloud=aws"):
         opened(url)
-    assert place[1].index is None
+    assert not place[1].indexes
 
 
 def test_an_index_of_another_shape(place: Place) -> None:
@@ -169,8 +171,7 @@ def test_an_index_of_another_shape(place: Place) -> None:
     for space in ({"dim": 16}, {"metric": "dot"}):
         with pytest.raises(SpaceMismatch, match="8 dimensions by cosine"):
             opened(other, **space)
-    assert place[1].index is not None
-    assert place[1].index.spaces.keys() == {pinecone_wire.MANIFESTS}
+    assert place[1].indexes["my-index"].spaces.keys() == {pinecone_wire.MANIFESTS}
 
 
 def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
@@ -180,13 +181,15 @@ def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
     opened(place[0]).close()
     other = place[0].replace("/notes", "/theirs")
     client = pinecone.Pinecone(api_key=SECRET, host=place[1].base)
-    with client.Index(host=place[1].base) as theirs:
+    with client.Index(host=place[1].indexes["my-index"].door.base) as theirs:
         theirs.upsert(vectors=[("a", [1.0] * 8)], namespace="theirs")
         while not theirs.fetch(ids=["a"], namespace="theirs").vectors:
             pass
     getattr(client, "close", lambda: None)()
     with pytest.raises(SinkError, match="not Penstock's"):
         opened(other)
+    with pytest.raises(SinkError, match="not Penstock's"):
+        PineconeSink(other).drop()
     assert PineconeSink(other).manifest() is None
 
 
@@ -198,6 +201,48 @@ def test_namespaces_of_one_index(place: Place) -> None:
         holds(one, [point(1)])
         holds(two, [point(2), point(3)])
         assert one.manifest() != two.manifest()
+
+
+def test_a_place_beside_is_an_index_of_its_own(place: Place) -> None:
+    """Of another dimension; it goes with its last namespace, and may then be of yet another one."""
+    url, server = place
+    with opened(url) as sink, sink.beside(1) as beside, PineconeSink(url.replace("/notes", "/more")).beside(1) as more:
+        assert beside.url.startswith("pinecone://my-index-1/notes?cloud=aws")
+        beside.open(Manifest(replace(MANIFEST.space, dim=3)))
+        more.open(Manifest(replace(MANIFEST.space, dim=3)))
+        beside.write([point(1, dim=3)])
+        more.write([point(2, dim=3)])
+        sink.write([point(3)])
+        beside.drop()
+        holds(more, [point(2, dim=3)])
+        more.drop()
+        assert server.indexes.keys() == {"my-index"}
+        beside.open(Manifest(replace(MANIFEST.space, dim=16)))
+        beside.flush()
+        holds(beside, [])
+        holds(sink, [point(3)])
+    with pytest.raises(UsageError, match="at most 45"):
+        PineconeSink("pinecone://" + "x" * 44 + "/notes").beside(1)
+
+
+def test_an_index_of_the_users_stays(place: Place) -> None:
+    """One that Penstock did not make is emptied of what is Penstock's."""
+    import pinecone
+
+    url, server = place
+    client = pinecone.Pinecone(api_key=SECRET, host=server.base)
+    spec = pinecone.ServerlessSpec(cloud="aws", region="us-east-1")
+    client.create_index(name="my-index", dimension=8, metric="cosine", spec=spec, timeout=-1)
+    time.sleep(0.05)
+    with PineconeSink(url, client) as sink:
+        sink.open(MANIFEST)
+        sink.write([point(1)])
+        sink.drop()
+        assert sink.manifest() is None
+        assert server.indexes.keys() == {"my-index"}
+        sink.open(MANIFEST)
+        holds(sink, [])
+    getattr(client, "close", lambda: None)()  # client 8 has none
 
 
 # ---------------------------------------------------------------- writing
@@ -237,7 +282,8 @@ def test_a_flush_waits(place: Place) -> None:
     """Before it some is not seen, after it all is; with and without positions in the log."""
     url, server = place
     for positions in (True, False):
-        server.index, server.lag, server.positions = None, 0.1, positions
+        server.forget()
+        server.lag, server.positions = 0.1, positions
         with opened(url) as sink, PineconeIndex(url) as index:
             index.open()
             sink.write([point(1), point(2)])
@@ -256,13 +302,15 @@ def test_a_flush_does_not_wait_for_ever(place: Place, monkeypatch: pytest.Monkey
     url, server = place
     with opened(url) as sink:
         monkeypatch.setattr(pinecone_wire, "WAIT", 0.05)
-        assert server.index is not None
         server.lag = 1000
         sink.write([point(1)])
         for _ in range(2):
             with pytest.raises(Transient, match="not seen"):
                 sink.flush()
-        for view in (server.index.spaces["notes"].searched, server.index.spaces["notes"].read):
+        for view in (
+            server.indexes["my-index"].spaces["notes"].searched,
+            server.indexes["my-index"].spaces["notes"].read,
+        ):
             view.lag = 0
         holds(sink, [point(1)])
 

@@ -17,7 +17,8 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import closing
+from typing import Any, Self
 
 from penstock import filters
 from penstock.contracts import Index, Sink
@@ -144,6 +145,11 @@ class _Pinecone(Store[wire.Namespace]):
         super().__init__(url, client)
         wire.place(url)
 
+    def beside(self, number: int) -> Self:
+        """In an index of its own, `my-index-1`: all vectors of an index have one dimension."""
+        url = re.sub("(?<=://)[^/]+", lambda index: f"{index[0]}-{number}", self._url, count=1)
+        return type(self)(url, self._client) if self._client is not None else type(self)(url)
+
     def _connect(self) -> wire.Namespace:
         return wire.Namespace(self._url, self._client)
 
@@ -174,6 +180,18 @@ class PineconeSink(_Pinecone, Sink):
 
     def manifest(self) -> Manifest | None:
         return self._kept()
+
+    def drop(self) -> None:
+        self.close()
+        with self._lock:
+            self._position = self._last = None
+            self._gone.clear()
+        with closing(self._connect()) as namespace:
+            if not namespace.connect():
+                return
+            if namespace.kept() is None and namespace.count():
+                raise SinkError(f"{self._url} is a namespace that is not Penstock's; it stays")
+            namespace.remove()
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.space, {"Dense"}, self._url)

@@ -25,6 +25,8 @@ SLACK = 5.0
 """Seconds that reading by id may be behind searching."""
 URL_BYTES = 6000
 FETCH = 100
+TAG = "made-by"
+"""Of indexes that Penstock made, and may remove."""
 METRICS = {"cosine": "cosine", "dot": "dotproduct", "l2": "euclidean"}
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -130,7 +132,12 @@ class Namespace:
         try:
             with self.turn():
                 self._client.create_index(
-                    name=self.at.host, dimension=space.dim, metric=METRICS[space.metric], spec=spec, timeout=-1
+                    name=self.at.host,
+                    dimension=space.dim,
+                    metric=METRICS[space.metric],
+                    spec=spec,
+                    tags={TAG: "penstock"},
+                    timeout=-1,
                 )
         except Conflict:
             pass  # another run was first
@@ -138,6 +145,24 @@ class Namespace:
         while (found := self.describe()) is None or not found.status["ready"]:
             self.pause(deadline, "the index is not ready")
         self._reach(found)
+
+    def remove(self) -> None:
+        """The records, then the manifest, and with the last of them the index, if Penstock made it: what has its name
+        next may be of another dimension. Returns when nothing is seen of it."""
+        with suppress(NotThere), self.turn():
+            self._index.delete_namespace(namespace=self.name)
+        with suppress(NotThere), self.turn():
+            self._index.delete(ids=[self.name], namespace=MANIFESTS)
+        deadline = time.monotonic() + WAIT
+        while self.kept() is not None or self.count():
+            self.pause(deadline, "what was removed is still seen")
+        made = getattr(self.describe(), "tags", None) or {}
+        if made.get(TAG) != "penstock" or any(self.listed(MANIFESTS)) or any(self._counts().values()):
+            return
+        with suppress(NotThere), self.turn():
+            self._client.delete_index(self.at.host, timeout=-1)
+        while self.describe() is not None:
+            self.pause(deadline, "the index is still there")
 
     def pause(self, deadline: float, why: str) -> None:
         """Half a second, or in the first one less; Transient when it has taken too long."""
@@ -188,13 +213,13 @@ class Namespace:
             return [], None
         return list(answer.matches), _position(answer, "x-pinecone-max-indexed-lsn", "x-pinecone-lsn-reconciled")
 
-    def listed(self) -> Iterator[list[str]]:
+    def listed(self, namespace: str = "") -> Iterator[list[str]]:
         token: str | None = None
         while True:
             more = {"pagination_token": token} if token else {}
             try:
                 with self.turn():
-                    page = self._index.list_paginated(namespace=self.name, limit=100, **more)
+                    page = self._index.list_paginated(namespace=namespace or self.name, limit=100, **more)
             except NotThere:
                 return
             if page.vectors:
@@ -204,9 +229,13 @@ class Namespace:
                 return
 
     def count(self) -> int:
+        return self._counts().get(self.name, 0)
+
+    def _counts(self) -> dict[str, int]:
+        """Of each namespace but the manifests'."""
         with self.turn():
             namespaces = self._index.describe_index_stats().namespaces
-        return int(namespaces[self.name].vector_count) if self.name in namespaces else 0
+        return {name: int(told.vector_count) for name, told in namespaces.items() if name != MANIFESTS}
 
     # ------------------------------------------------------------ the manifest
 

@@ -8,7 +8,7 @@ the service: what was written is searched after `lag` seconds, read by id, liste
         Pinecone(api_key="secret", host=server.base)
         server.fail(503, "/vectors/upsert", times=4)
 
-There is one index at a time, since its data is served at the same port.
+Each index has a port of its own.
 """
 
 from __future__ import annotations
@@ -82,41 +82,54 @@ class Index:
     dimension: int
     metric: str
     place: dict[str, str]
+    tags: dict[str, str] | None
     spaces: dict[str, Space] = field(default_factory=dict)
     ready: float = 0.0
+    door: Door = field(init=False)
+
+
+class Door:
+    """A port of this machine, and the thread that serves it."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.port = int(self._http.server_address[1])
+        self.base = f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
 
 
 class PineconeServer:
     def __init__(self, key: str = "key", lag: float = 0.01, *, positions: bool = True) -> None:
         self.key, self.lag, self.positions = key, lag, positions
         """`positions`: whether answers tell places in the log."""
-        self.index: Index | None = None
+        self.indexes: dict[str, Index] = {}
         self.requests: list[tuple[str, str, int]] = []
         """Method, path and bytes of each."""
         self.refused: set[str] = set()
         """Ids that upserts are refused for."""
         self._faults: list[tuple[int, str]] = []
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._door = Door(_handler(self, None))
+        self.port, self.base = self._door.port, self._door.base
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        self.forget()
+        self._door.close()
 
-    @property
-    def port(self) -> int:
-        return int(self._http.server_address[1])
-
-    @property
-    def base(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+    def forget(self) -> None:
+        """Have no index any more."""
+        for name in list(self.indexes):
+            self.indexes.pop(name).door.close()
 
     def fail(self, status: int, path: str, *, times: int = 1) -> None:
         """Answer the next requests of that path with this status, 0 for no answer at all."""
@@ -131,45 +144,49 @@ class PineconeServer:
                     return status
         return None
 
-    def answer(self, method: str, path: str, params: dict[str, list[str]], body: bytes, version: str) -> Any:
+    def control(self, method: str, path: str, body: bytes, version: str) -> Any:
         """Status, body and headers."""
         with self._lock:
             match method, [unquote(part) for part in path.split("/") if part]:
                 case "POST", ["indexes"]:
                     return 201, self._create(orjson.loads(body), version), {}
                 case "GET", ["indexes"]:
-                    return 200, {"indexes": [self._described(self.index, version)] if self.index else []}, {}
+                    return 200, {"indexes": [self._described(index, version) for index in self.indexes.values()]}, {}
                 case "GET", ["indexes", name]:
                     return 200, self._described(self._named(name), version), {}
                 case "DELETE", ["indexes", name]:
-                    self._named(name)
-                    self.index = None
+                    self._named(name).door.close()
+                    del self.indexes[name]
                     return 202, None, {}
+        raise Refusal(404, f"no such path: {method} {path}")
+
+    def data(self, index: Index, method: str, path: str, params: dict[str, list[str]], body: bytes) -> Any:
+        with self._lock:
+            if self.indexes.get(index.name) is not index or index.ready > time.monotonic():
+                raise Refusal(404, "Index not found")
+            match method, [unquote(part) for part in path.split("/") if part]:
                 case "POST", ["vectors", "upsert"]:
-                    return self._upsert(self._served(), orjson.loads(body), len(body))
+                    return self._upsert(index, orjson.loads(body), len(body))
                 case "POST", ["vectors", "delete"]:
-                    return self._delete(self._served(), orjson.loads(body))
+                    return self._delete(index, orjson.loads(body))
                 case "POST", ["query"]:
-                    return self._query(self._served(), orjson.loads(body))
+                    return self._query(index, orjson.loads(body))
                 case "GET", ["vectors", "fetch"]:
-                    return self._fetch(self._served(), params)
+                    return self._fetch(index, params)
                 case "GET", ["vectors", "list"]:
-                    return self._list(self._served(), params)
+                    return self._list(index, params)
                 case "POST", ["describe_index_stats"]:
-                    return self._stats(self._served(), orjson.loads(body))
+                    return self._stats(index, orjson.loads(body))
+                case "DELETE", ["namespaces", name]:
+                    return self._remove(index, name)
         raise Refusal(404, f"no such path: {method} {path}")
 
     # ------------------------------------------------------------ control plane
 
     def _named(self, name: str) -> Index:
-        if self.index is None or self.index.name != name:
+        if name not in self.indexes:
             raise Refusal(404, f"Resource {name} not found")
-        return self.index
-
-    def _served(self) -> Index:
-        if self.index is None or self.index.ready > time.monotonic():
-            raise Refusal(404, "Index not found")
-        return self.index
+        return self.indexes[name]
 
     def _create(self, body: dict[str, Any], version: str) -> dict[str, Any]:
         common = {"name", "deletion_protection", "tags"}
@@ -191,22 +208,22 @@ class PineconeServer:
             raise Refusal(400, "the dimension is 1 to 20000, and the metric one of " + ", ".join(METRICS))
         if place["cloud"] not in ("aws", "gcp", "azure"):
             raise Refusal(404, f"Resource cloud: {place['cloud']} region: {place['region']} not found")
-        if self.index is not None:
-            there = self.index.name == body["name"]
-            raise Refusal(409, "Resource  already exists") if there else Refusal(403, "You've reached the max indexes")
-        self.index = Index(body["name"], vector["dimension"], vector["metric"], dict(place))
-        self.index.ready = time.monotonic() + self.lag
-        return self._described(self.index, version)
+        if body["name"] in self.indexes:
+            raise Refusal(409, "Resource  already exists")
+        made = Index(body["name"], vector["dimension"], vector["metric"], dict(place), body.get("tags"))
+        made.ready, made.door = time.monotonic() + self.lag, Door(_handler(self, made))
+        self.indexes[made.name] = made
+        return self._described(made, version)
 
     def _described(self, index: Index, version: str) -> dict[str, Any]:
         ready = index.ready <= time.monotonic()
         shape = {"dimension": index.dimension, "metric": index.metric}
         told: dict[str, Any] = {
             "name": index.name,
-            "host": f"127.0.0.1:{self.port}",
+            "host": f"127.0.0.1:{index.door.port}",
             "status": {"ready": ready, "state": "Ready" if ready else "Initializing"},
             "deletion_protection": "disabled",
-            "tags": None,
+            "tags": index.tags,
         }
         if version == "2026-07":
             told["schema"] = {"fields": {"_values": {"type": "dense_vector", **shape}}}
@@ -254,6 +271,12 @@ class PineconeServer:
         for id in body["ids"]:
             _check_id(id)
         return 200, {}, self._position("x-pinecone-request-lsn", space.append(dict.fromkeys(body["ids"])))
+
+    def _remove(self, index: Index, name: str) -> Any:
+        if (space := index.spaces.get(name)) is None:
+            raise Refusal(404, "Namespace not found")
+        space.append({id: None for _, changes in space.log for id in changes})
+        return 200, {}, {}
 
     def _query(self, index: Index, body: dict[str, Any]) -> Any:
         only(body, {"topK", "includeValues", "includeMetadata", "namespace", "vector", "filter"}, "query")
@@ -411,7 +434,7 @@ def _json(answer: Any) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _handler(server: PineconeServer) -> type[BaseHTTPRequestHandler]:
+def _handler(server: PineconeServer, index: Index | None) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -435,7 +458,10 @@ def _handler(server: PineconeServer) -> type[BaseHTTPRequestHandler]:
                 if len(self.path) > URL:
                     raise Refusal(414, "URI Too Long")
                 params = parse_qs(split.query, keep_blank_values=True)
-                told = server.answer(self.command, split.path, params, body, version)
+                if index is None:
+                    told = server.control(self.command, split.path, body, version)
+                else:
+                    told = server.data(index, self.command, split.path, params, body)
             except Refusal as refusal:
                 told = refusal.status, _error(split.path, refusal), {}
             except (KeyError, TypeError, ValueError, AttributeError) as error:
