@@ -13,39 +13,30 @@ all is looked at again. So an id is in every version at most once, whoever write
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from penstock.contracts import Sink
 from penstock.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, MultiVector, Point, Space
+from penstock.records import Dense, Manifest, MultiVector, Point, Space
 from penstock.sinks import manifests, rows
+from penstock.sinks.delta_files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
 from penstock.sinks.store import line
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
-    from deltalake.transaction import AddAction
 
 STORES = {"delta": "", "delta+s3": "s3://", "delta+gs": "gs://", "delta+az": "az://"}
 EXAMPLE = "delta://./lake/chunks or delta+s3://bucket/lake/chunks"
 PROPERTY = "penstock"
-PENDING_BYTES = 32 << 20
-PENDING_IDS = 50_000
-"""What is held in memory before it is committed, flush or no flush."""
-GROUP_ROWS = 8192
-GROUP_BYTES = 16 << 20
-"""The row groups that are read and written at a time."""
-PART_ROWS = 50_000
-PART_BYTES = 64 << 20
 SMALL_PARTS = 64
 """More files than that of less than half the size are put together by the next commit: many flushes, few files."""
 COMMITS = 12
@@ -72,117 +63,6 @@ def _errors(url: str) -> Iterator[None]:
         raise kind(f"{url}: {line(error)}") from error
 
 
-def _schema(space: Space) -> pa.Schema:
-    """As rows.schema, with lists for vectors: Delta has none of a fixed size."""
-    import pyarrow as pa
-
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
-    if space.kind == "MultiVector":
-        vector = pa.list_(pa.field("element", vector, nullable=False))
-    shape = rows.schema(space)
-    return shape.set(shape.get_field_index(VECTOR), pa.field(VECTOR, vector, nullable=False))
-
-
-class _Pending:
-    """What was written and deleted since the last commit; the latest of an id counts."""
-
-    def __init__(self) -> None:
-        self.tables: list[pa.Table] = []
-        self.newest: dict[str, int] = {}
-        """Where the row of an id is in the tables put together; -1 if it was deleted."""
-        self.rows = self.bytes = 0
-
-    @property
-    def full(self) -> bool:
-        return self.bytes >= PENDING_BYTES or max(self.rows, len(self.newest)) >= PENDING_IDS
-
-    def add(self, table: pa.Table) -> None:
-        self.newest.update(zip(table.column("id").to_pylist(), range(self.rows, self.rows + len(table)), strict=True))
-        self.tables.append(table)
-        self.rows += len(table)
-        self.bytes += table.nbytes
-
-    def counting(self) -> list[pa.Table]:
-        import numpy as np
-
-        mask = np.zeros(self.rows, dtype=bool)
-        mask[[at for at in self.newest.values() if at >= 0]] = True
-        ends = np.cumsum([len(table) for table in self.tables])
-        return [
-            table if mask[end - len(table) : end].all() else table.filter(mask[end - len(table) : end])
-            for table, end in zip(self.tables, ends, strict=True)
-        ]
-
-
-class _Files:
-    """The data files of a table, where it is."""
-
-    def __init__(self, uri: str, path: Path | None, options: dict[str, str]) -> None:
-        from deltalake.fs import DeltaStorageHandler
-        from pyarrow import fs
-
-        self.path = path
-        if path is not None:
-            self.system = fs.SubTreeFileSystem(str(path), fs.LocalFileSystem())
-        else:
-            self.system = fs.PyFileSystem(DeltaStorageHandler(uri, options))
-
-    def names(self) -> list[str]:
-        from pyarrow import fs
-
-        found = self.system.get_file_info(fs.FileSelector("", allow_not_found=True))
-        return [info.base_name for info in found if not info.base_name.startswith(".")]
-
-    def write(self, tables: Iterable[pa.Table], schema: pa.Schema) -> list[AddAction]:
-        """New files with these rows, of about the size wanted: on the disk, in no version of the table yet."""
-        made: list[AddAction] = []
-        groups = _grouped(tables)
-        for first in groups:
-            made.append(self._part(first, groups, schema))
-        if self.path is not None and made:
-            manifests.sync(self.path)
-        return made
-
-    def _part(self, first: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema) -> AddAction:
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
-        from deltalake.transaction import AddAction
-
-        name = f"part-{uuid4()}.parquet"
-        count, ends = 0, []
-        with self.system.open_output_stream(name) as file:
-            with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=["uri", "headings"]) as writer:
-                group: pa.Table | None = first
-                while group is not None:
-                    writer.write_table(group, row_group_size=len(group))
-                    count += len(group)
-                    extremes = pc.min_max(group.column("uri"))
-                    ends += [extremes["min"].as_py(), extremes["max"].as_py()]
-                    full = count >= PART_ROWS or file.tell() >= PART_BYTES
-                    group = None if full else next(groups, None)
-            size = file.tell()
-        if self.path is not None:
-            manifests.sync(self.path / name)
-        stats: dict[str, Any] = {"numRecords": count}
-        if max(map(len, ends)) <= 256:  # whoever asks for a document need not open every file
-            stats |= {"minValues": {"uri": min(ends)}, "maxValues": {"uri": max(ends)}, "nullCount": {"uri": 0}}
-        return AddAction(name, size, {}, int(time.time() * 1000), True, json.dumps(stats))
-
-
-def _grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in groups worth writing."""
-    import pyarrow as pa
-
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        if sum(map(len, held)) >= GROUP_ROWS or sum(t.nbytes for t in held) >= GROUP_BYTES:
-            yield pa.concat_tables(held)
-            held = []
-    if any(map(len, held)):
-        yield pa.concat_tables(held)
-
-
 class DeltaSink(Sink):
     """A Delta table: `delta://./lake/chunks`. Several may write at once."""
 
@@ -205,9 +85,8 @@ class DeltaSink(Sink):
         if odd := UNTOLD.search(self._uri):
             raise UsageError(f"{url!r}: a Delta table cannot be in a path with {odd[0]!r} in it; name another place")
         self._options = dict(LIMITS) if remote else {}
-        self._space: Space | None = None
-        self._files: _Files | None = None
-        self._pending = _Pending()
+        self._opened: tuple[Files, Space] | None = None
+        self._pending = Pending()
         self._lock = threading.Lock()
         self._near = ""
 
@@ -223,6 +102,11 @@ class DeltaSink(Sink):
 
     def beside(self, number: int) -> Self:
         return type(self)(manifests.numbered(self._url, number))
+
+    def _open(self) -> tuple[Files, Space]:
+        if self._opened is None:
+            raise SinkError(f"{self._url} is not open")
+        return self._opened
 
     # ------------------------------------------------------------ the table and its manifest
 
@@ -240,14 +124,13 @@ class DeltaSink(Sink):
 
     def _mine(self) -> DeltaTable:
         """The newest version, where there has to be one of this space."""
-        if self._space is None:
-            raise SinkError(f"{self._url} is not open")
+        _, space = self._open()
         table = self._table()
         kept = None if table is None else self._kept(table)
         if table is None or kept is None:
             raise SinkError(f"{self._url} is gone")
-        manifests.agree(kept, Manifest(self._space), self._url)
-        wanted = [field.name for field in rows.schema(self._space)]
+        manifests.agree(kept, Manifest(space), self._url)
+        wanted = rows.schema(space).names
         if [field.name for field in table.schema().fields] != wanted:
             raise SinkError(f"{self._url} has got other columns than {', '.join(wanted)}: writing would lose some")
         return table
@@ -272,12 +155,12 @@ class DeltaSink(Sink):
                 raise SinkError(f"{self._url} is a Delta table that is not Penstock's; name another place")
             if self._path is not None:
                 manifests.make_folder(self._path, self._url)
-            files = _Files(self._uri, self._path, self._options)
+            files = Files(self._uri, self._path, self._options)
             if table is None:
                 self._create(files, manifest)
-        self._space, self._files, self._pending = manifest.space, files, _Pending()
+        self._opened, self._pending = (files, manifest.space), Pending()
 
-    def _create(self, files: _Files, manifest: Manifest) -> None:
+    def _create(self, files: Files, manifest: Manifest) -> None:
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
@@ -287,7 +170,7 @@ class DeltaSink(Sink):
         try:
             DeltaTable.create(
                 self._uri,
-                _schema(manifest.space),
+                table_schema(manifest.space),
                 configuration=properties,
                 storage_options=self._options,
                 raise_if_key_not_exists=False,
@@ -311,7 +194,7 @@ class DeltaSink(Sink):
             if table is None or self._kept(table) is None:
                 return
             table.delete()  # first of all an empty index, so that what a kill leaves is one
-            files = _Files(self._uri, self._path, self._options)
+            files = Files(self._uri, self._path, self._options)
             for name in files.names():
                 if PART.fullmatch(name):
                     files.system.delete_file(name)
@@ -331,28 +214,25 @@ class DeltaSink(Sink):
     # ------------------------------------------------------------ writing
 
     def write(self, points: Sequence[Point]) -> None:
-        if self._space is None:
-            raise SinkError(f"{self._url} is not open")
-        batch = rows.Batch(points, self._space, self._url)
+        _, space = self._open()
+        batch = rows.Batch(points, space, self._url)
         if batch.rows:
             import pyarrow as pa
 
-            table = pa.table(batch.arrow()).cast(_schema(self._space))
+            table = pa.table(batch.arrow()).cast(table_schema(space))
             with self._lock, _errors(self._url):
                 self._make_room()
                 self._pending.add(table)
         batch.finish()
 
     def delete(self, ids: Sequence[str]) -> None:
-        if self._space is None:
-            raise SinkError(f"{self._url} is not open")
+        self._open()
         with self._lock, _errors(self._url):
             self._make_room()
             self._pending.newest.update(dict.fromkeys(ids, -1))
 
     def flush(self) -> None:
-        if self._space is None:
-            raise SinkError(f"{self._url} is not open")
+        self._open()
         with self._lock, _errors(self._url):
             self._commit()
 
@@ -373,7 +253,7 @@ class DeltaSink(Sink):
                     raise
                 time.sleep(0.01 * turn)
             else:
-                self._pending = _Pending()
+                self._pending = Pending()
                 return
 
     def _put(self, table: DeltaTable, small: int) -> None:
@@ -381,35 +261,24 @@ class DeltaSink(Sink):
         from deltalake import CommitProperties
         from deltalake.transaction import RemoveAction
 
-        assert self._files is not None and self._space is not None
-        pending = self._pending
-        fragments = {fragment.path: fragment for fragment in self._dataset(table).get_fragments()}
+        files, space = self._open()
+        shape, pending = table_schema(space), self._pending
         actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
-        sizes = {action["path"]: action["size_bytes"] for action in actions}
-        counts = {action["path"]: action["num_records"] or 0 for action in actions}
+        sizes = {action["path"]: (action["num_records"] or 0, action["size_bytes"]) for action in actions}
         out = pa.array(list(pending.newest), pa.string())
         old = self._holding(table, out)
-        little = [
-            a["path"] for a in actions if (a["num_records"] or 0) < PART_ROWS // 2 and a["size_bytes"] < PART_BYTES // 2
-        ]
+        little = {n for n, (count, size) in sizes.items() if count < PART_ROWS // 2 and size < PART_BYTES // 2}
         if len(little) > small:
-            old |= set(little)
+            old |= little
         if not old and not pending.rows:
             return
-
-        def every() -> Iterator[pa.Table]:
-            yield from pending.counting()
-            for path in sorted(old):
-                for piece in fragments[path].split_by_row_group():
-                    yield _without(piece.to_table(), out)
-
-        made = self._files.write(every(), _schema(self._space))
+        kept = (without(group, out) for name in sorted(old) for group in files.read(name, shape))
+        made = files.write(chain(pending.counting(), kept), shape)
         now = int(time.time() * 1000)
-        gone = [RemoveAction(path, True, now, sizes[path], {}) for path in sorted(old)]
+        gone = [RemoveAction(name, True, now, sizes[name][1], {}) for name in sorted(old)]
         if made or gone:
-            table.create_write_transaction(
-                [*made, *gone], "append", table.schema(), commit_properties=CommitProperties(max_commit_retries=0)
-            )
+            only_this = CommitProperties(max_commit_retries=0)
+            table.create_write_transaction([*made, *gone], "append", table.schema(), commit_properties=only_this)
             self._sync(table.version())
 
     def maintain(self) -> None:
@@ -427,8 +296,7 @@ class DeltaSink(Sink):
     # ------------------------------------------------------------ reading
 
     def _dataset(self, table: DeltaTable) -> Any:
-        assert self._files is not None
-        return table.to_pyarrow_dataset(filesystem=self._files.system)
+        return table.to_pyarrow_dataset(filesystem=self._open()[0].system)
 
     def _holding(self, table: DeltaTable, ids: pa.Array) -> set[str]:
         """The files that hold rows of these ids."""
@@ -459,6 +327,7 @@ class DeltaSink(Sink):
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        _, space = self._open()
         wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
         found: list[Point] = []
         with _errors(self._url):
@@ -470,18 +339,10 @@ class DeltaSink(Sink):
                 for piece in fragment.split_by_row_group():
                     if piece.count_rows(filter=pc.field("id").isin(wanted)):
                         table = piece.to_table(filter=pc.field("id").isin(wanted))
-                        assert self._space is not None
                         for batch in table.combine_chunks().to_batches():
-                            found += rows.points(batch, self._space)
+                            found += rows.points(batch, space)
                         self._near = fragment.path
         return found
 
     def close(self) -> None:
-        self._space, self._files, self._pending = None, None, _Pending()
-
-
-def _without(table: pa.Table, ids: pa.Array) -> pa.Table:
-    import pyarrow.compute as pc
-
-    there = pc.is_in(table.column("id"), value_set=ids)
-    return table.filter(pc.invert(there)) if pc.any(there).as_py() else table
+        self._opened, self._pending = None, Pending()
