@@ -20,7 +20,7 @@ import pytest
 
 from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.records import VECTOR, Dense, Manifest, Space
-from penstock.sinks import pgvector
+from penstock.sinks import pgvector, pgvector_wire
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
 from penstock.testing import postgres
 from penstock.testing.postgres import Server, running
@@ -260,11 +260,11 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_says_nothing(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither before the greeting nor in the middle of a session does it hold a run up for ever."""
     with closing(socket.create_server(("127.0.0.1", 0))) as mute:
-        monkeypatch.setattr(pgvector, "CONNECT", 2)
+        monkeypatch.setattr(pgvector_wire, "CONNECT", 2)
         with pytest.raises(Transient, match="timeout"):
             opened(f"pgvector://127.0.0.1:{mute.getsockname()[1]}/database/table")
     with opened(table) as sink:
-        monkeypatch.setattr(pgvector, "GRACE", 0.5 - pgvector.PATIENCE)
+        monkeypatch.setattr(pgvector_wire, "GRACE", 0.5 - pgvector_wire.PATIENCE)
         with server.connect() as admin:
             backend = admin.execute("SELECT pid FROM pg_stat_activity WHERE usename = 'writer'").fetchone()[0]
         os.kill(backend, signal.SIGSTOP)
@@ -411,7 +411,7 @@ def test_a_lost_connection_is_made_anew(table: str, server: Server) -> None:
 
 def test_a_lock_is_not_waited_for_endlessly(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one's lock makes it Transient; the connection is good afterwards."""
-    monkeypatch.setattr(pgvector, "LOCK", 1)
+    monkeypatch.setattr(pgvector_wire, "LOCK", 1)
     with opened(table) as sink:
         with server.connect(autocommit=False) as admin:
             admin.execute('LOCK TABLE "notes-1"')

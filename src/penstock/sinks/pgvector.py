@@ -19,27 +19,22 @@ The alias of the table `notes` is the view `notes_live`, whose column `vector` i
 
 from __future__ import annotations
 
-import os
-import re
-import socket
 import struct
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock import filters
 from penstock.contracts import Index, Sink
-from penstock.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.errors import SinkError, UsageError
 from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
-from penstock.sinks import address, manifests, rows
+from penstock.sinks import manifests, rows
+from penstock.sinks.pgvector_wire import BUILD, COLUMNS, PAGE, TURN, Table, chunk_of, decoded, encoded, one, storable
+from penstock.sinks.store import line
 
 if TYPE_CHECKING:
     import psycopg
 
-EXAMPLE = "pgvector://user@host:5432/database/table"
-MANIFESTS = "penstock_manifests"
-PAGE = 1000
 LONGEST_ID = 2600
 """In bytes: more does not fit into an entry of a B-tree."""
 LARGEST_DIM = 16_000
@@ -49,216 +44,14 @@ REBUILD = 2000
 """Rows that a run may write before it is quicker to build the HNSW index anew."""
 LARGEST_K = 500
 """Of the HNSW index; more are looked for exactly."""
-CONNECT, LOCK, PATIENCE, BUILD, GRACE = 10, 10, 120, 4 * 3600, 15
-"""Seconds: to connect, to wait for a lock, for a transaction, one that builds an index, and beyond what the server is
-given, before the connection is cut."""
 
-_COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
 _TYPES = ("text", "text", "int8", "text", "int8", "int8", "int8", "text", "text", "bytea", "bytea")
 """Of the columns and the vector, as COPY takes them: a vector is its bytes here."""
 _TEXT = 'text COLLATE "C" NOT NULL'
 _METRICS = {"cosine": ("<=>", "vector_cosine_ops"), "l2": ("<->", "vector_l2_ops"), "dot": ("<#>", "vector_ip_ops")}
-_LOCAL = """SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
-    set_config('idle_in_transaction_session_timeout', %s, true), set_config('search_path', coalesce((
-        SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
-        WHERE extname = 'vector'), 'public'), true)"""
-_TURN = b"SELECT pg_advisory_xact_lock(hashtextextended('penstock', 0))"
-_INDEXES = """SELECT indexrelid::regclass::text, c.reltuples::bigint
-    FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = c.relam
-    WHERE indrelid = to_regclass(%s) AND amname = 'hnsw'"""
 _OWNER = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
-_VIEWS = """SELECT DISTINCT v.oid::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
-    JOIN pg_class v ON v.oid = r.ev_class WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass(%s)
-    AND obj_description(v.oid, 'pg_class') = 'penstock'"""
-_OTHER = """SELECT true FROM pg_class WHERE oid = to_regclass(%s)
-    AND (relkind <> 'v' OR obj_description(oid, 'pg_class') IS DISTINCT FROM 'penstock')"""
 _ROOM = """SELECT set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', '0', true)"""
-_PASSING = re.compile("starting up|shutting down|not yet accepting|in recovery|too many|connection slots|terminating")
-_REFUSED = re.compile("FATAL|does not support SSL|SSL error|certificate|no password")
-
-
-class _Table:
-    """Where the table is, and the connection to it, which threads take turns with; made when it is first needed,
-    and again after it was lost. A connection of the user's is used as it is."""
-
-    def __init__(self, url: str, client: psycopg.Connection[Any] | None) -> None:
-        options = frozenset({"tls", "schema"})
-        self.place = address.parse(url, "pgvector", EXAMPLE, port=5432, names=2, options=options)
-        if self.place.folder is not None:
-            raise UsageError(f"{url!r} does not name a server; write it like {EXAMPLE}")
-        table, schema = self.place.names[1], self.place.options.get("schema", "public")
-        for name in (table, schema):
-            if not name.replace("_", "").replace("-", "").isalnum() or len(name.encode()) > 63 or name == MANIFESTS:
-                raise UsageError(f"{url!r}: {name!r} cannot be its name: letters, digits, - and _, at most 63 bytes")
-        self.url, self.client, self.bare = url, client, table
-        self.name, self.manifests = f'"{schema}"."{table}"', f'"{schema}"."{MANIFESTS}"'
-        self._lock = threading.RLock()
-        self._connection = client
-
-    def _connected(self) -> psycopg.Connection[Any]:
-        try:
-            import psycopg
-        except ImportError as error:
-            raise MissingExtra(f"{self.url} ({error.name})", "pgvector") from None
-        if self._connection is not None and not self._connection.closed:
-            return self._connection
-        if self.client is not None:
-            raise SinkError(f"{self.url}: the connection given is closed; give another")
-        place = self.place
-        given: dict[str, Any] = {"user": place.user} if place.user else {}
-        if place.tls:
-            given |= {"sslmode": "verify-full", "sslrootcert": os.environ.get("PGSSLROOTCERT") or "system"}
-        try:
-            self._connection = psycopg.connect(
-                host=place.host,
-                port=place.port,
-                dbname=place.names[0],
-                autocommit=True,
-                client_encoding="UTF8",
-                prepare_threshold=None,  # poolers hand statements from one server process to another
-                connect_timeout=CONNECT,
-                keepalives_idle=30,
-                keepalives_interval=10,
-                keepalives_count=3,
-                application_name="penstock",
-                **given,
-            )
-        except psycopg.Error as error:
-            text = _line(error)
-            refused = not isinstance(error, psycopg.OperationalError)
-            refused = refused or (_REFUSED.search(text) is not None and not _PASSING.search(text))
-            raise (SinkError if refused else Transient)(f"{self.url} cannot be reached: {text}") from error
-        return self._connection
-
-    @contextmanager
-    def turn(self, seconds: int = PATIENCE, lock: int | None = None) -> Iterator[psycopg.Cursor[Any]]:
-        """A transaction. The server ends what takes longer; where it does not answer at all, the connection is cut."""
-        with self._lock:
-            connection = self._connected()
-            import psycopg  # which _connected has found to be there
-
-            if not _idle(connection):
-                raise UsageError(f"{self.url}: the connection given is in a transaction, so nothing would be committed")
-            watch = threading.Timer(seconds + GRACE, _cut, (connection,))
-            watch.daemon = True
-            watch.start()
-            try:
-                with connection.transaction(), connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-                    cursor.execute(_LOCAL, (f"{seconds}s", f"{lock or LOCK}s", f"{seconds}s"))
-                    yield cursor
-            except psycopg.Error as error:
-                raise _kind(error, connection)(f"{self.url}: {_line(error)}") from error
-            finally:
-                watch.cancel()
-                if self.client is None and not _idle(connection):
-                    connection.close()  # lost, or left in the middle of something: the next turn makes another
-
-    def all(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self.turn() as cursor:
-            return list(cursor.execute(sql.encode(), values))
-
-    def indexes(self, cursor: psycopg.Cursor[Any]) -> dict[str, int]:
-        """The HNSW indexes, and how many rows each had when it was built or looked at last."""
-        return dict(cursor.execute(_INDEXES, (self.name,)).fetchall())
-
-    def there(self, cursor: psycopg.Cursor[Any]) -> bool:
-        return bool(_one(cursor, "SELECT to_regclass(%s) IS NOT NULL", (self.name,)))
-
-    def kept(self, cursor: psycopg.Cursor[Any]) -> Manifest | None:
-        if not self.there(cursor) or not _one(cursor, "SELECT to_regclass(%s) IS NOT NULL", (self.manifests,)):
-            return None
-        text = _one(cursor, f"SELECT manifest FROM {self.manifests} WHERE name = %s", (self.bare,))
-        return None if text is None else manifests.from_json(text, self.url)
-
-    def beside(self, number: int) -> str:
-        """The url of another table. Raises UsageError where a name is too long; PostgreSQL would cut it."""
-        _Table(manifests.numbered(self.url, "live"), None)
-        return _Table(manifests.numbered(self.url, number), None).url
-
-    def peek(self) -> Manifest | None:
-        """For before it is open: the connection is not kept if there was none."""
-        unconnected = self._connection is None
-        try:
-            with self.turn() as cursor:
-                return self.kept(cursor)
-        finally:
-            if unconnected:
-                self.close()
-
-    def count(self) -> int:
-        return int(self.all(f"SELECT count(*) FROM {self.name}")[0][0])
-
-    def fetch(self, ids: Sequence[str]) -> list[Point]:
-        found: list[Point] = []
-        wanted = list(dict.fromkeys(_storable(ids)))
-        for start in range(0, len(wanted), PAGE):
-            with self.turn() as cursor:
-                sql = f'SELECT {_COLUMNS}, vector_send("{VECTOR}") FROM {self.name} WHERE id = ANY(%s)'
-                cursor.execute(sql.encode(), (wanted[start : start + PAGE],), binary=True)
-                found += [Point(_chunk(cells[:-1]), {VECTOR: _dense(cells[-1])}) for cells in cursor]
-        return found
-
-    def close(self) -> None:
-        with self._lock:
-            if self._connection is not None and self.client is None:
-                self._connection.close()
-                self._connection = None
-
-
-def _idle(connection: psycopg.Connection[Any]) -> bool:
-    """Neither in a transaction nor lost."""
-    return bool(connection.info.transaction_status.name == "IDLE")
-
-
-def _cut(connection: psycopg.Connection[Any]) -> None:
-    """End a wait for a server that is gone without a word."""
-    family, kind = socket.AF_INET, socket.SOCK_STREAM
-    with suppress(Exception), socket.fromfd(connection.fileno(), family, kind) as end:  # it may be closed meanwhile
-        end.shutdown(socket.SHUT_RDWR)
-
-
-def _kind(error: psycopg.Error, connection: psycopg.Connection[Any]) -> type[SinkError]:
-    """Transient: a lost connection, a serialization failure or deadlock, a lock or time limit, no room, a shutdown,
-    an id that another writer wrote at the same time."""
-    state = error.sqlstate or ""
-    passing = state.startswith(("08", "40", "53", "55P03", "57", "23505", "25P03"))
-    return Transient if passing or connection.broken else SinkError
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
-
-
-def _one(cursor: psycopg.Cursor[Any], sql: str, values: Sequence[Any] = ()) -> Any:
-    found = cursor.execute(sql.encode(), values).fetchone()
-    return found[0] if found else None
-
-
-def _encoded(text: str) -> str:
-    if "\0" in text or "\1" in text:
-        return text.replace("\1", "\1\2").replace("\0", "\1\1")
-    return text
-
-
-def _decoded(text: str) -> str:
-    return re.sub("\1([\1\2])", lambda pair: "\0" if pair[1] == "\1" else "\1", text) if "\1" in text else text
-
-
-def _storable(ids: Sequence[str]) -> Iterator[str]:
-    """Those that can be there, as they are kept."""
-    return (_encoded(id) for id in ids if id.isascii() or not re.search("[\ud800-\udfff]", id))
-
-
-def _chunk(cells: rows.Row) -> Any:
-    id, uri, ordinal, text, *rest = cells
-    return rows.chunk((_decoded(id), _decoded(uri), ordinal, _decoded(text), *rest))
-
-
-def _dense(data: bytes) -> Dense:
-    import numpy as np
-
-    return Dense(np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32))
 
 
 class PgvectorSink(Sink):
@@ -267,12 +60,12 @@ class PgvectorSink(Sink):
     max_rows = 2048
 
     def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
-        self._table = _Table(url, client)
+        self._table = Table(url, client)
         self._manifest: Manifest | None = None
         self._indexes: dict[str, int] = {}
         self._written = 0
         self._deletion = f"DELETE FROM {self._table.name} WHERE id = ANY(%s)".encode()
-        self._copying = f'COPY {self._table.name} ({_COLUMNS}, "{VECTOR}") FROM STDIN (FORMAT BINARY)'.encode()
+        self._copying = f'COPY {self._table.name} ({COLUMNS}, "{VECTOR}") FROM STDIN (FORMAT BINARY)'.encode()
 
     @property
     def url(self) -> str:
@@ -291,39 +84,18 @@ class PgvectorSink(Sink):
         return self._table.peek()
 
     def drop(self) -> None:
-        table = self._table
         try:
-            with table.turn() as cursor:
-                cursor.execute(_TURN)
-                if table.kept(cursor) is None:
-                    if table.there(cursor):
-                        raise SinkError(f"{self.url}: there is a table {table.bare!r} that is not Penstock's; it stays")
-                    return
-                for (view,) in cursor.execute(_VIEWS, (table.name,)).fetchall():
-                    cursor.execute(f"DROP VIEW {view}".encode())
-                cursor.execute(f"DROP TABLE {table.name}".encode())
-                cursor.execute(f"DELETE FROM {table.manifests} WHERE name = %s".encode(), (table.bare,))
+            self._table.remove()
         finally:
             self.close()
 
     def alias(self, number: int) -> str:
-        """A view, replaced in a transaction: who may read it stays as it was."""
-        live = _Table(manifests.numbered(self.url, "live"), None)
-        stood = self.beside(number)._table.name if number else self._table.name
-        unconnected = self._manifest is None
+        place = self.beside(number)._table if number else self._table
         try:
-            with self._table.turn() as cursor:
-                cursor.execute(_TURN)
-                if _one(cursor, _OTHER, (live.name,)):
-                    raise SinkError(f"{self.url}: there is a {live.bare!r} that is not Penstock's, and it stays")
-                # A view's columns keep their types when it is replaced: without a dimension all vectors are of one.
-                chosen = f'SELECT {_COLUMNS}, "{VECTOR}"::vector AS "{VECTOR}" FROM {stood}'
-                cursor.execute(f"CREATE OR REPLACE VIEW {live.name} AS {chosen}".encode())
-                cursor.execute(f"COMMENT ON VIEW {live.name} IS 'penstock'".encode())
+            return self._table.show(place.name)
         finally:
-            if unconnected:
+            if self._manifest is None:
                 self._table.close()
-        return live.bare
 
     def open(self, manifest: Manifest) -> None:
         space = manifest.space
@@ -333,7 +105,7 @@ class PgvectorSink(Sink):
         try:
             with self._table.turn() as cursor:
                 # Two that open it at once take turns: the second one finds what the first one made.
-                cursor.execute(_TURN)
+                cursor.execute(TURN)
                 if kept := self._table.kept(cursor):
                     manifests.agree(kept, manifest, self.url)
                 else:
@@ -348,14 +120,14 @@ class PgvectorSink(Sink):
         table = self._table
         if table.there(cursor):
             raise SinkError(f"{self.url}: there is a table {table.bare!r} that is not Penstock's; name another")
-        if not _one(cursor, "SELECT true FROM pg_extension WHERE extname = 'vector'"):
+        if not one(cursor, "SELECT true FROM pg_extension WHERE extname = 'vector'"):
             import psycopg
 
             try:
                 cursor.execute("CREATE EXTENSION vector")
             except psycopg.Error as error:
                 ask = "install pgvector on the server, then have an administrator run CREATE EXTENSION vector"
-                raise SinkError(f"{self.url}: {_line(error)}; {ask}") from error
+                raise SinkError(f"{self.url}: {line(error)}; {ask}") from error
         creation = f"""
             CREATE TABLE {table.name} ("id" {_TEXT} PRIMARY KEY, "uri" {_TEXT}, "ordinal" bigint NOT NULL,
                 "text" {_TEXT}, "start" bigint NOT NULL, "end" bigint NOT NULL, "page" bigint,
@@ -372,7 +144,7 @@ class PgvectorSink(Sink):
             ON CONFLICT (name) DO UPDATE SET manifest = excluded.manifest"""
         cursor.execute(sql.encode(), (self._table.bare, manifests.to_json(manifest)))
 
-    def _opened(self) -> tuple[_Table, Space]:
+    def _opened(self) -> tuple[Table, Space]:
         if self._manifest is None:
             raise SinkError(f"{self.url} is not open")
         return self._table, self._manifest.space
@@ -390,7 +162,7 @@ class PgvectorSink(Sink):
         good: list[rows.Row] = []
         for cells, vector in zip(batch.rows, batch.vectors, strict=True):
             id, uri, ordinal, text, *rest = cells
-            row = (_encoded(id), _encoded(uri), ordinal, _encoded(text), *rest, head + vector.astype(">f4").tobytes())
+            row = (encoded(id), encoded(uri), ordinal, encoded(text), *rest, head + vector.astype(">f4").tobytes())
             if len(row[0].encode()) <= LONGEST_ID:
                 good.append(row)
             else:
@@ -419,7 +191,7 @@ class PgvectorSink(Sink):
     def delete(self, ids: Sequence[str]) -> None:
         table, _ = self._opened()
         with table.turn() as cursor:
-            cursor.execute(self._deletion, (list(_storable(ids)),))
+            cursor.execute(self._deletion, (list(storable(ids)),))
 
     def flush(self) -> None:
         """Each write is a transaction, as durable as the server's synchronous_commit makes it."""
@@ -432,7 +204,7 @@ class PgvectorSink(Sink):
         table, _ = self._opened()
         page = table.all(f"SELECT id FROM {table.name} ORDER BY id LIMIT {PAGE}")
         while page:
-            yield [_decoded(id) for (id,) in page]
+            yield [decoded(id) for (id,) in page]
             page = table.all(f"SELECT id FROM {table.name} WHERE id > %s ORDER BY id LIMIT {PAGE}", page[-1])
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
@@ -442,11 +214,11 @@ class PgvectorSink(Sink):
         table, space = self._opened()
         with table.turn(BUILD) as cursor:
             cursor.execute(f"ANALYZE {table.name}".encode())
-            owner = _one(cursor, _OWNER, (table.name,))
+            owner = one(cursor, _OWNER, (table.name,))
             self._indexes = table.indexes(cursor)
             if self._indexes or not owner or space.dim > INDEX_DIM:
                 return
-            count = _one(cursor, f"SELECT count(*) FROM {table.name}")
+            count = one(cursor, f"SELECT count(*) FROM {table.name}")
             if count < INDEX_ROWS:
                 return
             # In memory it takes minutes, else hours. Several workers would share it, which containers limit to 64 MB.
@@ -465,7 +237,7 @@ class PgvectorIndex(Index):
     where there is one."""
 
     def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
-        self._table = _Table(url, client)
+        self._table = Table(url, client)
         self._manifest: Manifest | None = None
 
     @property
@@ -493,7 +265,7 @@ class PgvectorIndex(Index):
         self._table.close()
         self._manifest = None
 
-    def _opened(self) -> tuple[_Table, Space]:
+    def _opened(self) -> tuple[Table, Space]:
         if self._manifest is None:
             raise SinkError(f"{self._table.url} is not open")
         return self._table, self._manifest.space
@@ -517,7 +289,7 @@ class PgvectorIndex(Index):
             if len(found) < k or any(cells[-1] != cells[-1] for cells in found):
                 found = self._nearest(cursor, query, k, condition, values, "coalesce(nullif({}, 'NaN'), 1)")
         best = 1.0 if space.metric == "cosine" else 0.0
-        return [Hit(best - cells[-1], _chunk(cells[:-1])) for cells in found]
+        return [Hit(best - cells[-1], chunk_of(cells[:-1])) for cells in found]
 
     def _nearest(
         self, cursor: psycopg.Cursor[Any], query: str, k: int, condition: str, values: Sequence[Any], order: str
@@ -527,7 +299,7 @@ class PgvectorIndex(Index):
 
         table, space = self._opened()
         distance = f'"{VECTOR}" {_METRICS[space.metric][0]} %s::vector({space.dim})'
-        sql = f"""SELECT {_COLUMNS}, {order.format(f"({distance})")} AS distance FROM {table.name}
+        sql = f"""SELECT {COLUMNS}, {order.format(f"({distance})")} AS distance FROM {table.name}
             WHERE {condition} ORDER BY distance LIMIT {k}"""
         # Values are written into the statement by the client: a filter may have more than the 65,535 parameters of one.
         asking = psycopg.ClientCursor(cursor.connection, row_factory=psycopg.rows.tuple_row)
@@ -563,6 +335,6 @@ def _stored(wanted: filters.Filter) -> filters.Filter:
 
 
 def _asked(text: str) -> str:
-    if next(_storable([text]), None) is None:
+    if next(storable([text]), None) is None:
         raise UsageError(f"a filter's value is no text: {text!r}")
-    return _encoded(text)
+    return encoded(text)
