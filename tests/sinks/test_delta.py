@@ -6,10 +6,12 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from penstock.errors import MissingExtra, SinkError, SpaceMismatch, Transient, U
 from penstock.records import Manifest, MultiVector
 from penstock.sinks import delta, delta_files
 from penstock.sinks.delta import DeltaSink
-from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point
+from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
 
 deltalake = pytest.importorskip("deltalake")
 
@@ -210,12 +212,14 @@ def test_a_commit_that_others_came_before_is_made_anew(
 
 
 def write_for_ever(sink: Sink) -> None:
+    write_and_flush(sink)
+    sink.delete([point(n).id for n in range(60, 100)])
+    sink.flush()
     print("open", flush=True)
-    version = 0
+    version = 1
     while True:
         for start in range(0, 60, 20):
             sink.write([point(n, version=version) for n in range(start, start + 20)])
-            sink.delete([point(start + 100).id])
             sink.flush()
         if version % 4 == 3:
             sink.maintain()
@@ -357,11 +361,20 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    """A process of its own: the driver holds the interpreter's lock while it waits for an answer to a listing."""
+    pytest.importorskip("moto.server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(200):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 @pytest.fixture
