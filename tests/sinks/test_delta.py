@@ -45,6 +45,7 @@ class TestInSmallCommits(TestDelta):
         monkeypatch.setattr(delta_files, "PENDING_IDS", 7)
         monkeypatch.setattr(delta_files, "GROUP_ROWS", 3)
         monkeypatch.setattr(delta_files, "PART_ROWS", 8)
+        monkeypatch.setattr(delta, "PART_ROWS", 8)
         monkeypatch.setattr(delta, "SMALL_PARTS", 2)
 
     test_pages_of_many = None

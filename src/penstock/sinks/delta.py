@@ -241,13 +241,13 @@ class DeltaSink(Sink):
         if self._pending.full:
             self._commit()
 
-    def _commit(self, small: int = SMALL_PARTS) -> None:
+    def _commit(self, small: int | None = None) -> None:
         """One version more, with what is pending, and no more than so many small files; if there is anything to do."""
         from deltalake.exceptions import CommitFailedError
 
         for turn in range(COMMITS):
             try:
-                self._put(self._mine(), small)
+                self._put(self._mine(), SMALL_PARTS if small is None else small)
             except CommitFailedError:
                 if turn == COMMITS - 1:
                     raise
