@@ -259,8 +259,12 @@ def test_dropping_where_there_is_no_folder_makes_none(tmp_path: Path) -> None:
     with ChromaSink(f"chroma://{tmp_path}/in/notes") as sink, sink.beside(1) as beside:
         sink.open(MANIFEST)
         sink.write([point(1)])
+        before = {path.name for path in (tmp_path / "in").iterdir()}
         beside.open(MANIFEST)
+        beside.write([point(n) for n in range(1500)])  # enough for Chroma to write its index down
+        assert any(path.is_dir() for path in (tmp_path / "in").iterdir())
         beside.drop()
+        assert {path.name for path in (tmp_path / "in").iterdir()} == before
         with pytest.raises(SinkError, match="not open"):
             beside.count()
         sink.write([point(2)])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -30,7 +31,7 @@ from penstock.errors import SinkError, UsageError
 from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
 from penstock.records import NOTHING, VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import address, manifests, rows
-from penstock.sinks.chroma_wire import Lock, client, drivers, told
+from penstock.sinks.chroma_wire import Lock, client, drivers, left_behind, told
 
 EXAMPLE = "chroma://localhost:8000/notes?tls=1 or chroma://./stores/notes"
 PAGE = 1000
@@ -275,7 +276,11 @@ class ChromaSink(_Collection, Sink):
     def drop(self) -> None:
         if self._kept() is not None:
             with self._opening(write=True), told(self._url):
+                self._find()
+                left = [] if self._given is not None else left_behind(self._place, str(self._collection.id))
                 self._client.delete_collection(self._place.names[0])
+                for folder in left:
+                    shutil.rmtree(folder, ignore_errors=True)  # nothing but room on the disk is lost with it
         self.close()
 
     def open(self, manifest: Manifest) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from json import JSONDecodeError
 from pathlib import Path
 from typing import IO, Any
@@ -157,3 +158,15 @@ def client(place: Address) -> Any:
     from chromadb.config import Settings
 
     return PersistentClient(str(place.folder.resolve()), settings=Settings(anonymized_telemetry=False))
+
+
+def left_behind(place: Address) -> list[Path]:
+    """Where the vectors of a collection lie in a folder: Chroma does not remove them with it."""
+    if place.folder is None:
+        return []
+    path = place.folder / "chroma.sqlite3"
+    sql = (
+        "SELECT s.id FROM segments s JOIN collections c ON c.id = s.collection WHERE c.name = ? AND s.scope = 'VECTOR'"
+    )
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
+        return [place.folder / str(id) for (id,) in file.execute(sql, place.names)]
