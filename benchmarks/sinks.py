@@ -3,7 +3,7 @@
     python benchmarks/sinks.py                                  # 20,000 points, every embedded sink
     python benchmarks/sinks.py --sinks pgvector milvus --rounds 3
     python benchmarks/sinks.py --sinks qdrant chroma --points 5000      # these are slow in a folder
-    python benchmarks/sinks.py --points 200000 --sinks lance    # peak memory at ten times as many
+    python benchmarks/sinks.py --flat                           # peak memory at 20,000 and 500,000 points
 
 Each measurement is a process of its own, so that peak memory is that sink's alone. Sinks and hand-written loops take
 turns; compare within one run only. By hand each store gets the same columns by upsert, in batches of the client's best
@@ -121,6 +121,7 @@ def _ours(name: str, url: str, total: int, size: int) -> dict[str, Any]:
         return some / (spent + time.perf_counter() - started)
 
     figures["points/s"] = load(total)
+    figures["loaded MB"] = _peak()
     figures["again/s"] = load(min(total, 20_000))
     started = time.perf_counter()
     sink.maintain()
@@ -134,6 +135,10 @@ def _ours(name: str, url: str, total: int, size: int) -> dict[str, Any]:
             figures["search ms"] = _search(index)
     sink.close()
     return figures
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _search(index: Any) -> float:
@@ -328,8 +333,15 @@ def measure(name: str, way: str, total: int, size: int) -> dict[str, Any]:
 def one(name: str, way: str, total: int, size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = (ours if way == "penstock" else by_hand)(name, Path(folder), total, size)
-    figures["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures["peak MB"] = _peak()
     print(json.dumps(figures))
+
+
+def flat(name: str) -> None:
+    """Writing takes as much memory however many points there are."""
+    few, many = (measure(name, "penstock", total, 0)["loaded MB"] for total in (20_000, 500_000))
+    print(f"{name}: at most {few:,.0f} MB while 20,000 points are written, {many:,.0f} MB while 500,000 are")
+    print(f"{name}: {many / few - 1:.1%} more (bar: 10 %)")
 
 
 def main() -> None:
@@ -338,12 +350,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=0, help="rows a batch; the sink's own max_rows by default")
     parser.add_argument("--sinks", nargs="+", default=["memory", "lance", "sqlite", "parquet"])
+    parser.add_argument("--flat", action="store_true", help="compare peak memory instead, of the default store")
     parser.add_argument("--one", nargs=2, metavar=("SINK", "WAY"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         one(*given.one, given.points, given.rows)
         return
-    columns = ["rows", "points/s", "again/s", "maintain s", "fragments", "search ms", "peak MB"]
+    if given.flat:
+        flat("lance")
+        return
+    columns = ["rows", "points/s", "again/s", "maintain s", "fragments", "search ms", "loaded MB", "peak MB"]
     print(f"{given.points:,} points of {DIM} dimensions with 800 characters of text")
     print(f"{'':22}" + "".join(f"{column:>12}" for column in columns))
     for name in given.sinks:

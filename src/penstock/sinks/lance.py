@@ -32,6 +32,8 @@ EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
 PAGE = 4096
 FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
+INDEX_CACHE, METADATA_CACHE = 256 << 20, 16 << 20
+"""LanceDB's own limits are in gigabytes: memory that grows with the table."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
 
@@ -66,7 +68,8 @@ class _Place:
         import lancedb
 
         # Every read looks for the newest version: readers see what was written, and compaction never breaks them.
-        return lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0))
+        session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+        return lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0), session=session)
 
 
 @contextmanager
