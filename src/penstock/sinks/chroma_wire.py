@@ -160,13 +160,11 @@ def client(place: Address) -> Any:
     return PersistentClient(str(place.folder.resolve()), settings=Settings(anonymized_telemetry=False))
 
 
-def left_behind(place: Address) -> list[Path]:
+def left_behind(place: Address, collection: str) -> list[Path]:
     """Where the vectors of a collection lie in a folder: Chroma does not remove them with it."""
     if place.folder is None:
         return []
     path = place.folder / "chroma.sqlite3"
-    sql = (
-        "SELECT s.id FROM segments s JOIN collections c ON c.id = s.collection WHERE c.name = ? AND s.scope = 'VECTOR'"
-    )
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
-        return [place.folder / str(id) for (id,) in file.execute(sql, place.names)]
+        found = file.execute("SELECT id FROM segments WHERE collection = ? AND scope = 'VECTOR'", (collection,))
+        return [place.folder / str(id) for (id,) in found]
