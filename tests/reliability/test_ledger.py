@@ -173,3 +173,38 @@ def test_a_failure_of_any_text_is_written_down(tmp_path: Path, text: str) -> Non
         ledger.record([Failure("doc:a", "read", text, place=text[:20])])
         (told,) = ledger.failures()
         assert told.cause[:4] == text[:4].replace("\udce9", "?")
+
+
+def test_a_ledger_from_before_there_were_several_sinks_is_opened(tmp_path: Path) -> None:
+    """What it lacks is made, and what it holds stays."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.open()
+        ledger.begin(["doc:a"], ledger.begin_run("space"))
+        for table in ("members", "undeleted", "refused"):
+            ledger._open().execute(f"DROP TABLE {table}")
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.open()
+        assert ledger.members() == {}
+        assert ledger.counts()["documents"] == 1
+
+
+def test_since_when_a_sink_is_behind(tmp_path: Path) -> None:
+    """The run that goes on, or the next one between two; and it stays the first of them until it has caught up."""
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        ledger.open()
+        ledger.enlist({"a": None, "b": None, "c": None})
+        ledger.fell_behind("a", ["ab" * 16, "not hexadecimal"])
+        for _ in range(2):
+            run = ledger.begin_run("space")
+            ledger.fell_behind("a")
+        ledger.fell_behind("b")
+        ledger.end_run(run, "done", {})
+        ledger.fell_behind("c")
+        assert ledger.members() == {"a": 1, "b": 2, "c": 3}
+        assert sorted(ledger.undeleted("a", 10)) == ["ab" * 16, "not hexadecimal"]
+        ledger.deleted("a", ["ab" * 16])
+        assert ledger.undeleted("a", 10) == ["not hexadecimal"]
+        ledger.caught_up("b")
+        ledger.enlist({"b": None, "a": None})
+        assert ledger.members() == {"a": None, "b": None}
+        assert not ledger.undeleted("a", 10)

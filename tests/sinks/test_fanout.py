@@ -79,18 +79,15 @@ class TestFanOutWithALedger(SinkSuite):
         with self.opened(make_sink) as sink:
             sink.replace_manifest(Manifest(self.manifest.space, {"": "ledger 1", "wiki": "ledger 2"}, 2, 0))
             assert isinstance(sink, FanOut)
-            assert {member.manifest() for member in sink.sinks} == {
-                Manifest(self.manifest.space, {"": "ledger 1"}, 2, 0)
-            } or [member.manifest() for member in sink.sinks] == [
-                Manifest(self.manifest.space, {"": "ledger 1"}, 2, 0)
-            ] * 2
+            told = Manifest(self.manifest.space, {"": "ledger 1"}, 2, 0)
+            assert [member.manifest() for member in sink.sinks] == [told, told]
 
 
 # ---------------------------------------------------------------- a store with a will of its own
 
 
 class Store(Sink):
-    """What is written is seen by readers after a flush, and lost if the store goes away before."""
+    """What is written is seen by readers after a flush, and lost if the store is left behind before."""
 
     accepts = frozenset({Dense})
     max_rows = 8
@@ -104,6 +101,8 @@ class Store(Sink):
         """Whether a call of that name, the how-manieth of all, finds the store away."""
         self.dies: int | None = None
         """The call after which the process is gone."""
+        self.dead = threading.Event()
+        """It is: no other thread of it gets any further."""
         self.refuses: set[str] = set()
         self.broken = False
         self.calls = 0
@@ -120,15 +119,16 @@ class Store(Sink):
     def _reach(self, what: str, told: Any = None) -> Iterator[None]:
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
+            if self.dead.is_set():
+                raise Died("killed")
             if self.down or self.fails(what, call):
-                self._waiting.clear()
                 raise Transient("the store is away")
             if self.broken and what == "write":
                 raise SinkError("the disk is gone")
             self.log.append((what, told))
             yield
             if call == self.dies:
-                self._waiting.clear()
+                self.dead.set()
                 raise Died("killed")
 
     def manifest(self) -> Manifest | None:
@@ -184,7 +184,24 @@ class Store(Sink):
     def calm(self) -> None:
         self.down, self.fails, self.dies, self.broken = False, lambda what, call: False, None, False
         self.refuses.clear()
+        self.dead.clear()
+        self.lose()
+
+    def lose(self) -> None:
+        """What was not flushed."""
         self._waiting.clear()
+
+
+class Harsh(Ledger):
+    """Whoever falls behind loses what it had not flushed."""
+
+    stores: Sequence[Store] = ()
+
+    def fell_behind(self, url: str, ids: Sequence[str] = ()) -> None:
+        for store in self.stores:
+            if store.url == url:
+                store.lose()
+        super().fell_behind(url, ids)
 
 
 class World:
@@ -203,7 +220,12 @@ class World:
     def opened(self, stores: Sequence[Sink] | None = None, **options: Any) -> Iterator[tuple[FanOut, Ledger]]:
         again = options.pop("again", 0.0)
         adopt = options.get("adopt", False)
-        with Ledger(self.folder / "ledger.db") as ledger:
+        dead = threading.Event()
+        for store in self.stores:
+            store.dead = dead
+        harsh = Harsh(self.folder / "ledger.db")
+        harsh.stores = self.stores
+        with harsh as ledger:
             ledger.open()
             with FanOut(stores or self.stores, grace=options.pop("grace", 0.0), again=again) as fan:
                 fan.attach(ledger, **options)
@@ -343,7 +365,7 @@ def test_away_until_the_end_it_catches_up_in_the_next_run(world: World) -> None:
     world.all_hold(changed)
     assert world.behind == {}
     assert len(world.embedder.texts) == embedded
-    assert sum(len(ids) for name, ids in b.log if name == "write") < 30  # what it missed, not all
+    assert sum(len(ids) for name, ids in b.log if name == "write") < 36  # what it missed, not all
     assert "caught up: " in world.notices[-1]
 
 
@@ -461,7 +483,7 @@ KILLS = st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 1), st.integers(2
 
 
 @given(STATES, st.lists(OUTAGES, min_size=3, max_size=3), KILLS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_they_hold_the_same_in_the_end(
     tmp_path_factory: pytest.TempPathFactory,
     states: list[dict[str, list[str]]],

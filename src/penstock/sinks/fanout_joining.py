@@ -21,6 +21,7 @@ from itertools import islice
 
 from penstock.errors import OwnershipError, Transient
 from penstock.records import Manifest, Point
+from penstock.sinks import manifests
 from penstock.sinks.fanout_group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
 
 FIRST, PAGE, PAGE_BYTES = 16, 256, 4 << 20
@@ -86,6 +87,8 @@ class Joining:
     def _look(self, member: Member) -> Manifest | None:
         """Its manifest, if it has one that allows filling it from here."""
         kept, owners = member.sink.manifest(), self._manifest.owners
+        if kept is not None:
+            manifests.agree(kept, self._manifest, member.url)
         if kept is None or self._adopt or not kept.owners:
             return kept
         whole = "" in kept.owners or "" in owners
