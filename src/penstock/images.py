@@ -64,7 +64,7 @@ def _open(source: bytes | BinaryIO, pixels: int) -> Any:
     try:
         image = module.open(stream, formats=formats)
     except module.UnidentifiedImageError as error:
-        if begins.startswith(_BEGINNINGS):
+        if begins.startswith(_BEGINNINGS) or (begins[4:8] == b"ftyp" and _box(begins) in formats):
             raise ParseError("the image is broken: its header makes no sense, or is cut short") from error
         raise Unsupported(_unknown(begins)) from error
     except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
@@ -136,11 +136,15 @@ def _orientation(image: Any) -> int:
         return 1
 
 
+def _box(begins: bytes) -> str:
+    return "AVIF" if begins[8:12] in (b"avif", b"avis") else "HEIF"
+
+
 def _unknown(begins: bytes) -> str:
     text = begins.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "this is no image but an HTML page"
-    if begins[4:8] == b"ftyp":
+    if begins[4:8] == b"ftyp" and _box(begins) == "HEIF":
         return "this is no image that can be read here; HEIC wants the package pillow-heif"
     return f"this is no image that can be read here: it begins with {begins[:8]!r}"
 

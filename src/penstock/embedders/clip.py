@@ -150,7 +150,7 @@ class ClipEmbedder(Embedder):
         tokenizer, towers = self._opened()
         whole = [[*tokenizer.prefix, *row, *tokenizer.suffix] for row in rows]
         found: list[Any] = [None] * len(rows)
-        for places in batches([len(row) for row in whole], self.batch_tokens):
+        for places in batches([towers.tokens(row) for row in whole], self.batch_tokens):
             for i, vector in zip(places, towers.text([whole[i] for i in places]), strict=True):
                 found[i] = Dense(vector)
         return found
@@ -183,6 +183,10 @@ class _Towers:
                 given["ids"][i, : len(row)] = row
         vectors: NDArray[np.float32] = self._session("text").run(None, given)[0]
         return vectors
+
+    def tokens(self, row: Sequence[int]) -> int:
+        """How many the text tower will see of it."""
+        return self._checkpoint.positions if self._checkpoint.family == "siglip" else len(row)
 
     def _end(self, row: Sequence[int]) -> int:
         end = self._checkpoint.end

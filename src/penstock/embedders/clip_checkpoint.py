@@ -126,8 +126,8 @@ def _load(folder: Path, name: str, config: Mapping[str, Any]) -> ClipCheckpoint:
 
 
 def _told(config: Mapping[str, Any], side: str) -> dict[str, Any]:
-    told = {**(config.get(f"{side}_config") or {}), **(config.get(f"{side}_config_dict") or {})}
-    return {key: value for key, value in told.items() if value is not None}
+    told = [config.get(f"{side}_config") or {}, config.get(f"{side}_config_dict") or {}]
+    return {key: value for part in told for key, value in part.items() if value is not None}
 
 
 def _tower(config: Mapping[str, Any]) -> Tower:
