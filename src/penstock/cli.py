@@ -413,7 +413,7 @@ def _reindex(args: argparse.Namespace) -> int:
         say(rows_text(reindexed_rows(made)))
     if made.reports[-1].status == "stopped":
         return STOPPED
-    return OK if made.switched and made.reports[-1].ok else INCOMPLETE
+    return OK if made.switched and not made.trouble and made.reports[-1].ok else INCOMPLETE
 
 
 def _copy(args: argparse.Namespace) -> int:

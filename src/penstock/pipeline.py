@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MINIMUM = 8 << 20
 STATE = ".penstock"
-EMBEDDED = ("lance", "sqlite", "parquet")
+EMBEDDED = ("lance", "sqlite", "parquet", "delta")
 """Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
 
 Paths = str | os.PathLike[str]

@@ -35,6 +35,10 @@ SINKS: Table = {
     "opensearch": ("penstock.sinks.elastic:ElasticSink", "elastic"),
     "pinecone": ("penstock.sinks.pinecone:PineconeSink", "pinecone"),
     "weaviate": ("penstock.sinks.weaviate:WeaviateSink", "weaviate"),
+    "delta": ("penstock.sinks.delta:DeltaSink", "delta"),
+    "delta+s3": ("penstock.sinks.delta:DeltaSink", "delta"),
+    "delta+gs": ("penstock.sinks.delta:DeltaSink", "delta"),
+    "delta+az": ("penstock.sinks.delta:DeltaSink", "delta"),
 }
 
 INDEXES: Table = {

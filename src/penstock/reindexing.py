@@ -48,6 +48,8 @@ class Reindexed:
     switched: bool
     alias: str = ""
     """The store's own name for the current index, where it has such."""
+    trouble: str = ""
+    """Why that could not be put to the new one. The change of place stands."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"reports": [report.to_json() for report in self.reports]}
@@ -81,11 +83,14 @@ def reindex(
     missing = found.missing + found.orphans + found.doubled
     recall = measured_recall(new.sink) if found.points else None
     sound = not missing and reports[-1].status == "done" and (recall is None or recall >= least_recall)
-    alias, switched = "", False
-    if sound and (incomplete or not lost):
-        alias = _switch(pipeline, held, current=new.place, former=held.current)
-        switched = True
-    return Reindexed(new.sink.url, reports, found.points, missing, lost, recall, switched, alias)
+    made = Reindexed(new.sink.url, reports, found.points, missing, lost, recall, switched=False)
+    if not sound or (lost and not incomplete):
+        return made
+    _switch(pipeline, held, current=new.place, former=held.current)
+    try:
+        return replace(made, switched=True, alias=pipeline.sink.alias(new.place))
+    except SinkError as error:
+        return replace(made, switched=True, trouble=str(error))
 
 
 def rollback(pipeline: Pipeline) -> str:
@@ -96,6 +101,7 @@ def rollback(pipeline: Pipeline) -> str:
     former = pipeline.at(held.former)
     _manifest(former.sink)
     _switch(pipeline, held, current=held.former, former=held.current)
+    pipeline.sink.alias(held.former)
     return former.sink.url
 
 
@@ -181,12 +187,11 @@ def _lost(old: Ledger, new: Ledger) -> Iterator[str]:
             yield from (uri for uri, known in old.known(uris).items() if known.state == DONE)
 
 
-def _switch(pipeline: Pipeline, held: Manifest, *, current: int, former: int) -> str:
+def _switch(pipeline: Pipeline, held: Manifest, *, current: int, former: int) -> None:
     from penstock.pipeline import keep_current
 
     _keep(pipeline.sink, replace(held, current=current, former=former))
     keep_current(pipeline.ledger, current)
-    return pipeline.sink.alias(current)
 
 
 def _keep(door: Sink, manifest: Manifest) -> None:

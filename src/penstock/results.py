@@ -202,6 +202,8 @@ def reindexed_rows(made: Reindexed) -> Rows:
         rows += [("", clean(uri)) for uri in made.lost]
     if made.recall is not None:
         rows.append(("recall", f"{made.recall:.1%} of the true nearest are found"))
+    if made.trouble:
+        rows.append(("alias", f"not moved: {clean(made.trouble)}"))
     if made.alias:
         rows.append(("alias", clean(made.alias)))
     if made.switched:

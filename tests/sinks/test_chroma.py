@@ -20,8 +20,7 @@ import pytest
 from penstock.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
 from penstock.records import VECTOR, Dense, Manifest, Metadata, Point
 from penstock.sinks.chroma import ChromaIndex, ChromaSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
-from tests.sinks.nowhere import is_told, silent_port
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
 
 chromadb = pytest.importorskip("chromadb")
 
@@ -245,7 +244,7 @@ def test_an_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMA_TOKEN", TOKEN)
     with silent_port() as port:
         url = f"chroma://127.0.0.1:{port}/notes"
-        is_told(ChromaSink(url), ChromaIndex(url), TOKEN)
+        unreachable(ChromaSink(url), ChromaIndex(url), TOKEN)
         with pytest.raises(Transient):
             ChromaSink(url).manifest()
 

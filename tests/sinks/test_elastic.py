@@ -20,8 +20,7 @@ from penstock.records import VECTOR, Dense, Manifest, Point
 from penstock.sinks import elastic, elastic_wire
 from penstock.sinks.elastic import ElasticIndex, ElasticSink
 from penstock.testing.emulators.elastic import ElasticServer
-from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point
-from tests.sinks.nowhere import is_told, silent_port
+from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
 
 pytest.importorskip("elasticsearch")
 pytest.importorskip("opensearchpy")
@@ -119,7 +118,7 @@ def test_nobody_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, SECRET)
     with silent_port() as port:
         url = f"{scheme}://me@127.0.0.1:{port}/notes"
-        is_told(ElasticSink(url), ElasticIndex(url), SECRET)
+        unreachable(ElasticSink(url), ElasticIndex(url), SECRET)
         with pytest.raises(Transient, match="cannot be reached"):
             ElasticSink(url).manifest()
 

@@ -858,6 +858,14 @@ def test_no_older_version_after_a_newer_one(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(fanout_joining, "FIRST", 1)
     monkeypatch.setattr(fanout, "SLICE", 0.0)
     a, b = world.stores
+    fetch = a.fetch
+
+    def slowly(ids: Sequence[str]) -> Sequence[Point]:
+        found = fetch(ids)
+        time.sleep(0.003)  # in which the others could write
+        return found
+
+    monkeypatch.setattr(a, "fetch", slowly)
     with world.opened() as (fan, ledger):
         run = ledger.begin_run(SPACE.fingerprint)
         b.down = True
@@ -890,6 +898,62 @@ def test_no_older_version_after_a_newer_one(world: World, monkeypatch: pytest.Mo
         fan.flush()
         for store in (a, b):
             holds(store.real, [_point(n, version) for n, version in enumerate(versions)])
+
+
+def test_a_newer_version_that_cannot_be_read_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written while one catches up and not flushed: the version that can be read does not come after it."""
+    monkeypatch.setattr(fanout_joining, "FIRST", 1)
+    monkeypatch.setattr(fanout, "SLICE", 0.0)
+    a, b = world.stores
+    with world.opened() as (fan, ledger):
+        run = ledger.begin_run(SPACE.fingerprint)
+        b.down = True
+        _acknowledge(fan, ledger, [_point(n) for n in range(5)], run)
+        b.down = False
+        fan.flush()
+        assert fan.behind
+        new = [_point(n, 1) for n in range(5)]
+        fan.write(new)
+        fan.catch_up()
+        fan.flush()
+        assert not fan.behind
+        for store in (a, b):
+            holds(store.real, new)
+
+
+def test_nothing_is_given_up_during_a_run(world: World) -> None:
+    """What no other member can give is embedded again, but only the next run can see to that."""
+    world.stores[0] = world.store(0, readable=False)
+    b = world.stores[1]
+    with world.opened() as (fan, ledger):
+        run = ledger.begin_run(SPACE.fingerprint)
+        b.down = True
+        _acknowledge(fan, ledger, [_point(n) for n in range(5)], run)
+        b.down = False
+        fan.flush()
+        assert fan.behind
+        assert ledger.counts()["acknowledged"] == 5
+        fan.catch_up()
+        assert not fan.behind
+        assert ledger.counts()["acknowledged"] == 0
+        assert list(ledger.unfinished()) == ["file:///docs/0.md"]
+
+
+def test_who_has_something_to_catch_up_with(world: World) -> None:
+    """Known before anything is opened: one that is behind, and one that is new."""
+    a, b = world.stores
+    with Ledger(world.folder / "ledger.db") as ledger:
+        ledger.open()
+        ledger.enlist({a.url: None})
+        for stores, lagging in (([a], False), ([a, b], True)):
+            fan = FanOut(stores)
+            fan.attach(ledger)
+            assert fan.lagging is lagging
+        ledger.enlist({a.url: None, b.url: 3})
+        assert fan.lagging
+        assert fan.behind == {b.url: 3}
+        ledger.caught_up(b.url)
+        assert not fan.lagging
 
 
 def test_it_is_copied_in_pages(world: World) -> None:

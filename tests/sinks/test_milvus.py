@@ -35,9 +35,10 @@ from penstock.testing.sink_suite import (
     holds,
     point,
     same,
+    silent_port,
+    unreachable,
     write_flush_and_die,
 )
-from tests.sinks.nowhere import is_told, silent_port
 
 grpc = pytest.importorskip("grpc")
 MilvusClient = pytest.importorskip("pymilvus").MilvusClient
@@ -186,7 +187,7 @@ def test_urls_that_cannot_be_meant(url: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["pymilvus", "milvus_lite.adapter.grpc.server"])
-def test_a_missing_driver_is_told(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_unreachable(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the line that installs it, and nothing made."""
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtra, match=r"penstock\[milvus\]"):
@@ -194,12 +195,12 @@ def test_a_missing_driver_is_told(missing: str, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreachable_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody listens there, which may pass."""
     monkeypatch.setenv("MILVUS_TOKEN", KEY)
     with silent_port() as port:
         url = f"milvus://127.0.0.1:{port}/notes"
-        is_told(MilvusSink(url), MilvusIndex(url), KEY)
+        unreachable(MilvusSink(url), MilvusIndex(url), KEY)
         with pytest.raises(Transient):
             MilvusSink(url).manifest()
 

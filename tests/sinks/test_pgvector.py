@@ -24,8 +24,7 @@ from penstock.sinks import pgvector, pgvector_wire
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
 from penstock.testing import postgres
 from penstock.testing.postgres import Server, running
-from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point
-from tests.sinks.nowhere import is_told, silent_port
+from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
 
 psycopg = pytest.importorskip("psycopg")
 if not postgres.there():
@@ -252,7 +251,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", SECRET)
     with silent_port() as port:
         url = f"pgvector://writer@127.0.0.1:{port}/database/table"
-        is_told(PgvectorSink(url), PgvectorIndex(url), SECRET)
+        unreachable(PgvectorSink(url), PgvectorIndex(url), SECRET)
         with pytest.raises(Transient, match=r"cannot be reached.*refused"):
             opened(url)
 

@@ -15,8 +15,7 @@ from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Tr
 from penstock.records import VECTOR, Dense, Manifest, Point
 from penstock.sinks import pinecone_wire
 from penstock.sinks.pinecone import PineconeIndex, PineconeSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point
-from tests.sinks.nowhere import is_told, silent_port
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
 
 pytest.importorskip("pinecone")
 pytest.importorskip("orjson")
@@ -132,7 +131,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
     with silent_port() as port:
         url = f"pinecone://index/notes?host=127.0.0.1:{port}"
-        is_told(PineconeSink(url), PineconeIndex(url), SECRET)
+        unreachable(PineconeSink(url), PineconeIndex(url), SECRET)
         with pytest.raises(Transient, match="cannot be reached"):
             PineconeSink(url).manifest()
 

@@ -23,8 +23,18 @@ from penstock.sinks import qdrant
 from penstock.sinks.qdrant import QdrantIndex, QdrantSink
 from penstock.testing.emulators import qdrant as emulating
 from penstock.testing.emulators.qdrant import Emulator
-from penstock.testing.sink_suite import DIM, Aliased, MakeIndex, MakeSink, SinkSuite, holds, point, similarity
-from tests.sinks.nowhere import is_told, silent_port
+from penstock.testing.sink_suite import (
+    DIM,
+    Aliased,
+    MakeIndex,
+    MakeSink,
+    SinkSuite,
+    holds,
+    point,
+    silent_port,
+    similarity,
+    unreachable,
+)
 
 pytest.importorskip("qdrant_client")
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning")
@@ -280,19 +290,19 @@ def test_urls_that_cannot_be_meant(wrong: str) -> None:
         assert "secret" not in str(raised.value)
 
 
-def test_a_missing_driver_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_unreachable(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the line that installs it."""
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     with pytest.raises(MissingExtra, match=r"penstock\[qdrant\]"):
         QdrantSink(url).open(DENSE)
 
 
-def test_no_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing listens a later try may do."""
     monkeypatch.setenv("QDRANT_API_KEY", SECRET)
     with silent_port() as port:
         url = f"qdrant://127.0.0.1:{port}/notes"
-        is_told(QdrantSink(url), QdrantIndex(url), SECRET)
+        unreachable(QdrantSink(url), QdrantIndex(url), SECRET)
         with pytest.raises(Transient, match="cannot be reached"):
             QdrantSink(url).manifest()
 
@@ -434,7 +444,7 @@ class _Other(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...
 
 
-def test_what_is_not_qdrant_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_qdrant_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another server at that address, and one without TLS."""
     monkeypatch.delenv("QDRANT_API_KEY", raising=False)
     with HTTPServer(("127.0.0.1", 0), _Other) as other:
@@ -480,7 +490,7 @@ input()
 
 
 @pytest.mark.filterwarnings("ignore:.*[.]lock:pytest.PytestUnraisableExceptionWarning")  # the driver leaves it open
-def test_a_folder_in_use_is_told(folder: Path) -> None:
+def test_a_folder_in_use_unreachable(folder: Path) -> None:
     """Another process has it: one line says so; when that one ends it opens."""
     with subprocess.Popen(
         [sys.executable, "-c", _HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -17,8 +17,18 @@ import pytest
 from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, TooLarge, Transient, UsageError
 from penstock.filters import parse, passes
 from penstock.records import VECTOR, Dense, Manifest, Point
-from penstock.testing.sink_suite import DIM, FILTERS, Aliased, MakeIndex, MakeSink, SinkSuite, holds, point
-from tests.sinks.nowhere import is_told, silent_port
+from penstock.testing.sink_suite import (
+    DIM,
+    FILTERS,
+    Aliased,
+    MakeIndex,
+    MakeSink,
+    SinkSuite,
+    holds,
+    point,
+    silent_port,
+    unreachable,
+)
 
 pytest.importorskip("weaviate")
 
@@ -269,18 +279,18 @@ def test_small_and_capital_are_one_collection(server: Emulator) -> None:
     assert server.collections.keys() == {"Notes"}
 
 
-def test_a_missing_driver_is_told(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_unreachable(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the line that installs it."""
     monkeypatch.setitem(sys.modules, "weaviate", None)
     with pytest.raises(MissingExtra, match=r"penstock\[weaviate\]"):
         WeaviateSink(at(server)).open(DENSE)
 
 
-def test_no_server_is_told(server: Emulator) -> None:
+def test_no_server_unreachable(server: Emulator) -> None:
     """Where nothing listens a later try may do; where gRPC does not, nothing is made."""
     with silent_port() as port:
         url = f"weaviate://127.0.0.1:{port}/notes"
-        is_told(WeaviateSink(url), WeaviateIndex(url), SECRET)
+        unreachable(WeaviateSink(url), WeaviateIndex(url), SECRET)
         with pytest.raises(Transient, match="cannot be reached"):
             WeaviateSink(url).manifest()
         with pytest.raises(Transient, match="gRPC"):
@@ -436,7 +446,7 @@ class _Other(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("body", [b"<html>hello</html>", b"{}", b"[]", b'{"version": "1.20.0"}'])
-def test_what_is_not_weaviate_is_told(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+def test_what_is_not_weaviate_unreachable(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     """Another server at that address, one too old, and one without TLS."""
     monkeypatch.delenv("WEAVIATE_API_KEY", raising=False)
     monkeypatch.setattr(_Other, "body", body)

@@ -12,6 +12,8 @@
 `secret` is the password or key that `make_sink` gives, if there is one. `several_writers = False` says that one process
 writes at a time, and `same_ids = False` that two may, but each its own ids. `places = False` is for a sink without
 `beside`; the fixture `aliased` tells which number an alias stands for now, where the store has aliases.
+
+For a store that is a server, `unreachable(sink, index, secret)` is one more test, put to a port where nobody listens.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -640,3 +644,27 @@ def similarity(query: Vector, found: Vector) -> float:
     a, b = (np.atleast_2d(v.values).astype(np.float64) for v in (query, found))
     a, b = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (a, b))
     return float((a @ b.T).max(axis=1).sum())
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port that nobody listens at, nor will meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
+
+
+def unreachable(sink: Sink, index: Index, secret: str) -> None:
+    """It is told soon, in one line that names the place and holds no secret, whatever is asked first."""
+    manifest = Manifest(Space("a model", DIM, "f" * 32, "256 tokens"), owners={"": "ledger 1"})
+    with sink, index:
+        for call in (sink.manifest, lambda: sink.open(manifest), index.manifest, index.open, sink.drop):
+            began = time.monotonic()
+            with pytest.raises(SinkError) as raised:
+                call()
+            assert time.monotonic() - began < 10, "it took too long to say so"
+            told = str(raised.value)
+            assert sink.url in told
+            assert "\n" not in told
+            assert len(told) < 600
+            assert secret not in told
