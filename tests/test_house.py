@@ -25,10 +25,11 @@ ALLOWED = {
     "chunkers": {"chunkers", "records", "errors", "contracts"},
     "images.py": {"errors"},
     "embedders": {"embedders", "records", "errors", "contracts", "models", "images"},
-    "copying.py": {"records", "errors", "contracts", "engine", "pipeline"},
+    "places.py": {"contracts"},
+    "copying.py": {"records", "errors", "contracts", "engine", "pipeline", "places"},
     "filters.py": {"records", "errors"},
     "sinks": {"sinks", "records", "errors", "contracts", "filters", "locks"},
-    "search.py": {"records", "errors", "contracts", "registry", "pipeline"},
+    "search.py": {"records", "errors", "contracts", "registry", "pipeline", "places"},
 }
 
 
