@@ -858,14 +858,6 @@ def test_no_older_version_after_a_newer_one(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(fanout_joining, "FIRST", 1)
     monkeypatch.setattr(fanout, "SLICE", 0.0)
     a, b = world.stores
-    fetch = a.fetch
-
-    def slowly(ids: Sequence[str]) -> Sequence[Point]:
-        found = fetch(ids)
-        time.sleep(0.003)  # in which the others could write
-        return found
-
-    monkeypatch.setattr(a, "fetch", slowly)
     with world.opened() as (fan, ledger):
         run = ledger.begin_run(SPACE.fingerprint)
         b.down = True
@@ -898,6 +890,31 @@ def test_no_older_version_after_a_newer_one(world: World, monkeypatch: pytest.Mo
         fan.flush()
         for store in (a, b):
             holds(store.real, [_point(n, version) for n, version in enumerate(versions)])
+
+
+def test_no_newer_version_between_reading_and_writing_a_page(world: World) -> None:
+    """Who writes meanwhile waits until the page is there."""
+    a, b = world.stores
+    with world.opened() as (fan, ledger):
+        run = ledger.begin_run(SPACE.fingerprint)
+        b.down = True
+        _acknowledge(fan, ledger, [_point(1)], run)
+        b.down = False
+        fetch = a.fetch
+        writer = threading.Thread(target=lambda: fan.write([_point(1, 1)]))
+
+        def slowly(ids: Sequence[str]) -> Sequence[Point]:
+            found = fetch(ids)
+            writer.start()
+            writer.join(0.1)
+            return found
+
+        a.fetch = slowly  # type: ignore[method-assign]
+        fan.catch_up()
+        writer.join()
+        fan.flush()
+        for store in (a, b):
+            holds(store.real, [_point(1, 1)])
 
 
 def test_a_newer_version_that_cannot_be_read_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

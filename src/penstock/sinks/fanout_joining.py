@@ -30,8 +30,9 @@ FIRST, PAGE, PAGE_BYTES = 16, 256, 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    after: tuple[int, bytes] = (0, b"")
-    size: int = FIRST
+    after: tuple[int, bytes]
+    size: int
+    """Of the next one."""
     copied: int = 0
     lost: int = 0
     """Of all pages until this one."""
@@ -172,7 +173,7 @@ class Joining:
             self._remove_orphans(member)
         while self._delete_noted(member):
             yield
-        page: _Page | None = _Page()
+        page: _Page | None = _Page((0, b""), FIRST)
         while page is not None:
             last = page
             page = group.patiently(partial(self._copy, member, since, last))
