@@ -156,17 +156,24 @@ def by_hand(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
     make, best = HANDS[name]
     spent, size = 0.0, size or best or find(SINKS, name, "sink").max_rows
     with _place(name, folder) as url:
-        write = make(url if name == "pgvector" else folder)
+        write, finish = make(url if name == "pgvector" else folder)
         for columns, vectors in batches(total, size):
             started = time.perf_counter()
             write(columns, vectors)
             spent += time.perf_counter() - started
+        started = time.perf_counter()
+        finish()
+        spent += time.perf_counter() - started
     return {"points/s": total / spent, "rows": size}
 
 
 def _rows(columns: dict[str, list[Any]], *left_out: str) -> list[dict[str, Any]]:
     names = [name for name in columns if name not in left_out]
     return [dict(zip(names, row, strict=True)) for row in zip(*(columns[name] for name in names), strict=True)]
+
+
+def _nothing() -> None:
+    """What was written is as durable as the loop cares to make it."""
 
 
 def _arrow(columns: dict[str, list[Any]], vectors: Any) -> Any:
@@ -187,7 +194,7 @@ def _lance(folder: Path) -> Any:
             table = lancedb.connect(str(folder)).create_table("chunks", schema=rows.schema)
         table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 
-    return write
+    return write, _nothing
 
 
 def _sqlite(folder: Path) -> Any:
@@ -216,7 +223,7 @@ def _sqlite(folder: Path) -> Any:
                 file.execute(put, cells)
                 file.execute("INSERT INTO v(rowid, e) VALUES (?, ?)", (file.last_insert_rowid(), vector.tobytes()))
 
-    return write
+    return write, _nothing
 
 
 def _parquet(folder: Path) -> Any:
@@ -230,7 +237,7 @@ def _parquet(folder: Path) -> Any:
         writer = writer or pq.ParquetWriter(folder / "hand.parquet", rows.schema, compression="zstd")
         writer.write_table(rows)
 
-    return write
+    return write, _nothing
 
 
 def _qdrant(folder: Path) -> Any:
@@ -242,7 +249,7 @@ def _qdrant(folder: Path) -> Any:
     def write(columns: dict[str, list[Any]], vectors: Any) -> None:
         client.upsert("notes", models.Batch(ids=columns["id"], vectors=vectors.tolist(), payloads=_rows(columns, "id")))
 
-    return write
+    return write, _nothing
 
 
 def _chroma(folder: Path) -> Any:
@@ -256,7 +263,7 @@ def _chroma(folder: Path) -> Any:
     def write(columns: dict[str, list[Any]], vectors: Any) -> None:
         collection.upsert(columns["id"], vectors, metadatas=_rows(columns, "id", "text"), documents=columns["text"])
 
-    return write
+    return write, _nothing
 
 
 def _milvus(folder: Path) -> Any:
@@ -277,7 +284,7 @@ def _milvus(folder: Path) -> Any:
     def write(columns: dict[str, list[Any]], vectors: Any) -> None:
         client.upsert("notes", [{**row, "vector": v} for row, v in zip(_rows(columns), vectors, strict=True)])
 
-    return write
+    return write, lambda: client.flush("notes")  # until then Lite has it in memory only
 
 
 def _pgvector(url: str) -> Any:
@@ -307,7 +314,7 @@ def _pgvector(url: str) -> Any:
             cursor.execute("TRUNCATE fresh")
         db.commit()
 
-    return write
+    return write, _nothing
 
 
 HANDS: dict[str, tuple[Any, int]] = {
