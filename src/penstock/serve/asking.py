@@ -1,0 +1,140 @@
+"""What is asked, once it has been checked; and the cursors that lead from page to page."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock import filters
+from penstock.errors import UsageError
+from penstock.serve.problems import bad
+from penstock.serve.shapes import SEARCH, check
+
+DEPTH = 10_000
+"""Hits that pages lead to, all in all: as deep as the stores with the shortest breath go."""
+DISTINCT_DEPTH = 1000
+"""The same where near-duplicates are collapsed, as the vectors of all hits before are compared."""
+COMPARISONS = 500
+"""Parts of a filter: stores put them into statements whose parsers recurse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    text: str | None = None
+    text_weight: float = 1.0
+    image: bytes | None = None
+    image_url: str | None = None
+    image_weight: float = 1.0
+    vector: tuple[float, ...] | None = None
+    like: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    where: Mapping[str, Any] | None = None
+    k: int = 20
+    offset: int = 0
+    threshold: float | None = None
+    distinct: bool = False
+
+    @property
+    def depth(self) -> int:
+        return DISTINCT_DEPTH if self.distinct else DEPTH
+
+    def cursor(self, offset: int) -> str:
+        return _packed({"at": offset, "of": self._digest()})
+
+    def _digest(self) -> str:
+        """The same for the same question, whatever the page."""
+        image = hashlib.blake2b(self.image or b"", digest_size=16).hexdigest()
+        told = [
+            *(self.text, self.text_weight, image, self.image_url, self.image_weight, self.vector),
+            *(self.like, self.unlike, self.minus, self.where, self.threshold, self.distinct),
+        ]
+        return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def asked(body: Any, image: bytes | None = None, name: str = "the body") -> Ask:
+    """The question of a request's body; `image` is one that came beside it. Raises Problem."""
+    given = check(body, SEARCH, name)
+    if image is not None and (given.get("image") or given.get("image_url")):
+        raise bad("there are two images; one is searched by")
+    if (told := given.pop("image", None)) is not None:
+        image = unpacked_image(told)
+    if image is not None and given.get("image_url"):
+        raise bad("image and image_url: one is searched by")
+    if image == b"":
+        raise bad("the image is empty: zero bytes")
+    cursor = given.pop("cursor", None)
+    for key in ("like", "unlike", "minus", "vector"):
+        if key in given:
+            given[key] = tuple(given[key])
+    text = given.get("text")
+    if text is not None and not text.strip():
+        raise bad("the text is empty")
+    ask = Ask(**{**given, "image": image})
+    _meant(ask)
+    if cursor is None:
+        return ask
+    return Ask(**{**given, "image": image, "offset": _offset(cursor, ask)})
+
+
+def _meant(ask: Ask) -> None:
+    wanted = (
+        (ask.text is not None and ask.text_weight > 0)
+        or ((ask.image is not None or ask.image_url is not None) and ask.image_weight > 0)
+        or ask.vector is not None
+        or ask.like
+    )
+    if not wanted:
+        raise bad("nothing is asked: give text, image, image_url, vector or like, with a weight above 0")
+    try:
+        wide = _width(filters.parse(ask.where))
+    except UsageError as error:
+        raise bad(f"where: {error}") from None
+    if wide > COMPARISONS:
+        raise bad(f"where: {wide:,} comparisons; {COMPARISONS} at most")
+
+
+def _width(wanted: filters.Filter | None) -> int:
+    match wanted:
+        case filters.Every(terms) | filters.Some(terms):
+            return sum(map(_width, terms))
+        case filters.Not(term):
+            return _width(term)
+        case filters.Among(_, values):
+            return len(values)
+        case _:
+            return 1
+
+
+def unpacked_image(text: str) -> bytes:
+    """From base64, as it is or as a data: url."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise bad(f"image is no base64: {error}") from None
+
+
+def _packed(told: Mapping[str, Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(told).encode()).decode().rstrip("=")
+
+
+def _offset(cursor: str, ask: Ask) -> int:
+    try:
+        told = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        offset, digest = told["at"], told["of"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise bad("cursor: this is none of ours") from None
+    if type(offset) is not int or offset < 0:
+        raise bad("cursor: this is none of ours")
+    if digest != ask._digest():
+        raise bad("cursor: it belongs to another query; begin without one")
+    if offset >= ask.depth:
+        raise bad(f"cursor: hits beyond the first {ask.depth:,} are not to be had; ask more narrowly")
+    return offset

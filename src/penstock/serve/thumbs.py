@@ -1,0 +1,111 @@
+"""Small pictures of what is indexed: from the point itself, or from a file beneath one of the roots; nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from penstock.records import Chunk
+from penstock.serve.problems import Problem
+from penstock.serve.settings import Settings
+
+SIZES = (128, 256, 512)
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif"),
+)
+LARGEST = 128 << 20
+"""Bytes of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """`stamp` changes when the picture may have changed."""
+
+    stamp: str
+    read: Callable[[], bytes]
+
+    def etag(self, size: int) -> str:
+        return f'"{hashlib.blake2b(f"{self.stamp}|{size}".encode(), digest_size=12).hexdigest()}"'
+
+
+class Thumbs:
+    def __init__(self, settings: Settings) -> None:
+        self._roots = [os.path.realpath(root) for root in settings.roots]
+        self._pixels = settings.pixels
+
+    def may_show(self, chunk: Chunk) -> bool:
+        """By its name alone: the file is looked at when the picture is asked for."""
+        if chunk.image is not None:
+            return True
+        path = _path(chunk.uri)
+        return path is not None and path.lower().endswith(ENDINGS) and self._inside(os.path.normpath(path))
+
+    def picture(self, chunk: Chunk) -> Picture:
+        """Where the chunk's picture is. Raises Problem where there is none, or none that may be shown."""
+        if (image := chunk.image) is not None:
+            return Picture(hashlib.blake2b(image, digest_size=16).hexdigest(), lambda: image)
+        path = _path(chunk.uri)
+        if path is None or not path.lower().endswith(ENDINGS):
+            raise _hidden(chunk)
+        # What the links in it lead to counts; the file itself is opened by a name that has none.
+        real = os.path.realpath(path)
+        if not self._inside(real):
+            raise _hidden(chunk)
+        try:
+            told = os.stat(real, follow_symlinks=False)
+        except (OSError, ValueError):
+            raise _hidden(chunk) from None
+        if not stat.S_ISREG(told.st_mode):
+            raise _hidden(chunk)
+        return Picture(f"{chunk.id}|{told.st_mtime_ns}|{told.st_size}|{told.st_ino}", lambda: _read(real, chunk))
+
+    def small(self, picture: Picture, size: int) -> bytes:
+        """As JPEG, upright, no side longer than `size`. Raises ParseError where it cannot be decoded."""
+        from penstock.images import decode
+
+        image = decode(picture.read(), edge=size, pixels=self._pixels)
+        image.thumbnail((size, size))
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=85)
+        return out.getvalue()
+
+    def _inside(self, path: str) -> bool:
+        return any(path.startswith(os.path.join(root, "")) for root in self._roots)
+
+
+def _path(uri: str) -> str | None:
+    """The path of a file:// uri; None where the uri is another, or names a part of a file."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        return None
+    path = os.fsdecode(unquote_to_bytes(parts.path))
+    return path if path.startswith("/") and "\0" not in path else None
+
+
+def _read(path: str, chunk: Chunk) -> bytes:
+    try:
+        # Neither a link nor a pipe that took the file's place since it was looked at.
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        raise _hidden(chunk) from None
+    with open(file, "rb") as stream:
+        told = os.fstat(file)
+        if not stat.S_ISREG(told.st_mode):
+            raise _hidden(chunk)
+        if told.st_size > LARGEST:
+            raise Problem(413, "too_large", f"the picture of {chunk.id} has more than {LARGEST >> 20} MiB")
+        return stream.read(LARGEST)
+
+
+def _hidden(chunk: Chunk) -> Problem:
+    """One answer to all: it does not tell which files there are."""
+    return Problem(404, "not_found", f"there is no picture of {chunk.id}")
