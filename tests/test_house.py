@@ -25,7 +25,7 @@ ALLOWED = {
     "chunkers": {"chunkers", "records", "errors", "contracts"},
     "images.py": {"errors"},
     "embedders": {"embedders", "records", "errors", "contracts", "models", "images"},
-    "places.py": {"contracts"},
+    "places.py": {"contracts", "errors"},
     "copying.py": {"records", "errors", "contracts", "engine", "pipeline", "places"},
     "filters.py": {"records", "errors"},
     "sinks": {"sinks", "records", "errors", "contracts", "filters", "locks"},

@@ -214,7 +214,7 @@ def _verify(args: argparse.Namespace) -> int:
             say("source, ledger and index agree")
         elif not found.complete:
             say("the source could not be listed whole")
-        elif not any((found.missing, found.orphans, found.doubled, found.altered, found.outdated, found.gone)):
+        elif found.failing == sum(number for _, number in found.differences):
             say(f"`penstock failures{again}` says why")
         elif found.repaired is None:
             say(f"they differ: `penstock verify --repair{again}` mends what can be mended")
@@ -299,7 +299,7 @@ def _status(args: argparse.Namespace) -> int:
         told: dict[str, Any] = {
             "ledger": str(ledger.path),
             "ledger_bytes": _bytes_of(ledger.path),
-            "index": settings.get("into"),
+            "index": _places(settings),
             "source": settings.get("source"),
             **ledger.counts(),
             "runs": ledger.runs(5),
@@ -355,7 +355,7 @@ def _explain(args: argparse.Namespace) -> int:
         run = ledger.runs(newest - found["run"] + 1)[-1] if found["run"] else None
         settings = _settings_of(ledger)
     told: dict[str, Any] = {"id": id.hex(), "uri": found["uri"], "document": document, "run": run}
-    told |= {"index": settings.get("into")} | _from_index(settings.get("into"), id.hex())
+    told |= {"index": _places(settings)} | _from_index(next(iter(settings.get("into") or ()), None), id.hex())
     if args.json:
         _emit(told)
         return OK
@@ -512,7 +512,7 @@ def _fills(path: Path) -> str:
             settings = _settings_of(ledger)
     except PenstockError as error:
         return f"   ({error})"
-    return f"   {', '.join(settings['source'])} → {settings['into']}" if settings else ""
+    return f"   {', '.join(settings['source'])} → {_places(settings)}" if settings else ""
 
 
 def _again(path: Path) -> str:
@@ -535,7 +535,13 @@ def _settings_of(ledger: Ledger) -> dict[str, Any]:
     import json
 
     told: dict[str, Any] = json.loads(ledger.get("settings") or "{}")
+    if isinstance(told.get("into"), str):  # as ledgers from before there could be several
+        told["into"] = [told["into"]]
     return told
+
+
+def _places(settings: dict[str, Any]) -> str | None:
+    return " + ".join(settings["into"]) if settings else None
 
 
 def _bytes_of(path: Path) -> int:

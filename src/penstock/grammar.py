@@ -125,7 +125,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _compose(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--into", metavar="URL", required=required, help="the index: lance://./index")
+    more = "the index: lance://./index; may come again, for several that are filled together"
+    parser.add_argument("--into", metavar="URL", required=required, action="append", help=more)
     parser.add_argument("--model", metavar="M", help="a sentence-transformers model: a name or a folder")
     parser.add_argument("--chunk", metavar="SIZE", help='how documents are cut: "256 tokens", "1000 characters"')
     parser.add_argument("--memory", metavar="SIZE", help="the most bytes in flight (512MiB)")

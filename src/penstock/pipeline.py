@@ -22,9 +22,11 @@ from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
 from penstock.engine.progress import Progress, Report
 from penstock.errors import SourceError, UsageError
 from penstock.ledger import Ledger
+from penstock.places import settle
 from penstock.records import Change, Delete, Space, Unreadable, Upsert
 from penstock.registry import SINKS, find, scheme
 from penstock.session import Session
+from penstock.sinks.fanout import FanOut, members
 
 if TYPE_CHECKING:
     from penstock.planning import Plan
@@ -37,6 +39,7 @@ EMBEDDED = ("lance", "sqlite", "parquet", "delta")
 """Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
 
 Paths = str | os.PathLike[str]
+Into = str | Sink | Sequence[str | Sink]
 SourceSpec = Paths | Sequence[Paths] | Source
 ModelSpec = str | Embedder | Callable[[list[str]], Any] | None
 
@@ -46,7 +49,7 @@ class Settings:
     """The options that can be said in words: on the command line, in penstock.toml, and in the ledger for next time."""
 
     source: tuple[str, ...]
-    into: str
+    into: tuple[str, ...]
     model: str | None = None
     chunk: str | None = None
     memory: str = "512MiB"
@@ -67,7 +70,7 @@ class Settings:
         if missing:
             raise UsageError(f"{where}: {' and '.join(missing)} must be given")
         plain = dict(values)
-        for name in ("source", "include", "exclude"):
+        for name in ("source", "into", "include", "exclude"):
             if name in plain:
                 value = plain[name]
                 plain[name] = (value,) if isinstance(value, str) else tuple(value)
@@ -77,6 +80,7 @@ class Settings:
         for name, value in plain.items():
             kinds: dict[str, type] = {
                 "source": tuple,
+                "into": tuple,
                 "include": tuple,
                 "exclude": tuple,
                 "hidden": bool,
@@ -111,7 +115,7 @@ class Pipeline:
     >>> report = Pipeline("docs/", into="lance://./index", memory="256MiB").run()
 
     - `source`: a path, several, a url, or a Source.
-    - `into`: a sink's url, or a Sink.
+    - `into`: a sink's url, or a Sink; or several of these, which are filled together.
     - `model`: a sentence-transformers model (hub name or folder), an Embedder, or a function of a list of texts.
     - `chunk`: `"256 tokens"`, `"1000 characters"`, a Chunker, or a function of a text that gives its parts.
     - `memory`: bytes in flight, at most: `"512MiB"`. Model weights and parsers' native heaps come on top.
@@ -124,7 +128,7 @@ class Pipeline:
         self,
         source: SourceSpec,
         *,
-        into: str | Sink,
+        into: Into,
         model: ModelSpec = None,
         chunk: ChunkSpec = None,
         memory: str | int = "512MiB",
@@ -136,8 +140,12 @@ class Pipeline:
         workers: int | None = None,
         namespace: str = "",
     ) -> None:
-        self.sink = make_sink(into)
-        self.source = _source(source, self.sink, include, exclude, hidden)
+        several = [into] if isinstance(into, str | Sink) else list(into)
+        if len(several) > 1:  # the ledger knows them by their urls
+            several = [_absolute(one) if isinstance(one, str) else one for one in several]
+        sinks = [make_sink(one) for one in several]
+        self.sink = sinks[0] if len(sinks) == 1 else FanOut(sinks)
+        self.source = _source(source, sinks, include, exclude, hidden)
         self.embedder = make_embedder(model)
         self.budget = parse_size(memory)
         if self.budget < MINIMUM:
@@ -150,17 +158,17 @@ class Pipeline:
         """Which of the places side by side; 0 is the one that was named."""
         self._parsers = dict(parsers or {})
         self._chunk = chunk
-        self.ledger = Ledger(state or default_state(self.source.name, self.sink.url, namespace))
+        self.ledger = Ledger(state or default_state(self.source.name, sinks[0].url, namespace))
         self.settings: Settings | None = None
         if (
-            isinstance(into, str)
+            all(isinstance(one, str) for one in several)
             and isinstance(model, str | None)
             and isinstance(chunk, str | int | None)
             and not isinstance(source, Source)
         ):
             self.settings = Settings(
                 source=tuple(_absolute(path) for path in _listed(source)),
-                into=_absolute(into),
+                into=tuple(_absolute(sink.url) for sink in sinks),
                 model=model,
                 chunk=None if chunk is None else str(chunk),
                 memory=str(memory),
@@ -295,6 +303,8 @@ class Pipeline:
 
     def current(self) -> Pipeline:
         """The same, at the place that is searched now."""
+        if len(members(self.sink)) > 1:
+            settle(members(self.sink))
         held = self.sink.manifest()
         number = held.current if held is not None else 0
         if number or self.ledger.path.exists():
@@ -324,7 +334,9 @@ class Pipeline:
 # ---------------------------------------------------------------- from words to components
 
 
-def _source(source: SourceSpec, sink: Sink, include: Sequence[str], exclude: Sequence[str], hidden: bool) -> Source:
+def _source(
+    source: SourceSpec, sinks: Sequence[Sink], include: Sequence[str], exclude: Sequence[str], hidden: bool
+) -> Source:
     if isinstance(source, Source):
         if include or exclude or hidden:
             raise UsageError("include, exclude and hidden belong to your own source")
@@ -332,8 +344,7 @@ def _source(source: SourceSpec, sink: Sink, include: Sequence[str], exclude: Seq
     from penstock.sources import from_url
 
     # An index inside the folder that it indexes is not a document.
-    place = _lies_at(sink.url)
-    inside = [place] if place else []
+    inside = [place for sink in sinks if (place := _lies_at(sink.url))]
     return from_url(source, include=include, exclude=exclude, hidden=hidden, skip=inside)
 
 

@@ -18,7 +18,9 @@ from penstock.contracts import Index, Sink
 from penstock.engine.progress import Progress, Report
 from penstock.errors import OwnershipError, SinkError, UsageError
 from penstock.ledger import DONE, Ledger
+from penstock.places import point
 from penstock.records import VECTOR, Manifest, Point, Space
+from penstock.sinks.fanout import members
 
 if TYPE_CHECKING:
     from penstock.pipeline import Pipeline
@@ -81,12 +83,13 @@ def reindex(
     found = new.verify(progress=progress)
     lost = tuple(islice(_lost(old.ledger, new.ledger), NAMED))
     missing = found.missing + found.orphans + found.doubled
-    recall = measured_recall(new.sink) if found.points else None
-    sound = not missing and reports[-1].status == "done" and (recall is None or recall >= least_recall)
+    recalls = [measured_recall(sink) for sink in members(new.sink)] if found.points else []
+    recall = min((one for one in recalls if one is not None), default=None)
+    sound = not missing and not found.behind and (recall is None or recall >= least_recall)
     made = Reindexed(new.sink.url, reports, found.points, missing, lost, recall, switched=False)
-    if not sound or (lost and not incomplete):
+    if not sound or reports[-1].status != "done" or (lost and not incomplete):
         return made
-    _switch(pipeline, held, current=new.place, former=held.current)
+    _switch(pipeline, current=new.place, former=held.current)
     try:
         return replace(made, switched=True, alias=pipeline.sink.alias(new.place))
     except SinkError as error:
@@ -100,7 +103,7 @@ def rollback(pipeline: Pipeline) -> str:
         raise UsageError(f"no index before the current one is kept beside {pipeline.sink.url}")
     former = pipeline.at(held.former)
     _manifest(former.sink)
-    _switch(pipeline, held, current=held.former, former=held.current)
+    _switch(pipeline, current=held.former, former=held.current)
     pipeline.sink.alias(held.former)
     return former.sink.url
 
@@ -109,7 +112,7 @@ def drop(pipeline: Pipeline) -> list[str]:
     """Remove what lies beside the current index: the one before it, one that was never finished. Gives their urls."""
     held, _ = _held(pipeline)
     if held.former is not None:  # from now on nobody can go back to it
-        _keep(pipeline.sink, replace(held, former=None))
+        point(members(pipeline.sink), held.current, None)
     dropped = []
     kept = [pipeline.at(number) for number in range(held.current) if pipeline.at(number).sink.manifest() is not None]
     for there in (*kept, *takewhile(lambda there: there.sink.manifest() is not None, _beyond(pipeline, held))):
@@ -187,17 +190,11 @@ def _lost(old: Ledger, new: Ledger) -> Iterator[str]:
             yield from (uri for uri, known in old.known(uris).items() if known.state == DONE)
 
 
-def _switch(pipeline: Pipeline, held: Manifest, *, current: int, former: int) -> None:
+def _switch(pipeline: Pipeline, *, current: int, former: int) -> None:
     from penstock.pipeline import keep_current
 
-    _keep(pipeline.sink, replace(held, current=current, former=former))
+    point(members(pipeline.sink), current, former)
     keep_current(pipeline.ledger, current)
-
-
-def _keep(door: Sink, manifest: Manifest) -> None:
-    with door:
-        door.open(manifest)
-        door.replace_manifest(manifest)
 
 
 def _emptied(door: Sink) -> bool:

@@ -173,6 +173,7 @@ def verification_rows(found: Verification) -> Rows:
         ("orphans", found.orphans, "in the index that belong to no document"),
         ("doubled", found.doubled, "that the index holds more than once"),
         ("altered", found.altered, "whose vectors are not what the model makes of their texts"),
+        ("behind", found.behind, "of the stores were away: the next run brings them up to date"),
         ("outdated", found.outdated, "documents that are new, changed or half done"),
         ("gone", found.gone, "documents that the source no longer has"),
         ("failing", found.failing, "documents that could not be brought in"),

@@ -6,17 +6,18 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from penstock.contracts import Chunker
+from penstock.contracts import Chunker, Sink
 from penstock.engine.flow import Flow, Setup
 from penstock.engine.identity import row_of_stored, tag_of
 from penstock.engine.progress import Progress, Report
-from penstock.errors import OwnershipError, SpaceMismatch, UsageError
+from penstock.errors import OwnershipError, SpaceMismatch, Transient, UsageError
 from penstock.ledger import FAILED, OPEN
 from penstock.records import Change, Manifest, Space
+from penstock.sinks.fanout import FanOut
 
 if TYPE_CHECKING:
     from penstock.pipeline import Pipeline
@@ -30,21 +31,25 @@ class Session:
         self.pipeline = pipeline
         self.notices: list[str] = []
         self.space = pipeline.space()
-        if self.space.kind not in {kind.__name__ for kind in pipeline.sink.accepts}:
-            raise UsageError(
-                f"{pipeline.sink.url} does not take {self.space.kind} vectors, which {self.space.model} makes"
-            )
-        most, longest = pipeline.sink.max_text, pipeline.longest()
+        sink = pipeline.sink
+        if self.space.kind not in {kind.__name__ for kind in sink.accepts}:
+            raise UsageError(f"{sink.url} does not take {self.space.kind} vectors, which {self.space.model} makes")
+        most, longest = sink.max_text, pipeline.longest()
         if most is not None and longest is not None and longest > most:
             raise UsageError(
-                f"{pipeline.sink.url} takes texts of at most {most:,} bytes; a chunk of {self.space.chunking} may have"
+                f"{sink.url} takes texts of at most {most:,} bytes; a chunk of {self.space.chunking} may have"
                 f" {longest:,}: choose smaller ones (--chunk)"
             )
-        ledger, sink = pipeline.ledger, pipeline.sink
+        ledger = pipeline.ledger
         for component in (ledger, sink, pipeline.embedder, pipeline.source):
             stack.callback(component.close)
         pipeline.source.open()  # a source that is not there is no reason to begin a ledger
         ledger.open()
+        self.fan_out = self._fan_out(adopt)
+        if self.fan_out:
+            stack.callback(self.fan_out.detach)
+        self.sink: Sink = self.fan_out or sink
+        sink = self.sink
         self.owner = {pipeline.namespace: ledger.id}
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
@@ -61,9 +66,19 @@ class Session:
         self.parsers = pipeline.parser()
         stack.callback(self.parsers.close)
 
+    def _fan_out(self, adopt: bool) -> FanOut | None:
+        """The sinks, where there are several, or were: those that are left out this time miss what it writes."""
+        sink, ledger = self.pipeline.sink, self.pipeline.ledger
+        several = FanOut([sink]) if ledger.members() and not isinstance(sink, FanOut) else sink
+        if not isinstance(several, FanOut):
+            return None
+        tag = tag_of(self.pipeline.namespace).hex()
+        several.attach(ledger, mine=(lambda id: id.startswith(tag)) if tag else None, adopt=adopt)
+        return several
+
     def _begin_anew(self) -> None:
         if self.pipeline.ledger.counts()["chunks"]:
-            self.notices.append(f"{self.pipeline.sink.url} is not there any more: everything is indexed again")
+            self.notices.append(f"{self.sink.url} is not there any more: everything is indexed again")
         self.pipeline.ledger.reset()
 
     def _agree(self, held: Manifest, adopt: bool) -> None:
@@ -71,7 +86,7 @@ class Session:
         new, is taken over."""
         if not self._fits(held, adopt):
             self.open_sink()
-            sink = self.pipeline.sink
+            sink = self.sink
             if self.pipeline.namespace and not held.owners and not adopt and sink.count():
                 raise OwnershipError(
                     f"{sink.url} holds points that no pipeline fills. --adopt takes over those of this namespace, and"
@@ -83,7 +98,7 @@ class Session:
     def _fits(self, held: Manifest, adopt: bool = False) -> bool:
         """Whether the index is this ledger's already. Raises where it must not be filled from here."""
         pipeline = self.pipeline
-        ledger, sink, name = pipeline.ledger, pipeline.sink, pipeline.namespace
+        ledger, sink, name = pipeline.ledger, self.sink, pipeline.namespace
         check_space(held.space, self.space, sink.url)
         if name and "" in held.owners:
             raise OwnershipError(f"{sink.url} is one pipeline's alone, which has no namespace: take another place")
@@ -103,23 +118,33 @@ class Session:
 
     def _register(self) -> None:
         """Have the manifest name this ledger, beside those of other namespaces."""
-        sink = self.pipeline.sink
+        sink = self.sink
         if (held := sink.manifest()) is not None and not self.owner.items() <= held.owners.items():
             sink.replace_manifest(replace(held, owners={**held.owners, **self.owner}))
 
-    def ids(self) -> Iterator[Sequence[str]]:
-        """Those of the index that are this pipeline's."""
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """Those that can be held against the ledger: they can be read, and nothing is known to be missing."""
+        if self.fan_out is None:
+            return (self.sink,)
+        behind = self.fan_out.behind
+        return [sink for sink in self.fan_out.sinks if sink.readable and sink.url not in behind]
+
+    def ids(self, sink: Sink) -> Iterator[Sequence[str]]:
+        """Those of an index that are this pipeline's."""
         tag = tag_of(self.pipeline.namespace).hex()
-        for page in self.pipeline.sink.ids():
+        for page in sink.ids():
             yield [id for id in page if id.startswith(tag)] if tag else page
 
     def _adopt(self) -> None:
         """Write down what the index holds as acknowledged; the run that follows compares it with the source."""
-        ledger, sink = self.pipeline.ledger, self.pipeline.sink
+        ledger, sink = self.pipeline.ledger, self.sink
         ledger.reset()
+        if self.fan_out:
+            self.fan_out.adopt()
         run = ledger.begin_run(self.space.fingerprint)
         count = 0
-        for ids in self.ids():
+        for ids in self.ids(sink):
             for start in range(0, len(ids), sink.max_rows):
                 points = sink.fetch(ids[start : start + sink.max_rows])
                 begun = ledger.begin(sorted({point.chunk.uri for point in points}), run)
@@ -132,9 +157,9 @@ class Session:
 
     def open_sink(self) -> None:
         if not self._sink_open:
-            self.pipeline.sink.open(Manifest(self.space, self.owner))
+            self.sink.open(Manifest(self.space, self.owner))
             self._sink_open = True
-            if not self.there and (held := self.pipeline.sink.manifest()) is not None:
+            if not self.there and (held := self.sink.manifest()) is not None:
                 self._fits(held)  # two that began at once have made one index
                 self._register()
 
@@ -159,13 +184,14 @@ class Session:
     ) -> Report:
         pipeline, ledger = self.pipeline, self.pipeline.ledger
         began = time.monotonic()
+        self.catch_up()
         run = ledger.begin_run(self.space.fingerprint)
         flow = Flow(
             Setup(
                 changes=changes,
                 parse=self.parsers.parse,
                 embedder=pipeline.embedder,
-                sink=pipeline.sink,
+                sink=self.sink,
                 ready=self.ready,
                 ledger=ledger,
                 run=run,
@@ -183,6 +209,9 @@ class Session:
         try:
             flow.run(progress)
             status = "stopped" if flow.interrupted else "done"
+            if not flow.interrupted:
+                with suppress(Transient):  # what is acknowledged is there; who is behind is told below
+                    self.catch_up()
         finally:
             last = flow.progress()
             counts = ledger.counts()
@@ -196,12 +225,19 @@ class Session:
                 peak_bytes=last.peak,
                 budget=pipeline.budget,
                 passed_over=dict(pipeline.source.passed_over),
-                notices=tuple(self.notices),
+                notices=(*self.notices, *(self.fan_out.notices if self.fan_out else ())),
+                behind=tuple(self.fan_out.behind) if self.fan_out else (),
             )
             ledger.end_run(run, status, report.to_json())
         if self._sink_open and last.counts["written"] + last.counts["removed"]:
-            pipeline.sink.maintain()
+            self.sink.maintain()
         return report
+
+    def catch_up(self) -> None:
+        """Of several sinks, bring those up to date that can be reached again, or are new."""
+        if self.fan_out and self.fan_out.lagging:
+            self.open_sink()
+            self.fan_out.catch_up()
 
 
 def check_space(held: Space, mine: Space, url: str) -> None:

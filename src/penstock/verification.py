@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from penstock.contracts import Sink
 from penstock.engine.progress import Progress, Report
 from penstock.errors import UsageError
-from penstock.ledger import FAILED, OPEN, Comparison
+from penstock.ledger import FAILED, OPEN
 from penstock.records import VECTOR, Item, Mark, Point, Sparse, Unreadable, Upsert, Vector
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ EMBEDDED = 32
 """Points that are embedded again in one call."""
 ALTERED = 10_000
 """Altered points that one repair mends, at most; the next goes on."""
+
+
+DIFFERENCES = ("missing", "orphans", "doubled", "altered", "behind", "outdated", "gone", "failing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +51,19 @@ class Verification:
     """Points whose vectors were made again and compared."""
     altered: int
     """... and are not what the model makes of the text beside them."""
+    behind: int
+    """Of several sinks, those that were away and have not caught up: `points` and the rest are about the others."""
     complete: bool
     """The source could be listed whole."""
     repaired: Report | None = None
 
     @property
     def ok(self) -> bool:
-        return self.complete and not (
-            self.missing or self.orphans or self.doubled or self.altered or self.outdated or self.gone or self.failing
-        )
+        return self.complete and not any(number for _, number in self.differences)
+
+    @property
+    def differences(self) -> list[tuple[str, int]]:
+        return [(name, getattr(self, name)) for name in DIFFERENCES]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"ok": self.ok}
@@ -82,6 +90,7 @@ def verify(
         if not repair or found.ok:
             return found
         if session.there:
+            session.catch_up()
             _mend(session, altered)
         # A feed tells an event once, and perhaps not from its beginning: what lacks points is looked up.
         feed = pipeline.source.feed
@@ -106,23 +115,27 @@ def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
     for points, wrong in _sampled(session, sample) if sample and session.there else ():
         sampled, count = sampled + points, count + len(wrong)
         altered += wrong[: ALTERED - len(altered)]
-    comparison = ledger.compare(session.ids() if session.there else ())
-    try:
-        found = Verification(
-            documents=counts["documents"],
-            points=comparison.total,
-            missing=sum(1 for _ in comparison.missing()),
-            orphans=sum(1 for _ in comparison.orphans()),
-            doubled=sum(1 for _ in comparison.doubled()),
-            outdated=outdated,
-            gone=counts["documents"] - present if complete else 0,
-            failing=counts[FAILED],
-            sampled=sampled,
-            altered=count,
-            complete=complete or pipeline.source.feed,
-        )
-    finally:
-        comparison.close()
+    points = missing = orphans = doubled = 0
+    for sink in session.sinks:
+        with closing(ledger.compare(session.ids(sink) if session.there else ())) as comparison:
+            points = max(points, comparison.total)
+            missing += sum(1 for _ in comparison.missing(sink.url))
+            orphans += sum(1 for _ in comparison.orphans())
+            doubled += sum(1 for _ in comparison.doubled())
+    found = Verification(
+        documents=counts["documents"],
+        points=points,
+        missing=missing,
+        orphans=orphans,
+        doubled=doubled,
+        outdated=outdated,
+        gone=counts["documents"] - present if complete else 0,
+        failing=counts[FAILED],
+        sampled=sampled,
+        altered=count,
+        behind=len(session.fan_out.behind) if session.fan_out else 0,
+        complete=complete or pipeline.source.feed,
+    )
     return found, altered
 
 
@@ -131,9 +144,9 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, list[Point]]
 
     Ids are hashes, so that their beginnings draw the sample: the same one every time.
     """
-    sink, embedder = session.pipeline.sink, session.pipeline.embedder
+    sink, embedder = session.sink, session.pipeline.embedder
     session.ready()
-    for ids in session.ids():
+    for ids in session.ids(sink):
         drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
         for start in range(0, len(drawn), EMBEDDED):
             points = sink.fetch(drawn[start : start + EMBEDDED])
@@ -184,26 +197,29 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
 
 def _mend(session: Session, altered: Sequence[Point]) -> None:
     """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
-    sink, ledger = session.pipeline.sink, session.pipeline.ledger
-    comparison: Comparison = ledger.compare(session.ids())
-    try:
-        orphans = comparison.orphans()
-        while page := list(islice(orphans, sink.max_rows)):
-            sink.delete(page)
-        missing = comparison.missing()
-        while lost := list(islice(missing, 500)):
-            for document in {number for number, _ in lost}:
-                ledger.forget(document, [id for number, id in lost if number == document])
-                ledger.reopen(document)
-        for point in altered:  # the ledger forgets them, so that they are embedded again and written over
-            if (holder := comparison.document_of(point.id)) is not None:
-                ledger.forget(holder, [bytes.fromhex(point.id)])
-                ledger.reopen(holder)
-        doubled = comparison.doubled()
-        while page := list(islice(doubled, sink.max_rows)):
-            points = sink.fetch(page)
-            sink.delete(page)
-            sink.write(list({point.id: point for point in points}.values()))
-        sink.flush()
-    finally:
-        comparison.close()
+    ledger = session.pipeline.ledger
+    for sink in session.sinks:
+        with closing(ledger.compare(session.ids(sink))) as comparison:
+            orphans = comparison.orphans()
+            while page := list(islice(orphans, sink.max_rows)):
+                sink.delete(page)
+            missing = comparison.missing(sink.url)
+            while lost := list(islice(missing, 500)):
+                ledger.lose(_not_restored(session, sink, lost))
+            # Of the ledger's view they are lost as well, so that they are embedded again and written over.
+            holders = ((comparison.document_of(point.id), bytes.fromhex(point.id)) for point in altered)
+            ledger.lose((document, id) for document, id in holders if document is not None)
+            doubled = comparison.doubled()
+            while page := list(islice(doubled, sink.max_rows)):
+                points = sink.fetch(page)
+                sink.delete(page)
+                sink.write(list({point.id: point for point in points}.values()))
+            sink.flush()
+
+
+def _not_restored(session: Session, sink: Sink, lost: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """What one of several sinks lost, another may have."""
+    if session.fan_out is None:
+        return list(lost)
+    left = set(session.fan_out.restore(sink.url, [id.hex() for _, id in lost]))
+    return [(document, id) for document, id in lost if id.hex() in left]

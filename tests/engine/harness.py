@@ -81,7 +81,7 @@ class World:
     embedder: HashEmbedder
 
     def flow(self, changes: Iterable[Change], ledger: Ledger, **options: Any) -> Flow:
-        self.sink.open(Manifest(SPACE, ledger.id))
+        self.sink.open(Manifest(SPACE, {"": ledger.id}))
         setup = Setup(
             changes=changes,
             parse=options.pop("parse", parse),

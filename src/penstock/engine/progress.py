@@ -126,6 +126,8 @@ class Report:
     passed_over: dict[str, int] = field(default_factory=dict)
     """What the source left alone on purpose, by reason: hidden, excluded, link, ..."""
     notices: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+    """Of several sinks those that were away, and lack something: they catch up in a later run."""
 
     def __getattr__(self, name: str) -> int:
         if name in COUNTERS:
@@ -134,7 +136,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return self.status == "done" and not self.failing and not self.counts["gaps"]
+        return self.status == "done" and not self.failing and not self.counts["gaps"] and not self.behind
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -74,6 +74,9 @@ class FanOut(Sink):
         in a shared store; `adopt` lets members in that another ledger filled."""
         self._group.ledger, self._mine, self._adopt = ledger, mine or _any, adopt
 
+    def detach(self) -> None:
+        self._group.ledger = None
+
     def manifest(self) -> Manifest | None:
         """Of the first member that has one, those that are up before those that are behind."""
         behind = self.behind
@@ -242,6 +245,11 @@ class FanOut(Sink):
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         """While all that can be read are behind, nothing is there: what they hold may be of yesterday."""
         return list(self._group.gather(ids, self._group.readers()).values())
+
+
+def members(sink: Sink) -> Sequence[Sink]:
+    """The sinks of a fan-out; one sink is its own."""
+    return sink.sinks if isinstance(sink, FanOut) else (sink,)
 
 
 def _causes(id: str, refusals: dict[Member, dict[str, str]]) -> str:
