@@ -81,8 +81,8 @@ class Api:
             Route("/search", compat.search, methods=["GET"]),
             Route("/search", compat.search_body, methods=["POST"]),
             Route("/health", status.health, methods=["GET"]),
-            Route("/", self._page, methods=["GET"]),
-            Route("/{name}", self._page, methods=["GET"]),
+            Route("/", self._page.file, methods=["GET"]),
+            Route("/{name}", self._page.file, methods=["GET"]),
         ]
 
     def _routed(self) -> Starlette:
@@ -158,10 +158,7 @@ class Api:
     async def _point(self, id: str) -> Point:
         if not 0 < len(id) <= 200 or not id.isprintable():
             raise missing(id)
-        with self._engine.lease() as generation:
-            task = self._engine.work("files", lambda: generation.index.fetch([id]), generation)
-            points, _ = await asyncio.wrap_future(task)
-        if not points:
+        if not (points := await self._searcher.points([id])):
             raise missing(id)
         return points[0]
 

@@ -226,7 +226,3 @@ class Engine:
         except PenstockError as error:
             self.trouble = str(error)
             return False
-
-    def points(self) -> int:
-        with self.lease() as generation:
-            return generation.index.count()

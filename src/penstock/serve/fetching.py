@@ -77,12 +77,12 @@ class Fetcher:
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             headers = {"User-Agent": "penstock", "Accept": "image/*", "Accept-Encoding": "identity"}
             connection.request("GET", target, headers=headers)
-            response = connection.getresponse()
-            if response.status in (301, 302, 303, 307, 308) and (there := response.getheader("Location")):
-                return there
-            if response.status != 200:
-                raise _no(f"it answers with status {response.status}")
-            return self._body(response, end)
+            with connection.getresponse() as response:
+                if response.status in (301, 302, 303, 307, 308) and (there := response.getheader("Location")):
+                    return there
+                if response.status != 200:
+                    raise _no(f"it answers with status {response.status}")
+                return self._body(response, end)
         finally:
             clock.cancel()
             connection.close()
@@ -122,21 +122,19 @@ class _Pinned(http.client.HTTPConnection):
         if self._secure:
             self.default_port = 443
         self._address = address
+        self._line: socket.socket | None = None
 
     def cut(self) -> None:
-        if (sock := self.sock) is not None:
+        """From another thread. The socket may have passed to the response, so it is kept here."""
+        if self._line is not None:
             with suppress(OSError):  # it has ended meanwhile
-                sock.shutdown(socket.SHUT_RDWR)
+                self._line.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
-        made: Any = socket.create_connection((self._address, self.port), self.timeout)
+        self._line = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock: Any = self._line
         if self._secure:
-            try:
-                made = ssl.create_default_context().wrap_socket(made, server_hostname=self.host)
-            except BaseException:
-                made.close()
-                raise
-        self.sock = made
+            self.sock = self._line = ssl.create_default_context().wrap_socket(self._line, server_hostname=self.host)
 
 
 def _parts(url: str) -> SplitResult:

@@ -33,7 +33,7 @@ class Page:
         self._files = {path.name: (path.read_bytes(), TYPES[path.suffix]) for path in found if path.suffix in TYPES}
         self.paths = frozenset(f"/{name}" for name in self._files)
 
-    async def __call__(self, request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
         if name not in self._files:
             raise Problem(404, "not_found", "there is nothing here")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.errors import SinkError
-from penstock.records import VECTOR, Chunk, Dense, Hit, Vector
+from penstock.records import VECTOR, Chunk, Dense, Hit, Point, Vector
 from penstock.results import snippet, words_of
 from penstock.serve.asking import Ask
 from penstock.serve.batcher import Batcher, Embedded
@@ -60,17 +60,29 @@ class Searcher:
             ask = await self._fetched(ask)
         if ask.image is not None:
             await self._measured(ask.image)
+        question = ask
+        return await self.steady(lambda generation: self._answer(generation, question))
+
+    async def steady(self, task: Callable[[Generation], Awaitable[R]]) -> R:
+        """Does it with what is served now; once more, where that fails because the index has moved."""
         with self._engine.lease() as generation:
             try:
-                return await self._answer(generation, ask)
+                return await task(generation)
             except SinkError:
-                if not await self.recovered(generation):
+                recovering = self._engine.work("fetch", lambda: self._engine.recovered(generation))
+                if not (await asyncio.wrap_future(recovering))[0]:
                     raise
         with self._engine.lease() as generation:
-            return await self._answer(generation, ask)
+            return await task(generation)
 
-    async def recovered(self, failed: Generation) -> bool:
-        found, _ = await asyncio.wrap_future(self._engine.work("fetch", lambda: self._engine.recovered(failed)))
+    async def points(self, ids: Sequence[str]) -> Sequence[Point]:
+        return await self.steady(lambda generation: self._on(generation, lambda: generation.index.fetch(ids)))
+
+    async def count(self) -> int:
+        return await self.steady(lambda generation: self._on(generation, generation.index.count))
+
+    async def _on(self, generation: Generation, task: Callable[[], R]) -> R:
+        found, _ = await asyncio.wrap_future(self._engine.work("files", task, generation))
         return found
 
     async def embedded(self, batcher: Batcher[T], what: Sequence[T], took: Took) -> list[Vector]:

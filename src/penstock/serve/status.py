@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock import __version__
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, SinkError
 from penstock.ledger import Ledger
 from penstock.pipeline import current_ledger
 from penstock.serve.answers import Json
@@ -48,7 +48,7 @@ class Status:
         """As the image search example of SkyPilot answers, but for that it is true."""
         if (why := await self._unready()) is not None:
             return Json({"status": "unhealthy", "reason": why, "collection_size": 0}, 503)
-        return Json({"status": "healthy", "collection_size": await self._points()})
+        return Json({"status": "healthy", "collection_size": await self._searcher.count()})
 
     async def status(self, request: Request) -> Response:
         with self._engine.lease() as generation:
@@ -74,15 +74,16 @@ class Status:
             "fetch_urls": settings.fetch_urls,
             "thumbs": list(SIZES),
         }
-        told["ledger"] = await self._in_thread(self._ledger) if settings.state is not None else None
+        told["ledger"] = None
+        if settings.state is not None:
+            told["ledger"], _ = await asyncio.wrap_future(self._engine.work("files", self._ledger))
         return Json(told)
 
-    async def _points(self) -> int:
-        return int(await self._in_thread(self._engine.points))
-
-    async def _in_thread(self, task: Callable[[], Any]) -> Any:
-        found, _ = await asyncio.wrap_future(self._engine.work("files", task))
-        return found
+    async def _points(self) -> int | None:
+        try:
+            return await self._searcher.count()
+        except SinkError:  # `ready` says why; the rest of the status is still worth telling
+            return None
 
     def _ledger(self) -> dict[str, Any]:
         assert self._settings.state is not None
@@ -90,7 +91,7 @@ class Status:
             with Ledger(current_ledger(self._settings.state)) as ledger:
                 ledger.open(exclusive=False, create=False)
                 return {**ledger.counts(), "runs": ledger.runs(1), "asked": time.time()}
-        except PenstockError as error:  # the rest of the status is still worth telling
+        except PenstockError as error:
             return {"error": str(error)}
 
     async def _unready(self) -> str | None:
