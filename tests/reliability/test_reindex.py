@@ -13,13 +13,15 @@ import pytest
 from penstock import reindexing
 from penstock.contracts import Embedder, Index
 from penstock.errors import LockedError, OwnershipError, SinkError, SpaceMismatch, StageError, UsageError
+from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline, current_ledger
 from penstock.records import Chunk, Dense, Space
 from penstock.search import open_index
-from penstock.sinks.lance import LanceIndex
+from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.chaos import Lines
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import EmbedFaults, FaultyEmbedder
+from penstock.testing.sinks import Died
 from penstock.testing.sources import ListSource
 
 pytestmark = pytest.mark.timeout(120)
@@ -299,3 +301,41 @@ def test_a_shared_index_is_not_built_anew_by_one(tmp_path: Path) -> None:
     again = Pipeline(source, into=url, model=Other(16), state=tmp_path / "docs.db", namespace="docs")
     with pytest.raises(OwnershipError, match="wiki"):
         again.reindex()
+
+
+def test_died_right_after_the_switch(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest counts: the next run, and the commands that ask the ledger alone, find the new place."""
+
+    def dies(ledger: Ledger, number: int) -> None:
+        if number:
+            raise Died("right after the manifest was replaced")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("penstock.pipeline.keep_current", dies)
+        with pytest.raises(Died):
+            live.pipeline(Other(16)).reindex()
+    assert live.uris(Other(16)) == set(DOCUMENTS)
+    assert live.pipeline(Other(16)).run().counts["embedded"] == 0
+    assert current_ledger(live.state) == live.state.with_name("ledger.1.db")
+
+
+@pytest.mark.parametrize("step", ["drop", "reset"])
+def test_died_while_it_dropped(live: Live, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Nobody can go back to what is half gone, and a second try removes the rest."""
+    live.pipeline(Other(16)).reindex()
+    live.pipeline(Other(16)).drop_former()
+    live.pipeline(HashingEmbedder(16)).reindex()
+
+    def dies(*_: Any) -> None:
+        raise Died(step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LanceSink if step == "drop" else Ledger, step, dies)
+        with pytest.raises(Died):
+            live.pipeline(HashingEmbedder(16)).drop_former()
+    with pytest.raises(UsageError, match="no index before"):
+        live.pipeline(HashingEmbedder(16)).rollback()
+    live.pipeline(HashingEmbedder(16)).drop_former()
+    assert not (Path(live.url.removeprefix("lance://")) / "chunks_1.lance").exists()
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+    assert live.pipeline(Other(16)).reindex().switched
