@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
 from penstock.contracts import Embedder, Index
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, SinkError
 from penstock.places import current
 from penstock.records import Space, Vector
 from penstock.registry import INDEXES, find, scheme
@@ -92,6 +92,15 @@ class Generation:
             over = self._users == 0
         if over:
             self._close()
+
+    def ask(self, task: Callable[[Index], R]) -> R:
+        """Of the index. Whatever its driver raises is a trouble of the store's, and may pass when it is followed."""
+        try:
+            return task(self.index)
+        except PenstockError:
+            raise
+        except Exception as error:
+            raise SinkError(f"{self.index.url} cannot be asked now ({type(error).__name__})") from error
 
     def _close(self) -> None:
         # The last to leave may be a thread of its own pools, or the event loop: neither is kept waiting.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from penstock.contracts import Index
 from penstock.errors import SinkError
 from penstock.records import VECTOR, Chunk, Dense, Hit, Point, Vector
 from penstock.results import snippet, words_of
@@ -76,13 +77,13 @@ class Searcher:
             return await task(generation)
 
     async def points(self, ids: Sequence[str]) -> Sequence[Point]:
-        return await self.steady(lambda generation: self._on(generation, lambda: generation.index.fetch(ids)))
+        return await self.steady(lambda generation: self._on(generation, lambda index: index.fetch(ids)))
 
     async def count(self) -> int:
-        return await self.steady(lambda generation: self._on(generation, generation.index.count))
+        return await self.steady(lambda generation: self._on(generation, Index.count))
 
-    async def _on(self, generation: Generation, task: Callable[[], R]) -> R:
-        found, _ = await asyncio.wrap_future(self._engine.work("files", task, generation))
+    async def _on(self, generation: Generation, task: Callable[[Index], R]) -> R:
+        found, _ = await asyncio.wrap_future(self._engine.work("files", lambda: generation.ask(task), generation))
         return found
 
     async def embedded(self, batcher: Batcher[T], what: Sequence[T], took: Took) -> list[Vector]:
@@ -197,7 +198,7 @@ class Searcher:
             hits, whole = await self._hits(generation, ask, vector, most, took)
             stored = await self._stored(generation, [hit.chunk.id for hit in hits], took)
             vectors = [stored.get(hit.chunk.id) for hit in hits]
-            kept = await self._worked(generation, partial(collapsed, vectors), took)
+            kept, _ = await asyncio.wrap_future(self._engine.work("search", partial(collapsed, vectors)))
             if whole or len(kept) >= wanted or most >= ask.depth:
                 page = kept[ask.offset : ask.offset + ask.k]
                 return [(hits[place], n) for place, n in page], len(kept) > ask.offset + ask.k
@@ -209,7 +210,7 @@ class Searcher:
         """The first hits, and whether these are all there are."""
         most = min(wanted + len(ask.unlike), ask.depth + len(ask.unlike))
         where = dict(ask.where) if ask.where else None
-        hits = await self._worked(generation, lambda: generation.index.search(vector, most, where), took)
+        hits = await self._worked(generation, lambda index: index.search(vector, most, where), took)
         good = [
             hit
             for hit in hits
@@ -218,12 +219,13 @@ class Searcher:
         return good, len(hits) < most or (ask.threshold is not None and hits[-1].score < ask.threshold)
 
     async def _stored(self, generation: Generation, ids: Sequence[str], took: Took) -> dict[str, Values]:
-        points = await self._worked(generation, lambda: generation.index.fetch(ids), took)
+        points = await self._worked(generation, lambda index: index.fetch(ids), took)
         return {point.id: _values(point.vectors[VECTOR]) for point in points}
 
-    async def _worked(self, generation: Generation, task: Callable[[], R], took: Took) -> R:
+    async def _worked(self, generation: Generation, task: Callable[[Index], R], took: Took) -> R:
         began = time.perf_counter()
-        found, waited = await asyncio.wrap_future(self._engine.work("search", task, generation))
+        working = self._engine.work("search", lambda: generation.ask(task), generation)
+        found, waited = await asyncio.wrap_future(working)
         spent = time.perf_counter() - began - waited
         took.queue += waited
         took.search += spent
