@@ -222,6 +222,21 @@ def test_a_jpeg_is_shrunk_on_load_but_never_below_the_edge(edge: int | None, siz
     assert np.abs(np.asarray(found.resize((80, 40)), int) - np.asarray(gradient(80, 40), int)).mean() < 3
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_a_shrunk_jpeg_really_fills_is_told(orientation: int) -> None:
+    """At 1/4, 403 columns are 101, the last of them filled to three quarters; it may come to lie first."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = images.decode(saved(gradient(403, 206), "JPEG", exif=exif), edge=50)
+    across, down = {1: "rb", 2: "lb", 3: "lt", 4: "rt", 5: "rb", 6: "lb", 7: "lt", 8: "rt"}[orientation]
+    size, filled = ((101, 52), (100.75, 51.5)) if orientation < 5 else ((52, 101), (51.5, 100.75))
+    left = size[0] - filled[0] if across == "l" else 0
+    top = size[1] - filled[1] if down == "t" else 0
+    assert found.size == size
+    assert images.extent(found) == (left, top, left + filled[0], top + filled[1])
+    assert images.extent(images.decode(saved(gradient(), "JPEG"))) == (0, 0, 80, 60)
+
+
 def test_a_picture_smaller_than_the_edge_is_left_alone() -> None:
     assert images.decode(saved(gradient(5, 1), "JPEG"), edge=448).size == (5, 1)
 

@@ -31,21 +31,30 @@ def decode(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = P
     """The first frame as an RGB image: turned as its EXIF data say, transparency on white, 16 bits brought to 8.
 
     `edge`: no side need be longer than this, so JPEGs may be decoded at 1/2, 1/4 or 1/8 as long as none gets shorter.
+    Half of 267 rows is 134, of which the last is half empty: `extent(image)` is what is really filled.
     Raises ParseError for what is broken or cut short, Unsupported for what is no image, LimitExceeded beyond `pixels`.
     """
     image = _open(source, pixels)
     try:
-        if edge is not None and image.format in ("JPEG", "MPO"):
-            _shrink(image, edge)
+        drafted = _shrink(image, edge) if edge is not None and image.format in ("JPEG", "MPO") else None
         image.load()
-        turn = _TURNS.get(_orientation(image))
-        opaque: Image = _opaque(image)
-        return opaque if turn is None else opaque.transpose(_pillow()[0].Transpose(turn))
+        orientation = _orientation(image)
+        upright: Image = _opaque(image)
+        if (turn := _TURNS.get(orientation)) is not None:
+            upright = upright.transpose(_pillow()[0].Transpose(turn))
+        upright.info = {} if drafted is None else {"extent": _turned(drafted, upright.size, orientation)}
+        return upright
     except ParseError:
         raise
     # Pillow's decoders raise whatever hostile bytes make them raise: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise ParseError(f"the {image.format} image cannot be decoded: {_said(error)}") from error
+
+
+def extent(image: Image) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the picture within a decoded image."""
+    found: tuple[float, float, float, float] = image.info.get("extent", (0, 0, *image.size))
+    return found
 
 
 def measure(source: bytes | BinaryIO, *, pixels: int = PIXELS) -> tuple[str, int, int]:
@@ -95,11 +104,22 @@ def _pillow() -> tuple[Any, tuple[str, ...]]:
     return Image, tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _shrink(image: Any, edge: int) -> None:
-    """Have libjpeg decode at a fraction. Asked for a size, Pillow takes the largest fraction that reaches it."""
+def _shrink(image: Any, edge: int) -> tuple[float, float] | None:
+    """Have libjpeg decode at a fraction. Asked for a size, Pillow takes the largest fraction that reaches it, and tells
+    the true width and height."""
     short = min(image.size)
-    if edge < short:
-        image.draft(None, tuple(max(1, side * edge // short) for side in image.size))
+    if edge >= short or (drafted := image.draft(None, [max(1, side * edge // short) for side in image.size])) is None:
+        return None
+    _, (_, _, width, height) = drafted
+    return width, height
+
+
+def _turned(filled: tuple[float, float], size: tuple[int, int], orientation: int) -> tuple[float, float, float, float]:
+    """Where the filled part of an image lies once it is upright: what was last may be first."""
+    width, height = filled if orientation < 5 else filled[::-1]
+    left = size[0] - width if orientation in (2, 3, 6, 7) else 0.0
+    top = size[1] - height if orientation in (3, 4, 7, 8) else 0.0
+    return left, top, left + width, top + height
 
 
 def _opaque(image: Any) -> Any:

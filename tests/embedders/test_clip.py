@@ -196,13 +196,14 @@ def test_cropping_first_gives_the_pixels_of_cropping_last(
     wanted = np.pad(whole, around)[max(0, top) :, max(0, left) :][:crop, :crop]
     found = np.asarray(prepared.fit(Image.fromarray(pixels)))
     assert found.shape == (crop, crop, 3)
-    # Where Pillow shrinks by whole pixels first, it does so from the corner of what it is given.
-    slack = 1 if short * GAP * 2 > min(width, height) else 12
+    # Noise moved by one pixel differs by 80. Pillow does rows or columns first, whichever are fewer, and where it shrinks
+    # by whole pixels before, it does so from the corner of what it is given.
+    slack = 3 if short * GAP * 2 > min(width, height) else 12
     assert np.abs(found.astype(int) - wanted).mean() <= slack
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("size", [(130, 120), (240, 230), (451, 300), (900, 640), (1333, 1000)])
+@pytest.mark.parametrize("size", [(130, 120), (267, 1064), (451, 303), (900, 637), (1333, 1000)])
 def test_shrinking_on_load_hardly_moves_a_vector(
     kind: str, size: tuple[int, int], trained: ClipEmbedder, scripts: None
 ) -> None:

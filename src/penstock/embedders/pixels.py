@@ -69,24 +69,24 @@ class Preprocessing:
         return np.asarray(self.fit(images.decode(source, edge=GAP * wanted if wanted else None, pixels=limit)))
 
     def fit(self, image: Image) -> Image:
-        width, height = image.size
-        target = self._target(width, height)
+        left, top, right, bottom = filled = images.extent(image)
+        target = self._target(right - left, bottom - top)
         if self.crop is None:
-            return self._resized(image, target, (0, 0, width, height))
+            return self._resized(image, target, filled)
         high, wide = self.crop
-        left, top = (target[0] - wide) // 2, (target[1] - high) // 2
-        if left < 0 or top < 0:
-            whole = self._resized(image, target, (0, 0, width, height))
-            return whole.crop((left, top, left + wide, top + high))
+        x, y = (target[0] - wide) // 2, (target[1] - high) // 2
+        if x < 0 or y < 0:
+            return self._resized(image, target, filled).crop((x, y, x + wide, y + high))
         # Only what will be kept is resampled: its pixels are the same as if all had been.
-        x, y = width / target[0], height / target[1]
-        return self._resized(image, (wide, high), (left * x, top * y, (left + wide) * x, (top + high) * y))
+        across, down = (right - left) / target[0], (bottom - top) / target[1]
+        box = (left + x * across, top + y * down, left + (x + wide) * across, top + (y + high) * down)
+        return self._resized(image, (wide, high), box)
 
-    def _target(self, width: int, height: int) -> tuple[int, int]:
+    def _target(self, width: float, height: float) -> tuple[int, int]:
         if self.size is not None:
             return self.size[1], self.size[0]
         if self.short is None:
-            return width, height
+            return int(width), int(height)
         if width <= height:
             return self.short, int(self.short * height / width)
         return int(self.short * width / height), self.short
