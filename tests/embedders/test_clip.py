@@ -196,8 +196,8 @@ def test_cropping_first_gives_the_pixels_of_cropping_last(
     wanted = np.pad(whole, around)[max(0, top) :, max(0, left) :][:crop, :crop]
     found = np.asarray(prepared.fit(Image.fromarray(pixels)))
     assert found.shape == (crop, crop, 3)
-    # Noise moved by one pixel differs by 80. Pillow does rows or columns first, whichever are fewer, and where it shrinks
-    # by whole pixels before, it does so from the corner of what it is given.
+    # Noise moved by one pixel differs by 80. Pillow does rows or columns first, whichever is cheaper, and where it
+    # shrinks by whole pixels before, it does so from the corner of what it is given.
     slack = 3 if short * GAP * 2 > min(width, height) else 12
     assert np.abs(found.astype(int) - wanted).mean() <= slack
 
