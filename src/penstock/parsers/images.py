@@ -1,0 +1,72 @@
+"""An image, whole, with its size and its caption. It is decoded where it is embedded; here its header is asked.
+
+The caption is what the item's metadata say (`caption` or `text`), or a file beside the image: `a.txt`, or `a.json` with
+one of these among its fields, the others of which go into the metadata. Only beside files of this machine: in a bucket
+it would cost every image two requests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any, BinaryIO
+
+from penstock.errors import LimitExceeded
+from penstock.images import measure
+from penstock.records import Block, Gap, Item
+
+BYTES = 128 << 20
+"""The largest file."""
+CAPTION_BYTES = 256 << 10
+CAPTIONS = ("caption", "text")
+
+
+def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
+    data = stream.read(BYTES + 1)
+    if len(data) > BYTES:
+        raise LimitExceeded(f"the image has more than {BYTES:,} bytes")
+    _, width, height = measure(data)
+    told: dict[str, Any] = {}
+    caption = _caption(item.metadata)
+    if item.path is not None and not caption:
+        try:
+            told = _beside(item.path)
+        except (OSError, ValueError, RecursionError) as error:
+            yield Gap(f"the caption beside it cannot be read: {type(error).__name__}: {error}")
+        caption = _caption(told)
+    rest = {name: value for name, value in told.items() if name not in CAPTIONS}
+    yield Block(caption, data, unit=True, metadata={**rest, "width": width, "height": height})
+
+
+def _caption(metadata: Mapping[str, Any]) -> str:
+    return next((value for name in CAPTIONS if isinstance(value := metadata.get(name), str)), "").strip()
+
+
+def _beside(path: str) -> dict[str, Any]:
+    image = PurePath(path)
+    if (data := _read(image.with_suffix(".json"))) is not None:
+        told = json.loads(data)
+        if not isinstance(told, dict):
+            raise ValueError(f"a {type(told).__name__}, where fields were expected")
+        if not _caption(told) and (text := _read(image.with_suffix(".txt"))) is not None:
+            told["caption"] = text.decode(errors="replace")
+        return told
+    data = _read(image.with_suffix(".txt"))
+    return {} if data is None else {"caption": data.decode(errors="replace")}
+
+
+def _read(path: PurePath) -> bytes | None:
+    """A link is left alone: it may lead to anything."""
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    if found.st_size > CAPTION_BYTES:
+        raise ValueError(f"{found.st_size:,} bytes are no caption")
+    with open(path, "rb") as file:
+        return file.read(CAPTION_BYTES)
