@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, Point
+from penstock.records import VECTOR, Dense, Manifest, Point, Sparse
 from penstock.sinks import milvus_wire
 from penstock.sinks.milvus import VARCHAR, MilvusIndex, MilvusSink
 from penstock.testing.sink_suite import (
@@ -39,6 +39,7 @@ from penstock.testing.sink_suite import (
     unreachable,
     write_flush_and_die,
 )
+from tests.sinks.overlapping import Overlapping
 
 grpc = pytest.importorskip("grpc")
 MilvusClient = pytest.importorskip("pymilvus").MilvusClient
@@ -121,6 +122,66 @@ class TestServer(SinkSuite):
             return [name, f"{name}_1"].index(found)
 
         return stands_for
+
+
+class TestSparseFile(Overlapping, TestFile):
+    """Sparse vectors, as a file has them."""
+
+
+class TestSparseServer(Overlapping, TestServer):
+    """Sparse vectors, as a server has them."""
+
+
+SPARSE = Manifest(replace(MANIFEST.space, kind="Sparse", metric="dot"))
+
+
+def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
+    return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
+
+
+def test_sparse_vectors_of_any_size(place: str) -> None:
+    """Subnormal and 20,000 values, in any order, at any index: as they were; and nothing is found by nothing."""
+    last, many = 2**31 - 1, np.random.default_rng(3).random(20_000, dtype=np.float32) + 0.1
+    points = [sparse(1, [0, 7, last], [0.1, 1e-45, 3e38]), sparse(2, range(0, 40_000, 2), many)]
+    with MilvusSink(place) as sink, MilvusIndex(place) as index:
+        sink.open(SPARSE)
+        sink.write([*points, sparse(3, [9, 3], [0.25, 0.5])])
+        holds(sink, [*points, sparse(3, [3, 9], [0.5, 0.25])])
+        index.open()
+        hits = index.search(Sparse(np.array([9, 5], np.int32), np.array([2, 0], np.float32)))
+        assert [(h.chunk.id, h.score) for h in hits] == [(point(3).id, 0.5)]
+        assert index.search(Sparse(np.array([9], np.int32), np.zeros(1, np.float32))) == []
+        with pytest.raises(SinkError, match="negative"):
+            index.search(Sparse(np.array([9], np.int32), -np.ones(1, np.float32)))
+        sink.drop()
+
+
+def test_sparse_vectors_that_cannot_be_kept_are_named(place: str) -> None:
+    """A value below or of zero, no value, an index twice, NaN: by id, and the rest is written."""
+    bad = [
+        sparse(2, [1, 2], [-1.0, 1.0]),
+        sparse(3, [1, 2], [0.0, 1.0]),
+        sparse(4, [], []),
+        sparse(5, [1, 1], [1.0, 1.0]),
+        sparse(6, [1], [float("nan")]),
+    ]
+    with MilvusSink(place) as sink:
+        sink.open(SPARSE)
+        with pytest.raises(Rejected) as raised:
+            sink.write([sparse(1, [1], [1.0]), *bad])
+        assert raised.value.reasons.keys() == {p.id for p in bad}
+        holds(sink, [sparse(1, [1], [1.0])])
+        sink.drop()
+
+
+@pytest.mark.parametrize("other", [{"kind": "MultiVector"}, {"metric": "l2"}])
+def test_kinds_that_it_has_not(place: str, other: dict[str, str]) -> None:
+    """Many vectors a point, sparse ones by distance: told before anything is made."""
+    with MilvusSink(place) as sink:
+        with pytest.raises(UsageError) as raised:
+            sink.open(Manifest(replace(SPARSE.space, **other)))
+        told(raised)
+        assert sink.manifest() is None
 
 
 class Refusing(grpc.GenericRpcHandler):

@@ -6,6 +6,7 @@
 Each field of a chunk is one of the collection's; headings and metadata are JSON text. A VARCHAR holds 65,535 bytes:
 what is longer goes on in `more`, an array of pieces, each after the initial of its field; so does an image, as base64.
 `page` is 0 where `has_page` is false: what stores make of nulls differs. The manifest is a property of the collection.
+Sparse vectors have one value at least, and none that is negative or zero.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any
 from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import TooLarge, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
-from penstock.sinks import address, manifests, rows
+from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.sinks import address, manifests, rows, sparse
 from penstock.sinks.milvus_wire import Collection, literal
 from penstock.sinks.store import Store
 
@@ -102,7 +103,8 @@ def _row(row: rows.Row, vector: Any) -> dict[str, Any]:
             raise ValueError(f"its {name} is out of range")
     if len(more) > PIECES or sum(len(piece.encode()) for piece in more) > LARGEST_ROW:
         raise ValueError(f"it has more than {LARGEST_ROW >> 20} MB")
-    cells["text"], cells["more"], cells[VECTOR] = _Whole(cells["text"]), more, vector
+    cells["text"], cells["more"] = _Whole(cells["text"]), more
+    cells[VECTOR] = _entries(vector) if isinstance(vector, Sparse) else vector
     return cells
 
 
@@ -119,9 +121,18 @@ def _chunk(cells: Mapping[str, Any]) -> Any:
     return rows.chunk(tuple(found[name] for name in rows.COLUMNS))
 
 
-def _dense(values: Any) -> Dense:
+def _entries(vector: Sparse) -> dict[int, float]:
+    if not len(vector.values):
+        raise ValueError("its vector has no values, and Milvus takes none without")
+    return dict(zip(vector.indices.tolist(), vector.values.tolist(), strict=True))
+
+
+def _vector(values: Any) -> Dense | Sparse:
     import numpy as np
 
+    if isinstance(values, dict):
+        indices, weights = np.array(list(values), np.int32), np.array(list(values.values()), np.float32)
+        return sparse.ordered(Sparse(indices, weights))
     return Dense(np.asarray(values, dtype=np.float32))
 
 
@@ -137,7 +148,10 @@ def _schema(space: Space) -> Any:
     schema.add_field("has_page", DataType.BOOL)
     pieces = {"element_type": DataType.VARCHAR, "max_capacity": PIECES, "max_length": VARCHAR}
     schema.add_field("more", DataType.ARRAY, **pieces)
-    schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=space.dim)
+    if space.kind == "Sparse":
+        schema.add_field(VECTOR, DataType.SPARSE_FLOAT_VECTOR)
+    else:
+        schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=space.dim)
     return schema
 
 
@@ -157,7 +171,7 @@ def _page(collection: Collection, ids: list[str]) -> list[Point]:
             raise
         middle = len(ids) // 2
         return _page(collection, ids[:middle]) + _page(collection, ids[middle:])
-    return [Point(_chunk(cells), {VECTOR: _dense(cells[VECTOR])}) for cells in page]
+    return [Point(_chunk(cells), {VECTOR: _vector(cells[VECTOR])}) for cells in page]
 
 
 # ---------------------------------------------------------------- expressions
@@ -230,6 +244,7 @@ class _Milvus(Store[Collection]):
 class MilvusSink(_Milvus, Sink):
     """Reads are strongly consistent: what was acknowledged is seen by all who leave the collection's default."""
 
+    accepts = frozenset({Dense, Sparse})
     max_rows = 1024
     max_text = 4 << 20
     """Servers pass rows on in messages of 5 MB."""
@@ -247,7 +262,8 @@ class MilvusSink(_Milvus, Sink):
         return name
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense"}, self._url)
+        manifests.supported(manifest.space, {"Dense", "Sparse"}, self._url)
+        sparse.products(manifest.space, self._url)
         collection = self._connect()
         try:
             kept = collection.manifest()
@@ -255,7 +271,7 @@ class MilvusSink(_Milvus, Sink):
                 manifests.agree(kept, manifest, self._url)
             else:
                 collection.create(_schema(manifest.space), manifest)
-            collection.load(_METRICS[manifest.space.metric])
+            collection.load(_measure(manifest.space), manifest.space.kind)
         except BaseException:
             collection.close()
             raise
@@ -266,7 +282,7 @@ class MilvusSink(_Milvus, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         collection, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        batch = sparse.batched(points, space, self._url, refused="negative or zero")
         data = []
         for cells, vector in zip(batch.rows, batch.vectors, strict=True):
             try:
@@ -301,7 +317,7 @@ class MilvusIndex(_Milvus, Index):
         space = self._found().space
         collection = self._connect()
         self._hold(collection, space)
-        collection.load(_METRICS[space.metric])
+        collection.load(_measure(space), space.kind)
 
     def manifest(self) -> Manifest:
         return self._found()
@@ -315,17 +331,23 @@ class MilvusIndex(_Milvus, Index):
             raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
         wanted = filters.parse(where)
         condition = "" if wanted is None else _expression(wanted)
+        query: Any = vector.values.astype("float32")
+        if isinstance(vector, Sparse):
+            given = sparse.asked(vector, self._url, negative=False)
+            if not len(given.values):
+                return []
+            query = _entries(given)
         (found,) = collection.call(
             "search",
-            data=[vector.values.astype("float32")],
+            data=[query],
             anns_field=VECTOR,
             filter=condition,
             limit=k,
             output_fields=_FIELDS,
-            search_params={"metric_type": _METRICS[space.metric], "params": {}},
+            search_params={"metric_type": _measure(space), "params": {}},
             consistency_level="Strong",
         )
-        if len(found) < k and len(found) < collection.count(condition):
+        if len(found) < k and space.kind == "Dense" and len(found) < collection.count(condition):
             return self._exhaustive(vector.values, k, condition)
         hits = [Hit(_score(hit["distance"], space), _chunk(hit["entity"])) for hit in found]
         return sorted(hits, key=lambda hit: -hit.score)
@@ -349,6 +371,10 @@ class MilvusIndex(_Milvus, Index):
             best = heapq.nlargest(k, [*best, *told])
         chunks = {point.id: point.chunk for point in _fetched(collection, [id for _, id in best])}
         return [Hit(score, chunks[id]) for score, id in best if id in chunks]
+
+
+def _measure(space: Space) -> str:
+    return "IP" if space.kind == "Sparse" else _METRICS[space.metric]
 
 
 def _score(distance: float, space: Space) -> float:

@@ -176,11 +176,11 @@ class Collection:
         known = self.call("list_aliases", named=False)["aliases"]
         self.call("alter_alias" if name in known else "create_alias", alias=name)
 
-    def load(self, metric: str) -> None:
+    def load(self, metric: str, of: str = "Dense") -> None:
         """Make it searchable; the index too, if a run was cut off before it was made."""
         if not self.call("list_indexes"):
             index = self.client.prepare_index_params()
-            kind = "FLAT" if self.lite else "AUTOINDEX"
+            kind = "SPARSE_INVERTED_INDEX" if of == "Sparse" else "FLAT" if self.lite else "AUTOINDEX"
             index.add_index(VECTOR, index_type=kind, metric_type=metric)
             self.call("create_index", index_params=index, sync=False)
         self.call("load_collection", timeout=LOAD)

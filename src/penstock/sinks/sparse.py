@@ -45,8 +45,8 @@ def batched(points: Sequence[Point], space: Space, url: str, *, refused: str = "
     return batch
 
 
-def asked(query: Sparse, url: str) -> Sparse:
-    """A query's vector. Raises SinkError where it cannot be one."""
+def asked(query: Sparse, url: str, *, negative: bool = True) -> Sparse:
+    """A query's vector without its zeros, which weigh nothing. Raises SinkError where it cannot be one."""
     import numpy as np
 
     try:
@@ -55,7 +55,9 @@ def asked(query: Sparse, url: str) -> Sparse:
         raise SinkError(f"a query of {url} is no vector: {error}") from None
     if not np.isfinite(vector.values).all():
         raise SinkError(f"a query of {url} holds NaN or infinity: nothing is near it")
-    return vector
+    if not negative and (vector.values < 0).any():
+        raise SinkError(f"a query of {url} holds a negative value, which the store does not take")
+    return Sparse(vector.indices[vector.values != 0], vector.values[vector.values != 0])
 
 
 def ordered(vector: Sparse) -> Sparse:
