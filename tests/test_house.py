@@ -21,7 +21,7 @@ ALLOWED = {
     "ledger.py": {"errors", "locks"},
     "engine": {"engine", "records", "errors", "contracts", "ledger"},
     "sources": {"sources", "records", "errors", "contracts", "registry"},
-    "parsers": {"parsers", "records", "errors", "contracts", "registry"},
+    "parsers": {"parsers", "records", "errors", "contracts", "registry", "images"},
     "chunkers": {"chunkers", "records", "errors", "contracts"},
     "images.py": {"errors"},
     "embedders": {"embedders", "records", "errors", "contracts", "models", "images"},

@@ -136,6 +136,8 @@ class Embedder(Component, ABC):
     """
 
     produces: type[Vector] = Dense
+    sees: bool = False
+    """It embeds images as well: a chunk that has one as that image, any other as its text."""
     tokenizes: bool = False
     """It has a tokenizer once it is open, and chunks are sized by that if nothing else is said."""
     workers: int = 1

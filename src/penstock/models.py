@@ -58,6 +58,8 @@ WHEELS = {
 CONFIGURATION = ["*.json", "*/config.json"]
 WEIGHTS = ["model*.safetensors", "*/model.safetensors"]
 EXPORTED = ["onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data"]
+SEEING = ("clip", "siglip")
+"""Types of models of images and texts."""
 TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer; there may be no network at all."""
 PIP_TIMEOUT = 1800.0
@@ -101,6 +103,20 @@ def find(name: str) -> Path | None:
     """Where a copy is at hand, without the network."""
     places = (_given(name), _in_cache(name), _installed(name))
     return next((folder for folder in places if folder is not None), None) or _in_hub_cache(name)
+
+
+def sees(name: str) -> bool:
+    """Whether a model is of images and texts. Where it is not at hand, its name has to tell."""
+    if (folder := find(name)) is None:
+        return "clip" in name.lower() or "siglip" in name.lower()
+    return _type(folder) in SEEING
+
+
+def _type(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
 
 
 def fetch(name: str) -> Path:
@@ -222,7 +238,7 @@ def _from_hub(name: str) -> Path:
     folder = _snapshot(name, CONFIGURATION)
     if folder is None:
         raise ModelError(f"{name} has no config.json")
-    known = json.loads((folder / "config.json").read_text("utf-8")).get("model_type") in FAMILIES
+    known = _type(folder) in {*FAMILIES, *SEEING}
     # An exported graph is large, and wanted only where there is none of ours.
     _snapshot(name, [*CONFIGURATION, *(WEIGHTS if known else EXPORTED)])
     if known and not any(folder.glob("model*.safetensors")):

@@ -328,7 +328,7 @@ class Pipeline:
     def parser(self) -> Any:
         from penstock.parsers import Parsers
 
-        return Parsers(self._parsers)
+        return Parsers(self._parsers, images=self.embedder.sees)
 
 
 # ---------------------------------------------------------------- from words to components
@@ -361,9 +361,9 @@ def make_embedder(model: ModelSpec) -> Embedder:
     if isinstance(model, Embedder):
         return model
     if model is None or isinstance(model, str):
-        from penstock.embedders.onnx import OnnxEmbedder
+        from penstock.embedders import from_name
 
-        return OnnxEmbedder(model) if model else OnnxEmbedder()
+        return from_name(model)
     from penstock.embedders.functions import FunctionEmbedder
 
     return FunctionEmbedder(model)

@@ -184,6 +184,7 @@ class Chunk:
     metadata: Metadata = NOTHING
     tokens: Sequence[int] | None = field(default=None, compare=False)
     image: bytes | None = None
+    """What is embedded, if not the text. An index keeps no images: there it is empty, and says that it was one."""
 
     @property
     def nbytes(self) -> int:

@@ -86,6 +86,9 @@ def hit_body(hit: Hit, words: re.Pattern[str] | None, *, full: bool = False) -> 
     from rich.text import Text
 
     body = [clean(line) for line in hit.chunk.text.split("\n")] if full else [snippet(hit.chunk.text, words)]
+    if hit.chunk.image is not None:
+        size = " × ".join(str(hit.chunk.metadata[name]) for name in ("width", "height") if name in hit.chunk.metadata)
+        body = [f"image {size}".strip(), *filter(None, body)]
     shown = [Text(line) for line in body]
     for text in shown:
         if words:

@@ -149,7 +149,7 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, list[Point]]
     for ids in session.ids(sink):
         drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
         for start in range(0, len(drawn), EMBEDDED):
-            points = sink.fetch(drawn[start : start + EMBEDDED])
+            points = [p for p in sink.fetch(drawn[start : start + EMBEDDED]) if p.chunk.image != b""]  # it is not kept
             made = embedder.embed([point.chunk for point in points]) if points else ()
             wrong = [p for p, vector in zip(points, made, strict=True) if not _near(p.vectors[VECTOR], vector)]
             yield len(points), wrong

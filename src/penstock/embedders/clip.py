@@ -36,6 +36,7 @@ class ClipEmbedder(Embedder):
     `workers`: by default as many as there are cores to use.
     """
 
+    sees = True
     tokenizes = True
     batch_rows = 32
 

@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from penstock import models
 from penstock.embedders import pixels
 from penstock.embedders.checkpoint import only_pickle, read, safetensors
 from penstock.embedders.pixels import Preprocessing
 from penstock.errors import ModelError
 
-FAMILIES = ("clip", "siglip")
+FAMILIES = models.SEEING
 """model_type of config.json. OpenCLIP's and LAION's models are CLIP here, SigLIP 2's of fixed size SigLIP."""
 
 LEGACY_END = 2

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from penstock.contracts import Chunker, Embedder, Sink
@@ -45,6 +45,7 @@ from penstock.records import (
     VECTOR,
     Block,
     Change,
+    Chunk,
     Delete,
     Gap,
     Item,
@@ -432,7 +433,8 @@ class Flow:
         lost: list[Load] = []
         for load, id in moved:
             point = stored.get(id.hex())
-            if point is None or point.chunk.text != load.chunk.text or point.chunk.image != load.chunk.image:
+            # An image is not kept, so its hash has to do, by which it was found.
+            if point is None or point.chunk.text != load.chunk.text or _seen(point.chunk) != _seen(load.chunk):
                 lost.append(load)
             else:
                 found.append(_filled(load, point.vectors))
@@ -533,6 +535,11 @@ class Flow:
             self._tell(Acked([one.row for one in filled], Counter([one.document for one in filled])))
 
 
+def _seen(chunk: Chunk) -> bool:
+    return chunk.image is not None
+
+
 def _filled(load: Load, vectors: Mapping[str, Vector]) -> Filled:
-    point = Point(load.chunk, vectors)
+    chunk = load.chunk if load.chunk.image is None else replace(load.chunk, image=b"")
+    point = Point(chunk, vectors)
     return Filled(load.document, load.row, point, point.nbytes)

@@ -7,6 +7,7 @@ The table below is all there is: a media type, the parser, whether it runs isola
 from __future__ import annotations
 
 import io
+import os
 import re
 import tempfile
 import threading
@@ -57,8 +58,10 @@ TABLE: dict[str, Row] = {
     "application/vnd.ms-outlook": Row("penstock.parsers.outlook:parse", isolated=True, extra="office"),
     "application/x-encrypted-office": Row("penstock.parsers.package:encrypted"),
     "application/rtf": Row("penstock.parsers.rtf:parse", isolated=True, extra="office"),
+    "image/*": Row("penstock.parsers.images:parse", extra="images"),
 }
 
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
 _SMALL = 256 << 10
 _SPOOL = 1 << 20
 _PRIMED = Gap("")
@@ -78,6 +81,7 @@ class Parsers:
 
     `extra` maps a media type (`text/html`, `image/*` or `*`) to a parser of the user's own, which comes first.
     Such a parser runs in this process, unless it is a module's function and marked with `isolated = True`.
+    `images`: the model embeds these. What is named like one has to be one, then, and a text beside it is its caption.
     `timeout` is the seconds an isolated parser may take for each step of progress, `memory` the bytes it may have.
     """
 
@@ -85,11 +89,13 @@ class Parsers:
         self,
         extra: Mapping[str, Parser] | None = None,
         *,
+        images: bool = False,
         isolate: bool = True,
         timeout: float = 60.0,
         memory: int = 1 << 30,
     ) -> None:
         self._extra = dict(extra or {})
+        self._images = images
         self._isolate = isolate
         self._timeout, self._memory = timeout, memory
         self._workers: Workers | None = None
@@ -101,6 +107,8 @@ class Parsers:
             stream = _opened(item)
             try:
                 media_type = _detected(stream, item)
+                if self._images and not media_type.startswith("image/"):
+                    media_type = _among_images(media_type, item)
                 parser, target, name = self._choose(media_type)
                 item = replace(item, media_type=media_type + _charset(item.media_type))
                 stream.seek(0)
@@ -134,6 +142,8 @@ class Parsers:
                 module = getattr(own, "__module__", "__main__")
                 alone = getattr(own, "isolated", False) and module != "__main__" and "<" not in name
                 return own, f"{module}:{name}" if alone and self._isolate else None, name
+        if media_type.startswith("image/") and not self._images:
+            raise Unsupported(f"no parser for {media_type}: the model embeds no images")
         for pattern in patterns:
             if row := TABLE.get(pattern):
                 name = row.target.partition(":")[0].rpartition(".")[2]
@@ -149,6 +159,16 @@ class Parsers:
             if self._workers is None:
                 self._workers = Workers(self._timeout, self._memory)
             return self._workers
+
+
+def _among_images(media_type: str, item: Item) -> str:
+    """Of a file that is no image, where images are looked for: its type, or none if it is the caption of one."""
+    stem, ending = os.path.splitext(item.path or item.uri)
+    if ending.lower() in IMAGES:
+        raise ParseError(f"it is named like an image, and is {media_type}")
+    if item.path and ending.lower() in (".txt", ".json") and any(os.path.isfile(stem + image) for image in IMAGES):
+        return "application/x-empty"
+    return media_type
 
 
 def _in_process(parser: Parser, stream: BinaryIO, item: Item) -> Generator[Block | Gap, None, None]:

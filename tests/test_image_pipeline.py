@@ -1,0 +1,135 @@
+"""A folder of images through the whole pipeline: found by words, and what is no image is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from penstock import Pipeline, open_index
+from penstock.embedders import from_name
+from penstock.embedders.clip import ClipEmbedder
+from penstock.embedders.onnx import OnnxEmbedder
+from penstock.results import hit_body
+from penstock.sinks.memory import MemorySink, forget
+
+Image = pytest.importorskip("PIL.Image")
+ROOT = Path(__file__).parents[1]
+MODEL = str(ROOT / "tests" / "data" / "shapes-clip")
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Iterator[Any]:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import make_shapes
+
+    yield make_shapes
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    yield (made := f"memory://{tmp_path}")
+    forget(made)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, shapes: Any) -> Path:
+    """Images of every colour and shape, one of them with a caption beside it."""
+    random = Random(7)
+    (tmp_path / "images").mkdir()
+    for number, scene in zip(range(96), shapes.scenes(random), strict=False):
+        name = f"{scene.prompt.replace(' ', '-')}-{number}.jpg"
+        (tmp_path / "images" / name).write_bytes(shapes.jpeg(shapes.draw(scene, random, 160, 120)))
+    return tmp_path / "images"
+
+
+def test_words_find_images(folder: Path, url: str) -> None:
+    """One run, and "a red circle" finds red circles; a second run embeds nothing; the index keeps no image."""
+    pipeline = Pipeline(folder, into=url, model=MODEL, state=folder.parent / "ledger.db")
+    report = pipeline.run()
+    assert report.ok
+    assert report.embedded == 96
+    with open_index(url) as index:
+        for colour in ("red", "blue", "green"):
+            hits = index.search(f"a {colour} circle", k=2)
+            assert f"a-{colour}-circle" in hits[0].chunk.uri
+            assert hits[0].chunk.image == b""
+            assert hits[0].chunk.metadata["width"] > 0
+    assert "image " in hit_body(hits[0], None, full=False)[0].plain
+    assert pipeline.run().embedded == 0
+    found = pipeline.verify(sample=1.0)
+    assert found.ok
+    assert found.sampled == 0
+    first = next(iter(sorted(folder.iterdir())))
+    first.rename(first.with_name("renamed.jpg"))
+    again = pipeline.run()
+    assert again.counts["moved"] == 1
+    assert again.embedded == 0
+    assert len({id for page in MemorySink(url).ids() for id in page}) == 96
+
+
+def test_what_is_no_image_is_listed(tmp_path: Path, url: str) -> None:
+    """Each with its cause, and the good one is there, with its caption."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    good = io.BytesIO()
+    Image.new("RGB", (60, 40), "red").save(good, "PNG")
+    (folder / "good.png").write_bytes(good.getvalue())
+    (folder / "good.json").write_text(json.dumps({"caption": "a red field", "author": "x"}))
+    (folder / "page.jpg").write_text("<html><body>not found</body></html>")
+    (folder / "zero.jpg").write_bytes(b"")
+    (folder / "cut.png").write_bytes(good.getvalue()[:60])
+    (folder / "huge.png").write_bytes(bomb())
+    pipeline = Pipeline(folder, into=url, model=MODEL, state=tmp_path / "ledger.db")
+    report = pipeline.run()
+    assert not report.ok
+    with pipeline.ledger as ledger:
+        ledger.open(exclusive=False)
+        causes = {f.uri.rpartition("/")[2]: f.cause for f in ledger.failures()}
+    assert causes.keys() == {"page.jpg", "zero.jpg", "cut.png", "huge.png"}
+    assert "named like an image" in causes["page.jpg"]
+    assert "named like an image" in causes["zero.jpg"]
+    assert "pixels" in causes["huge.png"]
+    with open_index(url) as index:
+        (hit,) = index.search("red")
+    assert hit.chunk.text == "a red field"
+    assert hit.chunk.metadata == {"author": "x", "width": 60, "height": 40}
+
+
+def bomb() -> bytes:
+    """A small file that says it is 30,000 pixels a side."""
+    import struct
+    import zlib
+
+    def part(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(b"\0" * 1000)) + part(b"IEND", b"")
+
+
+def test_a_model_of_texts_passes_images_over(folder: Path, url: str) -> None:
+    """They are skipped, and why is listed."""
+    from penstock.testing.embedders import HashingEmbedder
+
+    pipeline = Pipeline(folder, into=url, model=HashingEmbedder(8), state=folder.parent / "ledger.db")
+    report = pipeline.run()
+    assert report.counts["skipped"] == 96
+    with pipeline.ledger as ledger:
+        ledger.open(exclusive=False)
+        assert "embeds no images" in next(iter(ledger.failures())).cause
+
+
+def test_the_kind_of_a_model() -> None:
+    """By its config.json where it is at hand, else by its name."""
+    assert isinstance(from_name(MODEL), ClipEmbedder)
+    assert isinstance(from_name("openai/clip-vit-base-patch32"), ClipEmbedder)
+    assert isinstance(from_name(None), OnnxEmbedder)
+    assert isinstance(from_name("somebody/some-bert"), OnnxEmbedder)
