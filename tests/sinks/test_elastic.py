@@ -6,7 +6,8 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,11 +17,22 @@ import pytest
 
 from penstock.errors import MissingExtra, PenstockError, Rejected, SinkError, TooLarge, Transient, UsageError
 from penstock.filters import parse, passes
-from penstock.records import VECTOR, Dense, Manifest, Point
+from penstock.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
 from penstock.sinks import elastic, elastic_wire
 from penstock.sinks.elastic import ElasticIndex, ElasticSink
 from penstock.testing.emulators.elastic import ElasticServer
-from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
+from penstock.testing.sink_suite import (
+    Aliased,
+    MakeIndex,
+    MakeSink,
+    SinkSuite,
+    holds,
+    point,
+    silent_port,
+    similarity,
+    unreachable,
+)
+from tests.sinks.overlapping import Overlapping
 
 pytest.importorskip("elasticsearch")
 pytest.importorskip("opensearchpy")
@@ -50,6 +62,7 @@ def place(servers: tuple[str, ElasticServer], monkeypatch: pytest.MonkeyPatch) -
     server.requests.clear()
     server.sizes.clear()
     server.recall, server.largest = 1.0, 100 << 20
+    server.number, server.licensed = "", True
 
 
 def opened(url: str, **space: Any) -> ElasticSink:
@@ -76,7 +89,113 @@ class TestElastic(SinkSuite):
         return lambda alias: [{"notes"}, {"notes_1"}].index(place[1].aliases[alias])
 
 
+class TestMultiVector(TestElastic):
+    kind = MultiVector
+
+    @pytest.fixture(autouse=True)
+    def has_them(self, place: tuple[str, ElasticServer]) -> None:
+        if place[1].flavor == "opensearch":
+            pytest.skip("OpenSearch takes dense vectors only")
+
+
+class TestSparse(Overlapping, TestMultiVector):
+    """Sparse vectors: those of Elasticsearch."""
+
+
 Place = tuple[str, ElasticServer]
+
+
+@pytest.fixture
+def elasticsearch(place: Place) -> Place:
+    if place[1].flavor == "opensearch":
+        pytest.skip("OpenSearch takes dense vectors only")
+    return place
+
+
+# ---------------------------------------------------------------- many vectors, and sparse ones
+
+
+def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
+    return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
+
+
+def test_the_nearest_though_weights_are_cut_off(elasticsearch: Place) -> None:
+    """3,000 that the store takes for equal, or for the other way round: ranked by what they are."""
+    weights = 0.75 + np.arange(3000) * 1e-6
+    points = [sparse(n, [1, 2], [w, 0.25 + 1e-5 * (n % 7)]) for n, w in enumerate(weights)]
+    query = Sparse(np.array([1, 2], np.int32), np.array([1.0, 0.5], np.float32))
+    wanted = sorted(points, key=lambda p: -similarity(query, p.vectors[VECTOR]))[:20]
+    with opened(elasticsearch[0], kind="Sparse", metric="dot") as sink, ElasticIndex(elasticsearch[0]) as index:
+        for start in range(0, 3000, sink.max_rows):
+            sink.write(points[start : start + sink.max_rows])
+        sink.flush()
+        index.open()
+        assert [hit.chunk.id for hit in index.search(query, k=20)] == [p.id for p in wanted]
+
+
+def test_sparse_vectors_of_any_size(elasticsearch: Place) -> None:
+    """None, zero, subnormal and very large values, in any order, at any index: as they were."""
+    points = [sparse(1, [], []), sparse(2, [0, 7, 9, 2**31 - 1], [0.0, 1e-45, 0.1, 3e38])]
+    with opened(elasticsearch[0], kind="Sparse") as sink, ElasticIndex(elasticsearch[0]) as index:
+        sink.write([*points, sparse(3, [8, 3], [0.25, 0.5])])
+        holds(sink, [*points, sparse(3, [3, 8], [0.5, 0.25])])
+        index.open()
+        hits = index.search(Sparse(np.array([8, 5], np.int32), np.array([2, 0], np.float32)))
+        assert [(h.chunk.id, h.score) for h in hits] == [(point(3).id, 0.5)]
+        assert index.search(Sparse(np.array([8], np.int32), np.zeros(1, np.float32))) == []
+        with pytest.raises(SinkError, match="negative"):
+            index.search(Sparse(np.array([8], np.int32), -np.ones(1, np.float32)))
+
+
+@pytest.mark.parametrize("kind", [Sparse, MultiVector])
+def test_vectors_that_cannot_be_kept_are_named(elasticsearch: Place, kind: type[Vector]) -> None:
+    """A negative value, an index twice; no rows; NaN: by id, and the rest is written."""
+    if kind is Sparse:
+        bad = [sparse(2, [1, 2], [-1, 1]), sparse(3, [1, 1], [1, 1]), sparse(4, [1], [float("nan")])]
+    else:
+        shapes = [np.empty((0, 8), np.float32), np.full((2, 8), np.nan, np.float32)]
+        bad = [replace(point(n), vectors={VECTOR: MultiVector(v)}) for n, v in enumerate(shapes, 2)]
+    good = point(1, kind=kind)
+    with opened(elasticsearch[0], kind=kind.__name__) as sink:
+        with pytest.raises(Rejected) as raised:
+            sink.write([*bad, good])
+        assert raised.value.reasons.keys() == {p.id for p in bad}
+        holds(sink, [good])
+
+
+def test_many_vectors_of_other_lengths(elasticsearch: Place) -> None:
+    """They come back as they were, zeros too, and are compared as if their length were 1; products are products."""
+    values = np.array([[3, 4], [0, 0], [-2, 0]], np.float32)
+    long = [replace(point(1), vectors={VECTOR: MultiVector(values)})]
+    query = MultiVector(np.array([[0, 5], [-1, 0]], np.float32))
+    for metric, score in (("cosine", 1.8), ("dot", 22.0)):
+        with opened(elasticsearch[0], kind="MultiVector", metric=metric, dim=2) as sink:
+            sink.write(long)
+            holds(sink, long)
+            with ElasticIndex(elasticsearch[0]) as index:
+                index.open()
+                assert [hit.score for hit in index.search(query)] == pytest.approx([score])
+                with pytest.raises(SinkError, match="zeros"):
+                    index.search(MultiVector(np.empty((0, 2), np.float32)))
+            sink.drop()
+
+
+@pytest.mark.parametrize("kind", ["Sparse", "MultiVector"])
+def test_kinds_that_a_server_has_not(place: Place, kind: str) -> None:
+    """By distance, in OpenSearch, a version too old, without the licence: one line, before anything is made."""
+    url, server = place
+    with pytest.raises(UsageError, match="takes Dense" if server.flavor == "opensearch" else "not 'l2'"):
+        opened(url, kind=kind, metric="l2")
+    with pytest.raises(UsageError, match="takes Dense") if server.flavor == "opensearch" else nullcontext():
+        opened(url, kind=kind).drop()
+    if server.flavor == "elasticsearch":
+        server.number = "8.14.3"
+        with pytest.raises(UsageError, match=r"from 8\.1[58] on; it is 8\.14\.3"):
+            opened(url, kind=kind)
+        server.number, server.licensed = "", False
+        with pytest.raises(SinkError, match="licence") if kind == "MultiVector" else nullcontext():
+            opened(url, kind=kind).drop()
+    assert server.indices == {}
 
 
 # ---------------------------------------------------------------- places and keys

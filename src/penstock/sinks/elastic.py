@@ -7,6 +7,10 @@ One index, one document a chunk. `id`, `uri`, `ordinal` and `page` are mapped to
 text, which may be longer than a keyword; all else is only kept. The manifest is in the mapping's `_meta`. `vector` is
 what the store compares; it may give it back normalized and multiplied again, so `bits` has the very float32 values.
 Scores are computed from them: what `_score` means differs by version, engine and metric.
+
+Elasticsearch has two kinds more. Many vectors a point are `rank_vectors`, from 8.18 on and with a licence for them, and
+every point is compared with. Sparse ones are `sparse_vector`, searched from 8.15 on, with no negative values. Of those
+it weighs nine bits, so more are asked for than are wanted, until no other can be among the nearest.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import Rejected, SinkError, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Vector
+from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
 from penstock.sinks import elastic_wire as wire
-from penstock.sinks import manifests, rows
+from penstock.sinks import manifests, rows, sparse
+from penstock.sinks.lengths import units
 from penstock.sinks.store import Store
 
 if TYPE_CHECKING:
@@ -36,6 +41,12 @@ LARGEST_K = 10_000
 EXACT = 100_000
 """Up to so many candidates, every vector is compared with; beyond, the graph is asked."""
 CANDIDATES = 500
+MORE = 50
+"""Sparse ones that are asked for beyond those that are wanted."""
+SLACK = 1 + 2**-7
+"""By how much a product may be larger than the store's, which cuts off what is beyond nine bits of a weight."""
+SMALLEST = 2.0**-126
+"""The smallest weight there is."""
 LONGEST_ID = 512
 TERMS = 10_000
 
@@ -84,16 +95,21 @@ class _Server(wire.Server):
             return kept
         return manifest
 
-    def document(self, row: rows.Row, vector: Any) -> bytes:
+    def document(self, row: rows.Row, vector: Any, space: Space) -> bytes:
         fields = dict(zip(rows.COLUMNS, row, strict=True))
         fields["image"] = None if fields["image"] is None else _base64(fields["image"])
-        fields["digest"], fields["bits"], fields[VECTOR] = _digest(fields["text"]), _base64(vector), vector
+        fields["digest"], fields[VECTOR] = _digest(fields["text"]), vector
+        fields["bits"] = _base64(sparse.packed(vector) if isinstance(vector, Sparse) else vector)
+        if isinstance(vector, Sparse):
+            fields[VECTOR] = _tokens(vector)
+        elif space.kind == "MultiVector" and space.metric == "cosine":
+            fields[VECTOR] = units(vector)[0]
         return self.dumps({"index": {"_id": _key(fields["id"])}}) + b"\n" + self.dumps(fields)
 
     def removal(self, id: str) -> bytes:
         return self.dumps({"delete": {"_id": _key(id)}})
 
-    def fetch(self, ids: Sequence[str]) -> list[Point]:
+    def fetch(self, ids: Sequence[str], space: Space) -> list[Point]:
         wanted = list(dict.fromkeys(ids))
         found: list[Point] = []
         for start in range(0, len(wanted), FETCH):
@@ -104,7 +120,7 @@ class _Server(wire.Server):
                     raise SinkError(f"{self.url}: {wire.reason(document)}")
                 if document["found"]:
                     source = document["_source"]
-                    found.append(Point(rows.chunk(_row(source)), {VECTOR: Dense(_vector(source))}))
+                    found.append(Point(rows.chunk(_row(source)), {VECTOR: _vector(source, space)}))
         return found
 
 
@@ -132,10 +148,24 @@ def _row(source: Mapping[str, Any]) -> rows.Row:
     return tuple(cells.get(name) for name in rows.COLUMNS)
 
 
-def _vector(source: Mapping[str, Any]) -> NDArray[np.float32]:
+def _vector(source: Mapping[str, Any], space: Space) -> Vector:
+    data = base64.b64decode(source["bits"])
+    if space.kind == "Sparse":
+        return sparse.unpacked(data)
+    values = _floats(data)
+    return MultiVector(values.reshape(-1, space.dim)) if space.kind == "MultiVector" else Dense(values)
+
+
+def _floats(data: bytes) -> NDArray[np.float32]:
     import numpy as np
 
-    return np.frombuffer(base64.b64decode(source["bits"]), dtype="<f4").astype(np.float32, copy=False)
+    return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+
+
+def _tokens(vector: Sparse) -> dict[str, float]:
+    """Features have names, and weights above zero."""
+    pairs = zip(vector.indices.tolist(), vector.values.tolist(), strict=True)
+    return {str(index): value for index, value in pairs if value >= SMALLEST}
 
 
 _SIGNS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
@@ -183,12 +213,14 @@ class _Elastic(Store[_Server]):
         return _Server(self._url, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self._opened()[0].fetch(ids)
+        server, space = self._opened()
+        return server.fetch(ids, space)
 
 
 class ElasticSink(_Elastic, Sink):
     """An index of Elasticsearch or OpenSearch. `client` is one of the user's, for other ways to log in."""
 
+    accepts = frozenset({Dense, MultiVector, Sparse})
     max_rows = 1024
     max_bytes = wire.BULK
     max_text = 16 << 20
@@ -208,13 +240,15 @@ class ElasticSink(_Elastic, Sink):
         return name
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense"}, self._url)
+        manifests.supported(manifest.space, wire.KINDS[wire.place(self._url)[0]], self._url)
+        sparse.products(manifest.space, self._url)
         server = self._connect()
         try:
             kept = server.manifest()
             if kept is not None:
                 manifests.agree(kept, manifest, self._url)
             else:
+                server.suits(manifest.space)
                 kept = server.create(manifest)
         except BaseException:
             server.close()
@@ -228,15 +262,18 @@ class ElasticSink(_Elastic, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         server, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        batch = sparse.batched(points, space, self._url, refused="negative")
         batch.reasons |= server.bulk(self._actions(server, batch))
         batch.finish()
 
     def _actions(self, server: _Server, batch: rows.Batch) -> Iterator[tuple[str, bytes]]:
+        space = batch.space
         for row, vector in zip(batch.rows, batch.vectors, strict=True):
             try:
-                line = server.document(row, vector)
-            except TypeError as error:  # a number of more than 64 bits
+                if space.kind == "MultiVector" and not len(vector):
+                    raise ValueError("its vector has no rows")
+                line = server.document(row, vector, space)
+            except (ValueError, TypeError) as error:  # TypeError: a number of more than 64 bits
                 batch.reasons[row[0]] = str(error)
             else:
                 yield row[0], line
@@ -277,16 +314,29 @@ class ElasticIndex(_Elastic, Index):
             raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
         wanted = filters.parse(where)
         within = {"match_all": {}} if wanted is None else _within(wanted, self._url)
-        assert isinstance(vector, Dense)
-        query = _query(vector, space.metric, self._url)
+        if isinstance(vector, Sparse):
+            given = sparse.asked(vector, self._url, negative=False)
+            return self._overlapping(server, given, k, within) if len(given.values) else []
+        query = _query(vector, space, self._url)
         few = server.count(within)
-        found = self._walked(server, query, k, within) if few > EXACT else []
+        found = self._walked(server, query, k, within) if few > EXACT and space.kind == "Dense" else []
         if len(found) < min(k, few):
-            score = {"query": within, "script": server.dialect.exact(query, space.metric)}
+            score = {"query": within, "script": server.dialect.exact(query, space)}
             found = server.search({"size": k, "_source": _SOURCE, "query": {"script_score": score}})
-        scores = _scores(query, [_vector(hit["_source"]) for hit in found], space.metric)
-        best = sorted(range(len(found)), key=lambda i: -scores[i])
-        return [Hit(scores[i], rows.chunk(_row(found[i]["_source"]))) for i in best]
+        return _hits(type(vector)(query), found, space)
+
+    def _overlapping(self, server: _Server, query: Sparse, k: int, within: Mapping[str, Any]) -> list[Hit]:
+        """Those that share an index with the query: as many more than k as it takes to know that none is left out."""
+        _, space = self._opened()
+        near = {"field": VECTOR, "query_vector": _tokens(query), "prune": False}
+        asked = {"bool": {"must": [{"sparse_vector": near}], "filter": [within]}}
+        size = min(k + MORE, LARGEST_K)
+        while True:
+            found = server.search({"size": size, "_source": _SOURCE, "query": asked})
+            hits = _hits(query, found, space)[:k]
+            if len(found) < size or size == LARGEST_K or found[-1]["_score"] * SLACK < hits[-1].score:
+                return hits
+            size = min(4 * size, LARGEST_K)
 
     def _walked(self, server: _Server, query: Any, k: int, within: Mapping[str, Any]) -> list[Any]:
         """Those that the graph leads to: nearly always the nearest, from ten times as many candidates."""
@@ -294,21 +344,33 @@ class ElasticIndex(_Elastic, Index):
         return server.search({"size": k, "_source": _SOURCE, **server.dialect.near(query, k, candidates, within)})
 
 
-def _query(vector: Dense, metric: str, url: str) -> NDArray[np.float32]:
+def _hits(query: Vector, found: Sequence[Mapping[str, Any]], space: Space) -> list[Hit]:
+    vectors = [_vector(hit["_source"], space) for hit in found]
+    scores = _scores(query, vectors, space.metric)
+    best = sorted(range(len(found)), key=lambda i: -scores[i])
+    return [Hit(scores[i], rows.chunk(_row(found[i]["_source"]))) for i in best]
+
+
+def _query(vector: Dense | MultiVector, space: Space, url: str) -> NDArray[np.float32]:
     import numpy as np
 
     query = np.ascontiguousarray(vector.values, dtype=np.float32)
-    if not np.isfinite(query).all() or (metric == "cosine" and not query.any()):
+    if not np.isfinite(query).all() or not query.size or (space.metric == "cosine" and not query.any()):
         raise SinkError(f"a query of {url} is all zeros, or holds NaN or infinity: nothing is near it")
-    return query
+    return units(query)[0] if space.kind == "MultiVector" and space.metric == "cosine" else query
 
 
-def _scores(query: NDArray[np.float32], vectors: Sequence[NDArray[np.float32]], metric: str) -> list[float]:
+def _scores(query: Vector, vectors: Sequence[Vector], metric: str) -> list[float]:
     import numpy as np
 
     if not vectors:
         return []
-    matrix, wanted = np.stack(vectors).astype(np.float64), query.astype(np.float64)
+    if not isinstance(query, Dense):
+        from penstock.sinks import memory
+
+        return [float(score) for score in memory.scores(query, vectors, metric)]
+    matrix = np.stack([vector.values for vector in vectors]).astype(np.float64)
+    wanted = query.values.astype(np.float64)
     if metric == "l2":
         scores = -((matrix - wanted) ** 2).sum(axis=1)
     elif metric == "dot":

@@ -13,6 +13,9 @@ from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageE
 from penstock.records import VECTOR, Space
 from penstock.sinks import address
 
+KINDS = {"elastic": {"Dense", "MultiVector", "Sparse"}, "opensearch": {"Dense"}}
+SINCE = {"MultiVector": (8, 18), "Sparse": (8, 15)}
+"""The version of Elasticsearch that searches them."""
 EXAMPLES = {"elastic": "elastic://localhost:9200/notes", "opensearch": "opensearch://localhost:9200/notes"}
 TIMEOUT = 60
 BULK = 8 << 20
@@ -30,6 +33,7 @@ class _Elastic:
         "dot": "double d = dotProduct(params.q, 'vector'); return d < 0 ? 1 / (1 - d) : d + 1;",
         "l2": "1 / (1 + l2norm(params.q, 'vector'))",
     }
+    _max_sim = "double d = maxSimDotProduct(params.q, 'vector'); return d < 0 ? 1 / (1 - d) : d + 1;"
 
     def __init__(self) -> None:
         import elastic_transport
@@ -52,12 +56,17 @@ class _Elastic:
         return client.perform_request(method, target, headers=headers, body=body).body
 
     def field(self, space: Space) -> dict[str, Any]:
+        if space.kind == "Sparse":
+            return {"type": "sparse_vector"}
+        if space.kind == "MultiVector":
+            return {"type": "rank_vectors", "dims": space.dim}
         graph = {"type": "hnsw"}  # else it quantizes
         given = {"dims": space.dim, "similarity": self._similarity[space.metric], "index_options": graph}
         return {"type": "dense_vector", "index": True, **given}
 
-    def exact(self, query: Any, metric: str) -> dict[str, Any]:
-        return {"source": self._scripts[metric], "params": {"q": query}}
+    def exact(self, query: Any, space: Space) -> dict[str, Any]:
+        source = self._max_sim if space.kind == "MultiVector" else self._scripts[space.metric]
+        return {"source": source, "params": {"q": query}}
 
     def near(self, query: Any, k: int, candidates: int, within: Mapping[str, Any]) -> dict[str, Any]:
         near = {"field": VECTOR, "query_vector": query, "k": k, "num_candidates": candidates, "filter": within}
@@ -93,8 +102,8 @@ class _OpenSearch:
         method = {"name": "hnsw", "engine": "lucene", "space_type": self._spaces[space.metric]}
         return {"type": "knn_vector", "dimension": space.dim, "method": method}
 
-    def exact(self, query: Any, metric: str) -> dict[str, Any]:
-        params = {"field": VECTOR, "query_value": query, "space_type": self._spaces[metric]}
+    def exact(self, query: Any, space: Space) -> dict[str, Any]:
+        params = {"field": VECTOR, "query_value": query, "space_type": self._spaces[space.metric]}
         return {"lang": "knn", "source": "knn_score", "params": params}
 
     def near(self, query: Any, k: int, candidates: int, within: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,6 +176,16 @@ class Server:
             raise SinkError(f"{self.url} names {len(found)} indices, not one")
         return dict(next(iter(found.values()))["mappings"])
 
+    def suits(self, space: Space) -> None:
+        """Raise UsageError where the server is too old for vectors of that kind."""
+        if (since := SINCE.get(space.kind)) is None:
+            return
+        told = self.ask("GET", "/", of="").get("version", {})
+        found = tuple(map(int, re.findall("[0-9]+", str(told.get("number")))[:2]))
+        if told.get("build_flavor") != "serverless" and found < since:  # which calls itself 8.11 for ever
+            wanted = ".".join(map(str, since))
+            raise UsageError(f"{self.url} takes {space.kind} vectors from {wanted} on; it is {told.get('number')}")
+
     def remove(self) -> None:
         """With its aliases; neither store removes an index by the name of an alias."""
         self.ask("DELETE")
@@ -238,6 +257,8 @@ def _told(url: str, error: Exception) -> SinkError:
             return Transient(f"{url} cannot be reached: {cause}")
         return SinkError(f"{url} does not answer as Elasticsearch or OpenSearch do: {cause}")
     why = reason(getattr(error, "info", None) or getattr(error, "body", None) or getattr(error, "error", ""))
+    if status == 403 and "license" in why:
+        return SinkError(f"{url}: the server's licence does not include this: {why}")
     if status in (401, 403):
         keys = "ELASTIC_API_KEY, or a user in the url and ELASTIC_PASSWORD"
         if url.lower().startswith("opensearch"):

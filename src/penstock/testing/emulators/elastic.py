@@ -21,10 +21,10 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from penstock.testing.emulators.elastic_query import (
+    ALL_VECTORS,
     LARGEST_PAGE,
     SCRIPTS,
     SIMILARITIES,
-    VECTORS,
     Document,
     Index,
     Refusal,
@@ -34,6 +34,7 @@ from penstock.testing.emulators.elastic_query import (
     refuse,
     scored,
     searched,
+    weighed,
 )
 
 
@@ -57,6 +58,10 @@ class ElasticServer:
         """Bytes of each bulk request."""
         self.refused: dict[str, int] = {}
         """Document id -> status that its bulk items are answered with."""
+        self.number = ""
+        """Another version than `version`.2.0."""
+        self.licensed = True
+        """For rank vectors, which the free licence leaves out."""
         self.largest = 100 << 20
         """Bytes of a request: http.max_content_length."""
         self.recall = 1.0
@@ -152,7 +157,7 @@ class ElasticServer:
         raise refuse("illegal_argument_exception", f"no handler found for uri [{path}] and method [{method}]")
 
     def _info(self) -> dict[str, Any]:
-        version: dict[str, Any] = {"number": f"{self.version}.2.0", "build_flavor": "default"}
+        version: dict[str, Any] = {"number": self.number or f"{self.version}.2.0", "build_flavor": "default"}
         if self.flavor == "opensearch":
             version["distribution"] = "opensearch"
         return {"name": "n", "cluster_name": "c", "version": version, "tagline": "You Know, for Search"}
@@ -166,6 +171,8 @@ class ElasticServer:
         if settings and not (knn and self.flavor == "opensearch"):
             raise refuse("illegal_argument_exception", f"unknown setting {settings}")
         made = Index(body.get("mappings") or {}, self.vectors)
+        if not self.licensed and any(field["type"] == "rank_vectors" for field in made.fields.values()):
+            raise Refusal(403, "security_exception", "current license is non-compliant for [Rank Vectors]")
         with self._lock:
             if name in self.aliases:
                 raise refuse("invalid_index_name_exception", f"Invalid index name [{name}], already exists as alias")
@@ -318,6 +325,12 @@ class ElasticServer:
             passing = self._passing(index, by["query"])
             scores = scored(index, *self._script(by["script"]), passing)
             return scores, list(scores)
+        if self.flavor == "elasticsearch" and (by := query.get("bool", {})).get("must"):
+            [must] = by["must"]
+            only(must, {"sparse_vector"}, "must")
+            rest = {"bool": {name: part for name, part in by.items() if name != "must"}}
+            scores = weighed(index, must["sparse_vector"], self._passing(index, rest))
+            return scores, list(scores)
         return {}, list(self._passing(index, query))
 
     def _graph(self, index: Index, name: str, query: Any, k: int, within: Any) -> tuple[dict[str, float], list[str]]:
@@ -351,7 +364,7 @@ def _source(index: Index, document: Document, excluded: set[str]) -> Document:
     return {
         name: value
         for name, value in document.items()
-        if name not in excluded and index.fields.get(name, {}).get("type") not in VECTORS
+        if name not in excluded and index.fields.get(name, {}).get("type") not in ALL_VECTORS
     }
 
 

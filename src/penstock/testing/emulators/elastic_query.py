@@ -21,7 +21,11 @@ _OPTIONS: dict[str, set[str]] = {
     "binary": {"doc_values"},
     "dense_vector": {"dims", "similarity", "index", "index_options"},
     "knn_vector": {"dimension", "method"},
+    "rank_vectors": {"dims", "element_type"},
+    "sparse_vector": {"store", "index_options"},
 }
+OWN = {"dense_vector": ("dense_vector", "rank_vectors", "sparse_vector"), "knn_vector": ("knn_vector",)}
+"""The vectors of each of both, by its name for dense ones."""
 SIMILARITIES = {
     "cosine": "cosine",
     "max_inner_product": "dot",
@@ -34,6 +38,9 @@ SCRIPTS = {
     re.compile(r"cosineSimilarity\(params\.(\w+), '(\w+)'\) \+ 1\.0"): "cosine",
     re.compile(r"double d = dotProduct\(params\.(\w+), '(\w+)'\); return d < 0 \? 1 / \(1 - d\) : d \+ 1;"): "dot",
     re.compile(r"1 / \(1 \+ l2norm\(params\.(\w+), '(\w+)'\)\)"): "l2",
+    re.compile(
+        r"double d = maxSimDotProduct\(params\.(\w+), '(\w+)'\); return d < 0 \? 1 / \(1 - d\) : d \+ 1;"
+    ): "max_sim",
 }
 Document = dict[str, Any]
 
@@ -110,15 +117,14 @@ class Index:
 
 def check_field(name: str, field: dict[str, Any], vectors: str) -> None:
     kind = field.get("type")
-    other = {"dense_vector": "knn_vector", "knn_vector": "dense_vector"}[vectors]
-    if kind not in _OPTIONS or kind == other:
+    if kind not in _OPTIONS or (kind in ALL_VECTORS and kind not in OWN[vectors]):
         raise refuse("mapper_parsing_exception", f"No handler for type [{kind}] declared on field [{name}]")
     if unknown := field.keys() - _OPTIONS[kind] - {"type"}:
         raise refuse(
             "mapper_parsing_exception", f"unknown parameter {sorted(unknown)} on mapper [{name}] of type [{kind}]"
         )
-    if kind == vectors:
-        dims, most = _dims(field), 4096 if kind == "dense_vector" else 16_000
+    if kind in (vectors, "rank_vectors"):
+        dims, most = _dims(field), 16_000 if kind == "knn_vector" else 4096
         if not isinstance(dims, int) or not 1 <= dims <= most:
             reason = f"The number of dimensions should be in the range [1, {most}] but was [{dims}]"
             raise refuse("mapper_parsing_exception", reason)
@@ -141,6 +147,14 @@ def _value(name: str, field: Mapping[str, Any], value: Any) -> Any:
         bits = 63 if kind == "long" else 31
         if isinstance(value, bool) or not isinstance(value, int) or not -(1 << bits) <= value < 1 << bits:
             raise refuse("document_parsing_exception", f"{failed}: {str(value)[:50]} is out of range")
+    elif kind == "sparse_vector":
+        return _features(value, failed)
+    elif kind == "rank_vectors":
+        if not isinstance(value, list) or not value:
+            raise refuse("document_parsing_exception", f"{failed}: no vectors")
+        return np.stack(
+            [_value(name, {**field, "type": "dense_vector", "similarity": "l2_norm"}, one) for one in value]
+        )
     elif kind in VECTORS:
         if not isinstance(value, list) or len(value) != _dims(field):
             length = len(value) if isinstance(value, list) else type(value).__name__
@@ -166,7 +180,24 @@ def _value(name: str, field: Mapping[str, Any], value: Any) -> Any:
     return value
 
 
+def _features(value: Any, failed: str) -> dict[str, float]:
+    """As the store keeps them: nine bits of each weight."""
+    if not isinstance(value, dict):
+        raise refuse("document_parsing_exception", f"{failed}: expected a START_OBJECT")
+    kept = {}
+    for feature, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, float | int):
+            raise refuse("document_parsing_exception", f"{failed}: a strictly positive float is expected")
+        short = np.array([weight], np.float32)
+        if not np.finfo(np.float32).smallest_normal <= short[0] < np.inf:
+            reason = f"featureValue must be a positive normal float, got: {weight} for feature {feature}"
+            raise refuse("document_parsing_exception", f"{failed}: {reason}")
+        kept[feature] = float((short.view(np.int32) >> 15 << 15).view(np.float32)[0])
+    return kept
+
+
 VECTORS = ("dense_vector", "knn_vector")
+ALL_VECTORS = (*VECTORS, "rank_vectors", "sparse_vector")
 Test = Callable[[Document], bool]
 
 
@@ -260,6 +291,8 @@ def scored(
 ) -> dict[str, float]:
     """The similarity of each document with the query, as scores of the server: never negative, and float32."""
     field = index.fields.get(name)
+    if metric == "max_sim":
+        return _max_sim(field or {}, name, query, documents)
     if field is None or field["type"] not in VECTORS:
         raise refuse("illegal_argument_exception", f"field [{name}] does not hold vectors")
     if not isinstance(query, list) or len(query) != _dims(field):
@@ -283,3 +316,34 @@ def scored(
     else:
         scores = 1 / (1 + ((matrix - given) ** 2).sum(axis=1))
     return dict(zip(ids, np.maximum(scores, 0).astype(np.float32).tolist(), strict=True))
+
+
+def _max_sim(field: Mapping[str, Any], name: str, query: Any, documents: Mapping[str, Document]) -> dict[str, float]:
+    if field.get("type") != "rank_vectors":
+        raise refuse("illegal_argument_exception", f"field [{name}] does not hold rank vectors")
+    if not isinstance(query, list) or not query or {len(row) for row in query} != {_dims(field)}:
+        raise refuse("illegal_argument_exception", f"The query vectors have other dimensions than [{_dims(field)}].")
+    given = np.array(query, dtype=np.float32)
+    scores = {}
+    for id, document in documents.items():
+        product = float((given @ document[name].T).max(axis=1).sum())
+        scores[id] = float(np.float32(1 / (1 - product) if product < 0 else product + 1))
+    return scores
+
+
+def weighed(index: Index, body: Any, documents: Mapping[str, Document]) -> dict[str, float]:
+    """Of those that share a feature with the query."""
+    only(body, {"field", "query_vector", "prune"}, "sparse_vector")
+    name, asked = body["field"], body["query_vector"]
+    if index.fields.get(name, {}).get("type") != "sparse_vector":
+        raise refuse("illegal_argument_exception", f"field [{name}] must be of type [sparse_vector]")
+    if body.get("prune") is not False:
+        raise refuse("illegal_argument_exception", "without [prune: false] newer servers leave out tokens")
+    if not asked or any(not isinstance(weight, float) or weight <= 0 for weight in asked.values()):
+        raise refuse("illegal_argument_exception", "boost must be a positive float")
+    scores = {}
+    for id, document in documents.items():
+        kept = document.get(name) or {}
+        if shared := asked.keys() & kept.keys():
+            scores[id] = float(np.float32(sum(asked[feature] * kept[feature] for feature in shared)))
+    return scores
