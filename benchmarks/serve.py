@@ -89,9 +89,8 @@ def build(url: str, clouds: Clouds, count: int) -> None:
         sink.flush()
         loaded = time.perf_counter() - began
         sink.maintain()
-    print(
-        f"{count:,} vectors loaded in {loaded:.0f} s, compacted and indexed in {time.perf_counter() - began - loaded:.0f} s"
-    )
+    indexed = time.perf_counter() - began - loaded
+    print(f"{count:,} vectors loaded in {loaded:.0f} s, compacted and indexed in {indexed:.0f} s", flush=True)
 
 
 def row(what: str, seconds: Sequence[float]) -> None:

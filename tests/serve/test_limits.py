@@ -15,6 +15,7 @@ import pytest
 
 from penstock.errors import UsageError
 from penstock.records import Dense
+from penstock.serve import limits
 from penstock.serve.limits import Rates
 from penstock.serve.settings import Settings, keys_from
 from penstock.sinks.memory import forget
@@ -142,6 +143,22 @@ def test_a_body_that_never_ends_is_given_up() -> None:
         )
         line.settimeout(10)
         assert b" 504 " in line.recv(4096)
+
+
+def test_bodies_are_held_within_bounds_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that comes while a slow one is held is told to come again; when that one is through, it may."""
+    monkeypatch.setattr(limits, "HELD", 1000)
+    head = b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 950\r\n\r\n"
+    with served(URL) as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as line:
+            line.sendall(head + b" " * 900)
+            time.sleep(0.2)
+            refused(client.post("/v1/search", json={"text": "x" * 300}), 429, "large enough together")
+            line.sendall(b'{"text": "line 1"' + b" " * 32 + b"}")
+            line.settimeout(10)
+            assert b" 200 " in line.recv(100)
+        assert client.found(text="x" * 300, k=1)
+        assert client.found(text="x" * 2000, k=1), "one that is larger passes alone"
 
 
 def test_concurrent_queries_are_batched_and_too_many_refused() -> None:

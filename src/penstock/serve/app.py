@@ -33,7 +33,7 @@ from penstock.serve.thumbs import SIZES, Thumbs
 
 JSON = "application/json"
 FORM = "multipart/form-data"
-DAY = 86_400
+HOUR = 3600
 
 
 class Api:
@@ -144,7 +144,7 @@ class Api:
         picture = await self._files(lambda: self._thumbs.picture(chunk))
         etag = picture.etag(int(size))
         shared = "private" if self._settings.keys else "public"
-        headers = {"ETag": etag, "Cache-Control": f"{shared}, max-age={DAY}"}
+        headers = {"ETag": etag, "Cache-Control": f"{shared}, max-age={HOUR}"}
         if known(request, etag):
             return Response(status_code=304, headers=headers)
         with self._metrics.timed("thumb"):

@@ -25,6 +25,8 @@ Opener = Callable[[str], OpenIndex]
 
 IMAGES = 8
 """Images that the model gets at once, at most: they are decoded by the same thread."""
+PATIENCE = 5.0
+"""Seconds that the end waits for what is still at work: threads in native code do not survive the interpreter well."""
 AGAIN = 5.0
 """Seconds before an index that failed is opened anew once more: that loads the model, too."""
 
@@ -52,6 +54,7 @@ class Generation:
         self.opened_at = time.time()
         self._opened = opened
         self._users, self._retired = 0, False
+        self.closed = threading.Event()
         self._lock = threading.Lock()
         self.texts: Batcher[str] = Batcher("texts", self.embedder.query, settings.batch, metrics)
         self.images: Batcher[bytes] | None = None
@@ -111,6 +114,7 @@ class Generation:
         if self.images:
             self.images.close()
         self._opened.close()
+        self.closed.set()
 
 
 class Engine:
@@ -145,6 +149,7 @@ class Engine:
             pool.shutdown(wait=False, cancel_futures=True)
         if self._now is not None:
             self._now.retire()
+            self._now.closed.wait(PATIENCE)
         if self._door is not None:
             self._door.close()
 

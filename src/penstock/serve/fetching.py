@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -68,7 +68,7 @@ class Fetcher:
 
     def _one(self, parts: SplitResult, end: float) -> bytes | str:
         """The body, or where it is said to be."""
-        connection = _Pinned(parts, self._address(parts), _left(end))
+        connection = _Pinned(parts, self._addresses(parts), _left(end))
         # Timeouts of a socket begin anew with every byte: this one does not.
         clock = threading.Timer(_left(end), connection.cut)
         clock.daemon = True
@@ -100,7 +100,7 @@ class Fetcher:
                 raise Problem(413, "too_large", f"image_url: it has more than {self._most:,} bytes")
             pieces.append(piece)
 
-    def _address(self, parts: SplitResult) -> str:
+    def _addresses(self, parts: SplitResult) -> list[str]:
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -110,18 +110,18 @@ class Fetcher:
         # One private address among public ones is no accident.
         if not addresses or not all(map(self._judge, addresses)):
             raise Problem(403, "forbidden", "image_url: it leads to an address that is not public")
-        return addresses[0]
+        return list(dict.fromkeys(addresses))
 
 
 class _Pinned(http.client.HTTPConnection):
-    """Connects to the address that was judged, whatever the name means by now."""
+    """Connects to an address that was judged, whatever the name means by now."""
 
-    def __init__(self, parts: SplitResult, address: str, seconds: float) -> None:
+    def __init__(self, parts: SplitResult, addresses: Sequence[str], seconds: float) -> None:
         self._secure = parts.scheme == "https"
         super().__init__(parts.hostname or "", parts.port or (443 if self._secure else 80), timeout=seconds)
         if self._secure:
             self.default_port = 443
-        self._address = address
+        self._addresses = addresses
         self._line: socket.socket | None = None
 
     def cut(self) -> None:
@@ -131,7 +131,14 @@ class _Pinned(http.client.HTTPConnection):
                 self._line.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
-        self._line = socket.create_connection((self._address, self.port), self.timeout)
+        for number, address in enumerate(self._addresses, 1):
+            try:
+                self._line = socket.create_connection((address, self.port), self.timeout)
+                break
+            except OSError:
+                if number == len(self._addresses):
+                    raise
+        assert self._line is not None
         self.sock: Any = self._line
         if self._secure:
             self.sock = self._line = ssl.create_default_context().wrap_socket(self._line, server_hostname=self.host)

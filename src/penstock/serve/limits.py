@@ -26,6 +26,8 @@ log = logging.getLogger("penstock.serve")
 ALWAYS = frozenset({"/healthz", "/readyz", "/health"})
 """What is asked about the server itself: without a key, at any rate, and while it drains."""
 OPEN = ALWAYS | {"/", "/openapi.json"}
+HELD = 256 << 20
+"""Bytes of all requests that are inside, together: or one that is larger, alone."""
 CLIENTS = 10_000
 """Whose rates are remembered; the one not seen for longest is forgotten."""
 
@@ -74,6 +76,7 @@ class Guard:
         self._open = OPEN | public
         self._keys = [key.encode() for key in settings.keys]
         self._rates = Rates(settings.rate) if settings.rate else None
+        self.held = 0
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,17 +87,19 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        answer = _Answer(send)
+        answer, body = _Answer(send), _Body(scope, receive, self)
         try:
             self._admit(scope)
+            body.check(self._settings.body)
             async with asyncio.timeout(self._settings.seconds):
-                await self._app(scope, _bounded(scope, receive, self._settings.body), answer)
+                await self._app(scope, body, answer)
         except ClientDisconnect:
             answer.status = 499  # nobody is left to be told; as other servers count it
         # Whatever it is, the client gets an answer, and the log the name of what nobody foresaw.
         except Exception as error:
             await self._explain(error, scope, receive, answer)
         finally:
+            self.held -= body.size
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.count("penstock_requests_total", route=route, status=str(answer.status))
             self._metrics.observe("penstock_request_seconds", time.perf_counter() - began, route=route)
@@ -157,20 +162,28 @@ class _Answer:
         await self._send(message)
 
 
-def _bounded(scope: Scope, receive: Receive, most: int) -> Receive:
-    """Refuses a body that is too large: by what it says of itself, and else as it comes in."""
-    told = Headers(scope=scope).get("content-length", "")
-    large = Problem(413, "too_large", f"the request has more than {most:,} bytes", {"Connection": "close"})
-    if told.isdecimal() and int(told) > most:
-        raise large
-    size = 0
+class _Body:
+    """Refuses a body that is too large, by what it says of itself, and else as it comes in; and one too many."""
 
-    async def bounded() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > most:
-            raise large
+    def __init__(self, scope: Scope, receive: Receive, guard: Guard) -> None:
+        self._receive, self._guard, self.size, self._most = receive, guard, 0, 0
+        self._told = Headers(scope=scope).get("content-length", "")
+
+    def check(self, most: int) -> None:
+        self._most = most
+        if self._told.isdecimal() and int(self._told) > most:
+            raise self._large()
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        arrived = len(message.get("body", b""))
+        self.size += arrived
+        self._guard.held += arrived
+        if self.size > self._most:
+            raise self._large()
+        if self._guard.held > max(HELD, self.size):
+            raise busy("the requests that are inside are large enough together", 1)
         return message
 
-    return bounded
+    def _large(self) -> Problem:
+        return Problem(413, "too_large", f"the request has more than {self._most:,} bytes", {"Connection": "close"})

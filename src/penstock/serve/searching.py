@@ -80,7 +80,7 @@ class Searcher:
         return await self.steady(lambda generation: self._on(generation, lambda index: index.fetch(ids)))
 
     async def count(self) -> int:
-        return await self.steady(lambda generation: self._on(generation, Index.count))
+        return await self.steady(lambda generation: self._on(generation, lambda index: index.count()))
 
     async def _on(self, generation: Generation, task: Callable[[Index], R]) -> R:
         found, _ = await asyncio.wrap_future(self._engine.work("files", lambda: generation.ask(task), generation))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -43,10 +44,11 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end, a second one does not wait. Not kept for later: ending was no failure."""
         if self._loop is None or self._guard.draining:
-            self.should_exit = True
-            self.force_exit = self._guard.draining
-            return
-        self._loop.call_soon_threadsafe(self.drain)
+            self.should_exit = self.force_exit = True
+        elif sig == signal.SIGINT:  # nobody's load balancer presses Ctrl-C
+            self._guard.draining = self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self.drain)
 
     def drain(self) -> None:
         """On the event loop."""

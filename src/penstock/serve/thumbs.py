@@ -22,6 +22,10 @@ ENDINGS = (
 LARGEST = 128 << 20
 """Bytes of a file."""
 
+_FLAGS = os.O_RDONLY
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):  # as far as the system has them
+    _FLAGS |= getattr(os, _name, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -94,7 +98,7 @@ def _path(uri: str) -> str | None:
 def _read(path: str, chunk: Chunk) -> bytes:
     try:
         # Neither a link nor a pipe that took the file's place since it was looked at.
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = os.open(path, _FLAGS)
     except OSError:
         raise _hidden(chunk) from None
     with open(file, "rb") as stream:
