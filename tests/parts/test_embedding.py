@@ -77,7 +77,7 @@ def test_duckdb_reads_the_parts(source: Path, tmp_path: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     embedded(source, tmp_path / "out")
     sql = f"SELECT count(DISTINCT id), min(len(vector)), max(width) FROM '{tmp_path}/out/*.parquet'"
-    assert duckdb.sql(sql).fetchone() == (40, DIM, 8)
+    assert duckdb.sql(sql).fetchall() == [(40, DIM, 8)]
 
 
 def test_polars_reads_the_parts(source: Path, tmp_path: Path) -> None:

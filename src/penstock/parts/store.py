@@ -58,9 +58,9 @@ class Folder:
         self.url, self._path = str(path), path
 
     def names(self, folder: str, prefix: str = "") -> list[str]:
-        with self._errors(), suppress(FileNotFoundError):
-            found = os.listdir(self._path / folder)
-            return sorted(name for name in found if name.startswith(prefix) and not name.startswith("."))
+        with self._errors(), suppress(FileNotFoundError), os.scandir(self._path / folder) as found:
+            names = (entry.name for entry in found if entry.is_file())
+            return sorted(name for name in names if name.startswith(prefix) and not name.startswith("."))
         return []
 
     def read(self, name: str) -> bytes | None:

@@ -13,6 +13,7 @@ from penstock.errors import EmbedError, Transient
 from penstock.parts.accounts import Accounts
 from penstock.parts.folder import Done, Folder, facts_of
 from penstock.parts.format import DUPLICATE, FAILED, Entry, Listed, Part, Row, encode
+from penstock.parts.leases import LeaseLost
 from penstock.records import Chunk, Vector
 
 PART_BYTES = 32 << 20
@@ -124,10 +125,22 @@ class Writer:
         data = encode(self._pending, self._entries, self._folder.space, facts)
         name = self._folder.part_name(self.piece, self.term, self._number)
         self._folder.store.put(name, data)
+        self._check_after(name)
         self.parts.append(Listed(name, len(self._pending), hashlib.sha256(data).hexdigest(), len(self._entries)))
         self.written += 1
         self._number += 1
         self._pending, self._entries, self._bytes = [], [], 0
+
+    def _check_after(self, name: str) -> None:
+        """The lease may have been lost between the look at it and the put. Then whoever ends the piece takes away what
+        does not count; if that is done already, it is for us to do."""
+        try:
+            self._check()
+        except LeaseLost:
+            done = self._folder.done(self.piece)
+            if done is not None and done.term > self.term and name not in {part.name for part in done.parts}:
+                self._folder.store.remove(name)
+            raise
 
     def flush(self) -> None:
         with self._lock:
