@@ -16,7 +16,7 @@ import pytest
 
 from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, TooLarge, Transient, UsageError
 from penstock.filters import parse, passes
-from penstock.records import VECTOR, Dense, Manifest, Point
+from penstock.records import VECTOR, Dense, Manifest, MultiVector, Point
 from penstock.testing.sink_suite import (
     DIM,
     FILTERS,
@@ -78,6 +78,10 @@ class TestServer(SinkSuite):
         return lambda alias: ["Notes", "Notes_1"].index(server.aliases[alias])
 
 
+class TestMultiVector(TestServer):
+    kind = MultiVector
+
+
 DENSE = TestServer().manifest
 
 
@@ -87,6 +91,44 @@ def given(id: str, values: object) -> Point:
 
 
 # ---------------------------------------------------------------- what comes back
+
+
+def test_many_vectors_of_other_lengths(server: Emulator) -> None:
+    """They come back as they were, zeros too, and are compared as if their length were 1; products are products."""
+    values = np.array([[3, 4], [0, 0], [-2, 0]], np.float32)
+    long = [replace(point(1), vectors={VECTOR: MultiVector(values)})]
+    query = MultiVector(np.array([[0, 5], [-1, 0]], np.float32))
+    for metric, score in (("cosine", 1.8), ("dot", 22.0)):
+        with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
+            sink.open(Manifest(replace(DENSE.space, kind="MultiVector", metric=metric, dim=2)))
+            sink.write(long)
+            holds(sink, long)
+            index.open()
+            assert [hit.score for hit in index.search(query)] == pytest.approx([score])
+            with pytest.raises(SinkError, match="no rows"):
+                index.search(MultiVector(np.empty((0, 2), np.float32)))
+            sink.drop()
+
+
+def test_many_vectors_that_are_none(server: Emulator) -> None:
+    """No rows, or NaN in them: by id, and the rest is written."""
+    shapes = [np.empty((0, DIM), np.float32), np.full((2, DIM), np.nan, np.float32)]
+    bad = [replace(point(n), vectors={VECTOR: MultiVector(v)}) for n, v in enumerate(shapes, 2)]
+    good = point(1, kind=MultiVector)
+    with WeaviateSink(at(server)) as sink:
+        sink.open(Manifest(replace(DENSE.space, kind="MultiVector")))
+        with pytest.raises(Rejected) as raised:
+            sink.write([*bad, good])
+        assert raised.value.reasons.keys() == {p.id for p in bad}
+        holds(sink, [good])
+
+
+@pytest.mark.parametrize("other", [{"kind": "Sparse"}, {"kind": "MultiVector", "metric": "l2"}])
+def test_kinds_that_it_has_not(server: Emulator, other: dict[str, str]) -> None:
+    """Sparse vectors, and many by distance: told before anything is asked."""
+    with WeaviateSink(at(server)) as sink, pytest.raises(UsageError):
+        sink.open(Manifest(replace(DENSE.space, **other)))
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])

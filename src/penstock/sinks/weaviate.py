@@ -9,8 +9,9 @@ QUORUM, so that a reader sees what was written, whichever node it asks.
 
 Weaviate may scale the vectors of cosine collections, so a cosine space is kept as one of dot products: vectors whose
 length is 1, as models make them, lie there as they are; of any other lies a copy of length 1, and its own bytes in a
-property. Its indexes trim texts, so equality of `uri` and `text` is asked of digests, and whether there is a page of
-`has_page`, 1 or 0, which means the same in all versions.
+property. Many vectors a point, with one row at least, are a multivector there, compared by MaxSim. Its indexes trim
+texts, so equality of `uri` and `text` is asked of digests, and whether there is a page of `has_page`, 1 or 0, which
+means the same in all versions.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, TooLarge, Transient, UsageError
-from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
-from penstock.sinks import manifests, rows
+from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
+from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.lengths import key, lying, units
 from penstock.sinks.store import Store, line
 from penstock.sinks.weaviate_filter import LARGEST_NUMBER, always, digest, translate
@@ -37,6 +38,8 @@ NAMED = "dense"
 """The vector's name in the collection."""
 PAGE = 200
 LARGEST_K = 10_000
+CANDIDATES = 200
+"""Of a search for many vectors at least: for each row of the query, the graph gives as many as are asked for."""
 REQUEST = 6 << 20
 """Bytes of a request: servers take 10 MB unless told otherwise."""
 OBJECTS = 256
@@ -126,13 +129,14 @@ class _Weaviate(Store[Server]):
             values = np.array(found.vector[NAMED], np.float32)
         else:
             raise SinkError(f"{self._url} holds a point without a vector: {chunk.id}")
-        return Point(chunk, {VECTOR: Dense(values)})
+        many = space.kind == "MultiVector"
+        return Point(chunk, {VECTOR: MultiVector(values.reshape(-1, space.dim)) if many else Dense(values)})
 
 
 class WeaviateSink(_Weaviate, Sink):
     """A collection: `weaviate://host:8080/Notes?tls=1&grpc=50051`, its key in WEAVIATE_API_KEY."""
 
-    accepts = frozenset({Dense})
+    accepts = frozenset({Dense, MultiVector})
     max_rows = 512
     max_bytes = 4 << 20
 
@@ -148,7 +152,8 @@ class WeaviateSink(_Weaviate, Sink):
             return name if server.alias(name) else ""
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense"}, self._url)
+        manifests.supported(manifest.space, {"Dense", "MultiVector"}, self._url)
+        sparse.products(manifest.space, self._url)
         server = self._connect()
         try:
             kept = server.manifest()
@@ -179,7 +184,8 @@ class WeaviateSink(_Weaviate, Sink):
         hnsw = c.Configure.VectorIndex.hnsw(
             distance_metric=distance, quantizer=c.Configure.VectorIndex.Quantizer.none()
         )
-        vector = c.Configure.Vectors.self_provided(name=NAMED, vector_index_config=hnsw)
+        kinds = c.Configure.MultiVectors if manifest.space.kind == "MultiVector" else c.Configure.Vectors
+        vector = kinds.self_provided(name=NAMED, vector_index_config=hnsw)
         try:
             with server.turn():
                 server.client.collections.create(
@@ -210,6 +216,9 @@ class WeaviateSink(_Weaviate, Sink):
             id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
             if max(abs(ordinal), abs(start), abs(end), abs(page or 0)) > LARGEST_NUMBER:
                 batch.reasons[id] = "a number beyond 2^53, which Weaviate does not keep"
+                continue
+            if not values.size:
+                batch.reasons[id] = "its vector has no rows"
                 continue
             weight = 500 + len(id) + len(uri) + len(text) + len(headings) + len(metadata) + len(image or b"")
             weight += values.nbytes
@@ -302,17 +311,21 @@ class WeaviateIndex(_Weaviate, Index):
             return []
         if k > LARGEST_K:
             raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
-        assert isinstance(vector, Dense)
-        query = vector.values.astype("float32").reshape(1, -1)
-        values = (units(query)[0] if space.metric == "cosine" else query)[0].tolist()
+        assert not isinstance(vector, Sparse)
+        query = vector.values.astype("float32").reshape(-1, space.dim)
+        if not len(query):
+            raise SinkError(f"a query of {self._url} has no rows: nothing is near it")
+        listed = (units(query)[0] if space.metric == "cosine" else query).tolist()
+        many = space.kind == "MultiVector"
+        values = listed if many else listed[0]
         f, tree = server.classes.query.Filter, filters.parse(where)
         wanted = None if tree is None else translate(tree, f)
-        found = self._near(server, values, k, wanted)
+        found = self._near(server, values, max(k, CANDIDATES) if many else k, wanted)[:k]
         if len(found) < k and wanted is None:
             found = self._near(server, values, k, always(f, True))
         return [Hit(-distance, chunk) for distance, chunk in found]
 
-    def _near(self, server: Server, query: list[float], k: int, wanted: Any) -> list[tuple[float, Chunk]]:
+    def _near(self, server: Server, query: list[Any], k: int, wanted: Any) -> list[tuple[float, Chunk]]:
         try:
             found = self._asked(server, query, k, wanted, _RETURNED)
             return [(one.metadata.distance, _chunk(one.properties, self._url)) for one in found]
@@ -324,7 +337,7 @@ class WeaviateIndex(_Weaviate, Index):
         chunks = {point.id: point.chunk for point in self.fetch([id for _, id in near])}
         return [(distance, chunks[id]) for distance, id in near if id in chunks]
 
-    def _asked(self, server: Server, query: list[float], k: int, wanted: Any, named: list[str]) -> list[Any]:
+    def _asked(self, server: Server, query: list[Any], k: int, wanted: Any, named: list[str]) -> list[Any]:
         with server.turn():
             return list(
                 server.collection.query.near_vector(

@@ -110,19 +110,21 @@ class Collection:
             kept[name] = typed(name, known[name]["dataType"][0], value)
         vectors = {}
         for vector in given.vectors:
-            if (
-                vector.name not in self.schema["vectorConfig"]
-                or vector.type != base_pb2.Vectors.VECTOR_TYPE_SINGLE_FP32
-            ):
+            if vector.name not in self.schema["vectorConfig"] or vector.type != self.kind(vector.name):
                 raise ValueError(f"vector {vector.name!r} is not configured")
-            values = np.frombuffer(vector.vector_bytes, "<f4").copy()
-            if self.dimensions.setdefault(vector.name, len(values)) != len(values):
-                raise ValueError(f"new node has a vector with length {len(values)}. Existing nodes have others")
+            values = _values(vector)
+            if self.dimensions.setdefault(vector.name, values.shape[-1]) != values.shape[-1]:
+                raise ValueError(f"new node has a vector with length {values.shape[-1]}. Existing nodes have others")
             index = self.schema["vectorConfig"][vector.name]["vectorIndexConfig"]
             if index["distance"] == "cosine":
                 values = (values / (np.linalg.norm(values) or 1)).astype(np.float32)
             vectors[vector.name] = values
         self.objects[id] = kept, vectors
+
+    def kind(self, name: str) -> int:
+        many = self.schema["vectorConfig"][name]["vectorIndexConfig"]["multivector"]["enabled"]
+        kinds = base_pb2.Vectors
+        return int(kinds.VECTOR_TYPE_MULTI_FP32 if many else kinds.VECTOR_TYPE_SINGLE_FP32)
 
     def matching(self, wanted: base_pb2.Filters | None) -> Iterator[str]:
         passes = (lambda id, kept: True) if wanted is None else self._condition(wanted)
@@ -173,9 +175,14 @@ class Collection:
             return lambda id, kept: name in kept and _COMPARISONS[sign](found(kept), value)
         raise _invalid(f"unknown operator {sign}")
 
-    def distances(self, name: str, query: Any, ids: list[str]) -> Any:
+    def distances(self, name: str, asked: base_pb2.Vectors, ids: list[str]) -> Any:
+        if asked.type != self.kind(name):
+            raise _invalid("vector search: a multivector is searched with one, and no other is")
         if not ids:
             return np.empty(0)
+        query = _values(asked)
+        if query.ndim == 2:
+            return self._late(name, query, ids)
         matrix = np.stack([self.objects[id][1][name] for id in ids])
         if matrix.shape[1] != len(query):
             raise _invalid(f"vector lengths don't match: {matrix.shape[1]} vs {len(query)}")
@@ -186,6 +193,24 @@ class Collection:
                 return ((matrix - query) ** 2).sum(axis=1)
             case _:
                 return 1 - matrix @ (query / (np.linalg.norm(query) or 1))
+
+    def _late(self, name: str, query: Any, ids: list[str]) -> Any:
+        """For each row of the query the least distance to a row of the object, all together."""
+        if self.schema["vectorConfig"][name]["vectorIndexConfig"]["distance"] != "dot":
+            raise _invalid("the emulator compares multivectors by dot products only")
+        found = [self.objects[id][1][name] for id in ids]
+        if found[0].shape[1] != query.shape[1]:
+            raise _invalid(f"vector lengths don't match: {found[0].shape[1]} vs {query.shape[1]}")
+        return np.array([(-(query @ matrix.T)).min(axis=1).sum() for matrix in found])
+
+
+def _values(vector: base_pb2.Vectors) -> Any:
+    """Of many, the first two bytes are the dimensions."""
+    data = vector.vector_bytes
+    if vector.type != base_pb2.Vectors.VECTOR_TYPE_MULTI_FP32:
+        return np.frombuffer(data, "<f4").copy()
+    dims = int.from_bytes(data[:2], "little")
+    return np.frombuffer(data[2:], "<f4").reshape(-1, dims).copy()
 
 
 def _value(wanted: base_pb2.Filters) -> Any:
@@ -356,7 +381,7 @@ class Emulator:
         if request.HasField("near_vector"):
             near = _only(request.near_vector)
             [target], [query] = near.targets.target_vectors, near.vectors
-            distances = collection.distances(target, np.frombuffer(query.vector_bytes, "<f4"), ids)
+            distances = collection.distances(target, query, ids)
             order = np.argsort(distances, kind="stable")[:limit]
             ids, distances = [ids[i] for i in order], distances[order]
         results = [
@@ -375,8 +400,10 @@ class Emulator:
             meta.distance, meta.distance_present = distance, True
         for name in asked.vectors:
             if name in vectors:
-                given = {"vector_bytes": vectors[name].tobytes(), "type": base_pb2.Vectors.VECTOR_TYPE_SINGLE_FP32}
-                meta.vectors.append(base_pb2.Vectors(name=name, **given))
+                data = vectors[name].tobytes()
+                if vectors[name].ndim == 2:
+                    data = vectors[name].shape[1].to_bytes(2, "little") + data
+                meta.vectors.append(base_pb2.Vectors(name=name, vector_bytes=data, type=collection.kind(name)))  # type: ignore[arg-type]
         known = collection.properties
         names: Iterable[str] = [name for name in known if known[name]["dataType"] != ["blob"]]
         if request.HasField("properties") and not _only(request.properties).return_all_nonref_properties:
