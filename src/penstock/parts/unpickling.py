@@ -115,7 +115,9 @@ _ALLOWED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The one in Python: that in C reserves as much memory as a pickle likes to name a place in its memo."""
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise Hostile(f"the pickle names {module}.{name}, which is no array of floats")
