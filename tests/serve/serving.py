@@ -33,7 +33,7 @@ class ColourEmbedder(HashingEmbedder):
         return Space(model="colours", dim=self.dim, fingerprint=f"colours-{self.dim}")
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
-        return [self.query_images([c.image])[0] if c.image is not None else self.query([c.text])[0] for c in chunks]
+        return [self.query_images([c.image])[0] if c.image else self.query([c.text])[0] for c in chunks]
 
     def query_images(self, pictures: Sequence[bytes]) -> list[Dense]:
         return self.query([self._colour(picture) for picture in pictures])

@@ -98,6 +98,13 @@ def test_a_missing_index_ends_it_before_it_begins(tmp_path: Path) -> None:
     assert not done.stdout
 
 
+@pytest.mark.parametrize("package", ["uvicorn", "starlette", "python_multipart"])
+def test_without_its_packages_the_extra_is_named(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import penstock.serve.server"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'pip install "penstock[serve]"' in done.stderr
+
+
 async def crowd(url: str, clients: int, each: int) -> Counter[int]:
     """Statuses. Every answer must be the right one."""
     limits = httpx.Limits(max_connections=clients)

@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place in (root / "a.png", root / "deep" / "b ü#?.png", outside / "secret.png", made / "root-not" / "c.png"):
         place.write_bytes(picture("red", size=(600, 300)))
     (root / "secret.txt").write_bytes(picture("red"))
+    (root / "no-ending").write_bytes(picture("blue"))
     (root / "broken.png").write_bytes(picture("red")[:60])
     (root / "page.jpg").write_text("<html>")
     (root / "link-inside.png").symlink_to(root / "a.png")
@@ -78,6 +79,8 @@ def client(folder: Path) -> Iterator[Client]:
         23: "file://[",
     }
     chunks = [chunk(number, f"words {number}", uri=uri) for number, uri in uris.items()]
+    chunks.append(chunk(24, image=b"", uri=(root / "no-ending").as_uri()))
+    chunks.append(chunk(25, image=b"", uri=(folder / "outside" / "secret.png").as_uri()))
     chunks.append(chunk(50, image=picture("green", size=(800, 400)), uri="zip:one"))
     fill(URL, chunks)
     with served(URL, with_settings(roots=(root,), pixels=1_000_000)) as made:
@@ -133,11 +136,16 @@ def test_upright(client: Client) -> None:
     assert not Image.open(io.BytesIO(content)).getexif()
 
 
+def test_a_picture_is_one_whatever_its_name(client: Client) -> None:
+    """The index says that it is one, with an image of no bytes."""
+    assert near(client.get(thumb(client, 24)).content, (5, 5), "blue")
+
+
 def test_a_link_within_the_root_is_followed(client: Client) -> None:
     assert client.get(thumb(client, 4)).status_code == 200
 
 
-@pytest.mark.parametrize("number", [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23])
+@pytest.mark.parametrize("number", [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23, 25])
 def test_nothing_else_is_shown(client: Client, number: int) -> None:
     """One answer to all of them: it does not even tell which files there are."""
     answer = client.get(thumb(client, number))
@@ -162,7 +170,7 @@ def test_hits_link_to_what_may_be_shown(client: Client) -> None:
     hits = client.get("/v1/search", params={"q": "words", "k": "100"}).json()["hits"]
     linked = {int(hit["id"], 16) for hit in hits if hit["thumb"]}
     assert {1, 2, 4, 19, 50} <= linked
-    assert not linked & {3, 7, 8, 9, 13, 14, 15, 16, 20, 21, 22, 23}
+    assert not linked & {3, 7, 8, 9, 13, 14, 15, 16, 20, 21, 22, 23, 25}
 
 
 def test_a_bomb_is_refused_by_its_header(client: Client, folder: Path) -> None:

@@ -18,6 +18,7 @@ from penstock.serve.metrics import Metrics
 from penstock.serve.settings import KEYS, Settings
 
 try:
+    import python_multipart  # noqa: F401 - starlette wants it when the first form comes
     import uvicorn
 
     from penstock.serve.app import Api

@@ -45,17 +45,14 @@ class Thumbs:
 
     def may_show(self, chunk: Chunk) -> bool:
         """By its name alone: the file is looked at when the picture is asked for."""
-        if chunk.image is not None:
-            return True
-        path = _path(chunk.uri)
-        return path is not None and path.lower().endswith(ENDINGS) and self._inside(os.path.normpath(path))
+        path = _path(chunk)
+        return bool(chunk.image) or (path is not None and self._inside(os.path.normpath(path)))
 
     def picture(self, chunk: Chunk) -> Picture:
         """Where the chunk's picture is. Raises Problem where there is none, or none that may be shown."""
-        if (image := chunk.image) is not None:
+        if image := chunk.image:
             return Picture(hashlib.blake2b(image, digest_size=16).hexdigest(), lambda: image)
-        path = _path(chunk.uri)
-        if path is None or not path.lower().endswith(ENDINGS):
+        if (path := _path(chunk)) is None:
             raise _hidden(chunk)
         # What the links in it lead to counts; the file itself is opened by a name that has none.
         real = os.path.realpath(path)
@@ -83,15 +80,18 @@ class Thumbs:
         return any(path.startswith(os.path.join(root, "")) for root in self._roots)
 
 
-def _path(uri: str) -> str | None:
-    """The path of a file:// uri; None where the uri is another, or names a part of a file."""
+def _path(chunk: Chunk) -> str | None:
+    """The path of a picture's file:// uri; None where the uri is another, names a part of a file, or is of no picture.
+    A chunk whose image is in the index no more has one of no bytes."""
     try:
-        parts = urlsplit(uri)
+        parts = urlsplit(chunk.uri)
     except ValueError:
         return None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         return None
     path = os.fsdecode(unquote_to_bytes(parts.path))
+    if chunk.image is None and not path.lower().endswith(ENDINGS):
+        return None
     return path if path.startswith("/") and "\0" not in path else None
 
 
