@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -19,7 +20,7 @@ from penstock.serve import limits
 from penstock.serve.limits import Rates
 from penstock.serve.settings import Settings, keys_from
 from penstock.sinks.memory import forget
-from tests.serve.serving import Client, ColourEmbedder, chunk, either, fill, refused, served, with_settings
+from tests.serve.serving import Client, ColourEmbedder, chunk, either, fill, picture, refused, served, with_settings
 
 URL = "memory://serve-limits"
 
@@ -131,6 +132,23 @@ def test_time_limit() -> None:
         model.free.set()
         assert client.found(text="line 1", k=1) == ["doc:1"]
         assert client.get("/readyz").status_code == 200
+
+
+def test_who_only_looks_does_not_wait_for_those_who_search() -> None:
+    """Large questions, and a model that takes its time, are nobody's business on the event loop."""
+    model = Held()
+    with served(URL, opener=either(model)) as client, ThreadPoolExecutor(8) as pool:
+        large = base64.b64encode(picture("red", size=(2000, 1000), kind="BMP")).decode()
+        model.free.clear()
+        asks = [pool.submit(client.post, "/v1/search", json={"image": large, "text": "line 1"}) for _ in range(8)]
+        slowest = 0.0
+        for _ in range(20):
+            began = time.perf_counter()
+            assert client.get("/healthz").status_code == 200
+            slowest = max(slowest, time.perf_counter() - began)
+        model.free.set()
+        assert [ask.result().status_code for ask in asks] == [200] * 8
+    assert slowest < 1.0
 
 
 def test_a_body_that_never_ends_is_given_up() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -34,6 +34,10 @@ from penstock.serve.thumbs import SIZES, Thumbs
 JSON = "application/json"
 FORM = "multipart/form-data"
 HOUR = 3600
+LARGE = 1 << 16
+"""Bytes of a request from which making it out takes long enough to be noticed by others."""
+
+R = TypeVar("R")
 
 
 class Api:
@@ -104,14 +108,16 @@ class Api:
     async def search_body(self, request: Request) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == FORM:
-            return await self._answered(await _form(request, self._settings.body))
-        return await self._answered(asked(await body(request)))
+            fields, image = await _form(request, self._settings.body)
+            return await self._answered(
+                await self._read(lambda: asked(shapes.coerced(fields, shapes.SEARCH), image), len(image or b""))
+            )
+        content = await body(request)
+        return await self._answered(await self._read(lambda: asked(shapes.parsed(content)), len(content)))
 
     async def batch(self, request: Request) -> Response:
-        told = await body(request)
-        # Shapes first, and all of them: half a batch is searched for nobody.
-        shapes.check(told, shapes.BATCH)
-        asks = [asked(one, name=f"queries[{n}]") for n, one in enumerate(told["queries"])]
+        content = await body(request)
+        asks = await self._read(lambda: _batch(content), len(content))
         with self.gate.enter(len(asks)):
             answers = await asyncio.gather(*map(self._searcher.answer, asks), return_exceptions=True)
         for number, answer in enumerate(answers):
@@ -121,6 +127,10 @@ class Api:
                     raise answer
                 raise Problem(found.status, found.kind, f"queries[{number}]: {found.message}", found.headers)
         return Json({"results": answers})
+
+    async def _read(self, task: Callable[[], R], size: int) -> R:
+        """Makes out what a request says: if it is a large one, elsewhere than on the event loop."""
+        return task() if size < LARGE else await self._files(task)
 
     async def _answered(self, ask: Ask) -> Response:
         with self.gate.enter():
@@ -151,7 +161,7 @@ class Api:
             small = await self._files(lambda: self._thumbs.small(picture, int(size)))
         return Response(small, media_type="image/jpeg", headers=headers)
 
-    async def _files(self, task: Any) -> Any:
+    async def _files(self, task: Callable[[], R]) -> R:
         found, _ = await asyncio.wrap_future(self._engine.work("files", task))
         return found
 
@@ -171,11 +181,18 @@ class Api:
         return Json(openapi.document())
 
 
-async def body(request: Request) -> Any:
+async def body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise Problem(415, "unsupported_type", f"Content-Type: {kind[:100] or 'none'}; {JSON} is wanted")
-    return shapes.parsed(await request.body())
+    return await request.body()
+
+
+def _batch(content: bytes) -> list[Ask]:
+    """Shapes first, and all of them: half a batch is searched for nobody."""
+    told = shapes.parsed(content)
+    shapes.check(told, shapes.BATCH)
+    return [asked(one, name=f"queries[{n}]") for n, one in enumerate(told["queries"])]
 
 
 def _fields(given: Any) -> dict[str, str]:
@@ -187,10 +204,11 @@ def _fields(given: Any) -> dict[str, str]:
     return fields
 
 
-async def _form(request: Request, most: int) -> Ask:
+async def _form(request: Request, most: int) -> tuple[dict[str, str], bytes | None]:
     """A form: `image` is a file, all else is said as in a url."""
     async with request.form(max_files=1, max_fields=32, max_part_size=most) as form:
-        image, fields = None, {}
+        image: bytes | None = None
+        fields: dict[str, str] = {}
         for name, value in form.multi_items():
             if isinstance(value, str):
                 fields[name] = value
@@ -198,7 +216,7 @@ async def _form(request: Request, most: int) -> Ask:
                 image = await value.read()
             else:
                 raise bad(f"{name[:100]}: the file's field is called image")
-    return asked(shapes.coerced(fields, shapes.SEARCH), image)
+    return fields, image
 
 
 async def _told(request: Request, error: Exception) -> Response:

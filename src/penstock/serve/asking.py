@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from penstock import filters
@@ -39,22 +39,15 @@ class Ask:
     offset: int = 0
     threshold: float | None = None
     distinct: bool = False
+    digest: str = ""
+    """The same for the same question, whatever the page."""
 
     @property
     def depth(self) -> int:
         return DISTINCT_DEPTH if self.distinct else DEPTH
 
     def cursor(self, offset: int) -> str:
-        return _packed({"at": offset, "of": self._digest()})
-
-    def _digest(self) -> str:
-        """The same for the same question, whatever the page."""
-        image = hashlib.blake2b(self.image or b"", digest_size=16).hexdigest()
-        told = [
-            *(self.text, self.text_weight, image, self.image_url, self.image_weight, self.vector),
-            *(self.like, self.unlike, self.minus, self.where, self.threshold, self.distinct),
-        ]
-        return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
+        return _packed({"at": offset, "of": self.digest})
 
 
 def asked(body: Any, image: bytes | None = None, name: str = "the body") -> Ask:
@@ -77,9 +70,8 @@ def asked(body: Any, image: bytes | None = None, name: str = "the body") -> Ask:
         raise bad("the text is empty")
     ask = Ask(**{**given, "image": image})
     _meant(ask)
-    if cursor is None:
-        return ask
-    return Ask(**{**given, "image": image, "offset": _offset(cursor, ask)})
+    ask = replace(ask, digest=_digest(ask))
+    return ask if cursor is None else replace(ask, offset=_offset(cursor, ask))
 
 
 def _meant(ask: Ask) -> None:
@@ -121,6 +113,15 @@ def unpacked_image(text: str) -> bytes:
         raise bad(f"image is no base64: {error}") from None
 
 
+def _digest(ask: Ask) -> str:
+    image = hashlib.blake2b(ask.image or b"", digest_size=16).hexdigest()
+    told = [
+        *(ask.text, ask.text_weight, image, ask.image_url, ask.image_weight, ask.vector),
+        *(ask.like, ask.unlike, ask.minus, ask.where, ask.threshold, ask.distinct),
+    ]
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
 def _packed(told: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(told).encode()).decode().rstrip("=")
 
@@ -133,7 +134,7 @@ def _offset(cursor: str, ask: Ask) -> int:
         raise bad("cursor: this is none of ours") from None
     if type(offset) is not int or offset < 0:
         raise bad("cursor: this is none of ours")
-    if digest != ask._digest():
+    if digest != ask.digest:
         raise bad("cursor: it belongs to another query; begin without one")
     if offset >= ask.depth:
         raise bad(f"cursor: hits beyond the first {ask.depth:,} are not to be had; ask more narrowly")

@@ -42,7 +42,7 @@ class Settings:
     """Searches of the index at once."""
     drain: float = 2.0
     """Seconds between saying that the end is near and closing the door, so that a load balancer sees it."""
-    look: float = 1.0
+    look: float = 2.0
     """Seconds between two looks at where the index is now."""
 
     def __post_init__(self) -> None:
