@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, Point
+from penstock.records import VECTOR, Dense, Manifest, Point, Sparse
 from penstock.sinks import pinecone_wire
 from penstock.sinks.pinecone import PineconeIndex, PineconeSink
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
+from tests.sinks.overlapping import Overlapping
 
 pytest.importorskip("pinecone")
 pytest.importorskip("orjson")
 
-from penstock.testing.emulators.pinecone import PineconeServer
+from penstock.testing.emulators.pinecone import MOST_VALUES, PineconeServer
 
 SECRET = "pcsk_s3cr3t-s3cr3t"
 MANIFEST = SinkSuite().manifest
@@ -60,6 +61,65 @@ class TestPinecone(SinkSuite):
     @pytest.fixture
     def make_index(self, place: Place) -> MakeIndex:
         return lambda: PineconeIndex(place[0])
+
+
+class TestSparse(Overlapping, TestPinecone):
+    """Sparse vectors, in a sparse index."""
+
+
+def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
+    return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
+
+
+def test_sparse_vectors_of_any_size(place: Place) -> None:
+    """Negative, subnormal and very large values, in any order, at any index: as they were, and deleted for sure."""
+    points = [sparse(1, [0, 7, 2**31 - 1], [-0.1, 1e-45, 3e38]), sparse(2, [4], [0.3])]
+    with opened(place[0], kind="Sparse", metric="dot") as sink, PineconeIndex(place[0]) as index:
+        sink.write([*points, sparse(3, [9, 3], [0.25, 0.5])])
+        holds(sink, [*points, sparse(3, [3, 9], [0.5, 0.25])])
+        index.open()
+        hits = index.search(Sparse(np.array([9, 5], np.int32), np.array([2, 0], np.float32)))
+        assert [(h.chunk.id, h.score) for h in hits] == [(point(3).id, 0.5)]
+        assert index.search(Sparse(np.array([9], np.int32), np.zeros(1, np.float32))) == []
+        with pytest.raises(UsageError, match="1,000"):
+            index.search(points[1].vectors[VECTOR], k=1001)
+        sink.delete([points[1].id])
+        sink.flush()
+        assert sink.fetch([points[1].id]) == []
+        assert index.search(points[1].vectors[VECTOR]) == []
+
+
+def test_sparse_vectors_that_cannot_be_kept_are_named(place: Place) -> None:
+    """A zero, none, an index twice, NaN, more than the store takes: by id, and the rest is written."""
+    bad = [
+        sparse(2, [1, 2], [0.0, 1.0]),
+        sparse(3, [], []),
+        sparse(4, [1, 1], [1.0, 1.0]),
+        sparse(5, [1], [float("nan")]),
+        sparse(6, range(MOST_VALUES + 1), [1.0] * (MOST_VALUES + 1)),
+    ]
+    with opened(place[0], kind="Sparse") as sink:
+        with pytest.raises(Rejected) as raised:
+            sink.write([sparse(1, [1], [1.0]), *bad])
+        assert raised.value.reasons.keys() == {p.id for p in bad}
+        holds(sink, [sparse(1, [1], [1.0])])
+
+
+def test_kinds_that_it_has_not(place: Place) -> None:
+    """Many vectors a point, sparse ones by distance, or in an index of dense ones, and the other way round."""
+    url, server = place
+    for space in ({"kind": "MultiVector"}, {"kind": "Sparse", "metric": "l2"}):
+        with pytest.raises(UsageError):
+            opened(url, **space)
+    assert server.indexes == {}
+    bare = url.replace("cloud=aws&region=us-east-1&", "")
+    with pytest.raises(SinkError, match="create it for sparse vectors, with the metric dotproduct, or say where"):
+        opened(bare, kind="Sparse")
+    with opened(url, kind="Sparse"), pytest.raises(SpaceMismatch, match="takes sparse vectors by dotproduct; this run"):
+        opened(url.replace("/notes", "/others"))
+    server.forget()
+    with opened(url, metric="dot"), pytest.raises(SpaceMismatch, match="takes dense vectors of 8 dimensions by dotpro"):
+        opened(url.replace("/notes", "/others"), kind="Sparse")
 
 
 # ---------------------------------------------------------------- places and keys

@@ -7,6 +7,9 @@ One record a chunk: `id`, `uri`, `text`, `ordinal` and `page` are searched by, `
 store does not know; headings and metadata are JSON text, an image is base64. All that together has 40 KB at most, and
 points that have more are refused by id before anything is written. Vectors come back to the bit. Manifests are in a
 namespace of their own. Reading follows writing late: `flush` waits for it. Counts are the store's own statistics.
+
+Sparse vectors are in a sparse index, with one value at least and none that is zero. The store finds those that share an
+index with the query, 1,000 at most.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ from typing import Any, Self
 from penstock import filters
 from penstock.contracts import Index, Sink
 from penstock.errors import SinkError, SpaceMismatch, UsageError
-from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
-from penstock.sinks import manifests, rows
+from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.sinks import manifests, rows, sparse
 from penstock.sinks import pinecone_wire as wire
 from penstock.sinks.store import Store
 
-LARGEST_K = 10_000
+LARGEST_K = {"Dense": 10_000, "Sparse": 1000}
 WHOLE = 40
 """Up to so many are asked for with their metadata: an answer has 4 MB at most."""
 RECORDS = 1000
@@ -38,6 +41,8 @@ METADATA = 40_000
 STACK = 128
 """Vectors that are written down at once."""
 TERMS = 10_000
+ENTRY = 40
+"""Bytes of an index and its value, at most."""
 EXACT = 1 << 53
 """Numbers are doubles there."""
 HASHED = "sha256-"
@@ -154,16 +159,24 @@ class _Pinecone(Store[wire.Namespace]):
         return wire.Namespace(self._url, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        import numpy as np
-
-        namespace, _ = self._opened()
+        namespace, space = self._opened()
         found = namespace.fetch([_key(id) for id in ids]).values()
-        return [Point(_chunk(r.metadata), {VECTOR: Dense(np.array(r.values, np.float32))}) for r in found]
+        return [Point(_chunk(r.metadata), {VECTOR: _vector(r, space)}) for r in found]
+
+
+def _vector(found: Any, space: Space) -> Dense | Sparse:
+    import numpy as np
+
+    if space.kind != "Sparse":
+        return Dense(np.array(found.values, np.float32))
+    given = found.sparse_values
+    return sparse.ordered(Sparse(np.array(given.indices, np.int32), np.array(given.values, np.float32)))
 
 
 class PineconeSink(_Pinecone, Sink):
     """A namespace of a serverless index. `client` is a `pinecone.Pinecone` of the user's."""
 
+    accepts = frozenset({Dense, Sparse})
     max_rows = RECORDS
     max_bytes = 4 << 20
     max_text = 32_000
@@ -194,7 +207,8 @@ class PineconeSink(_Pinecone, Sink):
             namespace.remove()
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense"}, self._url)
+        manifests.supported(manifest.space, {"Dense", "Sparse"}, self._url)
+        sparse.products(manifest.space, self._url)
         namespace = self._connect()
         try:
             kept = namespace.manifest()
@@ -214,24 +228,25 @@ class PineconeSink(_Pinecone, Sink):
             namespace.create(space)
             found = namespace.describe()
         dim, metric = getattr(found, "dimension", None), getattr(found, "metric", None)
-        if (dim, str(getattr(metric, "value", metric))) != (space.dim, wire.METRICS[space.metric]):
+        kind, metric = str(getattr(found, "vector_type", "dense")), str(getattr(metric, "value", metric))
+        if (kind, dim, metric) != (wanted := wire.shape(space)):
             raise SpaceMismatch(
-                f"{self._url}: the index takes vectors of {dim} dimensions by {metric}; this run makes {space.dim} by "
-                f"{wire.METRICS[space.metric]} (model {space.model}): use another index"
+                f"{self._url}: the index takes {_told(kind, dim, metric)}; this run makes {_told(*wanted)} "
+                f"(model {space.model}): use another index"
             )
         if namespace.count():
             raise SinkError(f"{self._url} is a namespace that is not Penstock's; name another one")
-        namespace.keep(manifests.to_json(manifest), space.dim)
+        namespace.keep(manifests.to_json(manifest), space)
         return namespace.manifest() or manifest  # another run's, where two began at once
 
     def replace_manifest(self, manifest: Manifest) -> None:
         namespace, space = self._opened()
-        namespace.keep(manifests.to_json(manifest), space.dim)
+        namespace.keep(manifests.to_json(manifest), space)
         self._space = manifest.space
 
     def write(self, points: Sequence[Point]) -> None:
         namespace, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        batch = sparse.batched(points, space, self._url, refused="zero")
         for records in self._requests(namespace, batch):
             refused = self._put(namespace, records)
             if len(refused) == len(records) > 1:
@@ -248,8 +263,8 @@ class PineconeSink(_Pinecone, Sink):
                 taken = len(namespace.dumps(metadata))
                 if taken > METADATA:
                     raise ValueError(f"its text and metadata have {taken:,} bytes; Pinecone takes {METADATA:,}")
-                if not vector.any():
-                    raise ValueError("its vector is all zeros, which Pinecone does not take")
+                if not (vector.values if isinstance(vector, Sparse) else vector).any():
+                    raise ValueError("its vector is all zeros or empty, which Pinecone does not take")
             except (ValueError, TypeError) as error:
                 batch.reasons[row[0]] = str(error)
             else:
@@ -258,13 +273,13 @@ class PineconeSink(_Pinecone, Sink):
         size = 0
         for start in range(0, len(good), STACK):
             part = good[start : start + STACK]
-            lists, each = namespace.short([vector for _, vector, _ in part])
-            for (metadata, _, taken), values in zip(part, lists, strict=True):
+            valued = _valued(namespace, [vector for _, vector, _ in part])
+            for (metadata, _, taken), (values, each) in zip(part, valued, strict=True):
                 more = each + taken + 600
                 if records and (size + more > REQUEST or len(records) == RECORDS):
                     yield records
                     records, size = [], 0
-                records.append({"id": _key(metadata["id"]), "values": values, "metadata": metadata})
+                records.append({"id": _key(metadata["id"]), **values, "metadata": metadata})
                 size += more
         if records:
             yield records
@@ -306,13 +321,15 @@ class PineconeSink(_Pinecone, Sink):
             position, last, gone = self._position, self._last, list(self._gone.items())
         deadline = time.monotonic() + wire.WAIT
         if position is not None:
-            while (namespace.query(_probe(space), 1)[1] or 0) < position:
+            while (namespace.query(wire.probe(space), 1)[1] or 0) < position:
                 namespace.pause(deadline, "what was written is not seen")
         # a deletion's place in the log is not told by the client; by id, reading may be behind searching
         for start in range(0, len(gone), RECORDS):
             page = dict(gone[start : start + RECORDS])
             within = translate(filters.Among("id", tuple(page.values())))
-            while namespace.query(_probe(space), 1, within)[0] or namespace.fetch(list(page)[-wire.FETCH :]):
+            # no query finds every sparse vector: all of them are asked for by id
+            asked = list(page) if space.kind == "Sparse" else list(page)[-wire.FETCH :]
+            while namespace.query(wire.probe(space), 1, within)[0] or namespace.fetch(asked):
                 namespace.pause(deadline, "what was deleted is still seen")
         behind = time.monotonic() + wire.SLACK
         while last is not None and not _same(namespace.fetch([last["id"]]).get(last["id"]), last):
@@ -338,8 +355,19 @@ def _hashed(keys: Sequence[str]) -> list[str]:
     return [key for key in keys if key.startswith(HASHED)]
 
 
-def _probe(space: Space) -> list[float]:
-    return [1.0] + [0.0] * (space.dim - 1)
+def _told(kind: str, dim: int | None, metric: str) -> str:
+    return f"{kind} vectors {f'of {dim} dimensions ' if dim else ''}by {metric}"
+
+
+def _valued(namespace: wire.Namespace, vectors: Sequence[Any]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Of each vector what a record has of it, and the bytes that it takes."""
+    if isinstance(vectors[0], Sparse):
+        for vector in vectors:
+            yield {"sparse_values": wire.entries(vector)}, ENTRY * len(vector.values)
+        return
+    lists, each = namespace.short(vectors)
+    for values in lists:
+        yield {"values": values}, each
 
 
 def _same(found: Any, record: Mapping[str, Any]) -> bool:
@@ -347,6 +375,11 @@ def _same(found: Any, record: Mapping[str, Any]) -> bool:
 
     if found is None or dict(found.metadata) != record["metadata"]:
         return False
+    if (wanted := record.get("sparse_values")) is not None:
+        kept = dict(zip(found.sparse_values.indices, found.sparse_values.values, strict=True))
+        return sorted(kept) == wanted["indices"] and bool(
+            np.allclose([kept[index] for index in wanted["indices"]], wanted["values"], rtol=1e-3)
+        )
     return bool(np.allclose(found.values, record["values"], rtol=1e-3))
 
 
@@ -373,15 +406,21 @@ class PineconeIndex(_Pinecone, Index):
         rows.check(vector, space, f"a query of {self._url}")
         if k < 1:
             return []
-        if k > LARGEST_K:
-            raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
-        assert isinstance(vector, Dense)
-        query = np.ascontiguousarray(vector.values, dtype=np.float32)
-        if not np.isfinite(query).all() or not query.any():
-            raise SinkError(f"a query of {self._url} is all zeros, or holds NaN or infinity: nothing is near it")
+        if k > (most := LARGEST_K[space.kind]):
+            raise UsageError(f"{self._url} finds {most:,} at most, not {k:,}")
+        query: Any
+        if isinstance(vector, Sparse):
+            query = wire.entries(sparse.asked(vector, self._url))
+            if not query["indices"]:
+                return []
+        else:
+            values = np.ascontiguousarray(vector.values, dtype=np.float32)
+            if not np.isfinite(values).all() or not values.any():
+                raise SinkError(f"a query of {self._url} is all zeros, or holds NaN or infinity: nothing is near it")
+            query = values.tolist()
         wanted = filters.parse(where)
         within = None if wanted is None else translate(wanted)
-        found, _ = namespace.query(query.tolist(), k, within, metadata=k <= WHOLE)
+        found, _ = namespace.query(query, k, within, metadata=k <= WHOLE)
         if k <= WHOLE:
             chunks = {match.id: match.metadata for match in found}
         else:

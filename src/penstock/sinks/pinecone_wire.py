@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.records import Manifest, Space
+from penstock.records import Manifest, Space, Sparse
 from penstock.sinks import address, manifests
 
 EXAMPLE = "pinecone://my-index/notes?cloud=aws&region=us-east-1"
@@ -29,6 +29,24 @@ TAG = "made-by"
 """Of indexes that Penstock made, and may remove."""
 METRICS = {"cosine": "cosine", "dot": "dotproduct", "l2": "euclidean"}
 LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def shape(space: Space) -> tuple[str, int | None, str]:
+    """The kind of an index for the space, its dimensions and its metric."""
+    if space.kind == "Sparse":
+        return "sparse", None, METRICS["dot"]
+    return "dense", space.dim, METRICS[space.metric]
+
+
+def probe(space: Space) -> Any:
+    """A vector that is as good as any other."""
+    if space.kind == "Sparse":
+        return {"indices": [0], "values": [1.0]}
+    return [1.0] + [0.0] * (space.dim - 1)
+
+
+def entries(vector: Sparse) -> dict[str, list[Any]]:
+    return {"indices": vector.indices.tolist(), "values": vector.values.tolist()}
 
 
 def place(url: str) -> address.Address:
@@ -123,21 +141,24 @@ class Namespace:
             self._index = self._client.Index(host=host)
 
     def create(self, space: Space) -> None:
+        kind, dim, metric = shape(space)
         if "cloud" not in self.at.options:
+            wanted = f"for {kind} vectors, with" + (f" {dim} dimensions and" if dim else "")
             raise SinkError(
-                f"{self.url}: there is no index {self.at.host!r}; create it with {space.dim} dimensions and the metric "
-                f"{METRICS[space.metric]}, or say where, like ?cloud=aws&region=us-east-1"
+                f"{self.url}: there is no index {self.at.host!r}; create it {wanted} the metric {metric}, "
+                "or say where, like ?cloud=aws&region=us-east-1"
             )
         spec = self._pinecone.ServerlessSpec(cloud=self.at.options["cloud"], region=self.at.options["region"])
         try:
             with self.turn():
                 self._client.create_index(
                     name=self.at.host,
-                    dimension=space.dim,
-                    metric=METRICS[space.metric],
+                    metric=metric,
+                    vector_type=kind,
                     spec=spec,
                     tags={TAG: "penstock"},
                     timeout=-1,
+                    **({"dimension": dim} if dim else {}),
                 )
         except Conflict:
             pass  # another run was first
@@ -193,14 +214,14 @@ class Namespace:
         return found
 
     def query(
-        self, vector: list[float], k: int, within: Mapping[str, Any] | None = None, metadata: bool = False
+        self, vector: Any, k: int, within: Mapping[str, Any] | None = None, metadata: bool = False
     ) -> tuple[list[Any], int | None]:
         """The nearest, and up to which position of the log they are true."""
         asked: dict[str, Any] = {} if within is None else {"filter": within}
+        asked |= {"sparse_vector" if isinstance(vector, dict) else "vector": vector}
         try:
             with self.turn():
                 answer = self._index.query(
-                    vector=vector,
                     top_k=k,
                     namespace=self.name,
                     include_metadata=metadata,
@@ -248,9 +269,10 @@ class Namespace:
         found = self.fetch([self.name], MANIFESTS).get(self.name)
         return None if found is None else str((found.metadata or {}).get("manifest", ""))
 
-    def keep(self, text: str, dim: int) -> None:
+    def keep(self, text: str, space: Space) -> None:
         """Returns when it is read back."""
-        record = {"id": self.name, "values": [1.0] + [0.0] * (dim - 1), "metadata": {"manifest": text}}
+        name = "sparse_values" if space.kind == "Sparse" else "values"
+        record = {"id": self.name, name: probe(space), "metadata": {"manifest": text}}
         self.upsert([record], MANIFESTS)
         deadline = time.monotonic() + WAIT
         while self.kept() != text:

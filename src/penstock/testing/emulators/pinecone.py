@@ -17,7 +17,7 @@ import base64
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -26,18 +26,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 import orjson
 
+from penstock.testing.emulators.pinecone_filter import Refusal, compile_filter
+
 VERSIONS = ("2025-10", "2026-07")
 METRICS = ("cosine", "dotproduct", "euclidean")
 MOST, REQUEST, METADATA, ANSWER, URL = 1000, 2_000_000, 40_960, 4_000_000, 8000
+MOST_VALUES = 1000
+"""Of a sparse vector, by the strictest of what was documented."""
 
 Record = tuple[Any, dict[str, Any]]
 """The vector and the metadata."""
-
-
-class Refusal(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
 
 
 def only(given: Mapping[str, Any], known: set[str], what: str) -> None:
@@ -79,13 +77,18 @@ class Space:
 @dataclass
 class Index:
     name: str
-    dimension: int
+    dimension: int | None
+    """None of sparse vectors, which are dictionaries."""
     metric: str
     place: dict[str, str]
     tags: dict[str, str] | None
     spaces: dict[str, Space] = field(default_factory=dict)
     ready: float = 0.0
     door: Door = field(init=False)
+
+    @property
+    def kind(self) -> str:
+        return "sparse" if self.dimension is None else "dense"
 
 
 class Door:
@@ -192,11 +195,14 @@ class PineconeServer:
         common = {"name", "deletion_protection", "tags"}
         if version == "2026-07":
             only(body, common | {"schema", "deployment"}, "create index")
-            vector = body["schema"]["fields"]["_values"]
-            only(vector, {"type", "dimension", "metric"}, "_values")
+            [(name, vector)] = body["schema"]["fields"].items()
+            kind = {"_values": "dense_vector", "_sparse_values": "sparse_vector"}[name]
+            only(vector, {"type", "dimension", "metric"} if name == "_values" else {"type"}, name)
             only(body["deployment"], {"deployment_type", "cloud", "region"}, "deployment")
-            if (vector["type"], body["deployment"]["deployment_type"]) != ("dense_vector", "managed"):
-                raise Refusal(400, "only serverless indexes of dense vectors are emulated")
+            if (vector["type"], body["deployment"]["deployment_type"]) != (kind, "managed"):
+                raise Refusal(400, "only serverless indexes of one kind of vectors are emulated")
+            if name == "_sparse_values":
+                vector |= {"vector_type": "sparse", "metric": "dotproduct"}
             place = {name: body["deployment"][name] for name in ("cloud", "region")}
         else:
             only(body, common | {"spec", "dimension", "metric", "vector_type"}, "create index")
@@ -204,20 +210,24 @@ class PineconeServer:
             only(place, {"cloud", "region"}, "serverless")
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?", body["name"]):
             raise Refusal(400, "Name must consist of lower case alphanumeric characters or '-'")
-        if not 1 <= vector["dimension"] <= 20_000 or vector["metric"] not in METRICS:
+        if vector.get("vector_type") == "sparse":
+            if "dimension" in vector or vector["metric"] != "dotproduct":
+                raise Refusal(400, "Sparse vector indexes have no dimension, and the metric dotproduct")
+        elif not 1 <= vector["dimension"] <= 20_000 or vector["metric"] not in METRICS:
             raise Refusal(400, "the dimension is 1 to 20000, and the metric one of " + ", ".join(METRICS))
         if place["cloud"] not in ("aws", "gcp", "azure"):
             raise Refusal(404, f"Resource cloud: {place['cloud']} region: {place['region']} not found")
         if body["name"] in self.indexes:
             raise Refusal(409, "Resource  already exists")
-        made = Index(body["name"], vector["dimension"], vector["metric"], dict(place), body.get("tags"))
+        made = Index(body["name"], vector.get("dimension"), vector["metric"], dict(place), body.get("tags"))
         made.ready, made.door = time.monotonic() + self.lag, Door(_handler(self, made))
         self.indexes[made.name] = made
         return self._described(made, version)
 
     def _described(self, index: Index, version: str) -> dict[str, Any]:
         ready = index.ready <= time.monotonic()
-        shape = {"dimension": index.dimension, "metric": index.metric}
+        sparse = index.dimension is None
+        shape = {"metric": index.metric} if sparse else {"dimension": index.dimension, "metric": index.metric}
         told: dict[str, Any] = {
             "name": index.name,
             "host": f"127.0.0.1:{index.door.port}",
@@ -226,10 +236,11 @@ class PineconeServer:
             "tags": index.tags,
         }
         if version == "2026-07":
-            told["schema"] = {"fields": {"_values": {"type": "dense_vector", **shape}}}
+            dense = {"_values": {"type": "dense_vector", **shape}}
+            told["schema"] = {"fields": {"_sparse_values": {"type": "sparse_vector"}} if sparse else dense}
             told["deployment"] = {"deployment_type": "managed", **index.place}
             return told
-        return told | shape | {"spec": {"serverless": index.place}, "vector_type": "dense"}
+        return told | shape | {"spec": {"serverless": index.place}, "vector_type": index.kind}
 
     # ------------------------------------------------------------ data plane
 
@@ -241,7 +252,11 @@ class PineconeServer:
             raise Refusal(400, f"Upsert requests take 1 to {MOST} vectors, not {len(body['vectors'])}")
         changes: dict[str, Record | None] = {}
         for vector in body["vectors"]:
-            only(vector, {"id", "values", "metadata"}, "vector")
+            only(
+                vector, {"id", "metadata", "values"} | ({"sparseValues"} if index.kind == "sparse" else set()), "vector"
+            )
+            if index.kind == "sparse" and vector.get("values"):  # the client sends an empty list
+                raise Refusal(400, "Sparse indexes take no dense values")
             _check_id(vector["id"])
             if vector["id"] in self.refused:
                 raise Refusal(400, f"refused: {vector['id']}")
@@ -249,12 +264,7 @@ class PineconeServer:
                 raise Refusal(400, f"Duplicate vector ID {vector['id']}")
             metadata = vector.get("metadata", {})
             _check_metadata(metadata)
-            values = np.array(vector["values"], np.float32)
-            if values.shape != (index.dimension,):
-                dimensions = f"Vector dimension {len(values)} does not match the dimension of the index"
-                raise Refusal(400, f"{dimensions} {index.dimension}")
-            if not np.isfinite(values).all() or not values.any():
-                raise Refusal(400, "Dense vectors must contain at least one non-zero value")
+            values = _entries(vector["sparseValues"]) if index.kind == "sparse" else _values(vector["values"], index)
             changes[vector["id"]] = values, metadata
         space = index.spaces.setdefault(body.get("namespace", ""), Space(self.lag))
         return 200, {"upsertedCount": len(changes)}, self._position("x-pinecone-request-lsn", space.append(changes))
@@ -279,22 +289,22 @@ class PineconeServer:
         return 200, {}, {}
 
     def _query(self, index: Index, body: dict[str, Any]) -> Any:
-        only(body, {"topK", "includeValues", "includeMetadata", "namespace", "vector", "filter"}, "query")
-        if not 1 <= body["topK"] <= 10_000:
-            raise Refusal(400, "topK must be 1 to 10000")
-        query = np.array(body["vector"], np.float64)
-        if query.shape != (index.dimension,) or not query.any():
-            raise Refusal(400, f"the query has to have {index.dimension} dimensions, not all of them zero")
+        sparse = index.kind == "sparse"
+        asked, most = ("sparseVector", 1000) if sparse else ("vector", 10_000)
+        only(body, {"topK", "includeValues", "includeMetadata", "namespace", asked, "filter"}, "query")
+        if not 1 <= body["topK"] <= most:
+            raise Refusal(400, f"topK must be 1 to {most}")
+        query = _entries(body[asked]) if sparse else _values(body[asked], index).astype(np.float64)
         name = body.get("namespace", "")
         space = index.spaces.get(name, Space(0))
         passes = compile_filter(body["filter"]) if "filter" in body else None
         found = {id: r for id, r in space.see(space.searched).items() if passes is None or passes(r[1])}
-        nearest = _nearest(query, found, index.metric)[: body["topK"]]
+        nearest = (_overlapping(query, found) if sparse else _nearest(query, found, index.metric))[: body["topK"]]
         matches = []
         for id, score in nearest:
             match: dict[str, Any] = {"id": id, "score": score, "values": []}
             if body.get("includeValues"):
-                match["values"] = found[id][0]
+                match |= _told(found[id][0])
             if body.get("includeMetadata"):
                 match["metadata"] = found[id][1]
             matches.append(match)
@@ -317,7 +327,7 @@ class PineconeServer:
         for id in params["ids"]:
             _check_id(id)
             if id in records:
-                found[id] = {"id": id, "values": records[id][0], "metadata": records[id][1]}
+                found[id] = {"id": id, **_told(records[id][0]), "metadata": records[id][1]}
         return 200, {"vectors": found, "namespace": name, "usage": {"readUnits": 1}}, {}
 
     def _list(self, index: Index, params: dict[str, list[str]]) -> Any:
@@ -337,7 +347,7 @@ class PineconeServer:
         only(body, set(), "describe_index_stats")
         counts = {name: len(self._read(index, name)) for name in index.spaces}
         told = {(name or "__default__"): {"vectorCount": count} for name, count in counts.items()}
-        shape = {"dimension": index.dimension, "metric": index.metric, "vectorType": "dense"}
+        shape = {"dimension": index.dimension, "metric": index.metric, "vectorType": index.kind}
         return 200, {"namespaces": told, "indexFullness": 0, "totalVectorCount": sum(counts.values())} | shape, {}
 
 
@@ -358,6 +368,44 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
         raise Refusal(400, f"Metadata size is {size} bytes, which exceeds the limit of {METADATA} bytes per vector")
 
 
+def _values(given: Any, index: Index) -> Any:
+    values = np.array(given, np.float32)
+    if values.shape != (index.dimension,):
+        raise Refusal(
+            400, f"Vector dimension {len(values)} does not match the dimension of the index {index.dimension}"
+        )
+    if not np.isfinite(values).all() or not values.any():
+        raise Refusal(400, "Dense vectors must contain at least one non-zero value")
+    return values
+
+
+def _entries(given: dict[str, Any]) -> dict[int, float]:
+    only(given, {"indices", "values"}, "sparse vector")
+    indices, values = given["indices"], np.array(given["values"], np.float32)
+    if not 1 <= len(indices) <= MOST_VALUES or len(set(indices)) != len(indices) or len(indices) != len(values):
+        raise Refusal(400, f"Sparse vectors have 1 to {MOST_VALUES} values, each with an index of its own")
+    if any(not isinstance(index, int) or not 0 <= index < 1 << 32 for index in indices):
+        raise Refusal(400, "an index of a sparse vector is a number of 32 bits")
+    if not np.isfinite(values).all() or not values.all():
+        raise Refusal(400, "Sparse vectors have no zeros")
+    return dict(zip(indices, values.tolist(), strict=True))
+
+
+def _told(vector: Any) -> dict[str, Any]:
+    if isinstance(vector, dict):
+        return {"sparseValues": {"indices": list(vector), "values": list(vector.values())}}
+    return {"values": vector}
+
+
+def _overlapping(query: dict[int, float], found: dict[str, Record]) -> list[tuple[str, float]]:
+    """Those that have a product; what has none is not told."""
+    scores = {
+        id: sum(query[index] * values[index] for index in query.keys() & values.keys())
+        for id, (values, _) in found.items()
+    }
+    return sorted(((id, score) for id, score in scores.items() if score), key=lambda pair: -pair[1])
+
+
 def _nearest(query: Any, found: dict[str, Record], metric: str) -> list[tuple[str, float]]:
     if not found:
         return []
@@ -372,62 +420,6 @@ def _nearest(query: Any, found: dict[str, Record], metric: str) -> list[tuple[st
         order = np.argsort(-scores, kind="stable")
     ids = list(found)
     return [(ids[i], float(scores[i])) for i in order.tolist()]
-
-
-Test = Callable[[dict[str, Any]], bool]
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
-    "$gt": lambda a, b: bool(a > b),
-    "$gte": lambda a, b: bool(a >= b),
-    "$lt": lambda a, b: bool(a < b),
-    "$lte": lambda a, b: bool(a <= b),
-}
-
-
-def compile_filter(given: Any) -> Test:
-    if not isinstance(given, dict) or not given:
-        raise Refusal(400, "a filter is an object that is not empty")
-    tests = [_term(name, wanted) for name, wanted in given.items()]
-    return lambda metadata: all(test(metadata) for test in tests)
-
-
-def _term(name: str, wanted: Any) -> Test:
-    if name in ("$and", "$or"):
-        if not isinstance(wanted, list) or not wanted:
-            raise Refusal(400, f"{name} takes a list of filters")
-        parts, of = [compile_filter(part) for part in wanted], all if name == "$and" else any
-        return lambda metadata: of(part(metadata) for part in parts)
-    if name.startswith("$"):
-        raise Refusal(400, f"{name} is not a valid operator")
-    if not isinstance(wanted, dict) or not wanted:
-        raise Refusal(400, f"{name}: an operator is needed")
-    tests = [_comparison(name, sign, value) for sign, value in wanted.items()]
-    return lambda metadata: all(test(metadata) for test in tests)
-
-
-def _comparison(name: str, sign: str, value: Any) -> Test:
-    """What a record does not have passes no comparison, not even that it is another."""
-    if sign in ("$eq", "$ne"):
-        _check_value(sign, value, bool | str | int | float)
-        wanted = (isinstance(value, bool), value)
-        return lambda m: name in m and ((isinstance(m[name], bool), m[name]) == wanted) is (sign == "$eq")
-    if sign in ("$in", "$nin"):
-        if not isinstance(value, list) or not 1 <= len(value) <= 10_000:
-            raise Refusal(400, f"{sign} takes 1 to 10000 values")
-        for part in value:
-            _check_value(sign, part, str | int | float)
-        several = set(value)
-        return lambda m: name in m and (m[name] in several) is (sign == "$in")
-    if sign in _ORDER:
-        if isinstance(value, bool):
-            raise Refusal(400, f"the {sign} operator must be followed by a number, got {value!r}")
-        _check_value(sign, value, int | float)
-        return lambda m: isinstance(m.get(name), float) and _ORDER[sign](m[name], value)
-    raise Refusal(400, f"{sign} is not a valid operator")
-
-
-def _check_value(sign: str, value: Any, kinds: Any) -> None:
-    if not isinstance(value, kinds):
-        raise Refusal(400, f"the {sign} operator cannot be followed by {value!r}")
 
 
 def _json(answer: Any) -> bytes:
