@@ -1,0 +1,28 @@
+// What is shown, as a file.
+
+const COLUMNS = ["id", "uri", "score", "page", "headings", "text", "stands_for", "metadata"];
+
+export const toJson = (hits) => JSON.stringify(hits, null, 2) + "\n";
+
+export function toCsv(hits) {
+  const rows = hits.map((hit) => COLUMNS.map((column) => cell(hit[column])));
+  return [COLUMNS, ...rows].map((row) => row.join(",")).join("\r\n") + "\r\n";
+}
+
+function cell(value) {
+  if (value === null || value === undefined) return "";
+  if (typeof value === "number") return String(value);
+  let text = typeof value === "object" ? JSON.stringify(value) : String(value);
+  // A table that is opened in a spreadsheet must not compute: what looks like a formula is made a text.
+  if (/^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+export function save(name, text, type) {
+  const url = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
