@@ -54,15 +54,15 @@ def test_killed_at_a_moment(moment: tuple[str, str, int, bool], tmp_path: Path) 
     assert found.ok, found.troubles
 
 
-def spot(tmp_path: Path, *, images: int, workers: int, pieces: int, kills: int, seed: int) -> tuple[int, int]:
+def spot(tmp_path: Path, images: int, pieces: int, kills: int, seed: int, seconds: float = 0.02) -> tuple[int, int]:
     """Workers that claim, killed and replaced at random like spot machines. Gives kills made, and images repeated."""
     rng = random.Random(seed)
     source, out, log = pictures(tmp_path / "in", images), tmp_path / "out", tmp_path / "log"
 
     def new() -> object:
-        return start(source, out, log, rows=ROWS, claim=True, pieces=pieces, seconds=0.02, ttl=2.0)
+        return start(source, out, log, rows=ROWS, claim=True, pieces=pieces, seconds=seconds, ttl=2.0)
 
-    running = [new() for _ in range(workers)]
+    running = [new() for _ in range(3)]
     made = 0
     until = time.monotonic() + 240
     while running and time.monotonic() < until:
@@ -84,7 +84,7 @@ def spot(tmp_path: Path, *, images: int, workers: int, pieces: int, kills: int, 
 
 def test_spot_machines(tmp_path: Path) -> None:
     """Three workers, killed five times: the exact images, and less than a part again for each kill."""
-    made, again = spot(tmp_path, images=150, workers=3, pieces=6, kills=5, seed=1)
+    made, again = spot(tmp_path, images=150, pieces=6, kills=5, seed=1)
     assert made
     assert again <= ROWS * made
 
@@ -94,7 +94,7 @@ def test_spot_machines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_spot_machines_for_long(seed: int, tmp_path: Path) -> None:
     """The same for longer."""
-    made, again = spot(tmp_path, images=900, workers=3, pieces=16, kills=25, seed=seed)
+    made, again = spot(tmp_path, images=900, pieces=16, kills=25, seed=seed, seconds=0.08)
     assert made > 10
     assert again < ROWS * made
 

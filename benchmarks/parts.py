@@ -1,0 +1,160 @@
+"""How fast parts are made, proved and loaded into LanceDB, and how much memory that takes.
+
+    python benchmarks/parts.py                       # 25,000 and 100,000 vectors; 1,000 and 10,000 images
+    python benchmarks/parts.py --vectors 1000000
+    python benchmarks/parts.py --images 50000 --vectors 0
+
+Vectors: of 512 dimensions, in parts of 4,096 rows, made beforehand. `load` is until all rows are in the store, `index`
+what the store does to them afterwards. Images: small ones, through a model that does nothing, so what is measured is
+all but the model: list, read, hash, batch, and parts put in place. Each measurement is a process of its own, and peak
+memory is that process's; a quarter and a tenth of the rows show whether it grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from penstock.contracts import Embedder
+from penstock.parts import embed, load, verify
+from penstock.parts.embedding import ROWS
+from penstock.parts.folder import Done, Folder, facts_of
+from penstock.parts.format import Digest, Listed, Row, encode
+from penstock.parts.store import at
+from penstock.records import Chunk, Dense, Space
+
+DIM = 512
+
+
+class Nothing(Embedder):
+    """Gives every image the same vector."""
+
+    workers = 2
+    batch_rows = 32
+
+    def __init__(self) -> None:
+        self._vector = Dense(np.ones(DIM, np.float32))
+
+    def describe(self) -> Space:
+        return Space("nothing", DIM, "nothing")
+
+    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
+        return [self._vector] * len(chunks)
+
+    def query(self, texts: Sequence[str]) -> list[Dense]:
+        return [self._vector] * len(texts)
+
+    def query_images(self, pictures: Sequence[bytes]) -> list[Dense]:
+        return [self._vector] * len(pictures)
+
+
+def make_parts(out: Path, vectors: int) -> None:
+    """As `embed` leaves them."""
+    rng = np.random.default_rng(1)
+    space = Space("random", DIM, "random", "whole images")
+    folder = Folder.begin(at(out), space, 1, "nowhere")
+    listed: list[Listed] = []
+    digest = Digest()
+    for start in range(0, vectors, ROWS):
+        rows = []
+        for n in range(start, min(start + ROWS, vectors)):
+            uri = f"s3://images/{n // 1000:06}/{n:09}.jpg"
+            digest.add(uri)
+            id = hashlib.md5(uri.encode()).hexdigest()
+            vector = rng.standard_normal(DIM, np.float32)
+            rows.append(Row(id, uri, id * 2, 640, 480, f"picture {n}", '{"licence": "CC0"}', vector))
+        name = folder.part_name(1, 1, len(listed) + 1)
+        data = encode(rows, [], space, facts_of(1, 1, len(listed) + 1, space))
+        folder.store.put(name, data)
+        listed.append(Listed(name, len(rows), hashlib.sha256(data).hexdigest()))
+    counts = {"embedded": vectors, "duplicate": 0, "failed": 0, "skipped": 0}
+    folder.finish(Done(1, 1, vectors, str(digest), counts, listed))
+
+
+def make_images(folder: Path, count: int) -> None:
+    """Bitmaps, which are made in no time."""
+    header = b"BM" + (54 + 768).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    header += (40).to_bytes(4, "little") + (16).to_bytes(4, "little") * 2 + b"\1\0\x18\0" + bytes(24)
+    for n in range(count):
+        path = folder / f"{n // 1000:04}" / f"{n:08}.bmp"
+        if n % 1000 == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(header + hashlib.blake2b(str(n).encode(), digest_size=48).digest() * 16)
+
+
+def measured(what: str, place: Path) -> dict[str, float]:
+    began = time.perf_counter()
+    if what == "verify":
+        found = verify(place / "parts")
+        assert found.ok, found.troubles
+        result = {"rows": found.rows, "seconds": time.perf_counter() - began}
+    elif what == "load":
+        inside = began
+
+        def tell(done: object) -> None:
+            nonlocal inside
+            inside = time.perf_counter()
+
+        done = load(place / "parts", f"lance://{place}/index", tell, state=place / "state")
+        assert done.ok, done
+        whole = time.perf_counter()
+        result = {"rows": done.written, "seconds": inside - began, "after": whole - inside}
+    else:
+        made = embed(str(place / "images"), Nothing(), place / "out")
+        assert made.ok, made
+        result = {"rows": made.counts["embedded"], "seconds": made.seconds}
+    return result | {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def alone(what: str, place: Path) -> dict[str, float]:
+    """In a process of its own."""
+    command = [sys.executable, __file__, "--measure", what, str(place)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def show(what: str, told: dict[str, float]) -> None:
+    after = f"   index {told['after']:6.1f} s" if "after" in told else ""
+    rate = told["rows"] / told["seconds"]
+    print(f"{what:8} {told['rows']:>10,.0f} {told['seconds']:>8.1f} s {rate:>9,.0f}/s {told['mib']:>7,.0f} MiB{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vectors", type=int, default=100_000, help="vectors to prove and load (100,000)")
+    parser.add_argument("--images", type=int, default=10_000, help="images to make parts of (10,000)")
+    parser.add_argument("--folder", help="where the files go (the system's temporary folder)")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.measure:
+        os.chdir(told.measure[1])
+        print(json.dumps(measured(told.measure[0], Path(told.measure[1]))))
+        return
+    print(f"{'':8} {'rows':>10} {'time':>10} {'rate':>11} {'peak':>11}")
+    for count in (told.images // 10, told.images):
+        if count:
+            with tempfile.TemporaryDirectory(dir=told.folder) as folder:
+                make_images(Path(folder) / "images", count)
+                show("embed", alone("embed", Path(folder)))
+    for count in (told.vectors // 4, told.vectors):
+        if count:
+            with tempfile.TemporaryDirectory(dir=told.folder) as folder:
+                make_parts(Path(folder) / "parts", count)
+                for what in ("verify", "load"):
+                    show(what, alone(what, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
