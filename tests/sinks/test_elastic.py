@@ -184,11 +184,13 @@ def test_many_vectors_of_other_lengths(elasticsearch: Place) -> None:
 def test_kinds_that_a_server_has_not(place: Place, kind: str) -> None:
     """By distance, in OpenSearch, a version too old, without the licence: one line, before anything is made."""
     url, server = place
-    with pytest.raises(UsageError, match="takes Dense" if server.flavor == "opensearch" else "not 'l2'"):
+    dense_only = server.flavor == "opensearch"
+    assert ElasticSink(url).accepts == ({Dense} if dense_only else {Dense, MultiVector, Sparse})
+    with pytest.raises(UsageError, match="takes Dense" if dense_only else "not 'l2'"):
         opened(url, kind=kind, metric="l2")
-    with pytest.raises(UsageError, match="takes Dense") if server.flavor == "opensearch" else nullcontext():
+    with pytest.raises(UsageError, match="takes Dense") if dense_only else nullcontext():
         opened(url, kind=kind).drop()
-    if server.flavor == "elasticsearch":
+    if not dense_only:
         server.number = "8.14.3"
         with pytest.raises(UsageError, match=r"from 8\.1[58] on; it is 8\.14\.3"):
             opened(url, kind=kind)

@@ -227,6 +227,11 @@ class ElasticSink(_Elastic, Sink):
     """Of control characters six times that as JSON: the 100 MB that a server takes."""
     writers = 2
 
+    def __init__(self, url: str, client: Any = None) -> None:
+        super().__init__(url, client)
+        if wire.place(url)[0] == "opensearch":
+            self.accepts = frozenset({Dense})
+
     def manifest(self) -> Manifest | None:
         return self._kept()
 
@@ -240,7 +245,7 @@ class ElasticSink(_Elastic, Sink):
         return name
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, wire.KINDS[wire.place(self._url)[0]], self._url)
+        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
         sparse.products(manifest.space, self._url)
         server = self._connect()
         try:

@@ -13,7 +13,6 @@ from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageE
 from penstock.records import VECTOR, Space
 from penstock.sinks import address
 
-KINDS = {"elastic": {"Dense", "MultiVector", "Sparse"}, "opensearch": {"Dense"}}
 SINCE = {"MultiVector": (8, 18), "Sparse": (8, 15)}
 """The version of Elasticsearch that searches them."""
 EXAMPLES = {"elastic": "elastic://localhost:9200/notes", "opensearch": "opensearch://localhost:9200/notes"}

@@ -393,7 +393,8 @@ def _entries(given: dict[str, Any]) -> dict[int, float]:
 
 def _told(vector: Any) -> dict[str, Any]:
     if isinstance(vector, dict):
-        return {"sparseValues": {"indices": list(vector), "values": list(vector.values())}}
+        sparse = {"indices": list(vector), "values": list(vector.values())}
+        return {"values": [], "sparseValues": sparse}  # client 8 fails where there are no values
     return {"values": vector}
 
 
