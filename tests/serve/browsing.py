@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -120,3 +121,44 @@ class Browser:
         logged = self.driver.get_log("browser")
         wrong = ("Content Security Policy", "Uncaught", "SyntaxError", "TypeError", "ReferenceError")
         return [entry["message"] for entry in logged if any(word in entry["message"] for word in wrong)]
+
+    def shot(self, name: str) -> None:
+        """To look at: kept where PENSTOCK_SHOTS says, if it says anything."""
+        if folder := os.environ.get("PENSTOCK_SHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.until(lambda: self.run("return [...document.images].every(one => one.complete)"))
+            time.sleep(0.3)
+            self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+    @contextmanager
+    def seen(
+        self, *, theme: str = "light", width: int = 1280, height: int = 900, phone: bool = False
+    ) -> Iterator[None]:
+        """As on another screen, or with other colours in the system's settings."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
+        features = [
+            {"name": "prefers-color-scheme", "value": theme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})
+        try:
+            yield
+        finally:
+            self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+            self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+    @contextmanager
+    def network(self, offline: bool) -> Iterator[None]:
+        def be(off: bool) -> None:
+            told = {"offline": off, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+            self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", told)
+
+        self.driver.execute_cdp_cmd("Network.enable", {})
+        be(offline)
+        try:
+            yield
+        finally:
+            be(False)

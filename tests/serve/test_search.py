@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.sinks.memory import forget
 from penstock.testing.embedders import HashingEmbedder
@@ -188,6 +190,43 @@ def test_what_cannot_be_meant(client: Client, name: str) -> None:
     query, word = BAD[name]
     content = json.dumps(query)
     refused(client.post("/v1/search", content=content, headers={"content-type": "application/json"}), 400, word)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("doc:1"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+FILTERS = st.recursive(
+    st.dictionaries(
+        st.sampled_from(["id", "uri", "page", "ordinal", "text", "colour"]),
+        JSON | st.dictionaries(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$lt", "$gte", "$x"]), JSON, max_size=2),
+        max_size=2,
+    ),
+    lambda inner: st.fixed_dictionaries({"$not": inner}) | st.fixed_dictionaries({"$or": st.lists(inner, max_size=3)}),
+    max_leaves=4,
+)
+QUERIES = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("text_weight", "image", "image_weight", "k", "cursor", "threshold", "distinct", "x"), JSON),
+        **{name: JSON | st.lists(st.just(f"{3:032x}") | st.text(max_size=4), max_size=3) for name in ("like", "minus")},
+        "text": JSON | st.text(max_size=30),
+        "vector": JSON | st.lists(st.floats(-1e40, 1e40), min_size=256, max_size=256),
+        "where": JSON | FILTERS,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(query=QUERIES)
+def test_whatever_is_asked_is_answered_or_refused(client: Client, query: dict[str, Any]) -> None:
+    """No question is a fault of the server's."""
+    content = json.dumps(query)
+    answer = client.post("/v1/search", content=content, headers={"content-type": "application/json"})
+    if answer.status_code != 200:
+        refused(answer, answer.status_code)
+        assert 400 <= answer.status_code < 500, answer.text
 
 
 def test_parts_that_cancel_each_other_out(client: Client) -> None:

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+TELLING = 300
+"""Characters of a text whose words are looked for in the hits, so that a snippet shows them."""
+FEW = 50
+"""Hits that are written down on the event loop; more are in a thread."""
+
 
 @dataclass(slots=True)
 class Took:
@@ -117,12 +122,16 @@ class Searcher:
         took = Took()
         vector = await self._vector(generation, ask, took)
         found, more = await self._found(generation, ask, vector, took)
-        words = words_of(ask.text) if ask.text else None
-        return {
-            "hits": [
+        words = words_of(ask.text[:TELLING]) if ask.text else None
+
+        def hits() -> list[dict[str, Any]]:
+            return [
                 self.shown(hit.chunk) | {"score": hit.score, "snippet": snippet(hit.chunk.text, words), "stands_for": n}
                 for hit, n in found
-            ],
+            ]
+
+        return {
+            "hits": hits() if len(found) <= FEW else (await asyncio.wrap_future(self._engine.work("files", hits)))[0],
             "cursor": ask.cursor(ask.offset + ask.k) if more and ask.offset + ask.k < ask.depth else None,
             "took": took.to_json(),
         }
@@ -252,10 +261,10 @@ def _given(vector: Sequence[float], generation: Generation) -> Values:
 
     if len(vector) != generation.space.dim:
         raise bad(f"vector: it has {len(vector):,} numbers; the index has {generation.space.dim:,} dimensions")
-    values = np.asarray(vector, np.float32)
-    if not np.isfinite(values).all() or not np.any(values):
-        raise bad("vector: it is zero, or has numbers out of range")
-    return values
+    values = np.asarray(vector, np.float64)
+    if not 1e-9 < np.linalg.norm(values) < 1e9:  # between these, squares of single precision hold
+        raise bad("vector: it is zero, or too long or too short to be compared")
+    return values.astype(np.float32)
 
 
 def missing(id: str) -> Problem:
