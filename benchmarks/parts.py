@@ -40,6 +40,7 @@ DIM = 512
 class Nothing(Embedder):
     """Gives every image the same vector."""
 
+    sees = True
     workers = 2
     batch_rows = 32
 

@@ -111,8 +111,8 @@ def test_every_input_is_accounted_for(source: Path, tmp_path: Path) -> None:
     }
     assert "header" in told["cut.png"][1]
     assert "torn.png" in told["torn.png"][1]
-    assert told["page.jpg"][1] == "the image is no image, but text/html"
-    assert told["empty.jpeg"][1] == "the image is empty: zero bytes"
+    assert told["page.jpg"][1] == "it is named like an image, and is text/html"
+    assert told["empty.jpeg"][1] == "it is named like an image, and is application/x-empty"
     twins = {(source / "twin.png").as_uri(), (source / "3" / "00003.png").as_uri()}
     (second,) = [uri for uri in twins if told.get(uri.rpartition("/")[2], ("",))[0] == "duplicate"]
     assert {second, told[second.rpartition("/")[2]][1]} == twins
@@ -334,6 +334,7 @@ def test_captions_and_metadata_beside_the_image(source: Path, tmp_path: Path) ->
     (source / "0" / "00000.json").write_text('{"caption": "a bright é", "licence": "CC0", "tags": ["x"]}')
     (source / "1" / "00001.txt").write_text("the second\n")
     embedded(source, tmp_path / "out")
+    assert set(entries(tmp_path / "out").values()) == {("skipped", "the caption of an image")}
     rows = {row["uri"][-9:]: row for part in everything(tmp_path / "out") for row in part.table.to_pylist()}
     assert rows["00000.png"]["text"] == "a bright é"
     assert rows["00000.png"]["metadata"] == '{"licence": "CC0", "tags": ["x"]}'

@@ -33,6 +33,7 @@ DIM = 12
 class PixelEmbedder(Embedder):
     """An image is its 2 x 2 thumbnail. Each one that was embedded is a line in the log, at once."""
 
+    sees = True
     batch_rows = 4
 
     def __init__(

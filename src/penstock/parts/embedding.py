@@ -292,7 +292,7 @@ def _embedder(model: Any) -> Embedder:
     from penstock.pipeline import make_embedder
 
     embedder = make_embedder(model)
-    if not hasattr(embedder, "query_images"):
+    if not embedder.sees:
         raise UsageError(f"{embedder!r} embeds no images: name a CLIP or SigLIP model")
     if find_spec("PIL") is None:
         raise MissingExtra("decoding images (Pillow)", "images")

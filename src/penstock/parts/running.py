@@ -7,7 +7,6 @@ gives them, and the parts are the record, so the ledger is forgotten at the end.
 from __future__ import annotations
 
 import hashlib
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +17,9 @@ from typing import Any, BinaryIO, NamedTuple
 from penstock.contracts import Embedder, Sink
 from penstock.engine.flow import Flow, Setup
 from penstock.engine.progress import Progress
-from penstock.errors import ParseError, StageError, Unsupported
+from penstock.errors import StageError, Unsupported
 from penstock.ledger import DONE, OPEN, SKIPPED, Ending, Failure, Ledger, Row
-from penstock.parsers import Parsed, Parsers
+from penstock.parsers import Parsed, Parsers, images
 from penstock.parsers.detect import EMPTY
 from penstock.parts import format
 from penstock.parts.accounts import Accounts
@@ -45,7 +44,6 @@ from penstock.records import (
 
 LINGER = 0.05
 """Seconds between commits of the engine: nothing durable hangs on them."""
-_IMAGE = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?|heic|heif|avif)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def run(
     listing = _Listing(changes, writer, accounts)
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder, _Passing(Path(folder) / "run.db", writer) as ledger:
         ledger.open()
-        parsers = Parsers({"image/*": _image, "*": _no_image})
+        parsers = Parsers({"image/*": images.parse, "*": _no_image}, images=True)
         recorder = _Recorder(means.embedder, writer)
         chunker, lock = Whole(), Lock()
 
@@ -139,19 +137,11 @@ def _parse(parsers: Parsers, item: Item, writer: Writer) -> Parsed:
     return replace(parsed, blocks=blocks())
 
 
-def _image(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
-    from penstock.parsers.images import parse
-
-    return parse(stream, item)
-
-
 def _no_image(stream: BinaryIO, item: Item) -> Iterator[Block]:
-    """What is called an image and is none has failed; what is not called one is passed over."""
     said = (item.media_type or "").partition(";")[0]
-    what = "empty: zero bytes" if said == EMPTY else f"no image, but {said}"
-    if _IMAGE.search(item.uri):
-        raise ParseError(f"the image is {what}")
-    raise Unsupported(what)
+    if said != EMPTY:
+        raise Unsupported(f"no image, but {said}")
+    raise Unsupported("the caption of an image" if item.size else "empty: zero bytes")
 
 
 class _Listing:
