@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.sinks.memory import forget
-from tests.serve.serving import COLOURS, Client, chunk, fill, picture, served
+from tests.serve.serving import COLOURS, Client, chunk, fill, picture, served, with_settings
 
 URL = "memory://serve-api"
 
@@ -18,6 +18,6 @@ def client() -> Iterator[Client]:
     for n, colour in enumerate(COLOURS, 20):
         chunks.append(chunk(n, image=picture(colour), uri=f"doc:{colour}"))
     fill(URL, chunks)
-    with served(URL) as made:
+    with served(URL, with_settings(pixels=2_000_000)) as made:
         yield made
     forget(URL)
