@@ -132,7 +132,7 @@ def test_200_searches_at_once(index: str) -> None:
         assert asyncio.run(crowd(str(client.base_url), 200, 1)) == {200: 200}
         text = client.get("/metrics").text
         assert "penstock_queue_depth 0" in text
-    with process(index, seconds=30.0, queue=50) as (_, client):
+    with served(index, with_settings(seconds=30.0, queue=50)) as client:
         found = asyncio.run(crowd(str(client.base_url), 200, 1))
         assert set(found) <= {200, 429}
         assert found[200] >= 50
