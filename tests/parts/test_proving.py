@@ -12,7 +12,7 @@ import pytest
 
 from penstock.errors import UsageError
 from penstock.parts import verify
-from penstock.parts.folder import Done, Folder
+from penstock.parts.folder import Done, Folder, piece_of
 from penstock.parts.format import Entry, Listed, decode, encode, records
 from penstock.parts.proving import Verified
 from penstock.parts.store import at
@@ -99,7 +99,7 @@ def test_an_image_twice(folder: Folder) -> None:
     """In one part or in two."""
     name = rewritten(folder, 0, lambda rows, entries: rows.append(rows[0]))
     told = proved(folder).troubles
-    assert any(f"{name}: the id" in trouble and "twice" in trouble for trouble in told)
+    assert f"{name}: 1 of its ids are there twice" in told
     assert any("is accounted for twice" in trouble for trouble in told)
 
 
@@ -136,6 +136,21 @@ def test_a_duplicate_of_nothing(folder: Folder) -> None:
     told = proved(folder).troubles
     assert "has the content of file:///nowhere.png, which is not embedded" in told[0]
     assert "the record of the piece" in told[1]
+
+
+@pytest.mark.parametrize("entry", [Entry("u", "gone", ""), Entry("u", "failed", None), ("u",), Entry(1, "failed", "")])  # type: ignore[arg-type]
+def test_an_account_that_cannot_be_meant(entry: Any, folder: Folder) -> None:
+    """Whoever wrote it."""
+    name = folder.part_names(2)[0]
+    folder.store.put(name, encode([], [entry], folder.space, {}))
+    assert f"{name} cannot be read as a part" in proved(folder).troubles[0]
+
+
+def test_an_input_of_another_piece(folder: Folder) -> None:
+    """Is told."""
+    name = rewritten(folder, 0, lambda rows, entries: entries.append(Entry("file:///f", "skipped", "x")))
+    assert piece_of("file:///f", 3) != 2
+    assert proved(folder).troubles[0] == f"{name}: file:///f does not belong to piece 2"
 
 
 def test_a_record_of_another_piece(folder: Folder) -> None:

@@ -144,6 +144,8 @@ def decode(name: str, data: bytes) -> Part:
             kept = file.metadata.metadata or {}
             facts = json.loads(kept[FACTS])
             entries = [Entry(*entry) for entry in json.loads(kept[ACCOUNT])]
+            if not all(_sound(entry) for entry in entries):
+                raise ValueError("its account cannot be meant")
             table = file.read()
         kind = table.schema.field("vector").type
         if table.schema.remove_metadata() != schema(kind.list_size):
@@ -151,6 +153,11 @@ def decode(name: str, data: bytes) -> Part:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise SourceError(f"{name} cannot be read as a part: {type(error).__name__}: {error}") from error
     return Part(name, hashlib.sha256(data).hexdigest(), table, entries, facts)
+
+
+def _sound(entry: Entry) -> bool:
+    texts = isinstance(entry.uri, str) and isinstance(entry.why, str) and isinstance(entry.final, bool)
+    return texts and entry.state in (DUPLICATE, FAILED, SKIPPED)
 
 
 def records(table: pa.Table) -> Iterator[Row]:

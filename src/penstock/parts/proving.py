@@ -78,7 +78,7 @@ class _Proof:
         self._db.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8192;"
             "CREATE TABLE inputs (piece INTEGER, uri TEXT, state TEXT NOT NULL, why TEXT NOT NULL,"
-            " PRIMARY KEY (piece, uri)) WITHOUT ROWID;"
+            " part INTEGER NOT NULL, PRIMARY KEY (piece, uri)) WITHOUT ROWID;"
             "CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID;"
             "CREATE TABLE contents (hash TEXT PRIMARY KEY) WITHOUT ROWID;"
         )
@@ -151,33 +151,38 @@ class _Proof:
         fingerprints = set(part.table.column("model").unique().to_pylist())
         if fingerprints - {self._folder.space.fingerprint}:
             self._say(f"{listed.name} holds vectors of another model")
+        ids, uris, contents = (part.table.column(name).to_pylist() for name in ("id", "uri", "content_hash"))
+        entries = [*(Entry(uri, EMBEDDED, "") for uri in uris), *part.entries]
+        for entry in entries:
+            if piece_of(entry.uri, self._folder.pieces) != piece:
+                self._say(f"{listed.name}: {entry.uri} does not belong to piece {piece}")
         self._db.execute("BEGIN")
-        columns = (part.table.column(name).to_pylist() for name in ("id", "uri", "content_hash"))
-        for id, uri, content in zip(*columns, strict=True):
-            if not self._new("ids", id):
-                self._say(f"{listed.name}: the id {id} is there twice")
-            if content and not self._new("contents", content):
-                self._alike += 1
-            self._account(piece, listed.name, Entry(uri, EMBEDDED, ""))
-        for entry in part.entries:
-            self._account(piece, listed.name, entry)
+        if twice := self._known("INSERT OR IGNORE INTO ids VALUES (?)", [(id,) for id in ids]):
+            self._say(f"{listed.name}: {twice} of its ids are there twice")
+        self._alike += self._known("INSERT OR IGNORE INTO contents VALUES (?)", [(one,) for one in contents if one])
+        told = [(piece, entry.uri, entry.state, entry.why, self._parts) for entry in entries]
+        if self._known("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?, ?, ?)", told):
+            self._again(listed.name, piece, entries)
         self._db.execute("COMMIT")
 
-    def _new(self, table: str, value: str) -> bool:
-        return self._db.execute(f"INSERT OR IGNORE INTO {table} VALUES (?)", (value,)).rowcount == 1
+    def _known(self, insert: str, rows: list[tuple[Any, ...]]) -> int:
+        """How many of these were there before."""
+        before = self._db.total_changes
+        self._db.executemany(insert, rows)
+        return len(rows) - (self._db.total_changes - before)
 
-    def _account(self, piece: int, name: str, entry: Entry) -> None:
-        if entry.state not in STATES:
-            self._say(f"{name}: {entry.uri} is {entry.state!r}, which says nothing")
-        elif piece_of(entry.uri, self._folder.pieces) != piece:
-            self._say(f"{name}: {entry.uri} does not belong to piece {piece}")
-        elif not self._db.execute(
-            # What failed may have been tried again.
-            "INSERT INTO inputs VALUES (?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET state = excluded.state, why = excluded.why WHERE state = ?",
-            (piece, entry.uri, entry.state, entry.why, FAILED),
-        ).rowcount:
-            self._say(f"{name}: {entry.uri} is accounted for twice")
+    def _again(self, name: str, piece: int, entries: list[Entry]) -> None:
+        """Some of a part's inputs are known. Those that failed may have been tried again; no others."""
+        met: set[str] = set()
+        for entry in entries:
+            key = (piece, entry.uri)
+            before = self._db.execute("SELECT state, part FROM inputs WHERE piece = ? AND uri = ?", key).fetchone()
+            if before[1] != self._parts and before[0] == FAILED:
+                told = (piece, entry.uri, entry.state, entry.why, self._parts)
+                self._db.execute("INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?)", told)
+            elif before[1] != self._parts or entry.uri in met:
+                self._say(f"{name}: {entry.uri} is accounted for twice")
+            met.add(entry.uri)
 
     def _is_embedded(self, piece: int, uri: str) -> bool:
         found = self._db.execute("SELECT state FROM inputs WHERE piece = ? AND uri = ?", (piece, uri)).fetchone()
