@@ -18,6 +18,8 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--window-size=1280,900", "--force-prefers-reduced-motion", "--disable-dev-shm-usage"),
+    # Somebody with a mouse.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
 T = TypeVar("T")
 
@@ -126,8 +128,8 @@ class Browser:
         """To look at: kept where PENSTOCK_SHOTS says, if it says anything."""
         if folder := os.environ.get("PENSTOCK_SHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.until(lambda: self.run("return [...document.images].every(one => one.complete)"))
-            time.sleep(0.3)
+            self.run("scrollTo(0, 0)")
+            time.sleep(0.5)
             self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
 
     @contextmanager

@@ -67,7 +67,12 @@ def passages() -> list[Any]:
     evil = {"uri": f"javascript:alert(1)//{EVIL}", "headings": (EVIL,), "metadata": {EVIL: EVIL, "title": EVIL}}
     made.append(chunk(300, f"hostile sentence {EVIL} \u202etxt.exe", **evil))
     made.append(
-        chunk(301, "hostile sentence, another one", uri='https://example.org/"onmouseover="window.hurt=3', page=2)
+        chunk(
+            301,
+            "hostile sentence, another one of many words, " * 4,
+            uri='https://example.org/"onmouseover="window.hurt=3',
+            page=2,
+        )
     )
     return made
 
@@ -144,11 +149,11 @@ def shapes(driver: Any, pictures: str) -> Iterator[Browser]:
 
 @contextmanager
 def small(driver: Any, **settings: Any) -> Iterator[Browser]:
-    """Another server of a few lines, with settings of its own."""
+    """Another server of a few lines, with settings of its own and a model that takes pictures."""
     url = "memory://page-small"
-    fill(url, [chunk(n, f"line {n} of many") for n in range(100)], HashingEmbedder())
+    fill(url, [chunk(n, f"line {n} of many") for n in range(100)])
     try:
-        with served(url, with_settings(**settings), opener=either(HashingEmbedder())) as client:
+        with served(url, with_settings(**settings)) as client:
             yield Browser(driver, str(client.base_url)).go()
             driver.get("about:blank")
     finally:
@@ -233,7 +238,7 @@ def test_scrolling_brings_all_of_them_each_once(words: Browser) -> None:
 
 def test_hostile_texts_stay_texts(words: Browser) -> None:
     """In titles, snippets, addresses, metadata, chips and the link itself; and none of them is run."""
-    words.search("hostile sentence")
+    words.search("hostile sentence onerror hurt script")
     assert EVIL in words.text("article h3")
     assert EVIL in words.text("article .snippet")
     assert "\u202e" not in words.text("article .snippet")
@@ -267,15 +272,15 @@ def test_filters_by_rows_and_by_json(words: Browser) -> None:
     """Each is made from the other; what rows cannot say stays JSON; what makes no sense is told."""
     words.search("water")
     words.click("#filters-open")
-    words.type(".condition input", "https://example.org/handbook/dams")
+    words.type(".condition input", "https://example.org/handbook/gates")
     words.until(lambda: "q=water&where=" in words.hash())
-    words.until(lambda: set(words.texts("article h3")) == {"dams.pdf"})
+    words.until(lambda: set(words.texts("article h3")) == {"gates.md"})
     assert words.text("#filters-name") == "Filters (1)"
     words.one("#filters .row:not(.condition) button").click()
     row = words.all(".condition")[1]
     row.find_elements("css selector", "select")[1].send_keys("is at least")
     row.find_element("css selector", "input").send_keys("10")
-    words.until(lambda: 0 < len(words.all("article")) < 10)
+    words.until(lambda: len(words.all("article")) == 10)
     pages = [int(found) for found in re.findall(r"page (\d+)", " ".join(words.texts("article .where")))]
     assert pages
     assert min(pages) >= 10
@@ -284,7 +289,7 @@ def test_filters_by_rows_and_by_json(words: Browser) -> None:
     assert "no whole number" in words.until(lambda: words.text("#filters .wrong"))
     words.click("#filters summary")
     words.type("#filters textarea", '{"$or": [{"page": 1}, {"$not": {"page": {"$lt": 19}}}]}')
-    words.until(lambda: len(words.all("article")) == 12)
+    words.until(lambda: len(words.all("article")) == 21)
     assert words.shown("#filters > p.dim")
     assert words.text("#filters .wrong") == ""
     words.type("#filters textarea", '{"colour": "red"}')
@@ -294,10 +299,10 @@ def test_filters_by_rows_and_by_json(words: Browser) -> None:
 
 def test_near_duplicates_and_the_lowest_score(words: Browser) -> None:
     words.search("the very same sentence stands in eight places")
-    assert [title.startswith("copy-") for title in words.texts("article h3")[:9]] == [True] * 8 + [False]
+    assert [title.startswith("doc:copy-") for title in words.texts("article h3")[:9]] == [True] * 8 + [False]
     words.click("#distinct")
     words.until(lambda: words.texts("article:first-child .stands") == ["stands for 8 hits"])
-    assert words.texts("article h3")[1].startswith("copy-") is False
+    assert words.texts("article h3")[1].startswith("doc:copy-") is False
     words.type("#threshold", "0.6")
     words.until(lambda: len(words.all("article")) == 1)
     words.type("#threshold", "1.5")
@@ -330,7 +335,7 @@ def test_an_address_says_it_all(words: Browser) -> None:
 
 def test_what_is_shown_is_saved(words: Browser) -> None:
     """As JSON and CSV; nothing in a table computes."""
-    words.search("hostile sentence")
+    words.search("hostile sentence onerror hurt script")
     words.click("#save-json")
     words.click("#save-csv")
     folder = words.driver.downloads
@@ -343,7 +348,8 @@ def test_what_is_shown_is_saved(words: Browser) -> None:
     assert rows[0]["text"] == hits[0]["text"]
     assert json.loads(rows[0]["metadata"])["title"] == EVIL
     made = words.driver.execute_async_script(
-        "const done = arguments[0]; import('./export.js').then(it => done(it.toCsv([{id: '=1+1', text: '-2,\"', score: -1}])))"
+        "const [hits, done] = arguments; import('./export.js').then((it) => done(it.toCsv(hits)))",
+        [{"id": "=1+1", "text": '-2,"', "score": -1}],
     )
     assert made.splitlines()[1] == '\'=1+1,,-1,,,"\'-2,""",,'
 
@@ -373,7 +379,7 @@ def test_by_keys_alone(words: Browser) -> None:
     assert words.all("article .like[aria-pressed=true]")
     words.until(lambda: words.run(place) == "2")
     words.press("-")
-    words.until(lambda: "unlike=" in words.hash() and not words.hash().count("&like="))
+    words.until(lambda: "unlike=" in words.hash())
     words.settle()
     words.until(lambda: words.run(place) == "2")
     words.press("m")
@@ -433,10 +439,14 @@ const rgba = (colour) => {
   canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
   return [...canvas.getImageData(0, 0, 1, 1).data];
 };
-const light = (colour) => colour.slice(0, 3).map((c) => c / 255)
-  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)).reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
+const light = (colour) => colour.slice(0, 3)
+  .map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
 const behind = (one) => {
-  for (let at = one; at; at = at.parentElement) { const found = rgba(getComputedStyle(at).backgroundColor); if (found[3] > 250) return found; }
+  for (let at = one; at; at = at.parentElement) {
+    const found = rgba(getComputedStyle(at).backgroundColor);
+    if (found[3] > 250) return found;
+  }
   return rgba("Canvas");
 };
 return [...document.querySelectorAll("body *")].filter((one) => one.checkVisibility({opacityProperty: true})
@@ -486,7 +496,8 @@ def drop(browser: Browser, image: bytes, kind: str = "drop", name: str = "mine.j
         const transfer = new DataTransfer();
         transfer.items.add(new File([bytes], name, {type}));
         const told = {bubbles: true, cancelable: true};
-        if (kind === "paste") return document.body.dispatchEvent(new ClipboardEvent("paste", {...told, clipboardData: transfer}));
+        const paste = new ClipboardEvent("paste", {...told, clipboardData: transfer});
+        if (kind === "paste") return document.body.dispatchEvent(paste);
         for (const step of ["dragenter", "dragover", kind])
           document.body.dispatchEvent(new DragEvent(step, {...told, dataTransfer: transfer}));
         """,
@@ -626,10 +637,9 @@ def test_more_like_this_and_votes(shapes: Browser) -> None:
     assert shapes.run("return document.querySelector('#q').value") == ""
 
 
-def test_by_address(driver: Any, monkeypatch: pytest.MonkeyPatch, drawn: Any, pictures: str) -> None:
+def test_by_address(driver: Any) -> None:
     """Where the server fetches; what it says of addresses that it does not go to is told."""
     with small(driver, fetch_urls=True) as browser:
-        browser.run("document.querySelector('#picture-open').hidden = false")
         browser.click("#picture-open")
         browser.type("#url", "nowhere")
         browser.click("#url-use")
@@ -658,10 +668,7 @@ def test_a_key_is_asked_for_and_kept_in_the_session_alone(driver: Any) -> None:
         browser.click("#key-form button")
         browser.until(lambda: len(browser.all("article")) == 40)
         assert not browser.shown("#key-form")
-        assert (
-            browser.run("return [sessionStorage.key, localStorage.length && localStorage.getItem('key')]")[0]
-            == "sesame"
-        )
+        assert browser.run("return sessionStorage.getItem('key')") == "sesame"
         assert "sesame" not in browser.hash()
         assert browser.run("return document.cookie + JSON.stringify(localStorage)").count("sesame") == 0
         browser.run("sessionStorage.clear()")
@@ -739,7 +746,7 @@ def test_status(words: Browser) -> None:
         "2 in the index",
         "1 failing",
         "1 failure",
-        "how fresh the index is",
+        "since the last run ended",
     ):
         assert part in told, told
     assert words.hash() == "#tab=status"
@@ -775,7 +782,7 @@ def test_status_of_a_run_that_goes_on(words: Browser) -> None:
     ):
         assert part in told, told
     widths = words.run("return [...document.querySelectorAll('.stages .full')].map(one => one.style.width)")
-    assert widths == ["25%", "100%", "0%", "50%"]
+    assert widths == ["75%", "25%", "100%", "0%", "50%"]
     words.shot("running")
 
 

@@ -1,13 +1,15 @@
 // The page: what is searched for is in the address; all that is shown follows from it.
 
-import { Trouble, ask, key } from "./api.js";
-import { $, clean, count, el, icon } from "./dom.js";
+import { Trouble, ask } from "./api.js";
+import { chips, met } from "./chips.js";
+import { $, clean, count, el } from "./dom.js";
 import { save, toCsv, toJson } from "./export.js";
 import { Filters } from "./filters.js";
 import { Hits, detail, title } from "./hits.js";
 import { taken, watch } from "./picture.js";
 import { NOTHING, body, fromHash, lacking, terms, toHash, wordsOf } from "./query.js";
 import { render } from "./status.js";
+import { busy, failed, note, say, trouble, unlock, unlocking } from "./telling.js";
 
 const LOOK = 3000; // milliseconds between two looks at the status
 const CALM = 300; // ... that a slider rests before it is followed
@@ -17,11 +19,9 @@ let picture = null; // the user's own
 let about = null; // what the server says of itself
 let cursor = null;
 let running = null; // what can be stopped
-let again = null; // what the button beside a trouble does
 let shown = -1; // which hit is open
 
 const pictures = new Map(); // the user's own, by number: history keeps the number
-const names = new Map(); // of points, by id
 const hits = new Hits($("results"), act);
 const filters = new Filters($("filters"), (where) => soon({ where }));
 
@@ -71,7 +71,7 @@ async function page(first) {
     if (mine.signal.aborted) return;
     trouble(null);
     if (first) hits.clear(wordsOf(terms(state.box).text));
-    for (const hit of answer.hits) names.set(hit.id, title(hit));
+    met(answer.hits);
     hits.add(answer.hits, state);
     cursor = answer.cursor;
     const took = answer.took.embed + answer.took.search + answer.took.queue;
@@ -111,65 +111,6 @@ const sight = new IntersectionObserver(
   { rootMargin: "1200px" },
 );
 
-// ---------------------------------------------------------------- telling
-
-function say(words) {
-  $("said").textContent = words;
-}
-
-let fading = 0;
-
-function note(words) {
-  clearTimeout(fading);
-  $("note").textContent = words;
-  fading = setTimeout(() => ($("note").textContent = ""), 12_000);
-}
-
-function trouble(words, retry = null) {
-  again = retry;
-  const button = retry ? el("button", { type: "button", onclick: () => again?.() }, "Try again") : null;
-  $("trouble").replaceChildren(...(words ? [el("p", {}, clean(words, 1000)), button].filter(Boolean) : []));
-}
-
-function failed(error, retry) {
-  if (!(error instanceof Trouble)) {
-    trouble("Something went wrong in this page.", retry);
-    throw error;
-  }
-  if (error.status === 401) return unlock(retry);
-  trouble(error.message, error.status === 400 ? null : retry);
-}
-
-addEventListener("online", () => again?.());
-
-const locked = new Set(); // what waits for a key
-
-function unlock(retry) {
-  locked.add(retry);
-  const told = key.get() ? "The server does not take this key." : "This server wants a key.";
-  trouble(told);
-  $("key-form").hidden = false;
-  $("key").focus();
-  $("key-form").onsubmit = (event) => {
-    event.preventDefault();
-    const given = $("key").value.trim();
-    if (!given || /[^\x21-\x7e]/.test(given)) return trouble("A key has letters, digits and plain signs only.");
-    key.set(given);
-    $("key").value = "";
-    $("key-form").hidden = true;
-    trouble(null);
-    const waited = [...locked];
-    locked.clear();
-    for (const task of waited) task();
-    return undefined;
-  };
-}
-
-function busy(is) {
-  $("busy").hidden = !is;
-  $("results").setAttribute("aria-busy", is);
-}
-
 // ---------------------------------------------------------------- the question as it is shown
 
 function show() {
@@ -182,43 +123,7 @@ function show() {
   $("filters-name").textContent = asked ? `Filters (${asked})` : "Filters";
   if (!$("filters").contains(document.activeElement)) filters.show(state.where);
   document.title = state.box.trim() ? `${clean(state.box.trim(), 60)} · Penstock` : "Penstock";
-  chips();
-}
-
-function chips() {
-  const made = [];
-  if (picture) made.push(chip(picture.name, "By the picture", picture.seen, () => depict(null)));
-  else if (state.url) made.push(chip(state.url, "By the picture at", null, () => change({ url: "" })));
-  for (const [name, words] of [["like", "Like"], ["unlike", "Unlike"]]) {
-    for (const id of state[name]) {
-      made.push(chip(names.get(id) ?? "…", words, null, () => change({ [name]: state[name].filter((one) => one !== id) }), name));
-      if (!names.has(id)) learn(id);
-    }
-  }
-  for (const words of terms(state.box).minus) made.push(el("li", { class: "chip minus" }, el("span", { class: "dim" }, "Without "), clean(words, 60)));
-  $("chips").replaceChildren(...made);
-}
-
-function chip(name, kind, image, remove, sort = "") {
-  return el(
-    "li",
-    { class: `chip ${sort}` },
-    image ? el("img", { src: image, alt: "" }) : null,
-    el("span", { class: "dim" }, `${kind} `),
-    el("span", { class: "what" }, clean(name, 60)),
-    el("button", { type: "button", class: "quiet icon", "aria-label": `No longer: ${kind.toLowerCase()} ${clean(name, 60)}`, onclick: remove }, icon("close")),
-  );
-}
-
-/** The name of a point that came with a link. */
-async function learn(id) {
-  names.set(id, id.slice(0, 8));
-  try {
-    names.set(id, title(await ask(`v1/points/${encodeURIComponent(id)}`)));
-    chips();
-  } catch (error) {
-    if (!(error instanceof Trouble)) throw error; // the search tells what is wrong with the id
-  }
+  chips(state, picture, change, () => depict(null));
 }
 
 // ---------------------------------------------------------------- pictures to search by
@@ -262,7 +167,6 @@ function act(name, n) {
   if (name === "more") {
     $("detail").close();
     picture = null;
-    names.set(hit.id, title(hit));
     change({ ...NOTHING, like: [hit.id], where: state.where, distinct: state.distinct, threshold: state.threshold });
     scrollTo({ top: 0 });
     return note(`More like ${title(hit)}`);
@@ -353,6 +257,7 @@ document.addEventListener("visibilitychange", () => {
 function learned(told) {
   about = told;
   const images = told.model.images;
+  document.body.classList.toggle("text-alone", told.model.kind !== "Dense");
   $("picture-open").hidden = !images;
   $("url-row").hidden = !told.limits.fetch_urls;
   $("url-why").hidden = told.limits.fetch_urls;
@@ -399,12 +304,12 @@ function themed() {
 }
 
 async function copyLink() {
-  const about = picture ? " The picture you gave is not in it: it stays on this computer." : "";
+  const left = picture ? " The picture you gave is not in it: it stays on this computer." : "";
   try {
     await navigator.clipboard.writeText(location.href);
-    note(`The link is copied.${about}`);
+    note(`The link is copied.${left}`);
   } catch {
-    note(`The link is in the address bar.${about}`);
+    note(`The link is in the address bar.${left}`);
   }
 }
 
@@ -412,7 +317,10 @@ const on = (id, kind, task) => $(id).addEventListener(kind, task);
 
 on("form", "submit", (event) => {
   event.preventDefault();
-  change({ box: $("q").value });
+  const [before, now] = [terms(state.box).text, terms($("q").value).text];
+  const voted = before && now !== before && (state.like.length || state.unlike.length);
+  if (voted) note("The votes were about other words; they are taken back.");
+  change({ box: $("q").value, ...(voted ? { like: [], unlike: [] } : {}) });
 });
 on("picture-open", "click", () => panel("picture", $("picture-panel").hidden));
 on("filters-open", "click", () => panel("filters", $("filters").hidden));
@@ -492,6 +400,7 @@ addEventListener("keydown", (event) => {
 addEventListener("popstate", go);
 
 watch($("drop"), got);
+unlocking();
 themed();
 look();
 go();

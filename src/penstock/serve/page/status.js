@@ -55,7 +55,7 @@ function index(told, now) {
     facts([
       ["Place", clean(told.index, 2000)],
       ["Model", clean(model.model, 300)],
-      ["Dimensions", model.dim.toLocaleString("en")],
+      ["Dimensions", model.dim ? model.dim.toLocaleString("en") : null],
       ["Searched by", model.images ? "words and pictures" : "words"],
       ["Opened", ago(told.opened, now)],
       ["Penstock", clean(told.version, 50)],
@@ -99,7 +99,7 @@ function run(last, now) {
   const ended = last.ended ?? null;
   const some = (name) => (counts[name] === undefined ? null : counts[name].toLocaleString("en"));
   return [
-    el("p", { class: "big" }, el("strong", {}, ended ? span(now - ended) : "now"), el("span", {}, ended ? "old: how fresh the index is" : "running")),
+    el("p", { class: "big" }, el("strong", {}, ended ? span(now - ended) : "now"), el("span", {}, ended ? "since the last run ended" : "a run goes on")),
     facts([
       ["Ended as", clean(last.status ?? "running", 50)],
       ["Began", ago(last.started, now)],
@@ -114,7 +114,9 @@ function run(last, now) {
 
 /** A run that is going on, as `Progress.to_json()` tells it. */
 function pipeline(told) {
-  const rows = Object.entries(told.channels ?? {}).map(([name, { pieces, bytes, capacity }]) => {
+  const order = Object.keys(STAGES);
+  const channels = Object.entries(told.channels ?? {}).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+  const rows = channels.map(([name, { pieces, bytes, capacity }]) => {
     const stage = STAGES[name] ?? name;
     const slow = stage === told.bottleneck;
     return el(
@@ -138,8 +140,18 @@ function pipeline(told) {
       number(told.written ?? 0, "points written"),
       number(told.failed ?? 0, "failed", told.failed ? "bad" : ""),
     ),
-    el("p", {}, meter(told.in_flight / Math.max(1, told.budget), "Memory in flight"), el("span", { class: "dim" }, ` ${size(told.in_flight)} in flight of a budget of ${size(told.budget)}`)),
-    el("ol", { class: "stages" }, ...rows),
+    el(
+      "ol",
+      { class: "stages" },
+      el(
+        "li",
+        {},
+        el("span", { class: "stage" }, "memory"),
+        meter(told.in_flight / Math.max(1, told.budget), "Memory in flight"),
+        el("span", { class: "dim" }, `${size(told.in_flight)} in flight of a budget of ${size(told.budget)}`),
+      ),
+      ...rows,
+    ),
     facts([
       ["Bottleneck", clean(told.bottleneck ?? "none", 50)],
       ["Running for", span(told.seconds)],
