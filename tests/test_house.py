@@ -29,6 +29,40 @@ ALLOWED = {
     "copying.py": {"records", "errors", "contracts", "engine", "pipeline", "places"},
     "filters.py": {"records", "errors"},
     "sinks": {"sinks", "records", "errors", "contracts", "filters", "locks"},
+    "parts": {
+        "parts",
+        "records",
+        "errors",
+        "contracts",
+        "engine",
+        "ledger",
+        "locks",
+        "parsers",
+        "pipeline",
+        "places",
+        "images",
+        "sinks",
+        "sources",
+        "chunkers",
+        "copying",
+        "registry",
+        "reindexing",
+    },
+    "serve": {
+        "serve",
+        "__version__",
+        "records",
+        "errors",
+        "contracts",
+        "registry",
+        "places",
+        "filters",
+        "search",
+        "results",
+        "images",
+        "ledger",
+        "pipeline",
+    },
     "search.py": {"records", "errors", "contracts", "registry", "pipeline", "places"},
 }
 
@@ -51,7 +85,7 @@ def test_arrows_point_down() -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     for path in SRC.rglob("*.py"):
-        if path.name not in ("cli.py", "display.py", "results.py", "__main__.py"):
+        if path.name not in ("cli.py", "display.py", "results.py", "__main__.py") and path.parent.name != "commands":
             assert not {"cli", "display"} & set(imports(path)), path
 
 

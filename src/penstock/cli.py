@@ -138,7 +138,7 @@ def _go(pipeline: Pipeline, args: argparse.Namespace, work: Callable[[Callable[[
     with _shown(pipeline, args) as tell:
         report = work(tell)
     if args.json:
-        _emit({"event": "report", "ok": _status_of(report) == OK, **report.to_json()})
+        emit({"event": "report", "ok": _status_of(report) == OK, **report.to_json()})
     elif not args.quiet:
         _show_report(report, pipeline)
     return _status_of(report)
@@ -164,12 +164,12 @@ def _shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
     from penstock.display import display, place
 
     title = f"{place(pipeline.source.name)} → {pipeline.sink.url}"
-    with display(title, as_json=args.json, quiet=args.quiet) as shown, _interruptible(shown):
+    with display(title, as_json=args.json, quiet=args.quiet) as shown, interruptible(shown):
         yield shown
 
 
 @contextmanager
-def _interruptible(shown: Display) -> Iterator[None]:
+def interruptible(shown: Display) -> Iterator[None]:
     """Ctrl-C: the first lets what is in flight run out, the second gives up, the third does not even tidy."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield  # signals are the main thread's; and whoever started us in the background meant it
@@ -195,6 +195,10 @@ def _interruptible(shown: Display) -> Iterator[None]:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    if args.parts:
+        if args.repair or args.sample or args.state or args.allow_mass_delete:
+            raise UsageError("a folder of parts is verified whole: no other option goes with it")
+        return _of("penstock.commands.parts:verify")(args)
     from penstock.pipeline import Pipeline
     from penstock.results import rows_text, say, verification_rows
 
@@ -204,7 +208,7 @@ def _verify(args: argparse.Namespace) -> int:
             repair=args.repair, sample=args.sample, progress=tell, allow_mass_delete=args.allow_mass_delete
         )
     if args.json:
-        _emit({"event": "verification", **found.to_json()})
+        emit({"event": "verification", **found.to_json()})
     elif not args.quiet:
         if found.repaired is not None:
             _show_report(found.repaired, pipeline)
@@ -237,7 +241,7 @@ def _search(args: argparse.Namespace) -> int:
         hits = index.search(args.query, args.k, where)
     if args.json:
         for hit in hits:
-            _emit(hit_json(hit))
+            emit(hit_json(hit))
         return OK
     words = words_of(args.query)
     for number, hit in enumerate(hits, 1):
@@ -279,7 +283,7 @@ def _plan(args: argparse.Namespace) -> int:
         pipeline = Pipeline.from_state(_ledger_path(args))
     plan = pipeline.plan()
     if args.json:
-        _emit(plan.to_json())
+        emit(plan.to_json())
         return OK
     say(rows_text(plan_rows(plan)))
     if plan.documents:
@@ -305,7 +309,7 @@ def _status(args: argparse.Namespace) -> int:
             "runs": ledger.runs(5),
         }
     if args.json:
-        _emit(told)
+        emit(told)
         return OK
     say(rows_text(status_rows(told)))
     return OK
@@ -321,7 +325,7 @@ def _failures(args: argparse.Namespace) -> int:
         failures = ledger.failures()
         if args.json:
             for failure in failures:
-                _emit(asdict(failure))
+                emit(asdict(failure))
             return OK
         rows = ((place(f.uri), f.stage, f.place, f.cause, str(f.attempts), moment(f.last)) for f in failures)
         if not ledger.counts()["failures"]:
@@ -357,7 +361,7 @@ def _explain(args: argparse.Namespace) -> int:
     told: dict[str, Any] = {"id": id.hex(), "uri": found["uri"], "document": document, "run": run}
     told |= {"index": _places(settings)} | _from_index(next(iter(settings.get("into") or ()), None), id.hex())
     if args.json:
-        _emit(told)
+        emit(told)
         return OK
     say(rows_text(origin_rows(told)))
     if chunk := told.get("chunk"):
@@ -399,14 +403,14 @@ def _reindex(args: argparse.Namespace) -> int:
     if args.rollback or args.drop:
         urls = [pipeline.rollback()] if args.rollback else pipeline.drop_former()
         if args.json:
-            _emit({"current" if args.rollback else "dropped": urls})
+            emit({"current" if args.rollback else "dropped": urls})
         elif not args.quiet:
             say("\n".join(f"{'current: ' if args.rollback else 'dropped: '}{url}" for url in urls) or "nothing to drop")
         return OK
     with _shown(pipeline, args) as tell:
         made = pipeline.reindex(tell, least_recall=args.recall, incomplete=args.incomplete)
     if args.json:
-        _emit(made.to_json())
+        emit(made.to_json())
     elif not args.quiet:
         for report in made.reports[:-1] or made.reports:  # the last has found nothing new
             _show_report(report, pipeline)
@@ -425,7 +429,7 @@ def _copy(args: argparse.Namespace) -> int:
     with counting(title, quiet=args.quiet or args.json) as tell:
         copied = copy(args.index, args.into, lambda done: tell(done.written + done.kept, done.total))
     if args.json:
-        _emit(copied.to_json())
+        emit(copied.to_json())
     elif not args.quiet:
         say(rows_text(copied_rows(copied)))
     return OK if copied.ok else INCOMPLETE
@@ -440,7 +444,7 @@ def _models(args: argparse.Namespace) -> int:
     if args.json:
         for model in found:
             folder = str(model.folder) if model.folder else None
-            _emit({"name": model.name, "folder": folder, "bytes": model.size})
+            emit({"name": model.name, "folder": folder, "bytes": model.size})
         return OK
     rows = (
         (m.name, size(m.size), str(m.folder)) if m.folder else (m.name, "", f"not here: penstock models fetch {m.name}")
@@ -457,7 +461,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
     folder = str(resolve(args.name))
     if args.json:
-        _emit({"folder": folder})
+        emit({"folder": folder})
     else:
         print(clean(folder))
     return OK
@@ -551,10 +555,22 @@ def _bytes_of(path: Path) -> int:
     return sum(p.stat().st_size for p in (path, Path(f"{path}-wal")) if p.exists())
 
 
-def _emit(record: dict[str, Any]) -> None:
+def emit(record: dict[str, Any]) -> None:
     import json
 
     print(json.dumps(record, default=str), flush=True)
+
+
+def _of(target: str) -> Callable[[argparse.Namespace], int]:
+    """A command that is imported when it is called."""
+
+    def call(args: argparse.Namespace) -> int:
+        from penstock.registry import load
+
+        status: int = load(target)(args)
+        return status
+
+    return call
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -569,6 +585,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "explain": _explain,
     "reindex": _reindex,
     "copy": _copy,
+    "embed": _of("penstock.commands.parts:embed"),
+    "load": _of("penstock.commands.parts:load"),
+    "import": _of("penstock.commands.parts:take"),
+    "serve": _of("penstock.commands.serving:serve"),
     "models": _models,
     "models fetch": _fetch,
 }

@@ -253,7 +253,8 @@ class Sink(Place):
 
 
 class Index(Place):
-    """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes."""
+    """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes; several threads may
+    search it at once."""
 
     @abstractmethod
     def open(self) -> None:

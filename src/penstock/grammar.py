@@ -86,7 +86,8 @@ def make_parser() -> argparse.ArgumentParser:
     _state(retry)
     _output(retry)
 
-    verify = command("verify", "hold source, ledger and index against each other, by ids")
+    verify = command("verify", "hold source, ledger and index against each other, by ids; or prove parts complete")
+    verify.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
     verify.add_argument("--repair", action="store_true", help="mend what differs, with a run")
     verify.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
     verify.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
@@ -113,6 +114,50 @@ def make_parser() -> argparse.ArgumentParser:
     copying.add_argument("index", metavar="URL", help="the index to read: lance://./index")
     copying.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
     _output(copying)
+
+    embed = command("embed", "embed images into Parquet parts, one share of them or all, on any number of machines")
+    embed.add_argument(
+        "path", metavar="PATH", nargs="+", help="a folder of images, or a url such as s3://bucket/images"
+    )
+    embed.add_argument("--model", metavar="M", required=True, help="a CLIP or SigLIP model: a name or a folder")
+    embed.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
+    share = embed.add_mutually_exclusive_group()
+    share.add_argument("--partition", metavar="I/N", type=_partition, help="the I-th of N shares: 3/100")
+    share.add_argument("--claim", action="store_true", help="one piece after the other that no other worker has")
+    embed.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many pieces (64)")
+    embed.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
+    embed.add_argument("--memory", metavar="SIZE", default="512MiB", help="the most bytes in flight (512MiB)")
+    embed.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
+    embed.add_argument("--again", action="store_true", help="try once more what failed in finished pieces")
+    _output(embed)
+
+    load = command("load", "build an index of parts beside the current one, and switch to it when it is complete")
+    load.add_argument("parts", metavar="PARTS", help="the folder or url that `embed` wrote to")
+    load.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
+    load.add_argument("--incomplete", action="store_true", help="though some pieces are not finished")
+    _output(load)
+
+    taking = command("import", "make parts of vectors that clip-retrieval or pickling scripts have written")
+    taking.add_argument("foreign", metavar="FOLDER", help="where they are")
+    taking.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
+    taking.add_argument("--model-name", metavar="NAME", required=True, help="what made the vectors")
+    _output(taking)
+
+    serve = command("serve", "answer searches over HTTP, and show a page to search with")
+    serve.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
+    serve.add_argument("--model", metavar="M", help="the folder of its model, where it is not where it was")
+    serve.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
+    serve.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
+    serve.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")
+    serve.add_argument("--fetch-urls", action="store_true", help="let a search name an image by its url")
+    serve.add_argument("--origin", metavar="URL", action="append", help="let pages of that origin ask; may come again")
+    serve.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
+    serve.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")
+    serve.add_argument("--max-body", dest="body", metavar="SIZE", help="the largest request (16MiB)")
+    serve.add_argument("--max-pixels", dest="pixels", metavar="N", type=_positive, help="of an image (50000000)")
+    serve.add_argument("--queue", metavar="N", type=_positive, help="searches inside at once (256)")
+    serve.add_argument("--batch", metavar="N", type=_positive, help="texts that the model gets at once (32)")
+    _state(serve)
 
     models = command("models", "list the models that are here, or fetch one")
     _json(models)
@@ -163,6 +208,14 @@ def _share(text: str) -> float:
         if 0 <= number <= 1:
             return number
     raise argparse.ArgumentTypeError(f"{text!r} is no share such as 1% or 0.01")
+
+
+def _partition(text: str) -> tuple[int, int]:
+    with suppress(ValueError):
+        share, of = (int(part) for part in text.split("/"))
+        if 0 < share <= of:
+            return share, of
+    raise argparse.ArgumentTypeError(f"{text!r} is no share such as 3/100")
 
 
 def _positive(text: str) -> int:

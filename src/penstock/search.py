@@ -18,12 +18,12 @@ class OpenIndex:
     """
 
     def __init__(self, index: Index, embedder: Embedder) -> None:
-        self._index, self._embedder = index, embedder
+        self.index, self.embedder = index, embedder
         self._loaded = False
 
     @property
     def manifest(self) -> Manifest:
-        return self._index.manifest()
+        return self.index.manifest()
 
     def search(self, query: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
         """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`."""
@@ -32,19 +32,19 @@ class OpenIndex:
         if k < 1:
             raise UsageError(f"k={k}: at least one result must be asked for")
         if not self._loaded:
-            self._embedder.open()
+            self.embedder.open()
             self._loaded = True
-        return self._index.search(self._embedder.query([query])[0], k, where)
+        return self.index.search(self.embedder.query([query])[0], k, where)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self._index.fetch(ids)
+        return self.index.fetch(ids)
 
     def __len__(self) -> int:
-        return self._index.count()
+        return self.index.count()
 
     def close(self) -> None:
-        self._index.close()
-        self._embedder.close()
+        self.index.close()
+        self.embedder.close()
 
     def __enter__(self) -> OpenIndex:
         return self

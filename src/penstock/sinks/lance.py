@@ -165,7 +165,9 @@ class LanceSink(Sink):
                 if kept is None:  # a run died between the two steps below, and may have been of another space
                     database.drop_table(place.table)
             if kept is None:
-                table = database.create_table(place.table, schema=rows.schema(manifest.space))
+                # In this format a column whose values are mostly equal is read at once: benchmarks/serve.py.
+                how = {"new_table_data_storage_version": "2.1"}
+                table = database.create_table(place.table, schema=rows.schema(manifest.space), storage_options=how)
                 table.set_unenforced_primary_key("id")
                 manifests.keep(place.sidecar, manifest)
         self._table, self._manifest = table, kept or manifest
@@ -393,12 +395,13 @@ class LanceIndex(Index):
         assert isinstance(vector, Dense | MultiVector)
         if k < 1:
             return []
-        query = table.search(vector.values, vector_column_name=VECTOR).distance_type(space.metric).limit(k)
-        query = query.nprobes(20).refine_factor(10).select([*rows.COLUMNS, "_distance"])
-        if wanted := filters.parse(where):
-            # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
-            query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
+        wanted = filters.parse(where)
         with _errors(self._place.url):
+            query = table.search(vector.values, vector_column_name=VECTOR).distance_type(space.metric).limit(k)
+            query = query.nprobes(20).refine_factor(10).select([*rows.COLUMNS, "_distance"])
+            if wanted:
+                # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
+                query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
             return _hits(query.to_arrow(), vector, space.metric)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:

