@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec, bind, longest, spec
 from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
+from penstock.cores import usable_cores
 from penstock.engine.progress import Progress, Report
 from penstock.errors import SourceError, UsageError
 from penstock.ledger import Ledger
@@ -150,7 +151,7 @@ class Pipeline:
         self.budget = parse_size(memory)
         if self.budget < MINIMUM:
             raise UsageError(f"memory={memory!r} is too little: at least {MINIMUM >> 20} MiB")
-        self.workers = _cores() if workers is None else workers
+        self.workers = usable_cores() if workers is None else workers
         if self.workers < 1:
             raise UsageError(f"workers={workers}: at least one must read")
         self.namespace = namespace
@@ -440,6 +441,3 @@ def parse_size(size: str | int) -> int:
 def _bad_size(size: str) -> int:
     raise UsageError(f"memory={size!r} is no size such as 512MiB")
 
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

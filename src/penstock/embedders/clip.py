@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import images, models
 from penstock.contracts import Embedder
+from penstock.cores import usable_cores
 from penstock.embedders import clip_checkpoint, clip_graph
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
-from penstock.embedders.onnx import batches, fingerprint, located, padded, session, usable_cores
+from penstock.embedders.onnx import batches, fingerprint, located, padded, session
 from penstock.errors import EmbedError, ModelError, ParseError, UsageError
 from penstock.records import Chunk, Dense, Space
 

@@ -6,13 +6,13 @@ another, as the threads of one call would at every layer's end.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock import models
 from penstock.contracts import Embedder
+from penstock.cores import usable_cores
 from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.errors import EmbedError, ModelError
@@ -150,13 +150,6 @@ def located(model: str | Path | None) -> tuple[Path, str]:
     folder = models.resolve(model)
     given = model and Path(model).expanduser() == folder
     return folder, str(folder.absolute()) if given else str(model or models.DEFAULT)
-
-
-def usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # Only Linux tells of affinity.
-        return os.cpu_count() or 1
 
 
 def _fingerprint(checkpoint: Checkpoint) -> str:
