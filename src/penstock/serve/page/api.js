@@ -26,7 +26,7 @@ function stored(task) {
   }
 }
 
-/** The answer's JSON. Raises Trouble, or AbortError where `signal` says so. `waiting` hears of every second's wait. */
+/** The answer's JSON. Raises Trouble, or AbortError where `signal` says so. `waiting` hears why, and of each second. */
 export async function ask(path, { body, signal, waiting = () => {} } = {}) {
   return (await asked(path, { body, signal, waiting })).json();
 }
@@ -44,7 +44,7 @@ async function asked(path, { body, signal, waiting }) {
     const told = await reason(answer);
     if (![429, 503].includes(answer.status) || !after || after > LONGEST || attempt === TRIES) throw told;
     // Not all of those who were sent away come back in the same moment.
-    await pause(after + Math.random() / 2, signal, (left) => waiting(`${told.message} Trying again in ${left} s.`));
+    await pause(after + Math.random() / 2, signal, (left) => waiting(told.message, left));
   }
 }
 

@@ -9,7 +9,7 @@ import { Hits, detail, title } from "./hits.js";
 import { taken, watch } from "./picture.js";
 import { NOTHING, body, fromHash, lacking, terms, toHash, wordsOf } from "./query.js";
 import { render } from "./status.js";
-import { busy, failed, note, say, trouble, unlock, unlocking } from "./telling.js";
+import { busy, failed, note, say, trouble, unlock, unlocking, wait } from "./telling.js";
 
 const LOOK = 3000; // milliseconds between two looks at the status
 const CALM = 300; // ... that a slider rests before it is followed
@@ -67,7 +67,7 @@ async function page(first) {
   $("more").hidden = true;
   try {
     const asked = body(state, picture?.base64, first ? null : cursor);
-    const answer = await ask("v1/search", { body: asked, signal: mine.signal, waiting: (words) => trouble(words) });
+    const answer = await ask("v1/search", { body: asked, signal: mine.signal, waiting: wait });
     if (mine.signal.aborted) return;
     trouble(null);
     if (first) hits.clear(wordsOf(terms(state.box).text));
@@ -165,7 +165,9 @@ function act(name, n) {
   if (!hit) return;
   if (name === "open") return open(n);
   if (name === "more") {
+    const within = $("detail").open || $("results").contains(document.activeElement);
     $("detail").close();
+    if (within) refocus(0);
     picture = null;
     change({ ...NOTHING, like: [hit.id], where: state.where, distinct: state.distinct, threshold: state.threshold });
     scrollTo({ top: 0 });
@@ -320,6 +322,7 @@ on("form", "submit", (event) => {
   const [before, now] = [terms(state.box).text, terms($("q").value).text];
   const voted = before && now !== before && (state.like.length || state.unlike.length);
   if (voted) note("The votes were about other words; they are taken back.");
+  if (matchMedia("(pointer: coarse)").matches) $("q").blur(); // a keyboard on the screen would hide what is found
   change({ box: $("q").value, ...(voted ? { like: [], unlike: [] } : {}) });
 });
 on("picture-open", "click", () => panel("picture", $("picture-panel").hidden));

@@ -67,7 +67,7 @@ function thumb(hit, size, alt) {
     frame.append(el("span", { class: "none" }, "No picture to show"));
     return frame;
   }
-  const image = el("img", { alt, loading: "lazy", decoding: "async" });
+  const image = el("img", { alt, loading: "lazy", decoding: "async", draggable: "false" });
   image.addEventListener("load", () => frame.classList.add("there"));
   image.addEventListener("error", () => {
     if (image.src.startsWith("blob:")) frame.replaceChildren(el("span", { class: "none" }, "No picture to show"));
@@ -159,12 +159,12 @@ export class Hits {
 
   #tile(hit, n) {
     const open = el("button", { type: "button", class: "open", tabindex: -1, "aria-label": "Open", onclick: () => this.act("open", n) });
-    open.append(isPicture(hit) ? thumb(hit, 256, "") : el("span", { class: "frame words" }, ...marked(clean(hit.snippet), this.words)));
+    open.append(isPicture(hit) ? thumb(hit, 256, "") : el("span", { class: "frame words", dir: "auto" }, ...marked(clean(hit.snippet), this.words)));
     return this.#article(
       hit,
       n,
       open,
-      el("div", { class: "caption" }, el("h3", { id: `hit-${n}`, title: title(hit) }, title(hit)), this.#numbers(hit)),
+      el("div", { class: "caption" }, el("h3", { id: `hit-${n}`, title: title(hit), dir: "auto" }, title(hit)), this.#numbers(hit)),
     );
   }
 
@@ -177,9 +177,9 @@ export class Hits {
       el(
         "div",
         { class: "passage" },
-        el("h3", { id: `hit-${n}` }, open),
+        el("h3", { id: `hit-${n}`, dir: "auto" }, open),
         el("p", { class: "where" }, ...where(hit).map((part) => el("span", {}, part)), place(hit)),
-        el("p", { class: "snippet" }, ...marked(clean(hit.snippet), this.words)),
+        el("p", { class: "snippet", dir: "auto" }, ...marked(clean(hit.snippet), this.words)),
         this.#numbers(hit),
       ),
     );
@@ -274,8 +274,8 @@ export function detail(hit, words, votes, act) {
     el(
       "div",
       { class: "about" },
-      el("h2", { id: "detail-name" }, title(hit)),
-      hit.text ? el("p", { class: "whole" }, ...marked(clean(hit.text, 100_000), words)) : null,
+      el("h2", { id: "detail-name", dir: "auto" }, title(hit)),
+      hit.text ? el("p", { class: "whole", dir: "auto" }, ...marked(clean(hit.text, 100_000), words)) : null,
       el("div", { class: "row" }, button("more", "More like this"), button("like", "This is it"), button("unlike", "Not this")),
       el("dl", { class: "facts" }, ...told.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
     ),

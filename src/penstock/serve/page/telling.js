@@ -25,6 +25,14 @@ export function trouble(words, retry = null) {
   $("trouble").replaceChildren(...(words ? [el("p", {}, clean(words, 1000)), button].filter(Boolean) : []));
 }
 
+/** A trouble that passes by itself. The seconds are for the eye: nobody wants to hear them counted. */
+export function wait(words, left) {
+  if ($("trouble").firstChild?.textContent !== words) trouble(words);
+  const clock = $("trouble").querySelector("[aria-hidden]") ?? el("p", { "aria-hidden": "true" });
+  clock.textContent = `Trying again in ${left} s.`;
+  $("trouble").append(clock);
+}
+
 addEventListener("online", () => again?.());
 
 export function failed(error, retry) {
