@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     docs.mkdir()
     for name in ("guide.md", "design.md"):
         (docs / name).write_text((ROOT / "docs" / name).read_text())
+    shutil.copytree(ROOT / "tests" / "data" / "shapes-clip", tmp_path / "shapes-clip")
+    subprocess.run([sys.executable, ROOT / "scripts" / "make_shapes.py", tmp_path / "images", "40"], check=True)
+    (tmp_path / "images" / "captions.jsonl").unlink()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
