@@ -342,6 +342,23 @@ def test_captions_and_metadata_beside_the_image(source: Path, tmp_path: Path) ->
     assert rows["00002.png"]["text"] == ""
 
 
+def test_a_caption_that_cannot_be_read_is_noted(source: Path, tmp_path: Path) -> None:
+    """The image is embedded all the same."""
+    (source / "0" / "00000.json").write_text("{")
+    done = embedded(source, tmp_path / "out")
+    assert done.counts["embedded"] == 40
+    state, why = entries(tmp_path / "out")["00000.png"]
+    assert state == "noted"
+    found = verify(tmp_path / "out")
+    assert found.ok, found.troubles
+    assert found.failures == (((source / "0" / "00000.png").as_uri(), why),)
+    log = tmp_path / "log"
+    for name in (tmp_path / "out" / "_done").iterdir():
+        name.unlink()
+    assert embedded(source, tmp_path / "out", log).ok
+    assert not log.exists()
+
+
 def test_progress_is_told(source: Path, tmp_path: Path) -> None:
     """Sums over all pieces, so that a bar never goes back."""
     seen: list[int] = []
@@ -439,4 +456,4 @@ def test_folders_that_cannot_be_listed_leave_the_piece_open(source: Path, tmp_pa
     done = embed(Partly(Files(str(source)), SourceFaults()), PixelEmbedder(), tmp_path / "out", options=Options(rows=8))
     assert done.open == 1
     assert uris(tmp_path / "out") == names(source)
-    assert Folder.there(at(tmp_path / "out")).finished() == set()
+    assert Folder.there(at(tmp_path / "out")).finished() == {}

@@ -155,7 +155,7 @@ def test_a_part_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
     folder.store.put(late, folder.store.read(folder.part_names()[1]) or b"")
     found = verify(out)
     assert found.troubles == (f"{late} does not count: a worker wrote it that had lost its lease. Remove it",)
-    folder.store.remove("_done/0001.json")
+    folder.store.remove("_done/0001-000001.json")
     assert embedded(source, out).ok
     assert verify(out).ok
     assert late not in folder.part_names(), "what does not count is taken away with the next record"
@@ -182,13 +182,28 @@ def test_who_comes_too_late_takes_its_part_away(tmp_path: Path, monkeypatch: pyt
     assert verify(out).ok
 
 
+def test_a_record_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
+    """Written by one that stood still: the record of the later lease is the one that is read."""
+    source, out = pictures(tmp_path / "in", 20), tmp_path / "out"
+    embedded(source, out)
+    folder = Folder.there(stores.at(out))
+    old = folder.store.read("_done/0001-000001.json") or b""
+    folder.store.remove("_done/0001-000001.json")
+    assert embedded(source, out).finished == 1
+    folder.store.put("_done/0001-000001.json", old.replace(b'"embedded": 20', b'"embedded": 19'))
+    done = folder.done(1)
+    assert done is not None
+    assert (done.term, done.counts["embedded"]) == (2, 20)
+    assert verify(out).ok
+
+
 def test_claiming_takes_over_from_the_dead(tmp_path: Path) -> None:
     """Pieces that dead workers of other machines hold are waited for, and then done."""
     source, out = pictures(tmp_path / "in", 30), tmp_path / "out"
     embedded(source, out, claim=True, pieces=3)
     folder = Folder.there(stores.at(out))
     for piece in (1, 3):
-        folder.store.remove(f"_done/{piece:04}.json")
+        folder.store.remove(f"_done/{piece:04}-000001.json")
         told: dict[str, Any] = {"released": False, "ttl": 0.3, "machine": "gone", "pid": 1}
         folder.store.put(f"_leases/{piece:04}-000009.json", json.dumps(told).encode())
     began = time.monotonic()

@@ -171,7 +171,7 @@ def test_gaps_are_refused(out: Path, tmp_path: Path, into: str) -> None:
     lost = folder.part_names(1)[0]
     missing = len(folder.read(lost).table)
     folder.store.remove(lost)
-    folder.store.remove("_done/0003.json")
+    folder.store.remove("_done/0003-000001.json")
     with pytest.raises(SourceError, match=rf"{lost} is not there; piece 3 of 3 is not finished"):
         load(out, into, state=tmp_path / "state")
     assert not Path(into.partition("://")[2]).exists()

@@ -65,7 +65,7 @@ def test_all_is_well(folder: Folder, tmp_path: Path) -> None:
 
 def test_a_piece_that_is_missing(folder: Folder) -> None:
     """Or that was never finished."""
-    folder.store.remove("_done/0002.json")
+    folder.store.remove("_done/0002-000001.json")
     assert proved(folder).troubles == ("piece 2 of 3 is not finished",)
 
 
@@ -157,9 +157,9 @@ def test_a_record_of_another_piece(folder: Folder) -> None:
     """Or one that is none."""
     done = folder.done(2)
     assert isinstance(done, Done)
-    folder.store.put("_done/0001.json", folder.store.read("_done/0002.json") or b"")
+    folder.store.put("_done/0001-000001.json", folder.store.read("_done/0002-000001.json") or b"")
     assert "is of piece 2" in proved(folder).troubles[0]
-    folder.store.put("_done/0001.json", b'{"penstock_done": 1}')
+    folder.store.put("_done/0001-000001.json", b'{"penstock_done": 1}')
     assert "cannot be read" in proved(folder).troubles[0]
 
 

@@ -209,6 +209,6 @@ def test_build_stops_at_what_is_missing(tmp_path: Path) -> None:
     pictures(tmp_path / "images", 20)
     cloud = Cloud(tmp_path)
     assert cloud.start("embed.yaml").wait(100) == 0
-    (cloud.parts / "_done" / "0002.json").unlink()
+    (cloud.parts / "_done" / "0002-000001.json").unlink()
     assert cloud.start("build.yaml").wait(100) == 1
     assert not (tmp_path / "index.db").exists()

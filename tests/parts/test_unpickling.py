@@ -10,13 +10,14 @@ import os
 import pickle
 import struct
 import subprocess
+import tracemalloc
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.parts.unpickling import Hostile, loads
@@ -125,6 +126,8 @@ def test_nothing_is_called(call: tuple[Any, ...], tmp_path: Path) -> None:
         b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x.",
         b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b"0.",  # a place in the memo
         b"\x80\x05\x96" + struct.pack("<Q", 1 << 50) + b"x.",
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b"x.",  # 8 GiB
+        b"\x80\x05\x95" + struct.pack("<Q", 1 << 33) + b"x.",
         b"\x80\x02\x8b" + struct.pack("<i", 1 << 30) + b"x.",
     ],
     ids=lambda data: data[:12].hex(),
@@ -148,6 +151,7 @@ def test_an_array_that_lies_about_its_size(shape: Any) -> None:
         loads(pickle.dumps(Lying()))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_noise(data: bytes) -> None:
     """Whatever the bytes are: a value, or refused."""
@@ -155,6 +159,7 @@ def test_noise(data: bytes) -> None:
         loads(b"\x80\x04" + data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_pickles_with_bytes_changed(draw: st.DataObject) -> None:
     """One byte of a good one is another: never anything but a value or a refusal."""
@@ -179,3 +184,19 @@ def test_the_globals_of_honest_pickles_are_all_there_are() -> None:
     for protocol in range(6):
         Noting(io.BytesIO(pickle.dumps(VALUES, protocol))).load()
     assert named - {("builtins", "bytearray")} <= unpickling._ALLOWED
+
+
+def test_a_pickle_takes_no_more_memory_than_it_has_bytes() -> None:
+    """Whatever lengths and places it names."""
+    tracemalloc.start()
+    for data in (
+        b"\x80\x05\x96" + struct.pack("<Q", 1 << 31) + b"x.",
+        b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b"0.",
+        b"\x80\x04\x8e" + struct.pack("<Q", 1 << 31) + b"x.",
+        b"\x80\x04\x95" + struct.pack("<Q", 1 << 31) + b"x.",
+        b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"x.",
+    ):
+        with pytest.raises(Hostile):
+            loads(data)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

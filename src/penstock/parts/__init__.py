@@ -3,7 +3,7 @@
     parts/
       _penstock.json                       what is in here: the space, the source, how many pieces
       part-0003-000002-000017.parquet      of piece 3, by the holder of its second lease, the 17th
-      _done/0003.json                      piece 3 is finished: which parts count, and what became of its inputs
+      _done/0003-000002.json               piece 3 is finished: which parts count, and what became of its inputs
       _leases/0003-000002.json             who works at piece 3
 
 A piece is what a hash of the uri assigns to it, so every machine that lists the source knows its share. A part is one

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 
-from penstock.parts.format import EMBEDDED, FAILED, STATES, Digest, Entry, Part
+from penstock.parts.format import EMBEDDED, FAILED, NOTED, STATES, Digest, Entry, Part
 
 _SCHEMA = """
 PRAGMA journal_mode=OFF;
@@ -42,7 +42,8 @@ class Accounts:
             self._settle((uri, EMBEDDED, True) for uri in uris)
             known = [(digest, uri) for digest, uri in zip(hashes, uris, strict=True) if digest]
             self._db.executemany("INSERT OR IGNORE INTO contents VALUES (?, ?)", known)
-            self._settle((e.uri, e.state, e.final and not (self._again and e.state == FAILED)) for e in part.entries)
+            entries = (entry for entry in part.entries if entry.state != NOTED)
+            self._settle((e.uri, e.state, e.final and not (self._again and e.state == FAILED)) for e in entries)
             self._db.execute("COMMIT")
         return True
 

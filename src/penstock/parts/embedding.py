@@ -175,7 +175,7 @@ class _Worker:
             self._again = {piece for piece in self.left if self._failed(piece)}
         try:
             while self.left - self._broken:
-                self.left -= self._patience.call("look", self._folder.finished) - self._again
+                self.left -= self._patience.call("look", self._folder.finished).keys() - self._again
                 todo = sorted(self.left - self._broken)
                 random.shuffle(todo)  # or all that begin at once would go for the same ones
                 for piece in todo:

@@ -18,6 +18,7 @@ FACTS = "_penstock.json"
 DONE, LEASES = "_done", "_leases"
 MOST = 9_999
 """Pieces."""
+_RECORD = re.compile(r"\d{4}-\d{6}\.json")
 _PART = re.compile(r"part-(\d{4})-(\d{6})-(\d{6})\.parquet")
 
 
@@ -98,14 +99,24 @@ class Folder:
     # ------------------------------------------------------------ pieces
 
     def finish(self, done: Done) -> None:
+        """A record of an older lease that comes late does not count: the latest one does."""
         told = {"penstock_done": 1, **asdict(done)}
-        self.store.put(f"{DONE}/{done.piece:04}.json", json.dumps(told, indent=1).encode())
+        name = f"{done.piece:04}-{done.term:06}.json"
+        self.store.put(f"{DONE}/{name}", json.dumps(told, indent=1).encode())
+        for older in self.store.names(DONE, f"{done.piece:04}-"):
+            if older < name:
+                self.store.remove(f"{DONE}/{older}")
 
-    def finished(self) -> set[int]:
-        return {int(name[:4]) for name in self.store.names(DONE) if re.fullmatch(r"\d{4}\.json", name)}
+    def finished(self) -> dict[int, str]:
+        """The record of each piece that has one."""
+        return {int(name[:4]): name for name in self.store.names(DONE) if _RECORD.fullmatch(name)}
 
     def done(self, piece: int) -> Done | None:
-        data = self.store.read(f"{DONE}/{piece:04}.json")
+        names = [name for name in self.store.names(DONE, f"{piece:04}-") if _RECORD.fullmatch(name)]
+        return self.record(piece, names[-1]) if names else None
+
+    def record(self, piece: int, name: str) -> Done | None:
+        data = self.store.read(f"{DONE}/{name}")
         if data is None:
             return None
         try:
@@ -114,13 +125,15 @@ class Folder:
             kept["parts"] = [Listed(**part) for part in kept["parts"]]
             found = Done(**kept)
         except (ValueError, KeyError, TypeError) as error:
-            raise SourceError(f"{DONE}/{piece:04}.json cannot be read: {type(error).__name__}: {error}") from error
+            raise SourceError(f"{DONE}/{name} cannot be read: {type(error).__name__}: {error}") from error
         if found.piece != piece:
-            raise SourceError(f"{DONE}/{piece:04}.json is of piece {found.piece}")
+            raise SourceError(f"{DONE}/{name} is of piece {found.piece}")
         return found
 
     def all_done(self) -> Iterator[tuple[int, Done | None]]:
-        return ((piece, self.done(piece)) for piece in range(1, self.pieces + 1))
+        names = self.finished()
+        for piece in range(1, self.pieces + 1):
+            yield piece, self.record(piece, names[piece]) if piece in names else None
 
 
 def piece_of(uri: str, pieces: int) -> int:

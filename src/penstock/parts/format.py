@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FACTS, ACCOUNT = b"penstock.part", b"penstock.account"
 EMBEDDED, DUPLICATE, FAILED, SKIPPED = "embedded", "duplicate", "failed", "skipped"
+NOTED = "noted"
 STATES = (EMBEDDED, DUPLICATE, FAILED, SKIPPED)
 
 
@@ -45,11 +46,11 @@ class Row(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What became of an input that gave no row."""
+    """What became of an input that gave no row; or what is to be said of one that did."""
 
     uri: str
     state: str
-    """`duplicate`, `failed`, `skipped`."""
+    """`duplicate`, `failed`, `skipped`; `noted`, where it was embedded and something about it could not be read."""
     why: str
     """The cause; of a duplicate, the uri of the image that has the same content."""
     final: bool = True
@@ -157,7 +158,7 @@ def decode(name: str, data: bytes) -> Part:
 
 def _sound(entry: Entry) -> bool:
     texts = isinstance(entry.uri, str) and isinstance(entry.why, str) and isinstance(entry.final, bool)
-    return texts and entry.state in (DUPLICATE, FAILED, SKIPPED)
+    return texts and entry.state in (DUPLICATE, FAILED, SKIPPED, NOTED)
 
 
 def records(table: pa.Table) -> Iterator[Row]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from penstock.contracts import Source
 from penstock.errors import SourceError
 from penstock.parts import store as stores
 from penstock.parts.folder import Done, Folder, piece_of
-from penstock.parts.format import DUPLICATE, EMBEDDED, FAILED, STATES, Digest, Entry, Listed, Part
+from penstock.parts.format import DUPLICATE, EMBEDDED, FAILED, NOTED, STATES, Digest, Entry, Listed, Part
 from penstock.records import Unreadable, Upsert
 
 NAMED = 100
@@ -38,7 +39,7 @@ class Verified:
     wrong: int
     """How many there are."""
     failures: tuple[tuple[str, str], ...]
-    """Inputs that failed, and why; NAMED of them at most."""
+    """Inputs that failed, or of which something could not be read, and why; NAMED of them at most."""
 
     @property
     def ok(self) -> bool:
@@ -89,8 +90,9 @@ class _Proof:
 
     def run(self, source: Source | None) -> Verified:
         listed: set[str] = set()
+        finished = self._folder.finished()
         for piece in range(1, self._folder.pieces + 1):
-            done = self._done(piece)
+            done = self._done(piece, finished.get(piece, ""))
             if done is None:
                 continue
             self._finished += 1
@@ -99,7 +101,6 @@ class _Proof:
             self._piece(done)
             if source is None:
                 self._db.execute("DELETE FROM inputs")  # an input of another piece cannot be the same one
-        finished = self._folder.finished()
         for name in self._folder.part_names():
             if name not in listed and int(name[5:9]) in finished:
                 self._say(f"{name} does not count: a worker wrote it that had lost its lease. Remove it")
@@ -107,9 +108,9 @@ class _Proof:
             self._compare(source)
         return self._so_far()
 
-    def _done(self, piece: int) -> Done | None:
+    def _done(self, piece: int, name: str) -> Done | None:
         try:
-            done = self._folder.done(piece)
+            done = self._folder.record(piece, name) if name else None
         except SourceError as error:
             self._say(str(error))
             return None
@@ -135,8 +136,8 @@ class _Proof:
             digest.add(uri)
             if state == DUPLICATE and not self._is_embedded(piece, why):
                 self._say(f"{uri} has the content of {why}, which is not embedded")
-            elif state == FAILED and len(self._failures) < NAMED:
-                self._failures.append((uri, why))
+            elif state == FAILED:
+                self._fail([(uri, why)])
         if (digest.count, str(digest)) != (done.inputs, done.digest):
             self._say(f"piece {piece}: {digest.count} inputs are accounted for, which are not the {done.inputs} told")
         elif counts != done.counts:
@@ -152,7 +153,9 @@ class _Proof:
         if fingerprints - {self._folder.space.fingerprint}:
             self._say(f"{listed.name} holds vectors of another model")
         ids, uris, contents = (part.table.column(name).to_pylist() for name in ("id", "uri", "content_hash"))
-        entries = [*(Entry(uri, EMBEDDED, "") for uri in uris), *part.entries]
+        entries = [Entry(uri, EMBEDDED, "") for uri in uris]
+        entries += [entry for entry in part.entries if entry.state != NOTED]
+        self._fail((entry.uri, entry.why) for entry in part.entries if entry.state == NOTED)
         for entry in entries:
             if piece_of(entry.uri, self._folder.pieces) != piece:
                 self._say(f"{listed.name}: {entry.uri} does not belong to piece {piece}")
@@ -211,6 +214,9 @@ class _Proof:
     def _met(self, uri: str) -> bool:
         key = (piece_of(uri, self._folder.pieces), uri)
         return bool(self._db.execute("DELETE FROM inputs WHERE piece = ? AND uri = ?", key).rowcount)
+
+    def _fail(self, failures: Iterable[tuple[str, str]]) -> None:
+        self._failures += islice(failures, NAMED - len(self._failures))
 
     def _say(self, what: str) -> None:
         self._wrong += 1

@@ -237,6 +237,8 @@ class _Passing(Ledger):
         for ending in endings:
             failure = self._causes.pop(ending.uri, None)
             if ending.state == DONE:
+                if failure is not None:
+                    self._writer.account(Entry(ending.uri, format.NOTED, failure.cause))
                 continue
             cause = failure.cause if failure else "no cause was told"
             state = format.SKIPPED if ending.state == SKIPPED else format.FAILED

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from typing import TYPE_CHECKING, Any, NoReturn
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,8 +116,19 @@ _ALLOWED = {
 }
 
 
+def _bytearray(unpickler: Any) -> None:
+    """Read before it is made: its length is whatever the pickle says."""
+    size = int.from_bytes(unpickler.read(8), "little")
+    raw = unpickler.read(min(size, sys.maxsize))
+    if len(raw) != size:
+        raise Hostile("the pickle is cut short")
+    unpickler.append(bytearray(raw))
+
+
 class _Unpickler(pickle._Unpickler):
     """The one in Python: that in C reserves as much memory as a pickle likes to name a place in its memo."""
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:

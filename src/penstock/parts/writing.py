@@ -12,7 +12,7 @@ from typing import Any
 from penstock.errors import EmbedError, Transient
 from penstock.parts.accounts import Accounts
 from penstock.parts.folder import Done, Folder, facts_of
-from penstock.parts.format import DUPLICATE, FAILED, Entry, Listed, Part, Row, encode
+from penstock.parts.format import DUPLICATE, FAILED, NOTED, Entry, Listed, Part, Row, encode
 from penstock.parts.leases import LeaseLost
 from penstock.records import Chunk, Vector
 
@@ -113,7 +113,8 @@ class Writer:
 
     def _account(self, entry: Entry) -> None:
         self._entries.append(entry)
-        self._accounts.settle(entry)
+        if entry.state != NOTED:
+            self._accounts.settle(entry)
         if len(self._entries) >= ENTRIES * self.rows:
             with suppress(Transient):  # then with the next one
                 self._cut()
