@@ -408,6 +408,10 @@ def test_for_who_does_not_see(words: Browser) -> None:
     assert nameless == []
     stops = words.run("return [...document.querySelectorAll('article')].map(one => one.tabIndex)")
     assert stops == [0] + [-1] * 39
+    words.run("document.querySelector('article').focus()")
+    words.press("\ue015", "\ue015")
+    stops = words.run("return [...document.querySelectorAll('article')].map(one => one.tabIndex)")
+    assert stops == [-1, -1, 0] + [-1] * 37
     assert words.run("return document.querySelectorAll('article:nth-child(2) button[tabindex=\"0\"]').length") == 0
     tree = words.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     told = {

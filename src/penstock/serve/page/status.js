@@ -170,8 +170,8 @@ function limits(told) {
       ["Picture", `${(told.pixels / 1e6).toLocaleString("en")} million pixels`],
       ["Time", span(told.seconds)],
       ["Rate", told.rate ? `${told.rate} a second` : "as many as you like"],
-      ["Searches inside", told.queue.toLocaleString("en")],
-      ["Pictures by address", told.fetch_urls ? "yes" : "no"],
+      ["At once", `${told.queue.toLocaleString("en")} searches`],
+      ["Addresses", told.fetch_urls ? "fetched" : "not fetched"],
       ["Keys", told.keys ? "wanted" : "not wanted"],
     ]),
   );
