@@ -8,20 +8,24 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import pytest
 
 from penstock import ingest
+from penstock.records import Space, Sparse
+from penstock.serve.fetching import Fetcher
 from penstock.serve.page import FOLDER
 from penstock.sinks.memory import forget
 from penstock.testing.embedders import HashingEmbedder
 from tests.serve.browsing import Browser, chromium
-from tests.serve.serving import chunk, either, fill, served, with_settings
+from tests.serve.serving import chunk, either, fill, picture, served, with_settings
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "tests" / "data" / "shapes-clip"
@@ -488,6 +492,34 @@ def test_an_index_of_words_takes_no_pictures(words: Browser) -> None:
     words.until(lambda: "takes no pictures" in words.text("#note"))
 
 
+class Counting(HashingEmbedder):
+    """Sparse vectors: each word of a text has a place of its own."""
+
+    def describe(self) -> Space:
+        return Space(model="counting", dim=1 << 16, fingerprint="counting", kind="Sparse")
+
+    def query(self, texts: Sequence[str]) -> list[Any]:
+        made = []
+        for text in texts:
+            places = sorted({crc32(word.encode()) % (1 << 16) for word in text.split()})
+            made.append(Sparse(np.array(places, np.int32), np.ones(len(places), np.float32)))
+        return made
+
+
+def test_an_index_of_sparse_vectors_offers_what_it_can(driver: Any) -> None:
+    """No votes and no likeness, which the server refuses there."""
+    url = "memory://page-sparse"
+    fill(url, [chunk(n, f"line {n} of many") for n in range(5)], Counting())
+    with served(url, opener=either(Counting())) as client:
+        browser = Browser(driver, str(client.base_url)).go()
+        browser.search("line 3")
+        browser.until(lambda: browser.text("article .snippet") == "line 3 of many")
+        browser.until(lambda: not browser.shown("#distinct"))
+        assert not browser.shown("article .actions")
+        driver.get("about:blank")
+    forget(url)
+
+
 # ---------------------------------------------------------------- pictures
 
 
@@ -641,7 +673,7 @@ def test_more_like_this_and_votes(shapes: Browser) -> None:
     assert shapes.run("return document.querySelector('#q').value") == ""
 
 
-def test_by_address(driver: Any) -> None:
+def test_by_address(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the server fetches; what it says of addresses that it does not go to is told."""
     with small(driver, fetch_urls=True) as browser:
         browser.click("#picture-open")
@@ -653,6 +685,12 @@ def test_by_address(driver: Any) -> None:
         browser.until(lambda: browser.text("#trouble"))
         assert "By the picture at http://127.0.0.1/a.jpg" in browser.text("#chips")
         assert browser.hash() == "#url=http%3A%2F%2F127.0.0.1%2Fa.jpg"
+        monkeypatch.setattr(Fetcher, "__call__", lambda self, url: picture("red"))
+        browser.type("#q", "line 4")
+        browser.one("#form button.main").click()
+        browser.until(lambda: len(browser.all("article")) == 40)
+        assert browser.shown("#weigh")
+        assert browser.text("#trouble") == ""
 
 
 # ---------------------------------------------------------------- troubles
