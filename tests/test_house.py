@@ -63,7 +63,9 @@ ALLOWED = {
         "images",
         "ledger",
         "pipeline",
+        "bulletin",
     },
+    "bulletin.py": {"engine"},
     "search.py": {"records", "errors", "contracts", "registry", "pipeline", "places"},
 }
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from penstock.bulletin import Bulletin
 from penstock.contracts import Chunker, Sink
 from penstock.engine.flow import Flow, Setup
 from penstock.engine.identity import row_of_stored, tag_of
@@ -206,13 +207,15 @@ class Session:
             )
         )
         status = "failed"
+        bulletin = Bulletin(ledger.path, progress)
         try:
-            flow.run(progress)
+            flow.run(bulletin)
             status = "stopped" if flow.interrupted else "done"
             if not flow.interrupted:
                 with suppress(Transient):  # what is acknowledged is there; who is behind is told below
                     self.catch_up()
         finally:
+            bulletin.end()
             last = flow.progress()
             counts = ledger.counts()
             report = Report(

@@ -69,6 +69,7 @@ SCHEMAS: dict[str, Shape] = {
         trouble=_maybe("string"),
         limits={"type": "object"},
         ledger=_maybe("object"),
+        pipeline=_maybe("object"),
     ),
     "KnnQuery": shapes.KNN,
     "Neighbours": _list(_object(id=_TEXT, similarity=_NUMBER, url=_TEXT, caption=_TEXT)),

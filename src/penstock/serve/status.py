@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from penstock import __version__
+from penstock import __version__, bulletin
 from penstock.errors import PenstockError, SinkError
 from penstock.ledger import Ledger
 from penstock.pipeline import current_ledger
@@ -27,6 +28,8 @@ from penstock.serve.thumbs import SIZES
 FRESH = 1.0
 """Seconds that an answer to `ready?` is good for: asking is free, and a probe is not."""
 PATIENCE = 5.0
+NAMED = 20
+"""Failures that are named."""
 
 
 class Status:
@@ -74,9 +77,9 @@ class Status:
             "fetch_urls": settings.fetch_urls,
             "thumbs": list(SIZES),
         }
-        told["ledger"] = None
+        told["ledger"] = told["pipeline"] = None
         if settings.state is not None:
-            told["ledger"], _ = await asyncio.wrap_future(self._engine.work("files", self._ledger))
+            (told["ledger"], told["pipeline"]), _ = await asyncio.wrap_future(self._engine.work("files", self._ledger))
         return Json(told)
 
     async def _points(self) -> int | None:
@@ -85,14 +88,20 @@ class Status:
         except SinkError:  # `ready` says why; the rest of the status is still worth telling
             return None
 
-    def _ledger(self) -> dict[str, Any]:
+    def _ledger(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """What the ledger knows, and how a run is getting on, if one does."""
         assert self._settings.state is not None
         try:
             with Ledger(current_ledger(self._settings.state)) as ledger:
                 ledger.open(exclusive=False, create=False)
-                return {**ledger.counts(), "runs": ledger.runs(1), "asked": time.time()}
+                failing = [
+                    {"uri": f.uri, "stage": f.stage, "place": f.place, "cause": f.cause}
+                    for f in islice(ledger.failures(), NAMED)
+                ]
+                told = {**ledger.counts(), "runs": ledger.runs(1), "failing": failing, "asked": time.time()}
+                return told, bulletin.read(ledger.path)
         except PenstockError as error:
-            return {"error": str(error)}
+            return {"error": str(error)}, None
 
     async def _unready(self) -> str | None:
         """Why a search would not be answered: a real one is made. Those who ask meanwhile get the same answer."""

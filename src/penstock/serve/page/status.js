@@ -75,9 +75,14 @@ function ledger(told, now) {
       ["Acknowledged", `${told.acknowledged.toLocaleString("en")} of them`],
       ["Failures", told.failures ? el("strong", { class: "bad" }, count(told.failures, "failure")) : "none"],
     ]),
+    told.failing?.length ? el("ul", { class: "failing" }, ...told.failing.map(failure)) : null,
     told.failures ? el("p", { class: "dim" }, el("code", {}, "penstock failures"), " lists them, ", el("code", {}, "penstock retry"), " tries them again.") : null,
   );
   return [documents, card("Last run", ...run(told.runs?.[0], now))];
+}
+
+function failure({ uri, stage, cause }) {
+  return el("li", {}, el("strong", {}, clean(uri, 300)), ` ${clean(stage, 40)}: ${clean(cause, 300)}`);
 }
 
 function states(told) {
