@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALLEST = {
     "chunking.py": ["--mb", "0.2", "--repeat", "1"],
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
+    "parts.py": ["--images", "100", "--vectors", "500"],
     "serve.py": ["--vectors", "2000", "--dim", "32", "--queries", "20", "--clients", "5", "--each", "1"],
     "images.py": ["--images", "16", "--rounds", "1"],
     "latency.py": ["--files", "30", "--mb", "2", "--rounds", "1"],

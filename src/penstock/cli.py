@@ -185,6 +185,7 @@ def interruptible(shown: Display) -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, pressed)
+    ended = signal.signal(signal.SIGTERM, pressed)  # a machine that is taken away says so a little before
     try:
         yield
     except KeyboardInterrupt:
@@ -192,6 +193,7 @@ def interruptible(shown: Display) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, ended)
 
 
 def _verify(args: argparse.Namespace) -> int:

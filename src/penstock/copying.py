@@ -73,9 +73,9 @@ def _copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None) -> Co
     refused: dict[str, str] = {}
     patience = Patience(PATIENCE, Event(), lambda what: None)
     for points in _ahead(old, patience):
-        same = patience.call("read", partial(_same, new, points)) if before else set()
+        same = patience.call("read", partial(held_equal, new, points)) if before else set()
         missing = [point for point in points if point.id not in same]
-        why = _write(new, missing, patience)
+        why = write_all(new, missing, patience)
         refused |= why
         written, kept = written + len(missing) - len(why), kept + len(same)
         if progress:
@@ -85,7 +85,7 @@ def _copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None) -> Co
     return Copied(written, kept, total, max(0, new.count() - written - kept), refused)
 
 
-def _write(new: Sink, points: Sequence[Point], patience: Patience) -> Mapping[str, str]:
+def write_all(new: Sink, points: Sequence[Point], patience: Patience) -> Mapping[str, str]:
     """Write these; gives the ids that were refused."""
     refused: dict[str, str] = {}
     for start in range(0, len(points), new.max_rows):
@@ -98,8 +98,8 @@ def _write(new: Sink, points: Sequence[Point], patience: Patience) -> Mapping[st
             if len(part) == 1:
                 refused[part[0].id] = str(error)
             else:
-                refused |= _write(new, part[: len(part) // 2], patience)
-                refused |= _write(new, part[len(part) // 2 :], patience)
+                refused |= write_all(new, part[: len(part) // 2], patience)
+                refused |= write_all(new, part[len(part) // 2 :], patience)
     return refused
 
 
@@ -132,7 +132,7 @@ def _portions(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
         yield part
 
 
-def _same(new: Sink, points: Sequence[Point]) -> set[str]:
+def held_equal(new: Sink, points: Sequence[Point]) -> set[str]:
     """Which of these the target holds, equal in everything."""
     wanted = {point.id: point for point in points}
     return {found.id for found in new.fetch(list(wanted)) if _equal(found, wanted[found.id])}

@@ -69,11 +69,15 @@ def many(here: Path) -> Path:
     return here
 
 
-def test_ctrl_c_writes_what_is_in_flight_and_a_rerun_does_the_rest(many: Path, model: str, run: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_what_is_in_flight_and_a_rerun_does_the_rest(
+    many: Path, model: str, run: Run, number: signal.Signals
+) -> None:
+    """So does a machine's word that it is to be taken away."""
     argv = ("ingest", "docs", "--into", "lance://./index", "--model", model, "--json")
     with started(0.1, *argv) as process:
         until(process, "written")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert "Traceback" not in err

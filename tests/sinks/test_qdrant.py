@@ -35,6 +35,7 @@ from penstock.testing.sink_suite import (
     similarity,
     unreachable,
 )
+from tests.sinks.overlapping import Overlapping
 
 pytest.importorskip("qdrant_client")
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning")
@@ -108,18 +109,8 @@ class TestFolderMultiVector(TestFolder):
     kind = MultiVector
 
 
-class TestFolderSparse(TestFolder):
+class TestFolderSparse(Overlapping, TestFolder):
     kind = Sparse
-
-    def test_search_within(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """As for the others, but that Qdrant finds only what shares an index with the query."""
-        points = self.points(*range(200))
-        query = points[5].vectors[VECTOR]
-        with self.searched(make_sink, make_index, points) as index:
-            found = index.search(query, k=200, where={"uri": "file:///docs/1.md"})
-        alike = [p for p in points if p.chunk.uri == "file:///docs/1.md" and similarity(query, p.vectors[VECTOR]) > 0]
-        assert 0 < len(alike) < 50
-        assert {hit.chunk.id for hit in found} == {p.id for p in alike}
 
 
 DENSE = TestFolder().manifest

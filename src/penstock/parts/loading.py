@@ -21,9 +21,7 @@ from threading import Event
 from typing import Any
 
 from penstock.contracts import Sink
-from penstock.copying import PAGE, PATIENCE
-from penstock.copying import _same as held_equal
-from penstock.copying import _write as write_all
+from penstock.copying import PAGE, PATIENCE, held_equal, write_all
 from penstock.engine.stage import Patience
 from penstock.errors import OwnershipError, SinkError, SourceError, UsageError
 from penstock.parts import store as stores
@@ -307,5 +305,5 @@ def _pages(part: Part, size: int) -> Iterator[list[Point]]:
 def _point(row: Row) -> Point:
     sized = {name: value for name, value in (("width", row.width), ("height", row.height)) if value is not None}
     metadata = {**sized, **json.loads(row.metadata)} if row.metadata != "{}" else sized
-    chunk = Chunk(row.id, row.uri, 0, row.text, (0, len(row.text)), metadata=metadata)
+    chunk = Chunk(row.id, row.uri, 0, row.text, (0, len(row.text)), metadata=metadata, image=b"" if sized else None)
     return Point(chunk, {VECTOR: Dense(row.vector)})

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
 PAGE = 4096
+FEW = 16
+"""So few ids of a batch that may be there are looked up: it is mostly by chance, and a merge would read all ids."""
 FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
 INDEX_CACHE, METADATA_CACHE = 256 << 20, 16 << 20
@@ -200,7 +202,10 @@ class LanceSink(Sink):
                 if self._known is None:
                     self._known = _Known(id for page in self.ids() for id in page)
                 # Before the write: where that fails, nobody knows what of it is there, and a second try merges.
-                if self._known.any_of([cells[0] for cells in batch.rows]):
+                known = self._known.among([cells[0] for cells in batch.rows])
+                if 0 < len(known) <= FEW and not table.count_rows(rows.listed(known)):
+                    known = []
+                if known:
                     table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(made)
                 else:
                     table.add(made)
@@ -264,10 +269,10 @@ class _Known:
         self._bits = np.zeros(1 << 23, np.uint8)
         pages = iter(ids)
         while page := list(islice(pages, PAGE)):
-            self.any_of(page)
+            self.among(page)
 
-    def any_of(self, ids: Sequence[str]) -> bool:
-        """Whether any of these may be there already; from now on all of them are."""
+    def among(self, ids: Sequence[str]) -> list[str]:
+        """Which of these may be there already; from now on all of them are."""
         import numpy as np
 
         digests = b"".join(blake2b(id.encode(), digest_size=16).digest() for id in ids)
@@ -275,7 +280,7 @@ class _Known:
         bits = np.left_shift(1, places & 7).astype(np.uint8)
         there = (self._bits[places >> 3] & bits) != 0
         np.bitwise_or.at(self._bits, places >> 3, bits)
-        return bool(there.all(axis=1).any())
+        return [ids[place] for place in np.flatnonzero(there.all(axis=1)).tolist()]
 
 
 class _Disk:
