@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -90,8 +91,47 @@ def _place(name: str, folder: Path) -> Iterator[str]:
             yield server.url("index", user="postgres")
     elif name == "milvus":
         yield f"milvus://{folder}/lite.db/notes"
+    elif name in EMULATED:
+        with _emulator(name) as url:
+            yield url
     else:
         yield f"{name}://{folder}/index"
+
+
+EMULATED = {
+    "elastic": (
+        "from penstock.testing.emulators.elastic import ElasticServer as Server",
+        "Server('elasticsearch')",
+        "elastic://127.0.0.1:{0.port}/notes",
+    ),
+    "weaviate": (
+        "from penstock.testing.emulators.weaviate import Emulator as Server",
+        "Server()",
+        "weaviate://127.0.0.1:{0.port}/Notes?grpc={0.grpc_port}",
+    ),
+    "pinecone": (
+        "from penstock.testing.emulators.pinecone import PineconeServer as Server",
+        "Server('key')",
+        "pinecone://my-index/notes?cloud=aws&region=us-east-1&host=127.0.0.1:{0.port}",
+    ),
+}
+"""Servers that cannot run here: where their emulators are, how one is made, and its url."""
+
+
+@contextmanager
+def _emulator(name: str) -> Iterator[str]:
+    """In a process of its own, which is the greater part of the time: the ratio is about the clients' side only."""
+    where, make, url = EMULATED[name]
+    code = f"import sys; {where}\nwith {make} as server: print({url!r}.format(server), flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    os.environ["PINECONE_API_KEY"] = "key"
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.stdin.close()
+        process.wait(20)
 
 
 def ours(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
@@ -156,7 +196,7 @@ def by_hand(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
     make, best = HANDS[name]
     spent, size = 0.0, size or best or find(SINKS, name, "sink").max_rows
     with _place(name, folder) as url:
-        write, finish = make(url if name == "pgvector" else folder)
+        write, finish = make(url if name in {"pgvector", *EMULATED} else folder)
         for columns, vectors in batches(total, size):
             started = time.perf_counter()
             write(columns, vectors)
@@ -317,6 +357,67 @@ def _pgvector(url: str) -> Any:
     return write, _nothing
 
 
+def _elastic(url: str) -> Any:
+    from elasticsearch import Elasticsearch
+    from elasticsearch.helpers import bulk
+
+    client = Elasticsearch(url.replace("elastic://", "http://").rpartition("/")[0])
+    texts = {
+        name: {"type": "keyword", "index": False, "doc_values": False} for name in ("text", "headings", "metadata")
+    }
+    numbers = {name: {"type": "long"} for name in ("ordinal", "start", "end", "page")}
+    vector = {"type": "dense_vector", "dims": DIM, "index": True, "similarity": "cosine"}
+    properties = {"id": {"type": "keyword"}, "uri": {"type": "keyword"}, **texts, **numbers, "vector": vector}
+    client.indices.create(index="notes", mappings={"dynamic": "strict", "properties": properties})
+
+    def write(columns: dict[str, list[Any]], vectors: Any) -> None:
+        rows = zip(_rows(columns), vectors.tolist(), strict=True)
+        bulk(client, ({"_index": "notes", "_id": row["id"], **row, "vector": v} for row, v in rows), chunk_size=1000)
+
+    return write, lambda: client.indices.refresh(index="notes")
+
+
+def _weaviate(url: str) -> Any:
+    import weaviate
+    from weaviate.classes.config import Configure, DataType, Property
+
+    port, _, grpc = url.removeprefix("weaviate://127.0.0.1:").replace("/Notes?grpc=", " ").partition(" ")
+    client = weaviate.connect_to_local(port=int(port), grpc_port=int(grpc), skip_init_checks=True)
+    numbers = ("ordinal", "start", "end", "page")
+    names = ("uri", "text", "headings", "metadata", *numbers)
+    properties = [Property(name=n, data_type=DataType.INT if n in numbers else DataType.TEXT) for n in names]
+    client.collections.create(
+        "Notes", properties=properties, vector_config=Configure.Vectors.self_provided(name="vector")
+    )
+    notes = client.collections.get("Notes")
+
+    def write(columns: dict[str, list[Any]], vectors: Any) -> None:
+        with notes.batch.fixed_size(1000) as batch:
+            for id, row, vector in zip(columns["id"], _rows(columns, "id"), vectors, strict=True):
+                batch.add_object(row, uuid=id, vector={"vector": vector})
+
+    return write, client.close
+
+
+def _pinecone(url: str) -> Any:
+    from pinecone import Pinecone, ServerlessSpec
+
+    client = Pinecone(api_key="key", host="http://" + url.partition("host=")[2])
+    client.create_index(
+        "my-index", dimension=DIM, metric="cosine", spec=ServerlessSpec(cloud="aws", region="us-east-1")
+    )
+    host = client.describe_index("my-index").host.partition("://")[2] or client.describe_index("my-index").host
+    index = client.Index(host=f"http://{host}")
+
+    def write(columns: dict[str, list[Any]], vectors: Any) -> None:
+        rows = zip(columns["id"], _rows(columns, "id"), vectors.tolist(), strict=True)
+        points = [{"id": id, "values": vector, "metadata": row} for id, row, vector in rows]
+        for start in range(0, len(points), 200):  # 2 MB a request
+            index.upsert(vectors=points[start : start + 200], namespace="notes")
+
+    return write, _nothing
+
+
 HANDS: dict[str, tuple[Any, int]] = {
     "lance": (_lance, 0),
     "sqlite": (_sqlite, 0),
@@ -325,6 +426,9 @@ HANDS: dict[str, tuple[Any, int]] = {
     "chroma": (_chroma, 5000),
     "milvus": (_milvus, 4096),
     "pgvector": (_pgvector, 4096),
+    "elastic": (_elastic, 1000),
+    "weaviate": (_weaviate, 1000),
+    "pinecone": (_pinecone, 1000),
 }
 """The loops, and the size of their best batch; 0: that of the sink."""
 
