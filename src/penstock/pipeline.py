@@ -440,4 +440,3 @@ def parse_size(size: str | int) -> int:
 
 def _bad_size(size: str) -> int:
     raise UsageError(f"memory={size!r} is no size such as 512MiB")
-

@@ -34,8 +34,8 @@ FEW = 16
 """So few ids of a batch that may be there are looked up: it is mostly by chance, and a merge would read all ids."""
 FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
-INDEX_CACHE, METADATA_CACHE = 256 << 20, 16 << 20
-"""LanceDB's own limits are in gigabytes: memory that grows with the table."""
+CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
+"""Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
 
@@ -66,11 +66,12 @@ class _Place:
         """What is kept beside the table; None where either of the two is missing."""
         return manifests.read(self.sidecar, self.url) if self.made else None
 
-    def connect(self) -> Any:
+    def connect(self, purpose: str = "write") -> Any:
         import lancedb
 
         # Every read looks for the newest version: readers see what was written, and compaction never breaks them.
-        session = lancedb.Session(index_cache_size_bytes=INDEX_CACHE, metadata_cache_size_bytes=METADATA_CACHE)
+        indexes, metadata = CACHES[purpose]
+        session = lancedb.Session(index_cache_size_bytes=indexes, metadata_cache_size_bytes=metadata)
         return lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0), session=session)
 
 
@@ -379,7 +380,7 @@ class LanceIndex(Index):
     def open(self) -> None:
         self._manifest = self.manifest()
         with _errors(self._place.url):
-            self._table = self._place.connect().open_table(self._place.table)
+            self._table = self._place.connect("search").open_table(self._place.table)
 
     def manifest(self) -> Manifest:
         if (kept := self._place.manifest()) is None:
