@@ -245,7 +245,7 @@ def measured_recall(sink: Sink) -> float | None:
             found = scores(query.vectors[VECTOR], vectors, held.space.metric) if vectors else ()
             good = sum(score >= true[-1] - 1e-4 * max(1.0, abs(true[-1])) for score in found)
             shares.append(min(good, len(true)) / len(true))
-    return sum(shares) / len(shares)
+    return float(sum(shares) / len(shares))
 
 
 def _drawn(sink: Sink) -> list[Point]:
