@@ -103,7 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     reindex.add_argument("--model", metavar="M", help="the model to build with")
     reindex.add_argument("--chunk", metavar="SIZE", help='how documents are to be cut: "256 tokens"')
     reindex.add_argument("--recall", metavar="SHARE", type=_share, default=0.95, help="what a search must find (95%%)")
-    reindex.add_argument("--incomplete", action="store_true", help="switch though documents of the old index failed")
+    reindex.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
     back = reindex.add_mutually_exclusive_group()
     back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
     back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")

@@ -275,7 +275,7 @@ class Pipeline:
         """Build what this pipeline describes, with its model and chunks, beside the index as it is, look whether it is
         complete and found in, and make it the current one in one step. Searches and runs of the old one go on.
 
-        `incomplete`: make it the current one though it lacks documents that the old one has.
+        `incomplete`: make it the current one though it lacks documents that the old one has, or most of them.
         """
         from penstock.reindexing import reindex
 

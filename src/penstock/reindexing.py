@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import count, islice, takewhile
+from itertools import chain, count, islice, takewhile
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from penstock.contracts import Index, Sink
 from penstock.engine.progress import Progress, Report
-from penstock.errors import OwnershipError, SinkError, UsageError
+from penstock.errors import MassDeletion, OwnershipError, SinkError, UsageError
 from penstock.ledger import DONE, Ledger
 from penstock.places import point
 from penstock.records import VECTOR, Manifest, Point, Space
@@ -43,6 +43,8 @@ class Reindexed:
     points: int
     missing: int
     """Points that its ledger says it has, and it has not; or that belong to nobody, or are there twice."""
+    complete: bool
+    """The source could be listed whole. What could not be listed would be missing."""
     lost: tuple[str, ...]
     """Documents that the old index has and the new one could not be given; NAMED of them at most."""
     recall: float | None
@@ -86,9 +88,14 @@ def reindex(
     recalls = [measured_recall(sink) for sink in members(new.sink)] if found.points else []
     recall = min((one for one in recalls if one is not None), default=None)
     sound = not missing and not found.behind and (recall is None or recall >= least_recall)
-    made = Reindexed(new.sink.url, reports, found.points, missing, lost, recall, switched=False)
-    if not sound or reports[-1].status != "done" or (lost and not incomplete):
+    made = Reindexed(new.sink.url, reports, found.points, missing, found.complete, lost, recall, switched=False)
+    if not sound or not found.complete or reports[-1].status != "done" or (lost and not incomplete):
         return made
+    if 2 * found.documents < (before := _documents(old.ledger)) and not incomplete:
+        raise MassDeletion(
+            f"the source has {found.documents:,} documents, and {old.sink.url} has {before:,}: that stays the current"
+            " one. If it is right, run again with --incomplete"
+        )
     _switch(pipeline, current=new.place, former=held.current)
     try:
         return replace(made, switched=True, alias=pipeline.sink.alias(new.place))
@@ -185,9 +192,16 @@ def _lost(old: Ledger, new: Ledger) -> Iterator[str]:
     with old, new:
         old.open(exclusive=False, create=False)
         new.open(exclusive=False, create=False)
-        unfinished = new.unfinished()
-        while uris := list(islice(unfinished, 500)):
+        unlisted = (failure.uri for failure in new.failures() if failure.stage == "list")
+        failed = chain(new.unfinished(), unlisted)
+        while uris := list(islice(failed, 500)):
             yield from (uri for uri, known in old.known(uris).items() if known.state == DONE)
+
+
+def _documents(ledger: Ledger) -> int:
+    with ledger:
+        ledger.open(exclusive=False, create=False)
+        return ledger.counts()["documents"]
 
 
 def _switch(pipeline: Pipeline, *, current: int, former: int) -> None:

@@ -201,6 +201,8 @@ def reindexed_rows(made: Reindexed) -> Rows:
     rows = [("new index", f"{clean(made.place)} · {made.points:,} points")]
     if made.missing:
         rows.append(("missing", f"{made.missing:,} points missing, foreign or doubled"))
+    if not made.complete:
+        rows.append(("source", "could not be listed whole, so documents would be missing"))
     if made.lost:
         rows.append(("lost", "documents that the old index has and the new one could not be given:"))
         rows += [("", clean(uri)) for uri in made.lost]

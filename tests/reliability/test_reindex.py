@@ -12,7 +12,7 @@ import pytest
 
 from penstock import reindexing
 from penstock.contracts import Embedder, Index
-from penstock.errors import LockedError, OwnershipError, SinkError, SpaceMismatch, StageError, UsageError
+from penstock.errors import LockedError, MassDeletion, OwnershipError, SinkError, SpaceMismatch, StageError, UsageError
 from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline, current_ledger
 from penstock.records import Chunk, Dense, Space
@@ -22,7 +22,7 @@ from penstock.testing.chaos import Lines
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import EmbedFaults, FaultyEmbedder
 from penstock.testing.sinks import Died
-from penstock.testing.sources import ListSource
+from penstock.testing.sources import UNLISTED, UNREADABLE, ListSource
 
 pytestmark = pytest.mark.timeout(120)
 DOCUMENTS = {f"doc:{n}": "\n".join(f"document {n} line {m}" for m in range(5)) for n in range(20)}
@@ -155,6 +155,38 @@ def test_documents_that_the_new_index_would_lose_stop_the_switch(live: Live) -> 
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     assert live.pipeline(FaultyEmbedder(Other(16), poison)).reindex(incomplete=True).switched
     assert live.uris(Other(16)) == set(DOCUMENTS)
+
+
+def test_a_source_that_cannot_be_listed_whole_stops_the_switch(live: Live) -> None:
+    """What is in the folder that could not be read would be missing, without anybody knowing."""
+    live.tell({uri: text for uri, text in DOCUMENTS.items() if uri != "doc:3"})
+    live.source.entries["doc:3"] = UNLISTED
+    made = live.pipeline(Other(16)).reindex()
+    assert not made.switched
+    assert not made.complete
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+
+
+def test_a_document_that_cannot_be_listed_stops_the_switch(live: Live) -> None:
+    """Though the listing was complete otherwise."""
+    live.source.entries["doc:3"] = UNREADABLE
+    made = live.pipeline(Other(16)).reindex()
+    assert not made.switched
+    assert made.lost == ("doc:3",)
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+
+
+def test_a_source_that_is_nearly_empty_stops_the_switch(live: Live) -> None:
+    """It looks just like a disk that is not mounted; unless that is wanted."""
+    live.tell({"doc:1": DOCUMENTS["doc:1"]})
+    with pytest.raises(MassDeletion, match="--incomplete"):
+        live.pipeline(Other(16)).reindex()
+    assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
+    live.tell({})
+    with pytest.raises(MassDeletion):
+        live.pipeline(Other(16)).reindex()
+    live.tell({"doc:1": DOCUMENTS["doc:1"]})
+    assert live.pipeline(Other(16)).reindex(incomplete=True).switched
 
 
 def test_an_index_in_which_little_is_found_is_not_switched_to(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
