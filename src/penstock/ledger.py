@@ -220,6 +220,16 @@ class Ledger:
     def id(self) -> str:
         return self.get("id") or ""
 
+    @property
+    def current(self) -> int:
+        """Which of the places side by side its index is at now. What counts is the manifest; this is for those who ask
+        the ledger alone."""
+        return int(self.get("current") or 0)
+
+    def lead_to(self, number: int) -> None:
+        if self.current != number:
+            self.set("current", str(number))
+
     def begin_run(self, space: str) -> int:
         with self._transaction() as db:
             db.execute("UPDATE runs SET status = 'died', ended = ? WHERE ended IS NULL", (time.time(),))
@@ -434,11 +444,6 @@ class Ledger:
             )
             db.execute("DELETE FROM chunks WHERE document = ?", (document,))
             db.execute("DELETE FROM documents WHERE id = ?", (document,))
-
-    def reopen(self, document: int) -> None:
-        """Have the next run read this document again, whatever its fingerprint."""
-        with self._transaction() as db:
-            db.execute("UPDATE documents SET state = ? WHERE id = ?", (OPEN, document))
 
     def reset(self) -> None:
         """Forget every document: the index is not there any more."""

@@ -308,7 +308,7 @@ class Pipeline:
             settle(members(self.sink))
         held = self.sink.manifest()
         number = held.current if held is not None else 0
-        if number or self.ledger.path.exists():
+        if number:  # a run at the place that was named has the ledger open anyway
             keep_current(self.ledger, number)
         return self.at(number)
 
@@ -378,23 +378,19 @@ def default_state(source: str, sink: str, namespace: str = "") -> Path:
     return Path(STATE) / f"{place}-{digest}.db"
 
 
-CURRENT = "current"
-
-
 def current_ledger(path: Paths) -> Path:
     """The ledger of the index that is searched now; of the one at that path, as long as it was not built anew."""
     with Ledger(path) as ledger:
         ledger.open(exclusive=False, create=False)
-        number = int(ledger.get(CURRENT) or 0)
+        number = ledger.current
     return _numbered(Path(path), number) if number else Path(path)
 
 
 def keep_current(ledger: Ledger, number: int) -> None:
-    """For commands that ask the ledger alone. What counts is the manifest."""
+    """For commands that ask the ledger alone."""
     with ledger:
         ledger.open(exclusive=False)
-        if int(ledger.get(CURRENT) or 0) != number:
-            ledger.set(CURRENT, str(number))
+        ledger.lead_to(number)
 
 
 def _numbered(path: Path, number: int) -> Path:

@@ -46,6 +46,8 @@ class Session:
             stack.callback(component.close)
         pipeline.source.open()  # a source that is not there is no reason to begin a ledger
         ledger.open()
+        if not pipeline.place:
+            ledger.lead_to(0)
         self.fan_out = self._fan_out(adopt)
         if self.fan_out:
             stack.callback(self.fan_out.detach)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,27 +18,16 @@ from penstock.parts import load, verify
 from penstock.parts.embedding import Options
 from penstock.parts.leases import Leases
 from penstock.parts.store import Folder, Store, Taken, at
+from tests.s3 import moto
 
 from .world import embedded, pictures, start, uris
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """S3 by moto, in a process of its own."""
-    pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(200):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
+    with moto() as url:
+        yield url
 
 
 @pytest.fixture

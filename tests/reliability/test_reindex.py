@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,16 @@ from penstock.contracts import Embedder, Index
 from penstock.errors import LockedError, MassDeletion, OwnershipError, SinkError, SpaceMismatch, StageError, UsageError
 from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline, current_ledger
-from penstock.records import Chunk, Dense, Space
 from penstock.search import open_index
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.chaos import Lines
-from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.embedders import HashingEmbedder, OtherEmbedder
 from penstock.testing.faults import EmbedFaults, FaultyEmbedder
 from penstock.testing.sinks import Died
 from penstock.testing.sources import UNLISTED, UNREADABLE, ListSource
 
 pytestmark = pytest.mark.timeout(120)
 DOCUMENTS = {f"doc:{n}": "\n".join(f"document {n} line {m}" for m in range(5)) for n in range(20)}
-
-
-class Other(HashingEmbedder):
-    """Another space of the same dimension: what a search must not mix up."""
-
-    def describe(self) -> Space:
-        return Space(model="other", dim=self.dim, fingerprint="other")
-
-    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
-        return self.query([chunk.text for chunk in chunks])
-
-    def query(self, texts: Sequence[str]) -> list[Dense]:
-        return [Dense(-vector.values[::-1].copy()) for vector in super().query(texts)]
 
 
 class Live:
@@ -69,47 +54,47 @@ def live(tmp_path: Path) -> Live:
 
 def test_the_new_index_is_current_when_it_is_complete(live: Live) -> None:
     """Searches and runs then use it, without a word on where it is; the old model is refused."""
-    made = live.pipeline(Other(16)).reindex()
+    made = live.pipeline(OtherEmbedder(16)).reindex()
     assert made.switched
     assert made.points == 100
     assert made.recall == 1.0
-    assert live.uris(Other(16)) == set(DOCUMENTS)
+    assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
     with pytest.raises(SpaceMismatch):
         live.uris(HashingEmbedder(16))
     with pytest.raises(SpaceMismatch):
         live.pipeline(HashingEmbedder(16)).run()
     live.tell({**DOCUMENTS, "doc:new": "a new one"})
-    report = live.pipeline(Other(16)).run()
+    report = live.pipeline(OtherEmbedder(16)).run()
     assert report.counts["embedded"] == 1
-    assert live.pipeline(Other(16)).verify().ok
-    assert "doc:new" in live.uris(Other(16))
+    assert live.pipeline(OtherEmbedder(16)).verify().ok
+    assert "doc:new" in live.uris(OtherEmbedder(16))
     assert current_ledger(live.state) == live.state.with_name("ledger.1.db")
 
 
 def test_rollback_and_forward_again(live: Live) -> None:
     """The old index is there until it is dropped, and its ledger knows what it lacks."""
-    live.pipeline(Other(16)).reindex()
+    live.pipeline(OtherEmbedder(16)).reindex()
     live.tell({**DOCUMENTS, "doc:new": "a new one"})
-    live.pipeline(Other(16)).run()
-    assert live.pipeline(Other(16)).rollback() == live.url
+    live.pipeline(OtherEmbedder(16)).run()
+    assert live.pipeline(OtherEmbedder(16)).rollback() == live.url
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     assert live.pipeline(HashingEmbedder(16)).run().counts["embedded"] == 1
     assert current_ledger(live.state) == live.state
     live.pipeline(HashingEmbedder(16)).rollback()
-    assert "doc:new" in live.uris(Other(16))
+    assert "doc:new" in live.uris(OtherEmbedder(16))
     with pytest.raises(UsageError, match="still kept"):
         live.pipeline(HashingEmbedder(16)).reindex()
 
 
 def test_drop_removes_what_is_not_current(live: Live) -> None:
     """The door stays, emptied; a second re-index goes to the next place, and its dropping leaves one index."""
-    live.pipeline(Other(16)).reindex()
-    assert live.pipeline(Other(16)).drop_former() == [live.url]
+    live.pipeline(OtherEmbedder(16)).reindex()
+    assert live.pipeline(OtherEmbedder(16)).drop_former() == [live.url]
     with LanceIndex(live.url) as door:
         door.open()
         assert door.count() == 0
     with pytest.raises(UsageError, match="no index before"):
-        live.pipeline(Other(16)).rollback()
+        live.pipeline(OtherEmbedder(16)).rollback()
     made = live.pipeline(HashingEmbedder(16)).reindex()
     assert made.switched
     assert made.place.endswith("_2")
@@ -123,22 +108,22 @@ def test_drop_removes_what_is_not_current(live: Live) -> None:
 
 def test_killed_in_the_middle_it_goes_on(live: Live) -> None:
     """Nothing is current before it is whole; what was embedded is not embedded again."""
-    broken = FaultyEmbedder(Other(16), EmbedFaults(broken=frozenset({10}), seconds=0.1))
+    broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(broken=frozenset({10}), seconds=0.1))
     broken.batch_rows = 8
     with pytest.raises(StageError):
         live.pipeline(broken).reindex()
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     assert live.pipeline(HashingEmbedder(16)).run().counts["embedded"] == 0
-    again = FaultyEmbedder(Other(16), EmbedFaults())
+    again = FaultyEmbedder(OtherEmbedder(16), EmbedFaults())
     made = live.pipeline(again).reindex()
     assert made.switched
     assert len(again.embedded) < 100
-    assert live.uris(Other(16)) == set(DOCUMENTS)
+    assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
 
 
 def test_an_unfinished_one_can_be_dropped(live: Live) -> None:
     """And leaves the current one alone."""
-    broken = FaultyEmbedder(Other(16), EmbedFaults(broken=frozenset({1})))
+    broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(broken=frozenset({1})))
     broken.batch_rows = 8
     with pytest.raises(StageError):
         live.pipeline(broken).reindex()
@@ -149,19 +134,19 @@ def test_an_unfinished_one_can_be_dropped(live: Live) -> None:
 def test_documents_that_the_new_index_would_lose_stop_the_switch(live: Live) -> None:
     """They are named, and the old index stays current; unless that is wanted."""
     poison = EmbedFaults(poison="document 3 line 1")
-    made = live.pipeline(FaultyEmbedder(Other(16), poison)).reindex()
+    made = live.pipeline(FaultyEmbedder(OtherEmbedder(16), poison)).reindex()
     assert not made.switched
     assert made.lost == ("doc:3",)
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
-    assert live.pipeline(FaultyEmbedder(Other(16), poison)).reindex(incomplete=True).switched
-    assert live.uris(Other(16)) == set(DOCUMENTS)
+    assert live.pipeline(FaultyEmbedder(OtherEmbedder(16), poison)).reindex(incomplete=True).switched
+    assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
 
 
 def test_a_source_that_cannot_be_listed_whole_stops_the_switch(live: Live) -> None:
     """What is in the folder that could not be read would be missing, without anybody knowing."""
     live.tell({uri: text for uri, text in DOCUMENTS.items() if uri != "doc:3"})
     live.source.entries["doc:3"] = UNLISTED
-    made = live.pipeline(Other(16)).reindex()
+    made = live.pipeline(OtherEmbedder(16)).reindex()
     assert not made.switched
     assert not made.complete
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
@@ -170,7 +155,7 @@ def test_a_source_that_cannot_be_listed_whole_stops_the_switch(live: Live) -> No
 def test_a_document_that_cannot_be_listed_stops_the_switch(live: Live) -> None:
     """Though the listing was complete otherwise."""
     live.source.entries["doc:3"] = UNREADABLE
-    made = live.pipeline(Other(16)).reindex()
+    made = live.pipeline(OtherEmbedder(16)).reindex()
     assert not made.switched
     assert made.lost == ("doc:3",)
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
@@ -180,13 +165,13 @@ def test_a_source_that_is_nearly_empty_stops_the_switch(live: Live) -> None:
     """It looks just like a disk that is not mounted; unless that is wanted."""
     live.tell({"doc:1": DOCUMENTS["doc:1"]})
     with pytest.raises(MassDeletion, match="--incomplete"):
-        live.pipeline(Other(16)).reindex()
+        live.pipeline(OtherEmbedder(16)).reindex()
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     live.tell({})
     with pytest.raises(MassDeletion):
-        live.pipeline(Other(16)).reindex()
+        live.pipeline(OtherEmbedder(16)).reindex()
     live.tell({"doc:1": DOCUMENTS["doc:1"]})
-    assert live.pipeline(Other(16)).reindex(incomplete=True).switched
+    assert live.pipeline(OtherEmbedder(16)).reindex(incomplete=True).switched
 
 
 def test_an_index_in_which_little_is_found_is_not_switched_to(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +182,7 @@ def test_an_index_in_which_little_is_found_is_not_switched_to(live: Live, monkey
         return search(self, vector, k, where)[: k // 2]
 
     monkeypatch.setattr(LanceIndex, "search", half)
-    made = live.pipeline(Other(16)).reindex()
+    made = live.pipeline(OtherEmbedder(16)).reindex()
     assert made.recall == pytest.approx(0.5)
     assert not made.switched
 
@@ -225,7 +210,7 @@ def test_both_are_filled_while_the_source_goes_on(live: Live) -> None:
     def search() -> None:
         try:
             while not stop.is_set():
-                for model in (HashingEmbedder(16), Other(16)):
+                for model in (HashingEmbedder(16), OtherEmbedder(16)):
                     try:
                         with open_index(live.url, model) as index:
                             hits = index.search("document 7 line 2", k=1)
@@ -240,7 +225,7 @@ def test_both_are_filled_while_the_source_goes_on(live: Live) -> None:
     threads = [threading.Thread(target=change), threading.Thread(target=search)]
     for thread in threads:
         thread.start()
-    slow = FaultyEmbedder(Other(16), EmbedFaults(seconds=0.1))
+    slow = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(seconds=0.1))
     slow.batch_rows = 16
     made = live.pipeline(slow).reindex()
     stop.set()
@@ -249,23 +234,23 @@ def test_both_are_filled_while_the_source_goes_on(live: Live) -> None:
     assert not wrong, wrong[0]
     assert made.switched
     assert "hashing" in seen
-    live.pipeline(Other(16)).run()
-    assert live.pipeline(Other(16)).verify().ok
-    assert live.uris(Other(16)) == set(live.source.entries)
+    live.pipeline(OtherEmbedder(16)).run()
+    assert live.pipeline(OtherEmbedder(16)).verify().ok
+    assert live.uris(OtherEmbedder(16)) == set(live.source.entries)
 
 
 def test_a_search_that_was_open_goes_on(live: Live) -> None:
     """In the index it was opened on, until that is dropped; opened anew it meets the new one."""
     with open_index(live.url, HashingEmbedder(16)) as before:
-        live.pipeline(Other(16)).reindex()
+        live.pipeline(OtherEmbedder(16)).reindex()
         assert before.search("document 17 line 4", k=1)[0].score == pytest.approx(1.0)
-    assert live.uris(Other(16)) == set(DOCUMENTS)
+    assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
 
 
 def test_moved_between_two_looks(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """An index that went away after it was asked where it is, is looked for again."""
-    live.pipeline(Other(16)).reindex()
-    live.pipeline(Other(16)).drop_former()
+    live.pipeline(OtherEmbedder(16)).reindex()
+    live.pipeline(OtherEmbedder(16)).drop_former()
     live.pipeline(HashingEmbedder(16)).reindex()
     door = LanceIndex(live.url)
     late = door.manifest()
@@ -285,8 +270,12 @@ def test_what_cannot_be_meant(live: Live, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds just that"):
         live.pipeline(HashingEmbedder(16)).reindex()
     with pytest.raises(SinkError, match="no index"):
-        Pipeline(live.source, into=f"lance://{tmp_path}/nowhere", model=Other(16), state=tmp_path / "n.db").reindex()
-    foreign = Pipeline(live.source, into=live.url, model=Other(16), chunk=Lines(), state=tmp_path / "foreign.db")
+        Pipeline(
+            live.source, into=f"lance://{tmp_path}/nowhere", model=OtherEmbedder(16), state=tmp_path / "n.db"
+        ).reindex()
+    foreign = Pipeline(
+        live.source, into=live.url, model=OtherEmbedder(16), chunk=Lines(), state=tmp_path / "foreign.db"
+    )
     with pytest.raises((OwnershipError, UsageError)):
         foreign.reindex()
     assert not (tmp_path / "index" / "chunks_1.lance").exists()
@@ -294,12 +283,14 @@ def test_what_cannot_be_meant(live: Live, tmp_path: Path) -> None:
 
 def test_a_place_that_is_taken_is_left_alone(live: Live, tmp_path: Path) -> None:
     """Somebody else's table of the next name is neither written to nor dropped: the one after it is taken."""
-    taken = Pipeline(live.source, into=f"{live.url}?table=chunks_1", model=Other(16), state=tmp_path / "taken.db")
+    taken = Pipeline(
+        live.source, into=f"{live.url}?table=chunks_1", model=OtherEmbedder(16), state=tmp_path / "taken.db"
+    )
     taken.run()
-    made = live.pipeline(Other(16)).reindex()
+    made = live.pipeline(OtherEmbedder(16)).reindex()
     assert made.switched
     assert made.place.endswith("_2")
-    live.pipeline(Other(16)).rollback()
+    live.pipeline(OtherEmbedder(16)).rollback()
     assert [url[-2:] for url in live.pipeline(HashingEmbedder(16)).drop_former()] == ["_2"]
     assert live.pipeline(HashingEmbedder(16)).drop_former() == []
     assert taken.verify().ok
@@ -307,7 +298,7 @@ def test_a_place_that_is_taken_is_left_alone(live: Live, tmp_path: Path) -> None
 
 def test_one_that_was_begun_otherwise_is_told(live: Live) -> None:
     """With a third model neither the half-built index nor the current one is touched."""
-    live.pipeline(Other(16)).at(1).run()
+    live.pipeline(OtherEmbedder(16)).at(1).run()
     with pytest.raises(UsageError, match="begun with other"):
         live.pipeline(HashingEmbedder(8)).reindex()
     live.pipeline(HashingEmbedder(16)).drop_former()
@@ -316,7 +307,7 @@ def test_one_that_was_begun_otherwise_is_told(live: Live) -> None:
 
 def test_dropping_does_not_disturb_who_builds(live: Live) -> None:
     """The builder holds its ledger."""
-    held = live.pipeline(Other(16)).at(1)
+    held = live.pipeline(OtherEmbedder(16)).at(1)
     held.run()
     with held.ledger:
         held.ledger.open()
@@ -330,7 +321,7 @@ def test_a_shared_index_is_not_built_anew_by_one(tmp_path: Path) -> None:
     url, source = f"lance://{tmp_path}/shared", ListSource({"doc:1": b"one"})
     for name in ("docs", "wiki"):
         Pipeline(source, into=url, model=HashingEmbedder(16), state=tmp_path / f"{name}.db", namespace=name).run()
-    again = Pipeline(source, into=url, model=Other(16), state=tmp_path / "docs.db", namespace="docs")
+    again = Pipeline(source, into=url, model=OtherEmbedder(16), state=tmp_path / "docs.db", namespace="docs")
     with pytest.raises(OwnershipError, match="wiki"):
         again.reindex()
 
@@ -345,17 +336,17 @@ def test_died_right_after_the_switch(live: Live, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patched:
         patched.setattr("penstock.pipeline.keep_current", dies)
         with pytest.raises(Died):
-            live.pipeline(Other(16)).reindex()
-    assert live.uris(Other(16)) == set(DOCUMENTS)
-    assert live.pipeline(Other(16)).run().counts["embedded"] == 0
+            live.pipeline(OtherEmbedder(16)).reindex()
+    assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
+    assert live.pipeline(OtherEmbedder(16)).run().counts["embedded"] == 0
     assert current_ledger(live.state) == live.state.with_name("ledger.1.db")
 
 
 @pytest.mark.parametrize("step", ["drop", "reset"])
 def test_died_while_it_dropped(live: Live, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Nobody can go back to what is half gone, and a second try removes the rest."""
-    live.pipeline(Other(16)).reindex()
-    live.pipeline(Other(16)).drop_former()
+    live.pipeline(OtherEmbedder(16)).reindex()
+    live.pipeline(OtherEmbedder(16)).drop_former()
     live.pipeline(HashingEmbedder(16)).reindex()
 
     def dies(*_: Any) -> None:
@@ -370,4 +361,4 @@ def test_died_while_it_dropped(live: Live, monkeypatch: pytest.MonkeyPatch, step
     live.pipeline(HashingEmbedder(16)).drop_former()
     assert not (Path(live.url.removeprefix("lance://")) / "chunks_1.lance").exists()
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
-    assert live.pipeline(Other(16)).reindex().switched
+    assert live.pipeline(OtherEmbedder(16)).reindex().switched

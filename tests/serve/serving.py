@@ -43,19 +43,6 @@ class ColourEmbedder(HashingEmbedder):
         return min(COLOURS, key=lambda name: sum((a - b) ** 2 for a, b in zip(COLOURS[name], pixel, strict=True)))
 
 
-class Other(HashingEmbedder):
-    """Another space of the same dimension: what a search must not mix up."""
-
-    def describe(self) -> Space:
-        return Space(model="other", dim=self.dim, fingerprint="other")
-
-    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
-        return self.query([chunk.text for chunk in chunks])
-
-    def query(self, texts: Sequence[str]) -> list[Dense]:
-        return [Dense(-vector.values[::-1].copy()) for vector in super().query(texts)]
-
-
 def picture(colour: str, size: tuple[int, int] = (64, 48), kind: str = "PNG", **options: Any) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", size, COLOURS[colour]).save(out, kind, **options)

@@ -13,9 +13,9 @@ from penstock.errors import ModelError, SinkError, SpaceMismatch, UsageError
 from penstock.pipeline import Pipeline
 from penstock.sinks.memory import forget
 from penstock.testing.chaos import Lines
-from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.embedders import HashingEmbedder, OtherEmbedder
 from penstock.testing.sources import ListSource
-from tests.serve.serving import Client, ColourEmbedder, Other, chunk, either, fill, refused, served, with_settings
+from tests.serve.serving import Client, ColourEmbedder, chunk, either, fill, refused, served, with_settings
 
 DOCUMENTS = {f"doc:{n}": "\n".join(f"document d{n} line m{m}" for m in range(3)) for n in range(20)}
 
@@ -61,14 +61,16 @@ def test_followed_without_a_failed_request(store: str, tmp_path: Path) -> None:
                     wrong.append(f"{n}: {hits}")
 
     settings = with_settings(look=0.2, threads=4)
-    with served(live.url, settings, opener=either(HashingEmbedder(64), Other(64), HashingEmbedder(32))) as client:
+    with served(
+        live.url, settings, opener=either(HashingEmbedder(64), OtherEmbedder(64), HashingEmbedder(32))
+    ) as client:
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         try:
-            live.pipeline(Other(64)).reindex()
+            live.pipeline(OtherEmbedder(64)).reindex()
             until(client, "other")
-            live.pipeline(Other(64)).drop_former()
+            live.pipeline(OtherEmbedder(64)).drop_former()
             assert client.get("/readyz").status_code == 200
             live.pipeline(HashingEmbedder(32)).reindex()
             live.pipeline(HashingEmbedder(32)).drop_former()  # at once: what is served is gone before it is followed
@@ -91,7 +93,7 @@ def test_a_new_index_that_cannot_be_opened_leaves_the_old_one(tmp_path: Path) ->
     live = Live("memory://serve-stuck", tmp_path)
     live.pipeline(HashingEmbedder(64)).run()
     with served(live.url, opener=either(HashingEmbedder(64))) as client:
-        live.pipeline(Other(64)).reindex()
+        live.pipeline(OtherEmbedder(64)).reindex()
         end = time.monotonic() + 5
         while not (trouble := client.get("/v1/status").json()["trouble"]):
             assert time.monotonic() < end
@@ -132,7 +134,7 @@ def test_what_stands_in_the_way_is_said_at_the_start(tmp_path: Path) -> None:
         pass
     url = "memory://serve-start"
     fill(url, [chunk(1, "words")])
-    with pytest.raises(SpaceMismatch), served(url, opener=either(Other())):
+    with pytest.raises(SpaceMismatch), served(url, opener=either(OtherEmbedder())):
         pass
 
     class Absent(ColourEmbedder):
@@ -154,7 +156,7 @@ def test_the_ledger_is_told(tmp_path: Path) -> None:
     """Documents by state, the last run, failures; of the ledger that is current, or why it cannot be read."""
     live = Live("memory://serve-ledger", tmp_path)
     live.pipeline(HashingEmbedder(64)).run()
-    opener = either(HashingEmbedder(64), Other(64))
+    opener = either(HashingEmbedder(64), OtherEmbedder(64))
     with served(live.url, with_settings(state=live.state), opener=opener) as client:
         told = client.get("/v1/status").json()["ledger"]
         assert (told["documents"], told["done"], told["failures"], len(told["runs"])) == (20, 20, 0, 1)

@@ -6,12 +6,10 @@ import os
 import pickle
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from penstock.records import Manifest, MultiVector
 from penstock.sinks import delta, delta_files
 from penstock.sinks.delta import DeltaSink
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
+from tests.s3 import moto
 
 deltalake = pytest.importorskip("deltalake")
 
@@ -362,20 +361,8 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """A process of its own: the driver holds the interpreter's lock while it waits for an answer to a listing."""
-    pytest.importorskip("moto.server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            for _ in range(200):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
+    with moto() as url:
+        yield url
 
 
 @pytest.fixture

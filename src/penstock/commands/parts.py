@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from penstock import parts
 from penstock.cli import FAILED, INCOMPLETE, OK, STOPPED, emit, interruptible
@@ -88,6 +89,5 @@ def take(args: argparse.Namespace) -> int:
     return OK if made.ok else INCOMPLETE
 
 
-def _inputs(counts: object) -> Rows:
-    told = " · ".join(f"{number:,} {name}" for name, number in dict(counts).items())  # type: ignore[call-overload]
-    return [("inputs", told)]
+def _inputs(counts: Mapping[str, int]) -> Rows:
+    return [("inputs", " · ".join(f"{number:,} {name}" for name, number in counts.items()))]

@@ -27,6 +27,7 @@ from penstock.errors import OwnershipError, SinkError, SourceError, UsageError
 from penstock.parts import store as stores
 from penstock.parts.folder import Folder
 from penstock.parts.format import Listed, Part, Row, records
+from penstock.places import point
 from penstock.records import VECTOR, Chunk, Dense, Manifest, Point
 
 OWNER = "parts:"
@@ -141,7 +142,7 @@ def _place(door: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
             raise UsageError(
                 f"{former.url}, which was current before, is still kept: drop it first (penstock reindex --drop)"
             )
-        _keep(door, replace(held, former=None))
+        point([door], held.current, None)
         if held.former:
             former.drop()
         held = replace(held, former=None)
@@ -170,18 +171,15 @@ def _loaded(manifest: Manifest) -> bool:
 def _switch(door: Sink, held: Manifest | None, folder: Folder, number: int) -> None:
     if held is None:
         # The place that people name holds nothing but the word where the collection is.
-        _keep(door, Manifest(folder.space, {}, current=number))
+        word = Manifest(folder.space, {}, current=number)
+        with door:
+            door.open(word)
+            door.replace_manifest(word)
     else:
         there = door.manifest() or held
         if there.current != held.current:
             raise OwnershipError(f"{door.url} was built anew by somebody else meanwhile; load again")
-        _keep(door, replace(there, current=number, former=held.current))
-
-
-def _keep(door: Sink, manifest: Manifest) -> None:
-    with door:
-        door.open(manifest)
-        door.replace_manifest(manifest)
+        point([door], number, held.current)
 
 
 class _State:

@@ -94,3 +94,13 @@ class HashingEmbedder(Embedder):
         if norm == 0.0:  # Two words may cancel each other out.
             values[0] = norm = 1.0
         return values / np.float32(norm)
+
+
+class OtherEmbedder(HashingEmbedder):
+    """The same in another space of as many dimensions: what a search must not mix up with the first."""
+
+    def describe(self) -> Space:
+        return Space(model="other", dim=self.dim, fingerprint="other")
+
+    def query(self, texts: Sequence[str]) -> list[Dense]:
+        return [Dense(-vector.values[::-1].copy()) for vector in super().query(texts)]
