@@ -170,9 +170,11 @@ def _shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
 
 @contextmanager
 def interruptible(shown: Display) -> Iterator[None]:
-    """Ctrl-C: the first lets what is in flight run out, the second gives up, the third does not even tidy."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield  # signals are the main thread's; and whoever started us in the background meant it
+    """Ctrl-C: the first lets what is in flight run out, the second gives up, the third does not even tidy.
+
+    SIGTERM is the same: a machine that is taken away says so a little before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
         return
     presses = 0
 
@@ -184,16 +186,17 @@ def interruptible(shown: Display) -> Iterator[None]:
         shown.stopping()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, pressed)
-    ended = signal.signal(signal.SIGTERM, pressed)  # a machine that is taken away says so a little before
+    # Whoever started us in the background, where Ctrl-C is ignored, meant it.
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, pressed) for number in heard}
     try:
         yield
     except KeyboardInterrupt:
         _complain("stopped; what was written is kept. Run it again to go on from there")
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, ended)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -36,15 +36,16 @@ sys.exit(main())
 
 
 @contextmanager
-def started(nap: float, *argv: str) -> Iterator[subprocess.Popen[str]]:
+def started(nap: float, *argv: str, background: bool = False) -> Iterator[subprocess.Popen[str]]:
     """The command line in another process, whose model takes `nap` seconds for two chunks."""
+    interrupt = signal.SIG_IGN if background else signal.default_int_handler
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW.format(nap=nap), *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt) and None,
     )
     try:
         yield process
@@ -69,13 +70,15 @@ def many(here: Path) -> Path:
     return here
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "background"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
 def test_ctrl_c_writes_what_is_in_flight_and_a_rerun_does_the_rest(
-    many: Path, model: str, run: Run, number: signal.Signals
+    many: Path, model: str, run: Run, number: signal.Signals, background: bool
 ) -> None:
-    """So does a machine's word that it is to be taken away."""
+    """So does a machine's word that it is to be taken away, also where Ctrl-C is ignored."""
     argv = ("ingest", "docs", "--into", "lance://./index", "--model", model, "--json")
-    with started(0.1, *argv) as process:
+    with started(0.1, *argv, background=background) as process:
         until(process, "written")
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
