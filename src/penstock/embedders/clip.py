@@ -1,6 +1,7 @@
-"""Images and texts in one space: CLIP and SigLIP by ONNX Runtime, without PyTorch.
+"""Images and texts in one space: CLIP and SigLIP by ONNX Runtime, without PyTorch; or by PyTorch, for GPUs.
 
 A thread decodes an image and runs the model itself, on one core; the embedder is called by as many as there are cores.
+With PyTorch they decode, and take turns at the device (penstock.embedders.clip_torch).
 """
 
 from __future__ import annotations
@@ -24,33 +25,48 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from penstock.embedders.clip_torch import TorchTowers
     from penstock.embedders.tokenize import HFTokenizer
 
 AT_ONCE = 8
 """Images a call of the model takes: more are no faster on one core, and their states leave its cache."""
+DEVICE_ROWS, DEVICE_TOKENS = 64, 4096
+"""What a batch has where PyTorch runs it: a GPU has more to do at once."""
 
 
 class ClipEmbedder(Embedder):
     """Embeds with a CLIP or SigLIP checkpoint in Hugging Face's format: a folder or a hub id.
 
     A chunk with an image is embedded as that image, one without as its text. `pixels`: the most an image may have.
-    `workers`: by default as many as there are cores to use.
+    `workers`: by default as many as there are cores to use. `device`: one of PyTorch's ("cuda", "cuda:1", "mps"), or
+    "best" for the best that is there; by default the model runs without PyTorch. The space is the same.
     """
 
     sees = True
     tokenizes = True
     batch_rows = 32
 
-    def __init__(self, model: str | Path, *, workers: int | None = None, pixels: int = images.PIXELS) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        workers: int | None = None,
+        pixels: int = images.PIXELS,
+        device: str | None = None,
+    ) -> None:
         self.model = model
+        self.device = device
+        if device is not None:
+            self.batch_rows, self.batch_tokens = DEVICE_ROWS, DEVICE_TOKENS
         self.workers = workers or usable_cores()
         self.pixels = pixels
         self._tokenizer: HFTokenizer | None = None
-        self._towers: _Towers | None = None
+        self._towers: _Towers | TorchTowers | None = None
         self.checkpoint: ClipCheckpoint | None = None
 
     def __repr__(self) -> str:
-        return f"ClipEmbedder({str(self.model)!r})"
+        device = f", device={self.device!r}" if self.device is not None else ""
+        return f"ClipEmbedder({str(self.model)!r}{device})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokenizer": None, "_towers": None, "checkpoint": None}
@@ -68,7 +84,7 @@ class ClipEmbedder(Embedder):
         tokenizer = HFTokenizer(checkpoint.folder / "tokenizer.json", checkpoint.positions)
         if checkpoint.end is not None and checkpoint.end not in tokenizer.suffix:
             raise ModelError(f"{checkpoint.name} pools texts at token {checkpoint.end}, which its tokenizer never adds")
-        self._tokenizer, self._towers = tokenizer, _Towers(checkpoint)
+        self._tokenizer, self._towers = tokenizer, _towers(checkpoint, self.device)
 
     def close(self) -> None:
         self._tokenizer = self._towers = None
@@ -109,7 +125,7 @@ class ClipEmbedder(Embedder):
             self.checkpoint = clip_checkpoint.load(*located(self.model))
         return self.checkpoint
 
-    def _opened(self) -> tuple[HFTokenizer, _Towers]:
+    def _opened(self) -> tuple[HFTokenizer, _Towers | TorchTowers]:
         if self._tokenizer is None or self._towers is None:
             raise EmbedError("the embedder is not open")
         return self._tokenizer, self._towers
@@ -130,7 +146,7 @@ class ClipEmbedder(Embedder):
         waiting: list[NDArray[np.uint8]] = []
         for pixels in decoded:
             waiting.append(pixels)
-            if len(waiting) == AT_ONCE:
+            if len(waiting) >= towers.at_once:
                 yield from map(Dense, towers.vision(np.stack(waiting)))
                 waiting = []
         if waiting:
@@ -150,9 +166,11 @@ class ClipEmbedder(Embedder):
 
     def _texts(self, rows: Sequence[Sequence[int]]) -> list[Dense]:
         tokenizer, towers = self._opened()
+        checkpoint = self._load()
         whole = [[*tokenizer.prefix, *row, *tokenizer.suffix] for row in rows]
         found: list[Any] = [None] * len(rows)
-        for places in batches([towers.tokens(row) for row in whole], self.batch_tokens):
+        seen = [checkpoint.positions if checkpoint.family == "siglip" else len(row) for row in whole]
+        for places in batches(seen, self.batch_tokens):
             for i, vector in zip(places, towers.text([whole[i] for i in places]), strict=True):
                 found[i] = Dense(vector)
         return found
@@ -160,6 +178,8 @@ class ClipEmbedder(Embedder):
 
 class _Towers:
     """Two sessions, each opened when it is first needed: who only searches by text never loads the other."""
+
+    at_once = AT_ONCE
 
     def __init__(self, checkpoint: ClipCheckpoint) -> None:
         self._checkpoint = checkpoint
@@ -173,22 +193,11 @@ class _Towers:
     def text(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         import numpy as np
 
-        checkpoint = self._checkpoint
-        given: dict[str, Any] = {}
-        if checkpoint.family == "clip":
-            given["ids"], _ = padded(rows, checkpoint.pad)
+        given: dict[str, Any] = {"ids": filled(self._checkpoint, rows)}
+        if self._checkpoint.family == "clip":
             given["ends"] = np.array([self._end(row) for row in rows], np.int32)
-        else:
-            # SigLIP has only ever seen texts filled up to its full length, and sees what they are filled up with.
-            given["ids"] = np.full((len(rows), checkpoint.positions), checkpoint.pad, np.int32)
-            for i, row in enumerate(rows):
-                given["ids"][i, : len(row)] = row
         vectors: NDArray[np.float32] = self._session("text").run(None, given)[0]
         return vectors
-
-    def tokens(self, row: Sequence[int]) -> int:
-        """How many the text tower will see of it."""
-        return self._checkpoint.positions if self._checkpoint.family == "siglip" else len(row)
 
     def _end(self, row: Sequence[int]) -> int:
         end = self._checkpoint.end
@@ -203,6 +212,28 @@ class _Towers:
                 path = graphs.cached(name, lambda: build(checkpoint), models.cache_folder())
                 self._sessions[tower] = session(path)
             return self._sessions[tower]
+
+
+def _towers(checkpoint: ClipCheckpoint, device: str | None) -> _Towers | TorchTowers:
+    if device is None:
+        return _Towers(checkpoint)
+    from penstock.embedders.clip_torch import TorchTowers
+
+    return TorchTowers(checkpoint, device, DEVICE_ROWS)
+
+
+def filled(checkpoint: ClipCheckpoint, rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    """Ids of one length."""
+    if checkpoint.family == "clip":
+        # No place sees one after it, so any id will do that is not taken for a text's end, which may be the highest.
+        return padded(rows, 0)[0]
+    import numpy as np
+
+    # SigLIP has only ever seen texts filled up to its full length, and sees what they are filled up with.
+    ids = np.full((len(rows), checkpoint.positions), checkpoint.pad, np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return ids
 
 
 def _fingerprint(checkpoint: ClipCheckpoint) -> str:
