@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from penstock.errors import UsageError
+from penstock.fetching import public
 from penstock.records import Dense
 from penstock.serve.answers import Json
 from penstock.serve.batcher import Batcher, Embedded
 from penstock.serve.combining import collapsed, combined
-from penstock.serve.fetching import Fetcher, public
+from penstock.serve.fetching import Fetcher
 from penstock.serve.metrics import Metrics
 from penstock.serve.problems import Problem
 from penstock.serve.settings import Settings
