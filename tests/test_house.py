@@ -66,6 +66,7 @@ ALLOWED = {
         "pipeline",
         "bulletin",
         "fetching",
+        "sources",
     },
     "bulletin.py": {"engine"},
     "search.py": {"records", "errors", "contracts", "registry", "pipeline", "places"},

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
@@ -62,6 +62,8 @@ TABLE: dict[str, Row] = {
 }
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
+_PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_COMPRESSED = ("application/gzip", "application/x-bzip2", "application/x-xz", "application/zstd")
 _SMALL = 256 << 10
 _SPOOL = 1 << 20
 _PRIMED = Gap("")
@@ -109,6 +111,8 @@ class Parsers:
                 media_type = _detected(stream, item)
                 if self._images and not media_type.startswith("image/"):
                     media_type = _among_images(media_type, item)
+                if media_type in _COMPRESSED and media_type not in self._extra and _PACKED.search(item.uri):
+                    raise Unsupported("a compressed tar is not read here: unpack it, or re-pack it as a plain .tar")
                 parser, target, name = self._choose(media_type)
                 item = replace(item, media_type=media_type + _charset(item.media_type))
                 stream.seek(0)
@@ -166,9 +170,17 @@ def _among_images(media_type: str, item: Item) -> str:
     stem, ending = os.path.splitext(item.path or item.uri)
     if ending.lower() in IMAGES:
         raise ParseError(f"it is named like an image, and is {media_type}")
-    if item.path and ending.lower() in (".txt", ".json") and any(os.path.isfile(stem + image) for image in IMAGES):
+    if ending.lower() in (".txt", ".json") and any(
+        image in beside(item) or (item.path and os.path.isfile(stem + image)) for image in IMAGES
+    ):
         return "application/x-empty"
     return media_type
+
+
+def beside(item: Item) -> Mapping[str, Callable[[], BinaryIO]]:
+    """Of an archive's member, the other members of its sample, by the end of their names: its opener tells them."""
+    members: Mapping[str, Callable[[], BinaryIO]] = getattr(item.opener, "beside", {})
+    return members
 
 
 def _in_process(parser: Parser, stream: BinaryIO, item: Item) -> Generator[Block | Gap, None, None]:

@@ -1,4 +1,5 @@
-"""Small pictures of what is indexed: from the point itself, or from a file beneath one of the roots; nothing else."""
+"""Small pictures of what is indexed: from the point itself, or from a file beneath one of the roots, or from an archive
+there; nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from penstock.errors import SourceError
 from penstock.records import Chunk
 from penstock.serve.problems import Problem
 from penstock.serve.settings import Settings
+from penstock.sources.files.archives import Archive
+from penstock.sources.files.local import archive_of, uri_of, within
 
 SIZES = (128, 256, 512)
 ENDINGS = (
@@ -58,12 +62,15 @@ class Thumbs:
         real = os.path.realpath(path)
         if not self._inside(real):
             raise _hidden(chunk)
+        file, member = within(real)
         try:
-            told = os.stat(real, follow_symlinks=False)
-        except (OSError, ValueError):
+            told = os.stat(file, follow_symlinks=False)
+            if not stat.S_ISREG(told.st_mode):
+                raise _hidden(chunk)
+            if member:
+                return _packed(archive_of(uri_of(file), file, told, _FLAGS), member, chunk)
+        except (OSError, ValueError, SourceError):
             raise _hidden(chunk) from None
-        if not stat.S_ISREG(told.st_mode):
-            raise _hidden(chunk)
         return Picture(f"{chunk.id}|{told.st_mtime_ns}|{told.st_size}|{told.st_ino}", lambda: _read(real, chunk))
 
     def small(self, picture: Picture, size: int) -> bytes:
@@ -95,6 +102,22 @@ def _path(chunk: Chunk) -> str | None:
     return path if path.startswith("/") and "\0" not in path else None
 
 
+def _packed(archive: Archive, member: str, chunk: Chunk) -> Picture:
+    if (item := archive.find(os.fsencode(member))) is None:
+        raise _hidden(chunk)
+    if (item.size or 0) > LARGEST:
+        raise _large(chunk)
+
+    def read() -> bytes:
+        try:
+            with item.open() as stream:
+                return stream.read(LARGEST)
+        except OSError:
+            raise _hidden(chunk) from None
+
+    return Picture(f"{chunk.id}|{archive.fingerprint}|{item.fingerprint}", read)
+
+
 def _read(path: str, chunk: Chunk) -> bytes:
     try:
         # Neither a link nor a pipe that took the file's place since it was looked at.
@@ -106,8 +129,12 @@ def _read(path: str, chunk: Chunk) -> bytes:
         if not stat.S_ISREG(told.st_mode):
             raise _hidden(chunk)
         if told.st_size > LARGEST:
-            raise Problem(413, "too_large", f"the picture of {chunk.id} has more than {LARGEST >> 20} MiB")
+            raise _large(chunk)
         return stream.read(LARGEST)
+
+
+def _large(chunk: Chunk) -> Problem:
+    return Problem(413, "too_large", f"the picture of {chunk.id} has more than {LARGEST >> 20} MiB")
 
 
 def _hidden(chunk: Chunk) -> Problem:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from penstock.errors import SourceError, UsageError
 from penstock.records import Item, Unreadable, Upsert
+from penstock.sources.files.archives import Archive, is_archive
 from penstock.sources.files.globs import Selection
 
 SORTED = 50_000
@@ -35,6 +36,32 @@ class LocalFile:
 
     def __call__(self) -> BinaryIO:
         return open(self.path, "rb", io.DEFAULT_BUFFER_SIZE, opener=_open_regular)  # told, so no question of a tty
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBytes:
+    """Reads an archive here and there, as long as it is the one that was listed."""
+
+    path: str
+    size: int
+    mtime: int
+    """In nanoseconds."""
+    flags: int = 0
+    ahead: ClassVar[int] = 1 << 16
+
+    def __call__(self, start: int, size: int) -> bytes:
+        handle = _open_regular(self.path, os.O_RDONLY | self.flags)
+        try:
+            found = os.fstat(handle)
+            if (found.st_size, found.st_mtime_ns) != (self.size, self.mtime):
+                raise OSError(errno.ESTALE, "the archive was written anew meanwhile", self.path)
+            parts = []
+            while size > 0 and (part := os.pread(handle, min(size, 1 << 30), start)):
+                parts.append(part)
+                start, size = start + len(part), size - len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+        finally:
+            os.close(handle)
 
 
 def _open_regular(path: str, flags: int) -> int:
@@ -94,7 +121,10 @@ class LocalTree:
     def walk(self) -> Iterator[Upsert | Unreadable]:
         top = self._identify()
         if stat.S_ISREG(top.st_mode):
-            yield Upsert(_item(self.uri, self.root, top))
+            if is_archive(self.root):
+                yield from self._enter(self.uri, self.root, top, "")
+            else:
+                yield Upsert(_item(self.uri, self.root, top))
             return
         if not stat.S_ISDIR(top.st_mode):
             raise SourceError(f"neither a file nor a folder: {self.uri}")
@@ -154,7 +184,8 @@ class LocalTree:
                             wanted = path
                             break
                         may_be_folder = link
-                        if not takes(path[base:]):
+                        # An archive is entered, like a folder.
+                        if not (enters if is_archive(name) else takes)(path[base:]):
                             passed_over["excluded"] += 1
                             continue
                         found = entry.stat()
@@ -168,7 +199,11 @@ class LocalTree:
                     if not stat.S_ISREG(found.st_mode):
                         passed_over["special"] += 1
                         continue
-                    yield Upsert(_item(uri_prefix + (name if _plain(name) else _quoted(name)), path, found))
+                    uri = uri_prefix + (name if _plain(name) else _quoted(name))
+                    if is_archive(name):
+                        yield from self._enter(uri, path, found, path[base:] + "/")
+                    else:
+                        yield Upsert(_item(uri, path, found))
                 else:
                     frames.pop()
                     ancestors.pop()
@@ -176,6 +211,12 @@ class LocalTree:
                 yield Unreadable(uri_prefix, cause_of(error), listing=True)
                 frames.pop()
                 ancestors.pop()
+
+    def _enter(self, uri: str, path: str, found: os.stat_result, folder: str) -> Iterator[Upsert | Unreadable]:
+        try:
+            yield from archive_of(uri, path, found).walk(self._selection, folder, self.passed_over)
+        except OSError as error:
+            yield Unreadable(uri, cause_of(error), listing=True)
 
     def _skips(self) -> frozenset[str]:
         """The paths to leave out as a walk meets them: it starts at the root as given, not at its real path."""
@@ -193,26 +234,45 @@ class LocalTree:
         if path != os.path.normpath(path) or not (path == self.root or path.startswith(_prefix(self.root))):
             raise SourceError(f"not within {self.uri}: {uri}")
         self.check()
+        file, member = within(path)
         try:
-            found = os.stat(path)
+            found = os.stat(file)
+            if not stat.S_ISREG(found.st_mode) or not self._tells(file, member):
+                return None
+            if member:
+                return archive_of(uri_of(file), file, found).find(os.fsencode(member))
         except OSError as error:
             if error.errno in (*_GONE, errno.ELOOP):
                 return None
             raise SourceError(f"cannot read {uri}: {cause_of(error)}") from None
-        if not stat.S_ISREG(found.st_mode) or not self._tells(path):
-            return None
-        return _item(uri_of(path), path, found)
+        if is_archive(file):
+            raise SourceError(f"an archive, which the next listing will read again: {uri}")
+        return _item(uri_of(file), file, found)
 
-    def _tells(self, path: str) -> bool:
+    def _tells(self, path: str, member: str) -> bool:
         if path == self.root:
-            return True
+            return not member or self._selection.wants(member)
         below = path[len(_prefix(self.root)) :]
         real = os.path.realpath(path)
         if not self._follow and real != _prefix(os.path.realpath(self.root)) + below:
             return False
         if any(real == skipped or real.startswith(_prefix(skipped)) for skipped in self._skip):
             return False
-        return self._selection.wants(below)
+        return self._selection.wants(f"{below}/{member}" if member else below)
+
+
+def within(path: str) -> tuple[str, str]:
+    """The archive that the path leads into, and the member's name; for any other one itself, and nothing."""
+    at = -1
+    while (at := path.find("/", at + 1)) >= 0:
+        if is_archive(path[:at]) and os.path.isfile(path[:at]):
+            return path[:at], path[at + 1 :]
+    return path, ""
+
+
+def archive_of(uri: str, path: str, found: os.stat_result, flags: int = 0) -> Archive:
+    read = LocalBytes(path, found.st_size, found.st_mtime_ns, flags)
+    return Archive(uri, _fingerprint(found), found.st_size, read)
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
@@ -241,8 +301,11 @@ def _identity(folder: str) -> _Identity:
 
 
 def _item(uri: str, path: str, found: os.stat_result) -> Item:
-    size = found.st_size
-    return Item(uri, f"{size}-{found.st_mtime_ns}", LocalFile(path), size, None, path)
+    return Item(uri, _fingerprint(found), LocalFile(path), found.st_size, None, path)
+
+
+def _fingerprint(found: os.stat_result) -> str:
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _prefix(path: str) -> str:

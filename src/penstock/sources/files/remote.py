@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from penstock.errors import MissingExtra, SourceError, UsageError
 from penstock.records import Item, Unreadable, Upsert
 from penstock.registry import SOURCES
 from penstock.sources.files.address import Address
+from penstock.sources.files.archives import Archive, is_archive
 from penstock.sources.files.globs import Selection
 
 READ = 4 << 20
@@ -35,6 +38,21 @@ class RemoteFile:
 
     def __repr__(self) -> str:
         return f"RemoteFile({self.path!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteBytes:
+    """Reads an archive here and there: each time one request."""
+
+    fs: Any
+    path: str
+    ahead: ClassVar[int] = READ
+
+    def __call__(self, start: int, size: int) -> bytes:
+        return cast(bytes, self.fs.cat_file(self.path, start=start, end=start + size)) if size > 0 else b""
+
+    def __repr__(self) -> str:
+        return f"RemoteBytes({self.path!r})"
 
 
 class RemoteTree:
@@ -85,7 +103,10 @@ class RemoteTree:
         fs, path = self._connect()
         root = self._root()
         if root["type"] == "file":
-            yield Upsert(self._item(fs, self.uri, root))
+            if is_archive(path):
+                yield from self._enter(fs, self.uri, root, "")
+            else:
+                yield Upsert(self._item(fs, self.uri, root))
             return
         listed = self._pages(fs, path) if hasattr(fs, "call_s3") else self._folders(fs, path)
         for found in listed:
@@ -96,12 +117,24 @@ class RemoteTree:
             uri = f"{self.uri}/{below}"
             if not self._selection.hidden and (below[0] == "." or "/." in below):
                 self.passed_over["hidden"] += 1
-            elif uri in self._skip or not self._selection.takes(below):
+            elif uri in self._skip or not self._takes(below):
                 self.passed_over["excluded"] += 1
             elif found["type"] != "file":
                 self.passed_over["special"] += 1
+            elif is_archive(below):
+                yield from self._enter(fs, uri, found, below + "/")
             else:
                 yield Upsert(self._item(fs, uri, found))
+
+    def _takes(self, below: str) -> bool:
+        # An archive is entered, like a folder.
+        return self._selection.enters(below) if is_archive(below) else self._selection.takes(below)
+
+    def _enter(self, fs: Any, uri: str, info: _Info, folder: str) -> Iterator[Upsert | Unreadable]:
+        try:
+            yield from self._archive(fs, uri, info).walk(self._selection, folder, self.passed_over)
+        except Exception as error:  # drivers raise what they like
+            yield Unreadable(uri, self._address.cause(error), listing=True)
 
     def _folders(self, fs: Any, path: str) -> Iterator[_Info | Unreadable]:
         """Folder by folder: in memory are one folder's entries and the folders still to come."""
@@ -176,18 +209,50 @@ class RemoteTree:
         self.check()
         fs, path = self._connect()
         try:
-            info = fs.info(f"{path}/{below}" if below else path)
-        except FileNotFoundError:
-            return None
+            for file, member in _readings(f"{path}/{below}" if below else path, len(path)):
+                info = self._there(fs, file)
+                if info is None:
+                    continue
+                name = unquote_to_bytes(member)
+                told = below[: len(below) - len(member)] + os.fsdecode(name)
+                if told and not self._selection.wants(told):
+                    return None
+                if member:
+                    return self._archive(fs, uri[: -1 - len(member)], info).find(name)
+                if is_archive(file):
+                    raise SourceError(f"an archive, which the next listing will read again: {uri}")
+                return self._item(fs, uri, info)
+        except SourceError:
+            raise
         except Exception as error:
             raise SourceError(f"cannot read {uri}: {self._address.cause(error)}") from None
-        if info["type"] != "file" or (below and not self._selection.wants(below)):
+        return None
+
+    def _there(self, fs: Any, file: str) -> _Info | None:
+        try:
+            info = cast(_Info, fs.info(file))
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return self._item(fs, uri, info)
+        return info if info["type"] == "file" else None
+
+    def _archive(self, fs: Any, uri: str, info: _Info) -> Archive:
+        size = info.get("size")
+        if size is None:
+            raise SourceError("the store does not tell its size")
+        return Archive(uri, _fingerprint(info, size), size, RemoteBytes(fs, info["name"]))
 
     def _item(self, fs: Any, uri: str, info: _Info) -> Item:
         size = info.get("size")
         return Item(uri, _fingerprint(info, size), RemoteFile(fs, info["name"]), size)
+
+
+def _readings(path: str, root: int) -> Iterator[tuple[str, str]]:
+    """A file and the name of a member in it, as a path may be read: itself, and each archive on its way."""
+    yield path, ""
+    at = root - 1
+    while (at := path.find("/", at + 1)) >= 0:
+        if is_archive(path[:at]):
+            yield path[:at], path[at + 1 :]
 
 
 def _fingerprint(info: _Info, size: int | None) -> str:
