@@ -123,6 +123,13 @@ def test_sixteen_bits_are_brought_to_eight_and_not_clipped(kind: str) -> None:
     np.testing.assert_allclose(found, np.arange(256), atol=1)
 
 
+def test_sixteen_bits_with_a_transparent_shade_are_not_clipped() -> None:
+    """Only the shade that is meant is white, not its neighbours."""
+    shades = np.array([[0, 30_000, 30_001, 40_000]], np.uint16)
+    found = images.decode(saved(Image.fromarray(shades), transparency=30_000))
+    assert [found.getpixel((x, 0))[0] for x in range(4)] == [0, 255, 117, 156]
+
+
 def test_floats_and_wide_integers_are_shades() -> None:
     ramp = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(2, axis=0)
     for values in (ramp, ramp * 255, (ramp * 65535).astype(np.int32), (ramp * 255).astype(np.int32)):
@@ -190,6 +197,18 @@ def test_a_pixel_bomb_is_refused_by_its_header(width: int, height: int, monkeypa
         images.decode(png_of_size(width, height))
     with pytest.raises(LimitExceeded):
         images.measure(png_of_size(width, height))
+
+
+def test_a_jpeg_of_endless_passes_is_refused() -> None:
+    """Some bytes each, and as long to decode as the whole picture; the same bytes behind its end are no passes."""
+    whole = saved(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    for edge in (None, 16):
+        with pytest.raises(LimitExceeded, match="passes, more than 64"):
+            images.decode(whole[:-2] + scan * 500 + b"\xff\xd9", edge=edge)
+    assert images.decode(whole[:-2] + scan * 40 + b"\xff\xd9").size == (64, 64)
+    assert images.decode(whole + scan * 500).size == (64, 64)
+    assert images.decode(saved(Image.new("L", (64, 64)), "JPEG", comment=b"\xff\xda" * 100)).size == (64, 64)
 
 
 def test_the_limit_is_the_callers() -> None:

@@ -7,6 +7,7 @@ HEIC is read where pillow-heif is installed.
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from functools import cache
 from importlib import import_module
@@ -21,10 +22,14 @@ PIXELS = 100_000_000
 """The most pixels an image may have: 300 MB once it is decoded."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF")
 """What is tried. Pillow reads dozens more, some of them by running other programs."""
+SCANS = 64
+"""Passes over a JPEG; a photograph has a dozen. A pass over millions of pixels may take few bytes, and a second."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF's orientation -> Pillow's transposition."""
 _WHITE = (255, 255, 255)
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_SCAN, _END = 0xDA, 0xD9
 
 
 def decode(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = PIXELS) -> Image:
@@ -36,7 +41,10 @@ def decode(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = P
     """
     image = _open(source, pixels)
     try:
-        drafted = _shrink(image, edge) if edge is not None and image.format in ("JPEG", "MPO") else None
+        drafted = None
+        if image.format in ("JPEG", "MPO"):
+            _few_scans(image.fp)
+            drafted = _shrink(image, edge) if edge is not None else None
         image.load()
         orientation = _orientation(image)
         upright: Image = _opaque(image)
@@ -114,6 +122,21 @@ def _shrink(image: Any, edge: int) -> tuple[float, float] | None:
     return width, height
 
 
+def _few_scans(stream: BinaryIO) -> None:
+    """Raises LimitExceeded where there are too many."""
+    stream.seek(0)
+    content = stream.read()
+    if content.count(bytes((0xFF, _SCAN))) <= SCANS:
+        return
+    # Two bytes may be there by chance: in metadata, or in the film that a phone appends to a photograph.
+    at = scans = 0
+    while (marker := _MARKER.search(content, at)) and (kind := content[marker.start() + 1]) != _END:
+        scans += kind == _SCAN
+        at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    if scans > SCANS:
+        raise LimitExceeded(f"the JPEG image is drawn in {scans:,} passes, more than {SCANS}")
+
+
 def _turned(filled: tuple[float, float], size: tuple[int, int], orientation: int) -> tuple[float, float, float, float]:
     """Where the filled part of an image lies once it is upright: what was last may be first."""
     width, height = filled if orientation < 5 else filled[::-1]
@@ -124,13 +147,13 @@ def _turned(filled: tuple[float, float], size: tuple[int, int], orientation: int
 
 def _opaque(image: Any) -> Any:
     """In RGB, on white where it is transparent."""
-    if image.has_transparency_data:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
         behind = _pillow()[0].new("RGB", image.size, _WHITE)
         behind.paste(image, mask=image.getchannel("A"))
         return behind
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -139,12 +162,15 @@ def _eight_bits(image: Any) -> Any:
     import numpy as np
 
     values = np.asarray(image)
+    hidden = values == image.info.get("transparency")
     if image.mode == "F":
         values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
         values = values * 255 if values.max(initial=0.0) <= 1 else values
     elif image.mode != "I" or values.max(initial=0) > 255:
         values = values >> 8
-    return _pillow()[0].fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    shades = np.clip(values, 0, 255).astype(np.uint8)
+    shades[hidden] = 255
+    return _pillow()[0].fromarray(shades)
 
 
 def _orientation(image: Any) -> int:
