@@ -147,25 +147,28 @@ def test_fragments_are_compacted_while_it_is_written(tmp_path: Path, monkeypatch
         assert sink._table.stats()["fragment_stats"]["num_fragments"] < 10 * rounds
 
 
-def test_many_rows_get_an_index_and_search_still_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("dim", "kind"), [(8, "IVF_RQ"), (12, "IVF_SQ")])
+def test_many_rows_get_an_index_and_search_still_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int, kind: str
+) -> None:
     """Scores stay exact, rows written after the index was made are found, and filters hold."""
     monkeypatch.setattr(lance, "INDEX_ROWS", 2000)
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink, LanceIndex(url) as index:
-        sink.open(MANIFEST)
-        sink.write([point(n) for n in range(2000)])
+        sink.open(replace(MANIFEST, space=replace(MANIFEST.space, dim=dim)))
+        sink.write([point(n, dim=dim) for n in range(2000)])
         lance_compact.compact(url)
-        assert sink._table.list_indices()
-        sink.write([point(n) for n in range(2000, 2100)])
+        assert sink._table.index_stats("vector_idx").index_type == kind
+        sink.write([point(n, dim=dim) for n in range(2000, 2100)])
         sink.flush()
         index.open()
         for n in (3, 1999, 2050):
-            query = point(n).vectors[VECTOR]
+            query = point(n, dim=dim).vectors[VECTOR]
             hits = index.search(query, k=5)
             assert hits[0].chunk.ordinal == n
             assert hits[0].score == pytest.approx(1, abs=1e-5)
             assert [h.score for h in hits] == pytest.approx(
-                [similarity(query, point(h.chunk.ordinal).vectors[VECTOR]) for h in hits], abs=1e-4
+                [similarity(query, point(h.chunk.ordinal, dim=dim).vectors[VECTOR]) for h in hits], abs=1e-4
             )
             assert len(index.search(query, k=50, where={"uri": "file:///docs/41.md"})) == 50
 

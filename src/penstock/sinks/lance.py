@@ -38,6 +38,8 @@ CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
 """Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
+PROBES, COMPARED = 100, 200
+"""How many parts of the ANN index are looked into, and how many of the vectors there compared exactly, at least."""
 
 
 class _Place:
@@ -404,7 +406,7 @@ class LanceIndex(Index):
         wanted = filters.parse(where)
         with _errors(self._place.url):
             query = table.search(vector.values, vector_column_name=VECTOR).distance_type(space.metric).limit(k)
-            query = query.nprobes(20).refine_factor(10).select([*rows.COLUMNS, "_distance"])
+            query = query.nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k))).select([*rows.COLUMNS, "_distance"])
             if wanted:
                 # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
                 query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
