@@ -69,8 +69,9 @@ class Archive:
                         passed_over["excluded"] += 1
                     elif fault or names.again(name):
                         cause = fault or "another member of this name comes before it, and is the one that is read"
-                        # By its place: the uri that its name makes may be another one's.
-                        yield Unreadable(f"{self.uri}/{quote_from_bytes(name[:200], safe='')}#{entry.at}", cause)
+                        # By its place: the uri that its name makes may be another one's, or none.
+                        said = quote_from_bytes(name[:200].replace(b"\0", b"?"), safe="")
+                        yield Unreadable(f"{self.uri}/{said}#{entry.at}", cause)
                     elif entry.fault:
                         yield Unreadable(self._uri(name), entry.fault)
                     else:

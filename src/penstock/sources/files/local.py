@@ -237,6 +237,8 @@ class LocalTree:
         file, member = within(path)
         try:
             found = os.stat(file)
+            if is_archive(file) and not member and stat.S_ISREG(found.st_mode):
+                raise SourceError(f"an archive, which the next listing will read again: {uri}")
             if not stat.S_ISREG(found.st_mode) or not self._tells(file, member):
                 return None
             if member:
@@ -245,8 +247,6 @@ class LocalTree:
             if error.errno in (*_GONE, errno.ELOOP):
                 return None
             raise SourceError(f"cannot read {uri}: {cause_of(error)}") from None
-        if is_archive(file):
-            raise SourceError(f"an archive, which the next listing will read again: {uri}")
         return _item(uri_of(file), file, found)
 
     def _tells(self, path: str, member: str) -> bool:

@@ -213,14 +213,14 @@ class RemoteTree:
                 info = self._there(fs, file)
                 if info is None:
                     continue
+                if is_archive(file) and not member:
+                    raise SourceError(f"an archive, which the next listing will read again: {uri}")
                 name = unquote_to_bytes(member)
                 told = below[: len(below) - len(member)] + os.fsdecode(name)
                 if told and not self._selection.wants(told):
                     return None
                 if member:
                     return self._archive(fs, uri[: -1 - len(member)], info).find(name)
-                if is_archive(file):
-                    raise SourceError(f"an archive, which the next listing will read again: {uri}")
                 return self._item(fs, uri, info)
         except SourceError:
             raise

@@ -6,6 +6,7 @@ header · name · data · ... · central directory · (zip64 end, its locator) �
 from __future__ import annotations
 
 import io
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
@@ -153,9 +154,12 @@ class _Directory(NamedTuple):
 
 def _directory(read: Reader, size: int) -> _Directory:
     tail = read(max(0, size - _END.size - 0xFFFF), _END.size + 0xFFFF)
-    at = tail.rfind(b"PK\5\6", 0, len(tail) - _END.size + 4)
-    if at < 0:
+    ends = [found.start() for found in re.finditer(b"PK\5\6", tail) if found.start() + _END.size <= len(tail)]
+    if not ends:
         raise Damaged("no zip archive, or cut short: it has no directory")
+    # The comment behind it may look like one. Then the last one does not reach to the end.
+    whole = [end for end in ends if end + _END.size + unpack_from("<H", tail, end + 20)[0] == len(tail)]
+    at = (whole or ends)[-1]
     _, count, length, offset = _END.unpack_from(tail, at)
     end = size - len(tail) + at
     if tail[at - 20 : at - 16] == b"PK\6\7" and at >= 20:
