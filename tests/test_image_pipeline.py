@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -73,6 +75,49 @@ def test_words_find_images(folder: Path, url: str) -> None:
     assert again.counts["moved"] == 1
     assert again.embedded == 0
     assert len({id for page in MemorySink(url).ids() for id in page}) == 96
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_samples_of_an_archive(tmp_path: Path, url: str, shapes: Any, kind: str) -> None:
+    """As WebDataset has them: an image, its caption, its fields. One point a sample; where it lies is its uri."""
+    random = Random(3)
+    members: dict[str, bytes] = {}
+    for number, scene in zip(range(24), shapes.scenes(random), strict=False):
+        members[f"{number:03}.jpg"] = shapes.jpeg(shapes.draw(scene, random, 80, 60))
+        if number % 2:
+            members[f"{number:03}.txt"] = scene.prompt.encode()
+        else:
+            members[f"{number:03}.json"] = json.dumps({"caption": scene.prompt, "number": number}).encode()
+    members |= {"x.jpg": members["000.jpg"][:-1] + b"\0", "x.json": b"[1]", "y.txt": b"a text of its own"}
+    path = tmp_path / f"shard.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+            for name, data in members.items():
+                made.writestr(name, data)
+    else:
+        with tarfile.open(path, "w") as tar:
+            for name, data in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    pipeline = Pipeline(path, into=url, model=MODEL, state=tmp_path / "ledger.db")
+    report = pipeline.run()
+    assert report.embedded == 26
+    with open_index(url) as index:
+        hits = {hit.chunk.uri.removeprefix(f"{path.as_uri()}/"): hit.chunk for hit in index.search("a circle", k=99)}
+        best = index.search(hits["002.jpg"].text, k=1)[0].chunk
+    assert len(hits) == 26
+    assert {name for name in hits if not name.endswith(".jpg")} == {"y.txt"}
+    assert hits["002.jpg"].metadata == {"number": 2, "width": 80, "height": 60}
+    assert json.loads(members["002.json"])["caption"] == hits["002.jpg"].text
+    assert members["003.txt"].decode() == hits["003.jpg"].text
+    assert best.text == hits["002.jpg"].text
+    assert pipeline.run().embedded == 0
+    with pipeline.ledger as ledger:
+        ledger.open(exclusive=False)
+        (failure,) = ledger.failures()
+    assert failure.uri == f"{path.as_uri()}/x.jpg"
+    assert "the caption beside it cannot be read" in failure.cause
 
 
 def test_what_is_no_image_is_listed(tmp_path: Path, url: str) -> None:

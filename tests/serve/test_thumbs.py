@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from PIL import Image
@@ -40,7 +41,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "link-inside.png").symlink_to(root / "a.png")
     (root / "link-outside.png").symlink_to(outside / "secret.png")
     (root / "linked").symlink_to(outside)
+    for place in (root / "in.zip", outside / "out.zip"):
+        with ZipFile(place, "w") as packed:
+            packed.writestr("deep/a ü.png", picture("green", size=(600, 300)))
+            packed.writestr("a.txt", picture("red"))
+            packed.writestr("broken.png", picture("red")[:60])
+    (root / "linked.zip").symlink_to(outside / "out.zip")
+    (root / "linked-inside.zip").symlink_to(root / "in.zip")
+    (root / "torn.tar").write_bytes(b"torn")
+    (root / "nozip").write_bytes((root / "in.zip").read_bytes())
     os.mkfifo(root / "pipe.png")
+    os.mkfifo(root / "pipe.zip")
     (root / "folder.png").mkdir()
     turned = Image.new("RGB", (40, 20), COLOURS["red"])
     turned.paste(COLOURS["blue"], (0, 0, 20, 20))
@@ -77,6 +88,19 @@ def client(folder: Path) -> Iterator[Client]:
         21: "file:a.png",
         22: f"{root}/a.png",
         23: "file://[",
+        26: f"{(root / 'in.zip').as_uri()}/deep/a%20%C3%BC.png",
+        27: f"{(root / 'linked-inside.zip').as_uri()}/deep/a%20%C3%BC.png",
+        28: f"{(root / 'in.zip').as_uri()}/broken.png",
+        30: f"{(root / 'in.zip').as_uri()}/none.png",
+        31: f"{(root / 'in.zip').as_uri()}/a.txt",
+        32: f"{(root / 'linked.zip').as_uri()}/deep/a%20%C3%BC.png",
+        33: f"{(folder / 'outside' / 'out.zip').as_uri()}/deep/a%20%C3%BC.png",
+        34: f"{(root / 'in.zip').as_uri()}/../../outside/out.zip/deep/a%20%C3%BC.png",
+        35: f"{(root / 'pipe.zip').as_uri()}/deep/a%20%C3%BC.png",
+        36: f"{(root / 'torn.tar').as_uri()}/deep/a%20%C3%BC.png",
+        37: f"{(root / 'nozip').as_uri()}/deep/a%20%C3%BC.png",
+        38: f"{(root / 'a.png').as_uri()}/deep/a%20%C3%BC.png",
+        39: f"{(root / 'in.zip').as_uri()}/deep/a%20%C3%BC.png/b.png",
     }
     chunks = [chunk(number, f"words {number}", uri=uri) for number, uri in uris.items()]
     chunks.append(chunk(24, image=b"", uri=(root / "no-ending").as_uri()))
@@ -145,7 +169,25 @@ def test_a_link_within_the_root_is_followed(client: Client) -> None:
     assert client.get(thumb(client, 4)).status_code == 200
 
 
-@pytest.mark.parametrize("number", [3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23, 25])
+def test_a_member_of_an_archive(client: Client, folder: Path) -> None:
+    """Is shown as a file would be; and when the archive is another one, so is the picture."""
+    answer = client.get(thumb(client, 26))
+    assert near(answer.content, (5, 5), "green")
+    assert client.get(thumb(client, 27)).status_code == 200
+    refused(client.get(thumb(client, 28)), 400)
+    place = folder / "root" / "in.zip"
+    before = place.read_bytes()
+    try:
+        with ZipFile(place, "w") as packed:
+            packed.writestr("else", "")
+            packed.writestr("deep/a ü.png", picture("blue"))
+        again = client.get(thumb(client, 26), headers={"If-None-Match": answer.headers["etag"]})
+        assert near(again.content, (5, 5), "blue")
+    finally:
+        place.write_bytes(before)
+
+
+@pytest.mark.parametrize("number", [3, *range(5, 17), *range(20, 24), 25, *range(30, 40)])
 def test_nothing_else_is_shown(client: Client, number: int) -> None:
     """One answer to all of them: it does not even tell which files there are."""
     answer = client.get(thumb(client, number))
