@@ -41,7 +41,9 @@ class Files(Source):
     """The files beneath one or more roots: a state source.
 
     A root is a local file or folder, a `file://`, `s3://`, `gs://`, `az://`, `memory://` or any other fsspec
-    url, or one file at `https://`. A file named as a root is taken whatever the patterns say.
+    url, or one file at `https://`. A file named as a root is taken whatever the patterns say. Tars and zips are
+    folders: what they hold is told, by the same patterns (see `archives`); but not of those at `https://`, or within
+    another one.
 
     - `include`, `exclude`: patterns in the manner of .gitignore, from each root down (see `globs`).
     - `hidden`: also files and folders whose name begins with a dot.

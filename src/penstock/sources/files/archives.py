@@ -14,17 +14,17 @@ import os
 import sqlite3
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote_from_bytes
 
 from penstock.errors import SourceError
 from penstock.records import Item, Unreadable, Upsert
 from penstock.sources.files import tars, zips
 from penstock.sources.files.globs import Selection
-from penstock.sources.files.members import Damaged, Entry, Reader
+from penstock.sources.files.members import Damaged, Entry, Opener, Reader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,16 +153,16 @@ def _knowing(sample: list[tuple[Entry, bytes, str]]) -> Iterator[tuple[Entry, by
     others = {f".{ending.rpartition('.')[2]}": entry.opener for ending, entry in there if ending not in _SIDES}
     for ending, (entry, name, fault) in zip(endings, sample, strict=True):
         if ending in _SIDES and others:
-            entry = entry._replace(opener=_beside(entry, others))
+            entry = _beside(entry, others)
         elif ending not in _SIDES and sides:
-            stamps = [sides[side].stamp for side in _SIDES if side in sides]
-            beside = {side: its.opener for side, its in sides.items()}
-            entry = entry._replace(stamp="+".join([entry.stamp, *stamps]), opener=_beside(entry, beside))
+            # Another caption makes another document of the image.
+            stamp = "+".join([entry.stamp, *(sides[side].stamp for side in _SIDES if side in sides)])
+            entry = _beside(entry._replace(stamp=stamp), {side: its.opener for side, its in sides.items()})
         yield entry, name, fault
 
 
-def _beside(entry: Entry, others: Any) -> Any:
-    return replace(entry.opener, beside=others)  # type: ignore[type-var]
+def _beside(entry: Entry, others: Mapping[str, Opener]) -> Entry:
+    return entry._replace(opener=replace(cast(Any, entry.opener), beside=others))
 
 
 class _Names:

@@ -72,7 +72,8 @@ def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
             if length > MORE:
                 raise Damaged(f"damaged at byte {at:,}: {length:,} bytes about one member")
             _whole(data, length, size, name)
-            said |= _pax(ahead(data, length), data) if kind in b"xX" else {kind: ahead(data, length).rstrip(b"\0")}
+            told = ahead(data, length).rstrip(b"\0")
+            said |= _pax(told, data) if kind in b"xX" else {kind: told}
             at = _after(data, length)
             continue
         sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in said)
