@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -36,6 +37,8 @@ FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
 CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
 """Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
+SETTLED = 1_000_000_000
+"""Nanoseconds after which nothing that comes can have the same time as what was there."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
 PROBES, COMPARED = 100, 200
@@ -52,6 +55,7 @@ class _Place:
         if not self.table.replace("_", "").replace("-", "").isalnum():
             raise UsageError(f"{url!r}: a table's name has letters, digits, - and _ only")
         self.data = folder / f"{self.table}.lance"
+        self.versions = self.data / "_versions"
         self.sidecar = folder / f"{self.table}.penstock.json"
 
     def beside(self, number: int) -> str:
@@ -61,8 +65,7 @@ class _Place:
     @property
     def made(self) -> bool:
         """Whether the table has a version: a run may have died when there was no more than its folder."""
-        versions = self.data / "_versions"
-        return versions.is_dir() and any(versions.iterdir())
+        return self.versions.is_dir() and any(self.versions.iterdir())
 
     def manifest(self) -> Manifest | None:
         """What is kept beside the table; None where either of the two is missing."""
@@ -71,10 +74,12 @@ class _Place:
     def connect(self, purpose: str = "write") -> Any:
         import lancedb
 
-        # Every read looks for the newest version: readers see what was written, and compaction never breaks them.
         indexes, metadata = CACHES[purpose]
         session = lancedb.Session(index_cache_size_bytes=indexes, metadata_cache_size_bytes=metadata)
-        return lancedb.connect(str(self.folder), read_consistency_interval=timedelta(0), session=session)
+        # Every read looks for the newest version: readers see what was written, and compaction never breaks them.
+        # LanceDB takes 2 ms for that, which a search has no time for: see LanceIndex.
+        often = timedelta(0) if purpose == "write" else None
+        return lancedb.connect(str(self.folder), read_consistency_interval=often, session=session)
 
 
 @contextmanager
@@ -359,12 +364,14 @@ class _Compactor:
 
 
 class LanceIndex(Index):
-    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds."""
+    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds. Always the newest
+    version of it, which the time of its folder of versions tells."""
 
     def __init__(self, url: str) -> None:
         self._place = _Place(url)
         self._table: Any = None
         self._manifest: Manifest | None = None
+        self._changed: int | None = None
 
     @property
     def url(self) -> str:
@@ -395,6 +402,13 @@ class LanceIndex(Index):
     def _opened(self) -> tuple[Any, Space]:
         if self._table is None or self._manifest is None:
             raise SinkError(f"{self._place.url} is not open")
+        now = time.time_ns()
+        with _errors(self._place.url):
+            changed = self._place.versions.stat().st_mtime_ns
+            if changed != self._changed:
+                self._table.checkout_latest()
+                # A version so new may be followed by another one within the same tick of the clock.
+                self._changed = changed if now - changed > SETTLED else None
         return self._table, self._manifest.space
 
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
@@ -418,8 +432,9 @@ class LanceIndex(Index):
             return _fetch(table, space, list(dict.fromkeys(ids)))
 
     def count(self) -> int:
+        table, _ = self._opened()
         with _errors(self._place.url):
-            return int(self._opened()[0].count_rows())
+            return int(table.count_rows())
 
 
 def _hits(found: pa.Table, query: Dense | MultiVector, metric: str) -> list[Hit]:
