@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -36,6 +37,7 @@ _HOSTS = 4096
 _IN_MEMORY = 4 << 20
 
 Judge = Callable[[str], bool]
+_plain = re.compile(r"[!-~]+").fullmatch
 
 
 class NotPublic(ParseError): ...
@@ -278,7 +280,7 @@ def good(url: str) -> bool:
         _ = parts.port
     except ValueError:
         return False
-    return bool(fit) and url.isascii() and all(letter > " " for letter in url)
+    return bool(fit) and _plain(url) is not None
 
 
 def _parts(url: str) -> SplitResult:

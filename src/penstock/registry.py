@@ -20,6 +20,15 @@ SOURCES: Table = {
     "s3": ("penstock.sources.files:Files", "s3"),
     "gs": ("penstock.sources.files:Files", "gs"),
     "az": ("penstock.sources.files:Files", "az"),
+    "parquet": ("penstock.sources.rows:Rows", None),
+    "parquet+s3": ("penstock.sources.rows:Rows", "s3"),
+    "parquet+gs": ("penstock.sources.rows:Rows", "gs"),
+    "parquet+az": ("penstock.sources.rows:Rows", "az"),
+    "urls": ("penstock.sources.urls:Urls", None),
+    "urls+https": ("penstock.sources.urls:Urls", None),
+    "urls+s3": ("penstock.sources.urls:Urls", "s3"),
+    "urls+gs": ("penstock.sources.urls:Urls", "gs"),
+    "urls+az": ("penstock.sources.urls:Urls", "az"),
 }
 
 SINKS: Table = {

@@ -167,9 +167,11 @@ class Parsers:
 
 def _among_images(media_type: str, item: Item) -> str:
     """Of a file that is no image, where images are looked for: its type, or none if it is the caption of one."""
-    stem, ending = os.path.splitext(item.path or item.uri)
+    stem, ending = os.path.splitext(item.path or re.split("[?#]", item.uri, maxsplit=1)[0])
     if ending.lower() in IMAGES:
         raise ParseError(f"it is named like an image, and is {media_type}")
+    if (item.media_type or "").startswith("image/"):
+        raise ParseError(f"it is said to be an image, and is {media_type}")
     if ending.lower() in (".txt", ".json") and any(
         image in beside(item) or (item.path and os.path.isfile(stem + image)) for image in IMAGES
     ):

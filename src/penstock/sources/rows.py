@@ -1,0 +1,412 @@
+"""Images in tables: `parquet://photos/?image=img&caption=alt&key=id`.
+
+A row is an item. Its image is in a column of bytes, or of `{bytes, path}` as Hugging Face's data sets have it; or a
+path leads to it, beneath the table's folder; or a url, which is fetched (`penstock.fetching` has the rules). Which
+column that is, its name tells, or `?image=`. The caption and other plain values of the row are the item's metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
+from urllib.parse import parse_qsl, quote, urlencode
+
+from penstock.contracts import Source
+from penstock.errors import PenstockError, SourceError, UsageError
+from penstock.fetching import Fetched, good
+from penstock.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.sources.cells import BYTES, PLAIN, TEXT, Cell, ParquetTable, Row, let_go, opened
+from penstock.sources.files import Files
+from penstock.sources.files.address import Address
+
+IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "img_bytes", "bytes")
+URLS = ("url", "image_url", "img_url")
+PATHS = ("path", "image_path", "img_path", "file_path", "filename", "file_name", "uri")
+CAPTIONS = ("caption", "text", "alt")
+KEYS = ("key", "__key__", "id")
+METADATA = 16 << 10
+"""Characters that the fields of a row may have, all together: items wait in thousands."""
+
+Fields = Mapping[str, str]
+
+
+class Table(Protocol):
+    """What a file's rows are read from. Not for two readers at once."""
+
+    @property
+    def fields(self) -> Fields:
+        """Columns and what they hold: BYTES, TEXT or PLAIN. Raises what the format's reader raises."""
+
+    def rows(self) -> Iterator[Row]: ...
+
+
+class Columns(NamedTuple):
+    """Which is which. Of a table without columns, none."""
+
+    image: str
+    kind: str
+    caption: str | None = None
+    key: str | None = None
+
+
+class Rows(Source):
+    """The rows of Parquet files, beneath folders or named: a state source.
+
+    - `parquet://` goes before a local path, `parquet+s3://` (gs, az) before a bucket. Options follow `?`: `image`,
+      `caption` and `key` name columns, `private=1` lets urls lead into one's own network.
+    - An image in the table is named by its file and its key: the column `key`, `__key__` or `id`, or the one that
+      `key=` says. Without one, or with `key=` and nothing after it, it is the row's number, from 0 on: where rows are
+      inserted or taken out, those behind it change their names, and are read again (but not embedded again, where the
+      index can be read). A key that an earlier row of the file has is listed as a failure.
+    - When the file has changed in any way, all its rows have: they are read, and what is as before is not embedded.
+    - An image elsewhere is named by its url or file. Rows that name one again are counted as duplicates in
+      `passed_over`. Files have their own fingerprints; what is at a url is taken not to change while its row does not.
+    - In a bucket every path costs two requests to look the file up.
+    """
+
+    scheme: ClassVar[str] = "parquet"
+    endings: ClassVar[tuple[str, ...]] = ("parquet", "parq")
+    picks: ClassVar[str] = "image"
+    """The option that names the column."""
+    takes: ClassVar[tuple[str, ...]] = (BYTES, TEXT)
+
+    def __init__(
+        self,
+        *places: str | os.PathLike[str],
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        hidden: bool = False,
+        skip: Sequence[str | os.PathLike[str]] = (),
+        storage: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._options: dict[str, str] = {}
+        roots = [self._root(os.fspath(place)) for place in places]
+        self._storage = dict(storage or {})
+        wanted = include or [f"*.{form}" for ending in self.endings for form in (ending, ending.upper())]
+        self._files = Files(*roots, include=wanted, exclude=exclude, hidden=hidden, skip=skip, storage=self._storage)
+        told = [("include", glob) for glob in sorted(include)] + [("exclude", glob) for glob in sorted(exclude)]
+        told += [("hidden", "1")] * hidden + sorted(self._options.items())
+        self._name = f"{self.scheme}+{Files(*roots).name}" + (f"?{urlencode(told)}" if told else "")
+        self._private = self._options.get("private", "0") in ("1", "true", "yes")
+        self._passed_over: Counter[str] = Counter()
+        self._elsewhere = True
+        """Some items are not named by the file that tells them, so nothing shows which ones a broken file told."""
+        self._beside: tuple[str, Files] | None = None
+        self._known: tuple[bytes, Told] | None = None
+
+    def _root(self, place: str) -> str:
+        """The file or folder, less the options."""
+        known = (self.picks, "caption", "key", "private")
+        kind, _, rest = place.partition("://")
+        outer, _, inner = kind.partition("+")
+        if outer != self.scheme or not rest:
+            return place
+        root, _, query = rest.rpartition("?") if "?" in rest else (rest, "", "")
+        kept = []
+        for part in filter(None, query.split("&")):
+            ((name, value),) = parse_qsl(part, keep_blank_values=True) or [("", "")]
+            if name in known:
+                if self._options.setdefault(name, value) != value:
+                    raise UsageError(f"{name} is said twice: {self._options[name]!r} and {value!r}")
+            elif inner in ("http", "https"):
+                kept.append(part)  # the server's
+            else:
+                raise UsageError(f"{place}: unknown option {name!r}; there are: {', '.join(known)}")
+        if not root:
+            raise UsageError(f"{place!r} names no file or folder; write it like {self.scheme}://photos/")
+        if inner:
+            return f"{inner}://{root}" + (f"?{'&'.join(kept)}" if kept else "")
+        return os.path.expanduser(root)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        """What the files have (see Files), `duplicate` rows, and `long field`s that were left out of metadata."""
+        return self._files.passed_over + self._passed_over
+
+    def open(self) -> None:
+        """Raises UsageError where the first file that can be read has no column of images, or several."""
+        self._files.open()
+        for change in self._files.changes():
+            if isinstance(change, Upsert):
+                try:
+                    with opened(change.item.opener) as stream:
+                        self._elsewhere = self._choose(self._table(stream, change.item).fields).kind != BYTES
+                        return
+                except UsageError as error:
+                    raise UsageError(f"{change.item.uri}: {error}") from None
+                except Exception:
+                    continue  # which the listing will tell
+
+    def close(self) -> None:
+        self._files.close()
+        self._forget()
+        let_go()
+
+    def changes(self, cursor: str | None = None) -> Iterator[Change]:
+        self.open()
+        self._passed_over.clear()
+        complete = True
+        with closing(Told()) as told:
+            for change in self._walk(told):
+                complete &= isinstance(change, Upsert) or not change.listing
+                yield change
+        if complete:
+            yield Mark()
+
+    def lookup(self, uri: str) -> Item | None:
+        """Of many, the first takes as long as a listing."""
+        state = self._state()
+        if self._known is None or self._known[0] != state:
+            self._forget()
+            self._known = state, Told()
+            for change in self._walk(self._known[1]):
+                self._known[1].keep(change)
+        known = self._known[1].kept(uri)
+        if isinstance(known, Upsert):
+            return known.item
+        if known is None and self._known[1].complete:
+            return None
+        cause = known.cause if known is not None else f"{self.name} cannot be listed whole"
+        raise SourceError(f"cannot read {uri}: {cause}")
+
+    def _state(self) -> bytes:
+        """Another one if any file is."""
+        hashed = hashlib.blake2b(digest_size=16)
+        for change in self._files.changes():
+            told = (change.item.uri, change.item.fingerprint) if isinstance(change, Upsert) else repr(change)
+            hashed.update(repr(told).encode(errors="replace"))
+        return hashed.digest()
+
+    def _forget(self) -> None:
+        if self._known is not None:
+            self._known[1].close()
+            self._known = None
+
+    # ------------------------------------------------------------ files
+
+    def _walk(self, told: Told) -> Iterator[Upsert | Unreadable]:
+        for change in self._files.changes():
+            if isinstance(change, Upsert):
+                yield from self._rows(change.item, told)
+            elif isinstance(change, Unreadable):
+                told.complete = False
+                yield replace(change, listing=change.listing or self._elsewhere)
+
+    def _rows(self, file: Item, told: Told) -> Iterator[Upsert | Unreadable]:
+        stream = None
+        try:
+            stream = opened(file.opener)
+            table = self._table(stream, file)
+            columns = self._choose(table.fields)
+            self._elsewhere |= columns.kind != BYTES
+            for row in table.rows():
+                if (change := self._change(file, columns, row, told)) is not None:
+                    yield change
+        except Exception as error:  # pyarrow and csv raise what they like
+            # What could not be fetched or read may be as it was; what is broken tells nothing of its rows.
+            trouble = error if stream is None else stream.raw.trouble
+            told.complete = False
+            yield Unreadable(file.uri, said(trouble or error), listing=trouble is not None or self._elsewhere)
+        finally:
+            if stream is not None:
+                stream.close()
+
+    def _table(self, stream: BinaryIO, file: Item) -> Table:
+        return ParquetTable(stream)
+
+    def _choose(self, fields: Fields) -> Columns:
+        if not fields:
+            return Columns("", TEXT)
+        image = self._image(fields)
+        caption = self._named("caption", fields) or next(iter(among(CAPTIONS, fields, TEXT)), None)
+        key = None
+        if fields[image] == BYTES and self._options.get("key") != "":
+            key = self._named("key", fields) or next(iter(among(KEYS, fields, TEXT, PLAIN)), None)
+        return Columns(image, fields[image], caption, key)
+
+    def _image(self, fields: Fields) -> str:
+        if (named := self._named(self.picks, fields)) is not None:
+            if fields[named] not in self.takes:
+                raise UsageError(f"the column {shown(named)} holds neither images nor where they are")
+            return named
+        found = next(filter(None, self._candidates(fields)), [])
+        return found[0] if len(found) == 1 else self._unclear(found, fields)
+
+    def _candidates(self, fields: Fields) -> Iterator[Sequence[str]]:
+        """Columns that may be the images, the likeliest kind first."""
+        yield among(IMAGES, fields, BYTES)
+        yield among(URLS + PATHS, fields, TEXT)
+        yield [name for name, kind in fields.items() if kind == BYTES]
+
+    def _unclear(self, found: Sequence[str], fields: Fields) -> str:
+        what = f"several columns may be meant ({', '.join(map(shown, found))})" if found else "no column is known"
+        there = ", ".join(map(shown, fields))
+        raise UsageError(f"{what}: say which with ?{self.picks}=NAME. There are: {there}")
+
+    def _named(self, option: str, fields: Fields) -> str | None:
+        if not (name := self._options.get(option)):
+            return None
+        if name not in fields:
+            raise UsageError(f"{option}={name}: no such column. There are: {', '.join(map(shown, fields))}")
+        return name
+
+    # ------------------------------------------------------------ rows
+
+    def _change(self, file: Item, columns: Columns, row: Row, told: Told) -> Upsert | Unreadable | None:
+        here = f"{file.uri}#{row.number}"
+        if row.values is None:
+            return Unreadable(here, f"row {row.number}: {row.cause}")
+        try:
+            if columns.kind == BYTES:
+                return Upsert(self._held(file, columns, row, row.values, told))
+            item = self._pointed(file, columns, row.values, told)
+        except SourceError as error:
+            return Unreadable(here, f"row {row.number}: {error}")
+        return Upsert(item) if item is not None else None
+
+    def _held(self, file: Item, columns: Columns, row: Row, values: Mapping[str, Any], told: Told) -> Item:
+        """The image is in the table."""
+        uri = f"{file.uri}/{row.number}"
+        if columns.key is not None:
+            key = values.get(columns.key)
+            if key is None or key == "":
+                raise SourceError(f"it has no {shown(columns.key)}")
+            uri = f"{file.uri}/{_quoted(str(key))}"
+            if told.before(uri) is not None:
+                raise SourceError(f"an earlier row has its {shown(columns.key)}; ?key= names another column")
+        opener = Cell(file.opener, file.fingerprint, columns.image, row.group, row.place)
+        fingerprint = f"{file.fingerprint}-{row.number}"
+        return Item(uri, fingerprint, opener, media_type="image/*", metadata=self._metadata(columns, values))
+
+    def _pointed(self, file: Item, columns: Columns, values: Mapping[str, Any], told: Told) -> Item | None:
+        """The image is elsewhere. None if an earlier row led there."""
+        value = values.get(columns.image)
+        if not isinstance(value, str) or not (value := value.strip()):
+            raise SourceError("nothing says where the image is")
+        metadata = self._metadata(columns, values)
+        web = value.lower().startswith(("http://", "https://"))
+        item = self._at_url(value, metadata) if web else self._at_path(file, value, metadata)
+        mark = _hash(value)
+        if (before := told.before(item.uri, mark)) is None:
+            return item
+        if before != mark and web:
+            raise SourceError("an earlier url differs only in what is secret, which is not kept in names")
+        self._passed_over["duplicate"] += 1
+        return None
+
+    def _at_url(self, url: str, metadata: dict[str, Any]) -> Item:
+        if not good(url):
+            raise SourceError("this is no url to fetch, or one with a user in it, or not quoted as urls are")
+        fingerprint = _hash(json.dumps([url, metadata], sort_keys=True)).hex()
+        return Item(Address(url, {}).uri, fingerprint, Fetched(url, self._private), metadata=metadata)
+
+    def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item:
+        folder, local = file.uri.rpartition("/")[0], file.uri.startswith("file://")
+        if self._beside is None or self._beside[0] != folder:
+            self._beside = folder, Files(folder, hidden=True, storage=self._storage)
+        try:
+            uri = quote(path) if local else path
+            uri = f"file://{uri}" if local and path.startswith("/") else f"{folder}/{uri}"
+            item = self._beside[1].lookup(uri)
+        except (SourceError, UsageError, ValueError):
+            raise SourceError("the file it names lies elsewhere, or cannot be read") from None
+        if item is None:
+            raise SourceError("the file it names is not there, or a link")
+        return replace(item, metadata=metadata)
+
+    def _metadata(self, columns: Columns, values: Mapping[str, Any]) -> dict[str, Any]:
+        own = (columns.image, columns.key, columns.caption)
+        fields = [("caption", values.get(columns.caption or ""))]
+        fields += [(name, value) for name, value in values.items() if name not in own]
+        told: dict[str, Any] = {}
+        left = METADATA
+        for name, value in fields:
+            if value is None or value == "" or name in told:
+                continue
+            left -= (size := len(name) + (len(value) if isinstance(value, str) else 20))
+            if left < 0:
+                left += size
+                self._passed_over["long field"] += 1
+            else:
+                told[name] = value
+        return told
+
+
+def shown(name: str) -> str:
+    """A column's name; in a table without a header it may be a url, with what is secret in it."""
+    bare = re.sub(r"//[^/@]*@", "//", name).partition("?")[0]
+    return repr(bare[:40] + "..." if len(bare) > 40 else bare)
+
+
+def said(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, PenstockError) else f"{type(error).__name__}: {text}"
+
+
+def among(names: Sequence[str], fields: Fields, *kinds: str) -> list[str]:
+    """The fields with such a name, in the names' order."""
+    found = [name for name, kind in fields.items() if kind in kinds and name.lower() in names]
+    return sorted(found, key=lambda name: names.index(name.lower()))
+
+
+def _quoted(key: str) -> str:
+    """A key as the end of a uri: it stays beneath."""
+    folders = key.split("/")
+    return quote(key, safe="" if {"", ".", ".."} & {*folders} else "/", errors="replace")
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
+
+
+class Told:
+    """What a listing has told, in a temporary file: its memory stays as it is, however long the listing."""
+
+    def __init__(self) -> None:
+        self.complete = True
+        """False if whole files are missing."""
+        # An unnamed database is a file that vanishes with the connection.
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.executescript(
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;"
+            "CREATE TABLE names (uri BLOB PRIMARY KEY, mark BLOB NOT NULL) WITHOUT ROWID;"
+            "CREATE TABLE changes (uri BLOB PRIMARY KEY, change BLOB NOT NULL);"
+            "BEGIN"
+        )
+
+    def before(self, uri: str, mark: bytes = b"") -> bytes | None:
+        """The mark that the uri was told with before; None the first time."""
+        if self._db.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (_hash(uri), mark)).rowcount:
+            return None
+        found: bytes = self._db.execute("SELECT mark FROM names WHERE uri = ?", (_hash(uri),)).fetchone()[0]
+        return found
+
+    def keep(self, change: Upsert | Unreadable) -> None:
+        uri = change.item.uri if isinstance(change, Upsert) else change.uri
+        kept = pickle.dumps(change, pickle.HIGHEST_PROTOCOL)
+        self._db.execute("INSERT OR REPLACE INTO changes VALUES (?, ?)", (_hash(uri), kept))
+
+    def kept(self, uri: str) -> Upsert | Unreadable | None:
+        found = self._db.execute("SELECT change FROM changes WHERE uri = ?", (_hash(uri),)).fetchone()
+        # Written by this process, into a file that has no name.
+        change: Upsert | Unreadable | None = pickle.loads(found[0]) if found else None
+        return change
+
+    def close(self) -> None:
+        self._db.close()

@@ -1,0 +1,135 @@
+"""Lists of urls: `urls://list.txt?private=1`, `urls://list.csv?url=address&caption=alt`.
+
+A text has a url a line (`#` begins a comment). `.csv`, `.tsv`, `.jsonl` and `.parquet` have columns: one of urls
+(`url`, `image_url`, or the one that `?url=` says), a caption, and more that goes into the metadata. The urls may be
+those of images or of documents; what the model does not take is skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+from penstock.errors import ParseError, SourceError
+from penstock.records import Item
+from penstock.sources.cells import PLAIN, TEXT, ParquetTable, Row
+from penstock.sources.rows import URLS, Fields, Rows, Table, among
+
+LINE = 64 << 10
+"""The longest line."""
+
+
+class Urls(Rows):
+    """What is at the urls of lists, which are files or all the lists beneath a folder: a state source.
+
+    An item is named by its url, as in Rows; a line that has none is a failure, with its number. What is at a url is
+    taken not to change: it is fetched again when its row is another. Two connections at once lead to a host at most,
+    none as long as it asks for that. Nothing there (404, 410), not public, too large: that is so until the row
+    changes. All else is tried again by the next run. Threads that read wait for the net: have many (`--workers 32`).
+    """
+
+    scheme = "urls"
+    endings = ("txt", "csv", "tsv", "jsonl", "ndjson", "parquet")
+    picks = "url"
+    takes = (TEXT,)
+
+    def _table(self, stream: BinaryIO, file: Item) -> Table:
+        begins = stream.read(4)
+        stream.seek(0)
+        if begins == b"PAR1":
+            return ParquetTable(stream)
+        ending = file.uri.partition("?")[0].rpartition(".")[2].lower()
+        if ending in ("csv", "tsv"):
+            return Separated(stream, "\t" if ending == "tsv" else ",")
+        return Objects(stream) if ending in ("jsonl", "ndjson") else Lines(stream)
+
+    def _candidates(self, fields: Fields) -> Iterator[Sequence[str]]:
+        yield among(URLS, fields, TEXT)
+
+    def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item:
+        raise SourceError("this is no url")
+
+
+class Lines:
+    """A url a line."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.fields: Fields = {"url": TEXT}
+
+    def rows(self) -> Iterator[Row]:
+        for number, line in _lines(self._stream):
+            if line is None:
+                yield Row(number, None, cause=_TOO_LONG)
+            elif (line := line.strip()) and not line.startswith("#"):
+                yield Row(number, {"url": line})
+
+
+class Separated:
+    """Commas or tabs between the fields, names in the first line."""
+
+    def __init__(self, stream: BinaryIO, between: str) -> None:
+        self._reader = csv.reader(self._whole(stream), delimiter=between)
+        self._names = [name.strip() for name in next(self._reader, [])]
+        self.fields: Fields = dict.fromkeys(self._names, TEXT)
+
+    def rows(self) -> Iterator[Row]:
+        for values in self._reader:
+            if values:
+                yield Row(self._reader.line_num, dict(zip(self._names, values, strict=False)))
+
+    @staticmethod
+    def _whole(stream: BinaryIO) -> Iterator[str]:
+        """A line left out may have had a quote in it, and then all that follows means something else."""
+        for number, line in _lines(stream):
+            if line is None:
+                raise ParseError(f"line {number}: {_TOO_LONG}")
+            yield line
+
+
+class Objects:
+    """A JSON object a line."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        first = next((row.values for row in self.rows() if row.values), {})
+        self.fields: Fields = {name: TEXT if isinstance(value, str) else PLAIN for name, value in first.items()}
+        stream.seek(0)
+
+    def rows(self) -> Iterator[Row]:
+        for number, line in _lines(self._stream):
+            if line is None:
+                yield Row(number, None, cause=_TOO_LONG)
+            elif line.strip():
+                yield _object(number, line)
+
+
+_TOO_LONG = f"it has more than {LINE:,} bytes"
+
+
+def _object(number: int, line: str) -> Row:
+    with suppress(ValueError, RecursionError):
+        told = json.loads(line)
+        if isinstance(told, dict):
+            return Row(number, {name: value for name, value in told.items() if _single(value)})
+    return Row(number, None, cause="it is no JSON object")
+
+
+def _single(value: object) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and value - value == 0)
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[int, str | None]]:
+    """Lines with their numbers, from 1 on; None for one that is too long."""
+    number = 0
+    while line := stream.readline(LINE):
+        number += 1
+        if len(line) < LINE or line.endswith(b"\n"):
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(LINE)
+        yield number, None
