@@ -157,11 +157,12 @@ class Fetcher:
 
     def _heed(self, host: str, busy: _Busy, end: float) -> None:
         """Come again later, if the host says when: in a moment here, otherwise in the next run."""
-        if self.manners is None or busy.wait is None or busy.wait >= _left(end):
-            if self.manners and busy.wait is not None:
-                self.manners.leave_alone(host, busy.wait)
-            raise SourceError(f"it answers with status {busy.status}")
-        self.manners.leave_alone(host, busy.wait)
+        if self.manners is not None and busy.wait is not None:
+            wait = max(1.0, busy.wait)
+            self.manners.leave_alone(host, wait)
+            if wait < _left(end):
+                return
+        raise SourceError(f"it answers with status {busy.status}")
 
     def _one(self, parts: SplitResult, addresses: Sequence[str], end: float, into: IO[bytes]) -> str | None:
         """Where it is said to be, if it is not here."""

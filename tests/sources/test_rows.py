@@ -197,6 +197,37 @@ def test_paths_lead_to_files_beneath(tmp_path: Path) -> None:
     assert found.fingerprint != item.fingerprint
 
 
+def test_a_bucket(s3: Any, storage: dict[str, Any]) -> None:
+    """Images in the table, and beside it."""
+    for name, columns in (("in", {"image": [b"one"], "id": ["a"]}), ("by", {"path": ["../in/t.parquet", "x.jpg"]})):
+        s3.makedirs(f"rows-{name}", exist_ok=True)
+        with s3.open(f"rows-{name}/t.parquet", "wb") as file:
+            pq.write_table(pa.table(columns), file)
+    s3.pipe_file("rows-by/x.jpg", b"two")
+    for name, uri, content in (("in", "s3://rows-in/t.parquet/a", b"one"), ("by", "s3://rows-by/x.jpg", b"two")):
+        with Rows(f"parquet+s3://rows-{name}/", storage=storage) as source:
+            (item,) = items(source).values()
+            assert item.uri == uri
+            with item.open() as stream:
+                assert stream.read() == content
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told by its own name, so that nothing of it is deleted."""
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    source = write(tmp_path / "a.parquet", {"path": ["x.jpg"]})
+    stat = os.stat
+
+    def refuse(path: Any, **options: Any) -> Any:
+        if str(path).endswith("x.jpg"):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    told = [change for change in source.changes() if type(change) is Unreadable]
+    assert [change.uri for change in told] == [f"file://{tmp_path}/x.jpg"]
+
+
 def test_metadata_are_bounded(tmp_path: Path) -> None:
     """A field that is too long is left out and counted. In memory is a text once that a thousand rows have."""
     long = "x" * 5_000_000
@@ -284,6 +315,16 @@ def test_a_broken_table_of_paths_takes_nothing_with_it(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and no more")
     told = others(list(Rows(tmp_path).changes()))
     assert [(type(change), getattr(change, "listing", None)) for change in told] == [(Unreadable, True)]
+
+
+def test_a_source_is_of_one_kind(tmp_path: Path) -> None:
+    """Of a broken file it must be known whether its rows are named by it."""
+    write(tmp_path / "a.parquet", {"image": [b"x"]})
+    source = write(tmp_path / "b.parquet", {"url": ["https://example.org/"]})
+    assert list(items(source))
+    changes = list(Rows(tmp_path).changes())
+    assert [type(change) for change in changes] == [Upsert, Unreadable]
+    assert "two sources" in changes[1].cause  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- end to end

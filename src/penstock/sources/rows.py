@@ -50,7 +50,7 @@ class Table(Protocol):
 
 
 class Columns(NamedTuple):
-    """Which is which. Of a table without columns, none."""
+    """Which is which."""
 
     image: str
     kind: str
@@ -98,8 +98,9 @@ class Rows(Source):
         self._name = f"{self.scheme}+{Files(*roots).name}" + (f"?{urlencode(told)}" if told else "")
         self._private = self._options.get("private", "0") in ("1", "true", "yes")
         self._passed_over: Counter[str] = Counter()
-        self._elsewhere = True
-        """Some items are not named by the file that tells them, so nothing shows which ones a broken file told."""
+        self._elsewhere: bool | None = None
+        """Known once it is open. True where items are not named by the file that tells them: of a file that is broken,
+        nothing shows then which ones it told."""
         self._beside: tuple[str, Files] | None = None
         self._known: tuple[bytes, Told] | None = None
 
@@ -120,9 +121,9 @@ class Rows(Source):
             elif inner in ("http", "https"):
                 kept.append(part)  # the server's
             else:
-                raise UsageError(f"{place}: unknown option {name!r}; there are: {', '.join(known)}")
+                raise UsageError(f"{kind}://{root}: unknown option {name!r}; there are: {', '.join(known)}")
         if not root:
-            raise UsageError(f"{place!r} names no file or folder; write it like {self.scheme}://photos/")
+            raise UsageError(f"{kind}:// names no file or folder; write it like {self.scheme}://photos/")
         if inner:
             return f"{inner}://{root}" + (f"?{'&'.join(kept)}" if kept else "")
         return os.path.expanduser(root)
@@ -142,6 +143,7 @@ class Rows(Source):
     def open(self) -> None:
         """Raises UsageError where the first file that can be read has no column of images, or several."""
         self._files.open()
+        self._elsewhere = True
         for change in self._files.changes():
             if isinstance(change, Upsert):
                 try:
@@ -156,11 +158,10 @@ class Rows(Source):
     def close(self) -> None:
         self._files.close()
         self._forget()
+        self._elsewhere = None
         let_go()
 
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
-        self.open()
-        self._passed_over.clear()
         complete = True
         with closing(Told()) as told:
             for change in self._walk(told):
@@ -201,20 +202,26 @@ class Rows(Source):
     # ------------------------------------------------------------ files
 
     def _walk(self, told: Told) -> Iterator[Upsert | Unreadable]:
+        if self._elsewhere is None:
+            self.open()
+        self._passed_over.clear()
         for change in self._files.changes():
             if isinstance(change, Upsert):
                 yield from self._rows(change.item, told)
             elif isinstance(change, Unreadable):
                 told.complete = False
-                yield replace(change, listing=change.listing or self._elsewhere)
+                yield replace(change, listing=change.listing or bool(self._elsewhere))
 
     def _rows(self, file: Item, told: Told) -> Iterator[Upsert | Unreadable]:
         stream = None
+        elsewhere = bool(self._elsewhere)
         try:
             stream = opened(file.opener)
             table = self._table(stream, file)
             columns = self._choose(table.fields)
-            self._elsewhere |= columns.kind != BYTES
+            elsewhere = columns.kind != BYTES
+            if elsewhere != self._elsewhere:
+                raise UsageError("images in the table, and tables of where images are, are two sources")
             for row in table.rows():
                 if (change := self._change(file, columns, row, told)) is not None:
                     yield change
@@ -222,7 +229,8 @@ class Rows(Source):
             # What could not be fetched or read may be as it was; what is broken tells nothing of its rows.
             trouble = error if stream is None else stream.raw.trouble
             told.complete = False
-            yield Unreadable(file.uri, said(trouble or error), listing=trouble is not None or self._elsewhere)
+            listing = trouble is not None or elsewhere
+            yield Unreadable(file.uri, said(trouble or error), listing=listing)
         finally:
             if stream is not None:
                 stream.close()
@@ -231,8 +239,6 @@ class Rows(Source):
         return ParquetTable(stream)
 
     def _choose(self, fields: Fields) -> Columns:
-        if not fields:
-            return Columns("", TEXT)
         image = self._image(fields)
         caption = self._named("caption", fields) or next(iter(among(CAPTIONS, fields, TEXT)), None)
         key = None
@@ -275,10 +281,10 @@ class Rows(Source):
         try:
             if columns.kind == BYTES:
                 return Upsert(self._held(file, columns, row, row.values, told))
-            item = self._pointed(file, columns, row.values, told)
+            found = self._pointed(file, columns, row.values, told)
         except SourceError as error:
             return Unreadable(here, f"row {row.number}: {error}")
-        return Upsert(item) if item is not None else None
+        return Upsert(found) if isinstance(found, Item) else found
 
     def _held(self, file: Item, columns: Columns, row: Row, values: Mapping[str, Any], told: Told) -> Item:
         """The image is in the table."""
@@ -294,7 +300,7 @@ class Rows(Source):
         fingerprint = f"{file.fingerprint}-{row.number}"
         return Item(uri, fingerprint, opener, media_type="image/*", metadata=self._metadata(columns, values))
 
-    def _pointed(self, file: Item, columns: Columns, values: Mapping[str, Any], told: Told) -> Item | None:
+    def _pointed(self, file: Item, columns: Columns, values: Mapping[str, Any], told: Told) -> Item | Unreadable | None:
         """The image is elsewhere. None if an earlier row led there."""
         value = values.get(columns.image)
         if not isinstance(value, str) or not (value := value.strip()):
@@ -302,6 +308,8 @@ class Rows(Source):
         metadata = self._metadata(columns, values)
         web = value.lower().startswith(("http://", "https://"))
         item = self._at_url(value, metadata) if web else self._at_path(file, value, metadata)
+        if isinstance(item, Unreadable):
+            return item
         mark = _hash(value)
         if (before := told.before(item.uri, mark)) is None:
             return item
@@ -316,16 +324,20 @@ class Rows(Source):
         fingerprint = _hash(json.dumps([url, metadata], sort_keys=True)).hex()
         return Item(Address(url, {}).uri, fingerprint, Fetched(url, self._private), metadata=metadata)
 
-    def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item:
+    def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item | Unreadable:
         folder, local = file.uri.rpartition("/")[0], file.uri.startswith("file://")
+        if folder.startswith(("http://", "https://")):
+            raise SourceError("it names a file, and the table lies at a url")
         if self._beside is None or self._beside[0] != folder:
             self._beside = folder, Files(folder, hidden=True, storage=self._storage)
+        name = quote(path, errors="replace") if local else path
+        uri = f"file://{name}" if local and path.startswith("/") else f"{folder}/{name}"
+        if ".." in path.split("/") or "\0" in path or not uri.startswith(f"{folder}/"):
+            raise SourceError("the file it names lies elsewhere")
         try:
-            uri = quote(path) if local else path
-            uri = f"file://{uri}" if local and path.startswith("/") else f"{folder}/{uri}"
             item = self._beside[1].lookup(uri)
-        except (SourceError, UsageError, ValueError):
-            raise SourceError("the file it names lies elsewhere, or cannot be read") from None
+        except SourceError as error:
+            return Unreadable(uri, said(error))  # by its own name: what is in the index of it stays there
         if item is None:
             raise SourceError("the file it names is not there, or a link")
         return replace(item, metadata=metadata)

@@ -14,9 +14,9 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from penstock.errors import ParseError, SourceError
-from penstock.records import Item
+from penstock.records import Item, Unreadable
 from penstock.sources.cells import PLAIN, TEXT, ParquetTable, Row
-from penstock.sources.rows import URLS, Fields, Rows, Table, among
+from penstock.sources.rows import URLS, Columns, Fields, Rows, Table, among
 
 LINE = 64 << 10
 """The longest line."""
@@ -46,10 +46,13 @@ class Urls(Rows):
             return Separated(stream, "\t" if ending == "tsv" else ",")
         return Objects(stream) if ending in ("jsonl", "ndjson") else Lines(stream)
 
+    def _choose(self, fields: Fields) -> Columns:
+        return super()._choose(fields) if fields else Columns("", TEXT)  # an empty list
+
     def _candidates(self, fields: Fields) -> Iterator[Sequence[str]]:
         yield among(URLS, fields, TEXT)
 
-    def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item:
+    def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item | Unreadable:
         raise SourceError("this is no url")
 
 
