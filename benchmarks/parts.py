@@ -30,7 +30,7 @@ from penstock.contracts import Embedder
 from penstock.parts import embed, load, verify
 from penstock.parts.embedding import ROWS
 from penstock.parts.folder import Done, Folder, facts_of
-from penstock.parts.format import Digest, Listed, Row, encode
+from penstock.parts.format import Digest, Draft, Listed, Row
 from penstock.parts.store import at
 from penstock.records import Chunk, Dense, Space
 
@@ -38,26 +38,29 @@ DIM = 512
 
 
 class Nothing(Embedder):
-    """Gives every image the same vector."""
+    """Gives every image a vector of its own, out of nothing."""
 
     sees = True
     workers = 2
     batch_rows = 32
 
     def __init__(self) -> None:
-        self._vector = Dense(np.ones(DIM, np.float32))
+        self._random = np.random.default_rng(0)
 
     def describe(self) -> Space:
         return Space("nothing", DIM, "nothing")
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
-        return [self._vector] * len(chunks)
+        return self._some(len(chunks))
 
     def query(self, texts: Sequence[str]) -> list[Dense]:
-        return [self._vector] * len(texts)
+        return self._some(len(texts))
 
     def query_images(self, pictures: Sequence[bytes]) -> list[Dense]:
-        return [self._vector] * len(pictures)
+        return self._some(len(pictures))
+
+    def _some(self, count: int) -> list[Dense]:
+        return [Dense(row.copy()) for row in self._random.standard_normal((count, DIM), np.float32)]
 
 
 def make_parts(out: Path, vectors: int) -> None:
@@ -68,17 +71,17 @@ def make_parts(out: Path, vectors: int) -> None:
     listed: list[Listed] = []
     digest = Digest()
     for start in range(0, vectors, ROWS):
-        rows = []
+        draft = Draft(space)
         for n in range(start, min(start + ROWS, vectors)):
             uri = f"s3://images/{n // 1000:06}/{n:09}.jpg"
             digest.add(uri)
             id = hashlib.md5(uri.encode()).hexdigest()
             vector = rng.standard_normal(DIM, np.float32)
-            rows.append(Row(id, uri, id * 2, 640, 480, f"picture {n}", '{"licence": "CC0"}', vector))
+            draft.add(Row(id, uri, id * 2, 640, 480, f"picture {n}", '{"licence": "CC0"}', vector))
         name = folder.part_name(1, 1, len(listed) + 1)
-        data = encode(rows, [], space, facts_of(1, 1, len(listed) + 1, space))
+        data = draft.finished([], facts_of(1, 1, len(listed) + 1, space))
         folder.store.put(name, data)
-        listed.append(Listed(name, len(rows), hashlib.sha256(data).hexdigest()))
+        listed.append(Listed(name, draft.rows, hashlib.sha256(data).hexdigest()))
     counts = {"embedded": vectors, "duplicate": 0, "failed": 0, "skipped": 0}
     folder.finish(Done(1, 1, vectors, str(digest), counts, listed))
 

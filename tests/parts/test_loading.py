@@ -16,14 +16,14 @@ from penstock.contracts import Sink
 from penstock.errors import Rejected, SinkError, SourceError, UsageError
 from penstock.parts import Loaded, load
 from penstock.parts.folder import Done, Folder, facts_of
-from penstock.parts.format import Digest, Listed, Row, decode, encode
+from penstock.parts.format import Digest, Listed, Row, decode
 from penstock.parts.store import at
 from penstock.places import current
 from penstock.records import Chunk, Dense, Manifest, Point, Space
 from penstock.registry import SINKS, find
 from penstock.sinks.memory import MemorySink, forget
 
-from .world import PixelEmbedder, embedded, pictures, uris
+from .world import PixelEmbedder, embedded, encode, pictures, uris
 
 
 @pytest.fixture

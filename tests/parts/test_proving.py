@@ -13,12 +13,12 @@ import pytest
 from penstock.errors import UsageError
 from penstock.parts import verify
 from penstock.parts.folder import Done, Folder, piece_of
-from penstock.parts.format import Entry, Listed, decode, encode, records
+from penstock.parts.format import Entry, Listed, decode, records
 from penstock.parts.proving import Verified
 from penstock.parts.store import at
 from penstock.sources.files import Files
 
-from .world import embedded, pictures, torn
+from .world import embedded, encode, pictures, torn
 
 
 @pytest.fixture

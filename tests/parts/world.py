@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from penstock.images import decode
 from penstock.parts import Embedded, embed
 from penstock.parts.embedding import Options
 from penstock.parts.folder import Folder
-from penstock.parts.format import Part
+from penstock.parts.format import Draft, Entry, Part, Row
 from penstock.parts.store import at
 from penstock.records import Chunk, Dense, Space
 
@@ -158,3 +158,11 @@ def _die(module: str, name: str, nth: int, after: bool) -> None:
 
 if __name__ == "__main__":
     _work(json.loads(sys.argv[1]))
+
+
+def encode(rows: Iterable[Row], entries: Sequence[Entry], space: Space, facts: Mapping[str, Any]) -> bytes:
+    """A part."""
+    draft = Draft(space)
+    for row in rows:
+        draft.add(row)
+    return draft.finished(entries, facts)

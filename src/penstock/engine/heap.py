@@ -3,11 +3,15 @@
 By itself glibc makes up to eight arenas a core and moves the limit above which a piece gets pages of its own: what one
 thread allocates and another one frees is then kept in fragments, more and more of them in a long run. As many arenas as
 there are cores cost no speed (a single one halves that of tokenizers); a fixed limit costs none either.
+
+Arrow has an allocator of its own, which keeps what it had for each thread that ever asked: told to, it takes the C
+library's.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
@@ -23,3 +27,4 @@ def tighten(arenas: int) -> None:
     if mallopt is not None:
         mallopt(M_ARENA_MAX, max(2, arenas))
         mallopt(M_MMAP_THRESHOLD, LARGE)
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # read when Arrow first allocates

@@ -11,7 +11,7 @@ from penstock.parts.format import EMBEDDED, FAILED, NOTED, STATES, Digest, Entry
 _SCHEMA = """
 PRAGMA journal_mode=OFF;
 PRAGMA synchronous=OFF;
-PRAGMA cache_size=-4096;
+PRAGMA cache_size=-1024;
 CREATE TABLE inputs (uri TEXT PRIMARY KEY, state TEXT, final INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE contents (hash TEXT PRIMARY KEY, uri TEXT NOT NULL) WITHOUT ROWID;
 """

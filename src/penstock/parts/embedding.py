@@ -247,6 +247,7 @@ class _Worker:
             return "done"
         finally:
             self.parts += writer.written
+            writer.close()
             accounts.close()
 
     def _counting(self, piece: int) -> list[str]:

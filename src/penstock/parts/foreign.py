@@ -119,6 +119,7 @@ def import_foreign(
             raise LockedError(f"another worker is importing into {folder.store.url}")
         stack.callback(lease.release)
         writer = Writer(folder, 1, lease.term, rows, accounts, lease.check)
+        stack.callback(writer.close)
         for name in folder.part_names(1):
             writer.take_in(folder.read(name))
         for number, file in enumerate(files):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -94,6 +95,10 @@ class Digest:
         return f"{self.total:032x}"
 
 
+GROUP = 512
+"""Rows of a row group."""
+
+
 def schema(dim: int) -> pa.Schema:
     import pyarrow as pa
 
@@ -115,24 +120,55 @@ def schema(dim: int) -> pa.Schema:
     )
 
 
-def encode(rows: Sequence[Row], entries: Sequence[Entry], space: Space, facts: Mapping[str, Any]) -> bytes:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class Draft:
+    """A part as it grows: in a file without a name, a row group at a time."""
 
-    shape = schema(space.dim)
-    columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
-    arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
-    flat = np.concatenate(columns[-1]) if rows else np.empty(0, np.float32)
-    arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), space.dim))
-    arrays.append(pa.array([space.fingerprint] * len(rows), pa.string()))
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, shape, compression="zstd", use_dictionary=["model"]) as writer:
-        writer.write_table(pa.Table.from_arrays(arrays, schema=shape))
+    def __init__(self, space: Space) -> None:
+        self.rows = self.nbytes = 0
+        self._space, self._group = space, list[Row]()
+        self._file: Any = None
+        self._writer: Any = None
+
+    def add(self, row: Row) -> None:
+        self._group.append(row)
+        self.rows += 1
+        self.nbytes += row.vector.nbytes + len(row.text) + len(row.metadata) + len(row.uri)
+        if len(self._group) == GROUP:
+            self._write()
+
+    def finished(self, entries: Sequence[Entry], facts: Mapping[str, Any]) -> bytes:
+        """The part, whole. The draft is none any more."""
+        if self._group or self._writer is None:
+            self._write()
         # Only here, and not in the schema: that is kept twice.
-        writer.add_key_value_metadata({FACTS: json.dumps(dict(facts)), ACCOUNT: json.dumps(entries)})
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+        self._writer.add_key_value_metadata({FACTS: json.dumps(dict(facts)), ACCOUNT: json.dumps(entries)})
+        self._writer.close()
+        self._file.seek(0)
+        data: bytes = self._file.read()
+        self.close()
+        return data
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._writer.close()
+            self._file.close()
+
+    def _write(self) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        shape = schema(self._space.dim)
+        if self._writer is None:
+            self._file = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - close() does
+            self._writer = pq.ParquetWriter(self._file, shape, compression="zstd", use_dictionary=["model"])
+        rows, self._group = self._group, []
+        columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
+        arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
+        flat = np.concatenate(columns[-1]) if rows else np.empty(0, np.float32)
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self._space.dim))
+        arrays.append(pa.array([self._space.fingerprint] * len(rows), pa.string()))
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=shape))
 
 
 def decode(name: str, data: bytes) -> Part:

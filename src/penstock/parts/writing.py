@@ -12,7 +12,7 @@ from typing import Any
 from penstock.errors import EmbedError, Transient
 from penstock.parts.accounts import Accounts
 from penstock.parts.folder import Done, Folder, facts_of
-from penstock.parts.format import DUPLICATE, FAILED, NOTED, Entry, Listed, Part, Row, encode
+from penstock.parts.format import DUPLICATE, FAILED, NOTED, Draft, Entry, Listed, Part, Row
 from penstock.parts.leases import LeaseLost
 from penstock.records import Chunk, Vector
 
@@ -44,9 +44,11 @@ class Writer:
         self.written = 0
         self._folder, self._accounts, self._check = folder, accounts, check
         self._number = 1
-        self._pending: list[Row] = []
+        self._draft = Draft(folder.space)
         self._entries: list[Entry] = []
-        self._bytes = self._reserved = 0
+        self._whole: tuple[Listed, bytes] | None = None
+        """A part that could not be put there yet."""
+        self._reserved = 0
         self._flying: dict[str, str] = {}
         """Contents on their way through the model: digest -> uri; and the other way round."""
         self._digests: dict[str, str] = {}
@@ -84,8 +86,7 @@ class Writer:
     @contextmanager
     def room(self, count: int) -> Iterator[None]:
         with self._lock:
-            full = len(self._pending) + self._reserved + count > self.rows or self._bytes >= PART_BYTES
-            if self._pending and full:
+            while (held := self._held()) and (held + self._reserved + count > self.rows or self._large()):
                 self._cut()
             self._reserved += count
         try:
@@ -99,8 +100,7 @@ class Writer:
         rows = [_row(chunk, vector, self._folder.space.dim) for chunk, vector in zip(chunks, vectors, strict=True)]
         with self._lock:
             for row in rows:
-                self._pending.append(row)
-                self._bytes += row.vector.nbytes + len(row.text) + len(row.metadata) + len(row.uri)
+                self._draft.add(row)
                 self._accounts.embedded(row.uri, row.content_hash)
                 for uri in self._landed(row.uri):
                     self._account(Entry(uri, DUPLICATE, row.uri))
@@ -119,18 +119,33 @@ class Writer:
             with suppress(Transient):  # then with the next one
                 self._cut()
 
+    def _held(self) -> int:
+        """Rows that are in no part yet."""
+        return self._draft.rows + (self._whole[0].rows if self._whole else 0)
+
+    def _large(self) -> bool:
+        return self._whole is not None or self._draft.nbytes >= PART_BYTES
+
     def _cut(self) -> None:
-        """Put the part there. A Transient leaves everything as it is, to be tried again."""
+        """Put the part there: the one that could not be put before, if there is one, else the one in hand."""
         self._check()
-        facts = facts_of(self.piece, self.term, self._number, self._folder.space)
-        data = encode(self._pending, self._entries, self._folder.space, facts)
-        name = self._folder.part_name(self.piece, self.term, self._number)
-        self._folder.store.put(name, data)
-        self._check_after(name)
-        self.parts.append(Listed(name, len(self._pending), hashlib.sha256(data).hexdigest(), len(self._entries)))
+        if self._whole is None:
+            self._whole = self._finished()
+        part, data = self._whole
+        self._folder.store.put(part.name, data)
+        self._check_after(part.name)
+        self.parts.append(part)
         self.written += 1
+        self._whole = None
+
+    def _finished(self) -> tuple[Listed, bytes]:
+        facts = facts_of(self.piece, self.term, self._number, self._folder.space)
+        name = self._folder.part_name(self.piece, self.term, self._number)
+        draft, entries = self._draft, self._entries
+        data = draft.finished(entries, facts)
+        self._draft, self._entries = Draft(self._folder.space), []
         self._number += 1
-        self._pending, self._entries, self._bytes = [], [], 0
+        return Listed(name, draft.rows, hashlib.sha256(data).hexdigest(), len(entries)), data
 
     def _check_after(self, name: str) -> None:
         """The lease may have been lost between the look at it and the put. Then whoever ends the piece takes away what
@@ -145,7 +160,7 @@ class Writer:
 
     def flush(self) -> None:
         with self._lock:
-            if self._pending or self._entries:
+            while self._held() or self._entries:
                 self._cut()
 
     def finish(self) -> Done:
@@ -162,6 +177,10 @@ class Writer:
                 self._folder.store.remove(name)
         return done
 
+    def close(self) -> None:
+        """What is in no part is let go."""
+        self._draft.close()
+
 
 def _row(chunk: Chunk, vector: Vector, dim: int) -> Row:
     import numpy as np
@@ -173,5 +192,7 @@ def _row(chunk: Chunk, vector: Vector, dim: int) -> Row:
         raise EmbedError("its vector holds NaN or infinity")
     rest = dict(chunk.metadata)
     digest, width, height = (rest.pop(name, None) for name in ("content_hash", "width", "height"))
-    metadata = json.dumps(rest, ensure_ascii=False, default=str)
+    metadata = (
+        json.dumps(rest, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
+    )  # no lone surrogates
     return Row(chunk.id, chunk.uri, digest, width, height, chunk.text, metadata, values)
