@@ -279,10 +279,9 @@ class Ledger:
         with self._transaction() as db:
             db.execute(f"UPDATE documents SET seen = ? WHERE {_UNDER}", (run, *_under(uri)))
 
-    def count_under(self, uri: str) -> int:
-        """How many documents `saw_under` is about."""
-        rows = self._read(f"SELECT count(*) FROM documents WHERE {_UNDER}", *_under(uri))
-        return int(rows[0][0])
+    def under(self, uri: str) -> Iterator[int]:
+        """The documents that `saw_under` is about."""
+        return (document for (document,) in self._read(f"SELECT id FROM documents WHERE {_UNDER}", *_under(uri)))
 
     def unseen(self, run: int, after: int = 0, limit: int = 256) -> list[tuple[int, str]]:
         """Documents that a complete listing did not name, a page at a time."""

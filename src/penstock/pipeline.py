@@ -407,7 +407,7 @@ def _absolute(path: str) -> str:
     kind, mark, rest = path.partition("://")
     if not mark:
         return os.path.abspath(path)
-    if kind in EMBEDDED or (kind in SINKS and rest.startswith((".", "~"))):
+    if kind in (*EMBEDDED, "urls") or (kind in SINKS and rest.startswith((".", "~"))):
         return f"{kind}://{os.path.abspath(os.path.expanduser(rest))}"
     return path
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from penstock.bits import Bits
 from penstock.engine.identity import Namer, tag_of
 from penstock.errors import ParseError, SourceError, Unsupported
 from penstock.ledger import Begun, Known, Ledger
@@ -76,10 +77,11 @@ class _Planner:
         self.new = self.changed = self.unchanged = self.unreadable = 0
         self.bytes = self.read = self.chunks = self.kept = self.tokens = 0
         self._named: list[tuple[str, str]] = []
+        self._present = Bits()
+        """Documents of the ledger that the source has, or may have."""
 
     def plan(self) -> Plan:
         pipeline, ledger = self._pipeline, self._ledger
-        present = 0
         complete = False
         page: list[Item] = []
         for change in pipeline.source.changes(ledger.cursor(pipeline.source.name) if ledger else None):
@@ -87,16 +89,16 @@ class _Planner:
                 case Upsert(item):
                     page.append(item)
                     if len(page) == 256:
-                        present += self._consider(page)
+                        self._consider(page)
                         page = []
                 case Unreadable(uri):
                     self.unreadable += 1
-                    present += ledger.count_under(uri) if ledger else 0
+                    self._present.update(ledger.under(uri) if ledger else ())
                 case Mark():
                     complete = not pipeline.source.feed
-        present += self._consider(page)
+        self._consider(page)
         known = ledger.counts()["documents"] if ledger else 0
-        deleted = known - present if complete else 0
+        deleted = known - len(self._present) if complete else 0
         scale = self.bytes / self.read if self.read else 1.0
         chunks, tokens = round(self.chunks * scale), round(self.tokens * scale)
         pace = self._pace()
@@ -116,9 +118,10 @@ class _Planner:
             documents=tuple(self._named),
         )
 
-    def _consider(self, items: list[Item]) -> int:
-        """Counts what is new and changed; gives how many of the items the ledger knows."""
+    def _consider(self, items: list[Item]) -> None:
+        """Counts what is new and changed."""
         known = self._ledger.known([item.uri for item in items]) if self._ledger else {}
+        self._present.update(before.document for before in known.values())
         for item in items:
             before = known.get(item.uri)
             if before and before.settled(item.fingerprint):
@@ -133,7 +136,6 @@ class _Planner:
             if self.read < self._sample:
                 self._count(item, before)
                 self.read += item.size or 0
-        return len(known)
 
     def _count(self, item: Item, before: Known | None) -> None:
         if self._chunker is None:

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from penstock.bits import Bits
 from penstock.contracts import Sink
 from penstock.engine.progress import Progress, Report
 from penstock.errors import UsageError
@@ -169,14 +170,15 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
     ledger, source = pipeline.ledger, pipeline.source
     if source.feed:
         return ledger.counts()[OPEN], ledger.counts()["documents"], False
-    outdated = present = 0
+    outdated = 0
     complete = False
+    present = Bits()
     page: list[Item] = []
 
     def consider() -> None:
-        nonlocal outdated, present
+        nonlocal outdated
         known = ledger.known([item.uri for item in page])
-        present += len(known)
+        present.update(before.document for before in known.values())
         for item in page:
             before = known.get(item.uri)
             outdated += not (before and before.settled(item.fingerprint))
@@ -188,11 +190,11 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
             if len(page) == 256:
                 consider()
         elif isinstance(change, Unreadable):
-            present += ledger.count_under(change.uri)
+            present.update(ledger.under(change.uri))
         elif isinstance(change, Mark):
             complete = True
     consider()
-    return outdated, present, complete
+    return outdated, len(present), complete
 
 
 def _mend(session: Session, altered: Sequence[Point]) -> None:

@@ -650,6 +650,17 @@ def test_documents_in_a_zip(tmp_path: Path, url: str) -> None:
     assert pipeline.verify().ok
 
 
+def test_what_was_told_before_the_damage_counts_once(tmp_path: Path, url: str) -> None:
+    """Of a tar cut short the first documents are told, and the others may be there as well: none is missing."""
+    path = written(tmp_path / "docs.tar", tarred({f"{number}.md": b"Otters." for number in range(9)}))
+    pipeline = Pipeline(path, into=url, model=HashingEmbedder(64), state=tmp_path / "ledger.db")
+    assert pipeline.run().ok
+    written(path, path.read_bytes()[: 6 * 1024 + 100])
+    found = pipeline.verify()
+    assert (found.documents, found.gone, found.outdated) == (9, 0, 6)
+    assert pipeline.plan().deleted == 0
+
+
 def test_parts_of_shards(tmp_path: Path) -> None:
     """Two workers share the members of tars as they share files; every one is accounted for."""
     shards = tmp_path / "shards"
@@ -670,3 +681,5 @@ def test_parts_of_shards(tmp_path: Path) -> None:
     states = entries(tmp_path / "out")
     assert states["0.txt"] == ("skipped", "the caption of an image")
     assert "cut short" in states["2.tar"][1]
+    written(shards / "1.tar", (shards / "1.tar").read_bytes()[:-20_000])
+    assert verify(tmp_path / "out", source=Files(shards)).ok, "what is damaged later is not gone"

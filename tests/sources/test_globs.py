@@ -28,6 +28,8 @@ from penstock.sources.files.globs import Selection
         ("?.md", ["a.md"], ["ab.md", ".md"]),
         ("[a-c].md", ["b.md"], ["d.md"]),
         ("[!a-c].md", ["d.md"], ["b.md"]),
+        ("[+--].md", ["+.md", ",.md", "-.md"], ["a.md"]),
+        ("[--/].md", ["-.md"], ["+.md"]),
         ("x[]y]z", ["x]z", "xyz"], ["xz"]),
         ("a[b", ["a[b"], ["ab"]),
         (r"\*.md", ["*.md"], ["a.md"]),

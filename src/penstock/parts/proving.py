@@ -205,6 +205,7 @@ class _Proof:
                         self._say(f"{uri} cannot be listed: {cause}")
                     case Unreadable(uri):
                         self._met(uri)
+                        self._met_beneath(uri)
                     case _:
                         complete = True
         if complete:
@@ -214,6 +215,12 @@ class _Proof:
     def _met(self, uri: str) -> bool:
         key = (piece_of(uri, self._folder.pieces), uri)
         return bool(self._db.execute("DELETE FROM inputs WHERE piece = ? AND uri = ?", key).rowcount)
+
+    def _met_beneath(self, uri: str) -> None:
+        """An archive that has been damaged since tells nothing of what it held."""
+        beneath = uri.rstrip("/")
+        keys = [(piece, f"{beneath}/", f"{beneath}0") for piece in range(1, self._folder.pieces + 1)]
+        self._db.executemany("DELETE FROM inputs WHERE piece = ? AND uri > ? AND uri < ?", keys)
 
     def _fail(self, failures: Iterable[tuple[str, str]]) -> None:
         self._failures += islice(failures, NAMED - len(self._failures))

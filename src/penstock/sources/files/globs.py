@@ -100,9 +100,14 @@ def _next(glob: str, at: int) -> tuple[int, str]:
 
 def _set(members: str, glob: str) -> str:
     negated = members[:1] in ("!", "^")
-    inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", members[negated:])
+    # Member by member: two of what stands for itself here may mean something else to `re`.
+    inside = re.sub("(.)-(.)|(.)", _member, members[negated:], flags=re.DOTALL)
     try:
         re.compile(f"[{inside}]")
     except re.error:
         raise UsageError(f"not a pattern for files: {glob!r} (the set [{members}] says nothing)") from None
     return f"(?!/)[{'^' if negated else ''}{inside}]"
+
+
+def _member(found: re.Match[str]) -> str:
+    return "-".join(re.escape(part) for part in found.groups() if part is not None)
