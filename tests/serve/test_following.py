@@ -106,17 +106,19 @@ def test_a_new_index_that_cannot_be_opened_leaves_the_old_one(tmp_path: Path) ->
         forget(live.url + name)
 
 
-def test_an_index_that_goes_away_and_comes_back() -> None:
-    """503 and not ready as long as it is gone; back again without a restart."""
+def test_an_index_that_goes_away_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    """503 and not ready as long as it is gone; back again without a restart. The log alone says where it was."""
     url = "memory://serve-away"
     fill(url, [chunk(1, "words")])
     with served(url) as client:
         forget(url)
         answer = client.get("/v1/search?q=words")
-        refused(answer, 503, "no index")
+        refused(answer, 503, "the log says why")
+        assert url not in answer.text
+        assert f"there is no index at {url}" in caplog.text
         assert answer.headers["retry-after"] == "1"
         ready = client.get("/readyz")
-        assert (ready.status_code, "no index" in ready.json()["reason"]) == (503, True)
+        assert (ready.status_code, "cannot be asked" in ready.json()["reason"]) == (503, True)
         assert client.get("/health").status_code == 503
         assert client.get("/healthz").status_code == 200
         fill(url, [chunk(1, "words")])

@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
 
 from penstock.errors import UsageError
 from penstock.records import Dense
-from penstock.serve import limits
+from penstock.serve import connections, limits
 from penstock.serve.limits import Rates
 from penstock.serve.settings import Settings, keys_from
 from penstock.sinks.memory import forget
@@ -161,6 +162,111 @@ def test_a_body_that_never_ends_is_given_up() -> None:
         )
         line.settimeout(10)
         assert b" 504 " in line.recv(4096)
+
+
+@contextmanager
+def line(client: Client, *begins: bytes) -> Iterator[socket.socket]:
+    """A connection by hand."""
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as made:
+        made.settimeout(10)
+        made.sendall(b"\r\n".join(begins))
+        yield made
+
+
+def rest(made: socket.socket) -> bytes:
+    """All that is said until the server closes; what is said before a reset may be lost."""
+    whole = b""
+    with suppress(ConnectionResetError):
+        while piece := made.recv(1 << 16):
+            whole += piece
+    return whole
+
+
+HEALTH = (b"GET /healthz HTTP/1.1", b"Host: x", b"")
+CHUNKED = (b"POST /v1/search HTTP/1.1", b"Host: x", b"Content-Type: application/json", b"Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (HEALTH, b"X: " + b"y" * 1000 + b"\r\n"),
+        ((b"GET /",), b"y" * 1000),
+        ((*CHUNKED, b"", b"0", b"X: "), b"y" * 1000),
+        ((b"POST /healthz HTTP/1.1", b"Host: x", b"Transfer-Encoding: chunked", b"", b""), b"4\r\nbody\r\n"),
+    ],
+    ids=["headers", "address", "trailers", "unwanted body"],
+)
+def test_what_never_ends_is_cut_off(begins: tuple[bytes, ...], goes_on: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing heaps up that is no body; and the server is there for others."""
+    monkeypatch.setattr(connections, "LEFT", 1 << 20)
+    sent = 0
+    with served(URL) as client, line(client, *begins) as made:
+        with suppress(ConnectionError):
+            while sent < 64 << 20:
+                made.sendall(goes_on * 64)
+                sent += len(goes_on) * 64
+        assert sent < 16 << 20, "sockets hold some"
+        assert client.get("/healthz").status_code == 200
+
+
+def test_who_is_slow_to_ask_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says nothing, half a head, or half a head after a whole one: an answer one can read, and the door."""
+    monkeypatch.setattr(connections, "PATIENCE", 0.2)
+    with served(URL) as client:
+        for begins, late in (((), b""), (HEALTH, b""), ((*HEALTH, b""), b"GET /")):
+            with line(client, *begins) as made:
+                if late:
+                    assert b" 200 " in made.recv(1000)
+                    made.sendall(late)
+                head, _, told = rest(made).rpartition(b"\r\n\r\n")
+                assert b"HTTP/1.1 408 Request Timeout" in head
+                assert json.loads(told)["error"]["type"] == "timeout"
+        with line(client, *HEALTH, b"") as made:
+            time.sleep(0.7)
+            made.sendall(b"\r\n".join((*HEALTH, b"")))
+            time.sleep(0.2)
+            assert made.recv(2000).count(b" 200 ") == 2, "who asks again in time is not slow"
+
+
+def test_an_answer_that_nobody_fetches_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PATIENCE", 0.2)
+    fill(URL, [chunk(n, "first " + "long " * 20_000) for n in range(90, 190)])
+    with (
+        served(URL, with_settings(seconds=0.5)) as client,
+        line(client, b"GET /v1/search?q=first&k=100 HTTP/1.1") as made,
+    ):
+        made.sendall(b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+        time.sleep(1.3)
+        assert len(rest(made)) < 100 * 100_000
+
+
+def test_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is told to come again, and may when one has gone."""
+    monkeypatch.setattr(connections, "MOST", 4)
+    with served(URL) as client, ExitStack() as held:
+        first, *_ = [held.enter_context(line(client)) for _ in range(4)]
+        time.sleep(0.2)
+        with line(client) as late:
+            told = rest(late)
+        assert b" 429 " in told
+        assert b"retry-after: 1" in told
+        assert b"4 connections already" in told
+        first.close()
+        time.sleep(0.2)
+        assert client.get("/healthz").status_code == 200
+
+
+def test_what_is_no_http_is_told_so_and_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    with served(URL) as client:
+        for begins in (
+            (b"\x16\x03\x01\x02", b"GET /\xe9 HTTP/1.1", b"NONE / HTTP/1.1"),
+            (*CHUNKED, b"", b"zz", b"", b""),
+        ):
+            with line(client, *begins, b"", b"") as made:
+                head, _, told = rest(made).rpartition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert json.loads(told)["error"]["type"] == "bad_request"
+    assert capfd.readouterr().err == ""
 
 
 def test_bodies_are_held_within_bounds_together(monkeypatch: pytest.MonkeyPatch) -> None:

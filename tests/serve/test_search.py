@@ -150,6 +150,10 @@ def test_batch(client: Client) -> None:
     refused(client.post("/v1/search/batch", json={"queries": []}), 400, "empty")
 
 
+def nots(levels: int) -> dict[str, Any]:
+    return {"$not": nots(levels - 1)} if levels else {"page": 1}
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "nothing is asked"),
     "empty text": ({"text": ""}, "text"),
@@ -179,6 +183,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown comparison": ({"text": "x", "where": {"page": {"$near": 1}}}, "$near"),
     "filter of a wrong type": ({"text": "x", "where": {"page": "one"}}, "page"),
     "filter is a list": ({"text": "x", "where": []}, "where"),
+    "deep filter": ({"text": "x", "where": nots(16)}, "17 levels; 16 at most"),
+    "half a character in a filter": ({"text": "x", "where": {"uri": {"$in": ["\ud800"]}}}, "surrogate"),
     "wide filter": ({"text": "x", "where": {"page": list(range(501))}}, "501"),
     "threshold is text": ({"text": "x", "threshold": "high"}, "threshold"),
 }
@@ -274,6 +280,20 @@ def test_forms_that_cannot_be_meant(client: Client) -> None:
     broken = {"content-type": "multipart/form-data; boundary=x"}
     refused(client.post("/v1/search", content=b"--y\r\nnonsense", headers=broken), 400)
     refused(client.post("/v1/search", content=b"", headers={"content-type": "multipart/form-data"}), 400)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "utf-7", "nonsense"])
+def test_charsets_of_forms_are_many(client: Client, charset: str) -> None:
+    """Python's codecs have errors of their own kinds."""
+    kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    part = b'--x\r\nContent-Disposition: form-data; name="k"\r\n\r\n\xff\xd8\\ud800\r\n--x--\r\n'
+    refused(client.post("/v1/search", content=part, headers=kind), 400)
+
+
+def test_a_refusal_does_not_say_all_that_was_said(client: Client) -> None:
+    answer = client.post("/v1/search", json={"text": "x", "where": {"page": {"A" * 100_000: 1}}})
+    refused(answer, 400, "unknown comparison")
+    assert len(answer.content) < 1000
 
 
 def test_urls_that_cannot_be_meant(client: Client) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -100,7 +100,7 @@ class Api:
     # ------------------------------------------------------------ searching
 
     async def search(self, request: Request) -> Response:
-        fields = _fields(request.query_params)
+        fields = _fields(request.query_params.multi_items())
         if "q" in fields:
             fields["text"] = fields.pop("q")
         return await self._answered(asked(shapes.coerced(fields, shapes.SEARCH)))
@@ -195,9 +195,9 @@ def _batch(content: bytes) -> list[Ask]:
     return [asked(one, name=f"queries[{n}]") for n, one in enumerate(told["queries"])]
 
 
-def _fields(given: Any) -> dict[str, str]:
+def _fields(given: Iterable[tuple[str, str]]) -> dict[str, str]:
     fields: dict[str, str] = {}
-    for name, value in given.multi_items():
+    for name, value in given:
         if name in fields:
             raise bad(f"{name[:100]}: it is there twice")
         fields[name] = value
@@ -206,17 +206,15 @@ def _fields(given: Any) -> dict[str, str]:
 
 async def _form(request: Request, most: int) -> tuple[dict[str, str], bytes | None]:
     """A form: `image` is a file, all else is said as in a url."""
-    async with request.form(max_files=1, max_fields=32, max_part_size=most) as form:
-        image: bytes | None = None
-        fields: dict[str, str] = {}
-        for name, value in form.multi_items():
-            if isinstance(value, str):
-                fields[name] = value
-            elif name == "image":
-                image = await value.read()
-            else:
-                raise bad(f"{name[:100]}: the file's field is called image")
-    return fields, image
+    try:
+        async with request.form(max_files=1, max_fields=32, max_part_size=most) as form:
+            texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+            files = {name: await value.read() for name, value in form.multi_items() if not isinstance(value, str)}
+    except UnicodeError:  # codecs are many, and the form says which is its own
+        raise bad("the form's texts are not of the charset that it names") from None
+    if other := files.keys() - {"image"}:
+        raise bad(f"{other.pop()[:100]}: the file's field is called image")
+    return _fields(texts), files.get("image")
 
 
 async def _told(request: Request, error: Exception) -> Response:

@@ -20,7 +20,8 @@ DEPTH = 10_000
 DISTINCT_DEPTH = 1000
 """The same where near-duplicates are collapsed, as the vectors of all hits before are compared."""
 COMPARISONS = 500
-"""Parts of a filter: stores put them into statements whose parsers recurse."""
+LEVELS = 16
+"""Of a filter: stores put it into statements whose parsers recurse, LanceDB's not even 24 times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +76,37 @@ def asked(body: Any, image: bytes | None = None, name: str = "the body") -> Ask:
 
 
 def _meant(ask: Ask) -> None:
-    wanted = (
+    meant = (
         (ask.text is not None and ask.text_weight > 0)
         or ((ask.image is not None or ask.image_url is not None) and ask.image_weight > 0)
         or ask.vector is not None
         or ask.like
     )
-    if not wanted:
+    if not meant:
         raise bad("nothing is asked: give text, image, image_url, vector or like, with a weight above 0")
     try:
-        wide = _width(filters.parse(ask.where))
+        wanted = filters.parse(ask.where)
     except UsageError as error:
         raise bad(f"where: {error}") from None
+    wide, deep = _width(wanted), _levels(wanted)
     if wide > COMPARISONS:
         raise bad(f"where: {wide:,} comparisons; {COMPARISONS} at most")
+    if deep > LEVELS:
+        raise bad(f"where: {deep} levels; {LEVELS} at most")
+    try:
+        json.dumps(ask.where, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad("where: half a surrogate pair is no character") from None
+
+
+def _levels(wanted: filters.Filter | None) -> int:
+    match wanted:
+        case filters.Every(terms) | filters.Some(terms):
+            return 1 + max(map(_levels, terms))
+        case filters.Not(term):
+            return 1 + _levels(term)
+        case _:
+            return 1
 
 
 def _width(wanted: filters.Filter | None) -> int:

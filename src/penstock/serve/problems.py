@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from penstock.errors import (
@@ -16,6 +17,8 @@ from penstock.errors import (
 )
 from penstock.serve.answers import Json
 
+log = logging.getLogger("penstock.serve")
+
 _KINDS: tuple[tuple[type[BaseException], int, str], ...] = (
     (LimitExceeded, 413, "too_large"),
     (Unsupported, 415, "unsupported_image"),
@@ -29,6 +32,12 @@ _KINDS: tuple[tuple[type[BaseException], int, str], ...] = (
 )
 
 
+LONGEST = 500
+"""Characters of a message: names that a client made up may be in it."""
+AWAY = "the index cannot be asked at the moment; the log says why"
+"""What a store's driver says is for the log alone: it tells of places, statements and hosts."""
+
+
 class Problem(Exception):
     """An answer that is an error."""
 
@@ -37,7 +46,8 @@ class Problem(Exception):
         self.status, self.kind, self.message, self.headers = status, kind, message, dict(headers or {})
 
     def response(self) -> Json:
-        told = {"error": {"type": self.kind, "message": self.message}}
+        message = self.message if len(self.message) <= LONGEST else f"{self.message[:LONGEST]} …"
+        told = {"error": {"type": self.kind, "message": message}}
         return Json(told, self.status, headers=self.headers)
 
 
@@ -58,6 +68,9 @@ def problem(error: BaseException) -> Problem | None:
         return error
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
-            again = {"Retry-After": "1"} if status == 503 else {}
-            return Problem(status, name, " ".join(str(error).split()) or "it took too long", again)
+            said = " ".join(str(error).split())
+            if status == 503:
+                log.warning("%s: %.500s", name, said)
+                return Problem(status, name, AWAY, {"Retry-After": "1"})
+            return Problem(status, name, said or "it took too long")
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ try:
     import uvicorn
 
     from penstock.serve.app import Api
+    from penstock.serve.connections import Connection
     from penstock.serve.engine import Engine, Opener
     from penstock.serve.limits import Guard
 except ModuleNotFoundError as error:
@@ -76,6 +78,7 @@ def serve(
     `opener`: how an index is opened with its model, if not by `open_index`.
     """
     settings = settings or Settings()
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     metrics = Metrics()
     engine = Engine(index_url, opener or (lambda url: open_index(url, model)), settings, metrics)
     engine.open()
@@ -84,7 +87,9 @@ def serve(
         listening = _listening(settings.host, settings.port)
         config = uvicorn.Config(
             api.app,
-            log_level="warning",
+            http=Connection,
+            ws="none",
+            log_level="error",  # not a line for whatever strangers send
             access_log=False,
             proxy_headers=False,  # whoever asks could say to be anybody
             server_header=False,

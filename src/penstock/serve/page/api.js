@@ -76,7 +76,7 @@ const WORDS = {
   415: (message) => `This is of a kind that the server does not know: ${message}.`,
   429: () => "The server has much to do.",
   500: () => "Something went wrong in the server; its log says what.",
-  503: (message) => `The index is away for the moment: ${message}.`,
+  503: (message) => `There is no answer at the moment: ${message}.`,
   504: () => "The search took longer than the server allows.",
 };
 
