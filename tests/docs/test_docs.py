@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(ROOT / "tests" / "data" / "shapes-clip", tmp_path / "shapes-clip")
     subprocess.run([sys.executable, ROOT / "scripts" / "make_shapes.py", tmp_path / "images", "40"], check=True)
     (tmp_path / "images" / "captions.jsonl").unlink()
+    shutil.make_archive(str(tmp_path / "shards" / "000"), "tar", tmp_path / "images")
+    pictures = sorted((tmp_path / "images").glob("*.*"))
+    (tmp_path / "photos").mkdir()
+    rows = {"key": [path.name for path in pictures], "image": [path.read_bytes() for path in pictures]}
+    pq.write_table(pa.table(rows), tmp_path / "photos" / "some.parquet")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
