@@ -74,8 +74,10 @@ def hit_head(number: int, hit: Hit) -> Text:
     chunk = hit.chunk
     text = Text(f"{number}  ", style="cyan")
     text.append(f"{hit.score:.3f}  ", style="default").append(place(chunk.uri), style="bold default")
-    where = f"page {chunk.page}" if chunk.page is not None else f"characters {chunk.span[0]}–{chunk.span[1]}"
-    text.append(f"  {where}", style="default")
+    if chunk.page is not None:
+        text.append(f"  page {chunk.page}", style="default")
+    elif chunk.image is None:
+        text.append(f"  characters {chunk.span[0]}–{chunk.span[1]}", style="default")
     if chunk.headings:
         text.append("  " + clean(" › ".join(chunk.headings)), style="magenta")
     return text
