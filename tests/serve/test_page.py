@@ -25,6 +25,7 @@ from penstock.serve.page import FOLDER
 from penstock.sinks.memory import forget
 from penstock.testing.embedders import HashingEmbedder
 from tests.serve.browsing import Browser, chromium
+from tests.serve.process import Slow
 from tests.serve.serving import chunk, either, fill, picture, served, with_settings
 
 ROOT = Path(__file__).parents[2]
@@ -313,6 +314,33 @@ def test_near_duplicates_and_the_lowest_score(words: Browser) -> None:
     words.until(lambda: "lowest score" in words.text("#said"))
     assert "least=1.5" in words.hash()
     assert "distinct=1" in words.hash()
+
+
+def test_on_a_phone_a_condition_is_two_rows(words: Browser) -> None:
+    with words.seen(width=390, height=844, phone=True):
+        words.click("#filters-open")
+        across = "return [...document.querySelector('.condition').children].map(one => one.getBoundingClientRect().top)"
+        what, how, value, away = words.run(across)
+        assert what == how < value == away
+
+
+def test_a_slow_search_says_so(driver: Any) -> None:
+    """And what is shown meanwhile is seen to be of the past."""
+    url = "memory://page-slow"
+    fill(url, [chunk(n, f"line {n} of many") for n in range(5)])
+    with served(url, opener=either(Slow())) as client:
+        browser = Browser(driver, str(client.base_url)).go()
+        browser.search("line 1")
+        browser.type("#q", "slow line 2")
+        browser.click("#form button.main")
+        browser.until(lambda: browser.text("#said") == "Searching …")
+        assert browser.run("return getComputedStyle(document.querySelector('#results')).opacity") == "0.45"
+        browser.settle()
+        assert browser.text("#said").startswith("5 results")
+        assert browser.run("return getComputedStyle(document.querySelector('#results')).opacity") == "1"
+        assert browser.complaints() == []
+        driver.get("about:blank")
+    forget(url)
 
 
 def test_an_address_says_it_all(words: Browser) -> None:

@@ -12,6 +12,7 @@ import { render } from "./status.js";
 import { busy, failed, note, say, trouble, unlock, unlocking, wait } from "./telling.js";
 
 const LOOK = 3000; // milliseconds between two looks at the status
+const SLOW = 700; // ... that a search takes before the page says that it is at work
 const CALM = 300; // ... that a slider rests before it is followed
 
 let state = NOTHING;
@@ -65,6 +66,7 @@ async function page(first) {
   const mine = (running = new AbortController());
   busy(true);
   $("more").hidden = true;
+  const slow = setTimeout(() => first && late(true), SLOW);
   try {
     const asked = body(state, picture?.base64, first ? null : cursor);
     const answer = await ask("v1/search", { body: asked, signal: mine.signal, waiting: wait });
@@ -78,14 +80,25 @@ async function page(first) {
     found(took);
   } catch (error) {
     if (mine.signal.aborted) return;
-    if (first) hits.clear();
+    if (first) {
+      hits.clear();
+      say("");
+    }
     failed(error, () => page(first));
   } finally {
+    clearTimeout(slow);
     if (mine === running) {
+      late(false);
       busy(false);
       ended();
     }
   }
+}
+
+/** What is still shown are the answers to another question. */
+function late(is) {
+  if (is) say("Searching …");
+  $("results").classList.toggle("old", is);
 }
 
 function found(took) {
@@ -263,7 +276,7 @@ function learned(told) {
   $("picture-open").hidden = !images;
   $("url-row").hidden = !told.limits.fetch_urls;
   $("url-why").hidden = told.limits.fetch_urls;
-  $("q").placeholder = images ? "Search by words, or by a picture" : "Search by words";
+  $("q").placeholder = images ? "Words, or a picture" : "Search by words";
   if (told.points !== null) $("greeting").textContent = `Search ${count(told.points, images ? "picture or passage" : "passage", images ? "pictures and passages" : "passages")}`;
 }
 

@@ -275,7 +275,7 @@ export function detail(hit, words, votes, act) {
       "div",
       { class: "about" },
       el("h2", { id: "detail-name", dir: "auto" }, title(hit)),
-      hit.text ? el("p", { class: "whole", dir: "auto" }, ...marked(clean(hit.text, 100_000), words)) : null,
+      hit.text && clean(hit.text.trim()) !== title(hit) ? el("p", { class: "whole", dir: "auto" }, ...marked(clean(hit.text, 100_000), words)) : null,
       el("div", { class: "row" }, button("more", "More like this"), button("like", "This is it"), button("unlike", "Not this")),
       el("dl", { class: "facts" }, ...told.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
     ),
