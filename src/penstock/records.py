@@ -83,7 +83,8 @@ class Item:
 
     @property
     def nbytes(self) -> int:
-        return 800 + len(self.uri)
+        told = sum(100 + len(value) if isinstance(value, str) else 100 for value in self.metadata.values())
+        return 800 + len(self.uri) + told
 
 
 @dataclass(frozen=True, slots=True)
