@@ -13,7 +13,7 @@ Common to all components with a lifecycle (Source, Embedder, Sink, Index):
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 from penstock.errors import UsageError
@@ -66,6 +66,8 @@ class Source(Component, ABC):
     """
 
     feed: bool = False
+    enters: Callable[[str], bool] | None = None
+    """Asked, where it is set, before an archive of that uri is read: who takes a share need not have all of it read."""
 
     @property
     @abstractmethod

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from penstock import Pipeline, open_index
 from penstock.errors import LimitExceeded, ParseError, SourceError, Unsupported
 from penstock.parsers import Parsers
-from penstock.parts import verify
+from penstock.parts import embed, verify
 from penstock.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.sinks.memory import forget
 from penstock.sources.files import Files, archives, tars, zips
@@ -34,7 +34,7 @@ from penstock.sources.files.local import archive_of
 from penstock.sources.files.remote import RemoteBytes
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.source_suite import MakeSource, Put, Remove, SourceSuite
-from tests.parts.world import embedded, entries, picture, uris
+from tests.parts.world import PixelEmbedder, embedded, entries, picture, uris
 
 fresh = itertools.count()
 Content = Mapping[str, bytes]
@@ -648,6 +648,29 @@ def test_documents_in_a_zip(tmp_path: Path, url: str) -> None:
     written(path, zipped(content))
     assert pipeline.run().ok
     assert pipeline.verify().ok
+
+
+@pytest.mark.parametrize("claim", [False, True])
+def test_a_shard_in_a_bucket_is_read_by_one_worker(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim: bool
+) -> None:
+    """To list a tar there is to read it: what another worker has to embed is not listed."""
+    for shard in range(5):
+        with fsspec.open(f"{url}/{shard}.tar", "wb") as file:
+            file.write(tarred({f"{number}.png": picture(10 * shard + number) for number in range(4)}))
+    with fsspec.open(f"{url}/loose.png", "wb") as file:
+        file.write(picture(99))
+    walked: list[str] = []
+    walk = Archive.walk
+    monkeypatch.setattr(Archive, "walk", lambda self, *args: walked.append(self.uri) or walk(self, *args))
+    source = Files(url)
+    for number in (1, 2, 3):
+        which = {"claim": True, "pieces": 3} if claim else {"partition": (number, 3)}
+        assert embed(source, PixelEmbedder(), tmp_path / "out", **which).ok
+    assert sorted(walked) == sorted({f"{url}/{shard}.tar" for shard in range(5)})
+    checked = verify(tmp_path / "out", source=source)
+    assert checked.ok
+    assert checked.rows == 21
 
 
 def test_what_was_told_before_the_damage_counts_once(tmp_path: Path, url: str) -> None:

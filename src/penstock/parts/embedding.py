@@ -120,6 +120,7 @@ def embed(
         if source.feed:
             raise UsageError(f"{source.name} tells of events, and has no end that parts could be complete at")
         stack.callback(source.close)
+        stack.callback(setattr, source, "enters", None)
         stack.callback(embedder.close)
         source.open()
         space = replace(embedder.describe(), chunking=Whole.spec)
@@ -260,7 +261,7 @@ class _Worker:
     def _changes(self, piece: int) -> Iterable[Change]:
         if self._listing is not None:
             return self._listing.of(piece)
-        return share(self._source.changes(), piece, self._folder.pieces)
+        return share(self._source, piece, self._folder.pieces)
 
     def _tell(self) -> Tell | None:
         tell, before = self._progress, self._before

@@ -19,6 +19,7 @@ DONE, LEASES = "_done", "_leases"
 MOST = 9_999
 """Pieces."""
 _RECORD = re.compile(r"\d{4}-\d{6}\.json")
+_SHARD = re.compile(r"(?!file:)[a-z0-9+.-]+://.*?\.tar(?=/|$)", re.IGNORECASE | re.DOTALL)
 _PART = re.compile(r"part-(\d{4})-(\d{6})-(\d{6})\.parquet")
 
 
@@ -136,9 +137,15 @@ class Folder:
             yield piece, self.record(piece, names[piece]) if piece in names else None
 
 
+def shard(uri: str) -> str | None:
+    """The tar in a bucket that this is, or is in. To list it is to read most of it, so that one worker has it whole."""
+    found = _SHARD.match(uri)
+    return found[0] if found else None
+
+
 def piece_of(uri: str, pieces: int) -> int:
     """Which piece a uri belongs to, from 1 on: the same on every machine."""
-    raw = hashlib.blake2b(uri.encode(errors="surrogatepass"), digest_size=8).digest()
+    raw = hashlib.blake2b((shard(uri) or uri).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(raw, "big") % pieces + 1
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from penstock.contracts import Source
-from penstock.parts.folder import piece_of
+from penstock.parts.folder import piece_of, shard
 from penstock.records import Change, Delete, Unreadable, Upsert
 
 
-def share(changes: Iterable[Change], piece: int, pieces: int) -> Iterator[Change]:
+def share(source: Source, piece: int, pieces: int) -> Iterator[Change]:
     """The changes of one piece, and what concerns all: whether the listing is complete."""
-    return (change for change in changes if _whose(change, pieces) in (piece, None))
+    source.enters = lambda uri: not shard(uri) or piece_of(uri, pieces) == piece
+    return (change for change in source.changes() if _whose(change, pieces) in (piece, None))
 
 
 def _whose(change: Change, pieces: int) -> int | None:
@@ -25,11 +26,22 @@ def _whose(change: Change, pieces: int) -> int | None:
     return None
 
 
+def _sharded(change: Change) -> bool:
+    match change:
+        case Upsert(item):
+            return shard(item.uri) is not None
+        case Unreadable(uri):
+            return shard(uri) is not None
+    return False
+
+
 class Listing:
-    """A source listed once for all pieces, in a temporary file: a worker that claims may get any of them."""
+    """A source listed once for all pieces, in a temporary file: a worker that claims may get any of them. But for
+    shards, which are listed with their piece."""
 
     def __init__(self, source: Source, pieces: int) -> None:
         self._source, self._pieces = source, pieces
+        self._shards = False
         self._db: sqlite3.Connection | None = None
 
     def of(self, piece: int) -> Iterator[Change]:
@@ -43,11 +55,14 @@ class Listing:
             for _, change in rows:
                 yield pickle.loads(change)  # written by this process, into a file that has no name
             after = rows[-1][0]
+        if self._shards:
+            yield from (change for change in share(self._source, piece, self._pieces) if _sharded(change))
 
     def _list(self) -> sqlite3.Connection:
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;")
         db.execute("CREATE TABLE changes (number INTEGER PRIMARY KEY, piece INTEGER NOT NULL, change BLOB NOT NULL)")
+        self._source.enters = self._unless_shard
         db.execute("BEGIN")
         db.executemany(
             "INSERT INTO changes (piece, change) VALUES (?, ?)",
@@ -59,6 +74,10 @@ class Listing:
         db.execute("CREATE INDEX by_piece ON changes (piece, number)")
         db.execute("COMMIT")
         return db
+
+    def _unless_shard(self, uri: str) -> bool:
+        self._shards = self._shards or shard(uri) is not None
+        return shard(uri) is None
 
     def close(self) -> None:
         if self._db is not None:

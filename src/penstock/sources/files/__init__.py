@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -25,6 +25,7 @@ class Tree(Protocol):
 
     uri: str
     passed_over: Counter[str]
+    enters: Callable[[str], bool] | None
 
     def check(self) -> None:
         """Raises SourceError unless the root is there."""
@@ -129,6 +130,7 @@ class Files(Source):
         complete = True
         for tree in self._trees:
             tree.passed_over.clear()
+            tree.enters = self.enters
             for change in tree.walk():
                 if type(change) is Unreadable and change.listing:
                     complete = False

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
@@ -104,6 +104,7 @@ class LocalTree:
         self.root = root
         self.uri = uri_of(root)
         self.passed_over: Counter[str] = Counter()
+        self.enters: Callable[[str], bool] | None = None
         self._selection = selection
         self._follow = follow_links
         self._skip = frozenset(skip)
@@ -213,6 +214,8 @@ class LocalTree:
                 ancestors.pop()
 
     def _enter(self, uri: str, path: str, found: os.stat_result, folder: str) -> Iterator[Upsert | Unreadable]:
+        if self.enters is not None and not self.enters(uri):
+            return
         try:
             yield from archive_of(uri, path, found).walk(self._selection, folder, self.passed_over)
         except OSError as error:

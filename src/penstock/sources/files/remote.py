@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, ClassVar, cast
@@ -67,6 +67,7 @@ class RemoteTree:
             raise UsageError(f"a signed url opens over https:// only: {self._address.uri}")
         self.uri = self._address.uri
         self.passed_over: Counter[str] = Counter()
+        self.enters: Callable[[str], bool] | None = None
         self._selection = selection
         self._skip = frozenset(skip)
         self._storage = dict(storage)
@@ -131,6 +132,8 @@ class RemoteTree:
         return self._selection.enters(below) if is_archive(below) else self._selection.takes(below)
 
     def _enter(self, fs: Any, uri: str, info: _Info, folder: str) -> Iterator[Upsert | Unreadable]:
+        if self.enters is not None and not self.enters(uri):
+            return
         try:
             yield from self._archive(fs, uri, info).walk(self._selection, folder, self.passed_over)
         except Exception as error:  # drivers raise what they like

@@ -8,7 +8,7 @@ import http.client
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 from typing import IO, BinaryIO, cast
@@ -97,6 +97,7 @@ class WebFile:
         self._address = Address(url, {})
         self.uri = self._address.uri
         self.passed_over: Counter[str] = Counter()
+        self.enters: Callable[[str], bool] | None = None
 
     def check(self) -> None:
         if self.lookup(self.uri) is None:
