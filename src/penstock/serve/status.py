@@ -50,7 +50,7 @@ class Status:
     async def health(self, request: Request) -> Response:
         """As the image search example of SkyPilot answers, but for that it is true."""
         if (why := await self._unready()) is not None:
-            return Json({"status": "unhealthy", "reason": why, "collection_size": 0}, 503)
+            return Json({"status": "unhealthy", "reason": why, "collection_size": 0}, 503, {"Retry-After": "1"})
         return Json({"status": "healthy", "collection_size": await self._searcher.count()})
 
     async def status(self, request: Request) -> Response:
