@@ -38,7 +38,7 @@ FRAGMENTS = 64
 CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
 """Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
 SETTLED = 1_000_000_000
-"""Nanoseconds after which nothing that comes can have the same time as what was there."""
+"""Nanoseconds: nothing that comes so much later has the same time as what was there; and how old a look may be."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
 PROBES, COMPARED = 100, 200
@@ -365,13 +365,14 @@ class _Compactor:
 
 class LanceIndex(Index):
     """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds. Always the newest
-    version of it, which the time of its folder of versions tells."""
+    version of it, which the time of its folder of versions tells; where folders keep no times, none older than a second."""
 
     def __init__(self, url: str) -> None:
         self._place = _Place(url)
         self._table: Any = None
         self._manifest: Manifest | None = None
-        self._changed: int | None = None
+        self._changed = self._looked = 0
+        """The time of the folder of versions when it was looked into last, and when that was."""
 
     @property
     def url(self) -> str:
@@ -405,10 +406,11 @@ class LanceIndex(Index):
         now = time.time_ns()
         with _errors(self._place.url):
             changed = self._place.versions.stat().st_mtime_ns
-            if changed != self._changed:
+            # A version so new may be followed by another one within the same tick of the clock; and folders of mounted
+            # buckets keep no times.
+            if changed != self._changed or not changed + SETTLED < now < self._looked + SETTLED:
                 self._table.checkout_latest()
-                # A version so new may be followed by another one within the same tick of the clock.
-                self._changed = changed if now - changed > SETTLED else None
+                self._changed, self._looked = changed, now
         return self._table, self._manifest.space
 
     def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
