@@ -364,8 +364,11 @@ class _Compactor:
 
 
 class LanceIndex(Index):
-    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds. Always the newest
-    version of it, which the time of its folder of versions tells; where folders keep no times, none older than a second."""
+    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds.
+
+    It searches the newest version, which the time of the folder of versions tells; where folders keep no times, one
+    that was the newest a second ago.
+    """
 
     def __init__(self, url: str) -> None:
         self._place = _Place(url)
