@@ -90,6 +90,23 @@ def test_a_second_signal_does_not_wait(index: str) -> None:
         assert running.wait(10) == 0
 
 
+def test_answers_are_not_held_back(index: str) -> None:
+    """With nothing but what the extra installs: asyncio's loop and h11, which sends an answer in two pieces."""
+    code = f"""
+import sys, time
+sys.modules.update(uvloop=None, httptools=None)
+from tests.serve.serving import served
+with served({index!r}) as client:
+    client.get("/healthz")
+    began = time.perf_counter()
+    for _ in range(20):
+        assert client.get("/healthz").status_code == 200
+    assert time.perf_counter() - began < 20 * 0.035
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_missing_index_ends_it_before_it_begins(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.serve.process", f"lance://{tmp_path}/none", "{}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
