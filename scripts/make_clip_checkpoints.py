@@ -15,8 +15,6 @@ from make_clip_tokenizer import END, START, clip_tokenizer
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, processors
 
-HIDDEN, INNER, LAYERS, HEADS, DIM = 32, 64, 2, 4, 24
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -31,6 +29,11 @@ class Recipe:
     end: int | None = None
     """What the configuration says of the token that ends a text; None: the truth."""
     length: int = 40
+    hidden: int = 32
+    inner: int = 64
+    layers: int = 2
+    heads: int = 4
+    dim: int = 24
     more: dict[str, Any] = field(default_factory=dict)
     """Of the preprocessing."""
 
@@ -44,6 +47,13 @@ RECIPES = {
     "siglip-odd": Recipe("siglip", "gelu", 42, 12, {"height": 42, "width": 42}, length=36, more={"resample": 1}),
 }
 
+LARGE = {
+    "vit-b-32": Recipe(
+        "clip", "quick_gelu", 224, 32, {"shortest_edge": 224}, 224, None, 77, 768, 3072, layers=12, heads=12, dim=512
+    )
+}
+"""As large as a published one, to measure speed with."""
+
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
     if recipe.family == "clip":
@@ -56,6 +66,7 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
 
 def weights(seed: str, recipe: Recipe, vocabulary: int) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
+    hidden = recipe.hidden
 
     def random(name: str, *shape: int, scale: float = 0.15, around: float = 0.0) -> None:
         state = np.random.RandomState(crc32(f"{seed}/{name}".encode()))
@@ -66,44 +77,44 @@ def weights(seed: str, recipe: Recipe, vocabulary: int) -> dict[str, np.ndarray]
         random(f"{name}.bias", out)
 
     def norm(name: str) -> None:
-        random(f"{name}.weight", HIDDEN, around=1.0)
-        random(f"{name}.bias", HIDDEN)
+        random(f"{name}.weight", hidden, around=1.0)
+        random(f"{name}.bias", hidden)
 
     def mlp(name: str) -> None:
-        linear(f"{name}.fc1", INNER, HIDDEN)
-        linear(f"{name}.fc2", HIDDEN, INNER)
+        linear(f"{name}.fc1", recipe.inner, hidden)
+        linear(f"{name}.fc2", hidden, recipe.inner)
 
     siglip = recipe.family == "siglip"
     patches = (recipe.edge // recipe.patch) ** 2
-    random("vision_model.embeddings.patch_embedding.weight", HIDDEN, 3, recipe.patch, recipe.patch, scale=0.1)
-    random("vision_model.embeddings.position_embedding.weight", patches + (not siglip), HIDDEN, scale=0.5)
-    random("text_model.embeddings.token_embedding.weight", vocabulary, HIDDEN, scale=1.0)
-    random("text_model.embeddings.position_embedding.weight", recipe.length, HIDDEN, scale=0.5)
+    random("vision_model.embeddings.patch_embedding.weight", hidden, 3, recipe.patch, recipe.patch, scale=0.1)
+    random("vision_model.embeddings.position_embedding.weight", patches + (not siglip), hidden, scale=0.5)
+    random("text_model.embeddings.token_embedding.weight", vocabulary, hidden, scale=1.0)
+    random("text_model.embeddings.position_embedding.weight", recipe.length, hidden, scale=0.5)
     for tower in ("vision_model", "text_model"):
-        for layer in range(LAYERS):
+        for layer in range(recipe.layers):
             at = f"{tower}.encoder.layers.{layer}"
             for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                linear(f"{at}.self_attn.{part}", HIDDEN, HIDDEN)
+                linear(f"{at}.self_attn.{part}", hidden, hidden)
             mlp(f"{at}.mlp")
             norm(f"{at}.layer_norm1")
             norm(f"{at}.layer_norm2")
     norm("vision_model.post_layernorm")
     norm("text_model.final_layer_norm")
     if siglip:
-        random("vision_model.embeddings.patch_embedding.bias", HIDDEN)
-        random("vision_model.head.probe", 1, 1, HIDDEN, scale=1.0)
-        random("vision_model.head.attention.in_proj_weight", 3 * HIDDEN, HIDDEN)
-        random("vision_model.head.attention.in_proj_bias", 3 * HIDDEN)
-        linear("vision_model.head.attention.out_proj", HIDDEN, HIDDEN)
+        random("vision_model.embeddings.patch_embedding.bias", hidden)
+        random("vision_model.head.probe", 1, 1, hidden, scale=1.0)
+        random("vision_model.head.attention.in_proj_weight", 3 * hidden, hidden)
+        random("vision_model.head.attention.in_proj_bias", 3 * hidden)
+        linear("vision_model.head.attention.out_proj", hidden, hidden)
         norm("vision_model.head.layernorm")
         mlp("vision_model.head.mlp")
-        linear("text_model.head", HIDDEN, HIDDEN)
+        linear("text_model.head", hidden, hidden)
         random("logit_bias", 1)
     else:
-        random("vision_model.embeddings.class_embedding", HIDDEN)
+        random("vision_model.embeddings.class_embedding", hidden)
         norm("vision_model.pre_layrnorm")
-        random("visual_projection.weight", DIM, HIDDEN)
-        random("text_projection.weight", DIM, HIDDEN)
+        random("visual_projection.weight", recipe.dim, hidden)
+        random("text_projection.weight", recipe.dim, hidden)
     random("logit_scale", *(1 for _ in range(siglip)))
     return found
 
@@ -111,10 +122,10 @@ def weights(seed: str, recipe: Recipe, vocabulary: int) -> dict[str, np.ndarray]
 def configuration(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     clip = recipe.family == "clip"
     shared = {
-        "hidden_size": HIDDEN,
-        "intermediate_size": INNER,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.inner,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
         "hidden_act": recipe.activation,
     }
     text = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": recipe.length}
@@ -126,12 +137,12 @@ def configuration(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
         "text_config": shared | text,
         "vision_config": shared | {"image_size": recipe.edge, "patch_size": recipe.patch},
     }
-    return config | ({"projection_dim": DIM} if clip else {})
+    return config | ({"projection_dim": recipe.dim} if clip else {})
 
 
 def make(name: str, folder: Path) -> Path:
     """The checkpoint of that name in a folder of its own."""
-    recipe = RECIPES[name]
+    recipe = RECIPES.get(name) or LARGE[name]
     folder = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_of(recipe)
