@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import UsageError
-from penstock.filters import Parameters, literal, parse, passes, sql
+from penstock.filters import DEPTH, Parameters, literal, parse, passes, sql
 from penstock.records import Chunk
 
 PAGES = st.none() | st.integers(0, 5)
@@ -85,8 +85,9 @@ def test_what_cannot_be_meant(where: dict[str, Any], told: str) -> None:
 
 
 def test_a_filter_of_many_levels_is_refused() -> None:
-    where: dict[str, Any] = {"page": 1}
-    for _ in range(100):
-        where = {"$not": where}
-    with pytest.raises(UsageError, match="levels"):
-        parse(where)
+    for more in ({}, {"ordinal": 2}):
+        where: dict[str, Any] = {"page": 1}
+        for _ in range(DEPTH):
+            where = {"$not": where, **more}
+        with pytest.raises(UsageError, match="levels"):
+            parse(where)

@@ -23,7 +23,8 @@ Value = str | int
 
 FIELDS: dict[str, type] = {"id": str, "uri": str, "text": str, "ordinal": int, "page": int}
 """What a search may be narrowed by, and the types. Only `page` may be absent."""
-DEPTH = 32
+DEPTH = 16
+"""Levels: stores put a filter into statements whose parsers recurse, LanceDB's not even 24 times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,29 @@ _MEANING: dict[str, Callable[[Any, Any], bool]] = {
 
 def parse(where: Mapping[str, Any] | None) -> Filter | None:
     """None where nothing is asked. Raises UsageError where it cannot be meant."""
-    return _parse(where, 0) if where else None
+    found = _parse(where, 1) if where else None
+    if _levels(found) > DEPTH:
+        raise UsageError(_DEEP)
+    return found
+
+
+_DEEP = f"a filter of more than {DEPTH} levels"
+
+
+def _levels(found: Filter | None) -> int:
+    match found:
+        case Every(terms) | Some(terms):
+            return 1 + max(map(_levels, terms))
+        case Not(term):
+            return 1 + _levels(term)
+    return 1
 
 
 def _parse(where: object, depth: int) -> Filter:
     if not isinstance(where, Mapping):
         raise UsageError(f"a filter is a mapping such as {{'page': 3}}, not a {type(where).__name__}")
     if depth > DEPTH:
-        raise UsageError(f"a filter of more than {DEPTH} levels")
+        raise UsageError(_DEEP)
     terms: list[Filter] = []
     for name, wanted in where.items():
         if name in ("$and", "$or"):
@@ -140,6 +156,11 @@ def _typed(name: str, value: object) -> Value:
         raise UsageError(f"{name} is compared with {kind.__name__}, not {type(value).__name__}")
     if isinstance(value, int) and abs(value) >= 1 << 63:
         raise UsageError(f"{name}: {value} is out of range")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{name}: half a surrogate pair is no character") from None
     return value
 
 

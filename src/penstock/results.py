@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def snippet(text: str, words: re.Pattern[str] | None, width: int = 280) -> str:
         return text
     found = [match.start() for match in words.finditer(text)] if words else []
     starts = [max(0, at - width // 5) for at in found] or [0]
-    start = max(starts, key=lambda s: (sum(s <= at < s + width for at in found), -s))
+    start = max(starts, key=lambda s: (bisect_left(found, s + width) - bisect_left(found, s), -s))
     start = min(start, len(text) - width)
     if start:
         start = (text.find(" ", start, start + width // 5) + 1) or start

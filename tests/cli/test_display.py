@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -223,3 +224,11 @@ def test_the_display_fits_where_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen() is display.LiveDisplay
     monkeypatch.setenv("TERM", "dumb")
     assert chosen() is display.Lines
+
+
+def test_a_snippet_of_many_words_is_quick() -> None:
+    """A long chunk that says one word over and over is looked through once."""
+    text = "x " * 50 + "otters " * 200_000
+    began = time.process_time()
+    assert "otters otters" in results.snippet(text, results.words_of("otters"))
+    assert time.process_time() - began < 5

@@ -20,8 +20,6 @@ DEPTH = 10_000
 DISTINCT_DEPTH = 1000
 """The same where near-duplicates are collapsed, as the vectors of all hits before are compared."""
 COMPARISONS = 500
-LEVELS = 16
-"""Of a filter: stores put it into statements whose parsers recurse, LanceDB's not even 24 times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +86,8 @@ def _meant(ask: Ask) -> None:
         wanted = filters.parse(ask.where)
     except UsageError as error:
         raise bad(f"where: {error}") from None
-    wide, deep = _width(wanted), _levels(wanted)
-    if wide > COMPARISONS:
+    if (wide := _width(wanted)) > COMPARISONS:
         raise bad(f"where: {wide:,} comparisons; {COMPARISONS} at most")
-    if deep > LEVELS:
-        raise bad(f"where: {deep} levels; {LEVELS} at most")
-    try:
-        json.dumps(ask.where, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise bad("where: half a surrogate pair is no character") from None
-
-
-def _levels(wanted: filters.Filter | None) -> int:
-    match wanted:
-        case filters.Every(terms) | filters.Some(terms):
-            return 1 + max(map(_levels, terms))
-        case filters.Not(term):
-            return 1 + _levels(term)
-        case _:
-            return 1
 
 
 def _width(wanted: filters.Filter | None) -> int:
