@@ -329,3 +329,22 @@ def test_the_types_of_errors_are_kept_apart() -> None:
         with pytest.raises(ParseError) as caught:
             call()
         assert type(caught.value).__name__ == name
+
+
+def test_of_large_images_there_is_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it has been made small, not only until it is decoded; small ones do not wait for it."""
+    monkeypatch.setattr(images, "LARGE", 100 * 100)
+    large, small = saved(Image.new("RGB", (200, 100)), "PNG"), saved(Image.new("RGB", (10, 10)), "PNG")
+    second = threading.Event()
+
+    def another() -> None:
+        with images.decoded(large):
+            second.set()
+
+    with images.decoded(large):
+        thread = threading.Thread(target=another)
+        thread.start()
+        assert images.decode(small).size == (10, 10)
+        assert not second.wait(0.2)
+    assert second.wait(10)
+    thread.join()

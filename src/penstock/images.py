@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PIXELS = 100_000_000
-"""The most pixels an image may have: 300 MB once it is decoded."""
+"""The most pixels an image may have: 300 MB once it is decoded, twice that if it is transparent."""
+LARGE = 16_000_000
+"""Pixels of an image that takes so much memory that there is only one such at a time."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF")
 """What is tried. Pillow reads dozens more, some of them by running other programs."""
 SCANS = 64
@@ -28,6 +33,7 @@ _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*"
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF's orientation -> Pillow's transposition."""
 _WHITE = (255, 255, 255)
+_one_large = threading.Lock()
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _SCAN, _END = 0xDA, 0xD9
 
@@ -39,12 +45,28 @@ def decode(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = P
     Half of 267 rows is 134, of which the last is half empty: `extent(image)` is what is really filled.
     Raises ParseError for what is broken or cut short, Unsupported for what is no image, LimitExceeded beyond `pixels`.
     """
+    with decoded(source, edge=edge, pixels=pixels) as image:
+        return image
+
+
+@contextmanager
+def decoded(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = PIXELS) -> Iterator[Image]:
+    """The same, for as long as it is needed. Of large images there is one at a time, whatever the number of threads."""
     image = _open(source, pixels)
-    try:
+    whole = image.width * image.height
+    with _blaming(image):
         drafted = None
         if image.format in ("JPEG", "MPO"):
             _few_scans(image.fp)
             drafted = _shrink(image, edge) if edge is not None else None
+    # Of a progressive JPEG all is in memory, whatever the fraction it is decoded at.
+    held = whole if "progressive" in image.info else image.width * image.height
+    with _one_large if held > LARGE else nullcontext():
+        yield _upright(image, drafted)
+
+
+def _upright(image: Any, drafted: tuple[float, float] | None) -> Image:
+    with _blaming(image):
         image.load()
         orientation = _orientation(image)
         upright: Image = _opaque(image)
@@ -52,6 +74,12 @@ def decode(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = P
             upright = upright.transpose(_pillow()[0].Transpose(turn))
         upright.info = {} if drafted is None else {"extent": _turned(drafted, upright.size, orientation)}
         return upright
+
+
+@contextmanager
+def _blaming(image: Any) -> Iterator[None]:
+    try:
+        yield
     except ParseError:
         raise
     # Pillow's decoders raise whatever hostile bytes make them raise: OSError, SyntaxError, struct.error, ...

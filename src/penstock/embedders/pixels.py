@@ -66,7 +66,8 @@ class Preprocessing:
         import numpy as np
 
         wanted = self.short or (max(self.size) if self.size else None)
-        return np.asarray(self.fit(images.decode(source, edge=GAP * wanted if wanted else None, pixels=limit)))
+        with images.decoded(source, edge=GAP * wanted if wanted else None, pixels=limit) as image:
+            return np.asarray(self.fit(image))
 
     def fit(self, image: Image) -> Image:
         left, top, right, bottom = filled = images.extent(image)
