@@ -43,9 +43,10 @@ R = TypeVar("R")
 class Api:
     def __init__(self, engine: Engine, settings: Settings, metrics: Metrics, fetcher: Fetcher | None = None) -> None:
         self._engine, self._settings, self._metrics = engine, settings, metrics
-        self._thumbs = Thumbs(settings)
+        fetcher = fetcher or Fetcher(settings)
+        self._thumbs = Thumbs(settings, fetcher)
         self.gate = Gate(settings.queue, metrics)
-        self._searcher = Searcher(engine, settings, metrics, self._thumbs, fetcher or Fetcher(settings))
+        self._searcher = Searcher(engine, settings, metrics, self._thumbs, fetcher)
         self._page = Page()
         self._compat = Compat(engine, self._searcher, self.gate)
         self.status = Status(engine, settings, self._searcher)
@@ -158,7 +159,7 @@ class Api:
         if known(request, etag):
             return Response(status_code=304, headers=headers)
         with self._metrics.timed("thumb"):
-            small = await self._files(lambda: self._thumbs.small(picture, int(size)))
+            small = await self._thumbs.small(picture, int(size), self._files)
         return Response(small, media_type="image/jpeg", headers=headers)
 
     async def _files(self, task: Callable[[], R]) -> R:

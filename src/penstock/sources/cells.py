@@ -10,12 +10,12 @@ import math
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from penstock.errors import ParseError, SourceError
+from penstock.errors import LimitExceeded, ParseError, SourceError
 
 BYTES, TEXT, PLAIN = "bytes", "text", "plain"
 """What a column holds: images, words, other single values."""
@@ -112,27 +112,67 @@ class ParquetTable:
         how = {"buffer_size": _BUFFER, "pre_buffer": False, "read_dictionary": texts}
         self._file = pq.ParquetFile(stream, metadata=self._file.metadata, **how)
 
-    def rows(self) -> Iterator[Row]:
-        names = [name for name, kind in self.fields.items() if kind != BYTES]
+    @property
+    def count(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    def rows(self, names: Sequence[str] | None = None) -> Iterator[Row]:
+        """With the values of these columns; of all that hold no images, if nothing is said."""
+        names = [name for name, kind in self.fields.items() if kind != BYTES] if names is None else names
         number = 0
         for group in range(self._file.num_row_groups):
             for place, values in enumerate(self._group(group, names)):
                 yield Row(number, values, group, place)
                 number += 1
 
-    def _group(self, group: int, names: list[str]) -> Iterator[Mapping[str, Any]]:
-        told = self._file.metadata.row_group(group)
+    def image(self, column: str, number: int, most: int) -> bytes | None:
+        """Of one row. Reads the images that are before it in its row group, some at a time, and keeps none. Raises
+        LimitExceeded where the row group has more than `most` bytes of them."""
+        group = 0
+        while group < self._file.num_row_groups and number >= (rows := self._file.metadata.row_group(group).num_rows):
+            group, number = group + 1, number - rows
+        if number < 0 or group == self._file.num_row_groups:
+            return None
+        paths = [_path(self._file.schema_arrow.field(column))]
+        if self._size(group, paths) > most:
+            raise LimitExceeded(f"a row group has more than {most:,} bytes of images")
+        for batch in self._batches(group, paths):
+            if number < len(batch):
+                return _bytes(batch.column(0)[number])
+            number -= len(batch)
+        return None
+
+    def _group(self, group: int, names: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         if not names:
-            yield from ({} for _ in range(told.num_rows))
+            yield from ({} for _ in range(self._file.metadata.row_group(group).num_rows))
             return
-        tops = {*names}
-        columns = (told.column(at) for at in range(told.num_columns))
-        size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema in tops)
-        rows = max(1, min(ROWS, LISTED * told.num_rows // max(size, 1)))
-        for batch in self._file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False):
+        for batch in self._batches(group, names):
             held = [_plain(column) for column in batch.columns]
             for values in zip(*held, strict=True):
                 yield dict(zip(batch.schema.names, values, strict=True))
+
+    def _batches(self, group: int, paths: Sequence[str]) -> Iterator[Any]:
+        share = LISTED * self._file.metadata.row_group(group).num_rows // max(self._size(group, paths), 1)
+        rows = max(1, min(ROWS, share))
+        yield from self._file.iter_batches(rows, row_groups=[group], columns=list(paths), use_threads=False)
+
+    def _size(self, group: int, paths: Sequence[str]) -> int:
+        told, wanted = self._file.metadata.row_group(group), {*paths}
+        columns = (told.column(at) for at in range(told.num_columns))
+        return sum(column.total_uncompressed_size for column in columns if column.path_in_schema in wanted)
+
+
+def _path(field: Any) -> str:
+    """Of a column of images, as Parquet names it."""
+    import pyarrow as pa
+
+    return f"{field.name}.bytes" if pa.types.is_struct(field.type) else str(field.name)
+
+
+def _bytes(value: Any) -> bytes | None:
+    held = value.as_py()
+    found: bytes | None = held["bytes"] if isinstance(held, dict) else held
+    return found
 
 
 def _kind(type_: Any, types: Any) -> str | None:
@@ -196,18 +236,16 @@ class _Open:
     """A file, read forward; what came by is kept for a while."""
 
     def __init__(self, cell: Cell) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._stream = opened(cell.file)
         try:
             with _blaming(self._stream):
                 self._file = pq.ParquetFile(self._stream, buffer_size=_BUFFER, pre_buffer=False)
-                struct = pa.types.is_struct(self._file.schema_arrow.field(cell.column).type)
+                self._path = _path(self._file.schema_arrow.field(cell.column))
         except BaseException:
             self.close()
             raise
-        self._path = f"{cell.column}.bytes" if struct else cell.column
         self._cursors: OrderedDict[int, tuple[Iterator[Any], int]] = OrderedDict()
         """Of row groups: where one ends and the next begins, threads read both."""
         self._kept: OrderedDict[tuple[int, int], bytes | None] = OrderedDict()
@@ -234,9 +272,7 @@ class _Open:
         for at in range(begin, row + 1):
             if (batch := next(batches, None)) is None:
                 raise SourceError("the file has changed: it no longer has this row")
-            value = batch.column(0)[0].as_py()
-            if isinstance(value, dict):
-                value = value["bytes"]
+            value = _bytes(batch.column(0)[0])
             self._keep(group, at, value)
         self._cursors[group] = batches, row + 1
         if len(self._cursors) > _CURSORS:

@@ -293,7 +293,7 @@ class Rows(Source):
             key = values.get(columns.key)
             if key is None or key == "":
                 raise SourceError(f"it has no {shown(columns.key)}")
-            uri = f"{file.uri}/{_quoted(str(key))}"
+            uri = f"{file.uri}/{quoted(str(key))}"
             if told.before(uri) is not None:
                 raise SourceError(f"an earlier row has its {shown(columns.key)}; ?key= names another column")
         opener = Cell(file.opener, file.fingerprint, columns.image, row.group, row.place)
@@ -371,13 +371,18 @@ def said(error: BaseException) -> str:
     return text if isinstance(error, PenstockError) else f"{type(error).__name__}: {text}"
 
 
+def chosen(fields: Fields) -> Columns:
+    """Which is which, by their names alone. Raises UsageError where these do not tell."""
+    return Rows(os.curdir)._choose(fields)
+
+
 def among(names: Sequence[str], fields: Fields, *kinds: str) -> list[str]:
     """The fields with such a name, in the names' order."""
     found = [name for name, kind in fields.items() if kind in kinds and name.lower() in names]
     return sorted(found, key=lambda name: names.index(name.lower()))
 
 
-def _quoted(key: str) -> str:
+def quoted(key: str) -> str:
     """A key as the end of a uri: it stays beneath."""
     folders = key.split("/")
     return quote(key, safe="" if {"", ".", ".."} & {*folders} else "/", errors="replace")
