@@ -149,7 +149,7 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
     serve.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
     serve.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")
-    serve.add_argument("--fetch-urls", action="store_true", help="let a search name an image by its url")
+    serve.add_argument("--fetch-urls", action="store_true", help="fetch images: those of searches, and indexed ones")
     serve.add_argument("--origin", metavar="URL", action="append", help="let pages of that origin ask; may come again")
     serve.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
     serve.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")

@@ -22,7 +22,7 @@ class Settings:
     state: Path | None = None
     """The ledger that the status tells of."""
     fetch_urls: bool = False
-    """Whether a search may name an image by its url, for the server to fetch."""
+    """Whether the server may fetch: an image that a search names by its url, and those in the index that have one."""
     origins: tuple[str, ...] = ()
     """Whose web pages may ask: `https://example.org`. None but our own, if nothing is said."""
     keys: tuple[str, ...] = field(default=(), repr=False)
