@@ -156,11 +156,6 @@ def _typed(name: str, value: object) -> Value:
         raise UsageError(f"{name} is compared with {kind.__name__}, not {type(value).__name__}")
     if isinstance(value, int) and abs(value) >= 1 << 63:
         raise UsageError(f"{name}: {value} is out of range")
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise UsageError(f"{name}: half a surrogate pair is no character") from None
     return value
 
 

@@ -19,7 +19,7 @@ def test_a_run_can_be_watched(tmp_path: Path) -> None:
     """While it runs there is a note of it; afterwards, and after one that failed, there is none."""
     seen: list[dict[str, Any] | None] = []
     ledger = tmp_path / "ledger.db"
-    slow = FaultyEmbedder(HashingEmbedder(8), EmbedFaults(seconds=0.2))
+    slow = FaultyEmbedder(HashingEmbedder(8), EmbedFaults(seconds=0.8))
     source = ListSource({f"doc:{n}": b"some words" for n in range(40)})
     pipeline = Pipeline(source, into=f"memory://{tmp_path}", model=slow, state=ledger)
     report = pipeline.run(lambda moment: seen.append(bulletin.read(ledger)))

@@ -161,11 +161,11 @@ WHERE: tuple[Metadata, ...] = (
 
 def test_what_chroma_cannot_say(place: str) -> None:
     """Ids, texts, the order of strings, nulls and lists too long for its database: they mean the same."""
-    from penstock.filters import parse, passes
+    from penstock.filters import DEPTH, parse, passes
 
     points = [point(n, page=n % 5 or None, uri=f"doc:{n // 10}") for n in range(40)]
     deep: Metadata = {"page": 1}
-    for _ in range(31):
+    for _ in range(DEPTH - 1):
         deep = {"$not": deep}
     with ChromaSink(place) as sink:
         sink.open(MANIFEST)

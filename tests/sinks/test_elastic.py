@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from penstock.errors import MissingExtra, PenstockError, Rejected, SinkError, TooLarge, Transient, UsageError
-from penstock.filters import parse, passes
+from penstock.filters import DEPTH, parse, passes
 from penstock.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
 from penstock.sinks import elastic, elastic_wire
 from penstock.sinks.elastic import ElasticIndex, ElasticSink
@@ -614,10 +614,10 @@ def test_searches_that_cannot_be(place: Place) -> None:
 
 
 def test_deep_filters(place: Place) -> None:
-    """As deep as a filter may be; both stores refuse to go thirty levels down, so what can be left out is."""
+    """As deep as a filter may be."""
     url, _ = place
     where: dict[str, Any] = {"page": 3}
-    for n in range(30):
+    for n in range(DEPTH - 3):
         where = {"$not": where} if n % 3 else {"$and": [where]}
     with opened(url) as sink:
         sink.write([point(n, page=n) for n in range(5)])

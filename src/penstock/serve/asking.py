@@ -88,6 +88,10 @@ def _meant(ask: Ask) -> None:
         raise bad(f"where: {error}") from None
     if (wide := _width(wanted)) > COMPARISONS:
         raise bad(f"where: {wide:,} comparisons; {COMPARISONS} at most")
+    try:
+        json.dumps(ask.where, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad("where: half a surrogate pair is no character") from None
 
 
 def _width(wanted: filters.Filter | None) -> int:
