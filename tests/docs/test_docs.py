@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from penstock.cli import main
+
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -60,11 +62,7 @@ def run(line: str, folder: Path) -> None:
         assert os.access(ROOT / words[0], os.X_OK)  # CI runs them
         return
     assert words[0] == "penstock"
-    environment = os.environ | {"PYTHONWARNINGS": "error"}
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True, timeout=200, env=environment
-    )
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert main(words[1:]) == 0, line
 
 
 def test_every_figure_of_the_readme_names_its_command() -> None:
