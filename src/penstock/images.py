@@ -57,7 +57,7 @@ def decoded(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = 
     with _blaming(image):
         drafted = None
         if image.format in ("JPEG", "MPO"):
-            _few_scans(image.fp)
+            _few_scans(image)
             drafted = _shrink(image, edge) if edge is not None else None
     # Of a progressive JPEG all is in memory, whatever the fraction it is decoded at.
     held = whole if "progressive" in image.info else image.width * image.height
@@ -150,8 +150,14 @@ def _shrink(image: Any, edge: int) -> tuple[float, float] | None:
     return width, height
 
 
-def _few_scans(stream: BinaryIO) -> None:
+def _few_scans(image: Any) -> None:
     """Raises LimitExceeded where there are too many."""
+    stream, parts = image.fp, image.layers
+    # Pillow has read the head of the first pass. If that is of all colours, it is the only one, but in progressive ones.
+    size = 6 + 2 * parts
+    stream.seek(max(0, stream.tell() - size - 2))
+    if "progressive" not in image.info and stream.read(5) == bytes((0xFF, _SCAN, 0, size, parts)):
+        return
     stream.seek(0)
     content = stream.read()
     if content.count(bytes((0xFF, _SCAN))) <= SCANS:
