@@ -7,7 +7,7 @@
 Vectors: of 512 dimensions, in parts of 4,096 rows, made beforehand. `load` is until all rows are in the store, `index`
 what the store does to them afterwards. Images: small ones, through a model that does nothing, so what is measured is
 all but the model: list, read, hash, batch, and parts put in place. Each measurement is a process of its own, and peak
-memory is that process's; a quarter and a tenth of the rows show whether it grows.
+memory is that process's; 1,000 images and a quarter of the vectors show whether it grows.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def main() -> None:
         print(json.dumps(measured(told.measure[0], Path(told.measure[1]))))
         return
     print(f"{'':8} {'rows':>10} {'time':>10} {'rate':>11} {'peak':>11}")
-    for count in (told.images // 10, told.images):
+    for count in sorted({min(1000, told.images), told.images}):
         if count:
             with tempfile.TemporaryDirectory(dir=told.folder) as folder:
                 make_images(Path(folder) / "images", count)
