@@ -153,7 +153,7 @@ def _shrink(image: Any, edge: int) -> tuple[float, float] | None:
 def _few_scans(image: Any) -> None:
     """Raises LimitExceeded where there are too many."""
     stream, parts = image.fp, image.layers
-    # Pillow has read the head of the first pass. If that is of all colours, it is the only one, but in progressive ones.
+    # Pillow has read the head of the first pass. If that is of all colours it is the only one, unless progressive.
     size = 6 + 2 * parts
     stream.seek(max(0, stream.tell() - size - 2))
     if "progressive" not in image.info and stream.read(5) == bytes((0xFF, _SCAN, 0, size, parts)):

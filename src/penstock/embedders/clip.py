@@ -17,7 +17,7 @@ from penstock.cores import usable_cores
 from penstock.embedders import clip_checkpoint, clip_graph
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
-from penstock.embedders.onnx import batches, fingerprint, located, padded, session
+from penstock.embedders.onnx import batches, fingerprint, located, session
 from penstock.errors import EmbedError, ModelError, ParseError, UsageError
 from penstock.records import Chunk, Dense, Space
 
@@ -193,7 +193,7 @@ class _Towers:
     def text(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         import numpy as np
 
-        given: dict[str, Any] = {"ids": filled(self._checkpoint, rows)}
+        given: dict[str, Any] = {"ids": self._checkpoint.filled(rows)}
         if self._checkpoint.family == "clip":
             given["ends"] = np.array([self._end(row) for row in rows], np.int32)
         vectors: NDArray[np.float32] = self._session("text").run(None, given)[0]
@@ -220,20 +220,6 @@ def _towers(checkpoint: ClipCheckpoint, device: str | None) -> _Towers | TorchTo
     from penstock.embedders.clip_torch import TorchTowers
 
     return TorchTowers(checkpoint, device, DEVICE_ROWS)
-
-
-def filled(checkpoint: ClipCheckpoint, rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    """Ids of one length."""
-    if checkpoint.family == "clip":
-        # No place sees one after it, so any id will do that is not taken for a text's end, which may be the highest.
-        return padded(rows, 0)[0]
-    import numpy as np
-
-    # SigLIP has only ever seen texts filled up to its full length, and sees what they are filled up with.
-    ids = np.full((len(rows), checkpoint.positions), checkpoint.pad, np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-    return ids
 
 
 def _fingerprint(checkpoint: ClipCheckpoint) -> str:

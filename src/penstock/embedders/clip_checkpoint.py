@@ -7,16 +7,20 @@ tokenizer.json, tokenizer_config.json
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from penstock import models
 from penstock.embedders import pixels
 from penstock.embedders.checkpoint import only_pickle, read, safetensors
 from penstock.embedders.pixels import Preprocessing
 from penstock.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FAMILIES = models.SEEING
 """model_type of config.json. OpenCLIP's and LAION's models are CLIP here, SigLIP 2's of fixed size SigLIP."""
@@ -84,6 +88,18 @@ class ClipCheckpoint:
     def traits(self) -> dict[str, Any]:
         """What bears on a vector besides weights and tokenizer; no paths."""
         return {key: value for key, value in asdict(self).items() if key not in ("folder", "name")}
+
+    def filled(self, rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+        """The ids of texts, brought to one length."""
+        import numpy as np
+
+        # SigLIP has only ever seen texts filled up to its full length, and sees what they are filled up with. In
+        # CLIP no place sees one after it: any id will do that is not taken for a text's end, which may be the highest.
+        length, pad = (self.positions, self.pad) if self.family == "siglip" else (max(map(len, rows)), 0)
+        ids = np.full((len(rows), length), pad, np.int32)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+        return ids
 
 
 def load(folder: Path, name: str) -> ClipCheckpoint:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.embedders.checkpoint import read
-from penstock.embedders.clip import filled
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
 from penstock.errors import MissingExtra, ModelError, UsageError
 
@@ -51,7 +50,7 @@ class TorchTowers:
         return self._run(pixels, self._images)
 
     def text(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        return self._run(filled(self._checkpoint, rows), self._texts)
+        return self._run(self._checkpoint.filled(rows), self._texts)
 
     def _images(self, pixels: Any) -> Any:
         channels = pixels.permute(0, 3, 1, 2).float() * self._scale
