@@ -166,7 +166,7 @@ class Fetcher:
 
     def _one(self, parts: SplitResult, addresses: Sequence[str], end: float, into: IO[bytes]) -> str | None:
         """Where it is said to be, if it is not here."""
-        connection = _Pinned(parts, addresses, _left(end))
+        connection = _Pinned(parts, addresses, end)
         # Timeouts of a socket begin anew with every byte: this one does not.
         clock = threading.Timer(_left(end), connection.cut)
         clock.daemon = True
@@ -239,9 +239,10 @@ class _Busy(Exception):
 class _Pinned(http.client.HTTPConnection):
     """Connects to an address that was judged, whatever the name means by now."""
 
-    def __init__(self, parts: SplitResult, addresses: Sequence[str], seconds: float) -> None:
+    def __init__(self, parts: SplitResult, addresses: Sequence[str], end: float) -> None:
         self._secure = parts.scheme == "https"
-        super().__init__(parts.hostname or "", parts.port or (443 if self._secure else 80), timeout=seconds)
+        super().__init__(parts.hostname or "", parts.port or (443 if self._secure else 80))
+        self._end = end
         if self._secure:
             self.default_port = 443
         self._addresses = addresses
@@ -255,8 +256,9 @@ class _Pinned(http.client.HTTPConnection):
 
     def connect(self) -> None:
         for number, address in enumerate(self._addresses, 1):
+            left = _left(self._end)
             try:
-                self._line = socket.create_connection((address, self.port), self.timeout)
+                self._line = socket.create_connection((address, self.port), left)
                 break
             except OSError:
                 if number == len(self._addresses):

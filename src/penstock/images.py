@@ -29,6 +29,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "H
 """What is tried. Pillow reads dozens more, some of them by running other programs."""
 SCANS = 64
 """Passes over a JPEG; a photograph has a dozen. A pass over millions of pixels may take few bytes, and a second."""
+MARKERS = 10_000
+"""Of a JPEG that may have so many passes; they are sought one by one."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF's orientation -> Pillow's transposition."""
@@ -164,11 +166,14 @@ def _few_scans(image: Any) -> None:
         return
     # Two bytes may be there by chance: in metadata, or in the film that a phone appends to a photograph.
     at = scans = 0
-    while (marker := _MARKER.search(content, at)) and (kind := content[marker.start() + 1]) != _END:
-        scans += kind == _SCAN
+    for _ in range(MARKERS):
+        marker = _MARKER.search(content, at)
+        if not marker or (kind := content[marker.start() + 1]) == _END:
+            return
+        if (scans := scans + (kind == _SCAN)) > SCANS:
+            break
         at = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
-    if scans > SCANS:
-        raise LimitExceeded(f"the JPEG image is drawn in {scans:,} passes, more than {SCANS}")
+    raise LimitExceeded(f"the JPEG image is drawn in more than {SCANS} passes")
 
 
 def _turned(filled: tuple[float, float], size: tuple[int, int], orientation: int) -> tuple[float, float, float, float]:

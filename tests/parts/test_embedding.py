@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penstock.errors import EmbedError, SpaceMismatch, Transient, UsageError
-from penstock.parts import embed, verify
+from penstock.errors import EmbedError, PenstockError, SpaceMismatch, Transient, UsageError
+from penstock.parts import embed, format, verify
 from penstock.parts.embedding import Options
 from penstock.parts.folder import Folder, piece_of
 from penstock.parts.running import Writer
@@ -457,3 +458,19 @@ def test_folders_that_cannot_be_listed_leave_the_piece_open(source: Path, tmp_pa
     assert done.open == 1
     assert uris(tmp_path / "out") == names(source)
     assert Folder.there(at(tmp_path / "out")).finished() == {}
+
+
+def test_a_full_disk_is_told_and_the_next_run_goes_on(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cause, and not what came of it."""
+
+    class Full:
+        def __init__(self, **kwargs: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(format.tempfile, "TemporaryFile", Full)
+        with pytest.raises(PenstockError, match="No space left"):
+            embedded(source, tmp_path / "out", rows=10)
+    assert embedded(source, tmp_path / "out", rows=10).ok

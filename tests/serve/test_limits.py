@@ -226,6 +226,21 @@ def test_who_is_slow_to_ask_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
             made.sendall(b"\r\n".join((*HEALTH, b"")))
             time.sleep(0.2)
             assert made.recv(2000).count(b" 200 ") == 2, "who asks again in time is not slow"
+        chunked = (
+            b"POST /v1/search HTTP/1.1",
+            b"Host: x",
+            b"Content-Type: application/json",
+            b"Transfer-Encoding: chunked",
+        )
+        with line(client, *chunked, b"", b"11", b'{"text": "otters') as made:
+            time.sleep(0.1)
+            made.sendall(b'"\r\n1\r\n}\r\n')
+            time.sleep(0.1)
+            made.sendall(b"0\r\n\r\n")
+            assert b" 200 " in made.recv(100_000)
+            made.settimeout(0.7)
+            with pytest.raises(TimeoutError):
+                made.recv(1)  # the body has come whole: nothing more is waited for
 
 
 def test_an_answer_that_nobody_fetches_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

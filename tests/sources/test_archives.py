@@ -673,6 +673,24 @@ def test_a_shard_in_a_bucket_is_read_by_one_worker(
     assert checked.rows == 21
 
 
+def test_a_shard_that_cannot_be_listed_leaves_its_piece_open(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who claims lists shards by themselves: what fails there is not forgotten."""
+    for name, data in (("0.tar", tarred({"a.png": picture(1)})), ("loose.png", picture(2))):
+        with fsspec.open(f"{url}/{name}", "wb") as file:
+            file.write(data)
+
+    def away(self: RemoteBytes, start: int, size: int) -> bytes:
+        raise OSError("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteBytes, "__call__", away)
+        assert embed(url, PixelEmbedder(), tmp_path / "out", claim=True, pieces=1).open == 1
+    assert embed(url, PixelEmbedder(), tmp_path / "out", claim=True, pieces=1).ok
+    assert verify(tmp_path / "out", source=Files(url)).rows == 2
+
+
 def test_what_was_told_before_the_damage_counts_once(tmp_path: Path, url: str) -> None:
     """Of a tar cut short the first documents are told, and the others may be there as well: none is missing."""
     path = written(tmp_path / "docs.tar", tarred({f"{number}.md": b"Otters." for number in range(9)}))

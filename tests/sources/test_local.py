@@ -427,3 +427,12 @@ def test_arguments_that_cannot_be_meant() -> None:
         Files("file://elsewhere/share/docs")
     with pytest.raises(UsageError, match="not a file"):
         Files("file:///a%00b")
+
+
+def test_a_root_within_what_is_skipped_is_looked_up_as_it_is_walked(tmp_path: Path) -> None:
+    """What a listing tells is there for a retry as well, and not taken for gone."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("x")
+    source = Files(tmp_path / "docs", skip=[tmp_path])
+    (told,) = (change.item for change in source.changes() if isinstance(change, Upsert))
+    assert source.lookup(told.uri) == told

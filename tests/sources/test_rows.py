@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import io
 import os
 import pickle
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -340,6 +342,17 @@ def pictures() -> Iterator[list[tuple[str, bytes]]]:
     scenes = zip(range(24), make_shapes.scenes(random), strict=False)
     yield [(scene.prompt, make_shapes.jpeg(make_shapes.draw(scene, random, 96, 96))) for _, scene in scenes]
     sys.path.remove(str(ROOT / "scripts"))
+
+
+def test_a_table_in_a_sample(tmp_path: Path) -> None:
+    """In an archive, beside a text of the same name."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"one", b"two"]}), buffer)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("t.parquet", buffer.getvalue())
+        archive.writestr("t.txt", "a caption")
+    found = [change.item.open().read() for change in Rows(tmp_path).changes() if isinstance(change, Upsert)]
+    assert found == [b"one", b"two"]
 
 
 def test_a_data_set_through_a_pipeline(tmp_path: Path, pictures: list[tuple[str, bytes]]) -> None:

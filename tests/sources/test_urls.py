@@ -6,7 +6,9 @@ import http.server
 import io
 import itertools
 import json
+import os
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -181,7 +183,7 @@ def test_what_is_unclear_is_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown option 'image'; there are: url, caption, key, private"):
         Urls(f"urls://{tmp_path}/a.csv?image=b")
     (tmp_path / "a.csv").write_text("a,b\nhttp://example.org/,y\n")
-    assert list(told(Urls(f"urls://{tmp_path}/a.csv?url=a"))[0]) == ["http://example.org"]
+    assert list(told(Urls(f"urls://{tmp_path}/a.csv?url=a"))[0]) == ["http://example.org/"]
 
 
 def test_signatures_are_not_kept(tmp_path: Path) -> None:
@@ -391,3 +393,46 @@ def test_a_list_into_parts(site: Site, tmp_path: Path) -> None:
     assert verify(tmp_path / "parts").counts["failed"] == 2
     item = next(iter(told(Urls(source))[0].values()))
     assert pickle.loads(pickle.dumps(item)) == item
+
+
+def test_a_url_is_named_as_it_is(tmp_path: Path) -> None:
+    """Up to what the server never sees; a word that has `auth` in it is no secret."""
+    urls = [
+        "https://e.org/a",
+        "https://e.org/a/",
+        "https://e.org/x/?q=1",
+        "https://e.org/?author=1",
+        "https://e.org/?author=2",
+    ]
+    (tmp_path / "list.txt").write_text("\n".join([*urls, "https://e.org/a#top"]))
+    source = Urls(tmp_path / "list.txt")
+    assert [change.item.uri for change in source.changes() if isinstance(change, Upsert)] == urls
+    assert source.passed_over["duplicate"] == 1
+
+
+def test_a_list_written_anew_while_it_is_read_is_not_whole(tmp_path: Path) -> None:
+    """Cut short in place, it ends without an error: what it does not name any more need not be gone."""
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"https://e.org/{number:05}\n" for number in range(20_000)))
+    changes = iter(Urls(path).changes())
+    told = [next(changes) for _ in range(10)]
+    os.truncate(path, 100_000)
+    told += changes
+    assert not any(isinstance(change, Mark) for change in told)
+    assert isinstance(told[-1], Unreadable)
+    assert told[-1].listing
+
+
+def test_many_addresses_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns a name says how many it has."""
+
+    def nobody(address: object, timeout: float) -> None:
+        time.sleep(timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **b: [(0, 0, 0, "", (f"1.1.1.{n}", 80)) for n in range(1, 9)])
+    monkeypatch.setattr(socket, "create_connection", nobody)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        Fetcher(seconds=0.3)("http://e.org/", io.BytesIO())
+    assert time.monotonic() - began < 2

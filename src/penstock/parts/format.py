@@ -16,10 +16,11 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.errors import SourceError
+from penstock.errors import SinkError, SourceError
 from penstock.records import Space
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Draft:
         self._space, self._group = space, list[Row]()
         self._file: Any = None
         self._writer: Any = None
+        self._failed = ""
 
     def add(self, row: Row) -> None:
         self._group.append(row)
@@ -140,18 +142,33 @@ class Draft:
         """The part, whole. The draft is none any more."""
         if self._group or self._writer is None:
             self._write()
-        # Only here, and not in the schema: that is kept twice.
-        self._writer.add_key_value_metadata({FACTS: json.dumps(dict(facts)), ACCOUNT: json.dumps(entries)})
-        self._writer.close()
-        self._file.seek(0)
-        data: bytes = self._file.read()
+        with self._writing():
+            # Only here, and not in the schema: that is kept twice.
+            self._writer.add_key_value_metadata({FACTS: json.dumps(dict(facts)), ACCOUNT: json.dumps(entries)})
+            self._writer.close()
+            self._file.seek(0)
+            data: bytes = self._file.read()
         self.close()
         return data
 
     def close(self) -> None:
         if self._file is not None:
-            self._writer.close()
-            self._file.close()
+            with suppress(OSError, ValueError):  # the disk may be full, and what failed once fails again
+                if self._writer is not None:
+                    self._writer.close()
+            with suppress(OSError):
+                self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What could not be written to its end is no part, whatever comes after it."""
+        if self._failed:
+            raise SinkError(self._failed)
+        try:
+            yield
+        except (OSError, ValueError) as error:  # Arrow's own errors are of these
+            self._failed = f"a part cannot be written to {tempfile.gettempdir()}: {type(error).__name__}: {error}"
+            raise SinkError(self._failed) from error
 
     def _write(self) -> None:
         import numpy as np
@@ -159,16 +176,17 @@ class Draft:
         import pyarrow.parquet as pq
 
         shape = schema(self._space.dim)
-        if self._writer is None:
-            self._file = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - close() does
-            self._writer = pq.ParquetWriter(self._file, shape, compression="zstd", use_dictionary=["model"])
         rows, self._group = self._group, []
         columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
         arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
         flat = np.concatenate(columns[-1]) if rows else np.empty(0, np.float32)
         arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self._space.dim))
         arrays.append(pa.array([self._space.fingerprint] * len(rows), pa.string()))
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=shape))
+        with self._writing():
+            if self._writer is None:
+                self._file = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - close() does
+                self._writer = pq.ParquetWriter(self._file, shape, compression="zstd", use_dictionary=["model"])
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=shape))
 
 
 def decode(name: str, data: bytes) -> Part:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from penstock.contracts import Source
 from penstock.parts.folder import piece_of, shard
-from penstock.records import Change, Delete, Unreadable, Upsert
+from penstock.records import Change, Delete, Mark, Unreadable, Upsert
 
 
 def share(source: Source, piece: int, pieces: int) -> Iterator[Change]:
@@ -27,11 +27,12 @@ def _whose(change: Change, pieces: int) -> int | None:
 
 
 def _sharded(change: Change) -> bool:
+    """Whether it is of a shard, or of all."""
     match change:
         case Upsert(item):
             return shard(item.uri) is not None
-        case Unreadable(uri):
-            return shard(uri) is not None
+        case Unreadable(uri, _, listing):
+            return listing or shard(uri) is not None
     return False
 
 
@@ -41,7 +42,7 @@ class Listing:
 
     def __init__(self, source: Source, pieces: int) -> None:
         self._source, self._pieces = source, pieces
-        self._shards = False
+        self._shards = self._marked = False
         self._db: sqlite3.Connection | None = None
 
     def of(self, piece: int) -> Iterator[Change]:
@@ -52,11 +53,15 @@ class Listing:
             "SELECT number, change FROM changes WHERE piece IN (?, 0) AND number > ? ORDER BY number LIMIT 256",
             (piece, after),
         ).fetchall():
-            for _, change in rows:
-                yield pickle.loads(change)  # written by this process, into a file that has no name
+            for _, told in rows:
+                change = pickle.loads(told)  # written by this process, into a file that has no name
+                if not (self._shards and isinstance(change, Mark)):
+                    yield change
             after = rows[-1][0]
         if self._shards:
-            yield from (change for change in share(self._source, piece, self._pieces) if _sharded(change))
+            # It is complete where both were: without the shards, and with those of the piece.
+            changes = share(self._source, piece, self._pieces)
+            yield from (c for c in changes if (self._marked if isinstance(c, Mark) else _sharded(c)))
 
     def _list(self) -> sqlite3.Connection:
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -71,6 +76,8 @@ class Listing:
                 for change in self._source.changes()
             ),
         )
+        last = db.execute("SELECT change FROM changes ORDER BY number DESC LIMIT 1").fetchone()
+        self._marked = last is not None and isinstance(pickle.loads(last[0]), Mark)
         db.execute("CREATE INDEX by_piece ON changes (piece, number)")
         db.execute("COMMIT")
         return db

@@ -40,8 +40,8 @@ class Connection(_Protocol):  # type: ignore[misc]  # which of two it is, uvicor
         whole = heard is None or not heard.more_body
         body = 0 if heard is None else len(heard.body)
         super().data_received(data)
-        if self.cycle is not heard:
-            self._unheard = 0
+        if self.cycle is not heard or not (whole or heard.more_body):
+            self._unheard = 0  # a head or a body has come to its end
             return
         if not self._unheard:
             self._since = self.loop.time()

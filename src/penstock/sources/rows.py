@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, urldefrag, urlencode
 
 from penstock.contracts import Source
 from penstock.errors import PenstockError, SourceError, UsageError
@@ -27,6 +27,7 @@ from penstock.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.sources.cells import BYTES, PLAIN, TEXT, Cell, ParquetTable, Row, let_go, opened
 from penstock.sources.files import Files
 from penstock.sources.files.address import Address
+from penstock.sources.files.remote import UNKNOWN
 
 IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "img_bytes", "bytes")
 URLS = ("url", "image_url", "img_url")
@@ -225,6 +226,7 @@ class Rows(Source):
             for row in table.rows():
                 if (change := self._change(file, columns, row, told)) is not None:
                     yield change
+            self._still(file)
         except Exception as error:  # pyarrow and csv raise what they like
             # What could not be fetched or read may be as it was; what is broken tells nothing of its rows.
             trouble = error if stream is None else stream.raw.trouble
@@ -234,6 +236,12 @@ class Rows(Source):
         finally:
             if stream is not None:
                 stream.close()
+
+    def _still(self, file: Item) -> None:
+        """A list that somebody else is writing ends anywhere: what it does not name need not be gone."""
+        now = self._files.lookup(file.uri)
+        if now is None or (now.fingerprint != file.fingerprint and not file.fingerprint.startswith(UNKNOWN)):
+            raise SourceError("it was written anew while it was read")
 
     def _table(self, stream: BinaryIO, file: Item) -> Table:
         return ParquetTable(stream)
@@ -306,7 +314,8 @@ class Rows(Source):
         if not isinstance(value, str) or not (value := value.strip()):
             raise SourceError("nothing says where the image is")
         metadata = self._metadata(columns, values)
-        web = value.lower().startswith(("http://", "https://"))
+        if web := value.lower().startswith(("http://", "https://")):
+            value = urldefrag(value).url
         item = self._at_url(value, metadata) if web else self._at_path(file, value, metadata)
         if isinstance(item, Unreadable):
             return item

@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-_secret = re.compile(r"sig|token|secret|auth|cred|passw|pwd|expires|key|sas|connection_string|^x-(amz|goog|ms)-", re.I)
+_secret = re.compile(
+    r"(^|[._-])(sig|key|auth|sas)([._-]|$)|(api|access|account|private|secret)[._-]?key|signature|token|secret"
+    r"|authoriz|authentic|cred|passw|pwd|expires|connection_string|^x-(amz|goog|ms)-",
+    re.IGNORECASE,
+)
 
 
 class Address:
@@ -27,7 +31,9 @@ class Address:
         self.user, _, bare = host.rpartition("@")
         # abfs://container@account names a container, not a person.
         self.host = bare if web or ":" in self.user else host
-        self.uri = f"{self.scheme}://{self.host}{slash}{path}".rstrip("/")
+        self.uri = f"{self.scheme}://{self.host}{slash}{path}"
+        if not web:
+            self.uri = self.uri.rstrip("/")
         if web and query and not self.signed:
             self.uri += f"?{query}"
         secrets = {*_secrets(storage)}

@@ -256,10 +256,12 @@ class LocalTree:
         if path == self.root:
             return not member or self._selection.wants(member)
         below = path[len(_prefix(self.root)) :]
-        real = os.path.realpath(path)
-        if not self._follow and real != _prefix(os.path.realpath(self.root)) + below:
+        real, root = os.path.realpath(path), _prefix(os.path.realpath(self.root))
+        if not self._follow and real != root + below:
             return False
-        if any(real == skipped or real.startswith(_prefix(skipped)) for skipped in self._skip):
+        # What the root itself lies in is no bar to a walk either.
+        skips = (skipped for skipped in self._skip if not root.startswith(_prefix(skipped)))
+        if any(real == skipped or real.startswith(_prefix(skipped)) for skipped in skips):
             return False
         return self._selection.wants(f"{below}/{member}" if member else below)
 

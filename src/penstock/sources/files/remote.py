@@ -269,6 +269,9 @@ def _fingerprint(info: _Info, size: int | None) -> str:
     return unknown()
 
 
+UNKNOWN = "unknown-"
+
+
 def unknown() -> str:
     """A fingerprint like no other: where a store says nothing of versions, the content is read again each time."""
-    return f"unknown-{uuid4().hex}"
+    return f"{UNKNOWN}{uuid4().hex}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from penstock.sources.files.members import ALONE, SMALL, Ahead, Damaged, Entry, Opener, Reader, moved, window
@@ -36,7 +36,7 @@ class TarMember:
     sum: int
     """Of its header: another archive has another one there."""
     size: int
-    beside: Mapping[str, Opener] = ALONE
+    beside: Mapping[str, Opener] = field(default=ALONE, hash=False)
 
     def __call__(self) -> BinaryIO:
         whole = self.size <= SMALL

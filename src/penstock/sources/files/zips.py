@@ -10,7 +10,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct, error, unpack_from
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, NamedTuple, cast
@@ -47,7 +47,7 @@ class ZipMember:
     crc: int
     method: int
     encrypted: bool
-    beside: Mapping[str, Opener] = ALONE
+    beside: Mapping[str, Opener] = field(default=ALONE, hash=False)
 
     def __call__(self) -> BinaryIO:
         if self.encrypted:
