@@ -128,6 +128,7 @@ class TestSparseFile(Overlapping, TestFile):
     """Sparse vectors, as a file has them."""
 
 
+@pytest.mark.heavy
 class TestSparseServer(Overlapping, TestServer):
     """Sparse vectors, as a server has them."""
 

@@ -63,6 +63,7 @@ class TestPinecone(SinkSuite):
         return lambda: PineconeIndex(place[0])
 
 
+@pytest.mark.heavy
 class TestSparse(Overlapping, TestPinecone):
     """Sparse vectors, in a sparse index."""
 
@@ -186,6 +187,7 @@ def test_a_wrong_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not place[1].indexes
 
 
+@pytest.mark.heavy
 def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told as something that may pass."""
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)

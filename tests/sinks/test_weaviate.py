@@ -78,6 +78,7 @@ class TestServer(SinkSuite):
         return lambda alias: ["Notes", "Notes_1"].index(server.aliases[alias])
 
 
+@pytest.mark.heavy
 class TestMultiVector(TestServer):
     kind = MultiVector
 
