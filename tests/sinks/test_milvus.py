@@ -50,21 +50,22 @@ MANIFEST = SinkSuite().manifest
 
 
 class TestFile(SinkSuite):
+    collection = "notes"
     shared = False
 
     @pytest.fixture
     def make_sink(self, tmp_path: Path) -> MakeSink:
-        return lambda: MilvusSink(f"milvus://{tmp_path}/in dex/notes.db/notes")
+        return lambda: MilvusSink(f"milvus://{tmp_path}/in dex/notes.db/{self.collection}")
 
     @pytest.fixture
     def make_index(self, tmp_path: Path) -> MakeIndex:
-        return lambda: MilvusIndex(f"milvus://{tmp_path}/in dex/notes.db/notes")
+        return lambda: MilvusIndex(f"milvus://{tmp_path}/in dex/notes.db/{self.collection}")
 
     @pytest.fixture
     def aliased(self, tmp_path: Path) -> Aliased:
         def stands_for(alias: str) -> int:
             kept = json.loads((tmp_path / "in dex/notes.db/aliases.json").read_text())
-            return ["notes", "notes_1"].index(kept[alias])
+            return [self.collection, f"{self.collection}_1"].index(kept[alias])
 
         return stands_for
 
@@ -126,6 +127,9 @@ class TestServer(SinkSuite):
 
 class TestSparseFile(Overlapping, TestFile):
     """Sparse vectors, as a file has them."""
+
+    # The client remembers what a collection is by the server's port and its name, and ports come again.
+    collection = "sparse"
 
 
 @pytest.mark.heavy
