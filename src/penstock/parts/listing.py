@@ -42,7 +42,7 @@ class Listing:
 
     def __init__(self, source: Source, pieces: int) -> None:
         self._source, self._pieces = source, pieces
-        self._shards = self._marked = False
+        self._shards = self._complete = False
         self._db: sqlite3.Connection | None = None
 
     def of(self, piece: int) -> Iterator[Change]:
@@ -54,14 +54,14 @@ class Listing:
             (piece, after),
         ).fetchall():
             for _, told in rows:
-                change = pickle.loads(told)  # written by this process, into a file that has no name
-                if not (self._shards and isinstance(change, Mark)):
-                    yield change
+                yield pickle.loads(told)  # written by this process, into a file that has no name
             after = rows[-1][0]
         if self._shards:
             # It is complete where both were: without the shards, and with those of the piece.
             changes = share(self._source, piece, self._pieces)
-            yield from (c for c in changes if (self._marked if isinstance(c, Mark) else _sharded(c)))
+            yield from (c for c in changes if (self._complete if isinstance(c, Mark) else _sharded(c)))
+        elif self._complete:
+            yield Mark()
 
     def _list(self) -> sqlite3.Connection:
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -73,14 +73,19 @@ class Listing:
             "INSERT INTO changes (piece, change) VALUES (?, ?)",
             (
                 (_whose(change, self._pieces) or 0, pickle.dumps(change, pickle.HIGHEST_PROTOCOL))
-                for change in self._source.changes()
+                for change in self._told()
             ),
         )
-        last = db.execute("SELECT change FROM changes ORDER BY number DESC LIMIT 1").fetchone()
-        self._marked = last is not None and isinstance(pickle.loads(last[0]), Mark)
         db.execute("CREATE INDEX by_piece ON changes (piece, number)")
         db.execute("COMMIT")
         return db
+
+    def _told(self) -> Iterator[Change]:
+        for change in self._source.changes():
+            if isinstance(change, Mark):
+                self._complete = True
+            else:
+                yield change
 
     def _unless_shard(self, uri: str) -> bool:
         self._shards = self._shards or shard(uri) is not None
