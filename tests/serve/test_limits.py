@@ -271,6 +271,28 @@ def test_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
         assert client.get("/healthz").status_code == 200
 
 
+def test_the_longest_idle_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has been answered and says no more gives way to who comes, but not at once; who is being heard does not."""
+    monkeypatch.setattr(connections, "MOST", 3)
+    monkeypatch.setattr(connections, "SPARED", 0.5)
+    with served(URL) as client, ExitStack() as held:
+        first, second = (held.enter_context(line(client, *HEALTH, b"")) for _ in range(2))
+        for made in (first, second):
+            assert b" 200 " in made.recv(10_000)
+        speaking = held.enter_context(line(client, *HEALTH))
+        with line(client) as early:
+            assert b" 429 " in rest(early)
+        second.sendall(b"\r\n".join((*HEALTH, b"")))
+        assert b" 200 " in second.recv(10_000)
+        time.sleep(0.6)
+        late = held.enter_context(line(client, *HEALTH, b""))
+        assert b" 200 " in late.recv(10_000)
+        assert first.recv(1) == b""
+        for made, more in ((second, b"\r\n".join((*HEALTH, b""))), (speaking, b"\r\n")):
+            made.sendall(more)
+            assert b" 200 " in made.recv(10_000)
+
+
 def test_what_is_no_http_is_told_so_and_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
     with served(URL) as client:
         for begins in (

@@ -20,6 +20,12 @@ LEFT = 16 << 20
 PATIENCE = 10.0
 """Seconds for a head to come in, from its first byte, and for an answer to be fetched."""
 
+KEPT = 75
+"""Seconds an idle connection stays open: longer than clients and load balancers keep theirs (60 at most), or a request
+would be sent into a door that is just closing."""
+SPARED = 5.0
+"""Seconds idle after which a connection makes room for another when there are too many."""
+
 _Protocol: Any = AutoHTTPProtocol
 
 
@@ -29,7 +35,11 @@ class Connection(_Protocol):  # type: ignore[misc]  # which of two it is, uvicor
         self._unheard, self._since, self._closing = 0, self.loop.time(), False
         self._clock = self.loop.call_later(PATIENCE, self._look)
         if len(self.connections) > MOST:
-            self._refuse(busy(f"there are {MOST} connections already", 1))
+            self._make_room()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._since = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clock.cancel()
@@ -57,6 +67,19 @@ class Connection(_Protocol):  # type: ignore[misc]  # which of two it is, uvicor
     @property
     def _idle(self) -> bool:
         return self.cycle is None or bool(self.cycle.response_complete)
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether it has been answered and has said nothing since."""
+        return self.cycle is not None and self._idle and not self._unheard and not self.transport.is_closing()
+
+    def _make_room(self) -> None:
+        waiting = [one for one in self.connections if one._waiting]
+        longest = min(waiting, key=lambda one: one._since, default=None)
+        if longest is not None and self.loop.time() - longest._since >= SPARED:
+            longest.transport.close()
+        else:
+            self._refuse(busy(f"there are {MOST} connections already", 1))
 
     def _refuse(self, why: Problem) -> None:
         """Where an answer is half sent, there is nothing more to say."""

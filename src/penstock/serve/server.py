@@ -23,7 +23,7 @@ try:
     import uvicorn
 
     from penstock.serve.app import Api
-    from penstock.serve.connections import Connection
+    from penstock.serve.connections import KEPT, Connection
     from penstock.serve.engine import Engine, Opener
     from penstock.serve.limits import Guard
 except ModuleNotFoundError as error:
@@ -94,6 +94,7 @@ def serve(
             proxy_headers=False,  # whoever asks could say to be anybody
             server_header=False,
             lifespan="off",
+            timeout_keep_alive=KEPT,
             timeout_graceful_shutdown=max(1, round(settings.seconds)),
         )
         server = Server(config, api.guard, settings.drain)
