@@ -67,7 +67,8 @@ class Source(Component, ABC):
 
     feed: bool = False
     enters: Callable[[str], bool] | None = None
-    """Asked, where it is set, before an archive of that uri is read: who takes a share need not have all of it read."""
+    """Asked, where it is set, before an archive or table of that uri is read: who takes a share need not have all of it
+    read."""
 
     @property
     @abstractmethod

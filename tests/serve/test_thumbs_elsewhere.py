@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,8 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from penstock.engine.identity import content_of
 from penstock.errors import ParseError
-from penstock.records import Upsert
+from penstock.records import Chunk, Upsert
 from penstock.serve import app, made, tables, thumbs
 from penstock.serve.fetching import Fetcher
 from penstock.serve.made import Made, Sizes
@@ -56,6 +59,20 @@ def shown(root: Path) -> dict[int, str]:
     return {}
 
 
+IDS: dict[int, int] = {}
+
+
+def of(number: int, uri: str, image: bytes) -> Chunk:
+    """A chunk by its own name, and ours."""
+    id = blake2b(uri.encode() + content_of(b"", image), digest_size=16).hexdigest()
+    IDS[number] = int(id, 16)
+    return chunk(IDS[number], image=b"", uri=uri)
+
+
+def row(client: Client, number: int, **params: str) -> str:
+    return thumb(client, IDS[number], **params)
+
+
 def keyed(path: Path, colours: tuple[str, ...] = COLOURS) -> None:
     images = [{"bytes": picture(colour), "path": "x.png"} for colour in colours]
     pq.write_table(pa.table({"key": KEYS, "image": images, "caption": colours}), path, row_group_size=2)
@@ -69,12 +86,15 @@ def client(root: Path, shown: dict[int, str]) -> Iterator[Client]:
     pictures = [picture(colour) for colour in COLOURS]
     pq.write_table(pa.table({"jpg": pictures, "alt": COLOURS}), root / "numbered.PARQUET", row_group_size=2)
     pq.write_table(pa.table({"id": [2, 1, 0], "img": pictures, "alt": COLOURS}), root / "numbers.parq")
+    pq.write_table(pa.table({"key": KEYS, "image": pictures[::-1], "other": pictures, "alt": COLOURS}), root / "2.parq")
+    table = f"parquet://{root}/2.parq"
     chunks = []
-    for change in Rows(root).changes():
+    for change in chain(*(Rows(*told).changes() for told in ([root], [f"{table}?image=other"], [f"{table}?key="]))):
         if isinstance(change, Upsert):
-            number = len(chunks)
-            shown[number] = str(change.item.metadata["caption"])
-            chunks.append(chunk(number, image=b"", uri=change.item.uri, metadata=dict(change.item.metadata)))
+            with change.item.open() as stream:
+                image = stream.read()
+            shown[len(chunks)] = COLOURS[pictures.index(image)]
+            chunks.append(of(len(chunks), change.item.uri, image))
     (root / "linked.parquet").symlink_to(outside)
     (root / "secret.png").write_bytes(pictures[0])
     (root / "broken.parquet").write_bytes((root / "keyed.parquet").read_bytes()[:-40] + b"PAR1")
@@ -84,14 +104,13 @@ def client(root: Path, shown: dict[int, str]) -> Iterator[Client]:
     uris = [
         *(f"{outside.as_uri()}/a", f"{(root / 'linked.parquet').as_uri()}/a"),
         *(f"{(root / name).as_uri()}/a" for name in ("broken.parquet", "paths.parquet", "gone.parquet")),
-        *(f"{(root / 'keyed.parquet').as_uri()}/{name}" for name in ("", "d", "0", "a/", "..%2Fsecret.png", "A")),
+        *(f"{(root / 'keyed.parquet').as_uri()}/{name}" for name in ("", "d", "5", "a/", "..%2Fsecret.png", "A")),
         *(f"{(root / 'numbered.PARQUET').as_uri()}/{name}" for name in ("3", "-1", "00", "²", "9" * 30, "0/0")),
         f"{(root / 'nothing.parquet').as_uri()}/b",
     ]
-    chunks += [chunk(100 + number, image=b"", uri=uri) for number, uri in enumerate(uris)]
-    named = f"{(root / 'numbers.parq').as_uri()}/1"
-    chunks.append(chunk(200, image=b"", uri=named, metadata={"id": 1}))  # as with ?key=
-    chunks.append(chunk(201, image=b"", uri=f"{(root / 'nothing.parquet').as_uri()}/c"))
+    chunks += [of(100 + number, uri, pictures[0]) for number, uri in enumerate(uris)]
+    chunks.append(of(118, f"{(root / 'numbers.parq').as_uri()}/2", pictures[1]))  # the image of another row
+    chunks.append(of(119, f"{(root / 'nothing.parquet').as_uri()}/c", b"none"))
     fill(TABLES, chunks)
     with served(TABLES, with_settings(roots=(root,))) as found:
         yield found
@@ -99,32 +118,33 @@ def client(root: Path, shown: dict[int, str]) -> Iterator[Client]:
 
 
 def test_rows_are_shown(client: Client, shown: dict[int, str]) -> None:
-    """By their keys or their numbers, as the source names them."""
-    assert len(shown) == 9
+    """By their keys or their numbers, as the source names them, and of the columns it was told to read."""
+    assert len(shown) == 18
     for number, colour in shown.items():
-        answer = client.get(thumb(client, number))
+        answer = client.get(row(client, number))
         assert answer.status_code == 200, (number, answer.text)
         assert near(answer.content, (5, 5), colour), (number, colour)
-        assert client.get(f"/v1/points/{number:032x}").json()["thumb"]
+        assert client.get(f"/v1/points/{IDS[number]:032x}").json()["thumb"]
 
 
 def test_of_tables_nothing_else_is_shown(client: Client) -> None:
-    """Outside of the root, damaged, without such a row or image, of other columns: all are one."""
-    for number in (*range(100, 118), 200):
-        hidden(client, number)
-    refused(client.get(thumb(client, 201)), 415)
+    """Outside of the root, damaged, without such a row, or with another image in it: all are one."""
+    for number in range(100, 119):
+        hidden(client, IDS[number])
+    refused(client.get(row(client, 119)), 415)
 
 
-def test_a_changed_table_is_another_picture(client: Client, root: Path) -> None:
+def test_a_changed_table_shows_what_is_as_before(client: Client, root: Path) -> None:
+    """A row with another image in it shows none, until the index knows."""
     place = root / "keyed.parquet"
-    first = client.get(thumb(client, 0))
-    same = client.get(thumb(client, 0), headers={"If-None-Match": first.headers["etag"]})
+    first = client.get(row(client, 3))
+    same = client.get(row(client, 3), headers={"If-None-Match": first.headers["etag"]})
     assert (near(first.content, (5, 5), "red"), same.status_code) == (True, 304)
     before = place.read_bytes()
     keyed(place, COLOURS[::-1])
     try:
-        again = client.get(thumb(client, 0), headers={"If-None-Match": first.headers["etag"]})
-        assert near(again.content, (5, 5), "blue")
+        assert near(client.get(row(client, 4)).content, (5, 5), "green")
+        hidden(client, IDS[3])
     finally:
         place.write_bytes(before)
 
@@ -138,8 +158,8 @@ def test_keys_are_read_once(client: Client, root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tables.ParquetTable, "image", lambda self, *args: reads.append(args[1]) or image(self, *args))
     keyed(root / "keyed.parquet")  # a new file
     for size in ("128", "256", "512"):
-        for number in (0, 1, 2):
-            assert client.get(thumb(client, number, size=size)).status_code == 200
+        for number in (3, 4, 5):
+            assert client.get(row(client, number, size=size)).status_code == 200
     assert (scans, reads) == (["key"], [0, 1, 2])
 
 
@@ -149,7 +169,7 @@ def test_what_is_large_is_left_alone(client: Client, root: Path, monkeypatch: py
         keyed(root / "keyed.parquet")
         with monkeypatch.context() as patch:
             patch.setattr(holder, name, 2)
-            refused(client.get(thumb(client, 0)), status)
+            refused(client.get(row(client, 3)), status)
 
 
 def test_places_of_the_latest_files_are_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +177,7 @@ def test_places_of_the_latest_files_are_kept(root: Path, monkeypatch: pytest.Mon
     keyed(place := root.parent / "one.parquet")
     found = tables.Tables()
     for stamp in ("1", "2", "1", "3"):
-        assert found.image(stamp, partial(open, place, "rb"), "a", {}) == picture("red")
+        assert found.image(stamp, partial(open, place, "rb"), "a", bool) == picture("red")
     assert list(found._known) == ["1", "3"]
 
 

@@ -658,8 +658,9 @@ def test_a_shard_in_a_bucket_is_read_by_one_worker(
     for shard in range(5):
         with fsspec.open(f"{url}/{shard}.tar", "wb") as file:
             file.write(tarred({f"{number}.png": picture(10 * shard + number) for number in range(4)}))
-    with fsspec.open(f"{url}/loose.png", "wb") as file:
-        file.write(picture(99))
+    for name in ("loose.png", "folder.tar/loose.png"):
+        with fsspec.open(f"{url}/{name}", "wb") as file:
+            file.write(picture(99 + len(name)))
     walked: list[str] = []
     walk = Archive.walk
     monkeypatch.setattr(Archive, "walk", lambda self, *args: walked.append(self.uri) or walk(self, *args))
@@ -670,7 +671,7 @@ def test_a_shard_in_a_bucket_is_read_by_one_worker(
     assert sorted(walked) == sorted({f"{url}/{shard}.tar" for shard in range(5)})
     checked = verify(tmp_path / "out", source=source)
     assert checked.ok
-    assert checked.rows == 21
+    assert checked.rows == 22
 
 
 def test_a_shard_that_cannot_be_listed_leaves_its_piece_open(

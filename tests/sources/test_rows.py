@@ -20,13 +20,14 @@ import pytest
 
 from penstock import Pipeline, open_index
 from penstock.errors import ParseError, SourceError, UsageError
-from penstock.parts import embed
+from penstock.parts import embed, verify
 from penstock.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.sinks.memory import forget
 from penstock.sources import cells, from_url
 from penstock.sources.files.local import LocalFile
 from penstock.sources.rows import METADATA, Rows
 from penstock.testing.source_suite import MakeSource, Put, Remove, SourceSuite
+from tests.parts.world import PixelEmbedder, picture
 
 pytest.importorskip("PIL.Image")
 ROOT = Path(__file__).parents[2]
@@ -212,6 +213,40 @@ def test_a_bucket(s3: Any, storage: dict[str, Any]) -> None:
             assert item.uri == uri
             with item.open() as stream:
                 assert stream.read() == content
+
+
+@pytest.mark.parametrize("claim", [False, True])
+def test_a_table_in_a_bucket_is_read_by_one_worker(
+    s3: Any, storage: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim: bool
+) -> None:
+    """Its images are read one after the other. Whatever the keys are like, and the folders, no row is forgotten."""
+    bucket = f"rows-shared-{claim:d}"
+    s3.makedirs(bucket, exist_ok=True)
+    keys = ["a", "x.tar/b", "y=1/c.parquet", "d.parq", "e.PARQUET/f", "g/h.tar"]
+    names = (
+        "1.parquet",
+        "2.parq",
+        "spark.parquet/part-0.parquet",
+        "spark.parquet/of=a/part-0.c000.parquet",
+        "3.tar/x.parq",
+    )
+    images = [picture(n) for n in range(len(keys))]
+    for name in names:
+        with s3.open(f"{bucket}/{name}", "wb") as file:
+            pq.write_table(pa.table({"key": keys, "image": images}), file)
+    opened: list[str] = []
+    monkeypatch.setattr(
+        Rows, "_table", lambda self, stream, file: opened.append(file.uri) or cells.ParquetTable(stream)
+    )
+    source = Rows(f"parquet+s3://{bucket}/", storage=storage)
+    monkeypatch.setattr(Rows, "open", lambda self: setattr(self, "_elsewhere", False))  # it looks at the first file
+    for number in (1, 2, 3):
+        which = {"claim": True, "pieces": 3} if claim else {"partition": (number, 3)}
+        assert embed(source, PixelEmbedder(), tmp_path / "out", **which).ok
+    assert sorted(opened) == sorted(f"s3://{bucket}/{name}" for name in names)
+    checked = verify(tmp_path / "out", source=source)
+    assert checked.ok
+    assert sum(checked.counts.values()) == len(keys) * len(names)
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,13 @@ def tag_of(namespace: str) -> bytes:
     return blake2b(namespace.encode(), digest_size=TAG).digest() if namespace else b""
 
 
+def shows(chunk: Chunk, image: bytes) -> bool:
+    """Whether it is this image that a chunk of one image was made of. In which namespace, is not asked."""
+    named = blake2b(chunk.uri.encode(), digest_size=16)
+    named.update(content_of(chunk.text.encode(), image))
+    return chunk.id.endswith(named.hexdigest()[2 * TAG :])
+
+
 def row_of_stored(chunk: Chunk, begun: Begun) -> Row:
     """The ledger's row for a chunk that was read back from an index."""
     content = number_of(content_of(chunk.text.encode(), chunk.image))

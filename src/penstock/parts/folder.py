@@ -19,7 +19,12 @@ DONE, LEASES = "_done", "_leases"
 MOST = 9_999
 """Pieces."""
 _RECORD = re.compile(r"\d{4}-\d{6}\.json")
-_SHARD = re.compile(r"(?!file:)[a-z0-9+.-]+://.*?\.tar(?=/|$)", re.IGNORECASE | re.DOTALL)
+_PARQUET = r"[^/]*\.parq(?:uet)?"
+_SHARD = re.compile(
+    rf"(?!file:)[a-z0-9+.-]+://(?:[^/]*/)*?(?:[^/]*\.tar|{_PARQUET}(?:(?:/[^/=]+=[^/]*)*/{_PARQUET})*)(?=/|$)",
+    re.IGNORECASE,
+)
+"""Of Parquet files in folders that are named like one, as Spark has them, it is the file."""
 _PART = re.compile(r"part-(\d{4})-(\d{6})-(\d{6})\.parquet")
 
 
@@ -138,7 +143,8 @@ class Folder:
 
 
 def shard(uri: str) -> str | None:
-    """The tar in a bucket that this is, or is in. To list it is to read most of it, so that one worker has it whole."""
+    """The tar, or the Parquet file, in a bucket that this is, or is in. To list the one, or to read any image in the
+    other, is to read most of it, so that one worker has it whole."""
     found = _SHARD.match(uri)
     return found[0] if found else None
 

@@ -54,7 +54,9 @@ class Listing:
             (piece, after),
         ).fetchall():
             for _, told in rows:
-                yield pickle.loads(told)  # written by this process, into a file that has no name
+                change = pickle.loads(told)  # written by this process, into a file that has no name
+                if not (self._shards and _sharded(change)):
+                    yield change
             after = rows[-1][0]
         if self._shards:
             # It is complete where both were: without the shards, and with those of the piece.

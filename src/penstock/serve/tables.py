@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from penstock.errors import SourceError
 from penstock.sources.cells import BYTES, ParquetTable, opened
-from penstock.sources.rows import Rows, chosen, quoted
+from penstock.sources.rows import Rows, key_of, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,20 +45,24 @@ class Tables:
         self._known: OrderedDict[str, Places] = OrderedDict()
         """The most recent files'."""
 
-    def image(self, stamp: str, file: Callable[[], BinaryIO], name: str, metadata: Container[str]) -> bytes:
-        """What `parquet://` finds in the row of that name and metadata, if it was told no columns; else SourceError.
-        `stamp` says which version of which file it is."""
+    def image(self, stamp: str, file: Callable[[], BinaryIO], name: str, good: Callable[[bytes], bool]) -> bytes:
+        """What `parquet://` finds in the row of that name, whichever columns it was told: the first image that is
+        good. SourceError if none is. `stamp` says which version of which file it is."""
         with opened(file) as stream:
             table = ParquetTable(stream)
-            columns = chosen(table.fields)
-            # Where the key is among the metadata, another column was said to be the key.
-            if columns.kind != BYTES or (columns.key is not None and columns.key in metadata):
-                raise SourceError("its columns were chosen otherwise")
-            row = _number(name) if columns.key is None else self._place(stamp, table, columns.key, name)
-            image = None if row is None else table.image(columns.image, row, GROUP)
-            if image is None:
-                raise SourceError("there is no such row, or no image in it")
-            return image
+            columns = [column for column, kind in table.fields.items() if kind == BYTES]
+            for row in self._rows(stamp, table, name):
+                for column in columns:
+                    if (image := table.image(column, row, GROUP)) is not None and good(image):
+                        return image
+            raise SourceError("there is no such row, or no such image in it")
+
+    def _rows(self, stamp: str, table: ParquetTable, name: str) -> Iterator[int]:
+        """That may have this name: by its key, and by its number, as where `?key=` said that there is none."""
+        if (key := key_of(table.fields)) is not None and (row := self._place(stamp, table, key, name)) is not None:
+            yield row
+        if (number := _number(name)) is not None:
+            yield number
 
     def _place(self, stamp: str, table: ParquetTable, key: str, name: str) -> int | None:
         import numpy as np

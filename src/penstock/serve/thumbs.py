@@ -10,9 +10,11 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from penstock.engine.identity import shows
 from penstock.errors import SourceError
 from penstock.fetching import good
 from penstock.records import Chunk
@@ -136,7 +138,7 @@ class Thumbs:
 
         def read() -> bytes:
             try:
-                image = self._tables.image(f"{real}|{stamp}", lambda: _open(real, stamp), name, chunk.metadata)
+                image = self._tables.image(f"{real}|{stamp}", lambda: _open(real, stamp), name, partial(shows, chunk))
             except Exception:  # pyarrow raises what it likes
                 raise _hidden(chunk) from None
             if len(image) > LARGEST:

@@ -14,7 +14,7 @@ import pickle
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
@@ -34,6 +34,7 @@ URLS = ("url", "image_url", "img_url")
 PATHS = ("path", "image_path", "img_path", "file_path", "filename", "file_name", "uri")
 CAPTIONS = ("caption", "text", "alt")
 KEYS = ("key", "__key__", "id")
+_PARQUET = re.compile(r"\.(?=parq(?:uet)?(?:/|$))", re.IGNORECASE)
 METADATA = 16 << 10
 """Characters that the fields of a row may have, all together: items wait in thousands."""
 
@@ -145,7 +146,7 @@ class Rows(Source):
         """Raises UsageError where the first file that can be read has no column of images, or several."""
         self._files.open()
         self._elsewhere = True
-        for change in self._files.changes():
+        for change in self._listed():
             if isinstance(change, Upsert):
                 try:
                     with opened(change.item.opener) as stream:
@@ -190,7 +191,7 @@ class Rows(Source):
     def _state(self) -> bytes:
         """Another one if any file is."""
         hashed = hashlib.blake2b(digest_size=16)
-        for change in self._files.changes():
+        for change in self._listed():
             told = (change.item.uri, change.item.fingerprint) if isinstance(change, Upsert) else repr(change)
             hashed.update(repr(told).encode(errors="replace"))
         return hashed.digest()
@@ -202,13 +203,19 @@ class Rows(Source):
 
     # ------------------------------------------------------------ files
 
+    def _listed(self, enters: Callable[[str], bool] | None = None) -> Iterator[Change]:
+        self._files.enters = enters
+        return self._files.changes()
+
     def _walk(self, told: Told) -> Iterator[Upsert | Unreadable]:
         if self._elsewhere is None:
             self.open()
         self._passed_over.clear()
-        for change in self._files.changes():
+        for change in self._listed(self.enters):
             if isinstance(change, Upsert):
-                yield from self._rows(change.item, told)
+                # Images elsewhere are shared out by their own names.
+                if self._elsewhere or self.enters is None or self.enters(change.item.uri):
+                    yield from self._rows(change.item, told)
             elif isinstance(change, Unreadable):
                 told.complete = False
                 yield replace(change, listing=change.listing or bool(self._elsewhere))
@@ -251,7 +258,7 @@ class Rows(Source):
         caption = self._named("caption", fields) or next(iter(among(CAPTIONS, fields, TEXT)), None)
         key = None
         if fields[image] == BYTES and self._options.get("key") != "":
-            key = self._named("key", fields) or next(iter(among(KEYS, fields, TEXT, PLAIN)), None)
+            key = self._named("key", fields) or key_of(fields)
         return Columns(image, fields[image], caption, key)
 
     def _image(self, fields: Fields) -> str:
@@ -380,21 +387,22 @@ def said(error: BaseException) -> str:
     return text if isinstance(error, PenstockError) else f"{type(error).__name__}: {text}"
 
 
-def chosen(fields: Fields) -> Columns:
-    """Which is which, by their names alone. Raises UsageError where these do not tell."""
-    return Rows(os.curdir)._choose(fields)
-
-
 def among(names: Sequence[str], fields: Fields, *kinds: str) -> list[str]:
     """The fields with such a name, in the names' order."""
     found = [name for name, kind in fields.items() if kind in kinds and name.lower() in names]
     return sorted(found, key=lambda name: names.index(name.lower()))
 
 
+def key_of(fields: Fields) -> str | None:
+    """The column with the rows' names, as its own name tells."""
+    return next(iter(among(KEYS, fields, TEXT, PLAIN)), None)
+
+
 def quoted(key: str) -> str:
-    """A key as the end of a uri: it stays beneath."""
+    """A key as the end of a uri: it stays beneath, and does not read like another Parquet file."""
     folders = key.split("/")
-    return quote(key, safe="" if {"", ".", ".."} & {*folders} else "/", errors="replace")
+    name = quote(key, safe="" if {"", ".", ".."} & {*folders} else "/", errors="replace")
+    return _PARQUET.sub("%2E", name)
 
 
 def _hash(text: str) -> bytes:
