@@ -3,6 +3,7 @@
     python benchmarks/embed_loop.py                     # its own Markdown-like corpus
     python benchmarks/embed_loop.py --files docs/       # text files cut into chunks of --tokens
     python benchmarks/embed_loop.py --batch-tokens 1024 2048 4096
+    python benchmarks/embed_loop.py --int8 --files docs/       # beside the same model with `int8:` before its name
 
 The limit printed beside it is what a plain matrix product of the model's shapes reaches on the same threads:
 GFLOP/s are counted as 2 x weights of the dense layers x tokens.
@@ -87,6 +88,20 @@ def _together(work: Callable[[], None], count: int) -> float:
     return time.perf_counter() - start
 
 
+def likeness(ids: Sequence[Sequence[int]], model: OnnxEmbedder, rounded: OnnxEmbedder) -> str:
+    """How near the vectors are, and how many of a text's ten nearest are the same."""
+    import numpy as np
+
+    from penstock.records import Chunk
+
+    chunks = [Chunk(f"{i:032}", "memory://", i, "", (0, 0), tokens=row) for i, row in enumerate(ids)]
+    exact, near = (np.stack([vector.values for vector in by.embed(chunks)]) for by in (model, rounded))
+    cosines = (exact * near).sum(axis=1)
+    first, second = (np.argsort(2 * np.eye(len(of)) - of @ of.T)[:, :10] for of in (exact, near))
+    same = np.mean([len({*a} & {*b}) / 10 for a, b in zip(first, second, strict=True)])
+    return f"cosine {np.median(cosines):.4f}, at least {cosines.min():.4f}; of the ten nearest {same:.1%} are the same"
+
+
 def dense_weights(model: OnnxEmbedder) -> tuple[int, int]:
     """Weights of the dense layers, and the hidden size."""
     from penstock.embedders.graph import read_weights
@@ -140,6 +155,7 @@ def rss_mib() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or hub id; the default model if not given")
+    parser.add_argument("--int8", action="store_true", help="the model in 8 bits, too")
     parser.add_argument("--chunks", type=int, default=300, help="chunks of the corpus made here (300)")
     parser.add_argument("--files", type=Path, help="a folder of text files to embed instead")
     parser.add_argument("--tokens", type=int, default=254, help="most tokens a chunk (254)")
@@ -150,8 +166,10 @@ def main() -> None:
     from penstock.embedders.onnx import OnnxEmbedder
 
     before = rss_mib()
-    with OnnxEmbedder(options.model) as model:
+    with OnnxEmbedder(options.model) as model, OnnxEmbedder(options.model, exact=False) as rounded:
         model.open()
+        if options.int8:
+            rounded.open()
         tokenizer = model.tokenizer
         assert tokenizer is not None
         if options.files:
@@ -163,19 +181,27 @@ def main() -> None:
         ids = ids[: options.chunks]
         tokens = sum(map(len, ids)) + len(ids) * (len(tokenizer.prefix) + len(tokenizer.suffix))
         weights, hidden = dense_weights(model)
-        bare_loop(ids[:32], model)
-        best: dict[int, float] = {}
+        models = {"": model, "int8:": rounded} if options.int8 else {"": model}
+        for one in models.values():
+            bare_loop(ids[:32], one)
+        best: dict[tuple[str, int], float] = {}
         limit = 0.0
         for _ in range(options.rounds):
             limit = max(limit, matrix_limit(hidden, model.workers))
             for size in options.batch_tokens:
-                best[size] = min(best.get(size, float("inf")), bare_loop(ids, model, size))
+                for name, one in models.items():
+                    best[name, size] = min(best.get((name, size), float("inf")), bare_loop(ids, one, size))
         print(f"{model!r}: {len(ids)} chunks, {tokens / len(ids):.0f} tokens each, {model.workers} threads")
         print(f"bare matrix product: {limit:.0f} GFLOP/s; RSS {before:.0f} MiB before, {rss_mib():.0f} MiB after")
         print(f"{'batch tokens':>12} {'chunks/s':>9} {'tokens/s':>9} {'GFLOP/s':>8} {'of the limit':>12}")
-        for size, took in best.items():
+        for (name, size), took in best.items():
             rate = 2 * weights * tokens / took / 1e9
-            print(f"{size:12} {len(ids) / took:9.1f} {tokens / took:9.0f} {rate:8.0f} {rate / limit:12.0%}")
+            print(
+                f"{f'{name} {size}':>12} {len(ids) / took:9.1f} {tokens / took:9.0f} {rate:8.0f} {rate / limit:12.0%}"
+            )
+        if options.int8:
+            size = options.batch_tokens[0]
+            print(f"int8: / exact {best['', size] / best['int8:', size]:.2f}; {likeness(ids, model, rounded)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/images.py --peers-python PYTHON_WITH_TRANSFORMERS
     python benchmarks/images.py --model vit-b-32 --images 100 --size 640x480 1600x1200 --peers-python ...
+    python benchmarks/images.py --model vit-b-32 --int8 ...
 
 All on the same drawn JPEGs and as many threads as there are cores, one after the other in every round; a row is the
 median of its rounds. Without `--peers-python` the loop by hand is left out. The model is the small one of the tests, a
@@ -101,6 +102,7 @@ def by_hand(python: str, model: str, images: Sequence[bytes]) -> Iterator[Callab
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(MODEL))
+    parser.add_argument("--int8", action="store_true", help="as `int8:` before the model's name")
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--size", nargs="+", default=["640x480"])
     parser.add_argument("--rounds", type=int, default=3)
@@ -122,7 +124,7 @@ def measure(told: argparse.Namespace, width: int, height: int) -> None:
     from penstock.records import Chunk
 
     images = drawn(told.images, width, height)
-    embedder = ClipEmbedder(told.model)
+    embedder = ClipEmbedder(told.model, exact=not told.int8)
     embedder.open()
     embedder.query_images(images[:1])
     assert embedder.checkpoint
@@ -140,6 +142,13 @@ def measure(told: argparse.Namespace, width: int, height: int) -> None:
 
     def embed(part: Sequence[bytes]) -> None:
         embedder.embed([Chunk(f"{i:032}", "memory://i", i, "", (0, 0), image=image) for i, image in enumerate(part)])
+
+    if told.int8:
+        with ClipEmbedder(told.model) as exact:
+            exact.open()
+            vectors = [np.stack([one.values for one in by.query_images(images[:32])]) for by in (exact, embedder)]
+        near = (vectors[0] * vectors[1]).sum(axis=1)
+        print(f"  cosine with exact vectors: {np.median(near):.4f}, at least {near.min():.4f}")
 
     ways: dict[str, Callable[[], float]] = {
         "decode and resize": lambda: spread(decode, images, told.threads),

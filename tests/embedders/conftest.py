@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "data" / "reference"
+TRAINED = ROOT / "tests" / "data" / "shapes-clip"
 SMALL = 300
+
+Make = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,31 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if name not in made:
             made[name] = make_checkpoints.make(name, folder)
         return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Iterator[None]:
+    """What draws pictures and makes checkpoints."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="session")
+def made(scripts: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes a small random checkpoint by its recipe's name, once."""
+    import make_clip_checkpoints
+
+    folder, there = tmp_path_factory.mktemp("clip"), dict[str, Path]()
+
+    def make(name: str) -> Path:
+        if name == "shapes":
+            return TRAINED
+        if name not in there:
+            there[name] = make_clip_checkpoints.make(name, folder)
+        return there[name]
 
     return make
 

@@ -24,42 +24,14 @@ from penstock.embedders.clip import AT_ONCE, ClipEmbedder
 from penstock.embedders.pixels import GAP, Preprocessing
 from penstock.errors import EmbedError, LimitExceeded, ModelError, ParseError, UsageError
 from penstock.records import Chunk, Dense
-from tests.embedders.conftest import REFERENCE, ROOT
+from tests.embedders.conftest import REFERENCE, TRAINED, Make
 
 Image = pytest.importorskip("PIL.Image")
 
 GOLDEN = REFERENCE / "clip"
-TRAINED = ROOT / "tests" / "data" / "shapes-clip"
 NAMES = ("clip-quick", "clip-gelu", "clip-legacy", "clip-padded", "siglip", "siglip-odd")
 PICTURES = [path.read_bytes() for path in sorted(GOLDEN.glob("[0-9].*"))]
 TEXTS: list[str] = json.loads((GOLDEN / "texts.json").read_text("utf-8"))
-
-Make = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def scripts() -> Iterator[None]:
-    """What draws pictures and makes checkpoints."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield
-    sys.path.remove(str(ROOT / "scripts"))
-
-
-@pytest.fixture(scope="session")
-def made(scripts: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes a small random checkpoint by its recipe's name, once."""
-    import make_clip_checkpoints
-
-    folder, there = tmp_path_factory.mktemp("clip"), dict[str, Path]()
-
-    def make(name: str) -> Path:
-        if name == "shapes":
-            return TRAINED
-        if name not in there:
-            there[name] = make_clip_checkpoints.make(name, folder)
-        return there[name]
-
-    return make
 
 
 @pytest.fixture(scope="module")

@@ -11,21 +11,29 @@ TORCH = "torch:"
 """Before a model's name: run it on PyTorch. It is no part of the name that is kept with an index."""
 
 
+INT8 = "int8:"
+"""Before a model's name: make its large products in 8 bits. Its vectors are others, so it is part of the name."""
+
+
 def from_name(model: str | None) -> Embedder:
     """The embedder of a folder or hub id; none: of the default model."""
     from penstock.embedders.onnx import OnnxEmbedder
 
+    exact = not (model or "").startswith(INT8)
+    model = (model or "").removeprefix(INT8)
     if not model:
-        return OnnxEmbedder()
+        return OnnxEmbedder(exact=exact)
     if model.startswith(TORCH):
+        if not exact:
+            raise UsageError(f"{TORCH} and {INT8} do not go together")
         return _by_torch(model.removeprefix(TORCH))
     from penstock.models import sees
 
     if sees(model):
         from penstock.embedders.clip import ClipEmbedder
 
-        return ClipEmbedder(model)
-    return OnnxEmbedder(model)
+        return ClipEmbedder(model, exact=exact)
+    return OnnxEmbedder(model, exact=exact)
 
 
 def _by_torch(model: str) -> Embedder:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from penstock import images, models
 from penstock.contracts import Embedder
 from penstock.cores import usable_cores
-from penstock.embedders import clip_checkpoint, clip_graph
+from penstock.embedders import clip_checkpoint, clip_graph, int8
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
-from penstock.embedders.onnx import batches, fingerprint, located, session
+from penstock.embedders.onnx import batches, fingerprint, located, session, space
 from penstock.errors import EmbedError, ModelError, ParseError, UsageError
 from penstock.records import Chunk, Dense, Space
 
@@ -39,7 +39,8 @@ class ClipEmbedder(Embedder):
 
     A chunk with an image is embedded as that image, one without as its text. `pixels`: the most an image may have.
     `workers`: by default as many as there are cores to use. `device`: one of PyTorch's ("cuda", "cuda:1", "mps"), or
-    "best" for the best that is there; by default the model runs without PyTorch. The space is the same.
+    "best" for the best that is there; by default the model runs without PyTorch. The space is the same. `exact=False`:
+    as `int8:` before its name (penstock.embedders.int8).
     """
 
     sees = True
@@ -53,9 +54,13 @@ class ClipEmbedder(Embedder):
         workers: int | None = None,
         pixels: int = images.PIXELS,
         device: str | None = None,
+        exact: bool = True,
     ) -> None:
+        if device is not None and not exact:
+            raise UsageError("PyTorch runs models as they are: exact=False goes without device=")
         self.model = model
         self.device = device
+        self.exact = exact
         if device is not None:
             self.batch_rows, self.batch_tokens = DEVICE_ROWS, DEVICE_TOKENS
         self.workers = workers or usable_cores()
@@ -66,14 +71,13 @@ class ClipEmbedder(Embedder):
 
     def __repr__(self) -> str:
         device = f", device={self.device!r}" if self.device is not None else ""
-        return f"ClipEmbedder({str(self.model)!r}{device})"
+        return f"ClipEmbedder({str(self.model)!r}{device}{'' if self.exact else ', exact=False'})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokenizer": None, "_towers": None, "checkpoint": None}
 
     def describe(self) -> Space:
-        checkpoint = self._load()
-        return Space(model=checkpoint.name, dim=checkpoint.dim, fingerprint=_fingerprint(checkpoint))
+        return space(self._load(), self.exact)
 
     def open(self) -> None:
         if self._towers is not None:
@@ -84,7 +88,7 @@ class ClipEmbedder(Embedder):
         tokenizer = HFTokenizer(checkpoint.folder / "tokenizer.json", checkpoint.positions)
         if checkpoint.end is not None and checkpoint.end not in tokenizer.suffix:
             raise ModelError(f"{checkpoint.name} pools texts at token {checkpoint.end}, which its tokenizer never adds")
-        self._tokenizer, self._towers = tokenizer, _towers(checkpoint, self.device)
+        self._tokenizer, self._towers = tokenizer, _towers(checkpoint, self.device, self.exact)
 
     def close(self) -> None:
         self._tokenizer = self._towers = None
@@ -181,8 +185,10 @@ class _Towers:
 
     at_once = AT_ONCE
 
-    def __init__(self, checkpoint: ClipCheckpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, checkpoint: ClipCheckpoint, exact: bool) -> None:
+        if not exact:
+            int8.check(session)
+        self._checkpoint, self._exact = checkpoint, exact
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -207,20 +213,16 @@ class _Towers:
         with self._lock:
             if tower not in self._sessions:
                 checkpoint = self._checkpoint
-                name = f"{_fingerprint(checkpoint)}-{tower}-{clip_graph.VERSION}"
+                name = f"{fingerprint(checkpoint, self._exact)}-{tower}-{clip_graph.VERSION}"
                 build = clip_graph.vision if tower == "vision" else clip_graph.text
-                path = graphs.cached(name, lambda: build(checkpoint), models.cache_folder())
+                path = graphs.cached(name, lambda: build(checkpoint, exact=self._exact), models.cache_folder())
                 self._sessions[tower] = session(path)
             return self._sessions[tower]
 
 
-def _towers(checkpoint: ClipCheckpoint, device: str | None) -> _Towers | TorchTowers:
+def _towers(checkpoint: ClipCheckpoint, device: str | None, exact: bool) -> _Towers | TorchTowers:
     if device is None:
-        return _Towers(checkpoint)
+        return _Towers(checkpoint, exact)
     from penstock.embedders.clip_torch import TorchTowers
 
     return TorchTowers(checkpoint, device, DEVICE_ROWS)
-
-
-def _fingerprint(checkpoint: ClipCheckpoint) -> str:
-    return fingerprint(checkpoint.folder, checkpoint.traits, checkpoint.files)

@@ -1,11 +1,10 @@
 """Builds the two towers of a CLIP or SigLIP checkpoint as ONNX graphs, from its safetensors, out of fused operators.
 
-    pixels -> patches -> MatMul + positions -> layers x (Attention, SkipLayerNormalization, ...) -> pooling -> vectors
-    ids, ends -> EmbedLayerNormalization    -> the same                                          -> pooling -> vectors
+    pixels -> patches -> MatMul + positions -> layers x (LayerNormalization, Attention, ...) -> pooling -> vectors
+    ids, ends -> EmbedLayerNormalization    -> the same                                      -> pooling -> vectors
 
-Both normalize their input before each half of a layer, so the sum that runs beside is the third output of
-SkipLayerNormalization. Where one place is pooled (the class token, the end of a text), the last layer is computed
-for that place alone.
+Both normalize before each half of a layer. Where one place is pooled (the class token, the end of a text), the last
+layer is computed for that place alone.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint, Tower
-from penstock.embedders.graph import Graph, activated, packed, scaled
+from penstock.embedders.graph import Graph, activated, attention, linear, normed, scaled, summed
 from penstock.errors import ModelError
 
 if TYPE_CHECKING:
@@ -24,27 +23,27 @@ if TYPE_CHECKING:
 
     from penstock.embedders.graph import Weights
 
-VERSION = 1
+VERSION = 2
 """Part of the name of a cached graph: raise it when a graph changes."""
 
 
-def text(checkpoint: ClipCheckpoint) -> Any:
+def text(checkpoint: ClipCheckpoint, *, exact: bool = True) -> Any:
     """ids (batch, length) and, for CLIP, ends (batch), the place that is pooled -> vectors."""
     from onnx import TensorProto, helper
 
     inputs = [helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"])]
     if checkpoint.family == "clip":
         inputs.append(helper.make_tensor_value_info("ends", TensorProto.INT32, ["batch"]))
-    return _built(checkpoint, "text_model.", "text_projection.", _text, inputs)
+    return _built(checkpoint, "text_model.", "text_projection.", _text, inputs, exact)
 
 
-def vision(checkpoint: ClipCheckpoint) -> Any:
+def vision(checkpoint: ClipCheckpoint, *, exact: bool = True) -> Any:
     """pixels, bytes of (batch, height, width, 3) -> vectors."""
     from onnx import TensorProto, helper
 
     shape = ["batch", checkpoint.edge, checkpoint.edge, 3]
     inputs = [helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape)]
-    return _built(checkpoint, "vision_model.", "visual_projection.", _vision, inputs)
+    return _built(checkpoint, "vision_model.", "visual_projection.", _vision, inputs, exact)
 
 
 def _built(
@@ -53,10 +52,11 @@ def _built(
     projection: str,
     tower: Callable[[Graph, ClipCheckpoint, Weights], str],
     inputs: list[Any],
+    exact: bool,
 ) -> Any:
     tensors = graphs.read_tensors(checkpoint.weights, starting=(prefix, projection))
     weights = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    graph = Graph()
+    graph = Graph(exact=exact)
     try:
         pooled = tower(graph, checkpoint, weights)
         if checkpoint.family == "clip":
@@ -79,7 +79,7 @@ def _text(graph: Graph, checkpoint: ClipCheckpoint, weights: Weights) -> str:
     tower, clip = checkpoint.text, checkpoint.family == "clip"
     if len(positions := weights["embeddings.position_embedding.weight"]) != checkpoint.positions:
         raise ValueError(f"{len(positions)} positions, not {checkpoint.positions}")
-    normed, _, state = graph.add(
+    state = graph.add(
         "EmbedLayerNormalization",
         "ids",
         "",
@@ -90,16 +90,15 @@ def _text(graph: Graph, checkpoint: ClipCheckpoint, weights: Weights) -> str:
         outputs=3,
         fused=True,
         epsilon=tower.epsilon,
-    )
+    )[2]  # what is normalized in the first layer
     if not clip:
         # The last place, which is padding as a rule: that is how SigLIP was trained.
         last = graph.constant(np.array(-1, np.int64))
-        pooled = _layers(graph, tower, weights, normed, state, "final_layer_norm", lambda x: _at(graph, x, last))
-        matrix, shift = packed(graph, weights, ["head"])
-        return str(graph.add("Add", graph.add("MatMul", pooled, matrix), shift))
+        pooled = _layers(graph, tower, weights, state, "final_layer_norm", lambda x: _at(graph, x, last))
+        return str(graph.add("Add", *linear(graph, weights, "head", pooled)))
     place = graph.add("Unsqueeze", graph.add("Cast", "ends", to=TensorProto.INT64), _axis(graph))
     end = lambda x: str(graph.add("GatherND", x, place, batch_dims=1))  # noqa: E731
-    return _layers(graph, tower, weights, normed, state, "final_layer_norm", end, causal=True)
+    return _layers(graph, tower, weights, state, "final_layer_norm", end, causal=True)
 
 
 def _vision(graph: Graph, checkpoint: ClipCheckpoint, weights: Weights) -> str:
@@ -114,17 +113,15 @@ def _vision(graph: Graph, checkpoint: ClipCheckpoint, weights: Weights) -> str:
     state = graph.add("MatMul", _patches(graph, checkpoint, side), graph.constant(matrix))
     state = graph.add("Add", state, graph.constant(positions[int(clip) :] + shift))
     if not clip:
-        normed = _norm(graph, tower, weights, "encoder.layers.0.layer_norm1", state)
-        hidden = _layers(graph, tower, weights, normed, state, "post_layernorm")
+        hidden = _layers(graph, tower, weights, state, "post_layernorm")
         return _attended(graph, tower, weights, hidden)
     token = graph.constant((weights["embeddings.class_embedding"] + positions[0])[None, None])
     batch = graph.add("Slice", graph.add("Shape", "pixels"), _axis(graph, 0), _axis(graph))
     ones = graph.constant(np.array([1, 1], np.int64))
     token = graph.add("Expand", token, graph.add("Concat", batch, ones, axis=0))
-    state = _norm(graph, tower, weights, "pre_layrnorm", graph.add("Concat", token, state, axis=1))
-    normed = _norm(graph, tower, weights, "encoder.layers.0.layer_norm1", state)
+    state = normed(graph, weights, "pre_layrnorm", graph.add("Concat", token, state, axis=1), tower.epsilon)
     zero = graph.constant(np.array(0, np.int64))
-    return _layers(graph, tower, weights, normed, state, "post_layernorm", lambda x: _at(graph, x, zero))
+    return _layers(graph, tower, weights, state, "post_layernorm", lambda x: _at(graph, x, zero))
 
 
 def _first(checkpoint: ClipCheckpoint, weights: Weights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -161,48 +158,24 @@ def _layers(
     graph: Graph,
     tower: Tower,
     weights: Weights,
-    normed: str,
     state: str,
     after: str,
     place: Callable[[str], str] | None = None,
     causal: bool = False,
 ) -> str:
     """All layers, and the norm after them; of the one `place` that is wanted, if one is."""
-
-    def added(value: str, shift: str, norm: str) -> tuple[str, str]:
-        """Normalized, and the sum itself."""
-        found = graph.add(
-            "SkipLayerNormalization",
-            value,
-            state,
-            *scaled(graph, weights, norm),
-            shift,
-            outputs=4,
-            fused=True,
-            epsilon=tower.epsilon,
-        )
-        return found[0], found[3]
-
     for layer in range(tower.layers):
         at = f"encoder.layers.{layer}."
-        value = graph.add(
-            "Attention",
-            normed,
-            *packed(graph, weights, [f"{at}self_attn.{which}_proj" for which in "qkv"]),
-            fused=True,
-            num_heads=tower.heads,
-            unidirectional=int(causal),
-        )
+        qkv = [f"{at}self_attn.{which}_proj" for which in "qkv"]
+        value = normed(graph, weights, at + "layer_norm1", state, tower.epsilon)
+        value = attention(graph, weights, qkv, value, tower.heads, causal=causal)
         if place is not None and layer == tower.layers - 1:
             value, state = place(value), place(state)
-        matrix, shift = packed(graph, weights, [at + "self_attn.out_proj"])
-        normed, state = added(graph.add("MatMul", value, matrix), shift, at + "layer_norm2")
-        matrix, shift = packed(graph, weights, [at + "mlp.fc1"])
-        value = activated(graph, tower.activation, graph.add("MatMul", normed, matrix), shift)
-        matrix, shift = packed(graph, weights, [at + "mlp.fc2"])
-        then = after if layer == tower.layers - 1 else f"encoder.layers.{layer + 1}.layer_norm1"
-        normed, state = added(graph.add("MatMul", value, matrix), shift, then)
-    return normed
+        state = summed(graph, state, *linear(graph, weights, at + "self_attn.out_proj", value))
+        value = normed(graph, weights, at + "layer_norm2", state, tower.epsilon)
+        value = activated(graph, tower.activation, *linear(graph, weights, at + "mlp.fc1", value))
+        state = summed(graph, state, *linear(graph, weights, at + "mlp.fc2", value))
+    return normed(graph, weights, after, state, tower.epsilon)
 
 
 def _attended(graph: Graph, tower: Tower, weights: Weights, hidden: str) -> str:
@@ -224,17 +197,10 @@ def _attended(graph: Graph, tower: Tower, weights: Weights, hidden: str) -> str:
     values = graph.add("MatMul", held, graph.constant(np.ascontiguousarray(matrices[2].transpose(0, 2, 1))))
     joined = graph.add("Reshape", values, graph.constant(np.array([-1, width], np.int64)))
     joined = graph.add("Add", joined, graph.constant(shifts[2].reshape(width)))
-    matrix, shift = packed(graph, weights, ["head.attention.out_proj"])
-    state = graph.add("Add", graph.add("MatMul", joined, matrix), shift)
-    matrix, shift = packed(graph, weights, ["head.mlp.fc1"])
-    inner = graph.add("MatMul", _norm(graph, tower, weights, "head.layernorm", state), matrix)
-    inner = activated(graph, tower.activation, inner, shift)
-    matrix, shift = packed(graph, weights, ["head.mlp.fc2"])
-    return str(graph.add("Add", state, graph.add("Add", graph.add("MatMul", inner, matrix), shift)))
-
-
-def _norm(graph: Graph, tower: Tower, weights: Weights, name: str, value: str) -> str:
-    return str(graph.add("LayerNormalization", value, *scaled(graph, weights, name), axis=-1, epsilon=tower.epsilon))
+    state = graph.add("Add", *linear(graph, weights, "head.attention.out_proj", joined))
+    inner = normed(graph, weights, "head.layernorm", state, tower.epsilon)
+    inner = activated(graph, tower.activation, *linear(graph, weights, "head.mlp.fc1", inner))
+    return str(graph.add("Add", state, graph.add("Add", *linear(graph, weights, "head.mlp.fc2", inner))))
 
 
 def _at(graph: Graph, value: str, place: str) -> str:

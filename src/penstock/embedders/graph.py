@@ -1,6 +1,6 @@
 """Builds an ONNX graph of a BERT-family checkpoint out of its safetensors, from ONNX Runtime's fused operators.
 
-    ids, lengths -> EmbedLayerNormalization -> layers x (Attention, SkipLayerNormalization, BiasGelu, ...) -> pooling
+    ids, lengths -> EmbedLayerNormalization -> layers x (Attention, LayerNormalization, BiasGelu, ...) -> pooling
 
 Pooling, projections and normalization are in the graph; inputs are int32. All families share it: they differ in
 the names of their weights, the offset of their positions, and (MPNet) a relative position bias.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.embedders import int8
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.errors import ModelError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Weights = Mapping[str, NDArray[np.float32]]
 
-VERSION = 1
+VERSION = 2
 """Part of the name of a cached graph: raise it when the graph changes."""
 
 NAMES = {
@@ -69,9 +70,10 @@ RELATIVE_DISTANCE = 128
 
 
 class Graph:
-    """Nodes and initializers under fresh names."""
+    """Nodes and initializers under fresh names. `exact=False`: the large products are made in 8 bits."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, exact: bool = True) -> None:
+        self.exact = exact
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
 
@@ -89,6 +91,11 @@ class Graph:
         domain = "com.microsoft" if fused else ""
         self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
         return names[0] if outputs == 1 else names
+
+    def product(self, value: str, matrix: NDArray[np.float32], *, fine: bool = False) -> str:
+        if self.exact:
+            return str(self.add("MatMul", value, self.constant(matrix)))
+        return int8.product(self, value, matrix, fine=fine)
 
 
 def cached(name: str, build: Callable[[], Any], cache: Path) -> Path:
@@ -144,12 +151,12 @@ def read_tensors(paths: Sequence[Path], *, starting: tuple[str, ...] = ("",)) ->
     return found
 
 
-def build(checkpoint: Checkpoint) -> Any:
+def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
     """The graph as an onnx.ModelProto."""
     from onnx import TensorProto, helper
 
     weights = read_weights(checkpoint)
-    graph = Graph()
+    graph = Graph(exact=exact)
     try:
         hidden = _encoder(graph, checkpoint, weights)
         _head(graph, checkpoint, hidden)
@@ -183,12 +190,6 @@ def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     names = NAMES["bert"] | NAMES.get(checkpoint.family, {})
     epsilon = checkpoint.epsilon
 
-    def linear(name: str) -> tuple[str, str]:
-        return packed(graph, weights, [name])
-
-    def norm(name: str) -> tuple[str, str]:
-        return scaled(graph, weights, name)
-
     positions = weights[f"{names['embeddings']}position_embeddings.weight"][checkpoint.offset :]
     types = weights.get(f"{names['embeddings']}token_type_embeddings.weight")
     words = weights[f"{names['embeddings']}word_embeddings.weight"]
@@ -202,7 +203,7 @@ def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
         graph.constant(words),
         graph.constant(np.ascontiguousarray(positions)),
         "",
-        *norm(names["norm"]),
+        *scaled(graph, weights, names["norm"]),
         outputs=2,
         fused=True,
         epsilon=epsilon,
@@ -211,44 +212,58 @@ def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     for layer in range(checkpoint.layers):
         at = names["layer"].format(layer)
         qkv = [f"{at}{names[which]}" for which in "qkv"]
-        attended = graph.add(
-            "Attention",
-            state,
-            *packed(graph, weights, qkv),
-            "lengths",
-            "",
-            *([bias] if bias else []),
-            fused=True,
-            num_heads=checkpoint.heads,
-        )
-        matrix, shift = linear(at + names["o"])
-        out = graph.add("MatMul", attended, matrix)
-        state = graph.add(
-            "SkipLayerNormalization", out, state, *norm(at + names["norm1"]), shift, fused=True, epsilon=epsilon
-        )
-        matrix, shift = linear(at + names["up"])
-        inner = activated(graph, checkpoint.activation, graph.add("MatMul", state, matrix), shift)
-        matrix, shift = linear(at + names["down"])
-        out = graph.add("MatMul", inner, matrix)
-        state = graph.add(
-            "SkipLayerNormalization", out, state, *norm(at + names["norm2"]), shift, fused=True, epsilon=epsilon
-        )
+        heard = attention(graph, weights, qkv, state, checkpoint.heads, lengths="lengths", bias=bias)
+        state = summed(graph, state, *linear(graph, weights, at + names["o"], heard))
+        state = normed(graph, weights, at + names["norm1"], state, epsilon)
+        inner = activated(graph, checkpoint.activation, *linear(graph, weights, at + names["up"], state))
+        state = summed(graph, state, *linear(graph, weights, at + names["down"], inner))
+        state = normed(graph, weights, at + names["norm2"], state, epsilon)
     return str(state)
 
 
-def packed(graph: Graph, weights: Weights, names: Sequence[str]) -> tuple[str, str]:
-    """Matrix and shift of linear layers side by side, as MatMul takes them."""
+def linear(graph: Graph, weights: Weights, name: str, value: str) -> tuple[str, str]:
+    """The product of a linear layer, and the shift that is to be added: most often something else adds it, too."""
+    import numpy as np
+
+    matrix = np.ascontiguousarray(weights[f"{name}.weight"].T)
+    return graph.product(value, matrix), graph.constant(weights[f"{name}.bias"])
+
+
+def attention(
+    graph: Graph,
+    weights: Weights,
+    names: Sequence[str],
+    state: str,
+    heads: int,
+    *,
+    lengths: str = "",
+    bias: str = "",
+    causal: bool = False,
+) -> str:
+    """Every place asks all others: `names` are the layers of queries, keys and values."""
     import numpy as np
 
     matrix = np.concatenate([weights[f"{name}.weight"].T for name in names], axis=1)
-    return graph.constant(np.ascontiguousarray(matrix)), graph.constant(
-        np.concatenate([weights[f"{name}.bias"] for name in names])
-    )
+    shift = graph.constant(np.concatenate([weights[f"{name}.bias"] for name in names]))
+    told: dict[str, Any] = {"fused": True, "num_heads": heads, "unidirectional": int(causal)}
+    if graph.exact:
+        return str(graph.add("Attention", state, graph.constant(matrix), shift, lengths, "", bias, **told))
+    sizes = graph.constant(np.full(3, matrix.shape[1] // 3, np.int64))
+    asked = graph.add("Split", graph.product(state, matrix, fine=True), sizes, outputs=3, axis=-1)
+    return str(graph.add("MultiHeadAttention", *asked, shift, lengths, bias, **told))
 
 
 def scaled(graph: Graph, weights: Weights, name: str) -> tuple[str, str]:
     """Scale and shift of a layer norm."""
     return graph.constant(weights[f"{name}.weight"]), graph.constant(weights[f"{name}.bias"])
+
+
+def summed(graph: Graph, state: str, value: str, shift: str) -> str:
+    return str(graph.add("Add", state, graph.add("Add", value, shift)))
+
+
+def normed(graph: Graph, weights: Weights, name: str, value: str, epsilon: float) -> str:
+    return str(graph.add("LayerNormalization", value, *scaled(graph, weights, name), axis=-1, epsilon=epsilon))
 
 
 def activated(graph: Graph, activation: str, value: str, shift: str) -> str:

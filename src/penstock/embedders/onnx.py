@@ -7,12 +7,14 @@ another, as the threads of one call would at every layer's end.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock import models
 from penstock.contracts import Embedder
 from penstock.cores import usable_cores
+from penstock.embedders import INT8, int8
 from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.errors import EmbedError, ModelError
@@ -29,15 +31,22 @@ class OnnxEmbedder(Embedder):
     """Embeds with a sentence-transformers checkpoint of the BERT family: a folder, a hub id, or None for the default.
 
     `length` is the most tokens a text may have, special tokens included: by default what the model's authors set,
-    at most what its position table holds. `workers`: by default as many as there are cores to use.
+    at most what its position table holds. `workers`: by default as many as there are cores to use. `exact=False`: as
+    `int8:` before its name (penstock.embedders.int8).
     """
 
     tokenizes = True
 
     def __init__(
-        self, model: str | Path | None = None, *, length: int | None = None, workers: int | None = None
+        self,
+        model: str | Path | None = None,
+        *,
+        length: int | None = None,
+        workers: int | None = None,
+        exact: bool = True,
     ) -> None:
         self.model = model
+        self.exact = exact
         self.length = length
         self.workers = workers or usable_cores()
         self._tokenizer: HFTokenizer | None = None
@@ -45,14 +54,14 @@ class OnnxEmbedder(Embedder):
         self.checkpoint: Checkpoint | None = None
 
     def __repr__(self) -> str:
-        return f"OnnxEmbedder({str(self.model or models.DEFAULT)!r})"
+        return f"OnnxEmbedder({str(self.model or models.DEFAULT)!r}{'' if self.exact else ', exact=False'})"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokenizer": None, "session": None, "checkpoint": None}
 
     def describe(self) -> Space:
         checkpoint = self._load()
-        return Space(model=checkpoint.name, dim=checkpoint.dim, fingerprint=_fingerprint(checkpoint))
+        return space(checkpoint, self.exact)
 
     def open(self) -> None:
         if self.session is not None:
@@ -69,7 +78,9 @@ class OnnxEmbedder(Embedder):
             lowercase=checkpoint.lowercase,
             prompt=checkpoint.passage_prompt,
         )
-        self.session = _Fused(checkpoint) if checkpoint.fused else _Exported(checkpoint)
+        if not checkpoint.fused and not self.exact:
+            raise ModelError(f"{checkpoint.name} has weights in ONNX only, which are run as they are: without int8:")
+        self.session = _Fused(checkpoint, self.exact) if checkpoint.fused else _Exported(checkpoint)
 
     def close(self) -> None:
         self.session = self._tokenizer = None
@@ -152,29 +163,50 @@ def located(model: str | Path | None) -> tuple[Path, str]:
     return folder, str(folder.absolute()) if given else str(model or models.DEFAULT)
 
 
-def _fingerprint(checkpoint: Checkpoint) -> str:
-    return fingerprint(checkpoint.folder, checkpoint.traits, checkpoint.files)
+class Named(Protocol):
+    """What of a checkpoint says which vectors it makes."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def traits(self) -> Mapping[str, Any]: ...
+    @property
+    def files(self) -> Sequence[Path]: ...
 
 
-def fingerprint(folder: Path, traits: Mapping[str, Any], files: Sequence[Path]) -> str:
+def space(checkpoint: Named, exact: bool) -> Space:
+    name = checkpoint.name if exact else INT8 + checkpoint.name
+    return Space(model=name, dim=checkpoint.dim, fingerprint=fingerprint(checkpoint, exact))
+
+
+def fingerprint(checkpoint: Named, exact: bool) -> str:
+    traits = dict(checkpoint.traits) if exact else {**checkpoint.traits, "int8": int8.VERSION}
     try:
-        return checkpoints.fingerprint(traits, [models.digest(path) for path in files])
+        return checkpoints.fingerprint(traits, [models.digest(path) for path in checkpoint.files])
     except OSError as error:
-        raise ModelError(f"{folder} cannot be read: {error}") from error
+        raise ModelError(f"{checkpoint.folder} cannot be read: {error}") from error
 
 
-def session(path: Path) -> Any:
+def session(model: Path | bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    given = str(model) if isinstance(model, Path) else model
+    slower = ["SkipLayerNormFusion"]  # made one with the sum before it, a norm takes several times as long as both
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=slower
+        )
     # The runtime raises types of its own, which share no base but Exception.
     except Exception as error:
-        raise ModelError(f"{path} cannot be loaded: {error}") from error
+        raise ModelError(f"{model if isinstance(model, Path) else 'a graph'} cannot be loaded: {error}") from error
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -190,11 +222,14 @@ def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], 
 class _Fused:
     """The graph built from safetensors: it pools and normalizes itself."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, exact: bool) -> None:
         from penstock.embedders import graph
 
-        name = f"{_fingerprint(checkpoint)}-{graph.VERSION}"
-        self._session = session(graph.cached(name, lambda: graph.build(checkpoint), models.cache_folder()))
+        if not exact:
+            int8.check(session)
+        name = f"{fingerprint(checkpoint, exact)}-{graph.VERSION}"
+        build = partial(graph.build, checkpoint, exact=exact)
+        self._session = session(graph.cached(name, build, models.cache_folder()))
         self._pad = checkpoint.pad
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
