@@ -83,7 +83,7 @@ def test_every_family_that_sees(name: str, made: Make, cache: Path) -> None:
         assert cosines(matrix(embedder.query_images(PICTURES)), golden["images"]).min() >= 0.99
 
 
-def test_an_index_is_searched_as_it_was_made(tmp_path: Path, cache: Path) -> None:
+def test_an_index_is_searched_as_it_was_made(tmp_path: Path) -> None:
     """The name that is kept with it says so; exact vectors are another space."""
     (tmp_path / "a.md").write_text("Otters hold hands while they sleep.")
     url = "memory://int8"
