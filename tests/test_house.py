@@ -52,6 +52,7 @@ ALLOWED = {
     },
     "serve": {
         "serve",
+        "engine",
         "__version__",
         "records",
         "errors",

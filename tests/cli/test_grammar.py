@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock import __version__, cli
+from penstock import __version__
+from penstock.commands import looking
 from penstock.errors import StageError, UsageError
 from penstock.grammar import make_parser
 from tests.cli.conftest import Run
@@ -100,7 +101,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def status(args: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "status", status)
+    monkeypatch.setattr(looking, "status", status)
 
 
 def test_the_unexpected_is_one_line_that_says_how_to_see_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,5 +135,5 @@ def test_ctrl_c_in_a_command_that_only_looks_is_status_130(run: Run, monkeypatch
     def status(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "status", status)
+    monkeypatch.setattr(looking, "status", status)
     assert run("status").status == 130

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 
 from penstock import parts
-from penstock.cli import FAILED, INCOMPLETE, OK, STOPPED, emit, interruptible
+from penstock.commands.answering import FAILED, INCOMPLETE, OK, STOPPED, emit, interruptible
 from penstock.display import clean, counting, display
 from penstock.parts.embedding import Options
 from penstock.results import Rows, rows_text, say

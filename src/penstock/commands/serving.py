@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from penstock.cli import OK
+from penstock.commands.answering import OK
 from penstock.errors import MissingExtra
 from penstock.pipeline import parse_size
 

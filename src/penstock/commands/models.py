@@ -1,0 +1,35 @@
+"""`penstock models` and `penstock models fetch`."""
+
+from __future__ import annotations
+
+import argparse
+
+from penstock.commands.answering import OK, emit
+from penstock.display import clean, size
+from penstock.models import list_models, resolve
+from penstock.results import say, table
+
+
+def models(args: argparse.Namespace) -> int:
+    found = list_models()
+    if args.json:
+        for model in found:
+            folder = str(model.folder) if model.folder else None
+            emit({"name": model.name, "folder": folder, "bytes": model.size})
+        return OK
+    rows = (
+        (m.name, size(m.size), str(m.folder)) if m.folder else (m.name, "", f"not here: penstock models fetch {m.name}")
+        for m in found
+    )
+    for part in table(("model", "size", "folder"), rows):
+        say(part)
+    return OK
+
+
+def fetch(args: argparse.Namespace) -> int:
+    folder = str(resolve(args.name))
+    if args.json:
+        emit({"folder": folder})
+    else:
+        print(clean(folder))
+    return OK
