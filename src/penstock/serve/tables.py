@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 from penstock.errors import SourceError
 from penstock.sources.cells import BYTES, ParquetTable, opened
-from penstock.sources.rows import Rows, key_of, quoted
+from penstock.sources.columns import key_of
+from penstock.sources.rows import Rows, quoted
 
 if TYPE_CHECKING:
     import numpy as np

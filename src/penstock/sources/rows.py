@@ -10,35 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 from urllib.parse import parse_qsl, quote, urldefrag, urlencode
 
 from penstock.contracts import Source
 from penstock.errors import PenstockError, SourceError, UsageError
 from penstock.fetching import Fetched, good
 from penstock.records import Change, Item, Mark, Unreadable, Upsert
-from penstock.sources.cells import BYTES, PLAIN, TEXT, Cell, ParquetTable, Row, let_go, opened
+from penstock.sources.cells import BYTES, TEXT, Cell, ParquetTable, Row, let_go, opened
+from penstock.sources.columns import PATHS, URLS, Choice, Columns, Fields, shown
 from penstock.sources.files import Files
 from penstock.sources.files.address import Address
 from penstock.sources.files.remote import UNKNOWN
+from penstock.sources.told import Told, mark_of
 
-IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo", "image_bytes", "img_bytes", "bytes")
-URLS = ("url", "image_url", "img_url")
-PATHS = ("path", "image_path", "img_path", "file_path", "filename", "file_name", "uri")
-CAPTIONS = ("caption", "text", "alt")
-KEYS = ("key", "__key__", "id")
 _PARQUET = re.compile(r"\.(?=parq(?:uet)?(?:/|$))", re.IGNORECASE)
 METADATA = 16 << 10
 """Characters that the fields of a row may have, all together: items wait in thousands."""
-
-Fields = Mapping[str, str]
 
 
 class Table(Protocol):
@@ -49,15 +42,6 @@ class Table(Protocol):
         """Columns and what they hold: BYTES, TEXT or PLAIN. Raises what the format's reader raises."""
 
     def rows(self) -> Iterator[Row]: ...
-
-
-class Columns(NamedTuple):
-    """Which is which."""
-
-    image: str
-    kind: str
-    caption: str | None = None
-    key: str | None = None
 
 
 class Rows(Source):
@@ -80,6 +64,7 @@ class Rows(Source):
     picks: ClassVar[str] = "image"
     """The option that names the column."""
     takes: ClassVar[tuple[str, ...]] = (BYTES, TEXT)
+    leading: ClassVar[tuple[str, ...]] = URLS + PATHS
 
     def __init__(
         self,
@@ -91,6 +76,7 @@ class Rows(Source):
         storage: Mapping[str, Any] | None = None,
     ) -> None:
         self._options: dict[str, str] = {}
+        self._choice = Choice(self._options, self.picks, self.takes, self.leading)
         roots = [self._root(os.fspath(place)) for place in places]
         self._storage = dict(storage or {})
         wanted = include or [f"*.{form}" for ending in self.endings for form in (ending, ending.upper())]
@@ -150,7 +136,7 @@ class Rows(Source):
             if isinstance(change, Upsert):
                 try:
                     with opened(change.item.opener) as stream:
-                        self._elsewhere = self._choose(self._table(stream, change.item).fields).kind != BYTES
+                        self._elsewhere = self._choice.of(self._table(stream, change.item).fields).kind != BYTES
                         return
                 except UsageError as error:
                     raise UsageError(f"{change.item.uri}: {error}") from None
@@ -226,7 +212,7 @@ class Rows(Source):
         try:
             stream = opened(file.opener)
             table = self._table(stream, file)
-            columns = self._choose(table.fields)
+            columns = self._choice.of(table.fields)
             elsewhere = columns.kind != BYTES
             if elsewhere != self._elsewhere:
                 raise UsageError("images in the table, and tables of where images are, are two sources")
@@ -252,40 +238,6 @@ class Rows(Source):
 
     def _table(self, stream: BinaryIO, file: Item) -> Table:
         return ParquetTable(stream)
-
-    def _choose(self, fields: Fields) -> Columns:
-        image = self._image(fields)
-        caption = self._named("caption", fields) or next(iter(among(CAPTIONS, fields, TEXT)), None)
-        key = None
-        if fields[image] == BYTES and self._options.get("key") != "":
-            key = self._named("key", fields) or key_of(fields)
-        return Columns(image, fields[image], caption, key)
-
-    def _image(self, fields: Fields) -> str:
-        if (named := self._named(self.picks, fields)) is not None:
-            if fields[named] not in self.takes:
-                raise UsageError(f"the column {shown(named)} holds neither images nor where they are")
-            return named
-        found = next(filter(None, self._candidates(fields)), [])
-        return found[0] if len(found) == 1 else self._unclear(found, fields)
-
-    def _candidates(self, fields: Fields) -> Iterator[Sequence[str]]:
-        """Columns that may be the images, the likeliest kind first."""
-        yield among(IMAGES, fields, BYTES)
-        yield among(URLS + PATHS, fields, TEXT)
-        yield [name for name, kind in fields.items() if kind == BYTES]
-
-    def _unclear(self, found: Sequence[str], fields: Fields) -> str:
-        what = f"several columns may be meant ({', '.join(map(shown, found))})" if found else "no column is known"
-        there = ", ".join(map(shown, fields))
-        raise UsageError(f"{what}: say which with ?{self.picks}=NAME. There are: {there}")
-
-    def _named(self, option: str, fields: Fields) -> str | None:
-        if not (name := self._options.get(option)):
-            return None
-        if name not in fields:
-            raise UsageError(f"{option}={name}: no such column. There are: {', '.join(map(shown, fields))}")
-        return name
 
     # ------------------------------------------------------------ rows
 
@@ -326,7 +278,7 @@ class Rows(Source):
         item = self._at_url(value, metadata) if web else self._at_path(file, value, metadata)
         if isinstance(item, Unreadable):
             return item
-        mark = _hash(value)
+        mark = mark_of(value)
         if (before := told.before(item.uri, mark)) is None:
             return item
         if before != mark and web:
@@ -337,7 +289,7 @@ class Rows(Source):
     def _at_url(self, url: str, metadata: dict[str, Any]) -> Item:
         if not good(url):
             raise SourceError("this is no url to fetch, or one with a user in it, or not quoted as urls are")
-        fingerprint = _hash(json.dumps([url, metadata], sort_keys=True)).hex()
+        fingerprint = mark_of(json.dumps([url, metadata], sort_keys=True)).hex()
         return Item(Address(url, {}).uri, fingerprint, Fetched(url, self._private), metadata=metadata)
 
     def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item | Unreadable:
@@ -376,26 +328,9 @@ class Rows(Source):
         return told
 
 
-def shown(name: str) -> str:
-    """A column's name; in a table without a header it may be a url, with what is secret in it."""
-    bare = re.sub(r"//[^/@]*@", "//", name).partition("?")[0]
-    return repr(bare[:40] + "..." if len(bare) > 40 else bare)
-
-
 def said(error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, PenstockError) else f"{type(error).__name__}: {text}"
-
-
-def among(names: Sequence[str], fields: Fields, *kinds: str) -> list[str]:
-    """The fields with such a name, in the names' order."""
-    found = [name for name, kind in fields.items() if kind in kinds and name.lower() in names]
-    return sorted(found, key=lambda name: names.index(name.lower()))
-
-
-def key_of(fields: Fields) -> str | None:
-    """The column with the rows' names, as its own name tells."""
-    return next(iter(among(KEYS, fields, TEXT, PLAIN)), None)
 
 
 def quoted(key: str) -> str:
@@ -403,44 +338,3 @@ def quoted(key: str) -> str:
     folders = key.split("/")
     name = quote(key, safe="" if {"", ".", ".."} & {*folders} else "/", errors="replace")
     return _PARQUET.sub("%2E", name)
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
-
-
-class Told:
-    """What a listing has told, in a temporary file: its memory stays as it is, however long the listing."""
-
-    def __init__(self) -> None:
-        self.complete = True
-        """False if whole files are missing."""
-        # An unnamed database is a file that vanishes with the connection.
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._db.executescript(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;"
-            "CREATE TABLE names (uri BLOB PRIMARY KEY, mark BLOB NOT NULL) WITHOUT ROWID;"
-            "CREATE TABLE changes (uri BLOB PRIMARY KEY, change BLOB NOT NULL);"
-            "BEGIN"
-        )
-
-    def before(self, uri: str, mark: bytes = b"") -> bytes | None:
-        """The mark that the uri was told with before; None the first time."""
-        if self._db.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (_hash(uri), mark)).rowcount:
-            return None
-        found: bytes = self._db.execute("SELECT mark FROM names WHERE uri = ?", (_hash(uri),)).fetchone()[0]
-        return found
-
-    def keep(self, change: Upsert | Unreadable) -> None:
-        uri = change.item.uri if isinstance(change, Upsert) else change.uri
-        kept = pickle.dumps(change, pickle.HIGHEST_PROTOCOL)
-        self._db.execute("INSERT OR REPLACE INTO changes VALUES (?, ?)", (_hash(uri), kept))
-
-    def kept(self, uri: str) -> Upsert | Unreadable | None:
-        found = self._db.execute("SELECT change FROM changes WHERE uri = ?", (_hash(uri),)).fetchone()
-        # Written by this process, into a file that has no name.
-        change: Upsert | Unreadable | None = pickle.loads(found[0]) if found else None
-        return change
-
-    def close(self) -> None:
-        self._db.close()

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
 from penstock.errors import ParseError, SourceError
 from penstock.records import Item, Unreadable
 from penstock.sources.cells import PLAIN, TEXT, ParquetTable, Row
-from penstock.sources.rows import URLS, Columns, Fields, Rows, Table, among
+from penstock.sources.columns import URLS, Fields
+from penstock.sources.rows import Rows, Table
 
 LINE = 64 << 10
 """The longest line."""
@@ -35,6 +36,7 @@ class Urls(Rows):
     endings = ("txt", "csv", "tsv", "jsonl", "ndjson", "parquet")
     picks = "url"
     takes = (TEXT,)
+    leading = URLS
 
     def _table(self, stream: BinaryIO, file: Item) -> Table:
         begins = stream.read(4)
@@ -45,12 +47,6 @@ class Urls(Rows):
         if ending in ("csv", "tsv"):
             return Separated(stream, "\t" if ending == "tsv" else ",")
         return Objects(stream) if ending in ("jsonl", "ndjson") else Lines(stream)
-
-    def _choose(self, fields: Fields) -> Columns:
-        return super()._choose(fields) if fields else Columns("", TEXT)  # an empty list
-
-    def _candidates(self, fields: Fields) -> Iterator[Sequence[str]]:
-        yield among(URLS, fields, TEXT)
 
     def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item | Unreadable:
         raise SourceError("this is no url")
