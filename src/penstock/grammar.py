@@ -145,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     serve = command("serve", "answer searches over HTTP, and show a page to search with")
     serve.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
-    serve.add_argument("--model", metavar="M", help="the folder of its model, where it is not where it was")
+    serve.add_argument("--model", metavar="M", help="its model (int8:FOLDER if it was made so), where that has moved")
     serve.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
     serve.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
     serve.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")

@@ -210,7 +210,7 @@ def test_an_exported_onnx_file_is_run_where_there_is_no_graph_of_ours(
     onnx.save_model(model, str(folder / "onnx" / "model.onnx"))
     short = [text[:SMALL] for text in texts[:12]]
     with pytest.raises(ModelError, match="without int8:"):
-        OnnxEmbedder(folder, exact=False).open()
+        OnnxEmbedder(folder, exact=False).describe()
     with OnnxEmbedder(folder) as embedder:
         embedder.open()
         found = matrix(embedder.embed(chunks(short)))

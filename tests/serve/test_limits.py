@@ -243,16 +243,30 @@ def test_who_is_slow_to_ask_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
                 made.recv(1)  # the body has come whole: nothing more is waited for
 
 
-def test_an_answer_that_nobody_fetches_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ends", [b"Connection: close\r\n", b""], ids=["closed", "kept"])
+def test_an_answer_that_nobody_fetches_is_dropped(monkeypatch: pytest.MonkeyPatch, ends: bytes) -> None:
+    """It is not taken for fetched: its connection makes no room. Who is slow to fetch it gets all of it."""
     monkeypatch.setattr(connections, "PATIENCE", 0.2)
+    monkeypatch.setattr(connections, "MOST", 1)
+    monkeypatch.setattr(connections, "SPARED", 0.0)
     fill(URL, [chunk(n, "first " + "long " * 20_000) for n in range(90, 190)])
-    with (
-        served(URL, with_settings(seconds=0.5)) as client,
-        line(client, b"GET /v1/search?q=first&k=100 HTTP/1.1") as made,
-    ):
-        made.sendall(b"\r\nHost: x\r\nConnection: close\r\n\r\n")
-        time.sleep(1.3)
-        assert len(rest(made)) < 100 * 100_000
+    asked = b"GET /v1/search?q=first&k=100 HTTP/1.1\r\nHost: x\r\n" + ends
+    with served(URL, with_settings(seconds=5)) as client:
+        with line(client, asked) as made:
+            made.sendall(b"\r\n")
+            time.sleep(0.1)
+            with line(client) as late:
+                assert b" 429 " in rest(late)
+            time.sleep(1.3)
+            assert len(rest(made)) < 100 * 100_000
+        time.sleep(0.1)
+        with line(client, asked, b"") as made:
+            fetched = 0
+            while fetched < 100 * 100_000:
+                piece = made.recv(1 << 20)
+                assert piece
+                fetched += len(piece)
+                time.sleep(0.02)
 
 
 def test_so_many_connections_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

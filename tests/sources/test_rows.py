@@ -219,7 +219,8 @@ def test_a_bucket(s3: Any, storage: dict[str, Any]) -> None:
 def test_a_table_in_a_bucket_is_read_by_one_worker(
     s3: Any, storage: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim: bool
 ) -> None:
-    """Its images are read one after the other. Whatever the keys are like, and the folders, no row is forgotten."""
+    """Its images are read one after the other. Whatever the keys are like, and the folders, no row is forgotten, nor
+    one that cannot be told by a key."""
     bucket = f"rows-shared-{claim:d}"
     s3.makedirs(bucket, exist_ok=True)
     keys = ["a", "x.tar/b", "y=1/c.parquet", "d.parq", "e.PARQUET/f", "g/h.tar"]
@@ -230,10 +231,10 @@ def test_a_table_in_a_bucket_is_read_by_one_worker(
         "spark.parquet/of=a/part-0.c000.parquet",
         "3.tar/x.parq",
     )
-    images = [picture(n) for n in range(len(keys))]
+    images = [picture(n) for n in range(len(keys) + 2)]
     for name in names:
         with s3.open(f"{bucket}/{name}", "wb") as file:
-            pq.write_table(pa.table({"key": keys, "image": images}), file)
+            pq.write_table(pa.table({"key": [*keys, None, "a"], "image": images}), file)
     opened: list[str] = []
     monkeypatch.setattr(
         Rows, "_table", lambda self, stream, file: opened.append(file.uri) or cells.ParquetTable(stream)
@@ -242,11 +243,12 @@ def test_a_table_in_a_bucket_is_read_by_one_worker(
     monkeypatch.setattr(Rows, "open", lambda self: setattr(self, "_elsewhere", False))  # it looks at the first file
     for number in (1, 2, 3):
         which = {"claim": True, "pieces": 3} if claim else {"partition": (number, 3)}
-        assert embed(source, PixelEmbedder(), tmp_path / "out", **which).ok
+        assert embed(source, PixelEmbedder(), tmp_path / "out", **which).status == "done"
     assert sorted(opened) == sorted(f"s3://{bucket}/{name}" for name in names)
     checked = verify(tmp_path / "out", source=source)
     assert checked.ok
-    assert sum(checked.counts.values()) == len(keys) * len(names)
+    assert checked.counts["failed"] == 2 * len(names)
+    assert sum(checked.counts.values()) == len(images) * len(names)
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

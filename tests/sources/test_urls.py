@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import socket
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ from penstock import Pipeline, fetching, open_index
 from penstock.errors import LimitExceeded, ParseError, SourceError, UsageError
 from penstock.fetching import Fetched, Fetcher, Manners, near
 from penstock.parts import embed, verify
+from penstock.parts.listing import Listing, share
 from penstock.records import Item, Mark, Unreadable, Upsert
 from penstock.sinks.memory import forget
 from penstock.sources import from_url
@@ -393,6 +396,22 @@ def test_a_list_into_parts(site: Site, tmp_path: Path) -> None:
     assert verify(tmp_path / "parts").counts["failed"] == 2
     item = next(iter(told(Urls(source))[0].values()))
     assert pickle.loads(pickle.dumps(item)) == item
+
+
+@pytest.mark.parametrize("claim", [False, True])
+def test_a_list_in_an_archive_is_shared_out(tmp_path: Path, claim: bool) -> None:
+    """A bucket's tar is one worker's whole, but not what lists in it lead to."""
+    lines = "\n".join(f"https://example.org/{number}.jpg" for number in range(12)).encode()
+    with fsspec.open("memory://lists/all.tar", "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+        member = tarfile.TarInfo("list.txt")
+        member.size = len(lines)
+        tar.addfile(member, io.BytesIO(lines))
+    source = Urls("urls+memory://lists/")
+    listing = Listing(source, 4)
+    changes = [change for n in range(1, 5) for change in (listing.of(n) if claim else share(source, n, 4))]
+    listing.close()
+    assert sorted(c.item.uri for c in changes if isinstance(c, Upsert)) == sorted(lines.decode().split("\n"))
+    assert sum(isinstance(change, Mark) for change in changes) == 4
 
 
 def test_a_url_is_named_as_it_is(tmp_path: Path) -> None:

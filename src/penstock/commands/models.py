@@ -6,6 +6,7 @@ import argparse
 
 from penstock.commands.answering import OK, emit
 from penstock.display import clean, size
+from penstock.embedders import INT8, TORCH
 from penstock.models import list_models, resolve
 from penstock.results import say, table
 
@@ -27,7 +28,7 @@ def models(args: argparse.Namespace) -> int:
 
 
 def fetch(args: argparse.Namespace) -> int:
-    folder = str(resolve(args.name))
+    folder = str(resolve(args.name.removeprefix(INT8).removeprefix(TORCH) or None))
     if args.json:
         emit({"folder": folder})
     else:

@@ -24,7 +24,7 @@ def from_name(model: str | None) -> Embedder:
     if not model:
         return OnnxEmbedder(exact=exact)
     if model.startswith(TORCH):
-        if not exact:
+        if not exact or model.startswith(TORCH + INT8):
             raise UsageError(f"{TORCH} and {INT8} do not go together")
         return _by_torch(model.removeprefix(TORCH))
     from penstock.models import sees

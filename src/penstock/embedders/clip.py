@@ -186,8 +186,6 @@ class _Towers:
     at_once = AT_ONCE
 
     def __init__(self, checkpoint: ClipCheckpoint, exact: bool) -> None:
-        if not exact:
-            int8.check(session)
         self._checkpoint, self._exact = checkpoint, exact
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -212,10 +210,10 @@ class _Towers:
     def _session(self, tower: str) -> Any:
         with self._lock:
             if tower not in self._sessions:
-                checkpoint = self._checkpoint
-                name = f"{fingerprint(checkpoint, self._exact)}-{tower}-{clip_graph.VERSION}"
+                checkpoint, exact = self._checkpoint, self._exact
+                name = f"{fingerprint(checkpoint, exact)}-{tower}-{clip_graph.VERSION}{int8.suffix(exact)}"
                 build = clip_graph.vision if tower == "vision" else clip_graph.text
-                path = graphs.cached(name, lambda: build(checkpoint, exact=self._exact), models.cache_folder())
+                path = graphs.cached(name, lambda: build(checkpoint, exact=exact), models.cache_folder())
                 self._sessions[tower] = session(path)
             return self._sessions[tower]
 

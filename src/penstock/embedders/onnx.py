@@ -78,8 +78,6 @@ class OnnxEmbedder(Embedder):
             lowercase=checkpoint.lowercase,
             prompt=checkpoint.passage_prompt,
         )
-        if not checkpoint.fused and not self.exact:
-            raise ModelError(f"{checkpoint.name} has weights in ONNX only, which are run as they are: without int8:")
         self.session = _Fused(checkpoint, self.exact) if checkpoint.fused else _Exported(checkpoint)
 
     def close(self) -> None:
@@ -124,7 +122,10 @@ class OnnxEmbedder(Embedder):
     def _load(self) -> Checkpoint:
         if self.checkpoint is None:
             folder, named = located(self.model)
-            self.checkpoint = checkpoints.load(folder, named)
+            found = checkpoints.load(folder, named)
+            if not found.fused and not self.exact:
+                raise ModelError(f"{found.name} has weights in ONNX only, which are run as they are: without int8:")
+            self.checkpoint = found
         return self.checkpoint
 
     def _opened(self) -> tuple[HFTokenizer, Checkpoint]:
@@ -225,9 +226,7 @@ class _Fused:
     def __init__(self, checkpoint: Checkpoint, exact: bool) -> None:
         from penstock.embedders import graph
 
-        if not exact:
-            int8.check(session)
-        name = f"{fingerprint(checkpoint, exact)}-{graph.VERSION}"
+        name = f"{fingerprint(checkpoint, exact)}-{graph.VERSION}{int8.suffix(exact)}"
         build = partial(graph.build, checkpoint, exact=exact)
         self._session = session(graph.cached(name, build, models.cache_folder()))
         self._pad = checkpoint.pad

@@ -21,10 +21,11 @@ MOST = 9_999
 _RECORD = re.compile(r"\d{4}-\d{6}\.json")
 _PARQUET = r"[^/]*\.parq(?:uet)?"
 _SHARD = re.compile(
-    rf"(?!file:)[a-z0-9+.-]+://(?:[^/]*/)*?(?:[^/]*\.tar|{_PARQUET}(?:(?:/[^/=]+=[^/]*)*/{_PARQUET})*)(?=/|$)",
+    rf"(?!file:)[a-z0-9+.-]+://(?:[^/]*/)*?(?:[^/]*\.tar|{_PARQUET}(?:(?:/[^/=]+=[^/]*)*/{_PARQUET})*)(?=[/#]|$)",
     re.IGNORECASE,
 )
-"""Of Parquet files in folders that are named like one, as Spark has them, it is the file."""
+"""Of Parquet files in folders that are named like one, as Spark has them, it is the file. A row that cannot be told by
+its key is told as `file#number`."""
 _PART = re.compile(r"part-(\d{4})-(\d{6})-(\d{6})\.parquet")
 
 

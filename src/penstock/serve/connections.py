@@ -20,9 +20,11 @@ LEFT = 16 << 20
 PATIENCE = 10.0
 """Seconds for a head to come in, from its first byte, and for an answer to be fetched."""
 
+PACE = 64 << 10
+"""Bytes of an answer that are fetched in that time, at least."""
 KEPT = 75
-"""Seconds an idle connection stays open: longer than clients and load balancers keep theirs (60 at most), or a request
-would be sent into a door that is just closing."""
+"""Seconds an idle connection stays open: longer than most clients and load balancers keep theirs (60, as a rule), or a
+request would be sent into a door that is just closing."""
 SPARED = 5.0
 """Seconds idle after which a connection makes room for another when there are too many."""
 
@@ -32,14 +34,14 @@ _Protocol: Any = AutoHTTPProtocol
 class Connection(_Protocol):  # type: ignore[misc]  # which of two it is, uvicorn finds out
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        self._unheard, self._since, self._closing = 0, self.loop.time(), False
+        self._unheard, self._since, self._unfetched = 0, self.loop.time(), 0
         self._clock = self.loop.call_later(PATIENCE, self._look)
         if len(self.connections) > MOST:
             self._make_room()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._since = self.loop.time()
+        self._since, self._unfetched = self.loop.time(), 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clock.cancel()
@@ -70,8 +72,10 @@ class Connection(_Protocol):  # type: ignore[misc]  # which of two it is, uvicor
 
     @property
     def _waiting(self) -> bool:
-        """Whether it has been answered and has said nothing since."""
-        return self.cycle is not None and self._idle and not self._unheard and not self.transport.is_closing()
+        """Whether it has been answered, to the last byte, and has said nothing since."""
+        if self.cycle is None or self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return False
+        return self._idle and not self._unheard
 
     def _make_room(self) -> None:
         waiting = [one for one in self.connections if one._waiting]
@@ -94,9 +98,13 @@ class Connection(_Protocol):  # type: ignore[misc]  # which of two it is, uvicor
 
     def _look(self) -> None:
         self._clock = self.loop.call_later(PATIENCE, self._look)
-        if self.transport.is_closing():
-            if self._closing:  # since the last look, and what was sent has not been fetched
-                self.transport.abort()
-            self._closing = True
-        elif self._idle and (self._unheard or self.cycle is None) and self.loop.time() - self._since >= PATIENCE:
+        closing = self.transport.is_closing()
+        # While an answer is being made, how much of it waits says nothing.
+        left = self.transport.get_write_buffer_size() if closing or self._idle else 0
+        before, self._unfetched = self._unfetched, left
+        if left and before and before - left < PACE:
+            self.transport.abort()
+        elif closing or not self._idle or self.loop.time() - self._since < PATIENCE:
+            return
+        elif self._unheard or self.cycle is None:
             self._refuse(Problem(408, "timeout", "it took too long to say what is wanted"))

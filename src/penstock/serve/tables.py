@@ -6,12 +6,13 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from penstock.errors import SourceError
 from penstock.sources.cells import BYTES, ParquetTable, opened
-from penstock.sources.columns import key_of
+from penstock.sources.columns import IMAGES, among, key_of
 from penstock.sources.rows import Rows, quoted
 
 if TYPE_CHECKING:
@@ -51,11 +52,12 @@ class Tables:
         good. SourceError if none is. `stamp` says which version of which file it is."""
         with opened(file) as stream:
             table = ParquetTable(stream)
-            columns = [column for column, kind in table.fields.items() if kind == BYTES]
+            columns = [*among(IMAGES, table.fields, BYTES), *(c for c, kind in table.fields.items() if kind == BYTES)]
             for row in self._rows(stamp, table, name):
-                for column in columns:
-                    if (image := table.image(column, row, GROUP)) is not None and good(image):
-                        return image
+                for column in dict.fromkeys(columns):
+                    with suppress(Exception):  # pyarrow raises what it likes; another column may be read
+                        if (image := table.image(column, row, GROUP)) is not None and good(image):
+                            return image
             raise SourceError("there is no such row, or no such image in it")
 
     def _rows(self, stamp: str, table: ParquetTable, name: str) -> Iterator[int]:

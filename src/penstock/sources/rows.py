@@ -197,10 +197,11 @@ class Rows(Source):
         if self._elsewhere is None:
             self.open()
         self._passed_over.clear()
-        for change in self._listed(self.enters):
+        # Images elsewhere are shared out by their own names, wherever the list of them lies.
+        enters = None if self._elsewhere else self.enters
+        for change in self._listed(enters):
             if isinstance(change, Upsert):
-                # Images elsewhere are shared out by their own names.
-                if self._elsewhere or self.enters is None or self.enters(change.item.uri):
+                if enters is None or enters(change.item.uri):
                     yield from self._rows(change.item, told)
             elif isinstance(change, Unreadable):
                 told.complete = False
