@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from penstock import Pipeline, open_index
-from penstock.embedders import from_name, int8, onnx
+from penstock.embedders import from_name, int8
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.graph import Graph
-from penstock.embedders.onnx import OnnxEmbedder, session
+from penstock.embedders.onnx import OnnxEmbedder
+from penstock.embedders.runtime import session
 from penstock.errors import UsageError
 from penstock.records import Chunk, Dense
 from penstock.sinks.memory import forget
@@ -152,7 +153,7 @@ def test_signed_bytes_are_taken_where_their_sums_are_exact(exact: bool, monkeypa
         def run(self, _: object, given: Any) -> list[np.ndarray]:
             return [np.full((1, 16), 64 * 255 * 127 if exact else 32767, np.int32)]
 
-    monkeypatch.setattr(onnx, "session", lambda _: Adding())
+    monkeypatch.setattr(int8, "session", lambda _: Adding())
     assert int8.signed.__wrapped__() == exact
 
 

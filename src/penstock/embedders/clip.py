@@ -17,7 +17,8 @@ from penstock.cores import usable_cores
 from penstock.embedders import clip_checkpoint, clip_graph, int8
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
-from penstock.embedders.onnx import batches, fingerprint, located, session, space
+from penstock.embedders.onnx import batches, fingerprint, located, space
+from penstock.embedders.runtime import session
 from penstock.errors import EmbedError, ModelError, ParseError, UsageError
 from penstock.records import Chunk, Dense, Space
 

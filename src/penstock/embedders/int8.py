@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from penstock.embedders.runtime import session
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -60,8 +62,6 @@ def signed() -> bool:
     (x86 without VNNI) do so in 16 bits, and are given unsigned ones. The sums are the same."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
-
-    from penstock.embedders.onnx import session
 
     values, matrix = np.full((1, 64), 2 * MIDDLE - 1, np.uint8), np.full((64, 16), TOP, np.int8)
     graph = helper.make_graph(

@@ -17,6 +17,7 @@ from penstock.cores import usable_cores
 from penstock.embedders import INT8, int8
 from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders.checkpoint import Checkpoint
+from penstock.embedders.runtime import session
 from penstock.errors import EmbedError, ModelError
 from penstock.records import Chunk, Dense, Space
 
@@ -190,24 +191,6 @@ def fingerprint(checkpoint: Named, exact: bool) -> str:
         return checkpoints.fingerprint(traits, [models.digest(path) for path in checkpoint.files])
     except OSError as error:
         raise ModelError(f"{checkpoint.folder} cannot be read: {error}") from error
-
-
-def session(model: Path | bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    given = str(model) if isinstance(model, Path) else model
-    slower = ["SkipLayerNormFusion"]  # made one with the sum before it, a norm takes several times as long as both
-    try:
-        return onnxruntime.InferenceSession(
-            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=slower
-        )
-    # The runtime raises types of its own, which share no base but Exception.
-    except Exception as error:
-        raise ModelError(f"{model if isinstance(model, Path) else 'a graph'} cannot be loaded: {error}") from error
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
