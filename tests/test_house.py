@@ -21,7 +21,7 @@ ALLOWED = {
     "ledger.py": {"errors", "locks"},
     "engine": {"engine", "records", "errors", "contracts", "ledger"},
     "fetching.py": {"errors"},
-    "sources": {"sources", "records", "errors", "contracts", "registry", "fetching"},
+    "sources": {"sources", "records", "errors", "contracts", "registry", "fetching", "images"},
     "parsers": {"parsers", "records", "errors", "contracts", "registry", "images"},
     "chunkers": {"chunkers", "records", "errors", "contracts"},
     "images.py": {"errors"},

@@ -7,17 +7,20 @@ import json
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from penstock import Pipeline, open_index
 from penstock.embedders import from_name
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.onnx import OnnxEmbedder
+from penstock.records import VECTOR, Dense, Point
 from penstock.results import hit_body
 from penstock.sinks.memory import MemorySink, forget
 
@@ -68,13 +71,71 @@ def test_words_find_images(folder: Path, url: str) -> None:
     assert pipeline.run().embedded == 0
     found = pipeline.verify(sample=1.0)
     assert found.ok
-    assert found.sampled == 0
-    first = next(iter(sorted(folder.iterdir())))
+    assert (found.sampled, found.unseen) == (96, 0)
+    first, second, third, *_ = sorted(folder.iterdir())
+    tampered(url, second.as_uri())
+    content = third.read_bytes()
+    third.write_bytes(content + b"more")
+    found = pipeline.verify(sample=1.0)
+    assert (found.sampled, found.unseen, found.altered) == (95, 1, 1)
+    third.write_bytes(content)
+    assert pipeline.verify(repair=True, sample=1.0).repaired is not None
+    assert pipeline.verify(sample=1.0).ok
     first.rename(first.with_name("renamed.jpg"))
     again = pipeline.run()
     assert again.counts["moved"] == 1
     assert again.embedded == 0
     assert len({id for page in MemorySink(url).ids() for id in page}) == 96
+
+
+def tampered(url: str, uri: str) -> None:
+    """Turn the vector of a document round."""
+    with MemorySink(url) as sink:
+        manifest = sink.manifest()
+        assert manifest is not None
+        sink.open(manifest)
+        for point in [point for ids in sink.ids() for point in sink.fetch(ids) if point.chunk.uri == uri]:
+            sink.write([replace(point, vectors={VECTOR: Dense(-np.asarray(point.vectors[VECTOR].values))})])
+        sink.flush()
+
+
+def test_captions_are_kept_true(folder: Path, url: str) -> None:
+    """One that comes, changes, is mended or goes; a text whose image goes is a document, until another one comes."""
+    pipeline = Pipeline(folder, into=url, model=MODEL, state=folder.parent / "ledger.db")
+    first, second, *others = sorted(folder.iterdir())
+    for other in others:
+        other.unlink()
+    caption, fields = first.with_suffix(".txt"), second.with_suffix(".json")
+
+    def told() -> dict[str, str]:
+        return {Path(p.chunk.uri).name: p.chunk.text for ids in MemorySink(url).ids() for p in fetched(url, ids)}
+
+    assert pipeline.run().ok
+    assert told() == {first.name: "", second.name: ""}
+    caption.write_text("first")
+    fields.write_text("{no JSON")
+    assert not pipeline.run().ok
+    caption.write_text("another")
+    fields.write_text('{"caption": "second"}')
+    assert pipeline.run().ok
+    assert told() == {first.name: "another", second.name: "second"}
+    fields.unlink()
+    held = first.read_bytes()
+    first.unlink()
+    assert pipeline.run(allow_mass_delete=True).ok
+    assert told() == {caption.name: "another", second.name: ""}
+    first.write_bytes(held)
+    assert pipeline.run(allow_mass_delete=True).ok
+    assert told() == {first.name: "another", second.name: ""}
+    assert pipeline.verify().ok
+
+
+def fetched(url: str, ids: Sequence[str]) -> Sequence[Point]:
+    with MemorySink(url) as sink:
+        manifest = sink.manifest()
+        assert manifest is not None
+        sink.open(manifest)
+        return sink.fetch(ids)
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
@@ -130,6 +191,8 @@ def test_what_is_no_image_is_listed(tmp_path: Path, url: str) -> None:
     (folder / "good.json").write_text(json.dumps({"caption": "a red field", "author": "x"}))
     (folder / "page.jpg").write_text("<html><body>not found</body></html>")
     (folder / "zero.jpg").write_bytes(b"")
+    (folder / "noise.jpg").write_bytes(Random(1).randbytes(3000))
+    (folder / "noise.bin").write_bytes(Random(1).randbytes(3000))  # is no image, and is not said to be one
     (folder / "cut.png").write_bytes(good.getvalue()[:60])
     (folder / "huge.png").write_bytes(bomb())
     pipeline = Pipeline(folder, into=url, model=MODEL, state=tmp_path / "ledger.db")
@@ -138,7 +201,9 @@ def test_what_is_no_image_is_listed(tmp_path: Path, url: str) -> None:
     with pipeline.ledger as ledger:
         ledger.open(exclusive=False)
         causes = {f.uri.rpartition("/")[2]: f.cause for f in ledger.failures()}
-    assert causes.keys() == {"page.jpg", "zero.jpg", "cut.png", "huge.png"}
+    assert causes.keys() == {"page.jpg", "zero.jpg", "noise.jpg", "noise.bin", "cut.png", "huge.png"}
+    assert (report.counts["failed"], report.counts["skipped"]) == (5, 1)
+    assert causes["noise.jpg"] == "it is named like an image, and is of an unknown type"
     assert "named like an image" in causes["page.jpg"]
     assert "named like an image" in causes["zero.jpg"]
     assert "pixels" in causes["huge.png"]

@@ -135,6 +135,7 @@ def make_parser() -> argparse.ArgumentParser:
     load.add_argument("parts", metavar="PARTS", help="the folder or url that `embed` wrote to")
     load.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
     load.add_argument("--incomplete", action="store_true", help="though some pieces are not finished")
+    load.add_argument("--replace-model", action="store_true", help="though the index is of another model")
     _output(load)
 
     taking = command("import", "make parts of vectors that clip-retrieval or pickling scripts have written")

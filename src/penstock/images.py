@@ -21,6 +21,9 @@ from penstock.errors import LimitExceeded, MissingExtra, ParseError, Unsupported
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
+CAPTIONS = (".json", ".txt")
+"""Of files beside an image that say what it shows."""
 PIXELS = 100_000_000
 """The most pixels an image may have: 300 MB once it is decoded, twice that if it is transparent."""
 LARGE = 16_000_000

@@ -178,7 +178,7 @@ def verification_rows(found: Verification) -> Rows:
         ("missing", found.missing, "that the ledger has and the index has not"),
         ("orphans", found.orphans, "in the index that belong to no document"),
         ("doubled", found.doubled, "that the index holds more than once"),
-        ("altered", found.altered, "whose vectors are not what the model makes of their texts"),
+        ("altered", found.altered, "whose vectors are not what the model makes of them"),
         ("behind", found.behind, "of the stores were away: the next run brings them up to date"),
         ("outdated", found.outdated, "documents that are new, changed or half done"),
         ("gone", found.gone, "documents that the source no longer has"),
@@ -187,6 +187,8 @@ def verification_rows(found: Verification) -> Rows:
     rows = [("documents", f"{found.documents:,}"), ("points", f"{found.points:,} in the index")]
     if found.sampled:
         rows.append(("sampled", f"{found.sampled:,} vectors made again and compared"))
+    if found.unseen:
+        rows.append(("unseen", f"{found.unseen:,} of the sample, whose images the source does not show as they were"))
     return rows + [(name, f"{number:,} {what}") for name, number, what in differences if number]
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from penstock.bits import Bits
 from penstock.contracts import Sink
+from penstock.engine.identity import shows
 from penstock.engine.progress import Progress, Report
-from penstock.errors import UsageError
+from penstock.errors import PenstockError, UsageError
 from penstock.ledger import FAILED, OPEN
-from penstock.records import VECTOR, Item, Mark, Point, Sparse, Unreadable, Upsert, Vector
+from penstock.records import VECTOR, Block, Chunk, Item, Mark, Point, Sparse, Unreadable, Upsert, Vector
 
 if TYPE_CHECKING:
     from penstock.pipeline import Pipeline
@@ -24,6 +25,8 @@ NEAR = 0.999
 """The least cosine of a vector that was kept with one made again: other machines and batches round otherwise."""
 EMBEDDED = 32
 """Points that are embedded again in one call."""
+SEEN = 8
+"""Images, which may be large."""
 ALTERED = 10_000
 """Altered points that one repair mends, at most; the next goes on."""
 
@@ -51,11 +54,13 @@ class Verification:
     sampled: int
     """Points whose vectors were made again and compared."""
     altered: int
-    """... and are not what the model makes of the text beside them."""
+    """... and are not what the model makes of their texts and images."""
     behind: int
     """Of several sinks, those that were away and have not caught up: `points` and the rest are about the others."""
     complete: bool
     """The source could be listed whole."""
+    unseen: int = 0
+    """Points of the sample whose images the source does not show any more as they were: no index keeps images."""
     repaired: Report | None = None
 
     @property
@@ -111,10 +116,10 @@ def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
     ledger = pipeline.ledger
     outdated, present, complete = _against_source(pipeline)
     counts = ledger.counts()
-    sampled = count = 0
+    sampled = unseen = count = 0
     altered: list[Point] = []
-    for points, wrong in _sampled(session, sample) if sample and session.there else ():
-        sampled, count = sampled + points, count + len(wrong)
+    for points, hidden, wrong in _sampled(session, sample) if sample and session.there else ():
+        sampled, unseen, count = sampled + points, unseen + hidden, count + len(wrong)
         altered += wrong[: ALTERED - len(altered)]
     points = missing = orphans = doubled = 0
     for sink in session.sinks:
@@ -136,12 +141,14 @@ def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
         altered=count,
         behind=len(session.fan_out.behind) if session.fan_out else 0,
         complete=complete or pipeline.source.feed,
+        unseen=unseen,
     )
     return found, altered
 
 
-def _sampled(session: Session, share: float) -> Iterator[tuple[int, list[Point]]]:
-    """How many points were compared, and those that are not what the model makes of their texts; a page at a time.
+def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Point]]]:
+    """How many points were compared, how many were not as their images are not there, and those that are not what the
+    model makes of them; some at a time.
 
     Ids are hashes, so that their beginnings draw the sample: the same one every time.
     """
@@ -150,10 +157,32 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, list[Point]]
     for ids in session.ids(sink):
         drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
         for start in range(0, len(drawn), EMBEDDED):
-            points = [p for p in sink.fetch(drawn[start : start + EMBEDDED]) if p.chunk.image != b""]  # it is not kept
-            made = embedder.embed([point.chunk for point in points]) if points else ()
-            wrong = [p for p, vector in zip(points, made, strict=True) if not _near(p.vectors[VECTOR], vector)]
-            yield len(points), wrong
+            points = sink.fetch(drawn[start : start + EMBEDDED])
+            shown = [point for point in points if point.chunk.image == b""]
+            alike = [[point for point in points if point.chunk.image != b""]]
+            alike += [shown[start : start + SEEN] for start in range(0, len(shown), SEEN)]
+            for some in filter(None, alike):
+                told = [(point, chunk) for point in some if (chunk := _whole(session, point.chunk)) is not None]
+                made = embedder.embed([chunk for _, chunk in told]) if told else ()
+                pairs = zip(told, made, strict=True)
+                wrong = [point for (point, _), vector in pairs if not _near(point.vectors[VECTOR], vector)]
+                yield len(told), len(some) - len(told), wrong
+
+
+def _whole(session: Session, chunk: Chunk) -> Chunk | None:
+    """With its image, which the source has. None where it is another by now, or none."""
+    if chunk.image != b"":
+        return chunk
+    try:
+        item = session.pipeline.source.lookup(chunk.uri)
+        if item is not None:
+            with closing(session.parsers.parse(item).blocks) as blocks:
+                for block in blocks:
+                    if isinstance(block, Block) and block.image is not None and shows(chunk, block.image):
+                        return replace(chunk, image=block.image)
+    except PenstockError:
+        pass  # a run lists it as a failure
+    return None
 
 
 def _near(kept: Vector, made: Vector) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 import penstock as ps
 from penstock.contracts import Sink
-from penstock.errors import Rejected, SinkError, SourceError, UsageError
+from penstock.errors import OwnershipError, Rejected, SinkError, SourceError, SpaceMismatch, UsageError
 from penstock.parts import Loaded, load
 from penstock.parts.folder import Done, Folder, facts_of
 from penstock.parts.format import Digest, Listed, Row, decode
@@ -201,19 +201,29 @@ def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) 
     assert find(SINKS, "sqlite", "sink")(into).manifest() is None
 
 
-def test_an_index_of_a_pipeline_is_replaced_and_kept(out: Path, tmp_path: Path) -> None:
-    """Its place is the one before; a second load does not take it away, and says what would."""
+def test_an_index_of_a_pipeline_stays(out: Path, tmp_path: Path) -> None:
+    """Its owner would not find its points any more."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("a document")
     url = f"sqlite://{tmp_path}/mine.db"
     from penstock.testing.embedders import HashingEmbedder
 
-    ps.Pipeline(tmp_path / "docs", into=url, model=HashingEmbedder(), state=tmp_path / "ledger.db").run()
-    assert load(out, url, state=tmp_path / "state").ok
-    assert len(held(url)) == 40
-    with pytest.raises(UsageError, match="reindex --drop"):
+    pipeline = ps.Pipeline(tmp_path / "docs", into=url, model=HashingEmbedder(), state=tmp_path / "ledger.db")
+    pipeline.run()
+    with pytest.raises(OwnershipError, match="load into another place"):
         load(out, url, state=tmp_path / "state")
-    assert len(held(url)) == 40
+    assert len(held(url)) == 1
+    assert pipeline.run().ok
+    assert pipeline.verify().ok
+
+
+def test_an_index_of_another_model_stays_unless_that_is_meant(out: Path, tmp_path: Path, into: str) -> None:
+    other = tmp_path / "other"
+    embedded(tmp_path / "in", other, model=PixelEmbedder(model="dots"))
+    assert load(out, into, state=tmp_path / "state").ok
+    with pytest.raises(SpaceMismatch, match=r"of pixels .* those of dots .* --replace-model"):
+        load(other, into, state=tmp_path / "state")
+    assert load(other, into, state=tmp_path / "state", replace_model=True).ok
 
 
 def test_what_the_store_refuses_is_told(out: Path, tmp_path: Path) -> None:
@@ -309,7 +319,7 @@ def test_a_sink_without_places_beside_it(out: Path, tmp_path: Path) -> None:
     assert load(out, Alone("memory://alone"), state=tmp_path / "state").kept == 40
     with Alone("memory://alone") as sink:
         sink.replace_manifest(Manifest(sink.manifest().space, {"": "a ledger"}))  # type: ignore[union-attr]
-    with pytest.raises(UsageError, match="no places beside"):
+    with pytest.raises(OwnershipError, match="load into another place"):
         load(out, Alone("memory://alone"), state=tmp_path / "state")
 
 

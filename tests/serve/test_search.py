@@ -341,6 +341,12 @@ def test_points(client: Client) -> None:
     refused(client.get("/v1/points/%00"), 404)
 
 
+def test_openai_embeddings_have_the_dimensions_they_have(client: Client) -> None:
+    dim = len(client.post("/v1/embeddings", json={"input": "red"}).json()["data"][0]["embedding"])
+    assert client.post("/v1/embeddings", json={"input": "red", "dimensions": dim}).status_code == 200
+    refused(client.post("/v1/embeddings", json={"input": "red", "dimensions": dim + 1}), 400, "dimensions")
+
+
 def test_openai_embeddings(client: Client) -> None:
     """A text or several; floats or base64; the model's name as it was asked for."""
     one = client.post("/v1/embeddings", json={"input": "red", "model": "text-embedding-3-small"}).json()

@@ -57,7 +57,11 @@ def verify(args: argparse.Namespace) -> int:
 def load(args: argparse.Namespace) -> int:
     with counting(clean(f"{args.parts} → {args.into}"), quiet=args.quiet or args.json) as tell:
         made = parts.load(
-            args.parts, args.into, lambda done: tell(done.written + done.kept, done.total), incomplete=args.incomplete
+            args.parts,
+            args.into,
+            lambda done: tell(done.written + done.kept, done.total),
+            incomplete=args.incomplete,
+            replace_model=args.replace_model,
         )
     if args.json:
         emit(made.to_json())

@@ -33,22 +33,29 @@ def _bring(pipeline: Pipeline, args: argparse.Namespace) -> int:
 
 def retry(args: argparse.Namespace) -> int:
     pipeline = Pipeline.from_state(path_of(args))
-    return _go(pipeline, args, pipeline.retry)
+    return _go(pipeline, args, pipeline.retry, listed=False)
 
 
-def _go(pipeline: Pipeline, args: argparse.Namespace, work: Callable[[Callable[[Progress], None]], Report]) -> int:
+def _go(
+    pipeline: Pipeline,
+    args: argparse.Namespace,
+    work: Callable[[Callable[[Progress], None]], Report],
+    *,
+    listed: bool = True,
+) -> int:
+    """`listed`: the whole source is, and not only what failed."""
     with _shown(pipeline, args) as tell:
         report = work(tell)
     if args.json:
         emit({"event": "report", "ok": _status_of(report) == OK, **report.to_json()})
     elif not args.quiet:
-        _show_report(report, pipeline)
+        _show_report(report, pipeline, listed)
     return _status_of(report)
 
 
-def _show_report(report: Report, pipeline: Pipeline) -> None:
+def _show_report(report: Report, pipeline: Pipeline, listed: bool = True) -> None:
     say(report_text(report, again=option_of(pipeline.ledger.path)))
-    if report.status == "done" and not report.complete and not pipeline.source.feed:
+    if listed and report.status == "done" and not report.complete and not pipeline.source.feed:
         complain("the source could not be listed whole, so nothing was deleted on the strength of it")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from penstock.contracts import Parser
 from penstock.errors import LimitExceeded, MissingExtra, ParseError, PenstockError, SourceError, Transient, Unsupported
+from penstock.images import CAPTIONS, ENDINGS
 from penstock.parsers.detect import detect
 from penstock.records import Block, Gap, Item
 from penstock.registry import load
@@ -61,7 +62,6 @@ TABLE: dict[str, Row] = {
     "image/*": Row("penstock.parsers.images:parse", extra="images"),
 }
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
 _PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _COMPRESSED = ("application/gzip", "application/x-bzip2", "application/x-xz", "application/zstd")
 _SMALL = 256 << 10
@@ -109,8 +109,11 @@ class Parsers:
             stream = _opened(item)
             try:
                 media_type = _detected(stream, item)
-                if self._images and not media_type.startswith("image/"):
+                if self._images and not (media_type or "").startswith("image/"):
                     media_type = _among_images(media_type, item)
+                if media_type is None:
+                    suffix = PurePosixPath(_name(item)).suffix[:20]
+                    raise Unsupported(f"a binary file of unknown type{f' ({suffix})' if suffix else ''}")
                 if media_type in _COMPRESSED and media_type not in self._extra and _PACKED.search(item.uri):
                     raise Unsupported("a compressed tar is not read here: unpack it, or re-pack it as a plain .tar")
                 parser, target, name = self._choose(media_type)
@@ -165,15 +168,20 @@ class Parsers:
             return self._workers
 
 
-def _among_images(media_type: str, item: Item) -> str:
-    """Of a file that is no image, where images are looked for: its type, or none if it is the caption of one."""
-    stem, ending = os.path.splitext(item.path or re.split("[?#]", item.uri, maxsplit=1)[0])
-    if ending.lower() in IMAGES:
-        raise ParseError(f"it is named like an image, and is {media_type}")
+def _name(item: Item) -> str:
+    return item.path or re.split("[?#]", item.uri, maxsplit=1)[0]
+
+
+def _among_images(media_type: str | None, item: Item) -> str | None:
+    """Of a file that is no image, where images are looked for: its type, or an empty one's if it is the caption of
+    one."""
+    stem, ending = os.path.splitext(_name(item))
+    if ending.lower() in ENDINGS:
+        raise ParseError(f"it is named like an image, and is {media_type or 'of an unknown type'}")
     if (item.media_type or "").startswith("image/"):
-        raise ParseError(f"it is said to be an image, and is {media_type}")
-    if ending.lower() in (".txt", ".json") and any(
-        image in beside(item) or (item.path and os.path.isfile(stem + image)) for image in IMAGES
+        raise ParseError(f"it is said to be an image, and is {media_type or 'of an unknown type'}")
+    if ending.lower() in CAPTIONS and any(
+        image in beside(item) or (item.path and os.path.isfile(stem + image)) for image in ENDINGS
     ):
         return "application/x-empty"
     return media_type
@@ -268,7 +276,7 @@ def _copy(source: BinaryIO, target: object) -> None:
         target.write(piece)  # type: ignore[attr-defined]
 
 
-def _detected(stream: BinaryIO, item: Item) -> str:
+def _detected(stream: BinaryIO, item: Item) -> str | None:
     def peek(offset: int, size: int) -> bytes:
         if offset < 0:
             offset = max(0, stream.seek(0, 2) + offset)
@@ -279,12 +287,7 @@ def _detected(stream: BinaryIO, item: Item) -> str:
             size -= len(part)
         return b"".join(parts)
 
-    name = item.path or re.split("[?#]", item.uri, maxsplit=1)[0]
-    media_type = detect(peek, name, item.media_type)
-    if media_type is None:
-        suffix = PurePosixPath(name).suffix
-        raise Unsupported(f"a binary file of unknown type{f' ({suffix[:20]})' if suffix else ''}")
-    return media_type
+    return detect(peek, _name(item), item.media_type)
 
 
 def _charset(hint: str | None) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from penstock.contracts import Sink
 from penstock.copying import PAGE, PATIENCE, held_equal, write_all
 from penstock.engine.stage import Patience
-from penstock.errors import OwnershipError, SinkError, SourceError, UsageError
+from penstock.errors import OwnershipError, SinkError, SourceError, SpaceMismatch, UsageError
 from penstock.parts import store as stores
 from penstock.parts.folder import Folder
 from penstock.parts.format import Listed, Part, Row, records
@@ -69,12 +69,14 @@ def load(
     progress: Callable[[Loaded], None] | None = None,
     *,
     incomplete: bool = False,
+    replace_model: bool = False,
     state: str | os.PathLike[str] | None = None,
     storage: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Build a collection of all parts that count, and make it the current one of `into`.
 
-    The one that was current is kept until the next load. What the parts do not have, the new one does not have.
+    The one that was current is kept until the next load. What the parts do not have, the new one does not have. Where
+    the current one is a pipeline's, or of another model, this is refused: the latter but with `replace_model`.
 
     `incomplete`: also if pieces are not finished; of those, the parts that are there are taken.
     `state`: the file that says how far it is; by default one under `.penstock/`.
@@ -90,6 +92,7 @@ def load(
     mark.update(door.url.encode())
     owner = OWNER + mark.hexdigest()
     held = door.manifest()
+    _may_replace(door, held, folder, replace_model)
     number, place = _place(door, held, owner)
     file = Path(state) if state is not None else Path(".penstock") / f"load-{mark.hexdigest()[:16]}.json"
     with place:
@@ -161,6 +164,19 @@ def _place(door: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
             place.drop()
             return number, place
     raise AssertionError("numbers do not end")
+
+
+def _may_replace(door: Sink, held: Manifest | None, folder: Folder, replace_model: bool) -> None:
+    current = door.beside(held.current).manifest() if held is not None and held.current else held
+    if current is None or not current.owners:
+        return
+    if not _loaded(current):
+        raise OwnershipError(f"{door.url} is filled by `penstock ingest`: load into another place")
+    if current.space != folder.space and not replace_model:
+        raise SpaceMismatch(
+            f"{door.url} holds vectors of {current.space.model} ({current.space.fingerprint}), the parts those of "
+            f"{folder.space.model} ({folder.space.fingerprint}): load into another place, or with --replace-model"
+        )
 
 
 def _loaded(manifest: Manifest) -> bool:

@@ -29,6 +29,8 @@ class Compat:
         told = shapes.check(shapes.parsed(await request.body()), shapes.EMBEDDINGS)
         texts = [told["input"]] if isinstance(told["input"], str) else told["input"]
         with self._gate.enter(), self._engine.lease() as generation:
+            if told.get("dimensions") not in (None, generation.space.dim):
+                raise bad(f"dimensions: {generation.space.model} makes {generation.space.dim:,}, and no fewer")
             vectors = await self._searcher.embedded(generation.texts, texts, Took())
             tokens = await self._searcher.timed("files", "tokenize", lambda: _tokens(generation, texts))
             model = generation.space.model

@@ -81,6 +81,7 @@ EMBEDDINGS: Shape = {
         },
         "model": _said("Told back; the index's model is what embeds.", type="string", maxLength=1000),
         "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
+        "dimensions": _said("The index's, and no other.", type="integer", minimum=1),
     },
 }
 KNN: Shape = {

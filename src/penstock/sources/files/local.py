@@ -16,6 +16,7 @@ from typing import BinaryIO, ClassVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from penstock.errors import SourceError, UsageError
+from penstock.images import CAPTIONS, ENDINGS
 from penstock.records import Item, Unreadable, Upsert
 from penstock.sources.files.archives import Archive, is_archive
 from penstock.sources.files.globs import Selection
@@ -306,7 +307,24 @@ def _identity(folder: str) -> _Identity:
 
 
 def _item(uri: str, path: str, found: os.stat_result) -> Item:
-    return Item(uri, _fingerprint(found), LocalFile(path), found.st_size, None, path)
+    return Item(uri, _fingerprint(found) + _beside(path), LocalFile(path), found.st_size, None, path)
+
+
+def _beside(path: str) -> str:
+    """What neighbours add to a fingerprint: to that of an image its captions, to that of a text that it may be one."""
+    stem, ending = os.path.splitext(path)
+    if (ending := ending.lower()) in ENDINGS:
+        told = [f"{side}-{_fingerprint(found)}" for side in CAPTIONS if (found := _regular(stem + side)) is not None]
+        return "".join(told)
+    return "-beside" if ending in CAPTIONS and any(_regular(stem + image) for image in ENDINGS) else ""
+
+
+def _regular(path: str) -> os.stat_result | None:
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _fingerprint(found: os.stat_result) -> str:
