@@ -319,6 +319,8 @@ def report_text(report: Report, again: str = "") -> Text:
             f"{count(c['gaps'], 'part')} could not be read, embedded or written: `penstock failures{again}` says why\n",
             style="red",
         )
+    if c["skipped"] and report.status == "done" and not report.failing:
+        text.append(f"{count(c['skipped'], 'document')} skipped: `penstock failures{again}` says why\n", style="yellow")
     if report.failing and report.status == "done":
         text.append(
             f"{count(report.failing, 'document')} not in the index as in the source: `penstock failures{again}` says"

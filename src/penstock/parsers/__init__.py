@@ -150,14 +150,15 @@ class Parsers:
                 alone = getattr(own, "isolated", False) and module != "__main__" and "<" not in name
                 return own, f"{module}:{name}" if alone and self._isolate else None, name
         if media_type.startswith("image/") and not self._images:
-            raise Unsupported(f"no parser for {media_type}: the model embeds no images")
+            raise Unsupported(f"no parser for {media_type}: the model embeds no images; --model names a CLIP one")
         for pattern in patterns:
             if row := TABLE.get(pattern):
                 name = row.target.partition(":")[0].rpartition(".")[2]
                 if row.isolated and self._isolate:
                     return _never, row.target, name
                 return load(row.target, row.extra), None, name
-        raise Unsupported(f"no parser for {media_type}")
+        parquet = ": images in its rows are read by parquet://" if media_type.endswith(".parquet") else ""
+        raise Unsupported(f"no parser for {media_type}{parquet}")
 
     def _pool(self) -> Workers:
         from penstock.parsers.isolate import Workers  # subprocess and friends, for those who need them
