@@ -165,6 +165,14 @@ class Embedder(Component, ABC):
     def query(self, texts: Sequence[str]) -> Sequence[Vector]: ...
 
 
+@runtime_checkable
+class SeesImages(Protocol):
+    """An embedder that takes images as questions."""
+
+    def query_images(self, pictures: Sequence[bytes]) -> Sequence[Vector]:
+        """One vector each. Raises ParseError for what cannot be decoded."""
+
+
 class Place(Component, ABC):
     """Where an index is: what a Sink writes to and an Index searches.
 

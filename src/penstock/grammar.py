@@ -61,7 +61,8 @@ def make_parser() -> argparse.ArgumentParser:
     _output(toml)
 
     search = command("search", "find what an index holds on a question")
-    search.add_argument("query", metavar="QUERY", help="the question, in words")
+    search.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
+    search.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
     search.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
     search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
     search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")

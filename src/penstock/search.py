@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from penstock.contracts import Embedder, Index
+from penstock.contracts import Embedder, Index, SeesImages
 from penstock.errors import SinkError, SpaceMismatch, UsageError
 from penstock.places import current
-from penstock.records import Hit, Manifest, Point
+from penstock.records import Hit, Manifest, Point, Vector
 
 
 class OpenIndex:
@@ -29,12 +29,22 @@ class OpenIndex:
         """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`."""
         if not query.strip():
             raise UsageError("the query is empty")
+        return self._nearest(lambda: self.embedder.query([query]), k, where)
+
+    def search_image(self, image: bytes, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The k nearest to an image, which is any file that can be decoded."""
+        embedder = self.embedder
+        if not isinstance(embedder, SeesImages):
+            raise UsageError(f"the index is of {self.manifest.space.model}, which embeds no images")
+        return self._nearest(lambda: embedder.query_images([image]), k, where)
+
+    def _nearest(self, query: Callable[[], Sequence[Vector]], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
         if k < 1:
             raise UsageError(f"k={k}: at least one result must be asked for")
         if not self._loaded:
             self.embedder.open()
             self._loaded = True
-        return self.index.search(self.embedder.query([query])[0], k, where)
+        return self.index.search(query()[0], k, where)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         return self.index.fetch(ids)

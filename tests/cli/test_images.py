@@ -56,6 +56,22 @@ def test_parts_are_made_proved_and_loaded(images: Path, run: Run) -> None:
     assert "yellow-circle" in hits[0]["uri"]
 
 
+def test_an_image_is_a_question(images: Path, run: Run) -> None:
+    """It finds itself; words or an image, not both; and not where the model sees none."""
+    assert run("ingest", "images", "--into", "lance://./pictures", "--model", MODEL, "-q").status == 0
+    first = next(iter(sorted(images.iterdir())))
+    (hit,) = run("search", "--image", str(first), "--in", "lance://./pictures", "--json", "-k", "1").lines
+    assert hit["uri"] == first.as_uri()
+    assert hit["score"] > 0.999
+    for words in ([], ["a circle", "--image", str(first)], ["--image", "nowhere.jpg"]):
+        assert run("search", *words, "--in", "lance://./pictures").status == 2
+    (images / "a.md").write_text("Otters.")
+    assert run("ingest", str(images / "a.md"), "--into", "lance://./texts", "-q").status == 0
+    refused = run("search", "--image", str(first), "--in", "lance://./texts")
+    assert refused.status == 2
+    assert "embeds no images" in refused.err
+
+
 def test_workers_that_claim(images: Path, run: Run) -> None:
     assert run("embed", "images", "--model", MODEL, "--out", "parts", "--claim", "--pieces", "3", "-q").status == 0
     again = run("embed", "images", "--model", MODEL, "--out", "parts", "--claim", "--pieces", "3", "--json")

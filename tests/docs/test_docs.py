@@ -31,6 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "images" / "captions.jsonl").unlink()
     shutil.make_archive(str(tmp_path / "shards" / "000"), "tar", tmp_path / "images")
     pictures = sorted((tmp_path / "images").glob("*.*"))
+    shutil.copy(pictures[0], tmp_path / "one.png")
     (tmp_path / "photos").mkdir()
     rows = {"key": [path.name for path in pictures], "image": [path.read_bytes() for path in pictures]}
     pq.write_table(pa.table(rows), tmp_path / "photos" / "some.parquet")

@@ -15,16 +15,21 @@ from penstock.search import open_index
 
 
 def search(args: argparse.Namespace) -> int:
+    if (args.query is None) == (args.image is None):
+        raise UsageError("search takes words, or --image FILE")
     where = _filter(args.where)
     if args.document:
         where = {"$and": [where, {"uri": _uri(args.document)}]} if where else {"uri": _uri(args.document)}
     with open_index(args.index) as index:
-        hits = index.search(args.query, args.k, where)
+        if args.image is None:
+            hits = index.search(args.query, args.k, where)
+        else:
+            hits = index.search_image(_read(args.image), args.k, where)
     if args.json:
         for hit in hits:
             emit(hit_json(hit))
         return OK
-    words = words_of(args.query)
+    words = words_of(args.query or "")
     for number, hit in enumerate(hits, 1):
         say(hit_head(number, hit))
         say(*hit_body(hit, words, full=args.full), indent=3)
@@ -41,6 +46,13 @@ def _filter(text: str | None) -> dict[str, Any]:
     if not isinstance(where, dict):
         raise UsageError("--where takes a JSON object, such as '{\"page\": 3}'")
     return where
+
+
+def _read(image: str) -> bytes:
+    try:
+        return Path(image).expanduser().read_bytes()
+    except OSError as error:
+        raise UsageError(f"{image} cannot be read: {error.strerror}") from None
 
 
 def _uri(document: str) -> str:

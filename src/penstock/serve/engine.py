@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
-from penstock.contracts import Embedder, Index
+from penstock.contracts import Embedder, Index, SeesImages
 from penstock.errors import PenstockError, SinkError
 from penstock.places import current
-from penstock.records import Space, Vector
+from penstock.records import Space
 from penstock.registry import INDEXES, find, scheme
 from penstock.search import OpenIndex
 from penstock.serve.batcher import Batcher
@@ -29,13 +29,6 @@ PATIENCE = 5.0
 """Seconds that the end waits for what is still at work: threads in native code do not survive the interpreter well."""
 AGAIN = 5.0
 """Seconds before an index that failed is opened anew once more: that loads the model, too."""
-
-
-@runtime_checkable
-class SeesImages(Protocol):
-    """An embedder that takes images as queries."""
-
-    def query_images(self, pictures: Sequence[bytes]) -> Sequence[Vector]: ...
 
 
 class Generation:
