@@ -616,10 +616,13 @@ class Ledger:
         return dict(zip(("uri", "run"), rows[0], strict=True)) if rows else None
 
     def unfinished(self) -> Iterator[str]:
-        """Documents that failed, were skipped or are half-done, each once, in order of uri, a page at a time."""
+        """Documents that failed, even in part, were skipped or are half-done, each once, by uri, a page at a time."""
         after = ""
         while rows := self._read(
-            "SELECT uri FROM documents WHERE uri > ? AND state <> ? ORDER BY uri LIMIT 500", after, DONE
+            "SELECT uri FROM documents WHERE uri > ? AND (state <> ? OR uri IN (SELECT uri FROM failures))"
+            " ORDER BY uri LIMIT 500",
+            after,
+            DONE,
         ):
             for (after,) in rows:
                 yield after

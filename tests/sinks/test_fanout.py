@@ -917,8 +917,10 @@ def test_no_newer_version_between_reading_and_writing_a_page(world: World) -> No
             holds(store.real, [_point(1, 1)])
 
 
-def test_a_newer_version_that_cannot_be_read_yet(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Written while one catches up and not flushed: the version that can be read does not come after it."""
+@pytest.mark.parametrize("flushed", [False, True], ids=["not flushed", "flushed too early"])
+def test_a_newer_version_that_cannot_be_read_yet(world: World, monkeypatch: pytest.MonkeyPatch, flushed: bool) -> None:
+    """Written while one catches up: the version that can be read does not come after it. A flush that another thread
+    began when the write had begun, and ended before it was there, does not count."""
     monkeypatch.setattr(fanout_joining, "FIRST", 1)
     monkeypatch.setattr(fanout, "SLICE", 0.0)
     a, b = world.stores
@@ -930,7 +932,18 @@ def test_a_newer_version_that_cannot_be_read_yet(world: World, monkeypatch: pyte
         fan.flush()
         assert fan.behind
         new = [_point(n, 1) for n in range(5)]
-        fan.write(new)
+        write = a.write
+
+        def late(points: Sequence[Point]) -> None:
+            flusher = threading.Thread(target=fan._group.flush)
+            flusher.start()
+            flusher.join()
+            write(points)
+
+        with monkeypatch.context() as patch:
+            if flushed:
+                patch.setattr(a, "write", late)
+            fan.write(new)
         fan.catch_up()
         fan.flush()
         assert not fan.behind

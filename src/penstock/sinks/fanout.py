@@ -176,8 +176,10 @@ class FanOut(Sink):
     def write(self, points: Sequence[Point]) -> None:
         group = self._group
         with group.turns.shared():
-            group.unseen = True
-            done = group.everywhere(lambda sink: put(sink, points))
+            try:
+                done = group.everywhere(lambda sink: put(sink, points))
+            finally:
+                group.unseen = True  # afterwards: a flush meanwhile may have come too early for it
             # Without a ledger there is nowhere to note that one lacks what another has.
             common = set.intersection if group.ledger is not None else set.union
             nowhere = common(*(set(reasons) for reasons in done.values()))
@@ -195,8 +197,10 @@ class FanOut(Sink):
                     behind = [member for member in group.members if member.state == BEHIND]
                 for member in behind:
                     group.ledger.fell_behind(member.url, ids)
-            group.unseen = True
-            group.everywhere(lambda sink: sink.delete(ids))
+            try:
+                group.everywhere(lambda sink: sink.delete(ids))
+            finally:
+                group.unseen = True
             if len(group.unflushed) > UNFLUSHED:
                 group.flush()
 
