@@ -20,9 +20,9 @@ from typing import NamedTuple
 from corpus import Writer
 
 from penstock.chunkers.text import Chunking, TextChunker
+from penstock.core.records import Piece
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.parsers.markdown import outlined
-from penstock.records import Piece
 
 BLOCK = 32_768
 WAYS = [

@@ -92,7 +92,7 @@ def likeness(ids: Sequence[Sequence[int]], model: OnnxEmbedder, rounded: OnnxEmb
     """How near the vectors are, and how many of a text's ten nearest are the same."""
     import numpy as np
 
-    from penstock.records import Chunk
+    from penstock.core.records import Chunk
 
     chunks = [Chunk(f"{i:032}", "memory://", i, "", (0, 0), tokens=row) for i, row in enumerate(ids)]
     exact, near = (np.stack([vector.values for vector in by.embed(chunks)]) for by in (model, rounded))

@@ -120,8 +120,8 @@ def main() -> None:
 
 
 def measure(told: argparse.Namespace, width: int, height: int) -> None:
+    from penstock.core.records import Chunk
     from penstock.embedders.clip import AT_ONCE, ClipEmbedder
-    from penstock.records import Chunk
 
     images = drawn(told.images, width, height)
     embedder = ClipEmbedder(told.model, exact=not told.int8)

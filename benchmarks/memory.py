@@ -85,8 +85,8 @@ def children() -> Iterator[int]:
 def ingest(folder: Path, size: int, budget: int, crawl: float) -> dict[str, Any]:
     import numpy as np
 
+    from penstock.core.records import Chunk, Dense, Point
     from penstock.pipeline import Pipeline
-    from penstock.records import Chunk, Dense, Point
     from penstock.testing.embedders import NothingEmbedder
     from penstock.testing.sinks import NothingSink
 
@@ -288,7 +288,7 @@ def main() -> None:
         folder, size, budget, crawl = sys.argv[2:]
         print(json.dumps(ingest(Path(folder), int(size), int(budget), float(crawl))))
         return
-    from penstock.models import resolve
+    from penstock.embedders.models import resolve
     from penstock.pipeline import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -20,8 +20,8 @@ from corpus import make
 from embed_loop import bare_loop
 
 from penstock import OnnxEmbedder, Pipeline, TextChunker
+from penstock.core.records import Block, Upsert
 from penstock.parsers import Parsers
-from penstock.records import Block, Upsert
 from penstock.sources import from_url
 from penstock.testing.sinks import NothingSink
 

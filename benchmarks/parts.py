@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from penstock.contracts import Embedder
-from penstock.parts import embed, load, verify
-from penstock.parts.embedding import ROWS
-from penstock.parts.folder import Done, Folder, facts_of
-from penstock.parts.format import Digest, Draft, Listed, Row
-from penstock.parts.store import at
-from penstock.records import Chunk, Dense, Space
+from penstock.core.contracts import Embedder
+from penstock.core.records import Chunk, Dense, Space
+from penstock.shards import embed, load, verify
+from penstock.shards.embed import ROWS
+from penstock.shards.folder import Done, Folder, facts_of
+from penstock.shards.format import Digest, Draft, Listed, Row
+from penstock.shards.store import at
 
 DIM = 512
 

@@ -55,9 +55,9 @@ Contender = Callable[[Path, Path], Timed]
 
 
 def penstock(model: Path, chunk: str | None, threads: int, *, exact: bool = True) -> Contender:
+    from penstock.core.records import Point
     from penstock.embedders.onnx import OnnxEmbedder
     from penstock.pipeline import Pipeline
-    from penstock.records import Point
     from penstock.testing.sinks import NothingSink
 
     class Loaded(OnnxEmbedder):
@@ -401,7 +401,7 @@ def main() -> None:
         return print(json.dumps({"seconds": took, "chunks": len(texts), "peak": peak()}))
     from corpus import make
 
-    from penstock.models import resolve
+    from penstock.embedders.models import resolve
     from penstock.pipeline import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -25,8 +25,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from penstock.records import VECTOR, Chunk, Dense, Manifest, Point
-from penstock.search import OpenIndex, open_index
+from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Point
+from penstock.jobs.search import OpenIndex, open_index
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.embedders import NothingEmbedder
 
@@ -157,8 +157,8 @@ def opened(url: str, dim: int) -> OpenIndex:
 
 
 def run(url: str, dim: int, told: Any) -> None:
-    from penstock.serve.server import serve
-    from penstock.serve.settings import Settings
+    from penstock.server.server import serve
+    from penstock.server.settings import Settings
 
     settings = Settings(port=0, drain=0.0, seconds=30.0)
     serve(url, settings, opener=lambda url: opened(url, dim), started=lambda _, at: told.put(at))

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from penstock.records import VECTOR, Chunk, Dense, Manifest, Point, Space
+from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Point, Space
 from penstock.registry import INDEXES, SINKS, find
 from penstock.testing.postgres import running
 

@@ -21,8 +21,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from penstock import Pipeline, open_index
-from penstock.display import Rates, frame, report_text
-from penstock.results import hit_body, hit_head, words_of
+from penstock.cli.display import Rates, frame, report_text
+from penstock.cli.results import hit_body, hit_head, words_of
 
 ROOT = Path(__file__).parents[1]
 INDEX = "lance://./index"

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from penstock import Pipeline, open_index
+from penstock.cli.results import hit_body
+from penstock.core.records import VECTOR, Dense, Point
 from penstock.embedders import from_name
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.onnx import OnnxEmbedder
-from penstock.records import VECTOR, Dense, Point
-from penstock.results import hit_body
 from penstock.sinks.memory import MemorySink, forget
 
 Image = pytest.importorskip("PIL.Image")

@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.chunkers.text import TextChunker
-    from penstock.contracts import Chunker, Embedder, Index, Parser, Sink, Source, Tokenizer
-    from penstock.copying import Copied, copy
-    from penstock.embedders.functions import FunctionEmbedder
-    from penstock.embedders.onnx import OnnxEmbedder
-    from penstock.engine.progress import Progress, Report
-    from penstock.errors import PenstockError
-    from penstock.pipeline import Pipeline
-    from penstock.planning import Plan
-    from penstock.records import (
+    from penstock.core.contracts import Chunker, Embedder, Index, Parser, Sink, Source, Tokenizer
+    from penstock.core.errors import PenstockError
+    from penstock.core.records import (
         Block,
         Chunk,
         Delete,
@@ -36,22 +30,28 @@ if TYPE_CHECKING:
         Unreadable,
         Upsert,
     )
-    from penstock.search import open_index
+    from penstock.embedders.functions import FunctionEmbedder
+    from penstock.embedders.onnx import OnnxEmbedder
+    from penstock.engine.progress import Progress, Report
+    from penstock.jobs.copy import Copied, copy
+    from penstock.jobs.plan import Plan
+    from penstock.jobs.search import open_index
+    from penstock.jobs.verify import Verification
+    from penstock.pipeline import Pipeline
     from penstock.sources.files import Files
-    from penstock.verification import Verification
 
 # A bare import loads none of these: not even numpy.
 _HOMES = {
-    "penstock.records": (
+    "penstock.core.records": (
         "Block Chunk Delete Dense Gap Hit Item Mark MultiVector Piece Point Space Sparse Unreadable Upsert"
     ),
-    "penstock.contracts": "Chunker Embedder Index Parser Sink Source Tokenizer",
-    "penstock.errors": "PenstockError",
+    "penstock.core.contracts": "Chunker Embedder Index Parser Sink Source Tokenizer",
+    "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
-    "penstock.search": "open_index",
-    "penstock.copying": "Copied copy",
-    "penstock.planning": "Plan",
-    "penstock.verification": "Verification",
+    "penstock.jobs.search": "open_index",
+    "penstock.jobs.copy": "Copied copy",
+    "penstock.jobs.plan": "Plan",
+    "penstock.jobs.verify": "Verification",
     "penstock.engine.progress": "Progress Report",
     "penstock.sources.files": "Files",
     "penstock.chunkers.text": "TextChunker",

@@ -18,21 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec, bind, longest, spec
-from penstock.contracts import Chunker, Embedder, Parser, Sink, Source
-from penstock.cores import usable_cores
+from penstock.core.contracts import Chunker, Embedder, Parser, Sink, Source
+from penstock.core.errors import SourceError, UsageError
+from penstock.core.generations import settle
+from penstock.core.records import Change, Delete, Space, Unreadable, Upsert
 from penstock.engine.progress import Progress, Report
-from penstock.errors import SourceError, UsageError
+from penstock.jobs.session import Session
 from penstock.ledger import Ledger
-from penstock.places import settle
-from penstock.records import Change, Delete, Space, Unreadable, Upsert
 from penstock.registry import SINKS, find, scheme
-from penstock.session import Session
 from penstock.sinks.fanout import FanOut, members
+from penstock.support.cores import usable_cores
 
 if TYPE_CHECKING:
-    from penstock.planning import Plan
-    from penstock.reindexing import Reindexed
-    from penstock.verification import Verification
+    from penstock.jobs.plan import Plan
+    from penstock.jobs.reindex import Reindexed
+    from penstock.jobs.verify import Verification
 
 MINIMUM = 8 << 20
 STATE = ".penstock"
@@ -245,7 +245,7 @@ class Pipeline:
 
     def plan(self) -> Plan:
         """What a run would do: new, changed, unchanged and deleted documents, chunks, tokens, time. Embeds nothing."""
-        from penstock.planning import make_plan
+        from penstock.jobs.plan import make_plan
 
         return make_plan(self.current())
 
@@ -259,7 +259,7 @@ class Pipeline:
     ) -> Verification:
         """Hold source, ledger and index against each other, by ids; of a `sample` (a share of the points) the vectors
         too. `repair` mends what differs, with a run."""
-        from penstock.verification import verify
+        from penstock.jobs.verify import verify
 
         return verify(self.current(), repair, sample, progress, allow_mass_delete)
 
@@ -277,19 +277,19 @@ class Pipeline:
 
         `incomplete`: make it the current one though it lacks documents that the old one has, or most of them.
         """
-        from penstock.reindexing import reindex
+        from penstock.jobs.reindex import reindex
 
         return reindex(self, progress, least_recall, incomplete)
 
     def rollback(self) -> str:
         """Make the index before the current one current again, and keep this one. Gives its url."""
-        from penstock.reindexing import rollback
+        from penstock.jobs.reindex import rollback
 
         return rollback(self)
 
     def drop_former(self) -> list[str]:
         """Remove the index before the current one, and what an unfinished `reindex` left. Gives their urls."""
-        from penstock.reindexing import drop
+        from penstock.jobs.reindex import drop
 
         return drop(self)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from penstock.errors import MissingExtra, UsageError
+from penstock.core.errors import MissingExtra, UsageError
 
 Table = dict[str, tuple[str, str | None]]
 

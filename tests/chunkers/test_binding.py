@@ -6,7 +6,7 @@ import pytest
 
 from penstock.chunkers import bind, spec
 from penstock.chunkers.text import TextChunker
-from penstock.records import Block
+from penstock.core.records import Block
 
 
 class Letters:

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from penstock.chunkers import bind, spec, text
 from penstock.chunkers.fitted import Fitted
 from penstock.chunkers.text import Chunking, TextChunker, parse_chunking
-from penstock.errors import UsageError
-from penstock.records import Block, Piece
+from penstock.core.errors import UsageError
+from penstock.core.records import Block, Piece
 
 _WORDS = """the of and to in is that for with as water turbine gate pressure pipe stream river flow leads opens closes
 holds memory budget index vector chunk document block table ledger source sink never always often again until while"""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from penstock.cli import main
+from penstock.cli.main import main
 from penstock.sinks.memory import forget
 
 ROOT = Path(__file__).parents[2]

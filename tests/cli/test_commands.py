@@ -207,7 +207,7 @@ def test_models_are_listed_and_found(run: Run, model: str) -> None:
 def test_an_error_of_the_system_is_no_traceback(
     run: Run, ingest: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, index: str
 ) -> None:
-    from penstock.search import OpenIndex
+    from penstock.jobs.search import OpenIndex
 
     ingest("-q")
 

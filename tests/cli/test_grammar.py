@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock import __version__, cli
-from penstock.commands import looking
-from penstock.errors import StageError, UsageError
-from penstock.grammar import make_parser
+from penstock import __version__
+from penstock.cli import main as cli
+from penstock.cli.arguments import make_parser
+from penstock.cli.commands import looking
+from penstock.core.errors import StageError, UsageError
 from tests.cli.conftest import Run
 
 HEAVY = ("rich", "numpy", "lancedb", "pyarrow", "onnxruntime", "tokenizers", "sqlite3", "fsspec", "asyncio")
@@ -48,7 +49,7 @@ def test_help_comes_at_once() -> None:
 
 def test_the_grammar_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from penstock.cli import main; main(['ingest', '--help'])\n"
+        "import sys; from penstock.cli.main import main; main(['ingest', '--help'])\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

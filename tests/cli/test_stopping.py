@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 FILES = 120
 SLOW = """
 import sys, time
-from penstock.cli import main
+from penstock.cli.main import main
 from penstock.embedders.onnx import OnnxEmbedder
 embed = OnnxEmbedder.embed
 OnnxEmbedder.batch_rows = 2

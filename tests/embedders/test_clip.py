@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.core.errors import EmbedError, LimitExceeded, ModelError, ParseError, UsageError
+from penstock.core.records import Chunk, Dense
 from penstock.embedders import clip_checkpoint
 from penstock.embedders.clip import AT_ONCE, ClipEmbedder
 from penstock.embedders.pixels import GAP, Preprocessing
-from penstock.errors import EmbedError, LimitExceeded, ModelError, ParseError, UsageError
-from penstock.records import Chunk, Dense
 from tests.embedders.conftest import REFERENCE, TRAINED, Make
 
 Image = pytest.importorskip("PIL.Image")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from penstock.core.errors import EmbedError
+from penstock.core.records import Chunk
 from penstock.embedders.functions import FunctionEmbedder
-from penstock.errors import EmbedError
-from penstock.records import Chunk
 from penstock.testing.embedders import HashingEmbedder, NothingEmbedder
 
 

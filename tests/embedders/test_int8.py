@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from penstock import Pipeline, open_index
+from penstock.core.errors import UsageError
+from penstock.core.records import Chunk, Dense
 from penstock.embedders import from_name, int8
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.graph import Graph
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.embedders.runtime import session
-from penstock.errors import UsageError
-from penstock.records import Chunk, Dense
 from penstock.sinks.memory import forget
 from tests.embedders.conftest import REFERENCE, SMALL, TRAINED, Make, reference
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from penstock.core.errors import EmbedError, ModelError
+from penstock.core.records import Chunk, Dense
 from penstock.embedders.checkpoint import load
 from penstock.embedders.onnx import OnnxEmbedder, batches
-from penstock.errors import EmbedError, ModelError
-from penstock.records import Chunk, Dense
 
 from .conftest import REFERENCE, SMALL, reference
 
@@ -296,7 +296,7 @@ def test_batches_hold_every_row_once_within_their_tokens() -> None:
 @pytest.mark.peers
 def test_live_comparison_with_sentence_transformers(default: OnnxEmbedder) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    from penstock import models
+    from penstock.embedders import models
 
     texts = [text[:600] for text in json.loads((REFERENCE / "texts.json").read_text("utf-8"))]
     peer = sentence_transformers.SentenceTransformer(str(models.resolve()), device="cpu")

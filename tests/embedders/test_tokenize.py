@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock import models
-from penstock.contracts import Tokenizer
+from penstock.core.contracts import Tokenizer
+from penstock.embedders import models
 from penstock.embedders.tokenize import HFTokenizer
 
 ODD = st.sampled_from(

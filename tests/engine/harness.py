@@ -12,10 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from penstock.contracts import Embedder
+from penstock.core.contracts import Embedder
+from penstock.core.records import (
+    Block,
+    Change,
+    Chunk,
+    Delete,
+    Dense,
+    Item,
+    Manifest,
+    Mark,
+    Piece,
+    Space,
+    Upsert,
+    Vector,
+)
 from penstock.engine.flow import Flow, Setup
 from penstock.ledger import Ledger
-from penstock.records import Block, Change, Chunk, Delete, Dense, Item, Manifest, Mark, Piece, Space, Upsert, Vector
 from penstock.sinks.memory import MemorySink
 
 SPACE = Space(model="hash", dim=4, fingerprint="hash-4", chunking="lines")

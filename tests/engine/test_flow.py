@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import EmbedError, MassDeletion, ParseError, Rejected, StageError, TooLarge, Transient, Unsupported
-from penstock.records import Delete, Gap, Mark, Unreadable, Upsert
+from penstock.core.errors import (
+    EmbedError,
+    MassDeletion,
+    ParseError,
+    Rejected,
+    StageError,
+    TooLarge,
+    Transient,
+    Unsupported,
+)
+from penstock.core.records import Delete, Gap, Mark, Unreadable, Upsert
 
 from .harness import World, expected, item, lines, listing, parse, world
 

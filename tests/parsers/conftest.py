@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers import Parsers
-from penstock.records import Block, Gap, Item
 
 ROOT = Path(__file__).parents[2]
 Read = Callable[..., list[Block | Gap]]

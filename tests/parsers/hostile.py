@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from penstock.records import Block, Gap, Item
+from penstock.core.records import Block, Gap, Item
 
 
 def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap | str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import ParseError, Unsupported
+from penstock.core.errors import ParseError, Unsupported
 from penstock.parsers import Parsers
 from penstock.parsers.detect import detect
 from tests.parsers.conftest import Read, item

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import LimitExceeded, ParseError
+from penstock.core.errors import LimitExceeded, ParseError
+from penstock.core.records import Block, Gap
 from penstock.parsers import Parsers, html, pdf
-from penstock.records import Block, Gap
 from tests.parsers.conftest import Read, item, text_of
 
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from penstock.chunkers.text import TextChunker
-from penstock.errors import LimitExceeded, MissingExtra, ParseError, Unsupported
+from penstock.core.errors import LimitExceeded, MissingExtra, ParseError, Unsupported
+from penstock.core.records import NOTHING, Block, Gap, Item
 from penstock.parsers import Parsers, images
 from penstock.parsers.images import parse
-from penstock.records import NOTHING, Block, Gap, Item
 
 
 def png(size: tuple[int, int] = (8, 6)) -> bytes:
@@ -132,7 +132,7 @@ def test_a_file_that_is_too_large(image: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_pillow(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line that installs it is told."""
-    from penstock import images as decoding
+    from penstock.support import images as decoding
 
     decoding._pillow.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from penstock.errors import LimitExceeded, ParseError, PenstockError, SourceError, Unsupported
+from penstock.core.errors import LimitExceeded, ParseError, PenstockError, SourceError, Unsupported
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers import Parsers, without_secrets
-from penstock.records import Block, Gap, Item
 from tests.parsers import hostile
 from tests.parsers.conftest import ROOT, item, text_of
 
@@ -165,7 +165,7 @@ def test_threads_have_workers_of_their_own(parsers: Parsers) -> None:
 
 def test_a_worker_dies_with_its_parent() -> None:
     script = (
-        "import sys, io; from functools import partial; from penstock.parsers import Parsers; from penstock.records import Item\n"  # noqa: E501
+        "import sys, io; from functools import partial; from penstock.parsers import Parsers; from penstock.core.records import Item\n"  # noqa: E501
         "from tests.parsers import hostile\n"
         "p = Parsers({'text/plain': hostile.parse}, timeout=1)\n"
         "blocks = p.parse(Item('m://a.txt', '1', partial(io.BytesIO, sys.argv[1].encode()))).blocks\n"
@@ -184,7 +184,7 @@ def test_a_worker_dies_with_its_parent() -> None:
 
 def test_a_process_that_forgets_to_close_ends_quietly() -> None:
     script = (
-        "import io; from functools import partial; from penstock.parsers import Parsers; from penstock.records import Item\n"  # noqa: E501
+        "import io; from functools import partial; from penstock.parsers import Parsers; from penstock.core.records import Item\n"  # noqa: E501
         "p = Parsers(); b = p.parse(Item('m://a.html', '1', partial(io.BytesIO, b'<html><p>hi'))).blocks; print(next(b).text)\n"  # noqa: E501
     )
     done = subprocess.run([sys.executable, "-X", "dev", "-c", script], capture_output=True, text=True, check=True)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.core.records import Block, Gap
 from penstock.parsers import markdown
 from penstock.parsers.text import BLOCK
-from penstock.records import Block, Gap
 from tests.parsers.conftest import Read, item, text_of
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import ParseError
+from penstock.core.errors import ParseError
+from penstock.core.records import Block, Gap
 from penstock.parsers import tables
-from penstock.records import Block, Gap
 from tests.parsers.conftest import Read, item
 
 

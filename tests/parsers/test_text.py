@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers import Parsers
 from penstock.parsers.text import BLOCK, PIECE, decode, decoded, parse
-from penstock.records import Block, Gap, Item
 from tests.parsers.conftest import Read, item, text_of
 
 WESTERN = "Der Fluß fällt über das Wehr, où l’eau déborde à l’été; el año pasado llovió más. " * 8

@@ -81,7 +81,7 @@ def test_a_torn_record_of_the_journal_is_left_out(tmp_path: Path) -> None:
     """And does not swallow what is written after it."""
     sink = JournalSink(f"journal://{tmp_path}")
     (tmp_path / "journal").write_bytes(b"\x00\x00\x01\x00torn")
-    from penstock.records import Chunk, Dense, Manifest, Point, Space
+    from penstock.core.records import Chunk, Dense, Manifest, Point, Space
 
     with sink:
         sink.open(Manifest(Space("m", 2, "f")))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from penstock.contracts import Sink
-from penstock.errors import ModelError, SinkError, SourceError, StageError, Transient
-from penstock.records import Point
+from penstock.core.contracts import Sink
+from penstock.core.errors import ModelError, SinkError, SourceError, StageError, Transient
+from penstock.core.records import Point
 from penstock.testing.faults import EmbedFaults, FaultySource, SourceFaults
 from penstock.testing.sinks import Died, Faults, FaultySink
 from penstock.testing.sources import ABORT, FeedSource, document
@@ -283,7 +283,7 @@ def test_a_stopped_feed_never_deletes_a_document_that_is_still_on_its_way(tmp_pa
     """The deletion waits for the version before it; stopped while it waits, it must not overtake it."""
     w = World(tmp_path, source=FeedSource([document("doc:a", b"one\ntwo"), document("doc:b", b"three")], marks=1))
     w.run()
-    from penstock.records import Delete
+    from penstock.core.records import Delete
 
     w.source.script += [document("doc:a", b"one\nfour"), Delete("doc:a"), document("doc:b", b"five")]  # type: ignore[attr-defined]
     writing, stopped = threading.Event(), threading.Event()

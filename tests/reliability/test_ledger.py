@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import LockedError, UsageError
+from penstock.core.errors import LockedError, UsageError
 from penstock.ledger import SCHEMA_VERSION, Failure, Ledger, Row
 
 HOLD = """

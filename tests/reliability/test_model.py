@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from penstock import session as sessions
+from penstock.core.records import Delete
 from penstock.engine.flow import Flow, Setup
+from penstock.jobs import session as sessions
 from penstock.pipeline import Pipeline
-from penstock.records import Delete
 from penstock.testing.chaos import MOMENTS
 from penstock.testing.faults import LEDGER_MOMENTS, SINK_MOMENTS, EmbedFaults, Fuse, wire
 from penstock.testing.sinks import Faults, FaultySink

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from penstock.core.errors import MassDeletion, OwnershipError, UsageError
+from penstock.core.records import Manifest
 from penstock.engine.identity import tag_of
-from penstock.errors import MassDeletion, OwnershipError, UsageError
 from penstock.pipeline import Pipeline, default_state
-from penstock.records import Manifest
 from penstock.sinks.memory import MemorySink, forget
 from penstock.testing.chaos import Lines
 from penstock.testing.embedders import HashingEmbedder
@@ -136,7 +136,7 @@ def test_points_that_nobody_fills_are_not_taken_by_a_namespace_in_silence(shared
 def test_namespaces_whose_tags_are_equal(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the second is told, as their ids could not be told apart."""
     shared.run("docs", {"doc:1": "one"})
-    monkeypatch.setattr("penstock.session.tag_of", lambda name: b"same")
+    monkeypatch.setattr("penstock.jobs.session.tag_of", lambda name: b"same")
     with pytest.raises(UsageError, match="tag"):
         shared.run("wiki", {"doc:1": "one"})
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import LockedError, MassDeletion, OwnershipError, SpaceMismatch, UsageError
+from penstock.core.errors import LockedError, MassDeletion, OwnershipError, SpaceMismatch, UsageError
+from penstock.core.records import Manifest, Point
 from penstock.pipeline import Pipeline
-from penstock.records import Manifest, Point
 from penstock.sinks.memory import MemorySink
 from penstock.testing.chaos import JournalSink, Lines, contents
 from penstock.testing.embedders import HashingEmbedder

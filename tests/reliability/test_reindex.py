@@ -9,12 +9,20 @@ from typing import Any
 
 import pytest
 
-from penstock import reindexing
-from penstock.contracts import Embedder, Index
-from penstock.errors import LockedError, MassDeletion, OwnershipError, SinkError, SpaceMismatch, StageError, UsageError
+from penstock.core.contracts import Embedder, Index
+from penstock.core.errors import (
+    LockedError,
+    MassDeletion,
+    OwnershipError,
+    SinkError,
+    SpaceMismatch,
+    StageError,
+    UsageError,
+)
+from penstock.jobs import reindex as reindexing
+from penstock.jobs.search import open_index
 from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline, current_ledger
-from penstock.search import open_index
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.chaos import Lines
 from penstock.testing.embedders import HashingEmbedder, OtherEmbedder

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from penstock.jobs.search import open_index
 from penstock.pipeline import Pipeline
-from penstock.search import open_index
 from penstock.testing import postgres
 from penstock.testing.chaos import Lines
 from penstock.testing.embedders import HashingEmbedder

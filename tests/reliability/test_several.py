@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from penstock.contracts import Sink
-from penstock.errors import OwnershipError, Transient
+from penstock.core.contracts import Sink
+from penstock.core.errors import OwnershipError, Transient
+from penstock.jobs.search import open_index
 from penstock.pipeline import Pipeline
-from penstock.search import open_index
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink, forget
 from penstock.sinks.sqlite import SqliteSink
@@ -191,7 +191,7 @@ def test_the_command(
     several: Several, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--into` twice; status, verify and retry know both."""
-    from penstock.cli import main
+    from penstock.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock.contracts import Sink, Source
+from penstock.core.contracts import Sink, Source
 from penstock.pipeline import Pipeline
 from penstock.sinks.memory import MemorySink, forget
 from penstock.testing.chaos import Contents, Lines, contents

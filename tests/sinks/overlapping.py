@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.records import VECTOR, Sparse
+from penstock.core.records import VECTOR, Sparse
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, similarity
 
 

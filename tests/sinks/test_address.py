@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import UsageError
+from penstock.core.errors import UsageError
 from penstock.sinks.address import Address, parse
 
 

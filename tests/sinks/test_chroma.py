@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, Metadata, Point
+from penstock.core.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
+from penstock.core.records import VECTOR, Dense, Manifest, Metadata, Point
 from penstock.sinks.chroma import ChromaIndex, ChromaSink
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
 
@@ -161,7 +161,7 @@ WHERE: tuple[Metadata, ...] = (
 
 def test_what_chroma_cannot_say(place: str) -> None:
     """Ids, texts, the order of strings, nulls and lists too long for its database: they mean the same."""
-    from penstock.filters import DEPTH, parse, passes
+    from penstock.core.filters import DEPTH, parse, passes
 
     points = [point(n, page=n % 5 or None, uri=f"doc:{n // 10}") for n in range(40)]
     deep: Metadata = {"page": 1}
@@ -360,7 +360,7 @@ def test_a_foreign_collection(tmp_path: Path) -> None:
 _OPEN = """
 import sys
 import threading
-from penstock.errors import SinkError
+from penstock.core.errors import SinkError
 from penstock.sinks.chroma import ChromaIndex, ChromaSink
 from penstock.testing.sink_suite import SinkSuite
 try:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from penstock.contracts import Sink
-from penstock.errors import MissingExtra, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.records import Manifest, MultiVector
+from penstock.core.contracts import Sink
+from penstock.core.errors import MissingExtra, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.records import Manifest, MultiVector
 from penstock.sinks import delta, delta_files
 from penstock.sinks.delta import DeltaSink
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.errors import MissingExtra, PenstockError, Rejected, SinkError, TooLarge, Transient, UsageError
-from penstock.filters import DEPTH, parse, passes
-from penstock.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
+from penstock.core.errors import MissingExtra, PenstockError, Rejected, SinkError, TooLarge, Transient, UsageError
+from penstock.core.filters import DEPTH, parse, passes
+from penstock.core.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
 from penstock.sinks import elastic, elastic_wire
 from penstock.sinks.elastic import ElasticIndex, ElasticSink
 from penstock.testing.emulators.elastic import ElasticServer

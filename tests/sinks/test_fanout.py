@@ -15,11 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock.contracts import Sink
+from penstock.core.contracts import Sink
+from penstock.core.errors import OwnershipError, Rejected, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.records import Dense, Manifest, MultiVector, Point, Space, Sparse
 from penstock.engine.flow import Flow, Setup
-from penstock.errors import OwnershipError, Rejected, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.ledger import Ledger, Row
-from penstock.records import Dense, Manifest, MultiVector, Point, Space, Sparse
 from penstock.sinks import fanout, fanout_joining
 from penstock.sinks.fanout import FanOut
 from penstock.sinks.lance import LanceSink

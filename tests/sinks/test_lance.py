@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.errors import Rejected, SinkError, UsageError
-from penstock.records import VECTOR, Dense, MultiVector
+from penstock.core.errors import Rejected, SinkError, UsageError
+from penstock.core.records import VECTOR, Dense, MultiVector
 from penstock.sinks import lance, lance_compact
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, similarity

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.contracts import Index
-from penstock.records import Dense, MultiVector, Sparse
+from penstock.core.contracts import Index
+from penstock.core.records import Dense, MultiVector, Sparse
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
 
@@ -42,7 +42,7 @@ def test_a_copy_is_kept() -> None:
     """An embedder may fill its arrays anew: what was written stays."""
     import numpy as np
 
-    from penstock.records import VECTOR
+    from penstock.core.records import VECTOR
     from penstock.testing.sink_suite import point
 
     array = np.ones(8, dtype=np.float32)

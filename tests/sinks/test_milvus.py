@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, Point, Sparse
+from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.records import VECTOR, Dense, Manifest, Point, Sparse
 from penstock.sinks import milvus_wire
 from penstock.sinks.milvus import VARCHAR, MilvusIndex, MilvusSink
 from penstock.testing.sink_suite import (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.contracts import Sink
-from penstock.errors import SinkError
-from penstock.records import MultiVector
+from penstock.core.contracts import Sink
+from penstock.core.errors import SinkError
+from penstock.core.records import MultiVector
 from penstock.sinks import parquet
 from penstock.sinks.parquet import ParquetSink
 from penstock.testing.sink_suite import MakeSink, SinkSuite, holds, point

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, Point, Space, Sparse
+from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.records import VECTOR, Dense, Manifest, Point, Space, Sparse
 from penstock.sinks import pgvector, pgvector_wire
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
 from penstock.testing import postgres

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, Point, Sparse
+from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.records import VECTOR, Dense, Manifest, Point, Sparse
 from penstock.sinks import pinecone_wire
 from penstock.sinks.pinecone import PineconeIndex, PineconeSink
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable

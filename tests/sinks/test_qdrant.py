@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
-from penstock.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
+from penstock.core.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
+from penstock.core.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
 from penstock.sinks import qdrant
 from penstock.sinks.qdrant import QdrantIndex, QdrantSink
 from penstock.testing.emulators import qdrant as emulating

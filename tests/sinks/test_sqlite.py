@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import SinkError
+from penstock.core.errors import SinkError
 from penstock.sinks.sqlite import SqliteIndex, SqliteSink
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penstock.contracts import Index
-from penstock.errors import PenstockError, SinkError, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point
+from penstock.core.contracts import Index
+from penstock.core.errors import PenstockError, SinkError, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from penstock.testing.sink_suite import SinkSuite
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.contracts import Sink
-from penstock.errors import Rejected, SinkError, TooLarge, Transient
+from penstock.core.contracts import Sink
+from penstock.core.errors import Rejected, SinkError, TooLarge, Transient
 from penstock.sinks.memory import MemorySink, forget
 from penstock.testing.sink_suite import MakeSink, SinkSuite, holds, point
 from penstock.testing.sinks import Died, Faults, FaultySink, NothingSink

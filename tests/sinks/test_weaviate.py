@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, TooLarge, Transient, UsageError
-from penstock.filters import parse, passes
-from penstock.records import VECTOR, Dense, Manifest, MultiVector, Point
+from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, TooLarge, Transient, UsageError
+from penstock.core.filters import parse, passes
+from penstock.core.records import VECTOR, Dense, Manifest, MultiVector, Point
 from penstock.testing.sink_suite import (
     DIM,
     FILTERS,

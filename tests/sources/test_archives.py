@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Pipeline, open_index
-from penstock.errors import LimitExceeded, ParseError, SourceError, Unsupported
+from penstock.core.errors import LimitExceeded, ParseError, SourceError, Unsupported
+from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.parsers import Parsers
-from penstock.parts import embed, verify
-from penstock.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.shards import embed, verify
 from penstock.sinks.memory import forget
 from penstock.sources.files import Files, archives, tars, zips
 from penstock.sources.files.archives import Archive
@@ -34,7 +34,7 @@ from penstock.sources.files.local import archive_of
 from penstock.sources.files.remote import RemoteBytes
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.source_suite import MakeSource, Put, Remove, SourceSuite
-from tests.parts.world import PixelEmbedder, embedded, entries, picture, uris
+from tests.shards.world import PixelEmbedder, embedded, entries, picture, uris
 
 fresh = itertools.count()
 Content = Mapping[str, bytes]

@@ -12,8 +12,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from penstock.contracts import Source
-from penstock.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.contracts import Source
+from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.sources.files import Files
 from penstock.testing.source_suite import NAMES, MakeSource, Put, Remove, SourceSuite
 from penstock.testing.sources import UNLISTED, Bytes, ListSource

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from penstock.errors import SourceError
-from penstock.records import Delete, Mark, Unreadable, Upsert
+from penstock.core.errors import SourceError
+from penstock.core.records import Delete, Mark, Unreadable, Upsert
 from penstock.testing.sources import (
     ABORT,
     CUT,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import UsageError
+from penstock.core.errors import UsageError
 from penstock.sources.files import Files
 from penstock.sources.files.globs import Selection
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import SourceError, UsageError
-from penstock.records import Change, Mark, Unreadable, Upsert
+from penstock.core.errors import SourceError, UsageError
+from penstock.core.records import Change, Mark, Unreadable, Upsert
 from penstock.sources.files import Files, local
 from penstock.sources.files.local import path_of, uri_of
 

@@ -12,8 +12,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from penstock.errors import MissingExtra, SourceError, UsageError
-from penstock.records import Item, Mark, Unreadable, Upsert
+from penstock.core.errors import MissingExtra, SourceError, UsageError
+from penstock.core.records import Item, Mark, Unreadable, Upsert
 from penstock.sources import from_url
 from penstock.sources.files import Files
 from penstock.sources.files.address import Address

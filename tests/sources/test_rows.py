@@ -19,15 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock import Pipeline, open_index
-from penstock.errors import ParseError, SourceError, UsageError
-from penstock.parts import embed, verify
-from penstock.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.errors import ParseError, SourceError, UsageError
+from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.shards import embed, verify
 from penstock.sinks.memory import forget
 from penstock.sources import cells, from_url
 from penstock.sources.files.local import LocalFile
 from penstock.sources.rows import METADATA, Rows
 from penstock.testing.source_suite import MakeSource, Put, Remove, SourceSuite
-from tests.parts.world import PixelEmbedder, picture
+from tests.shards.world import PixelEmbedder, picture
 
 pytest.importorskip("PIL.Image")
 ROOT = Path(__file__).parents[2]
@@ -426,7 +426,7 @@ def test_a_data_set_through_a_pipeline(tmp_path: Path, pictures: list[tuple[str,
 
 
 def test_a_data_set_into_parts(tmp_path: Path, pictures: list[tuple[str, bytes]]) -> None:
-    from penstock.parts import verify
+    from penstock.shards import verify
 
     captions, images = zip(*pictures, strict=True)
     table = {"jpg": list(images), "caption": list(captions), "key": [f"{n:03}" for n in range(24)]}

@@ -22,15 +22,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penstock import Pipeline, fetching, open_index
-from penstock.errors import LimitExceeded, ParseError, SourceError, UsageError
-from penstock.fetching import Fetched, Fetcher, Manners, near
-from penstock.parts import embed, verify
-from penstock.parts.listing import Listing, share
-from penstock.records import Item, Mark, Unreadable, Upsert
+from penstock import Pipeline, open_index
+from penstock.core.errors import LimitExceeded, ParseError, SourceError, UsageError
+from penstock.core.records import Item, Mark, Unreadable, Upsert
+from penstock.shards import embed, verify
+from penstock.shards.listing import Listing, share
 from penstock.sinks.memory import forget
 from penstock.sources import from_url
 from penstock.sources.urls import LINE, Urls
+from penstock.support import fetching
+from penstock.support.fetching import Fetched, Fetcher, Manners, near
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.source_suite import MakeSource, Put, Remove, SourceSuite
 

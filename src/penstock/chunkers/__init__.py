@@ -9,7 +9,7 @@ from typing import cast
 from penstock.chunkers.fitted import Fitted
 from penstock.chunkers.functions import FunctionChunker
 from penstock.chunkers.text import Chunking, TextChunker, parse_chunking
-from penstock.contracts import Chunker, Tokenizer
+from penstock.core.contracts import Chunker, Tokenizer
 
 Splitter = Callable[[str], Iterable[str]]
 ChunkSpec = str | int | Chunker | Splitter | None

@@ -8,8 +8,8 @@ from dataclasses import replace
 from itertools import islice
 
 from penstock.chunkers.text import TextChunker
-from penstock.contracts import Chunker, Tokenizer
-from penstock.records import Block, Piece
+from penstock.core.contracts import Chunker, Tokenizer
+from penstock.core.records import Block, Piece
 
 
 class Fitted:

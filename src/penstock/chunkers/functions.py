@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
-from penstock.errors import ParseError
-from penstock.records import Block, Piece
+from penstock.core.errors import ParseError
+from penstock.core.records import Block, Piece
 
 
 class FunctionChunker:

@@ -22,9 +22,9 @@ from itertools import accumulate, chain, pairwise
 from typing import Literal, NamedTuple
 from zlib import crc32
 
-from penstock.contracts import Tokenizer
-from penstock.errors import UsageError
-from penstock.records import Block, Piece
+from penstock.core.contracts import Tokenizer
+from penstock.core.errors import UsageError
+from penstock.core.records import Block, Piece
 
 Unit = Literal["tokens", "characters"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from penstock.contracts import Embedder
-from penstock.errors import MissingExtra, UsageError
+from penstock.core.contracts import Embedder
+from penstock.core.errors import MissingExtra, UsageError
 
 TORCH = "torch:"
 """Before a model's name: run it on PyTorch. It is no part of the name that is kept with an index."""
@@ -27,7 +27,7 @@ def from_name(model: str | None) -> Embedder:
         if not exact or model.startswith(TORCH + INT8):
             raise UsageError(f"{TORCH} and {INT8} do not go together")
         return _by_torch(model.removeprefix(TORCH))
-    from penstock.models import sees
+    from penstock.embedders.models import sees
 
     if sees(model):
         from penstock.embedders.clip import ClipEmbedder
@@ -38,7 +38,7 @@ def from_name(model: str | None) -> Embedder:
 
 def _by_torch(model: str) -> Embedder:
     from penstock.embedders.clip import ClipEmbedder
-    from penstock.models import sees
+    from penstock.embedders.models import sees
 
     if not sees(model):
         raise UsageError(f"{model!r} is no CLIP or SigLIP model, and no other runs on PyTorch: name it without {TORCH}")

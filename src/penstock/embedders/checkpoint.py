@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ModelError
+from penstock.core.errors import ModelError
 
 FAMILIES = {
     "bert": "bert",

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock import images, models
-from penstock.contracts import Embedder
-from penstock.cores import usable_cores
-from penstock.embedders import clip_checkpoint, clip_graph, int8
+from penstock.core.contracts import Embedder
+from penstock.core.errors import EmbedError, ModelError, ParseError, UsageError
+from penstock.core.records import Chunk, Dense, Space
+from penstock.embedders import clip_checkpoint, clip_graph, int8, models
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
 from penstock.embedders.onnx import batches, fingerprint, located, space
 from penstock.embedders.runtime import session
-from penstock.errors import EmbedError, ModelError, ParseError, UsageError
-from penstock.records import Chunk, Dense, Space
+from penstock.support import images
+from penstock.support.cores import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock import models
-from penstock.embedders import pixels
+from penstock.core.errors import ModelError
+from penstock.embedders import models, pixels
 from penstock.embedders.checkpoint import only_pickle, read, safetensors
 from penstock.embedders.pixels import Preprocessing
-from penstock.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from penstock.core.errors import ModelError
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint, Tower
 from penstock.embedders.graph import Graph, activated, attention, linear, normed, scaled, summed
-from penstock.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from penstock.core.errors import MissingExtra, ModelError, UsageError
 from penstock.embedders.checkpoint import read
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
-from penstock.errors import MissingExtra, ModelError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np

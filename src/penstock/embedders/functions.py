@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from penstock.contracts import Embedder
-from penstock.errors import EmbedError
-from penstock.records import Chunk, Dense, Space
+from penstock.core.contracts import Embedder
+from penstock.core.errors import EmbedError
+from penstock.core.records import Chunk, Dense, Space
 
 
 class FunctionEmbedder(Embedder):

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from penstock.core.errors import ModelError
 from penstock.embedders import int8
 from penstock.embedders.checkpoint import Checkpoint
-from penstock.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np

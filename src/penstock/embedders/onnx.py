@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from penstock import models
-from penstock.contracts import Embedder
-from penstock.cores import usable_cores
-from penstock.embedders import INT8, int8
+from penstock.core.contracts import Embedder
+from penstock.core.errors import EmbedError, ModelError
+from penstock.core.records import Chunk, Dense, Space
+from penstock.embedders import INT8, int8, models
 from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.embedders.runtime import session
-from penstock.errors import EmbedError, ModelError
-from penstock.records import Chunk, Dense, Space
+from penstock.support.cores import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock import images
+from penstock.core.errors import ModelError
 from penstock.embedders.checkpoint import read
-from penstock.errors import ModelError
+from penstock.support import images
 
 if TYPE_CHECKING:
     import numpy as np

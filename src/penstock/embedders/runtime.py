@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ModelError
+from penstock.core.errors import ModelError
 
 
 def session(model: Path | bytes) -> Any:

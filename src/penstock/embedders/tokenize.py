@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.errors import ModelError
+from penstock.core.errors import ModelError
 
 
 class HFTokenizer:
-    """Implements penstock.contracts.Tokenizer over a tokenizer.json.
+    """Implements penstock.core.contracts.Tokenizer over a tokenizer.json.
 
     `length` is how many tokens the model takes, special tokens and prompt included.
     """

@@ -17,9 +17,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from penstock.contracts import Chunker, Embedder, Sink
+from penstock.core.contracts import Chunker, Embedder, Sink
+from penstock.core.errors import (
+    EmbedError,
+    ParseError,
+    Rejected,
+    SourceError,
+    StageError,
+    TooLarge,
+    Transient,
+    Unsupported,
+)
+from penstock.core.records import (
+    VECTOR,
+    Block,
+    Change,
+    Chunk,
+    Delete,
+    Gap,
+    Item,
+    Mark,
+    Piece,
+    Point,
+    Unreadable,
+    Upsert,
+    Vector,
+)
 from penstock.engine.channel import Broken, Channel, Empty, Ended
-from penstock.engine.heap import tighten
 from penstock.engine.identity import Namer
 from penstock.engine.pack import Packer
 from penstock.engine.progress import Counters, Progress
@@ -39,23 +63,8 @@ from penstock.engine.tracker import (
     Parsed,
     event_size,
 )
-from penstock.errors import EmbedError, ParseError, Rejected, SourceError, StageError, TooLarge, Transient, Unsupported
 from penstock.ledger import Failure, Ledger
-from penstock.records import (
-    VECTOR,
-    Block,
-    Change,
-    Chunk,
-    Delete,
-    Gap,
-    Item,
-    Mark,
-    Piece,
-    Point,
-    Unreadable,
-    Upsert,
-    Vector,
-)
+from penstock.support.heap import tighten
 
 SHARES = {"items": 0.005, "blocks": 0.15, "chunks": 0.325, "points": 0.47, "commits": 0.05}
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""

@@ -12,8 +12,8 @@ import json
 import sqlite3
 from hashlib import blake2b
 
+from penstock.core.records import Chunk, Item, Metadata, Piece
 from penstock.ledger import Begun, Row
-from penstock.records import Chunk, Item, Metadata, Piece
 
 
 def content_of(raw: bytes, image: bytes | None) -> bytes:

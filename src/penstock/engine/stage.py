@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from penstock.core.errors import MassDeletion, StageError, Transient
 from penstock.engine.channel import Broken, Ended
-from penstock.errors import MassDeletion, StageError, Transient
 
 T = TypeVar("T")
 

@@ -19,13 +19,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from penstock.contracts import Sink
+from penstock.core.contracts import Sink
+from penstock.core.errors import MassDeletion
+from penstock.core.records import Chunk, Item, Point
 from penstock.engine.channel import Broken, Channel, Empty, Ended
 from penstock.engine.progress import Counters
 from penstock.engine.stage import Patience
-from penstock.errors import MassDeletion
 from penstock.ledger import DONE, FAILED, OPEN, SKIPPED, Begun, Ending, Failure, Ledger, Row
-from penstock.records import Chunk, Item, Point
 
 
 class Document:

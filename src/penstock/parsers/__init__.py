@@ -16,12 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
-from penstock.contracts import Parser
-from penstock.errors import LimitExceeded, MissingExtra, ParseError, PenstockError, SourceError, Transient, Unsupported
-from penstock.images import CAPTIONS, ENDINGS
+from penstock.core.contracts import Parser
+from penstock.core.errors import (
+    LimitExceeded,
+    MissingExtra,
+    ParseError,
+    PenstockError,
+    SourceError,
+    Transient,
+    Unsupported,
+)
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers.detect import detect
-from penstock.records import Block, Gap, Item
 from penstock.registry import load
+from penstock.support.images import CAPTIONS, ENDINGS
 
 if TYPE_CHECKING:
     from penstock.parsers.isolate import Workers

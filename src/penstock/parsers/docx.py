@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from penstock.core.records import Block, Item
 from penstock.parsers.package import Outline, Package
-from penstock.records import Block, Item
 
 _HEADING = re.compile(r"heading ([1-9])$", re.IGNORECASE)
 _SPACE = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}

@@ -6,11 +6,11 @@ import posixpath
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from penstock.errors import ParseError
+from penstock.core.errors import ParseError
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers.html import blocks, declared
 from penstock.parsers.package import Package, resolved
 from penstock.parsers.text import decode
-from penstock.records import Block, Gap, Item
 
 
 def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
+from penstock.core.records import NOTHING, Block, Gap, Item
 from penstock.parsers.text import charset, cut, decode, fits
-from penstock.records import NOTHING, Block, Gap, Item
 
 LARGEST = 32 << 20
 DEEPEST = 256

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-from penstock.errors import LimitExceeded, ParseError
-from penstock.images import measure
+from penstock.core.errors import LimitExceeded, ParseError
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers import beside
-from penstock.records import Block, Gap, Item
+from penstock.support.images import measure
 
 BYTES = 128 << 20
 """The largest file."""

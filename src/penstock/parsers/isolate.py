@@ -18,9 +18,9 @@ import weakref
 from collections.abc import Generator
 from contextlib import suppress
 
-from penstock.errors import LimitExceeded, ParseError, Unsupported
+from penstock.core.errors import LimitExceeded, ParseError, Unsupported
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers.wire import LONGEST, Frame, packed, to_part, unpacked
-from penstock.records import Block, Gap, Item
 
 _DOCUMENTS = 1000
 """A worker is replaced after so many, whatever it leaks."""

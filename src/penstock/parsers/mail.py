@@ -8,10 +8,10 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from typing import Any, BinaryIO
 
-from penstock.errors import LimitExceeded
+from penstock.core.errors import LimitExceeded
+from penstock.core.records import Block, Item
 from penstock.parsers.html import blocks
 from penstock.parsers.text import cut, decode
-from penstock.records import Block, Item
 
 LARGEST = 128 << 20
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, BinaryIO
 
+from penstock.core.records import NOTHING, Block, Gap, Item
 from penstock.parsers.text import BLOCK, charset, cut, decoded, whole_lines
-from penstock.records import NOTHING, Block, Gap, Item
 
 # Every alternative begins at a line feed: the regex engine skips to it, so plain lines cost next to nothing.
 _MARK = re.compile(

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
+from penstock.core.records import Block, Item
 from penstock.parsers.package import Event, Outline, Package
 from penstock.parsers.tables import header, labelled
-from penstock.records import Block, Item
 
 _SPACE = {"tab": "\t", "line-break": "\n"}
 _SKIPPED = {"annotation", "tracked-changes", "forms", "styles", "master-styles", "automatic-styles"}

@@ -7,8 +7,8 @@ from typing import Any, BinaryIO
 
 from oxmsg import Message
 
+from penstock.core.records import Block, Item
 from penstock.parsers.mail import letter
-from penstock.records import Block, Item
 
 
 def parse(stream: BinaryIO, item: Item) -> Iterator[Block]:

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote
 from xml.parsers import expat
 
-from penstock.errors import LimitExceeded, ParseError
+from penstock.core.errors import LimitExceeded, ParseError
+from penstock.core.records import NOTHING, Block, Item
 from penstock.parsers.text import BLOCK, cut
-from penstock.records import NOTHING, Block, Item
 
 MEMBERS = 20_000
 LARGEST = 256 << 20

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-from penstock.errors import ParseError
-from penstock.records import NOTHING, Block, Gap, Item
+from penstock.core.errors import ParseError
+from penstock.core.records import NOTHING, Block, Gap, Item
 
 _HYPHEN = re.compile("[\x02\ufffe\xad]\n?")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")

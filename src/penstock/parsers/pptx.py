@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from penstock.errors import ParseError
+from penstock.core.errors import ParseError
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers.package import Package
-from penstock.records import Block, Gap, Item
 
 _MAIN = "ppt/presentation.xml"
 

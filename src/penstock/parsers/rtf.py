@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 from striprtf.striprtf import rtf_to_text
 
-from penstock.errors import LimitExceeded
+from penstock.core.errors import LimitExceeded
+from penstock.core.records import Block, Item
 from penstock.parsers.text import cut
-from penstock.records import Block, Item
 
 LARGEST = 64 << 20
 

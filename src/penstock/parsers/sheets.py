@@ -7,10 +7,10 @@ from typing import BinaryIO
 
 from python_calamine import CalamineError, CalamineWorkbook, PasswordError
 
-from penstock.errors import ParseError
+from penstock.core.errors import ParseError
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers.package import Package
 from penstock.parsers.tables import header, labelled
-from penstock.records import Block, Gap, Item
 
 
 def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from penstock.errors import ParseError
+from penstock.core.errors import ParseError
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers.text import charset, decoded
-from penstock.records import Block, Gap, Item
 
 LONGEST = 16 << 20
 """The most characters of a row."""

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
+from penstock.core.records import NOTHING, Block, Gap, Item
 from penstock.parsers.detect import bom, wide
-from penstock.records import NOTHING, Block, Gap, Item
 
 PIECE = 1 << 18
 """Bytes read at a time."""

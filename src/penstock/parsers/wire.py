@@ -9,8 +9,8 @@ import base64
 import json
 from typing import Any
 
-from penstock.errors import ParseError
-from penstock.records import NOTHING, Block, Gap
+from penstock.core.errors import ParseError
+from penstock.core.records import NOTHING, Block, Gap
 
 Frame = dict[str, Any]
 LONGEST = 64 << 20

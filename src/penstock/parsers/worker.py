@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import BinaryIO
 
-from penstock.errors import LimitExceeded, ParseError, Unsupported
+from penstock.core.errors import LimitExceeded, ParseError, Unsupported
+from penstock.core.records import Block, Gap, Item
 from penstock.parsers import failure, tidied
 from penstock.parsers.wire import Frame, from_part, packed, unpacked
-from penstock.records import Block, Gap, Item
 from penstock.registry import load
 
 _STDERR = 1 << 20

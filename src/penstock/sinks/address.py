@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from penstock.errors import UsageError
+from penstock.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ from contextlib import closing, contextmanager
 from itertools import count
 from typing import Any, Self
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import SinkError, UsageError
-from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
-from penstock.records import NOTHING, VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
+from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.chroma_wire import Lock, client, drivers, left_behind, told
 

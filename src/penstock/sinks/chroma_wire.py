@@ -11,7 +11,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import IO, Any
 
-from penstock.errors import MissingExtra, PenstockError, SinkError, TooLarge, Transient
+from penstock.core.errors import MissingExtra, PenstockError, SinkError, TooLarge, Transient
 from penstock.sinks.address import Address
 from penstock.sinks.store import line
 

@@ -23,9 +23,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from penstock.contracts import Sink
-from penstock.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.records import Dense, Manifest, MultiVector, Point, Space
+from penstock.core.contracts import Sink
+from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.core.records import Dense, Manifest, MultiVector, Point, Space
 from penstock.sinks import manifests, rows
 from penstock.sinks.delta_files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
 from penstock.sinks.store import line

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from penstock.records import VECTOR, Space
+from penstock.core.records import VECTOR, Space
 from penstock.sinks import manifests, rows
 
 if TYPE_CHECKING:

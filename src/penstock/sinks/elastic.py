@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import Rejected, SinkError, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import Rejected, SinkError, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
 from penstock.sinks import elastic_wire as wire
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.lengths import units

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.records import VECTOR, Space
+from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
+from penstock.core.records import VECTOR, Space
 from penstock.sinks import address
 
 SINCE = {"MultiVector": (8, 18), "Sparse": (8, 15)}

@@ -15,9 +15,9 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any, Self
 
-from penstock.contracts import Sink
-from penstock.errors import Rejected, Transient, UsageError
-from penstock.records import Manifest, Point
+from penstock.core.contracts import Sink
+from penstock.core.errors import Rejected, Transient, UsageError
+from penstock.core.records import Manifest, Point
 from penstock.sinks.fanout_group import BEHIND, UP, Book, Group, Member, put
 from penstock.sinks.fanout_joining import FIRST, Joining, give
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from penstock.contracts import Sink
-from penstock.errors import PenstockError, Rejected, SinkError, TooLarge, Transient
-from penstock.records import Point
+from penstock.core.contracts import Sink
+from penstock.core.errors import PenstockError, Rejected, SinkError, TooLarge, Transient
+from penstock.core.records import Point
 
 T = TypeVar("T")
 

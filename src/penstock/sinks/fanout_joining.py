@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-from penstock.errors import OwnershipError, Transient
-from penstock.records import Manifest, Point
+from penstock.core.errors import OwnershipError, Transient
+from penstock.core.records import Manifest, Point
 from penstock.sinks import manifests
 from penstock.sinks.fanout_group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
 

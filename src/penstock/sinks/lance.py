@@ -20,10 +20,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import SinkError, Transient, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import SinkError, Transient, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Vector
 from penstock.sinks import manifests, rows
 
 if TYPE_CHECKING:

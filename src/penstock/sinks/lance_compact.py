@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from penstock.errors import SinkError
-from penstock.records import VECTOR
+from penstock.core.errors import SinkError
+from penstock.core.records import VECTOR
 from penstock.sinks.lance import _Place, crowded, unindexed
 
 KEEP = timedelta(minutes=5)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from penstock.records import Space
+from penstock.core.records import Space
 from penstock.sinks import rows
 
 UNIT = 1e-6

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from penstock.errors import SinkError, SpaceMismatch, UsageError
-from penstock.records import Manifest, Space
+from penstock.core.errors import SinkError, SpaceMismatch, UsageError
+from penstock.core.records import Manifest, Space
 
 METRICS = ("cosine", "dot", "l2")
 

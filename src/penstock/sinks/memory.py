@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import SinkError, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Sparse, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Sparse, Vector
 from penstock.sinks import manifests, rows
 
 PAGE = 1024

@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import TooLarge, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import TooLarge, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
 from penstock.sinks import address, manifests, rows, sparse
 from penstock.sinks.milvus_wire import Collection, literal
 from penstock.sinks.store import Store

@@ -13,8 +13,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from penstock.errors import MissingExtra, SinkError, TooLarge, Transient
-from penstock.records import VECTOR, Manifest
+from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient
+from penstock.core.records import VECTOR, Manifest
 from penstock.sinks import address, manifests
 
 CONNECT, TIMEOUT, LOAD = 10, 60, 600

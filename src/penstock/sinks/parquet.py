@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
-from penstock.contracts import Sink
-from penstock.errors import SinkError, Transient
-from penstock.locks import Held, Lockfile
-from penstock.records import Dense, Manifest, MultiVector, Point, Space
+from penstock.core.contracts import Sink
+from penstock.core.errors import SinkError, Transient
+from penstock.core.records import Dense, Manifest, MultiVector, Point, Space
 from penstock.sinks import manifests, rows
+from penstock.support.locks import Held, Lockfile
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -27,10 +27,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import SinkError, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.pgvector_wire import (
     BUILD,

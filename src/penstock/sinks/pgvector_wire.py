@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.records import VECTOR, Chunk, Dense, Manifest, Point, Space, Sparse, Vector
+from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Point, Space, Sparse, Vector
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.store import line
 

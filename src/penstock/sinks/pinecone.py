@@ -23,10 +23,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Self
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import SinkError, SpaceMismatch, UsageError
-from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import SinkError, SpaceMismatch, UsageError
+from penstock.core.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Sparse, Vector
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks import pinecone_wire as wire
 from penstock.sinks.store import Store

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
-from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.records import Manifest, Space, Sparse
+from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
+from penstock.core.records import Manifest, Space, Sparse
 from penstock.sinks import address, manifests
 
 EXAMPLE = "pinecone://my-index/notes?cloud=aws&region=us-east-1"

@@ -20,11 +20,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
-from penstock.records import VECTOR, Chunk, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
+from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
+from penstock.core.records import VECTOR, Chunk, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.lengths import key, lying, units
 from penstock.sinks.store import Store, line, secret

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import Rejected, SinkError
-from penstock.filters import literal
-from penstock.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Space, Vector
+from penstock.core.errors import Rejected, SinkError
+from penstock.core.filters import literal
+from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Space, Vector
 
 if TYPE_CHECKING:
     import pyarrow as pa

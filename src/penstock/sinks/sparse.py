@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from penstock.errors import SinkError, UsageError
-from penstock.records import VECTOR, Point, Space, Sparse
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.records import VECTOR, Point, Space, Sparse
 from penstock.sinks import rows
 
 

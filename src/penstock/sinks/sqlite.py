@@ -14,10 +14,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from penstock import filters
-from penstock.contracts import Index, Sink
-from penstock.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
 from penstock.sinks import manifests, rows
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"

@@ -8,8 +8,8 @@ from abc import abstractmethod
 from contextlib import closing
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from penstock.errors import SinkError, UsageError
-from penstock.records import Manifest, Space
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.records import Manifest, Space
 from penstock.sinks import manifests
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from penstock.errors import UsageError
-from penstock.filters import Absent, Among, Compare, Every, Filter, Not, Some
+from penstock.core.errors import UsageError
+from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
 from penstock.sinks.lengths import key
 
 LARGEST_NUMBER = 1 << 53

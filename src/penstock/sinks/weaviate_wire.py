@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from penstock.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.records import Manifest
+from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
+from penstock.core.records import Manifest
 from penstock.sinks import address, manifests
 from penstock.sinks.store import line, secret
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
-from penstock.contracts import Source
-from penstock.errors import UsageError
+from penstock.core.contracts import Source
+from penstock.core.errors import UsageError
 from penstock.registry import SOURCES, find, scheme
 
 __all__ = ["from_url"]

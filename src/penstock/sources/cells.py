@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
-from penstock.errors import LimitExceeded, ParseError, SourceError
+from penstock.core.errors import LimitExceeded, ParseError, SourceError
 
 BYTES, TEXT, PLAIN = "bytes", "text", "plain"
 """What a column holds: images, words, other single values."""

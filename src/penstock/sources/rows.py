@@ -1,8 +1,9 @@
 """Images in tables: `parquet://photos/?image=img&caption=alt&key=id`.
 
 A row is an item. Its image is in a column of bytes, or of `{bytes, path}` as Hugging Face's data sets have it; or a
-path leads to it, beneath the table's folder; or a url, which is fetched (`penstock.fetching` has the rules). Which
-column that is, its name tells, or `?image=`. The caption and other plain values of the row are the item's metadata.
+path leads to it, beneath the table's folder; or a url, which is fetched by the rules of `penstock.support.fetching`.
+The column is found by its name, or named with `?image=`. The caption and other plain values of the row are the item's
+metadata.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from dataclasses import replace
 from typing import Any, BinaryIO, ClassVar, Protocol
 from urllib.parse import parse_qsl, quote, urldefrag, urlencode
 
-from penstock.contracts import Source
-from penstock.errors import PenstockError, SourceError, UsageError
-from penstock.fetching import Fetched, good
-from penstock.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.contracts import Source
+from penstock.core.errors import PenstockError, SourceError, UsageError
+from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.sources.cells import BYTES, TEXT, Cell, ParquetTable, Row, let_go, opened
 from penstock.sources.columns import PATHS, URLS, Choice, Columns, Fields, shown
 from penstock.sources.files import Files
 from penstock.sources.files.address import Address
 from penstock.sources.files.remote import UNKNOWN
 from penstock.sources.told import Told, mark_of
+from penstock.support.fetching import Fetched, good
 
 _PARQUET = re.compile(r"\.(?=parq(?:uet)?(?:/|$))", re.IGNORECASE)
 METADATA = 16 << 10

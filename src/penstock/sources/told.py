@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import sqlite3
 
-from penstock.records import Unreadable, Upsert
+from penstock.core.records import Unreadable, Upsert
 
 
 def mark_of(text: str) -> bytes:

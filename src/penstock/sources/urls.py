@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, BinaryIO
 
-from penstock.errors import ParseError, SourceError
-from penstock.records import Item, Unreadable
+from penstock.core.errors import ParseError, SourceError
+from penstock.core.records import Item, Unreadable
 from penstock.sources.cells import PLAIN, TEXT, ParquetTable, Row
 from penstock.sources.columns import URLS, Fields
 from penstock.sources.rows import Rows, Table

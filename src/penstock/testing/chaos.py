@@ -31,12 +31,12 @@ from zlib import crc32
 
 import numpy as np
 
-from penstock import session as sessions
-from penstock.contracts import Sink, Source
+from penstock.core.contracts import Sink, Source
+from penstock.core.errors import UsageError
+from penstock.core.records import Block, Chunk, Delete, Manifest, Piece, Point
 from penstock.engine.flow import Setup
-from penstock.errors import UsageError
+from penstock.jobs import session as sessions
 from penstock.pipeline import Pipeline
-from penstock.records import Block, Chunk, Delete, Manifest, Piece, Point
 from penstock.registry import SINKS, find
 from penstock.sinks import manifests
 from penstock.sinks.memory import MemorySink, forget

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from penstock.contracts import Embedder, Tokenizer
-from penstock.records import Chunk, Dense, Space
+from penstock.core.contracts import Embedder, Tokenizer
+from penstock.core.records import Chunk, Dense, Space
 
 if TYPE_CHECKING:
     import numpy as np

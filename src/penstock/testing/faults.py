@@ -17,9 +17,9 @@ from functools import wraps
 from itertools import islice
 from typing import Any
 
-from penstock.contracts import Embedder, Source, Tokenizer
-from penstock.errors import EmbedError, SourceError, Transient
-from penstock.records import Change, Chunk, Item, Space, Unreadable, Upsert, Vector
+from penstock.core.contracts import Embedder, Source, Tokenizer
+from penstock.core.errors import EmbedError, SourceError, Transient
+from penstock.core.records import Change, Chunk, Item, Space, Unreadable, Upsert, Vector
 
 # ---------------------------------------------------------------- an embedder
 

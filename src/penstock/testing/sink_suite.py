@@ -34,10 +34,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.contracts import Index, Sink
-from penstock.errors import PenstockError, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.filters import parse, passes
-from penstock.records import VECTOR, Chunk, Dense, Manifest, Metadata, MultiVector, Point, Space, Sparse, Vector
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import PenstockError, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.filters import parse, passes
+from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Metadata, MultiVector, Point, Space, Sparse, Vector
 
 MakeSink = Callable[[], Sink]
 MakeIndex = Callable[[], Index]

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from penstock.contracts import Sink
-from penstock.errors import Rejected, SinkError, TooLarge, Transient
-from penstock.records import Dense, Manifest, MultiVector, Point, Sparse
+from penstock.core.contracts import Sink
+from penstock.core.errors import Rejected, SinkError, TooLarge, Transient
+from penstock.core.records import Dense, Manifest, MultiVector, Point, Sparse
 
 
 class NothingSink(Sink):

@@ -23,9 +23,9 @@ from itertools import islice
 
 import pytest
 
-from penstock.contracts import Source
-from penstock.errors import SourceError
-from penstock.records import Item, Mark, Unreadable, Upsert
+from penstock.core.contracts import Source
+from penstock.core.errors import SourceError
+from penstock.core.records import Item, Mark, Unreadable, Upsert
 
 MakeSource = Callable[[], Source]
 Put = Callable[[str, bytes], object]

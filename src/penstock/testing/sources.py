@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO
 
-from penstock.contracts import Source
-from penstock.errors import SourceError
-from penstock.records import Change, Delete, Item, Mark, Unreadable, Upsert
+from penstock.core.contracts import Source
+from penstock.core.errors import SourceError
+from penstock.core.records import Change, Delete, Item, Mark, Unreadable, Upsert
 
 
 class Sentinel(Enum):

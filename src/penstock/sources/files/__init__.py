@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from penstock.contracts import Source
-from penstock.errors import SourceError, UsageError
-from penstock.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.contracts import Source
+from penstock.core.errors import SourceError, UsageError
+from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
 from penstock.registry import scheme
 from penstock.sources.files.address import Address
 from penstock.sources.files.globs import Selection

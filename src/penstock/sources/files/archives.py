@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote_from_bytes
 
-from penstock.errors import SourceError
-from penstock.records import Item, Unreadable, Upsert
+from penstock.core.errors import SourceError
+from penstock.core.records import Item, Unreadable, Upsert
 from penstock.sources.files import tars, zips
 from penstock.sources.files.globs import Selection
 from penstock.sources.files.members import Damaged, Entry, Opener, Reader

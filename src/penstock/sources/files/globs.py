@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from penstock.errors import UsageError
+from penstock.core.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from operator import attrgetter
 from typing import BinaryIO, ClassVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from penstock.errors import SourceError, UsageError
-from penstock.images import CAPTIONS, ENDINGS
-from penstock.records import Item, Unreadable, Upsert
+from penstock.core.errors import SourceError, UsageError
+from penstock.core.records import Item, Unreadable, Upsert
 from penstock.sources.files.archives import Archive, is_archive
 from penstock.sources.files.globs import Selection
+from penstock.support.images import CAPTIONS, ENDINGS
 
 SORTED = 50_000
 """Folders of up to this many entries are told by name; larger ones in the order they have, in constant memory."""

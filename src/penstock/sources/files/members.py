@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
 
-from penstock.records import NOTHING
+from penstock.core.records import NOTHING
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

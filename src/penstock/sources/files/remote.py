@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, ClassVar, cast
 from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
-from penstock.errors import MissingExtra, SourceError, UsageError
-from penstock.records import Item, Unreadable, Upsert
+from penstock.core.errors import MissingExtra, SourceError, UsageError
+from penstock.core.records import Item, Unreadable, Upsert
 from penstock.registry import SOURCES
 from penstock.sources.files.address import Address
 from penstock.sources.files.archives import Archive, is_archive

@@ -14,8 +14,8 @@ from tempfile import TemporaryFile
 from typing import IO, BinaryIO, cast
 from urllib.parse import unquote
 
-from penstock.errors import SourceError
-from penstock.records import Item, Unreadable, Upsert
+from penstock.core.errors import SourceError
+from penstock.core.records import Item, Unreadable, Upsert
 from penstock.sources.files.address import Address
 from penstock.sources.files.remote import unknown
 

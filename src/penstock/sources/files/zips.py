@@ -15,7 +15,7 @@ from struct import Struct, error, unpack_from
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, NamedTuple, cast
 
-from penstock.errors import LimitExceeded, ParseError
+from penstock.core.errors import LimitExceeded, ParseError
 from penstock.sources.files.members import ALONE, SMALL, Ahead, Damaged, Entry, Opener, Reader, moved, window
 
 LARGEST = 256 << 20

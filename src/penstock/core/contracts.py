@@ -1,0 +1,285 @@
+"""What a source, parser, chunker, embedder, sink and index promise.
+
+Common to all components with a lifecycle (Source, Embedder, Sink, Index):
+
+- The constructor stores its arguments and does nothing else: no import of a driver, no connection, no file.
+  So every component pickles, and any runner can ship it. `open()` connects; `close()` may come twice, or
+  without an `open()`. All are context managers.
+- Methods are synchronous and raise what `penstock.core.errors` names. Concurrency belongs to the engine.
+- Capabilities are data (class attributes), checked before any input is read.
+- No secret appears in a repr, an error or a log line.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
+
+from penstock.core.errors import UsageError
+from penstock.core.records import (
+    NOTHING,
+    Block,
+    Change,
+    Chunk,
+    Dense,
+    Gap,
+    Hit,
+    Item,
+    Manifest,
+    Piece,
+    Point,
+    Space,
+    Vector,
+)
+
+
+class Component:
+    """Lifecycle shared by the four."""
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Source(Component, ABC):
+    """Tells what is there, or what happened, as a stream of changes.
+
+    - `changes(cursor)` yields Upsert, Delete, Unreadable and Mark, lazily: it may be endless, and a corpus of
+      any size is listed in constant memory. It reads no content: an Item is opened later, elsewhere, perhaps
+      never.
+    - A **state source** ignores the cursor and lists everything. It ends with `Mark()` if, and only if, the
+      listing was complete; what a complete listing does not name is deleted from the index.
+    - A **feed source** tells events after the cursor and yields `Mark(cursor)` now and then: the cursor is
+      stored once all before it is safely in the index. Resuming after a cursor may repeat events, and must
+      not miss one.
+    - What cannot be read or listed is an Unreadable, never an exception in the middle of a listing; only a
+      source that cannot be listed at all (no such folder, wrong key) raises SourceError, before its first change.
+      Nothing is deleted for an Unreadable, nor beneath its uri.
+    - What is left alone on purpose (hidden, excluded, links) is counted in `passed_over`, so that a report can say it.
+    - Its `name` is the same in every run: the ledger is filed under it.
+    """
+
+    feed: bool = False
+    enters: Callable[[str], bool] | None = None
+    """Asked, where it is set, before an archive or table of that uri is read: who takes a share need not have all of it
+    read."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Reason -> entries that the latest listing left alone."""
+        return NOTHING
+
+    def open(self) -> None:
+        """Connect. Raises SourceError if what the source names does not exist."""
+
+    @abstractmethod
+    def changes(self, cursor: str | None = None) -> Iterator[Change]: ...
+
+    @abstractmethod
+    def lookup(self, uri: str) -> Item | None:
+        """The item of that uri as it is now, for a retry; None if it is gone. SourceError if it cannot tell."""
+
+
+class Parser(Protocol):
+    """Turns a document's bytes into blocks, a piece at a time; never a list of the whole.
+
+    A plain function does. It yields Blocks (or plain strings, which are blocks of text), and a Gap for a part
+    it could not read; it raises ParseError when the document as a whole is unreadable. The stream is seekable.
+    """
+
+    def __call__(self, stream: BinaryIO, item: Item) -> Iterable[Block | Gap | str]: ...
+
+
+class Chunker(Protocol):
+    """Cuts blocks into pieces that an embedder takes whole; lazily, holding no more than a window of text.
+
+    `document_text[piece.span] == piece.text`, where the document's text is its blocks' texts joined.
+    Pieces come in order and between them hold every character of the document but white space.
+    A plain function or method of a text that gives its parts, as other libraries' splitters do, is wrapped for you.
+    """
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterable[Piece]: ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """A model's tokenizer, as a chunker needs it."""
+
+    max_tokens: int
+    """How many tokens of text the model takes in one input, after special tokens and prompt."""
+    additive: bool
+    """True where cutting text at ASCII white space cuts its ids: ids(a) + ids(b) == ids(a + b) (WordPiece)."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text: no special tokens, no prompt, nothing truncated. Releases the GIL."""
+        ...
+
+
+class Embedder(Component, ABC):
+    """Turns chunks into vectors.
+
+    - `describe()` says which space the vectors live in. It works before `open()` and is cheap, but for the first
+      time, when the model may have to be fetched.
+    - `embed(chunks)` returns one vector a chunk, in order. The engine calls it from `workers` threads at once,
+      with batches of like length and at most `batch_tokens` tokens (one longer chunk may come alone).
+      A chunk's `tokens` are used where they are given. It never truncates: a chunk it cannot take whole raises
+      EmbedError.
+    - `query(texts)` embeds questions, which some models treat otherwise than passages.
+    - Transient trouble (HTTP 429, a timeout) raises Transient: the engine waits and tries again.
+    """
+
+    produces: type[Vector] = Dense
+    sees: bool = False
+    """It embeds images as well: a chunk that has one as that image, any other as its text."""
+    tokenizes: bool = False
+    """It has a tokenizer once it is open, and chunks are sized by that if nothing else is said."""
+    workers: int = 1
+    batch_tokens: int = 1024
+    batch_rows: int = 256
+
+    @abstractmethod
+    def describe(self) -> Space: ...
+
+    def open(self) -> None:
+        """Load the model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, once open, if it `tokenizes`."""
+        return None
+
+    @abstractmethod
+    def embed(self, chunks: Sequence[Chunk]) -> Sequence[Vector]: ...
+
+    @abstractmethod
+    def query(self, texts: Sequence[str]) -> Sequence[Vector]: ...
+
+
+@runtime_checkable
+class SeesImages(Protocol):
+    """An embedder that takes images as questions."""
+
+    def query_images(self, pictures: Sequence[bytes]) -> Sequence[Vector]:
+        """One vector each. Raises ParseError for what cannot be decoded."""
+
+
+class Place(Component, ABC):
+    """Where an index is: what a Sink writes to and an Index searches.
+
+    A place may have others beside it, numbered, in the same store: `notes`, `notes_1`, `notes_2`. An index is built
+    anew in one of those; the manifest of the place itself says which of them is `current`.
+    """
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where the points are, without secrets: `lance://./index`."""
+
+    def beside(self, number: int) -> Self:
+        """The place of that number (1 or more), by the same client if one was given. Connects to nothing."""
+        raise UsageError(f"{self.url} has no places beside it, so an index cannot be built anew there")
+
+    @abstractmethod
+    def manifest(self) -> Manifest | None:
+        """What is kept with the index, before or after `open`; None where there is no index."""
+
+
+class Sink(Place):
+    """Holds points: an index of a vector store, a table, a folder of files.
+
+    - `write(points)` is an idempotent upsert by id: when it returns, the store has acknowledged every point;
+      written again, nothing changes; an id twice in one batch, the last one counts. It never leaves a point
+      out without a word: it raises Transient (try the same batch again), TooLarge (try smaller ones) or
+      Rejected (these ids can never be written; **the others of the batch were**), and anything else ends the
+      run. After an exception some of the batch may have been written.
+    - After `flush()` all that was written is visible to every reader and as durable as the store can make it.
+      The ledger records an acknowledgement only after a flush.
+    - A batch that the engine sends has at most `max_rows` points and about `max_bytes` bytes.
+    - `write` and `delete` are called from at most `writers` threads at once; `count`, `ids`, `fetch` may be
+      called from any other thread meanwhile.
+    - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is
+      no index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is
+      another one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step: a reader
+      finds the old one or the new one).
+    - `drop()` removes the place with all that is in it, and needs no `open`.
+    - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
+    """
+
+    accepts: frozenset[type[Vector]] = frozenset({Dense})
+    max_rows: int = 1024
+    max_bytes: int = 16 << 20
+    max_text: int | None = None
+    """The longest text the store takes, in UTF-8 bytes, if it has a limit."""
+    writers: int = 1
+    readable: bool = True
+
+    @abstractmethod
+    def open(self, manifest: Manifest) -> None: ...
+
+    @abstractmethod
+    def replace_manifest(self, manifest: Manifest) -> None: ...
+
+    @abstractmethod
+    def write(self, points: Sequence[Point]) -> None: ...
+
+    @abstractmethod
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove these; an id that is not there is no error. At most `max_rows` at a time."""
+
+    @abstractmethod
+    def flush(self) -> None: ...
+
+    @abstractmethod
+    def count(self) -> int: ...
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        """Every id, in pages, in bounded memory. Order is the store's own."""
+        raise UsageError(f"{self.url} cannot be read back: it only takes points")
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        """The points of these ids, vectors included, as they were written; those that are not there are left out."""
+        raise UsageError(f"{self.url} cannot be read back: it only takes points")
+
+    def drop(self) -> None:
+        """Nothing there is no error. The sink is closed afterwards."""
+        raise UsageError(f"{self.url} cannot be removed from here")
+
+    def alias(self, number: int) -> str:
+        """Have the store's own alias `<name>_live` stand for the place of that number, in one step, for programs that
+        do not read manifests. Gives its name; nothing where the store has no aliases."""
+        return ""
+
+    def maintain(self) -> None:
+        """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it."""
+
+
+class Index(Place):
+    """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes; several threads may
+    search it at once."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect. Raises SinkError if there is no such index."""
+
+    @abstractmethod
+    def manifest(self) -> Manifest: ...
+
+    @abstractmethod
+    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The k nearest, nearest first, of those whose fields equal `where` (`{"uri": "..."}`; chunk fields only)."""
+
+    @abstractmethod
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]: ...
+
+    @abstractmethod
+    def count(self) -> int: ...

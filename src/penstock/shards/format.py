@@ -1,0 +1,227 @@
+"""A part: one Parquet file, with the account of its inputs in the footer.
+
+id            32 hexadecimal digits: of uri and content, the same in every run
+uri           where the image is
+content_hash  SHA-256 of its bytes; nothing where they are not known
+width, height in pixels, as its header says
+text          its caption
+metadata      JSON
+vector        a list of float32 of fixed size
+model         the fingerprint of the space
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from penstock.core.errors import SinkError, SourceError
+from penstock.core.records import Space
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+FACTS, ACCOUNT = b"penstock.part", b"penstock.account"
+EMBEDDED, DUPLICATE, FAILED, SKIPPED = "embedded", "duplicate", "failed", "skipped"
+NOTED = "noted"
+STATES = (EMBEDDED, DUPLICATE, FAILED, SKIPPED)
+
+
+class Row(NamedTuple):
+    """One image, in the order of the columns; the model is the same for all."""
+
+    id: str
+    uri: str
+    content_hash: str | None
+    width: int | None
+    height: int | None
+    text: str
+    metadata: str
+    vector: NDArray[np.float32]
+
+
+class Entry(NamedTuple):
+    """What became of an input that gave no row; or what is to be said of one that did."""
+
+    uri: str
+    state: str
+    """`duplicate`, `failed`, `skipped`; `noted`, where it was embedded and something about it could not be read."""
+    why: str
+    """The cause; of a duplicate, the uri of the image that has the same content."""
+    final: bool = True
+    """False for a failure that may pass: whoever goes on with the piece tries it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part, read."""
+
+    name: str
+    sha256: str
+    table: pa.Table
+    entries: Sequence[Entry]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A part as the record of a finished piece has it."""
+
+    name: str
+    rows: int
+    sha256: str
+    entries: int = 0
+
+
+@dataclass(slots=True)
+class Digest:
+    """Of a set of texts, in any order: equal where the sets are."""
+
+    count: int = 0
+    total: int = field(default=0)
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        raw = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+        self.total = (self.total + int.from_bytes(raw, "big")) % (1 << 128)
+
+    def __str__(self) -> str:
+        return f"{self.total:032x}"
+
+
+GROUP = 512
+"""Rows of a row group."""
+
+
+def schema(dim: int) -> pa.Schema:
+    import pyarrow as pa
+
+    def column(name: str, kind: Any, nullable: bool = False) -> Any:
+        return pa.field(name, kind, nullable=nullable)
+
+    return pa.schema(
+        [
+            column("id", pa.string()),
+            column("uri", pa.string()),
+            column("content_hash", pa.string(), nullable=True),
+            column("width", pa.int32(), nullable=True),
+            column("height", pa.int32(), nullable=True),
+            column("text", pa.string()),
+            column("metadata", pa.string()),
+            column("vector", pa.list_(pa.float32(), dim)),
+            column("model", pa.string()),
+        ]
+    )
+
+
+class Draft:
+    """A part as it grows: in a file without a name, a row group at a time."""
+
+    def __init__(self, space: Space) -> None:
+        self.rows = self.nbytes = 0
+        self._space, self._group = space, list[Row]()
+        self._file: Any = None
+        self._writer: Any = None
+        self._failed = ""
+
+    def add(self, row: Row) -> None:
+        self._group.append(row)
+        self.rows += 1
+        self.nbytes += row.vector.nbytes + len(row.text) + len(row.metadata) + len(row.uri)
+        if len(self._group) == GROUP:
+            self._write()
+
+    def finished(self, entries: Sequence[Entry], facts: Mapping[str, Any]) -> bytes:
+        """The part, whole. The draft is none any more."""
+        if self._group or self._writer is None:
+            self._write()
+        with self._writing():
+            # Only here, and not in the schema: that is kept twice.
+            self._writer.add_key_value_metadata({FACTS: json.dumps(dict(facts)), ACCOUNT: json.dumps(entries)})
+            self._writer.close()
+            self._file.seek(0)
+            data: bytes = self._file.read()
+        self.close()
+        return data
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError, ValueError):  # the disk may be full, and what failed once fails again
+                if self._writer is not None:
+                    self._writer.close()
+            with suppress(OSError):
+                self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What could not be written to its end is no part, whatever comes after it."""
+        if self._failed:
+            raise SinkError(self._failed)
+        try:
+            yield
+        except (OSError, ValueError) as error:  # Arrow's own errors are of these
+            self._failed = f"a part cannot be written to {tempfile.gettempdir()}: {type(error).__name__}: {error}"
+            raise SinkError(self._failed) from error
+
+    def _write(self) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        shape = schema(self._space.dim)
+        rows, self._group = self._group, []
+        columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
+        arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
+        flat = np.concatenate(columns[-1]) if rows else np.empty(0, np.float32)
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self._space.dim))
+        arrays.append(pa.array([self._space.fingerprint] * len(rows), pa.string()))
+        with self._writing():
+            if self._writer is None:
+                self._file = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - close() does
+                self._writer = pq.ParquetWriter(self._file, shape, compression="zstd", use_dictionary=["model"])
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=shape))
+
+
+def decode(name: str, data: bytes) -> Part:
+    """Raises SourceError for what is no part, or a damaged one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            kept = file.metadata.metadata or {}
+            facts = json.loads(kept[FACTS])
+            entries = [Entry(*entry) for entry in json.loads(kept[ACCOUNT])]
+            if not all(_sound(entry) for entry in entries):
+                raise ValueError("its account cannot be meant")
+            table = file.read()
+        kind = table.schema.field("vector").type
+        if table.schema.remove_metadata() != schema(kind.list_size):
+            raise ValueError("its columns are not those of a part")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+        raise SourceError(f"{name} cannot be read as a part: {type(error).__name__}: {error}") from error
+    return Part(name, hashlib.sha256(data).hexdigest(), table, entries, facts)
+
+
+def _sound(entry: Entry) -> bool:
+    texts = isinstance(entry.uri, str) and isinstance(entry.why, str) and isinstance(entry.final, bool)
+    return texts and entry.state in (DUPLICATE, FAILED, SKIPPED, NOTED)
+
+
+def records(table: pa.Table) -> Iterator[Row]:
+    """The rows, vectors as views of one matrix."""
+    import numpy as np
+
+    for batch in table.to_batches():
+        vectors = batch.column("vector")
+        flat = vectors.flatten().to_numpy(zero_copy_only=False)
+        matrix = np.ascontiguousarray(flat, np.float32).reshape(len(batch), -1)
+        plain = [batch.column(name).to_pylist() for name in Row._fields[:-1]]
+        yield from (Row(*cells) for cells in zip(*plain, matrix, strict=True))

@@ -1,0 +1,191 @@
+"""Where parts are: a folder, or a place in any object store that fsspec knows. Whole files, read and put at once.
+
+Nobody ever sees half a file: a folder gets it by a rename, an object store by a single put.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.registry import SOURCES, scheme
+
+
+class Taken(Exception):
+    """There is such a file already."""
+
+
+class Store(Protocol):
+    url: str
+
+    def names(self, folder: str, prefix: str = "") -> list[str]:
+        """The files of a folder, `""` or one beneath it, that begin so; in order. None where there is no folder."""
+        ...
+
+    def read(self, name: str) -> bytes | None: ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """The old content or the new one, whatever happens in between."""
+        ...
+
+    def create(self, name: str, data: bytes) -> None:
+        """The same, but raises Taken if there is one: of two that create it at once, one gets it."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Nothing there is no error."""
+        ...
+
+
+def at(url: str | os.PathLike[str], storage: Mapping[str, Any] | None = None) -> Store:
+    """`parts/`, `s3://bucket/parts`. `storage` is what fsspec's file system takes; it never shows in a name."""
+    place = os.fspath(url)
+    if not place:
+        raise UsageError("no folder for the parts is named")
+    kind = scheme(place)
+    if kind in ("", "file"):
+        return Folder(Path(place.partition("://")[2] if kind else place).expanduser().absolute())
+    return Bucket(place.rstrip("/"), storage or {})
+
+
+class Folder:
+    def __init__(self, path: Path) -> None:
+        self.url, self._path = str(path), path
+
+    def names(self, folder: str, prefix: str = "") -> list[str]:
+        with self._errors(), suppress(FileNotFoundError), os.scandir(self._path / folder) as found:
+            names = (entry.name for entry in found if entry.is_file())
+            return sorted(name for name in names if name.startswith(prefix) and not name.startswith("."))
+        return []
+
+    def read(self, name: str) -> bytes | None:
+        with self._errors(), suppress(FileNotFoundError):
+            return (self._path / name).read_bytes()
+        return None
+
+    def put(self, name: str, data: bytes) -> None:
+        with self._written(name, data) as temporary:
+            os.replace(temporary, self._path / name)
+
+    def create(self, name: str, data: bytes) -> None:
+        path = self._path / name
+        with self._written(name, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                raise Taken(name) from None
+            except OSError:  # a mounted bucket has no links: whoever makes the file is the one to replace it
+                try:
+                    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                except FileExistsError:
+                    raise Taken(name) from None
+                os.replace(temporary, path)
+
+    def remove(self, name: str) -> None:
+        with self._errors():
+            (self._path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _written(self, name: str, data: bytes) -> Iterator[str]:
+        """The data in a file beside its place, which is gone afterwards; and the folder's entry as durable as it."""
+        folder = (self._path / name).parent
+        with self._errors():
+            folder.mkdir(parents=True, exist_ok=True)
+            number, temporary = tempfile.mkstemp(prefix=f".{Path(name).name}.", dir=folder)
+            try:
+                with os.fdopen(number, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)  # others, on other machines, are to read it
+                yield temporary
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+            if os.name != "nt":  # Windows has no fsync of folders
+                entry = os.open(folder, os.O_RDONLY)
+                try:
+                    os.fsync(entry)
+                finally:
+                    os.close(entry)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise SinkError(f"{self.url}: {error}") from error
+
+
+class Bucket:
+    def __init__(self, url: str, storage: Mapping[str, Any]) -> None:
+        try:
+            from fsspec.core import url_to_fs
+
+            # A cached listing is yesterday's, and this is how workers see one another.
+            self._fs, self._root = url_to_fs(url, **{"use_listings_cache": False, **storage})
+        except ImportError as error:
+            extra = SOURCES.get(scheme(url), ("", None))[1]
+            if extra is None:
+                raise UsageError(f"{url}: {error}") from None
+            raise MissingExtra(f"{scheme(url)}://", extra) from None
+        except ValueError as error:
+            raise UsageError(f"{url}: {error}") from None
+        self.url = url
+
+    def names(self, folder: str, prefix: str = "") -> list[str]:
+        path = self._path(folder)
+        with self._errors(), suppress(FileNotFoundError):
+            self._fs.invalidate_cache(path)
+            found = (
+                info["name"].rpartition("/")[2] for info in self._fs.ls(path, detail=True) if info["type"] == "file"
+            )
+            return sorted(name for name in found if name.startswith(prefix))
+        return []
+
+    def read(self, name: str) -> bytes | None:
+        with self._errors(), suppress(FileNotFoundError):
+            data: bytes = self._fs.cat_file(self._path(name))
+            return data
+        return None
+
+    def put(self, name: str, data: bytes) -> None:
+        with self._errors():
+            self._fs.pipe_file(self._path(name), data)
+
+    def create(self, name: str, data: bytes) -> None:
+        with self._errors():
+            try:
+                self._fs.pipe_file(self._path(name), data, mode="create")
+            except FileExistsError:
+                raise Taken(name) from None
+            except OSError as error:
+                # What a store says of a condition that is not met has a number in common, not an exception.
+                if "PreconditionFailed" in str(error) or "412" in str(error) or "pre-conditions" in str(error):
+                    raise Taken(name) from None
+                raise
+
+    def remove(self, name: str) -> None:
+        with self._errors(), suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (Taken, FileNotFoundError):
+            raise
+        except PermissionError as error:
+            raise SinkError(f"{self.url}: {error}") from error
+        except Exception as error:  # drivers raise what they like
+            raise Transient(f"{self.url}: {type(error).__name__}: {error}") from error

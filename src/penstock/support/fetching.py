@@ -1,0 +1,324 @@
+"""What is at a url, for who fetches urls that others wrote: from public addresses only, and never much or long.
+
+The name is looked up once, each address is judged, and the connection goes to an address that was judged; so are those
+that a redirect leads to. What is final (nothing there, not public, no url) is a ParseError, what is too much a
+LimitExceeded; what may pass is a SourceError, or a TimeoutError where it took too long.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from functools import cache
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, BinaryIO, cast
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from penstock.core.errors import LimitExceeded, ParseError, SourceError
+
+REDIRECTS = 4
+SECONDS = 30.0
+BYTES = 128 << 20
+AT_ONCE = 2
+"""Connections to one host."""
+LONGEST = 3600.0
+"""Seconds for which a host is left alone, whatever it asks for."""
+_HOSTS = 4096
+"""Hosts that are remembered for having asked to be left alone."""
+_IN_MEMORY = 4 << 20
+
+Judge = Callable[[str], bool]
+_plain = re.compile(r"[!-~]+").fullmatch
+
+
+class NotPublic(ParseError): ...
+
+
+def public(address: str) -> bool:
+    """Whether the address is one of the internet, not of this machine or of a network around it."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        # Addresses of IPv4 in the clothes of IPv6: mapped, 6to4, and NAT64's prefix.
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if ip.teredo is not None or ip.is_site_local:
+            return False
+        if inner is not None:
+            return public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def near(address: str) -> bool:
+    """Whether it is public or of one's own network. Not of the link: there a cloud hands its machines their keys."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return public(str(ip)) or (
+        (ip.is_private or ip.is_loopback)
+        and not (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+        and not (isinstance(ip, ipaddress.IPv4Address) and ip.is_reserved)
+    )
+
+
+class Manners:
+    """How often a host is asked: few connections at once, and none before the time that it named. Safe to use from
+    several threads, which wait for their turn here."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._busy: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    @contextmanager
+    def turn(self, host: str) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._busy.get(host, 0) < AT_ONCE)
+            self._busy[host] = self._busy.get(host, 0) + 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy[host] -= 1
+                if not self._busy[host]:
+                    del self._busy[host]
+                self._changed.notify_all()
+
+    def leave_alone(self, host: str, seconds: float) -> None:
+        now = time.monotonic()
+        with self._changed:
+            if len(self._until) >= _HOSTS:
+                self._until = {name: until for name, until in self._until.items() if until > now}
+            if len(self._until) < _HOSTS:
+                self._until[host] = now + min(seconds, LONGEST)
+
+    def wait(self, host: str) -> float:
+        """Seconds until it may be asked again."""
+        with self._changed:
+            return max(0.0, self._until.get(host, 0.0) - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class Fetcher:
+    """Fetches into a file. Blocks: for threads."""
+
+    most: int = BYTES
+    seconds: float = SECONDS
+    """From the first turn on to the last byte, redirects included."""
+    judge: Judge = public
+    accept: str = "*/*"
+    manners: Manners | None = None
+
+    def __call__(self, url: str, into: IO[bytes]) -> None:
+        judge = self.judge
+        came_from = ""
+        end = 0.0
+        for _ in range(REDIRECTS + 1):
+            parts = _parts(url)
+            if came_from == "https" and parts.scheme != "https":
+                raise ParseError("it leads away from https")
+            host = parts.hostname or ""
+            with self.manners.turn(host) if self.manners else nullcontext():
+                # Waiting for a turn is no fault of the host's.
+                end = end or time.monotonic() + self.seconds
+                while True:
+                    self._keep_quiet(host, end)
+                    addresses = _addresses(parts, judge)
+                    try:
+                        there = self._one(parts, addresses, end, into)
+                        break
+                    except _Busy as busy:
+                        self._heed(host, busy, end)
+                    except (OSError, http.client.HTTPException) as error:
+                        _left(end)
+                        raise SourceError(f"it cannot be fetched ({type(error).__name__})") from None
+            if there is None:
+                return
+            if all(map(public, addresses)):
+                judge = public  # who is outside says nothing about what is inside
+            came_from, url = parts.scheme, urljoin(url, there)
+        raise ParseError(f"it leads on more than {REDIRECTS} times")
+
+    def _keep_quiet(self, host: str, end: float) -> None:
+        if self.manners is None or not (wait := self.manners.wait(host)):
+            return
+        if wait >= _left(end):
+            raise SourceError(f"its host asked to be left alone for {wait:.0f} seconds more")
+        time.sleep(wait)
+
+    def _heed(self, host: str, busy: _Busy, end: float) -> None:
+        """Come again later, if the host says when: in a moment here, otherwise in the next run."""
+        if self.manners is not None and busy.wait is not None:
+            wait = max(1.0, busy.wait)
+            self.manners.leave_alone(host, wait)
+            if wait < _left(end):
+                return
+        raise SourceError(f"it answers with status {busy.status}")
+
+    def _one(self, parts: SplitResult, addresses: Sequence[str], end: float, into: IO[bytes]) -> str | None:
+        """Where it is said to be, if it is not here."""
+        connection = _Pinned(parts, addresses, end)
+        # Timeouts of a socket begin anew with every byte: this one does not.
+        clock = threading.Timer(_left(end), connection.cut)
+        clock.daemon = True
+        clock.start()
+        try:
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            headers = {"User-Agent": "penstock", "Accept": self.accept, "Accept-Encoding": "identity"}
+            connection.request("GET", target, headers=headers)
+            with connection.getresponse() as response:
+                if response.status in (301, 302, 303, 307, 308) and (there := response.getheader("Location")):
+                    return there
+                if response.status in (429, 503):
+                    raise _Busy(response.status, _seconds(response.getheader("Retry-After")))
+                if response.status in (404, 410):
+                    raise ParseError(f"it answers with status {response.status}: nothing is there")
+                if response.status != 200:
+                    raise SourceError(f"it answers with status {response.status}")
+                self._body(response, end, into)
+                return None
+        finally:
+            clock.cancel()
+            connection.close()
+
+    def _body(self, response: http.client.HTTPResponse, end: float, into: IO[bytes]) -> None:
+        if (coding := response.getheader("Content-Encoding", "identity").lower()) != "identity":
+            raise SourceError(f"it is sent as {coding[:20]}, without being asked to")
+        told, size = response.length, 0
+        while True:
+            piece = response.read1(1 << 16)
+            _left(end)
+            if not piece:
+                break
+            size += len(piece)
+            if size > self.most:
+                raise LimitExceeded(f"it has more than {self.most:,} bytes")
+            into.write(piece)
+        if told is not None and size != told:
+            raise SourceError(f"it broke off after {size:,} of {told:,} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Opens what is at a url, fetched to its end."""
+
+    url: str = field(repr=False)
+    private: bool = False
+    """It may be in one's own network."""
+
+    def __call__(self) -> BinaryIO:
+        spool = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the caller closes it
+        try:
+            Fetcher(judge=near if self.private else public, manners=_manners)(self.url, spool)
+        except BaseException:
+            spool.close()
+            raise
+        spool.seek(0)
+        return cast(BinaryIO, spool)
+
+
+_manners = Manners()
+"""Of this process, whatever is fetched in it."""
+
+
+class _Busy(Exception):
+    def __init__(self, status: int, wait: float | None) -> None:
+        super().__init__(status)
+        self.status, self.wait = status, wait
+
+
+class _Pinned(http.client.HTTPConnection):
+    """Connects to an address that was judged, whatever the name means by now."""
+
+    def __init__(self, parts: SplitResult, addresses: Sequence[str], end: float) -> None:
+        self._secure = parts.scheme == "https"
+        super().__init__(parts.hostname or "", parts.port or (443 if self._secure else 80))
+        self._end = end
+        if self._secure:
+            self.default_port = 443
+        self._addresses = addresses
+        self._line: socket.socket | None = None
+
+    def cut(self) -> None:
+        """From another thread. The socket may have passed to the response, so it is kept here."""
+        if self._line is not None:
+            with suppress(OSError):  # it has ended meanwhile
+                self._line.shutdown(socket.SHUT_RDWR)
+
+    def connect(self) -> None:
+        for number, address in enumerate(self._addresses, 1):
+            left = _left(self._end)
+            try:
+                self._line = socket.create_connection((address, self.port), left)
+                break
+            except OSError:
+                if number == len(self._addresses):
+                    raise
+        assert self._line is not None
+        self.sock: Any = self._line
+        if self._secure:
+            self.sock = self._line = _tls().wrap_socket(self._line, server_hostname=self.host)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it reads every certificate that this machine trusts."""
+    return ssl.create_default_context()
+
+
+def good(url: str) -> bool:
+    """Whether it can be meant as a url to fetch: of http or https, without a user, quoted as it should be."""
+    try:
+        parts = urlsplit(url)
+        fit = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(fit) and _plain(url) is not None
+
+
+def _parts(url: str) -> SplitResult:
+    if not good(url):
+        raise ParseError("a url is wanted such as https://example.org/a.jpg, without a user")
+    return urlsplit(url)
+
+
+def _addresses(parts: SplitResult, judge: Judge) -> list[str]:
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        # Which a machine without a network says of every host.
+        raise SourceError("its host is not known") from None
+    addresses = [str(entry[4][0]) for entry in found]
+    # One private address among public ones is no accident.
+    if not addresses or not all(map(judge, addresses)):
+        raise NotPublic("it leads to an address that is not public")
+    return list(dict.fromkeys(addresses))
+
+
+def _left(end: float) -> float:
+    if (left := end - time.monotonic()) <= 0:
+        raise TimeoutError("it took too long to fetch")
+    return left
+
+
+def _seconds(told: str | None) -> float | None:
+    """What a Retry-After header says: seconds, or a date."""
+    if told is None:
+        return None
+    try:
+        if told.strip().isdigit():
+            return float(told)
+        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,94 @@
+"""The OpenAPI document: sound, of all routes, and true of what they take and answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+
+from penstock.server import openapi
+from penstock.server.app import Api
+from penstock.server.engine import Engine
+from penstock.server.metrics import Metrics
+from penstock.server.settings import Settings
+from tests.server.serving import Client, either
+
+DOCUMENT = openapi.document()
+
+
+def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+
+
+def test_it_is_sound() -> None:
+    pytest.importorskip("openapi_spec_validator").validate(DOCUMENT)
+
+
+def test_it_is_served(client: Client) -> None:
+    assert client.get("/openapi.json").json() == DOCUMENT
+
+
+def test_it_has_every_route_and_no_other() -> None:
+    settings = Settings()
+    api = Api(Engine("memory://none", either(), settings, Metrics()), settings, Metrics())
+    routed: set[tuple[str, str]] = set()
+    for route in api.routes():
+        routed |= {(route.path, method.lower()) for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
+    told = {(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert routed - {("/{name}", "get")} == told
+
+
+ASKED: list[tuple[str, str, dict[str, Any] | None]] = [
+    ("get", "/v1/search?q=weighs", None),
+    ("post", "/v1/search", {"text": "weighs", "k": 3, "distinct": True, "minus": ["much"], "where": {"page": [1, 2]}}),
+    ("post", "/v1/search/batch", {"queries": [{"text": "weighs"}, {"like": [f"{20:032x}"]}]}),
+    ("get", f"/v1/points/{3:032x}", None),
+    ("post", "/v1/embeddings", {"input": ["a", "b"]}),
+    ("post", "/v1/embeddings", {"input": "a", "encoding_format": "base64"}),
+    ("get", "/v1/status", None),
+    ("get", "/healthz", None),
+    ("get", "/readyz", None),
+    ("get", "/openapi.json", None),
+    ("post", "/knn-service", {"text": "weighs", "num_images": 3}),
+    ("get", "/indices-list", None),
+    ("get", "/search?query=weighs", None),
+    ("post", "/search", {"text": "weighs"}),
+    ("get", "/health", None),
+]
+
+
+def described(method: str, path: str) -> dict[str, Any]:
+    path = path.partition("?")[0]
+    if path.startswith("/v1/points/"):
+        path = "/v1/points/{id}"
+    found: dict[str, Any] = DOCUMENT["paths"][path][method]
+    return found
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ASKED)
+def test_answers_are_as_described(client: Client, method: str, path: str, body: dict[str, Any] | None) -> None:
+    """And so are the questions that get them."""
+    route = described(method, path)
+    if body is not None:
+        validator(route["requestBody"]["content"]["application/json"]["schema"]).validate(body)
+    answer = client.request(method, path, json=body)
+    assert answer.status_code == 200, answer.text
+    validator(route["responses"]["200"]["content"]["application/json"]["schema"]).validate(answer.json())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"text": 5}, {"text": ""}, {"k": 0}, {"k": 1.5}, {"limit": 1}, {"vector": []}, {"vector": ["a"]}, {"like": "x"},
+        {"minus": ["a"] * 9}, {"where": []}, {"distinct": "yes"}, {"threshold": "1"}, {"text_weight": -1},
+    ],
+)  # fmt: skip
+def test_what_the_document_forbids_is_refused(client: Client, body: dict[str, Any]) -> None:
+    """With an error of the shape that the document has."""
+    body = {"text": "x", **body}
+    route = described("post", "/v1/search")
+    assert not validator(route["requestBody"]["content"]["application/json"]["schema"]).is_valid(body)
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 400
+    validator(route["responses"]["400"]["content"]["application/json"]["schema"]).validate(answer.json())

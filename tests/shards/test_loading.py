@@ -1,0 +1,341 @@
+"""Parts into a store: whole, or not at all; and where it broke off, it goes on."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import penstock as ps
+from penstock.core.contracts import Sink
+from penstock.core.errors import OwnershipError, Rejected, SinkError, SourceError, SpaceMismatch, UsageError
+from penstock.core.generations import current
+from penstock.core.records import Chunk, Dense, Manifest, Point, Space
+from penstock.registry import SINKS, find
+from penstock.shards import Loaded, load
+from penstock.shards.folder import Done, Folder, facts_of
+from penstock.shards.format import Digest, Listed, Row, decode
+from penstock.shards.store import at
+from penstock.sinks.memory import MemorySink, forget
+
+from .world import PixelEmbedder, embedded, encode, pictures, uris
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    source = pictures(tmp_path / "in", 40)
+    (source / "0" / "00000.json").write_text('{"caption": "a red dot", "licence": "CC0"}')
+    embedded(source, tmp_path / "out", claim=True, pieces=3)
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> str:
+    return f"sqlite://{tmp_path}/index.db"
+
+
+def held(into: str | Sink) -> list[Point]:
+    """What the current collection holds."""
+    sink = find(SINKS, into.partition("://")[0], "sink")(into) if isinstance(into, str) else into
+    with current(sink) as there:
+        manifest = there.manifest()
+        assert manifest is not None
+        there.open(manifest)
+        return [point for ids in there.ids() for point in there.fetch(ids)]
+
+
+def loaded_uris(into: str | Sink) -> list[str]:
+    return sorted(point.chunk.uri for point in held(into))
+
+
+class Breaking(MemorySink):
+    """Fails at the n-th write."""
+
+    left = 1 << 30
+    written: list[str]
+
+    def write(self, points: Sequence[Point]) -> None:
+        type(self).left -= 1
+        if type(self).left < 0:
+            raise SinkError("the store fell over")
+        super().write(points)
+        type(self).written += [point.id for point in points]
+
+
+@pytest.fixture
+def breaking() -> type[Breaking]:
+    class Here(Breaking): ...
+
+    Here.written = []
+    for number in range(4):
+        forget("memory://loading" + (f"_{number}" if number else ""))
+    return Here
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "lance", "parquet"])
+def test_everything_is_there(kind: str, out: Path, tmp_path: Path) -> None:
+    """With its vector, caption and metadata; and it is found by search."""
+    url = f"{kind}://{tmp_path}/index"
+    done = load(out, url, state=tmp_path / "state")
+    assert done.ok
+    assert (done.parts, done.written, done.kept, done.total) == (done.of_parts, 40, 0, 40)
+    assert loaded_uris(url) == uris(out)
+    points = {point.chunk.uri[-9:]: point for point in held(url)}
+    first = points["00000.png"].chunk
+    assert (first.text, dict(first.metadata)) == ("a red dot", {"width": 8, "height": 6, "licence": "CC0"})
+    model = PixelEmbedder()
+    for point in points.values():
+        raw = Path(point.chunk.uri.removeprefix("file://")).read_bytes()
+        assert np.array_equal(point.vectors["vector"].values, model.query_images([raw])[0].values)
+    assert not (tmp_path / "state").exists()
+    if kind != "parquet":
+        with ps.open_index(url, model) as index:
+            assert len(index) == 40
+
+
+def test_the_old_one_is_searched_until_the_new_one_is_whole(out: Path, tmp_path: Path, into: str) -> None:
+    """And kept until the next load. What the source lost is in neither parts nor the new collection."""
+    first = load(out, into, state=tmp_path / "state")
+    (tmp_path / "in" / "3" / "00003.png").unlink()
+    new = tmp_path / "new"
+    embedded(tmp_path / "in", new)
+    seen: list[int] = []
+    second = load(new, into, lambda done: seen.append(len(held(into))), state=tmp_path / "state")
+    assert set(seen) == {40}, "while it was built"
+    assert len(held(into)) == 39
+    assert "00003.png" not in {uri[-9:] for uri in loaded_uris(into)}
+    old = find(SINKS, "sqlite", "sink")(first.place)
+    assert old.manifest() is not None
+    third = load(out, into, state=tmp_path / "state")
+    assert old.manifest() is None, "the one before the one before is gone"
+    assert len({first.place, second.place, third.place}) == 3
+    assert len(held(into)) == 40
+
+
+def test_progress_over_parts_and_rows(out: Path, tmp_path: Path, into: str) -> None:
+    """Never back, and to the end."""
+    seen: list[Loaded] = []
+    load(out, into, seen.append, state=tmp_path / "state")
+    rows = [one.written for one in seen]
+    assert rows == sorted(rows)
+    assert (seen[-1].written, seen[-1].parts) == (40, seen[-1].of_parts)
+    assert json.dumps(seen[-1].to_json())
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_it_goes_on_after_the_last_part(after: int, out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
+    """What was acknowledged is not written again, but for what a compare tells; nothing is switched before."""
+    breaking.left = after
+    with pytest.raises(SinkError, match="fell over"):
+        load(out, breaking("memory://loading"), state=tmp_path / "state")
+    assert breaking("memory://loading").manifest() is None
+    breaking.left = 1 << 30
+    done = load(out, breaking("memory://loading"), state=tmp_path / "state")
+    assert done.ok
+    assert done.written + done.kept == 40
+    assert len(breaking.written) == len(set(breaking.written)) == 40
+    assert loaded_uris(breaking("memory://loading")) == uris(out)
+
+
+def test_on_another_machine_what_is_there_is_compared(out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
+    """No file says how far it was: the store is asked, and not written to again."""
+    breaking.left = 3
+    with pytest.raises(SinkError, match="fell over"):
+        load(out, breaking("memory://loading"), state=tmp_path / "state")
+    breaking.left = 1 << 30
+    done = load(out, breaking("memory://loading"), state=tmp_path / "another")
+    assert done.ok
+    assert done.kept > 0
+    assert len(breaking.written) == 40
+
+
+def test_other_parts_begin_anew(out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
+    """What a load left that broke off is no part of another one."""
+    breaking.left = 3
+    with pytest.raises(SinkError, match="fell over"):
+        load(out, breaking("memory://loading"), state=tmp_path / "state")
+    breaking.left = 1 << 30
+    embedded(pictures(tmp_path / "few", 5), tmp_path / "new")
+    assert load(tmp_path / "new", breaking("memory://loading"), state=tmp_path / "state").ok
+    assert len(held(breaking("memory://loading"))) == 5
+
+
+def test_gaps_are_refused(out: Path, tmp_path: Path, into: str) -> None:
+    """Before anything is written; unless they are wanted."""
+    folder = Folder.there(at(out))
+    lost = folder.part_names(1)[0]
+    missing = len(folder.read(lost).table)
+    folder.store.remove(lost)
+    folder.store.remove("_done/0003-000001.json")
+    with pytest.raises(SourceError, match=rf"{lost} is not there; piece 3 of 3 is not finished"):
+        load(out, into, state=tmp_path / "state")
+    assert not Path(into.partition("://")[2]).exists()
+    done = load(out, into, incomplete=True, state=tmp_path / "state")
+    assert (done.switched, done.ok, len(done.gaps)) == (True, False, 2)
+    assert done.written == 40 - missing
+
+
+def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) -> None:
+    """Whatever the record says; and nothing is switched."""
+    folder = Folder.there(at(out))
+    done = folder.done(2)
+    assert done is not None
+    name = done.parts[-1].name
+    part = folder.read(name)
+    other = part.table.set_column(8, part.table.schema.field("model"), [["other"] * len(part.table)])
+    rows = [Row(*list(row.values())[:-2], np.array(row["vector"], np.float32)) for row in other.to_pylist()]
+    space = Space("other", folder.space.dim, "other")
+    data = encode(rows, [], space, part.facts)
+    folder.store.put(name, data)
+    with pytest.raises(SourceError, match="not as it was"):
+        load(out, into, state=tmp_path / "state")
+    parts = [Listed(name, len(rows), decode(name, data).sha256) if p.name == name else p for p in done.parts]
+    folder.finish(Done(2, 1, done.inputs, done.digest, done.counts, parts))
+    with pytest.raises(SourceError, match="another model"):
+        load(out, into, state=tmp_path / "state")
+    assert find(SINKS, "sqlite", "sink")(into).manifest() is None
+
+
+def test_an_index_of_a_pipeline_stays(out: Path, tmp_path: Path) -> None:
+    """Its owner would not find its points any more."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("a document")
+    url = f"sqlite://{tmp_path}/mine.db"
+    from penstock.testing.embedders import HashingEmbedder
+
+    pipeline = ps.Pipeline(tmp_path / "docs", into=url, model=HashingEmbedder(), state=tmp_path / "ledger.db")
+    pipeline.run()
+    with pytest.raises(OwnershipError, match="load into another place"):
+        load(out, url, state=tmp_path / "state")
+    assert len(held(url)) == 1
+    assert pipeline.run().ok
+    assert pipeline.verify().ok
+
+
+def test_an_index_of_another_model_stays_unless_that_is_meant(out: Path, tmp_path: Path, into: str) -> None:
+    other = tmp_path / "other"
+    embedded(tmp_path / "in", other, model=PixelEmbedder(model="dots"))
+    assert load(out, into, state=tmp_path / "state").ok
+    with pytest.raises(SpaceMismatch, match=r"of pixels .* those of dots .* --replace-model"):
+        load(other, into, state=tmp_path / "state")
+    assert load(other, into, state=tmp_path / "state", replace_model=True).ok
+
+
+def test_what_the_store_refuses_is_told(out: Path, tmp_path: Path) -> None:
+    """By id and cause; the others are in."""
+    forget("memory://refusing_1")
+    forget("memory://refusing")
+    victim = uris(out)[0]
+
+    class Refusing(MemorySink):
+        def write(self, points: Sequence[Point]) -> None:
+            super().write([point for point in points if point.chunk.uri != victim])
+            if bad := {point.id: "not this one" for point in points if point.chunk.uri == victim}:
+                raise Rejected(bad)
+
+    done = load(out, Refusing("memory://refusing"), state=tmp_path / "state")
+    assert (done.switched, done.ok, done.written) == (True, False, 39)
+    assert list(done.refused.values()) == ["not this one"]
+
+
+def test_points_that_vanish_stop_the_switch(out: Path, tmp_path: Path) -> None:
+    """A store that says less than it was given is not believed."""
+    forget("memory://losing_1")
+    forget("memory://losing")
+
+    class Losing(MemorySink):
+        def count(self) -> int:
+            return super().count() - 1
+
+    done = load(out, Losing("memory://losing"), state=tmp_path / "state")
+    assert not done.switched
+    assert "has 39 points, of 40 written" in done.trouble
+    assert Losing("memory://losing").manifest() is None
+
+
+def test_memory_does_not_grow_with_the_parts(tmp_path: Path) -> None:
+    """Of 2 and of 16 parts as much is held."""
+
+    class Nowhere(MemorySink):
+        readable = False
+        taken = 0
+
+        def write(self, points: Sequence[Point]) -> None:
+            self.taken += len(points)
+
+        def count(self) -> int:
+            return self.taken
+
+    peaks = []
+    for number, parts in enumerate((2, 2, 16)):
+        out = tmp_path / f"out{number}"
+        synthetic(out, parts, 500, 64)
+        forget(f"memory://nowhere{number}_1")
+        forget(f"memory://nowhere{number}")
+        tracemalloc.start()
+        assert load(out, Nowhere(f"memory://nowhere{number}"), state=tmp_path / "state").written == parts * 500
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] * 1.5
+
+
+def synthetic(out: Path, parts: int, rows: int, dim: int) -> None:
+    """Parts of random vectors."""
+    rng = np.random.default_rng(1)
+    space = Space("random", dim, "random-1", "whole images")
+    folder = Folder.begin(at(out), space, 1, "nowhere")
+    listed, digest = [], Digest()
+    for number in range(1, parts + 1):
+        uris = [f"mem://{number}/{n}" for n in range(rows)]
+        for uri in uris:
+            digest.add(uri)
+        made = [
+            Row(f"{number:016x}{n:016x}", uri, None, 1, 1, "", "{}", rng.standard_normal(dim, np.float32))
+            for n, uri in enumerate(uris)
+        ]
+        name = folder.part_name(1, 1, number)
+        data = encode(made, [], space, facts_of(1, 1, number, space))
+        folder.store.put(name, data)
+        listed.append(Listed(name, rows, decode(name, data).sha256))
+    counts = {"embedded": parts * rows, "duplicate": 0, "failed": 0, "skipped": 0}
+    folder.finish(Done(1, 1, parts * rows, str(digest), counts, listed))
+
+
+def test_a_sink_without_places_beside_it(out: Path, tmp_path: Path) -> None:
+    """Is filled where it is, if nothing is there; what broke off there goes on."""
+    forget("memory://alone")
+
+    class Alone(MemorySink):
+        def beside(self, number: int) -> Any:
+            raise UsageError("no places beside it")
+
+    assert load(out, Alone("memory://alone"), state=tmp_path / "state").ok
+    assert len(held(Alone("memory://alone"))) == 40
+    assert load(out, Alone("memory://alone"), state=tmp_path / "state").kept == 40
+    with Alone("memory://alone") as sink:
+        sink.replace_manifest(Manifest(sink.manifest().space, {"": "a ledger"}))  # type: ignore[union-attr]
+    with pytest.raises(OwnershipError, match="load into another place"):
+        load(out, Alone("memory://alone"), state=tmp_path / "state")
+
+
+def test_a_state_of_something_else_is_not_believed(out: Path, tmp_path: Path, into: str) -> None:
+    """Torn, or of another load."""
+    (tmp_path / "state").write_text('{"owner": "parts:x", "place": "y", "parts": 99, "rows": 1}')
+    assert load(out, into, state=tmp_path / "state").written == 40
+    (tmp_path / "state").write_text("{")
+    assert load(out, into, state=tmp_path / "state").written == 40
+
+
+def test_points_are_as_the_parts_are() -> None:
+    """The one way from a row to a point."""
+    from penstock.shards.load import _point
+
+    row = Row("a" * 32, "s3://b/é.jpg", "c", None, None, "cap", '{"k": [1]}', np.ones(3, np.float32))
+    point = _point(row)
+    assert point.chunk == Chunk("a" * 32, "s3://b/é.jpg", 0, "cap", (0, 3), metadata={"k": [1]})
+    assert isinstance(point.vectors["vector"], Dense)
