@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from penstock.core.contracts import Embedder
-from penstock.core.records import Chunk, Dense, Space
+from penstock.core.records import Chunk, Dense
+from penstock.core.schema import VectorSpec, single
 from penstock.shards import embed, load, verify
 from penstock.shards.embed import ROWS
 from penstock.shards.folder import Done, Folder, facts_of
@@ -40,15 +41,15 @@ DIM = 512
 class Nothing(Embedder):
     """Gives every image a vector of its own, out of nothing."""
 
-    sees = True
+    embeds_images = True
     workers = 2
     batch_rows = 32
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(0)
 
-    def describe(self) -> Space:
-        return Space("nothing", DIM, "nothing")
+    def describe(self) -> VectorSpec:
+        return VectorSpec("nothing", DIM, "nothing")
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         return self._some(len(chunks))
@@ -66,8 +67,8 @@ class Nothing(Embedder):
 def make_parts(out: Path, vectors: int) -> None:
     """As `embed` leaves them."""
     rng = np.random.default_rng(1)
-    space = Space("random", DIM, "random", "whole images")
-    folder = Folder.begin(at(out), space, 1, "nowhere")
+    space = VectorSpec("random", DIM, "random")
+    folder = Folder.begin(at(out), single(space, "whole images"), 1, "nowhere")
     listed: list[Listed] = []
     digest = Digest()
     for start in range(0, vectors, ROWS):

@@ -32,7 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Point, Space
+from penstock.core.records import VECTOR, Chunk, Dense, Point
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.registry import INDEXES, SINKS, find
 from penstock.testing.postgres import running
 
@@ -141,7 +142,7 @@ def ours(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
 
 def _ours(name: str, url: str, total: int, size: int) -> dict[str, Any]:
     sink = find(SINKS, name, "sink")(url)
-    sink.open(Manifest(Space("bench", DIM, "f")))
+    sink.open(Manifest(single(VectorSpec("bench", DIM, "f"))))
     size = size or sink.max_rows
     figures: dict[str, Any] = {"rows": size}
 

@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.chunkers.text import TextChunker
-    from penstock.core.contracts import Chunker, Embedder, Index, Parser, Sink, Source, Tokenizer
+    from penstock.core.contracts import Chunker, Embedder, Index, MultiEmbedder, Parser, Sink, Source, Tokenizer
     from penstock.core.errors import PenstockError
     from penstock.core.records import (
         Block,
+        Checkpoint,
         Chunk,
         Delete,
         Dense,
         Gap,
         Hit,
         Item,
-        Mark,
+        ListingEnd,
         MultiVector,
         Piece,
         Point,
-        Space,
         Sparse,
         Unreadable,
         Upsert,
     )
+    from penstock.core.schema import IndexSchema, VectorSpec
     from penstock.embedders.functions import FunctionEmbedder
     from penstock.embedders.onnx import OnnxEmbedder
     from penstock.engine.progress import Progress, Report
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
 # A bare import loads none of these: not even numpy.
 _HOMES = {
     "penstock.core.records": (
-        "Block Chunk Delete Dense Gap Hit Item Mark MultiVector Piece Point Space Sparse Unreadable Upsert"
+        "Block Checkpoint Chunk Delete Dense Gap Hit Item ListingEnd MultiVector Piece Point Sparse Unreadable Upsert"
     ),
-    "penstock.core.contracts": "Chunker Embedder Index Parser Sink Source Tokenizer",
+    "penstock.core.schema": "IndexSchema VectorSpec",
+    "penstock.core.contracts": "Chunker Embedder Index MultiEmbedder Parser Sink Source Tokenizer",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
     "penstock.jobs.search": "open_index",
@@ -63,6 +65,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 __version__ = "0.1.0"
 __all__ = [
     "Block",
+    "Checkpoint",
     "Chunk",
     "Chunker",
     "Copied",
@@ -74,8 +77,10 @@ __all__ = [
     "Gap",
     "Hit",
     "Index",
+    "IndexSchema",
     "Item",
-    "Mark",
+    "ListingEnd",
+    "MultiEmbedder",
     "MultiVector",
     "OnnxEmbedder",
     "Parser",
@@ -88,12 +93,12 @@ __all__ = [
     "Report",
     "Sink",
     "Source",
-    "Space",
     "Sparse",
     "TextChunker",
     "Tokenizer",
     "Unreadable",
     "Upsert",
+    "VectorSpec",
     "Verification",
     "copy",
     "ingest",

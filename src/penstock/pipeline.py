@@ -13,15 +13,16 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec, bind, longest, spec
-from penstock.core.contracts import Chunker, Embedder, Parser, Sink, Source
+from penstock.core.contracts import Chunker, Embedder, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
 from penstock.core.errors import SourceError, UsageError
-from penstock.core.generations import settle
-from penstock.core.records import Change, Delete, Space, Unreadable, Upsert
+from penstock.core.generations import align
+from penstock.core.records import Change, Delete, Unreadable, Upsert
+from penstock.core.schema import IndexSchema
 from penstock.engine.progress import Progress, Report
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
@@ -42,7 +43,6 @@ EMBEDDED = ("lance", "sqlite", "parquet", "delta")
 Paths = str | os.PathLike[str]
 Into = str | Sink | Sequence[str | Sink]
 SourceSpec = Paths | Sequence[Paths] | Source
-ModelSpec = str | Embedder | Callable[[list[str]], Any] | None
 
 
 @dataclass(frozen=True)
@@ -212,24 +212,24 @@ class Pipeline:
         *,
         allow_mass_delete: bool = False,
         adopt: bool = False,
-        patience: float = 600.0,
+        max_wait: float = 600.0,
     ) -> Report:
         """Bring the index up to date with the source.
 
         `adopt`: take over an index that another ledger filled (or this one, before it was lost).
-        `patience`: for how many seconds a store or model that is away is waited for.
+        `max_wait`: for how many seconds a store or model that is away is waited for.
         """
         with ExitStack() as stack:
             pipeline = self.current()
             session = Session(pipeline, stack, adopt=adopt)
             changes = self.source.changes(pipeline.ledger.cursor(self.source.name))
-            return session.run(changes, progress, allow_mass_delete=allow_mass_delete, patience=patience)
+            return session.run(changes, progress, allow_mass_delete=allow_mass_delete, max_wait=max_wait)
 
-    def retry(self, progress: Callable[[Progress], None] | None = None, *, patience: float = 600.0) -> Report:
+    def retry(self, progress: Callable[[Progress], None] | None = None, *, max_wait: float = 600.0) -> Report:
         """Try again whatever is in the ledger as failed or skipped."""
         with ExitStack() as stack:
             session = Session(self.current(), stack)
-            return session.run(session.pipeline.unfinished(), progress, force=True, patience=patience)
+            return session.run(session.pipeline.unfinished(), progress, force=True, max_wait=max_wait)
 
     def unfinished(self) -> Iterator[Change]:
         """Whatever failed, was skipped or is half-done, as the source has it now."""
@@ -299,13 +299,13 @@ class Pipeline:
             return self
         there = copy(self)
         there.place = number
-        there.sink, there.ledger = self.sink.beside(number), Ledger(_numbered(self.ledger.path, number))
+        there.sink, there.ledger = self.sink.generation(number), Ledger(_numbered(self.ledger.path, number))
         return there
 
     def current(self) -> Pipeline:
         """The same, at the place that is searched now."""
         if len(members(self.sink)) > 1:
-            settle(members(self.sink))
+            align(members(self.sink))
         held = self.sink.manifest()
         number = held.current if held is not None else 0
         if number:  # a run at the place that was named has the ledger open anyway
@@ -318,18 +318,18 @@ class Pipeline:
         """The chunker, bound to the model's tokenizer; the embedder must be open."""
         return bind(self._chunk, self.embedder.tokenizer)
 
-    def space(self) -> Space:
+    def schema(self) -> IndexSchema:
         """What the index must be made of, known before anything is opened."""
-        return replace(self.embedder.describe(), chunking=spec(self._chunk, tokens=self.embedder.tokenizes))
+        return IndexSchema(self.embedder.describe(), spec(self._chunk, tokens=self.embedder.has_tokenizer))
 
     def longest(self) -> int | None:
         """The most bytes that a chunk's text may have, where that is known."""
-        return longest(self._chunk, tokens=self.embedder.tokenizes)
+        return longest(self._chunk, tokens=self.embedder.has_tokenizer)
 
     def parser(self) -> Any:
         from penstock.parsers import Parsers
 
-        return Parsers(self._parsers, images=self.embedder.sees)
+        return Parsers(self._parsers, images=self.embedder.embeds_images)
 
 
 # ---------------------------------------------------------------- from words to components
@@ -358,7 +358,17 @@ def make_sink(into: str | Sink) -> Sink:
     return made
 
 
-def make_embedder(model: ModelSpec) -> Embedder:
+def make_embedder(model: ModelSpec) -> MultiEmbedder:
+    from penstock.embedders.named import Named
+
+    if isinstance(model, MultiEmbedder):
+        return model
+    if isinstance(model, Mapping):
+        return Named({name: _one_embedder(one) for name, one in model.items()})
+    return Named(_one_embedder(model))
+
+
+def _one_embedder(model: OneModel | None) -> Embedder:
     if isinstance(model, Embedder):
         return model
     if model is None or isinstance(model, str):

@@ -79,7 +79,7 @@ def test_an_index_made_here_is_searched_and_kept_without_torch(tmp_path: Path, m
         assert report.embedded == len(PICTURES)
         monkeypatch.setitem(sys.modules, "torch", None)
         with open_index(url) as index:
-            assert index.manifest.space.model == str(TRAINED)
+            assert index.manifest.schema.only.model == str(TRAINED)
             assert len(index.search("a red circle", k=3)) == 3
         again = Pipeline(tmp_path, into=url, model=str(TRAINED), state=ledger, include=["*.png"])
         assert again.run().embedded == 0

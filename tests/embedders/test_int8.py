@@ -94,7 +94,7 @@ def test_an_index_is_searched_as_it_was_made(tmp_path: Path) -> None:
     try:
         assert Pipeline(tmp_path, into=url, model="int8:", state=tmp_path / "ledger.db").run().ok
         with open_index(url) as index:
-            assert index.manifest.space.model == f"int8:{OnnxEmbedder().describe().model}"
+            assert index.manifest.schema.only.model == f"int8:{OnnxEmbedder().describe().model}"
             assert index.search("sleeping otters")[0].score > 0.5
     finally:
         forget(url)

@@ -13,25 +13,14 @@ from typing import Any
 import numpy as np
 
 from penstock.core.contracts import Embedder
-from penstock.core.records import (
-    Block,
-    Change,
-    Chunk,
-    Delete,
-    Dense,
-    Item,
-    Manifest,
-    Mark,
-    Piece,
-    Space,
-    Upsert,
-    Vector,
-)
+from penstock.core.records import Block, Change, Chunk, Delete, Dense, Item, ListingEnd, Piece, Upsert, Vector
+from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.embedders.named import Named
 from penstock.engine.flow import Flow, Setup
 from penstock.ledger import Ledger
 from penstock.sinks.memory import MemorySink
 
-SPACE = Space(model="hash", dim=4, fingerprint="hash-4", chunking="lines")
+SPACE = VectorSpec(model="hash", dim=4, fingerprint="hash-4")
 
 
 def item(uri: str, text: str) -> Item:
@@ -43,7 +32,7 @@ def listing(documents: dict[str, str], complete: bool = True) -> Iterator[Change
     for uri, text in documents.items():
         yield Upsert(item(uri, text))
     if complete:
-        yield Mark()
+        yield ListingEnd()
 
 
 def parse(item: Item) -> Any:
@@ -73,7 +62,7 @@ class HashEmbedder(Embedder):
         self.before = before
         self.texts: list[str] = []
 
-    def describe(self) -> Space:
+    def describe(self) -> VectorSpec:
         return SPACE
 
     def embed(self, chunks: Sequence[Chunk]) -> Sequence[Vector]:
@@ -94,11 +83,11 @@ class World:
     embedder: HashEmbedder
 
     def flow(self, changes: Iterable[Change], ledger: Ledger, **options: Any) -> Flow:
-        self.sink.open(Manifest(SPACE, {"": ledger.id}))
+        self.sink.open(Manifest(single(SPACE, "lines"), {"": ledger.id}))
         setup = Setup(
             changes=changes,
             parse=options.pop("parse", parse),
-            embedder=self.embedder,
+            embedder=Named(self.embedder),
             sink=self.sink,
             ready=lambda: options.get("chunker", lines),
             ledger=ledger,

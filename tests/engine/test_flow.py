@@ -18,7 +18,7 @@ from penstock.core.errors import (
     Transient,
     Unsupported,
 )
-from penstock.core.records import Delete, Gap, Mark, Unreadable, Upsert
+from penstock.core.records import Checkpoint, Delete, Gap, ListingEnd, Unreadable, Upsert
 
 from .harness import World, expected, item, lines, listing, parse, world
 
@@ -114,7 +114,7 @@ def test_an_unreadable_entry_is_listed_and_not_deleted(w: World) -> None:
     documents = corpus(4)
     w.run(listing(documents))
     rest = {uri: text for uri, text in documents.items() if uri != "doc:2"}
-    w.run([*(Upsert(item(*each)) for each in rest.items()), Unreadable("doc:2", "permission denied"), Mark()])
+    w.run([*(Upsert(item(*each)) for each in rest.items()), Unreadable("doc:2", "permission denied"), ListingEnd()])
     assert w.held() == expected(documents)
     assert [(f.uri, f.stage, f.cause) for f in w.failures] == [("doc:2", "list", "permission denied")]
 
@@ -149,7 +149,14 @@ def test_equal_lines_are_different_chunks(w: World) -> None:
 
 def test_a_feed_resumes_after_its_last_settled_mark(w: World) -> None:
     w.run(
-        [Upsert(item("a", "1")), Mark("m1"), Upsert(item("b", "2")), Delete("a"), Mark("m2"), Upsert(item("c", "3"))],
+        [
+            Upsert(item("a", "1")),
+            Checkpoint("m1"),
+            Upsert(item("b", "2")),
+            Delete("a"),
+            Checkpoint("m2"),
+            Upsert(item("c", "3")),
+        ],
         feed=True,
     )
     assert w.held() == {"b": ["2"], "c": ["3"]}
@@ -161,7 +168,7 @@ def test_a_feed_resumes_after_its_last_settled_mark(w: World) -> None:
 
 
 def test_versions_of_one_document_follow_each_other(w: World) -> None:
-    w.run([change for i in range(10) for change in (Upsert(item("a", f"version {i}")), Mark(str(i)))], feed=True)
+    w.run([change for i in range(10) for change in (Upsert(item("a", f"version {i}")), Checkpoint(str(i)))], feed=True)
     assert w.held() == {"a": ["version 9"]}
 
 
@@ -264,7 +271,7 @@ def test_a_store_that_stays_away_ends_the_run_with_its_name(w: World) -> None:
 
     w.sink.write = away
     with pytest.raises(StageError, match=r"write at doc:.*connection refused"):
-        w.run(listing(corpus(2)), patience=0.2)
+        w.run(listing(corpus(2)), max_wait=0.2)
 
 
 def test_batches_that_are_too_large_are_split(w: World) -> None:

@@ -12,7 +12,8 @@ import pytest
 from penstock.cli import main as cli
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, PenstockError, SinkError, UsageError
-from penstock.core.records import Manifest, Point, Space
+from penstock.core.records import Point
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.jobs.copy import Copied, copy
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink, forget
@@ -20,7 +21,7 @@ from penstock.testing.sink_suite import DIM, holds, point
 from penstock.testing.sinks import Died, Faults, FaultySink, NothingSink
 
 FROM, TO = "memory://copied-from", "memory://copied-to"
-MANIFEST = Manifest(Space("a model", DIM, "f" * 32, "256 tokens"), owners={"": "ledger 1"})
+MANIFEST = Manifest(single(VectorSpec("a model", DIM, "f" * 32), "256 tokens"), owners={"": "ledger 1"})
 POINTS = [point(n, metadata={"n": [n]}, page=n, headings=("H",), image=bytes([n % 256])) for n in range(1500)]
 
 
@@ -37,7 +38,7 @@ def source() -> Iterator[Sink]:
 def held(sink: Sink, wanted: Sequence[Point]) -> None:
     manifest = sink.manifest()
     assert manifest is not None
-    assert manifest.space == MANIFEST.space
+    assert manifest.schema == MANIFEST.schema
     assert not manifest.owners, "a copy belongs to no ledger"
     with sink:
         sink.open(manifest)

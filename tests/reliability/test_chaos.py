@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from penstock.core.schema import single
 from penstock.testing.chaos import Broken, JournalSink, check_log, note
 from penstock.testing.faults import Fuse
 
@@ -81,10 +82,11 @@ def test_a_torn_record_of_the_journal_is_left_out(tmp_path: Path) -> None:
     """And does not swallow what is written after it."""
     sink = JournalSink(f"journal://{tmp_path}")
     (tmp_path / "journal").write_bytes(b"\x00\x00\x01\x00torn")
-    from penstock.core.records import Chunk, Dense, Manifest, Point, Space
+    from penstock.core.records import Chunk, Dense, Point
+    from penstock.core.schema import Manifest, VectorSpec
 
     with sink:
-        sink.open(Manifest(Space("m", 2, "f")))
+        sink.open(Manifest(single(VectorSpec("m", 2, "f"))))
         import numpy as np
 
         sink.write([Point(Chunk("ab" * 16, "doc:a", 0, "text", (0, 4)), {"vector": Dense(np.ones(2, np.float32))})])

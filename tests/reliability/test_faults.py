@@ -154,7 +154,7 @@ def test_a_busy_model_is_asked_again(w: World) -> None:
 def test_a_model_that_stays_away_ends_the_run(w: World) -> None:
     w.embedder.faults = EmbedFaults(transient=frozenset(range(1000)))
     with pytest.raises(StageError, match=r"embed at doc:.*429") as caught:
-        w.run(patience=0.2)
+        w.run(max_wait=0.2)
     assert isinstance(caught.value.__cause__, Transient)
     w.embedder.faults = EmbedFaults()
     assert w.run().ok

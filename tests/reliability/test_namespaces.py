@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock.core.errors import MassDeletion, OwnershipError, UsageError
-from penstock.core.records import Manifest
+from penstock.core.schema import Manifest
 from penstock.engine.identity import tag_of
 from penstock.pipeline import Pipeline, default_state
 from penstock.sinks.memory import MemorySink, forget
@@ -126,7 +126,7 @@ def test_points_that_nobody_fills_are_not_taken_by_a_namespace_in_silence(shared
     shared.run("", {"doc:1": "one"})
     sink = MemorySink(shared.url)
     with sink:
-        sink.replace_manifest(Manifest(shared.manifest.space))
+        sink.replace_manifest(Manifest(shared.manifest.schema))
     with pytest.raises(OwnershipError, match="no pipeline fills"):
         shared.run("docs", {"doc:1": "one"})
     assert shared.run("docs", adopt=True).ok

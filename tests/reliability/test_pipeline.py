@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from penstock.core.errors import LockedError, MassDeletion, OwnershipError, SpaceMismatch, UsageError
-from penstock.core.records import Manifest, Point
+from penstock.core.records import Point
+from penstock.core.schema import Manifest
 from penstock.pipeline import Pipeline
 from penstock.sinks.memory import MemorySink
 from penstock.testing.chaos import JournalSink, Lines, contents
@@ -346,7 +347,7 @@ def test_ctrl_c_keeps_what_was_acknowledged_and_the_next_run_completes(tmp_path:
     assert report.ok
     assert report.counts["embedded"] == 108 - int(written)
     with JournalSink(f"journal://{tmp_path / 'index'}") as sink:
-        sink.open(sink.manifest() or Manifest(pipeline.space()))
+        sink.open(sink.manifest() or Manifest(pipeline.schema()))
         assert contents(sink) == undisturbed(DOCUMENTS, tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_both_are_built_anew(several: Several) -> None:
     with (door := MemorySink(several.two)):
         held = door.manifest()
         assert held is not None
-        door.replace_manifest(type(held)(held.space, held.owners))
+        door.replace_manifest(type(held)(held.schema, held.owners))
     assert several.pipeline(model=other).run().ok
     with open_index(several.two, other) as index:
         assert len(index) == 50

@@ -14,7 +14,8 @@ from PIL import Image
 
 from penstock.core.contracts import Embedder
 from penstock.core.errors import SpaceMismatch
-from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Point, Space
+from penstock.core.records import VECTOR, Chunk, Dense, Point
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.jobs.search import OpenIndex, open_index
 from penstock.registry import SINKS, find, scheme
 from penstock.server.server import Server, serve
@@ -29,8 +30,8 @@ FAST = Settings(port=0, drain=0.0, look=0.1)
 class ColourEmbedder(HashingEmbedder):
     """Texts by their words, images by the word for their colour: two kinds of input in one space."""
 
-    def describe(self) -> Space:
-        return Space(model="colours", dim=self.dim, fingerprint=f"colours-{self.dim}")
+    def describe(self) -> VectorSpec:
+        return VectorSpec(model="colours", dim=self.dim, fingerprint=f"colours-{self.dim}")
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         return [self.query_images([c.image])[0] if c.image else self.query([c.text])[0] for c in chunks]

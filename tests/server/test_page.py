@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from penstock import ingest
-from penstock.core.records import Space, Sparse
+from penstock.core.records import Sparse
+from penstock.core.schema import VectorSpec
 from penstock.server.fetching import Fetcher
 from penstock.server.page import FOLDER
 from penstock.sinks.memory import forget
@@ -523,8 +524,8 @@ def test_an_index_of_words_takes_no_pictures(words: Browser) -> None:
 class Counting(HashingEmbedder):
     """Sparse vectors: each word of a text has a place of its own."""
 
-    def describe(self) -> Space:
-        return Space(model="counting", dim=1 << 16, fingerprint="counting", kind="Sparse")
+    def describe(self) -> VectorSpec:
+        return VectorSpec(model="counting", dim=1 << 16, fingerprint="counting", kind="Sparse")
 
     def query(self, texts: Sequence[str]) -> list[Any]:
         made = []

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.core.errors import SourceError, SpaceMismatch, UsageError
-from penstock.core.records import Space
+from penstock.core.schema import VectorSpec
 from penstock.shards import import_foreign, load, verify
 
 from .world import everything, picture, uris
@@ -196,11 +196,11 @@ def test_a_space_of_their_own_or_one_that_is_here(tmp_path: Path) -> None:
     import_foreign(tmp_path / "in", tmp_path / "out", "m")
     with pytest.raises(SpaceMismatch):
         import_foreign(tmp_path / "in", tmp_path / "out", "another")
-    here = Space("clip", 16, "abc")
+    here = VectorSpec("clip", 16, "abc")
     import_foreign(tmp_path / "in", tmp_path / "mine", "clip", space=here)
     assert {row["model"] for row in rows(tmp_path / "mine").values()} == {"abc"}
     with pytest.raises(UsageError, match="16 dimensions; those of clip have 17"):
-        import_foreign(tmp_path / "in", tmp_path / "x", "clip", space=Space("clip", 17, "abc"))
+        import_foreign(tmp_path / "in", tmp_path / "x", "clip", space=VectorSpec("clip", 17, "abc"))
 
 
 def test_what_holds_no_vectors(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core.records import Space
+from penstock.core.schema import VectorSpec, single
 from penstock.shards import store as stores
 from penstock.shards import verify
 from penstock.shards.embed import _Worker
@@ -26,7 +26,7 @@ from .world import embedded, everything, pictures, uris
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    return Folder.begin(stores.at(tmp_path / "out"), Space("m", 3, "f"), 4, "here")
+    return Folder.begin(stores.at(tmp_path / "out"), single(VectorSpec("m", 3, "f")), 4, "here")
 
 
 def elsewhere(folder: Folder, lease: Lease) -> None:

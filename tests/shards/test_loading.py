@@ -15,7 +15,8 @@ import penstock as ps
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, SourceError, SpaceMismatch, UsageError
 from penstock.core.generations import current
-from penstock.core.records import Chunk, Dense, Manifest, Point, Space
+from penstock.core.records import Chunk, Dense, Point
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.registry import SINKS, find
 from penstock.shards import Loaded, load
 from penstock.shards.folder import Done, Folder, facts_of
@@ -189,7 +190,7 @@ def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) 
     part = folder.read(name)
     other = part.table.set_column(8, part.table.schema.field("model"), [["other"] * len(part.table)])
     rows = [Row(*list(row.values())[:-2], np.array(row["vector"], np.float32)) for row in other.to_pylist()]
-    space = Space("other", folder.space.dim, "other")
+    space = VectorSpec("other", folder.space.dim, "other")
     data = encode(rows, [], space, part.facts)
     folder.store.put(name, data)
     with pytest.raises(SourceError, match="not as it was"):
@@ -287,8 +288,8 @@ def test_memory_does_not_grow_with_the_parts(tmp_path: Path) -> None:
 def synthetic(out: Path, parts: int, rows: int, dim: int) -> None:
     """Parts of random vectors."""
     rng = np.random.default_rng(1)
-    space = Space("random", dim, "random-1", "whole images")
-    folder = Folder.begin(at(out), space, 1, "nowhere")
+    space = VectorSpec("random", dim, "random-1")
+    folder = Folder.begin(at(out), single(space, "whole images"), 1, "nowhere")
     listed, digest = [], Digest()
     for number in range(1, parts + 1):
         uris = [f"mem://{number}/{n}" for n in range(rows)]
@@ -311,14 +312,14 @@ def test_a_sink_without_places_beside_it(out: Path, tmp_path: Path) -> None:
     forget("memory://alone")
 
     class Alone(MemorySink):
-        def beside(self, number: int) -> Any:
+        def generation(self, number: int) -> Any:
             raise UsageError("no places beside it")
 
     assert load(out, Alone("memory://alone"), state=tmp_path / "state").ok
     assert len(held(Alone("memory://alone"))) == 40
     assert load(out, Alone("memory://alone"), state=tmp_path / "state").kept == 40
     with Alone("memory://alone") as sink:
-        sink.replace_manifest(Manifest(sink.manifest().space, {"": "a ledger"}))  # type: ignore[union-attr]
+        sink.replace_manifest(Manifest(sink.manifest().schema, {"": "a ledger"}))  # type: ignore[union-attr]
     with pytest.raises(OwnershipError, match="load into another place"):
         load(out, Alone("memory://alone"), state=tmp_path / "state")
 

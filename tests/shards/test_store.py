@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from penstock.core.errors import SinkError, Transient, UsageError
+from penstock.core.schema import single
 from penstock.shards import load, verify
 from penstock.shards.embed import Options
 from penstock.shards.leases import Leases
@@ -167,10 +168,10 @@ def test_parts_in_a_bucket(tmp_path: Path, storage: dict[str, Any]) -> None:
 
 def test_leases_in_a_bucket(tmp_path: Path, storage: dict[str, Any]) -> None:
     """One of many workers gets a piece there, too."""
-    from penstock.core.records import Space
+    from penstock.core.schema import VectorSpec
     from penstock.shards.folder import Folder as Parts
 
-    parts = Parts.begin(at("s3://bucket/leases", storage), Space("m", 3, "f"), 4, "here")
+    parts = Parts.begin(at("s3://bucket/leases", storage), single(VectorSpec("m", 3, "f")), 4, "here")
     found: list[Any] = []
     threads = [threading.Thread(target=lambda: found.append(Leases(parts).take(2))) for _ in range(6)]
     for thread in threads:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError, ParseError
-from penstock.core.records import Chunk, Dense, Space
+from penstock.core.records import Chunk, Dense
+from penstock.core.schema import VectorSpec
 from penstock.shards import Embedded, embed
 from penstock.shards.embed import Options
 from penstock.shards.folder import Folder
@@ -33,7 +34,7 @@ DIM = 12
 class PixelEmbedder(Embedder):
     """An image is its 2 x 2 thumbnail. Each one that was embedded is a line in the log, at once."""
 
-    sees = True
+    embeds_images = True
     batch_rows = 4
 
     def __init__(
@@ -41,8 +42,8 @@ class PixelEmbedder(Embedder):
     ) -> None:
         self.log, self.workers, self.seconds, self.model = log, workers, seconds, model
 
-    def describe(self) -> Space:
-        return Space(self.model, DIM, f"{self.model}-1")
+    def describe(self) -> VectorSpec:
+        return VectorSpec(self.model, DIM, f"{self.model}-1")
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         time.sleep(self.seconds)
@@ -160,7 +161,7 @@ if __name__ == "__main__":
     _work(json.loads(sys.argv[1]))
 
 
-def encode(rows: Iterable[Row], entries: Sequence[Entry], space: Space, facts: Mapping[str, Any]) -> bytes:
+def encode(rows: Iterable[Row], entries: Sequence[Entry], space: VectorSpec, facts: Mapping[str, Any]) -> bytes:
     """A part."""
     draft = Draft(space)
     for row in rows:

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Manifest, Metadata, Point
+from penstock.core.records import VECTOR, Dense, Metadata, Point
+from penstock.core.schema import Manifest
 from penstock.sinks.chroma import ChromaIndex, ChromaSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, silent_port, unreachable
 
 chromadb = pytest.importorskip("chromadb")
 
@@ -120,7 +121,7 @@ def test_other_metrics(tmp_path: Path, metric: str) -> None:
     url = f"chroma://{tmp_path}/notes"
     matrix = np.random.default_rng(2).standard_normal((50, 8)).astype(np.float32) * 3
     with ChromaSink(url) as sink:
-        sink.open(Manifest(replace(MANIFEST.space, metric=metric)))
+        sink.open(Manifest(respec(MANIFEST.schema, metric=metric)))
         sink.write([Point(point(n).chunk, {VECTOR: Dense(row)}) for n, row in enumerate(matrix)])
         sink.flush()
         scores = matrix @ matrix[7] if metric == "dot" else -np.linalg.norm(matrix - matrix[7], axis=1)
@@ -253,9 +254,9 @@ def test_dropping_where_there_is_no_folder_makes_none(tmp_path: Path) -> None:
     """Nor does a name that has no room for another; and another collection of the folder stays as it was."""
     ChromaSink(f"chroma://{tmp_path}/in/notes").drop()
     with pytest.raises(UsageError, match="3 to 512"):
-        ChromaSink(f"chroma://{tmp_path}/in/{'n' * 511}").beside(1)
+        ChromaSink(f"chroma://{tmp_path}/in/{'n' * 511}").generation(1)
     assert list(tmp_path.iterdir()) == []
-    with ChromaSink(f"chroma://{tmp_path}/in/notes") as sink, sink.beside(1) as beside:
+    with ChromaSink(f"chroma://{tmp_path}/in/notes") as sink, sink.generation(1) as beside:
         sink.open(MANIFEST)
         sink.write([point(1)])
         before = {path.name for path in (tmp_path / "in").iterdir()}

@@ -17,7 +17,8 @@ import pytest
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.core.records import Manifest, MultiVector
+from penstock.core.records import MultiVector
+from penstock.core.schema import Manifest
 from penstock.sinks import delta, delta_files
 from penstock.sinks.delta import DeltaSink
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
@@ -288,7 +289,7 @@ def test_a_table_that_became_another_one_is_told(sink: Sink) -> None:
     DeltaSink(sink.url).drop()
     with pytest.raises(SinkError, match="is gone"):
         sink.flush()
-    space = MANIFEST.space
+    space = MANIFEST.schema.only
     with DeltaSink(sink.url) as other:
         other.open(Manifest(type(space)("another", DIM, "e" * 32)))
         with pytest.raises(SpaceMismatch):
@@ -380,7 +381,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_s3(bucket: str) -> None:
     """Written, overwritten, deleted, maintained, read back and dropped, beside another one."""
-    with DeltaSink(f"delta+s3://{bucket}/lake/chunks") as sink, sink.beside(1) as beside:
+    with DeltaSink(f"delta+s3://{bucket}/lake/chunks") as sink, sink.generation(1) as beside:
         assert sink.manifest() is None
         sink.open(MANIFEST)
         assert DeltaSink(sink.url).manifest() == MANIFEST

@@ -17,7 +17,8 @@ import pytest
 
 from penstock.core.errors import MissingExtra, PenstockError, Rejected, SinkError, TooLarge, Transient, UsageError
 from penstock.core.filters import DEPTH, parse, passes
-from penstock.core.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, MultiVector, Point, Sparse, Vector
+from penstock.core.schema import Manifest
 from penstock.sinks import elastic, elastic_wire
 from penstock.sinks.elastic import ElasticIndex, ElasticSink
 from penstock.testing.emulators.elastic import ElasticServer
@@ -28,6 +29,7 @@ from penstock.testing.sink_suite import (
     SinkSuite,
     holds,
     point,
+    respec,
     silent_port,
     similarity,
     unreachable,
@@ -67,7 +69,7 @@ def place(servers: tuple[str, ElasticServer], monkeypatch: pytest.MonkeyPatch) -
 
 def opened(url: str, **space: Any) -> ElasticSink:
     sink = ElasticSink(url)
-    sink.open(Manifest(replace(MANIFEST.space, **space)))
+    sink.open(Manifest(respec(MANIFEST.schema, **space)))
     return sink
 
 
@@ -367,7 +369,7 @@ def test_an_index_of_others_is_left_alone(place: Place) -> None:
 def test_the_alias_is_always_there_and_gives_way_to_nothing(place: Place) -> None:
     """Put elsewhere by one request; an index of its name is left alone, and none is removed by it."""
     url, server = place
-    with ElasticSink(url) as sink, ElasticSink(url).beside(1) as beside, ElasticSink(f"{url}_live") as theirs:
+    with ElasticSink(url) as sink, ElasticSink(url).generation(1) as beside, ElasticSink(f"{url}_live") as theirs:
         sink.open(MANIFEST)
         beside.open(MANIFEST)
         theirs.open(MANIFEST)
@@ -391,7 +393,7 @@ def test_the_alias_is_always_there_and_gives_way_to_nothing(place: Place) -> Non
 def test_a_name_without_room_for_another() -> None:
     """That is told before anything is made."""
     with pytest.raises(UsageError, match="an index is named"):
-        ElasticSink(f"elastic://localhost/{'n' * 252}").beside(1)
+        ElasticSink(f"elastic://localhost/{'n' * 252}").generation(1)
 
 
 def test_looking_for_an_index_logs_nothing(place: Place, caplog: pytest.LogCaptureFixture) -> None:
@@ -417,7 +419,7 @@ def test_two_that_create_it_at_once(place: Place, monkeypatch: pytest.MonkeyPatc
         opened(url, dim=dim).close()
         return real(self, manifest)
 
-    dim = MANIFEST.space.dim
+    dim = MANIFEST.schema.only.dim
     monkeypatch.setattr(elastic._Server, "create", late)
     with opened(url) as sink:
         sink.write([point(1)])

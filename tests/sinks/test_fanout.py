@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.core.records import Dense, Manifest, MultiVector, Point, Space, Sparse
+from penstock.core.records import Dense, MultiVector, Point, Sparse
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.engine.flow import Flow, Setup
 from penstock.ledger import Ledger, Row
 from penstock.sinks import fanout, fanout_joining
@@ -72,14 +73,14 @@ class TestFanOutWithALedger(SinkSuite):
         """As of one sink, but that another ledger's is refused, which a session sees to where there is one."""
         self.opened(make_sink).close()
         with make_sink() as sink, pytest.raises(OwnershipError, match="/a was filled by another ledger"):
-            sink.open(Manifest(self.manifest.space, owners={"": "ledger 2"}))
+            sink.open(Manifest(self.manifest.schema, owners={"": "ledger 2"}))
 
     def test_the_manifest_tells_where_the_index_went(self, make_sink: MakeSink) -> None:
         """The current place is told to every member; namespaces of pipelines that do not fill it are not."""
         with self.opened(make_sink) as sink:
-            sink.replace_manifest(Manifest(self.manifest.space, {"": "ledger 1", "wiki": "ledger 2"}, 2, 0))
+            sink.replace_manifest(Manifest(self.manifest.schema, {"": "ledger 1", "wiki": "ledger 2"}, 2, 0))
             assert isinstance(sink, FanOut)
-            told = Manifest(self.manifest.space, {"": "ledger 1"}, 2, 0)
+            told = Manifest(self.manifest.schema, {"": "ledger 1"}, 2, 0)
             assert [member.manifest() for member in sink.sinks] == [told, told]
 
 
@@ -239,7 +240,7 @@ class World:
                     self.behind = fan.behind
 
     def run(
-        self, documents: dict[str, str], stores: Sequence[Sink] | None = None, patience: float = 3.0, **options: Any
+        self, documents: dict[str, str], stores: Sequence[Sink] | None = None, max_wait: float = 3.0, **options: Any
     ) -> dict[str, int]:
         after = options.pop("after", True)
         feed = "changes" in options  # one that is taken up at once, item by item
@@ -262,7 +263,7 @@ class World:
                     workers=2,
                     linger=0.0,
                     allow_mass_delete=True,
-                    patience=patience,
+                    max_wait=max_wait,
                     feed=feed,
                 )
             )
@@ -391,12 +392,12 @@ def test_what_was_written_but_not_flushed_is_written_again(world: World) -> None
     world.all_hold(DOCUMENTS)
 
 
-def test_all_away_waits_with_patience(world: World) -> None:
+def test_all_away_waits_for_max_wait(world: World) -> None:
     """Then the run ends with what is away, and the next one goes on; nobody is called behind for it."""
     for store in world.stores:
         store.fails = lambda what, call: what == "write"
     with pytest.raises(Exception, match="the store is away"):
-        world.run(DOCUMENTS, patience=0.2, after=False)
+        world.run(DOCUMENTS, max_wait=0.2, after=False)
     assert world.behind == {}
     for store in world.stores:
         store.calm()
@@ -503,7 +504,7 @@ def test_whatever_happens_they_hold_the_same_in_the_end(
             store.fails = lambda what, call, spans=spans: any(call in span for span in spans)  # type: ignore[misc]
             store.dies = kill[1] if kill and kill[0] == number else None
         with suppress(Exception, Died):
-            world.run(documents, patience=0.5)
+            world.run(documents, max_wait=0.5)
     for store in world.stores:
         store.calm()
     world.run(documents)
@@ -737,7 +738,7 @@ def test_taken_over_from_another_ledger(world: World) -> None:
 
 def test_one_of_another_space_or_ledger_is_told_by_name(world: World) -> None:
     _a, b = world.stores
-    b.real.open(Manifest(Space("another", 4, "other")))
+    b.real.open(Manifest(single(VectorSpec("another", 4, "other"))))
     with pytest.raises(SpaceMismatch, match=b.url):
         world.run(DOCUMENTS)
     b.real.drop()
@@ -1084,7 +1085,7 @@ def test_capabilities_are_the_least_of_all(tmp_path: Path) -> None:
     assert fan.accepts == {Dense}
     assert (fan.max_rows, fan.max_bytes, fan.max_text, fan.writers, fan.readable) == (10, 1000, 77, 2, True)
     assert fan.url == "memory://a + memory://b"
-    assert fan.beside(2).url == "memory://a_2 + memory://b_2"
+    assert fan.generation(2).url == "memory://a_2 + memory://b_2"
     with pytest.raises(UsageError):
         FanOut([])
     with pytest.raises(UsageError):

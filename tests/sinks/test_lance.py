@@ -16,7 +16,7 @@ from penstock.core.errors import Rejected, SinkError, UsageError
 from penstock.core.records import VECTOR, Dense, MultiVector
 from penstock.sinks import lance, lance_compact
 from penstock.sinks.lance import LanceIndex, LanceSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, similarity
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, similarity
 
 MANIFEST = SinkSuite().manifest
 
@@ -74,7 +74,7 @@ def test_half_an_index_is_none(tmp_path: Path) -> None:
         sink.close()
         (tmp_path / "chunks.penstock.json").unlink()
         assert sink.manifest() is None
-        other = replace(MANIFEST, space=replace(MANIFEST.space, dim=4))
+        other = replace(MANIFEST, schema=respec(MANIFEST.schema, dim=4))
         sink.open(other)
         sink.write([point(1, dim=4)])
         sink.close()
@@ -155,7 +155,7 @@ def test_many_rows_get_an_index_and_search_still_finds(
     monkeypatch.setattr(lance, "INDEX_ROWS", 2000)
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink, LanceIndex(url) as index:
-        sink.open(replace(MANIFEST, space=replace(MANIFEST.space, dim=dim)))
+        sink.open(replace(MANIFEST, schema=respec(MANIFEST.schema, dim=dim)))
         sink.write([point(n, dim=dim) for n in range(2000)])
         lance_compact.compact(url)
         assert sink._table.index_stats("vector_idx").index_type == kind

@@ -24,7 +24,8 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Manifest, Point, Sparse
+from penstock.core.records import VECTOR, Dense, Point, Sparse
+from penstock.core.schema import Manifest
 from penstock.sinks import milvus_wire
 from penstock.sinks.milvus import VARCHAR, MilvusIndex, MilvusSink
 from penstock.testing.sink_suite import (
@@ -34,6 +35,7 @@ from penstock.testing.sink_suite import (
     SinkSuite,
     holds,
     point,
+    respec,
     same,
     silent_port,
     unreachable,
@@ -137,7 +139,7 @@ class TestSparseServer(Overlapping, TestServer):
     """Sparse vectors, as a server has them."""
 
 
-SPARSE = Manifest(replace(MANIFEST.space, kind="Sparse", metric="dot"))
+SPARSE = Manifest(respec(MANIFEST.schema, kind="Sparse", metric="dot"))
 
 
 def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
@@ -184,7 +186,7 @@ def test_kinds_that_it_has_not(place: str, other: dict[str, str]) -> None:
     """Many vectors a point, sparse ones by distance: told before anything is made."""
     with MilvusSink(place) as sink:
         with pytest.raises(UsageError) as raised:
-            sink.open(Manifest(replace(SPARSE.space, **other)))
+            sink.open(Manifest(respec(SPARSE.schema, **other)))
         told(raised)
         assert sink.manifest() is None
 
@@ -313,7 +315,7 @@ def test_another_collection_is_left_alone(place: str) -> None:
 
 def test_the_alias_gives_way_to_nothing_and_goes_with_its_place(place: str) -> None:
     """A collection of its name is left alone; and what the alias stands for takes the alias along."""
-    with MilvusSink(place) as sink, MilvusSink(place).beside(1) as beside, MilvusSink(f"{place}_live") as theirs:
+    with MilvusSink(place) as sink, MilvusSink(place).generation(1) as beside, MilvusSink(f"{place}_live") as theirs:
         sink.open(MANIFEST)
         beside.open(MANIFEST)
         theirs.open(MANIFEST)
@@ -333,7 +335,7 @@ def test_dropping_where_there_is_no_file_makes_none(tmp_path: Path) -> None:
     """Nor does a name that has no room for another."""
     MilvusSink(f"milvus://{tmp_path}/notes.db/notes").drop()
     with pytest.raises(UsageError, match="Milvus allows"):
-        MilvusSink(f"milvus://{tmp_path}/notes.db/{'n' * 252}").beside(1)
+        MilvusSink(f"milvus://{tmp_path}/notes.db/{'n' * 252}").generation(1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -425,7 +427,7 @@ def test_too_few_found_are_looked_for_one_by_one(metric: str, place: str, monkey
     vectors = [Dense((rng.standard_normal(8) * (n + 1)).astype(np.float32)) for n in range(40)]
     points = [Point(point(n, page=n % 4).chunk, {VECTOR: vector}) for n, vector in enumerate(vectors)]
     with MilvusSink(place) as sink, MilvusIndex(place) as index:
-        sink.open(Manifest(replace(MANIFEST.space, metric=metric)))
+        sink.open(Manifest(respec(MANIFEST.schema, metric=metric)))
         sink.write(points)
         for found in sink.fetch([p.id for p in points]):
             same(found, points[found.chunk.ordinal])
@@ -453,7 +455,7 @@ def test_a_run_cut_off_while_it_made_the_collection(place: str) -> None:
         collection.client.drop_index(collection.name, VECTOR)
     with MilvusSink(place) as sink:
         with pytest.raises(SpaceMismatch):
-            sink.open(Manifest(replace(MANIFEST.space, dim=16)))
+            sink.open(Manifest(respec(MANIFEST.schema, dim=16)))
         sink.open(MANIFEST)
         sink.write([point(1)])
         holds(sink, [point(1)])

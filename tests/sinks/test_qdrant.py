@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Manifest, MultiVector, Point, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, MultiVector, Point, Sparse, Vector
+from penstock.core.schema import Manifest
 from penstock.sinks import qdrant
 from penstock.sinks.qdrant import QdrantIndex, QdrantSink
 from penstock.testing.emulators import qdrant as emulating
@@ -31,6 +32,7 @@ from penstock.testing.sink_suite import (
     SinkSuite,
     holds,
     point,
+    respec,
     silent_port,
     similarity,
     unreachable,
@@ -137,7 +139,7 @@ def test_vectors_of_any_length_stay_as_they_are(url: str, metric: str) -> None:
     rng = np.random.default_rng(3)
     vectors = [rng.standard_normal(DIM) * 10.0**n for n in (-40, -20, -3, 0, 3, 15)] + [np.zeros(DIM), -np.zeros(DIM)]
     points = [given(f"point {n}", values) for n, values in enumerate(vectors)] + [point(7)]
-    manifest = Manifest(replace(DENSE.space, metric=metric))
+    manifest = Manifest(respec(DENSE.schema, metric=metric))
     with QdrantSink(url) as sink, QdrantIndex(url) as index:
         sink.open(manifest)
         sink.write(points)
@@ -172,7 +174,7 @@ def test_other_kinds_over_rest(server: Emulator, kind: type[Vector]) -> None:
     """Many vectors a point, and sparse ones: written, replaced, read and found."""
     points = [point(n, kind=kind) for n in range(50)]
     with QdrantSink(at(server)) as sink, QdrantIndex(at(server)) as index:
-        sink.open(Manifest(replace(DENSE.space, kind=kind.__name__)))
+        sink.open(Manifest(respec(DENSE.schema, kind=kind.__name__)))
         sink.write([point(n, kind=kind, version=1) for n in range(50)])
         sink.write(points)
         holds(sink, points)
@@ -240,7 +242,7 @@ def test_one_bad_point_does_not_stop_the_others(url: str) -> None:
     points = [point(n, kind=MultiVector) for n in range(9)]
     empty = Point(points[4].chunk, {VECTOR: MultiVector(np.empty((0, DIM), np.float32))})
     with QdrantSink(url) as sink:
-        sink.open(Manifest(replace(DENSE.space, kind="MultiVector")))
+        sink.open(Manifest(respec(DENSE.schema, kind="MultiVector")))
         with pytest.raises(Rejected) as raised:
             sink.write([*points[:4], empty, *points[5:]])
         assert raised.value.reasons.keys() == {empty.id}
@@ -380,7 +382,7 @@ def test_another_collection_is_left_alone(url: str, folder: Path, server: Emulat
 
 def test_the_alias_gives_way_to_nothing_and_goes_with_its_place(url: str) -> None:
     """A collection of its name is left alone; and what the alias stands for takes the alias along."""
-    with QdrantSink(url) as sink, QdrantSink(url).beside(1) as beside, QdrantSink(f"{url}_live") as theirs:
+    with QdrantSink(url) as sink, QdrantSink(url).generation(1) as beside, QdrantSink(f"{url}_live") as theirs:
         sink.open(DENSE)
         beside.open(DENSE)
         theirs.open(DENSE)
@@ -400,7 +402,7 @@ def test_a_name_without_room_for_another(folder: Path) -> None:
     """That is told before anything is made."""
     for name in ("n" * 252, "n" * 254):
         with pytest.raises(UsageError, match="no such name"):
-            QdrantSink(f"qdrant://{folder}/{name}").beside(1)
+            QdrantSink(f"qdrant://{folder}/{name}").generation(1)
     assert not list(folder.iterdir())
 
 
@@ -422,7 +424,7 @@ def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.Monk
             "info",
             lambda self: look(self) if looked else looked.append(1),  # not there yet
         )
-        second.open(Manifest(DENSE.space, owners={"": "ledger 2"}))
+        second.open(Manifest(DENSE.schema, owners={"": "ledger 2"}))
         assert second.manifest() == DENSE
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from penstock.core.contracts import Index
 from penstock.core.errors import PenstockError, SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point
+from penstock.core.records import VECTOR, Dense, Hit, Point
+from penstock.core.schema import Manifest
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from penstock.testing.sink_suite import SinkSuite
 

@@ -16,7 +16,8 @@ import pytest
 
 from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, TooLarge, Transient, UsageError
 from penstock.core.filters import parse, passes
-from penstock.core.records import VECTOR, Dense, Manifest, MultiVector, Point
+from penstock.core.records import VECTOR, Dense, MultiVector, Point
+from penstock.core.schema import Manifest
 from penstock.testing.sink_suite import (
     DIM,
     FILTERS,
@@ -26,6 +27,7 @@ from penstock.testing.sink_suite import (
     SinkSuite,
     holds,
     point,
+    respec,
     silent_port,
     unreachable,
 )
@@ -101,7 +103,7 @@ def test_many_vectors_of_other_lengths(server: Emulator) -> None:
     query = MultiVector(np.array([[0, 5], [-1, 0]], np.float32))
     for metric, score in (("cosine", 1.8), ("dot", 22.0)):
         with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
-            sink.open(Manifest(replace(DENSE.space, kind="MultiVector", metric=metric, dim=2)))
+            sink.open(Manifest(respec(DENSE.schema, kind="MultiVector", metric=metric, dim=2)))
             sink.write(long)
             holds(sink, long)
             index.open()
@@ -117,7 +119,7 @@ def test_many_vectors_that_are_none(server: Emulator) -> None:
     bad = [replace(point(n), vectors={VECTOR: MultiVector(v)}) for n, v in enumerate(shapes, 2)]
     good = point(1, kind=MultiVector)
     with WeaviateSink(at(server)) as sink:
-        sink.open(Manifest(replace(DENSE.space, kind="MultiVector")))
+        sink.open(Manifest(respec(DENSE.schema, kind="MultiVector")))
         with pytest.raises(Rejected) as raised:
             sink.write([*bad, good])
         assert raised.value.reasons.keys() == {p.id for p in bad}
@@ -128,7 +130,7 @@ def test_many_vectors_that_are_none(server: Emulator) -> None:
 def test_kinds_that_it_has_not(server: Emulator, other: dict[str, str]) -> None:
     """Sparse vectors, and many by distance: told before anything is asked."""
     with WeaviateSink(at(server)) as sink, pytest.raises(UsageError):
-        sink.open(Manifest(replace(DENSE.space, **other)))
+        sink.open(Manifest(respec(DENSE.schema, **other)))
     assert server.requests == []
 
 
@@ -139,7 +141,7 @@ def test_vectors_of_any_length_stay_as_they_are(server: Emulator, metric: str) -
     vectors = [rng.standard_normal(DIM) * 10.0**n for n in (-40, -20, -3, 0, 3, 15)] + [np.zeros(DIM), -np.zeros(DIM)]
     points = [given(f"point {n}", values) for n, values in enumerate(vectors)] + [point(7)]
     with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
-        sink.open(Manifest(replace(DENSE.space, metric=metric)))
+        sink.open(Manifest(respec(DENSE.schema, metric=metric)))
         sink.write(points)
         holds(sink, points)
         index.open()
@@ -424,7 +426,7 @@ def test_another_collection_is_left_alone(server: Emulator, description: str | N
 def test_the_alias_gives_way_to_nothing_and_goes_with_its_place(server: Emulator) -> None:
     """A collection of its name is left alone; and what the alias stands for takes the alias along."""
     sink, theirs = WeaviateSink(at(server)), WeaviateSink(at(server, "notes_live"))
-    with sink, sink.beside(1) as beside, theirs:
+    with sink, sink.generation(1) as beside, theirs:
         sink.open(DENSE)
         beside.open(DENSE)
         theirs.open(DENSE)
@@ -453,7 +455,7 @@ def test_servers_before_aliases_have_none(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_name_without_room_for_another() -> None:
     """That is told before anything is made."""
     with pytest.raises(UsageError, match="a collection of Weaviate is named"):
-        WeaviateSink(f"weaviate://localhost/{'n' * 252}").beside(1)
+        WeaviateSink(f"weaviate://localhost/{'n' * 252}").generation(1)
 
 
 def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +463,7 @@ def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.Monk
     with WeaviateSink(at(server)) as first:
         first.open(DENSE)
         look = weaviate_wire.Server.manifest
-        for other, error in ((DENSE.space, None), (replace(DENSE.space, dim=9), SpaceMismatch)):
+        for other, error in ((DENSE.schema, None), (respec(DENSE.schema, dim=9), SpaceMismatch)):
             looked: list[int] = []
             monkeypatch.setattr(
                 weaviate_wire.Server,

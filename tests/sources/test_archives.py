@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from penstock import Pipeline, open_index
 from penstock.core.errors import LimitExceeded, ParseError, SourceError, Unsupported
-from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.parsers import Parsers
 from penstock.shards import embed, verify
 from penstock.sinks.memory import forget
@@ -247,7 +247,7 @@ def test_no_name_leads_out(tmp_path: Path, kind: str) -> None:
     changes = list(source.changes())
     assert list(inside(path)) == ["a.md", "z.md"]
     assert len({failure.uri for failure in failures(changes)}) == len(bad)
-    assert changes[-1] == Mark()
+    assert changes[-1] == ListingEnd()
     for failure in failures(changes):
         assert not failure.listing
         assert "/" not in failure.uri.removeprefix(path.as_uri() + "/")
@@ -289,7 +289,7 @@ def test_links_and_devices_are_left_alone(tmp_path: Path) -> None:
             member.type, member.linkname = type, "/etc/passwd"
             tar.addfile(member)
     source = Files(written(tmp_path / "in.tar", out.getvalue()))
-    assert list(source.changes()) == [Mark()]
+    assert list(source.changes()) == [ListingEnd()]
     assert source.passed_over == {"link": 2, "special": 2}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as made:
@@ -299,7 +299,7 @@ def test_links_and_devices_are_left_alone(tmp_path: Path) -> None:
             info.create_system, info.external_attr = 3, (mode | 0o777) << 16
             made.writestr(info, "/etc/passwd")
     source = Files(written(tmp_path / "in.zip", out.getvalue()))
-    assert list(source.changes()) == [Mark()]
+    assert list(source.changes()) == [ListingEnd()]
     assert source.passed_over == {"link": 1, "special": 1}
 
 
@@ -362,7 +362,7 @@ def test_a_tar_cut_anywhere(tmp_path: Path) -> None:
     for cut in [*range(0, 6000, 512), *range(1, 6000, 300)]:
         path = written(tmp_path / "in.tar", whole[:cut])
         *changes, mark = Files(path).changes()
-        assert mark == Mark()
+        assert mark == ListingEnd()
         assert len(failures(changes)) == (cut <= 5632)
         assert all(failure.uri == path.as_uri() and not failure.listing for failure in failures(changes))
         items = [change.item for change in changes if isinstance(change, Upsert)]
@@ -419,7 +419,7 @@ def test_what_is_no_archive(tmp_path: Path, name: str, data: bytes, cause: str) 
     assert isinstance(failure, Unreadable)
     assert cause in failure.cause
     assert not failure.listing
-    assert mark == Mark()
+    assert mark == ListingEnd()
     with pytest.raises(SourceError, match="cannot read"):
         Files(path).lookup(f"{path.as_uri()}/x")
 

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from penstock.core.contracts import Source
-from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.sources.files import Files
 from penstock.testing.source_suite import NAMES, MakeSource, Put, Remove, SourceSuite
 from penstock.testing.sources import UNLISTED, Bytes, ListSource
@@ -155,19 +155,19 @@ class Shared(ListSource):
 
 class NoMark(Shared):
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
-        return (change for change in super().changes() if not isinstance(change, Mark))
+        return (change for change in super().changes() if not isinstance(change, ListingEnd))
 
 
 class AlwaysMark(Shared):
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
-        yield from (change for change in super().changes() if not isinstance(change, Mark))
-        yield Mark()
+        yield from (change for change in super().changes() if not isinstance(change, ListingEnd))
+        yield ListingEnd()
 
 
 class Twice(Shared):
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
         for change in super().changes():
-            yield from [change] * (1 if isinstance(change, Mark) else 2)
+            yield from [change] * (1 if isinstance(change, ListingEnd) else 2)
 
 
 class Shuffled(Shared):

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from penstock.core.errors import SourceError
-from penstock.core.records import Delete, Mark, Unreadable, Upsert
+from penstock.core.records import Checkpoint, Delete, ListingEnd, Unreadable, Upsert
 from penstock.testing.sources import (
     ABORT,
     CUT,
@@ -22,7 +22,7 @@ from penstock.testing.sources import (
 
 
 def test_a_list_does_as_told() -> None:
-    """Sentinels in their place; without UNLISTED or CUT a Mark ends it."""
+    """Sentinels in their place; without UNLISTED or CUT a ListingEnd ends it."""
     source = ListSource({"a": b"x", "b": UNREADABLE, "c": UNOPENABLE, "p": Pause(0), "d": b"y"})
     a, b, c, d, mark = source.changes()
     assert isinstance(a, Upsert)
@@ -32,9 +32,9 @@ def test_a_list_does_as_told() -> None:
     with pytest.raises(OSError, match="told not to open"):
         c.item.open()
     assert isinstance(d, Upsert)
-    assert mark == Mark()
+    assert mark == ListingEnd()
     source.entries["e"] = UNLISTED
-    assert Mark() not in list(source.changes())
+    assert ListingEnd() not in list(source.changes())
     source.entries = {"a": b"x", "stop": CUT, "b": b"y"}
     assert len(list(source.changes())) == 1
 
@@ -68,13 +68,13 @@ def test_a_feed_resumes_after_any_cursor(marks: int) -> None:
     script = [document("a", b"1"), Delete("b"), Pause(0), document("a", b"2"), Unreadable("c", "lost"), Delete("a")]
     source = FeedSource(script, marks=marks)
     whole = list(source.changes())
-    assert isinstance(whole[-1], Mark)
-    events = [change for change in whole if not isinstance(change, Mark)]
+    assert isinstance(whole[-1], Checkpoint)
+    events = [change for change in whole if not isinstance(change, Checkpoint)]
     assert len(events) == 5
     for at, change in enumerate(whole):
-        if isinstance(change, Mark):
-            before = [c for c in whole[:at] if not isinstance(c, Mark)]
-            after = [c for c in source.changes(change.cursor) if not isinstance(c, Mark)]
+        if isinstance(change, Checkpoint):
+            before = [c for c in whole[:at] if not isinstance(c, Checkpoint)]
+            after = [c for c in source.changes(change.cursor) if not isinstance(c, Checkpoint)]
             assert before + after == events
     assert source.lookup("a") is None
 
@@ -84,7 +84,7 @@ def test_a_feed_aborts_once_and_can_grow() -> None:
     stream = source.changes()
     assert isinstance(next(stream), Upsert)
     mark = next(stream)
-    assert isinstance(mark, Mark)
+    assert isinstance(mark, Checkpoint)
     with pytest.raises(SourceError):
         next(stream)
     source.script.append(document("c", b"3"))

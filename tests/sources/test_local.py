@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from penstock.core.errors import SourceError, UsageError
-from penstock.core.records import Change, Mark, Unreadable, Upsert
+from penstock.core.records import Change, ListingEnd, Unreadable, Upsert
 from penstock.sources.files import Files, local
 from penstock.sources.files.local import path_of, uri_of
 
@@ -26,7 +26,7 @@ from penstock.sources.files.local import path_of, uri_of
 def told(source: Files, root: Path) -> list[str]:
     """The paths below the root that a complete listing tells."""
     changes = list(source.changes())
-    assert changes[-1] == Mark()
+    assert changes[-1] == ListingEnd()
     return [below(change, root) for change in changes[:-1] if isinstance(change, Upsert)]
 
 
@@ -106,7 +106,7 @@ def test_links_are_followed_when_asked(tmp_path: Path) -> None:
     assert paths == ["a.md", "file.md", "folder/b.md"]
     assert [change.uri.rpartition("/")[2] for change in unreadable(changes)] == ["nowhere", "self"]
     assert not any(change.listing for change in unreadable(changes))
-    assert changes[-1] == Mark()
+    assert changes[-1] == ListingEnd()
     assert source.passed_over["loop"] >= 2
 
 
@@ -170,7 +170,7 @@ def test_a_folder_whose_name_is_not_text(tmp_path: Path) -> None:
     upsert, mark = Files(tmp_path).changes()
     assert isinstance(upsert, Upsert)
     assert upsert.item.uri == tmp_path.as_uri() + "/f%F6%201/a.md"
-    assert mark == Mark()
+    assert mark == ListingEnd()
 
 
 def test_a_folder_that_cannot_be_read_takes_the_mark_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_a_file_that_vanishes_is_gone_and_one_that_errs_is_not(
     changes = list(Files(tmp_path).changes())
     assert [change.listing for change in unreadable(changes)] == outcome
     assert [below(change, tmp_path) for change in changes if isinstance(change, Upsert)] == ["b.md"]
-    assert changes[-1] == Mark()
+    assert changes[-1] == ListingEnd()
 
 
 def test_a_folder_that_vanishes_is_gone(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_folder_that_vanishes_is_gone(tmp_path: Path) -> None:
     changes = Files(tmp_path).changes()
     next(changes)
     shutil.rmtree(tmp_path / "sub")
-    assert [type(change) for change in changes] == [Upsert, Mark]
+    assert [type(change) for change in changes] == [Upsert, ListingEnd]
 
 
 @pytest.mark.parametrize("replace", [False, True])
@@ -263,7 +263,7 @@ def test_a_root_that_goes_away_takes_the_mark_with_it(tmp_path: Path, replace: b
         (tmp_path / "docs").mkdir()
     rest = list(changes)
     assert [change.listing for change in unreadable(rest)] == [True]
-    assert Mark() not in rest
+    assert ListingEnd() not in rest
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_root_that_is_a_pipe(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_a_complete_listing(tmp_path: Path) -> None:
-    assert list(Files(tmp_path).changes()) == [Mark()]
+    assert list(Files(tmp_path).changes()) == [ListingEnd()]
 
 
 @pytest.fixture
@@ -303,13 +303,13 @@ def deep() -> Iterator[Path]:
 
 
 def test_a_deep_tree_is_listed_as_far_as_paths_go(deep: Path) -> None:
-    """What the system can name is told; the level it cannot name is Unreadable, and there is no Mark."""
+    """What the system can name is told; the level it cannot name is Unreadable, and there is no ListingEnd."""
     changes = list(Files(deep).changes())
     assert len([change for change in changes if isinstance(change, Upsert)]) == 2
     (failed,) = unreadable(changes)
     assert failed.listing
     assert "too long" in failed.cause
-    assert Mark() not in changes
+    assert ListingEnd() not in changes
 
 
 def test_a_large_folder_is_listed_in_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

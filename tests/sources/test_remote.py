@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from penstock.core.errors import MissingExtra, SourceError, UsageError
-from penstock.core.records import Item, Mark, Unreadable, Upsert
+from penstock.core.records import Item, ListingEnd, Unreadable, Upsert
 from penstock.sources import from_url
 from penstock.sources.files import Files
 from penstock.sources.files.address import Address
@@ -21,7 +21,7 @@ from penstock.sources.files.address import Address
 
 def items(source: Files) -> dict[str, Item]:
     *upserts, mark = source.changes()
-    assert mark == Mark()
+    assert mark == ListingEnd()
     return {change.item.uri: change.item for change in upserts if isinstance(change, Upsert)}
 
 
@@ -106,7 +106,7 @@ def test_a_bucket_that_is_not_there(storage: dict[str, Any]) -> None:
 
 def test_an_empty_bucket_is_a_complete_listing(s3: Any, storage: dict[str, Any]) -> None:
     s3.mkdir("empty-bucket")
-    assert list(Files("s3://empty-bucket", storage=storage).changes()) == [Mark()]
+    assert list(Files("s3://empty-bucket", storage=storage).changes()) == [ListingEnd()]
 
 
 def test_a_missing_driver_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from penstock import Pipeline, open_index
 from penstock.core.errors import ParseError, SourceError, UsageError
-from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.shards import embed, verify
 from penstock.sinks.memory import forget
 from penstock.sources import cells, from_url
@@ -161,7 +161,7 @@ def test_no_row_is_lost_for_its_key(tmp_path: Path) -> None:
     lost = [(change.cause, change.listing) for change in changes if type(change) is Unreadable]
     assert [listing for _, listing in lost] == [False] * 3
     assert lost[0][0].startswith("row 1: an earlier row has its 'key'")
-    assert changes[-1] == Mark()
+    assert changes[-1] == ListingEnd()
     with pytest.raises(SourceError, match="an earlier row"):
         source.lookup(next(change.uri for change in changes if type(change) is Unreadable))
 
@@ -342,7 +342,10 @@ def test_broken_files_and_trouble_are_told_apart(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cells.Watched, "readinto", read)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     told = others(list(Rows(tmp_path).changes()))
-    assert [(type(change), getattr(change, "listing", None)) for change in told] == [(Unreadable, False), (Mark, None)]
+    assert [(type(change), getattr(change, "listing", None)) for change in told] == [
+        (Unreadable, False),
+        (ListingEnd, None),
+    ]
     with pytest.raises(SourceError, match="listed whole"):
         Rows(tmp_path).lookup(f"file://{tmp_path}/a.parquet/3")
 

@@ -24,7 +24,7 @@ import pytest
 
 from penstock import Pipeline, open_index
 from penstock.core.errors import LimitExceeded, ParseError, SourceError, UsageError
-from penstock.core.records import Item, Mark, Unreadable, Upsert
+from penstock.core.records import Item, ListingEnd, Unreadable, Upsert
 from penstock.shards import embed, verify
 from penstock.shards.listing import Listing, share
 from penstock.sinks.memory import forget
@@ -106,7 +106,7 @@ def picture(colour: str) -> bytes:
 def told(source: Urls) -> tuple[dict[str, Item], list[str]]:
     """Items by uri; and causes, all else being well."""
     changes = list(source.changes())
-    assert changes[-1] == Mark()
+    assert changes[-1] == ListingEnd()
     found = {change.item.uri: change.item for change in changes if type(change) is Upsert}
     return found, [change.cause for change in changes if type(change) is Unreadable and not change.listing]
 
@@ -412,7 +412,7 @@ def test_a_list_in_an_archive_is_shared_out(tmp_path: Path, claim: bool) -> None
     changes = [change for n in range(1, 5) for change in (listing.of(n) if claim else share(source, n, 4))]
     listing.close()
     assert sorted(c.item.uri for c in changes if isinstance(c, Upsert)) == sorted(lines.decode().split("\n"))
-    assert sum(isinstance(change, Mark) for change in changes) == 4
+    assert sum(isinstance(change, ListingEnd) for change in changes) == 4
 
 
 def test_a_url_is_named_as_it_is(tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_a_list_written_anew_while_it_is_read_is_not_whole(tmp_path: Path) -> No
     told = [next(changes) for _ in range(10)]
     os.truncate(path, 100_000)
     told += changes
-    assert not any(isinstance(change, Mark) for change in told)
+    assert not any(isinstance(change, ListingEnd) for change in told)
     assert isinstance(told[-1], Unreadable)
     assert told[-1].listing
 

@@ -255,7 +255,7 @@ def _run(run: dict[str, Any]) -> str:
 
 def origin_rows(told: dict[str, Any]) -> Rows:
     """Where a point comes from."""
-    document, run, chunk, space = told["document"], told["run"], told.get("chunk"), told.get("space")
+    document, run, chunk, schema = told["document"], told["run"], told.get("chunk"), told.get("schema", {})
     rows = [
         ("id", told["id"]),
         ("document", place(told["uri"])),
@@ -270,8 +270,9 @@ def origin_rows(told: dict[str, Any]) -> Rows:
             rows.append(("page", str(chunk["page"])))
         if chunk["headings"]:
             rows.append(("headings", " › ".join(chunk["headings"])))
-    if space:
-        rows.append(("model", f"{space['model']} ({space['dim']} dimensions), {space['chunking']}"))
+    for name, spec in schema.get("vectors", {}).items():
+        label = "model" if len(schema["vectors"]) == 1 else f"model of {name}"
+        rows.append((label, f"{spec['model']} ({spec['dim']} dimensions), {schema['chunking']}"))
     if note := told.get("index_says"):
         rows.append(("note", note))
     return rows

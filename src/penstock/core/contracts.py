@@ -26,12 +26,11 @@ from penstock.core.records import (
     Gap,
     Hit,
     Item,
-    Manifest,
     Piece,
     Point,
-    Space,
     Vector,
 )
+from penstock.core.schema import Manifest, VectorSpec
 
 
 class Component:
@@ -50,12 +49,12 @@ class Component:
 class Source(Component, ABC):
     """Tells what is there, or what happened, as a stream of changes.
 
-    - `changes(cursor)` yields Upsert, Delete, Unreadable and Mark, lazily: it may be endless, and a corpus of
+    - `changes(cursor)` yields Upsert, Delete, Unreadable and ListingEnd, lazily: it may be endless, and a corpus of
       any size is listed in constant memory. It reads no content: an Item is opened later, elsewhere, perhaps
       never.
-    - A **state source** ignores the cursor and lists everything. It ends with `Mark()` if, and only if, the
+    - A **state source** ignores the cursor and lists everything. It ends with `ListingEnd()` if, and only if, the
       listing was complete; what a complete listing does not name is deleted from the index.
-    - A **feed source** tells events after the cursor and yields `Mark(cursor)` now and then: the cursor is
+    - A **feed source** tells events after the cursor and yields `Checkpoint(cursor)` now and then: the cursor is
       stored once all before it is safely in the index. Resuming after a cursor may repeat events, and must
       not miss one.
     - What cannot be read or listed is an Unreadable, never an exception in the middle of a listing; only a
@@ -125,8 +124,28 @@ class Tokenizer(Protocol):
         ...
 
 
-class Embedder(Component, ABC):
-    """Turns chunks into vectors.
+class Model(Component):
+    """Capabilities of whatever makes vectors."""
+
+    embeds_images: bool = False
+    """It embeds images as well: a chunk that has one as that image, any other as its text."""
+    has_tokenizer: bool = False
+    """It has a tokenizer once it is open, and chunks are sized by that if nothing else is said."""
+    workers: int = 1
+    batch_tokens: int = 1024
+    batch_rows: int = 256
+
+    def open(self) -> None:
+        """Load the model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The model's tokenizer, once open, if it `has_tokenizer`."""
+        return None
+
+
+class Embedder(Model, ABC):
+    """Turns chunks into vectors, one a chunk.
 
     - `describe()` says which space the vectors live in. It works before `open()` and is cheap, but for the first
       time, when the model may have to be fetched.
@@ -138,25 +157,8 @@ class Embedder(Component, ABC):
     - Transient trouble (HTTP 429, a timeout) raises Transient: the engine waits and tries again.
     """
 
-    produces: type[Vector] = Dense
-    sees: bool = False
-    """It embeds images as well: a chunk that has one as that image, any other as its text."""
-    tokenizes: bool = False
-    """It has a tokenizer once it is open, and chunks are sized by that if nothing else is said."""
-    workers: int = 1
-    batch_tokens: int = 1024
-    batch_rows: int = 256
-
     @abstractmethod
-    def describe(self) -> Space: ...
-
-    def open(self) -> None:
-        """Load the model."""
-
-    @property
-    def tokenizer(self) -> Tokenizer | None:
-        """The model's tokenizer, once open, if it `tokenizes`."""
-        return None
+    def describe(self) -> VectorSpec: ...
 
     @abstractmethod
     def embed(self, chunks: Sequence[Chunk]) -> Sequence[Vector]: ...
@@ -165,19 +167,44 @@ class Embedder(Component, ABC):
     def query(self, texts: Sequence[str]) -> Sequence[Vector]: ...
 
 
+class MultiEmbedder(Model, ABC):
+    """Turns chunks into several named vectors each, in one pass. Otherwise as an Embedder.
+
+    The engine knows only this contract: an Embedder of one vector is wrapped in `embedders.named.Named`.
+    """
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, VectorSpec]:
+        """The space of each name."""
+
+    @abstractmethod
+    def embed(self, chunks: Sequence[Chunk]) -> Mapping[str, Sequence[Vector]]:
+        """For each name one vector a chunk, in order."""
+
+    @abstractmethod
+    def query(self, texts: Sequence[str], using: str) -> Sequence[Vector]:
+        """Questions, as vectors of that name."""
+
+
+OneModel = str | Embedder | Callable[[list[str]], Any]
+ModelSpec = OneModel | MultiEmbedder | Mapping[str, OneModel] | None
+"""What a user may give as a model: a name, a component, a function; or several of these by the names of their
+vectors."""
+
+
 @runtime_checkable
-class SeesImages(Protocol):
+class ImageQueries(Protocol):
     """An embedder that takes images as questions."""
 
     def query_images(self, pictures: Sequence[bytes]) -> Sequence[Vector]:
         """One vector each. Raises ParseError for what cannot be decoded."""
 
 
-class Place(Component, ABC):
+class Location(Component, ABC):
     """Where an index is: what a Sink writes to and an Index searches.
 
-    A place may have others beside it, numbered, in the same store: `notes`, `notes_1`, `notes_2`. An index is built
-    anew in one of those; the manifest of the place itself says which of them is `current`.
+    An index may be built anew beside itself, as another generation in the same store: `notes`, `notes_1`, `notes_2`.
+    The manifest of the base (`notes`) says which generation is the current one.
     """
 
     @property
@@ -185,16 +212,16 @@ class Place(Component, ABC):
     def url(self) -> str:
         """Where the points are, without secrets: `lance://./index`."""
 
-    def beside(self, number: int) -> Self:
-        """The place of that number (1 or more), by the same client if one was given. Connects to nothing."""
-        raise UsageError(f"{self.url} has no places beside it, so an index cannot be built anew there")
+    def generation(self, number: int) -> Self:
+        """The generation of that number (1 or more), by the same client if one was given. Connects to nothing."""
+        raise UsageError(f"{self.url} has no room for a second generation, so an index cannot be built anew there")
 
     @abstractmethod
     def manifest(self) -> Manifest | None:
         """What is kept with the index, before or after `open`; None where there is no index."""
 
 
-class Sink(Place):
+class Sink(Location):
     """Holds points: an index of a vector store, a table, a folder of files.
 
     - `write(points)` is an idempotent upsert by id: when it returns, the store has acknowledged every point;
@@ -211,11 +238,13 @@ class Sink(Place):
       no index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is
       another one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step: a reader
       finds the old one or the new one).
-    - `drop()` removes the place with all that is in it, and needs no `open`.
+    - `drop()` removes the generation with all that is in it, and needs no `open`.
     - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
     """
 
     accepts: frozenset[type[Vector]] = frozenset({Dense})
+    named: bool = False
+    """It holds several named vectors a point."""
     max_rows: int = 1024
     max_bytes: int = 16 << 20
     max_text: int | None = None
@@ -255,15 +284,15 @@ class Sink(Place):
         raise UsageError(f"{self.url} cannot be removed from here")
 
     def alias(self, number: int) -> str:
-        """Have the store's own alias `<name>_live` stand for the place of that number, in one step, for programs that
-        do not read manifests. Gives its name; nothing where the store has no aliases."""
+        """Have the store's own alias `<name>_live` stand for the generation of that number, in one step, for
+        programs that do not read manifests. Gives its name; nothing where the store has no aliases."""
         return ""
 
     def maintain(self) -> None:
         """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it."""
 
 
-class Index(Place):
+class Index(Location):
     """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes; several threads may
     search it at once."""
 
@@ -275,8 +304,13 @@ class Index(Place):
     def manifest(self) -> Manifest: ...
 
     @abstractmethod
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        """The k nearest, nearest first, of those whose fields equal `where` (`{"uri": "..."}`; chunk fields only)."""
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
+        """The k nearest, nearest first, of those whose fields equal `where` (`{"uri": "..."}`; chunk fields only).
+
+        `using` names the vector that is compared; it may be left out where the index has one.
+        """
 
     @abstractmethod
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]: ...

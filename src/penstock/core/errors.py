@@ -1,7 +1,7 @@
 """The errors of Penstock, all of them:
 
     PenstockError
-      UsageError            an option, url or argument that cannot be meant
+      UsageError            an invalid option, url or argument
         MissingExtra        an optional driver is not installed; the message has the install line
       SpaceMismatch         the index holds vectors of another model or chunking
       OwnershipError        the index was filled by another ledger
@@ -13,8 +13,9 @@
         Unsupported         ... because nothing here reads its type
         LimitExceeded       ... because it took too much time or memory
       EmbedError            chunks cannot be embedded
+      Transient             a source, model or store is away or busy: the same call may succeed later
       SinkError             a store refused or failed
-        Transient           ... for now: the same call may succeed later
+        SinkUnavailable     ... for now: a Transient as well
         TooLarge            ... the batch as a whole: smaller ones may pass
         Rejected            ... some points, for good; `.reasons` maps their ids to causes
       StageError            anything else, with the stage and the item it befell
@@ -76,7 +77,17 @@ class EmbedError(PenstockError): ...
 class SinkError(PenstockError): ...
 
 
-class Transient(SinkError): ...
+class Transient(PenstockError):
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        """`retry_after`: the seconds after which the service wants to be asked again, where it says so."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+class SinkUnavailable(SinkError, Transient): ...
 
 
 class TooLarge(SinkError): ...

@@ -1,7 +1,7 @@
-"""Which of the places side by side is the index now.
+"""Which generation of an index is the current one.
 
-A door is the place that people name. Its manifest says which place is `current`; what is behind it changes in one step,
-and whoever searches or writes asks the door first.
+The base is the location that people name. Its manifest says which generation is current; that changes in one step, and
+whoever searches or writes asks the base first.
 """
 
 from __future__ import annotations
@@ -11,36 +11,37 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
-from penstock.core.contracts import Place, Sink
+from penstock.core.contracts import Location, Sink
 from penstock.core.errors import Transient
 
-P = TypeVar("P", bound=Place)
+L = TypeVar("L", bound=Location)
 
 
-def current(door: P) -> P:
-    """The place to search and to write to: the door itself, or the one beside it that it names."""
-    held = door.manifest()
-    return door.beside(held.current) if held is not None and held.current else door
+def current(base: L) -> L:
+    """The location to search and to write to: the base itself, or the generation that it names."""
+    held = base.manifest()
+    return base.generation(held.current) if held is not None and held.current else base
 
 
-def point(doors: Sequence[Sink], current: int, former: int | None) -> None:
-    """Have the manifests name these. Of several doors that are filled together the first is asked, so it comes last."""
-    for door in reversed(doors):
-        if (held := door.manifest()) is not None:
-            with door:
-                door.open(held)
-                door.replace_manifest(replace(held, current=current, former=former))
+def switch(bases: Sequence[Sink], current: int, former: int | None) -> None:
+    """Have the manifests name these generations. Of several bases that are filled together the first is asked, so it
+    comes last."""
+    for base in reversed(bases):
+        if (held := base.manifest()) is not None:
+            with base:
+                base.open(held)
+                base.replace_manifest(replace(held, current=current, former=former))
 
 
-def settle(doors: Sequence[Sink]) -> None:
-    """Have those that were away when the first changed, or are new, lead to the same place as it."""
-    if (first := doors[0].manifest()) is None:
+def align(bases: Sequence[Sink]) -> None:
+    """Have those that were away when the first switched, or are new, name the same generations."""
+    if (first := bases[0].manifest()) is None:
         return
-    for door in doors[1:]:
-        with suppress(Transient):  # away still: a later run settles it
-            held = door.manifest()
+    for base in bases[1:]:
+        with suppress(Transient):  # away still: a later run aligns it
+            held = base.manifest()
             if held is None and first.current:
-                with door:
-                    door.open(first)
+                with base:
+                    base.open(first)
             elif held is not None and (held.current, held.former) != (first.current, first.former):
-                point([door], first.current, first.former)
+                switch([base], first.current, first.former)

@@ -114,14 +114,18 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """All before this has been told. A feed gives the cursor to resume after; a state source gives none and
-    so says that its listing is complete: what it did not name is gone."""
-
-    cursor: str | None = None
+class ListingEnd:
+    """A state source has listed everything: what it did not name is gone."""
 
 
-Change = Upsert | Delete | Unreadable | Mark
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A feed resumes after this cursor, once all that came before it is in the index."""
+
+    cursor: str
+
+
+Change = Upsert | Delete | Unreadable | ListingEnd | Checkpoint
 
 
 # ---------------------------------------------------------------- what parsers and chunkers yield
@@ -255,7 +259,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class VectorSpec:
     """A vector space: what must agree between all vectors of an index and every query put to it."""
 
     model: str
@@ -273,7 +277,7 @@ class Space:
 class Manifest:
     """Kept with the index: its space, which ledgers fill it, and where it has been built anew."""
 
-    space: Space
+    space: VectorSpec
     owners: Mapping[str, str] = NOTHING
     """The ledger that fills each namespace. One without a namespace (`""`) has the index to itself."""
     current: int = 0

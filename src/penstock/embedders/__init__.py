@@ -27,9 +27,9 @@ def from_name(model: str | None) -> Embedder:
         if not exact or model.startswith(TORCH + INT8):
             raise UsageError(f"{TORCH} and {INT8} do not go together")
         return _by_torch(model.removeprefix(TORCH))
-    from penstock.embedders.models import sees
+    from penstock.embedders.models import embeds_images
 
-    if sees(model):
+    if embeds_images(model):
         from penstock.embedders.clip import ClipEmbedder
 
         return ClipEmbedder(model, exact=exact)
@@ -38,9 +38,9 @@ def from_name(model: str | None) -> Embedder:
 
 def _by_torch(model: str) -> Embedder:
     from penstock.embedders.clip import ClipEmbedder
-    from penstock.embedders.models import sees
+    from penstock.embedders.models import embeds_images
 
-    if not sees(model):
+    if not embeds_images(model):
         raise UsageError(f"{model!r} is no CLIP or SigLIP model, and no other runs on PyTorch: name it without {TORCH}")
     # Told before anything is begun; the driver itself is imported when the model is opened.
     if find_spec("torch") is None or find_spec("transformers") is None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError, ModelError, ParseError, UsageError
-from penstock.core.records import Chunk, Dense, Space
+from penstock.core.records import Chunk, Dense
+from penstock.core.schema import VectorSpec
 from penstock.embedders import clip_checkpoint, clip_graph, int8, models
 from penstock.embedders import graph as graphs
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
@@ -44,8 +45,8 @@ class ClipEmbedder(Embedder):
     as `int8:` before its name (penstock.embedders.int8).
     """
 
-    sees = True
-    tokenizes = True
+    embeds_images = True
+    has_tokenizer = True
     batch_rows = 32
 
     def __init__(
@@ -77,7 +78,7 @@ class ClipEmbedder(Embedder):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokenizer": None, "_towers": None, "checkpoint": None}
 
-    def describe(self) -> Space:
+    def describe(self) -> VectorSpec:
         return space(self._load(), self.exact)
 
     def open(self) -> None:

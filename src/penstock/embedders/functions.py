@@ -8,7 +8,8 @@ from typing import Any
 
 from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError
-from penstock.core.records import Chunk, Dense, Space
+from penstock.core.records import Chunk, Dense
+from penstock.core.schema import VectorSpec
 
 
 class FunctionEmbedder(Embedder):
@@ -36,12 +37,12 @@ class FunctionEmbedder(Embedder):
     def __repr__(self) -> str:
         return f"FunctionEmbedder({_name(self.function)}, version={self.version!r})"
 
-    def describe(self) -> Space:
+    def describe(self) -> VectorSpec:
         if self.dim is None:
             self.dim = self._call(self.function, ["penstock"]).shape[1]
         name = _name(self.function)
         told = f"{name}|{_name(self.query_function)}|{self.version}|{self.dim}"
-        return Space(model=name, dim=self.dim, fingerprint=hashlib.sha256(told.encode()).hexdigest()[:32])
+        return VectorSpec(model=name, dim=self.dim, fingerprint=hashlib.sha256(told.encode()).hexdigest()[:32])
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         return [Dense(row) for row in self._call(self.function, [chunk.text for chunk in chunks])]

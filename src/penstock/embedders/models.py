@@ -105,7 +105,7 @@ def find(name: str) -> Path | None:
     return next((folder for folder in places if folder is not None), None) or _in_hub_cache(name)
 
 
-def sees(name: str) -> bool:
+def embeds_images(name: str) -> bool:
     """Whether a model is of images and texts. Where it is not at hand, its name has to tell."""
     if (folder := find(name)) is None:
         return "clip" in name.lower() or "siglip" in name.lower()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError, ModelError
-from penstock.core.records import Chunk, Dense, Space
+from penstock.core.records import Chunk, Dense
+from penstock.core.schema import VectorSpec
 from penstock.embedders import INT8, int8, models
 from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders.checkpoint import Checkpoint
@@ -35,7 +36,7 @@ class OnnxEmbedder(Embedder):
     `int8:` before its name (penstock.embedders.int8).
     """
 
-    tokenizes = True
+    has_tokenizer = True
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class OnnxEmbedder(Embedder):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_tokenizer": None, "session": None, "checkpoint": None}
 
-    def describe(self) -> Space:
+    def describe(self) -> VectorSpec:
         checkpoint = self._load()
         return space(checkpoint, self.exact)
 
@@ -179,9 +180,9 @@ class Named(Protocol):
     def files(self) -> Sequence[Path]: ...
 
 
-def space(checkpoint: Named, exact: bool) -> Space:
+def space(checkpoint: Named, exact: bool) -> VectorSpec:
     name = checkpoint.name if exact else INT8 + checkpoint.name
-    return Space(model=name, dim=checkpoint.dim, fingerprint=fingerprint(checkpoint, exact))
+    return VectorSpec(model=name, dim=checkpoint.dim, fingerprint=fingerprint(checkpoint, exact))
 
 
 def fingerprint(checkpoint: Named, exact: bool) -> str:

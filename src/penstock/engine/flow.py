@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from penstock.core.contracts import Chunker, Embedder, Sink
+from penstock.core.contracts import Chunker, MultiEmbedder, Sink
 from penstock.core.errors import (
     EmbedError,
     ParseError,
@@ -29,25 +29,26 @@ from penstock.core.errors import (
     Unsupported,
 )
 from penstock.core.records import (
-    VECTOR,
     Block,
     Change,
+    Checkpoint,
     Chunk,
     Delete,
     Gap,
     Item,
-    Mark,
+    ListingEnd,
     Piece,
     Point,
     Unreadable,
     Upsert,
     Vector,
 )
+from penstock.core.retry import Retry
 from penstock.engine.channel import Broken, Channel, Empty, Ended
 from penstock.engine.identity import Namer
 from penstock.engine.pack import Packer
 from penstock.engine.progress import Counters, Progress
-from penstock.engine.stage import Patience, Stage
+from penstock.engine.stage import Stage
 from penstock.engine.tracker import (
     Acked,
     Committer,
@@ -95,7 +96,7 @@ class Setup:
 
     changes: Iterable[Change]
     parse: Callable[[Item], Parse]
-    embedder: Embedder
+    embedder: MultiEmbedder
     sink: Sink
     ready: Callable[[], Chunker]
     """Called before anything is read or deleted, often: opens model and sink the first time, gives the chunker.
@@ -112,7 +113,7 @@ class Setup:
     force: bool = False
     """Read every item, whatever the ledger knows of it."""
     allow_mass_delete: bool = False
-    patience: float = 600.0
+    max_wait: float = 600.0
     linger: float = 0.5
 
 
@@ -144,7 +145,7 @@ class Flow:
         self._packer = Packer(
             self._chunks, window=WINDOW * embedder.batch_tokens, tokens=embedder.batch_tokens, rows=embedder.batch_rows
         )
-        self._patience = Patience(setup.patience, self._stop, self._wait)
+        self._retry = Retry(setup.max_wait, self._stop, self._wait)
         self._gate = threading.BoundedSemaphore(sink.writers)
         self._in_flight = InFlight()
         self._history = setup.run > 1
@@ -157,7 +158,7 @@ class Flow:
             run=setup.run,
             counters=self.counters,
             in_flight=self._in_flight,
-            patience=self._patience,
+            retry=self._retry,
             source=setup.source,
             allow_mass_delete=setup.allow_mass_delete,
             interrupted=self._stop.is_set,
@@ -272,7 +273,10 @@ class Flow:
                     self.setup.ledger.saw_under(uri, self.setup.run)
                     self.setup.ledger.record([Failure(uri, "list", cause, permanent=False)])
                     self.counters.add(gaps=1)
-                case Mark(cursor):
+                case ListingEnd():
+                    self._tell(Marked(epoch, begun, None))
+                    epoch, begun = epoch + 1, 0
+                case Checkpoint(cursor):
                     self._tell(Marked(epoch, begun, cursor))
                     epoch, begun = epoch + 1, 0
         self._consider(page, epoch)
@@ -434,7 +438,7 @@ class Flow:
         stored: dict[str, Point] = {}
         try:
             for page in (ids[start : start + rows] for start in range(0, len(ids), rows)):
-                points = self._patience.call("read back", lambda: self.setup.sink.fetch(page))  # noqa: B023
+                points = self._retry.call("read back", lambda: self.setup.sink.fetch(page))  # noqa: B023
                 stored.update((point.id, point) for point in points)
         except Exception as error:  # a driver's error may be an OSError, and is not the document's
             raise StageError("read back", moved[0][0].chunk.uri, error) from error
@@ -464,9 +468,10 @@ class Flow:
     def _vectors(self, loads: Sequence[Load]) -> None:
         chunks = [load.chunk for load in loads]
         try:
-            vectors = self._patience.call("embed", lambda: self.setup.embedder.embed(chunks))
-            if len(vectors) != len(chunks):
-                raise TypeError(f"the embedder gave {len(vectors)} vectors for {len(chunks)} chunks")
+            vectors = self._retry.call("embed", lambda: self.setup.embedder.embed(chunks))
+            for name, column in vectors.items():
+                if len(column) != len(chunks):
+                    raise TypeError(f"the embedder gave {len(column)} vectors {name!r} for {len(chunks)} chunks")
         except EmbedError as error:
             if len(loads) > 1:  # find the culprit
                 self._vectors(loads[: len(loads) // 2])
@@ -476,7 +481,8 @@ class Flow:
             return
         except Exception as error:
             raise StageError("embed", chunks[0].uri, error) from error
-        filled = [_filled(load, {VECTOR: vector}) for load, vector in zip(loads, vectors, strict=True)]
+        names, rows = tuple(vectors), zip(*vectors.values(), strict=True)
+        filled = [_filled(load, dict(zip(names, row, strict=True))) for load, row in zip(loads, rows, strict=True)]
         self.counters.add(embedded=len(filled), tokens=sum(load.length for load in loads))
         self._points.put(filled, sum(one.nbytes for one in filled))
 
@@ -525,7 +531,7 @@ class Flow:
         points = [one.point for one in filled]
         try:
             with self._gate:
-                self._patience.call("write", lambda: self.setup.sink.write(points))
+                self._retry.call("write", lambda: self.setup.sink.write(points))
         except TooLarge as error:
             if len(filled) > 1:
                 self._put(filled[: len(filled) // 2])

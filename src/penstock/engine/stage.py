@@ -1,16 +1,12 @@
-"""Worker threads, and patience."""
+"""Worker threads."""
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
-from typing import TypeVar
 
-from penstock.core.errors import MassDeletion, StageError, Transient
+from penstock.core.errors import MassDeletion, StageError
 from penstock.engine.channel import Broken, Ended
-
-T = TypeVar("T")
 
 
 class Stage:
@@ -60,29 +56,3 @@ class Stage:
                     self._after()
                 finally:
                     self._ended.set()
-
-
-class Patience:
-    """Repeats a call that fails for a while: waits ever longer, up to `limit` seconds, then lets the error out."""
-
-    def __init__(self, limit: float, stop: threading.Event, waiting: Callable[[str], None]) -> None:
-        self._limit, self._stop, self._waiting = limit, stop, waiting
-
-    def call(self, what: str, function: Callable[[], T]) -> T:
-        waited, pause = 0.0, 0.1
-        while True:
-            try:
-                result = function()
-            except Transient as error:
-                if waited >= self._limit:
-                    raise
-                nap = min(pause, self._limit - waited + 0.05) * random.uniform(0.7, 1.0)
-                self._waiting(f"{what}: {error} (again in {nap:.1f} s)")
-                if self._stop.wait(nap):
-                    raise
-                waited += nap
-                pause = min(pause * 2, 15.0)
-            else:
-                if waited:
-                    self._waiting("")
-                return result

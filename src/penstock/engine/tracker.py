@@ -22,9 +22,9 @@ from typing import NamedTuple
 from penstock.core.contracts import Sink
 from penstock.core.errors import MassDeletion
 from penstock.core.records import Chunk, Item, Point
+from penstock.core.retry import Retry
 from penstock.engine.channel import Broken, Channel, Empty, Ended
 from penstock.engine.progress import Counters
-from penstock.engine.stage import Patience
 from penstock.ledger import DONE, FAILED, OPEN, SKIPPED, Begun, Ending, Failure, Ledger, Row
 
 
@@ -160,7 +160,7 @@ class Committer:
     run: int
     counters: Counters
     in_flight: InFlight
-    patience: Patience
+    retry: Retry
     source: str
     allow_mass_delete: bool
     interrupted: Callable[[], bool]
@@ -202,7 +202,7 @@ class Committer:
         acked = [row for event in events if isinstance(event, Acked) for row in event.rows]
         if acked:
             with self.gate:
-                self.patience.call("flush", self.sink.flush)
+                self.retry.call("flush", self.sink.flush)
             self.ledger.acknowledge(acked, self.run)
             self.counters.add(written=len(acked))
         failures = [event.failure for event in events if isinstance(event, Failed)]
@@ -279,8 +279,8 @@ class Committer:
             ids = [id.hex() for id in stale]
             self.ledger.retract(number, stale)
             with self.gate:
-                self.patience.call("delete", lambda: self.sink.delete(ids))  # noqa: B023
-                self.patience.call("flush", self.sink.flush)
+                self.retry.call("delete", lambda: self.sink.delete(ids))  # noqa: B023
+                self.retry.call("flush", self.sink.flush)
             self.ledger.forget(number, stale)
             self.counters.add(removed=len(stale))
 

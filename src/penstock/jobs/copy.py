@@ -10,19 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from threading import Event
 from typing import Any
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, TooLarge, UsageError
 from penstock.core.generations import current
-from penstock.core.records import Manifest, Point
-from penstock.engine.stage import Patience
+from penstock.core.records import Point
+from penstock.core.retry import Retry
+from penstock.core.schema import Manifest
 
 PAGE, PAGE_BYTES = 512, 8 << 20
 """Points that are read and written together, at most."""
-PATIENCE = 600.0
-"""Seconds for which a store that is away is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,50 +65,50 @@ def _copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None) -> Co
     if (there := new.manifest()) is not None and there.owners:
         raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another place")
     old.open(held)
-    new.open(Manifest(held.space))
+    new.open(Manifest(held.schema))
     total, before = old.count(), new.count()
     written = kept = 0
     refused: dict[str, str] = {}
-    patience = Patience(PATIENCE, Event(), lambda what: None)
-    for points in _ahead(old, patience):
-        same = patience.call("read", partial(held_equal, new, points)) if before else set()
+    retry = Retry()
+    for points in _ahead(old, retry):
+        same = retry.call("read", partial(held_equal, new, points)) if before else set()
         missing = [point for point in points if point.id not in same]
-        why = write_all(new, missing, patience)
+        why = write_all(new, missing, retry)
         refused |= why
         written, kept = written + len(missing) - len(why), kept + len(same)
         if progress:
             progress(Copied(written, kept, total, 0, refused))
-    patience.call("flush", new.flush)
+    retry.call("flush", new.flush)
     new.maintain()
     return Copied(written, kept, total, max(0, new.count() - written - kept), refused)
 
 
-def write_all(new: Sink, points: Sequence[Point], patience: Patience) -> Mapping[str, str]:
+def write_all(new: Sink, points: Sequence[Point], retry: Retry) -> Mapping[str, str]:
     """Write these; gives the ids that were refused."""
     refused: dict[str, str] = {}
     for start in range(0, len(points), new.max_rows):
         part = points[start : start + new.max_rows]
         try:
-            patience.call("write", partial(new.write, part))
+            retry.call("write", partial(new.write, part))
         except Rejected as error:
             refused |= error.reasons
         except TooLarge as error:
             if len(part) == 1:
                 refused[part[0].id] = str(error)
             else:
-                refused |= write_all(new, part[: len(part) // 2], patience)
-                refused |= write_all(new, part[len(part) // 2 :], patience)
+                refused |= write_all(new, part[: len(part) // 2], retry)
+                refused |= write_all(new, part[len(part) // 2 :], retry)
     return refused
 
 
-def _ahead(old: Sink, patience: Patience) -> Iterator[Sequence[Point]]:
+def _ahead(old: Sink, retry: Retry) -> Iterator[Sequence[Point]]:
     """The store's points, a page being read while the caller has the one before it."""
     size = min(old.max_rows, PAGE)
     with ThreadPoolExecutor(1, thread_name_prefix="penstock-copy") as reader:
         waiting: Future[Sequence[Point]] | None = None
         for ids in old.ids():
             for start in range(0, len(ids), size):
-                fetched = reader.submit(patience.call, "read", partial(old.fetch, ids[start : start + size]))
+                fetched = reader.submit(retry.call, "read", partial(old.fetch, ids[start : start + size]))
                 if waiting is not None:
                     yield from _portions(waiting.result())
                 waiting = fetched

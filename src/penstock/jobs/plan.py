@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ParseError, SourceError, Unsupported
-from penstock.core.records import Block, Gap, Item, Mark, Piece, Unreadable, Upsert
+from penstock.core.records import Block, Gap, Item, ListingEnd, Piece, Unreadable, Upsert
 from penstock.engine.identity import Namer, tag_of
 from penstock.ledger import Begun, Known, Ledger
 from penstock.support.bits import Bits
@@ -53,12 +53,12 @@ def make_plan(pipeline: Pipeline, sample: int = SAMPLE) -> Plan:
     with ExitStack() as stack:
         for component in (pipeline.ledger, pipeline.embedder, pipeline.source):
             stack.callback(component.close)
-        space = pipeline.space()
+        schema = pipeline.schema()
         held = pipeline.sink.manifest()
         if held is not None:
-            from penstock.jobs.session import check_space
+            from penstock.jobs.session import check_schema
 
-            check_space(held.space, space, pipeline.sink.url)
+            check_schema(held.schema, schema, pipeline.sink.url)
         ledger = pipeline.ledger if pipeline.ledger.path.exists() and held is not None else None
         if ledger is not None:
             ledger.open(exclusive=False)
@@ -94,7 +94,7 @@ class _Planner:
                 case Unreadable(uri):
                     self.unreadable += 1
                     self._present.update(ledger.under(uri) if ledger else ())
-                case Mark():
+                case ListingEnd():
                     complete = not pipeline.source.feed
         self._consider(page)
         known = ledger.counts()["documents"] if ledger else 0

@@ -16,8 +16,9 @@ from zlib import crc32
 
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MassDeletion, OwnershipError, SinkError, UsageError
-from penstock.core.generations import point
-from penstock.core.records import VECTOR, Manifest, Point, Space
+from penstock.core.generations import switch
+from penstock.core.records import Point
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.progress import Progress, Report
 from penstock.ledger import DONE, Ledger
 from penstock.sinks.fanout import members
@@ -73,12 +74,11 @@ def reindex(
             " or go back to it (reindex --rollback)"
         )
     new = next(there for there in _beyond(pipeline, held) if there.sink.manifest() is None or _fills(there))
-    if new.space() == (there := _manifest(old.sink)).space:
-        raise UsageError(f"{old.sink.url} holds just that: {there.space.model}, {there.space.chunking}")
-    if (begun := new.sink.manifest()) is not None and begun.space != new.space():
+    if new.schema() == (there := _manifest(old.sink)).schema:
+        raise UsageError(f"{old.sink.url} holds just that: {there.schema}")
+    if (begun := new.sink.manifest()) is not None and begun.schema != new.schema():
         raise UsageError(
-            f"{new.sink.url} was begun with {begun.space.model}, {begun.space.chunking}: go on with these, or remove it"
-            " (reindex --drop)"
+            f"{new.sink.url} was begun with {begun.schema}: go on with these, or remove it (reindex --drop)"
         )
     _own(old, there)
     reports = _fill(new, progress)
@@ -119,7 +119,7 @@ def drop(pipeline: Pipeline) -> list[str]:
     """Remove what lies beside the current index: the one before it, one that was never finished. Gives their urls."""
     held, _ = _held(pipeline)
     if held.former is not None:  # from now on nobody can go back to it
-        point(members(pipeline.sink), held.current, None)
+        switch(members(pipeline.sink), held.current, None)
     dropped = []
     kept = [pipeline.at(number) for number in range(held.current) if pipeline.at(number).sink.manifest() is not None]
     for there in (*kept, *takewhile(lambda there: there.sink.manifest() is not None, _beyond(pipeline, held))):
@@ -207,7 +207,7 @@ def _documents(ledger: Ledger) -> int:
 def _switch(pipeline: Pipeline, *, current: int, former: int) -> None:
     from penstock.pipeline import keep_current
 
-    point(members(pipeline.sink), current, former)
+    switch(members(pipeline.sink), current, former)
     keep_current(pipeline.ledger, current)
 
 
@@ -238,7 +238,6 @@ def _remove(ledger: Ledger) -> None:
 def measured_recall(sink: Sink) -> float | None:
     """Of the true nearest of some of its points, found by comparing with all, the share that a search finds too."""
     from penstock.registry import INDEXES, find, scheme
-    from penstock.sinks.memory import scores
 
     if scheme(sink.url) not in INDEXES:
         return None
@@ -250,15 +249,20 @@ def measured_recall(sink: Sink) -> float | None:
         queries = _drawn(sink)
         if not queries:
             return None
-        nearest = _nearest(sink, queries, held.space)
-        shares: list[float] = []
-        for query, true in zip(queries, nearest, strict=True):
-            hits = index.search(query.vectors[VECTOR], NEAREST)
-            vectors = [point.vectors[VECTOR] for point in sink.fetch([hit.chunk.id for hit in hits])]
-            # As near as the last of the true ones is near enough: which of several equals is found is chance.
-            found = scores(query.vectors[VECTOR], vectors, held.space.metric) if vectors else ()
-            good = sum(score >= true[-1] - 1e-4 * max(1.0, abs(true[-1])) for score in found)
-            shares.append(min(good, len(true)) / len(true))
+        return min(_share_found(sink, index, queries, name, spec) for name, spec in held.schema.vectors.items())
+
+
+def _share_found(sink: Sink, index: Index, queries: Sequence[Point], name: str, spec: VectorSpec) -> float:
+    from penstock.sinks.memory import scores
+
+    shares: list[float] = []
+    for query, true in zip(queries, _nearest(sink, queries, name, spec), strict=True):
+        hits = index.search(query.vectors[name], NEAREST, using=name)
+        vectors = [point.vectors[name] for point in sink.fetch([hit.chunk.id for hit in hits])]
+        # As near as the last of the true ones is near enough: which of several equals is found is chance.
+        found = scores(query.vectors[name], vectors, spec.metric) if vectors else ()
+        good = sum(score >= true[-1] - 1e-4 * max(1.0, abs(true[-1])) for score in found)
+        shares.append(min(good, len(true)) / len(true))
     return float(sum(shares) / len(shares))
 
 
@@ -270,7 +274,7 @@ def _drawn(sink: Sink) -> list[Point]:
     return list(sink.fetch([id for _, id in lowest]))
 
 
-def _nearest(sink: Sink, queries: Sequence[Point], space: Space) -> list[list[float]]:
+def _nearest(sink: Sink, queries: Sequence[Point], name: str, spec: VectorSpec) -> list[list[float]]:
     """The scores of each query's true nearest, best first."""
     import numpy as np
 
@@ -279,9 +283,9 @@ def _nearest(sink: Sink, queries: Sequence[Point], space: Space) -> list[list[fl
     best: list[Any] = [np.empty(0)] * len(queries)
     for ids in sink.ids():
         for start in range(0, len(ids), sink.max_rows):
-            vectors = [point.vectors[VECTOR] for point in sink.fetch(ids[start : start + sink.max_rows])]
+            vectors = [point.vectors[name] for point in sink.fetch(ids[start : start + sink.max_rows])]
             if vectors:
                 for n, query in enumerate(queries):
-                    joined = np.append(best[n], scores(query.vectors[VECTOR], vectors, space.metric))
+                    joined = np.append(best[n], scores(query.vectors[name], vectors, spec.metric))
                     best[n] = np.sort(joined)[::-1][:NEAREST]
     return [found.tolist() for found in best]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from penstock.core.contracts import Embedder, Index, SeesImages
+from penstock.core.contracts import Embedder, Index, ModelSpec, MultiEmbedder
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
 from penstock.core.generations import current
-from penstock.core.records import Hit, Manifest, Point, Vector
+from penstock.core.records import VECTOR, Hit, Point, Vector
+from penstock.core.schema import IndexSchema, Manifest
+from penstock.embedders.named import image_queries, named
 
 
 class OpenIndex:
@@ -17,34 +19,46 @@ class OpenIndex:
     >>> hits = open_index("lance://./index").search("how do I resume?", k=5)
     """
 
-    def __init__(self, index: Index, embedder: Embedder) -> None:
-        self.index, self.embedder = index, embedder
+    def __init__(self, index: Index, embedder: Embedder | MultiEmbedder) -> None:
+        self.index, self.embedder = index, named(embedder)
         self._loaded = False
 
     @property
     def manifest(self) -> Manifest:
         return self.index.manifest()
 
-    def search(self, query: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`."""
+    def search(
+        self, query: str, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
+        """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`.
+
+        `using` names the vector to search by, where a chunk has several.
+        """
         if not query.strip():
             raise UsageError("the query is empty")
-        return self._nearest(lambda: self.embedder.query([query]), k, where)
+        name = self.manifest.schema.name(using)
+        return self._nearest(lambda: self.embedder.query([query], name), k, where, name)
 
-    def search_image(self, image: bytes, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search_image(
+        self, image: bytes, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         """The k nearest to an image, which is any file that can be decoded."""
-        embedder = self.embedder
-        if not isinstance(embedder, SeesImages):
-            raise UsageError(f"the index is of {self.manifest.space.model}, which embeds no images")
-        return self._nearest(lambda: embedder.query_images([image]), k, where)
+        schema = self.manifest.schema
+        name = schema.name(using)
+        embedder = image_queries(self.embedder, name)
+        if embedder is None:
+            raise UsageError(f"the index is of {schema.vectors[name].model}, which embeds no images")
+        return self._nearest(lambda: embedder.query_images([image]), k, where, name)
 
-    def _nearest(self, query: Callable[[], Sequence[Vector]], k: int, where: Mapping[str, Any] | None) -> list[Hit]:
+    def _nearest(
+        self, query: Callable[[], Sequence[Vector]], k: int, where: Mapping[str, Any] | None, name: str
+    ) -> list[Hit]:
         if k < 1:
             raise UsageError(f"k={k}: at least one result must be asked for")
         if not self._loaded:
             self.embedder.open()
             self._loaded = True
-        return self.index.search(query()[0], k, where)
+        return self.index.search(query()[0], k, where, using=name)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         return self.index.fetch(ids)
@@ -76,7 +90,7 @@ def _opened(door: Index) -> Index:
     return index
 
 
-def open_index(url: str | Index, model: str | Embedder | Callable[[list[str]], Any] | None = None) -> OpenIndex:
+def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex:
     """Open an index for searching. `model` is only needed where it was an object or a function of your own."""
     from penstock.pipeline import make_embedder
     from penstock.registry import INDEXES, find, scheme
@@ -89,15 +103,25 @@ def open_index(url: str | Index, model: str | Embedder | Callable[[list[str]], A
         index = url
     index = _opened(index)
     try:
-        held = index.manifest().space
-        embedder = make_embedder(held.model if model is None else model)
+        schema = index.manifest().schema
+        embedder = make_embedder(model if model is not None else _models(schema))
         mine = embedder.describe()
-        if mine.fingerprint != held.fingerprint:
-            raise SpaceMismatch(
-                f"{url} was made with {held.model} (fingerprint {held.fingerprint[:8]}); {mine.model} as it is here"
-                f" ({mine.fingerprint[:8]}) is another vector space: its answers would mean nothing"
-            )
+        for name, held in schema.vectors.items():
+            if name not in mine:
+                raise SpaceMismatch(f"{url} has vectors named {name!r}, for which no model was given")
+            if mine[name].fingerprint != held.fingerprint:
+                raise SpaceMismatch(
+                    f"{url} was made with {held.model} (fingerprint {held.fingerprint[:8]}); {mine[name].model} as it"
+                    f" is here ({mine[name].fingerprint[:8]}) is another vector space: its answers would mean nothing"
+                )
     except BaseException:
         index.close()
         raise
     return OpenIndex(index, embedder)
+
+
+def _models(schema: IndexSchema) -> str | dict[str, str]:
+    """The models that an index was made with, by their names."""
+    if schema.vectors.keys() == {VECTOR}:
+        return schema.only.model
+    return {name: spec.model for name, spec in schema.vectors.items()}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from penstock.core.contracts import Chunker, Sink
 from penstock.core.errors import OwnershipError, SpaceMismatch, Transient, UsageError
-from penstock.core.records import Change, Manifest, Space
+from penstock.core.records import Change
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.flow import Flow, Setup
 from penstock.engine.identity import row_of_stored, tag_of
 from penstock.engine.progress import Progress, Report
@@ -31,14 +32,16 @@ class Session:
         """`look`: nothing is to be changed, not even a ledger whose index is gone."""
         self.pipeline = pipeline
         self.notices: list[str] = []
-        self.space = pipeline.space()
+        self.schema = pipeline.schema()
         sink = pipeline.sink
-        if self.space.kind not in {kind.__name__ for kind in sink.accepts}:
-            raise UsageError(f"{sink.url} does not take {self.space.kind} vectors, which {self.space.model} makes")
+        kinds = {kind.__name__ for kind in sink.accepts}
+        for spec in self.schema.vectors.values():
+            if spec.kind not in kinds:
+                raise UsageError(f"{sink.url} does not take {spec.kind} vectors, which {spec.model} makes")
         most, longest = sink.max_text, pipeline.longest()
         if most is not None and longest is not None and longest > most:
             raise UsageError(
-                f"{sink.url} takes texts of at most {most:,} bytes; a chunk of {self.space.chunking} may have"
+                f"{sink.url} takes texts of at most {most:,} bytes; a chunk of {self.schema.chunking} may have"
                 f" {longest:,}: choose smaller ones (--chunk)"
             )
         ledger = pipeline.ledger
@@ -102,7 +105,7 @@ class Session:
         """Whether the index is this ledger's already. Raises where it must not be filled from here."""
         pipeline = self.pipeline
         ledger, sink, name = pipeline.ledger, self.sink, pipeline.namespace
-        check_space(held.space, self.space, sink.url)
+        check_schema(held.schema, self.schema, sink.url)
         if name and "" in held.owners:
             raise OwnershipError(f"{sink.url} is one pipeline's alone, which has no namespace: take another place")
         if not name and held.owners and "" not in held.owners:
@@ -145,7 +148,7 @@ class Session:
         ledger.reset()
         if self.fan_out:
             self.fan_out.adopt()
-        run = ledger.begin_run(self.space.fingerprint)
+        run = ledger.begin_run(fingerprint(self.schema))
         count = 0
         for ids in self.ids(sink):
             for start in range(0, len(ids), sink.max_rows):
@@ -160,7 +163,7 @@ class Session:
 
     def open_sink(self) -> None:
         if not self._sink_open:
-            self.sink.open(Manifest(self.space, self.owner))
+            self.sink.open(Manifest(self.schema, self.owner))
             self._sink_open = True
             if not self.there and (held := self.sink.manifest()) is not None:
                 self._fits(held)  # two that began at once have made one index
@@ -183,12 +186,12 @@ class Session:
         *,
         force: bool = False,
         allow_mass_delete: bool = False,
-        patience: float = 600.0,
+        max_wait: float = 600.0,
     ) -> Report:
         pipeline, ledger = self.pipeline, self.pipeline.ledger
         began = time.monotonic()
         self.catch_up()
-        run = ledger.begin_run(self.space.fingerprint)
+        run = ledger.begin_run(fingerprint(self.schema))
         flow = Flow(
             Setup(
                 changes=changes,
@@ -205,7 +208,7 @@ class Session:
                 feed=pipeline.source.feed,
                 force=force,
                 allow_mass_delete=allow_mass_delete,
-                patience=patience,
+                max_wait=max_wait,
             )
         )
         status = "failed"
@@ -245,15 +248,14 @@ class Session:
             self.fan_out.catch_up()
 
 
-def check_space(held: Space, mine: Space, url: str) -> None:
-    """Raise SpaceMismatch unless the two can live in one index."""
-    same = (held.fingerprint, held.dim, held.metric, held.kind, held.chunking)
-    if same != (mine.fingerprint, mine.dim, mine.metric, mine.kind, mine.chunking):
+def check_schema(held: IndexSchema, mine: IndexSchema, url: str) -> None:
+    """Raise SpaceMismatch unless one index can hold both."""
+    if not held.same_space(mine):
         raise SpaceMismatch(
-            f"{url} holds {_told(held)}; this run makes {_told(mine)}. Index into another place, or have"
-            " `penstock reindex` build it anew beside itself"
+            f"{url} holds {held}; this run makes {mine}. Index into another url, or have `penstock reindex` build a new"
+            " generation beside it"
         )
 
 
-def _told(space: Space) -> str:
-    return f"{space.model} ({space.dim} dimensions, {space.chunking}, fingerprint {space.fingerprint[:8]})"
+def fingerprint(schema: IndexSchema) -> str:
+    return "+".join(spec.fingerprint for spec in schema.vectors.values())

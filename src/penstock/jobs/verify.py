@@ -11,7 +11,7 @@ from zlib import crc32
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, UsageError
-from penstock.core.records import VECTOR, Block, Chunk, Item, Mark, Point, Sparse, Unreadable, Upsert, Vector
+from penstock.core.records import Block, Chunk, Item, ListingEnd, Point, Sparse, Unreadable, Upsert, Vector
 from penstock.engine.identity import shows
 from penstock.engine.progress import Progress, Report
 from penstock.ledger import FAILED, OPEN
@@ -163,9 +163,12 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Po
             alike += [shown[start : start + SEEN] for start in range(0, len(shown), SEEN)]
             for some in filter(None, alike):
                 told = [(point, chunk) for point in some if (chunk := _whole(session, point.chunk)) is not None]
-                made = embedder.embed([chunk for _, chunk in told]) if told else ()
-                pairs = zip(told, made, strict=True)
-                wrong = [point for (point, _), vector in pairs if not _near(point.vectors[VECTOR], vector)]
+                made = embedder.embed([chunk for _, chunk in told]) if told else {}
+                wrong = [
+                    point
+                    for n, (point, _) in enumerate(told)
+                    if not all(_near(point.vectors[name], column[n]) for name, column in made.items())
+                ]
                 yield len(told), len(some) - len(told), wrong
 
 
@@ -220,7 +223,7 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
                 consider()
         elif isinstance(change, Unreadable):
             present.update(ledger.under(change.uri))
-        elif isinstance(change, Mark):
+        elif isinstance(change, ListingEnd):
             complete = True
     consider()
     return outdated, len(present), complete

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
-from penstock.core.contracts import Embedder, Index, SeesImages
+from penstock.core.contracts import Index, MultiEmbedder
 from penstock.core.errors import PenstockError, SinkError
 from penstock.core.generations import current
-from penstock.core.records import Space
+from penstock.core.schema import IndexSchema, VectorSpec
+from penstock.embedders.named import image_queries
 from penstock.jobs.search import OpenIndex
 from penstock.registry import INDEXES, find, scheme
 from penstock.server.batcher import Batcher
@@ -36,11 +38,12 @@ class Generation:
 
     def __init__(self, opened: OpenIndex, settings: Settings, metrics: Metrics) -> None:
         self.index: Index = opened.index
-        self.embedder: Embedder = opened.embedder
+        self.embedder: MultiEmbedder = opened.embedder
         try:
-            self.space: Space = opened.manifest.space
+            self.schema: IndexSchema = opened.manifest.schema
+            self.name = next(iter(self.schema.vectors))
             self.embedder.open()
-            self.index.search(self.embedder.query(["ready?"])[0], 1)
+            self.index.search(self.embedder.query(["ready?"], self.name)[0], 1, using=self.name)
         except BaseException:
             opened.close()
             raise
@@ -49,14 +52,20 @@ class Generation:
         self._users, self._retired = 0, False
         self.closed = threading.Event()
         self._lock = threading.Lock()
-        self.texts: Batcher[str] = Batcher("texts", self.embedder.query, settings.batch, metrics)
+        self.texts: Batcher[str] = Batcher(
+            "texts", partial(self.embedder.query, using=self.name), settings.batch, metrics
+        )
         self.images: Batcher[bytes] | None = None
-        if isinstance(self.embedder, SeesImages):
-            self.images = Batcher("images", self.embedder.query_images, min(IMAGES, settings.batch), metrics)
+        if (images := image_queries(self.embedder, self.name)) is not None:
+            self.images = Batcher("images", images.query_images, min(IMAGES, settings.batch), metrics)
 
     @property
-    def where(self) -> tuple[str, Space]:
-        return self.index.url, self.space
+    def space(self) -> VectorSpec:
+        return self.schema.vectors[self.name]
+
+    @property
+    def where(self) -> tuple[str, IndexSchema]:
+        return self.index.url, self.schema
 
     @property
     def depth(self) -> int:
@@ -202,7 +211,7 @@ class Engine:
                 return True
             place = current(self._door)
             held = place.manifest()
-            if held is not None and (place.url, held.space) == self._now.where:
+            if held is not None and (place.url, held.schema) == self._now.where:
                 if failed is None or time.monotonic() - self._forced < AGAIN:
                     return False
                 self._forced = time.monotonic()

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
-from threading import Event
 from typing import Any
 
-from penstock.core.contracts import Embedder, Source
+from penstock.core.contracts import MultiEmbedder, Source
 from penstock.core.errors import MissingExtra, PenstockError, UsageError
 from penstock.core.records import Change
+from penstock.core.retry import Retry
+from penstock.core.schema import IndexSchema
 from penstock.engine.progress import COUNTERS, Progress
-from penstock.engine.stage import Patience
 from penstock.shards import store as stores
 from penstock.shards.accounts import Accounts
 from penstock.shards.folder import Folder
@@ -74,7 +74,7 @@ class Options:
     """Go back to finished pieces, and try whatever failed once more."""
     ttl: float = TTL
     """Seconds without a sign of life after which a worker is taken for dead."""
-    patience: float = 600.0
+    max_wait: float = 600.0
     """Seconds for which a store or model that is away is waited for."""
     storage: Mapping[str, Any] = field(default_factory=dict)
     """What fsspec takes for where the parts go: `endpoint_url`, keys."""
@@ -123,9 +123,9 @@ def embed(
         stack.callback(setattr, source, "enters", None)
         stack.callback(embedder.close)
         source.open()
-        space = replace(embedder.describe(), chunking=Whole.spec)
-        folder = Folder.begin(place, space, number, source.name)
-        means = Means(embedder, budget, given.workers or _cores(), given.patience)
+        schema = IndexSchema(embedder.describe(), Whole.spec)
+        folder = Folder.begin(place, schema, number, source.name)
+        means = Means(embedder, budget, given.workers or _cores(), given.max_wait)
         listing = Listing(source, number) if claim else None
         if listing:
             stack.callback(listing.close)
@@ -160,7 +160,7 @@ class _Worker:
         self._folder, self._means, self._options = folder, means, options
         self._source, self._listing, self._progress = source, listing, progress
         self._leases = Leases(folder, options.ttl)
-        self._patience = Patience(options.patience, Event(), lambda what: None)
+        self._retry = Retry(options.max_wait)
         self._before: dict[str, int] = {}
         """Of the pieces before this one, for the progress."""
         self._ago = time.monotonic()
@@ -176,11 +176,11 @@ class _Worker:
             self._again = {piece for piece in self.left if self._failed(piece)}
         try:
             while self.left - self._broken:
-                self.left -= self._patience.call("look", self._folder.finished).keys() - self._again
+                self.left -= self._retry.call("look", self._folder.finished).keys() - self._again
                 todo = sorted(self.left - self._broken)
                 random.shuffle(todo)  # or all that begin at once would go for the same ones
                 for piece in todo:
-                    lease = self._patience.call("claim", lambda: self._leases.take(piece))  # noqa: B023
+                    lease = self._retry.call("claim", lambda: self._leases.take(piece))  # noqa: B023
                     if lease is not None:
                         if not self._hold(lease):
                             return "stopped"
@@ -229,7 +229,7 @@ class _Worker:
         writer = Writer(self._folder, lease.piece, lease.term, self._options.rows, accounts, lease.check)
         try:
             for name in self._counting(lease.piece):
-                writer.take_in(self._patience.call("read", lambda: self._folder.read(name)))  # noqa: B023
+                writer.take_in(self._retry.call("read", lambda: self._folder.read(name)))  # noqa: B023
             try:
                 ran = run(self._means, writer, accounts, self._changes(lease.piece), self._tell())
             except PenstockError:
@@ -240,9 +240,9 @@ class _Worker:
                 raise
             self._before = {name: count + self._before.get(name, 0) for name, count in ran.last.counts.items()}
             if ran.ended != "done" or accounts.open():
-                self._patience.call("flush", writer.flush)
+                self._retry.call("flush", writer.flush)
                 return "stopped" if ran.ended == "stopped" else "broken"
-            done = self._patience.call("finish", writer.finish)
+            done = self._retry.call("finish", writer.finish)
             self.finished += 1
             self.counts = {state: self.counts[state] + done.counts[state] for state in STATES}
             return "done"
@@ -253,9 +253,9 @@ class _Worker:
 
     def _counting(self, piece: int) -> list[str]:
         """The parts that are there, those first that are known to count."""
-        done = self._patience.call("read", lambda: self._folder.done(piece))
+        done = self._retry.call("read", lambda: self._folder.done(piece))
         listed = [part.name for part in done.parts] if done is not None else []
-        there = self._patience.call("list", lambda: self._folder.part_names(piece))
+        there = self._retry.call("list", lambda: self._folder.part_names(piece))
         return [*listed, *(name for name in there if name not in listed)]
 
     def _changes(self, piece: int) -> Iterable[Change]:
@@ -290,11 +290,11 @@ def _wanted(partition: tuple[int, int] | None, claim: bool, pieces: int) -> tupl
     return range(number, number + 1), of
 
 
-def _embedder(model: Any) -> Embedder:
+def _embedder(model: Any) -> MultiEmbedder:
     from penstock.pipeline import make_embedder
 
     embedder = make_embedder(model)
-    if not embedder.sees:
+    if not embedder.embeds_images:
         raise UsageError(f"{embedder!r} embeds no images: name a CLIP or SigLIP model")
     if find_spec("PIL") is None:
         raise MissingExtra("decoding images (Pillow)", "images")

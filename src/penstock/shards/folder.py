@@ -6,15 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.core.errors import SinkError, SourceError, SpaceMismatch, UsageError
-from penstock.core.records import Space
+from penstock.core.schema import IndexSchema, VectorSpec, from_dict, from_space, to_dict
 from penstock.shards.format import Listed, Part, decode
 from penstock.shards.store import Store, Taken
 
 FACTS = "_penstock.json"
+FORMAT = 2
+"""Of FACTS. 1 had one vector space (`space`)."""
 DONE, LEASES = "_done", "_leases"
 MOST = 9_999
 """Pieces."""
@@ -46,20 +48,24 @@ class Done:
 
 
 class Folder:
-    def __init__(self, store: Store, space: Space, pieces: int, source: str) -> None:
-        self.store, self.space, self.pieces, self.source = store, space, pieces, source
+    def __init__(self, store: Store, schema: IndexSchema, pieces: int, source: str) -> None:
+        self.store, self.schema, self.pieces, self.source = store, schema, pieces, source
+
+    @property
+    def space(self) -> VectorSpec:
+        return self.schema.only
 
     @classmethod
-    def begin(cls, store: Store, space: Space, pieces: int, source: str) -> Folder:
+    def begin(cls, store: Store, schema: IndexSchema, pieces: int, source: str) -> Folder:
         """Make it, or find it made of the same: of several that begin at once, one does."""
         if not 1 <= pieces <= MOST:
             raise UsageError(f"{pieces} pieces: there are 1 to {MOST:,}")
-        facts = {"penstock_parts": 1, "space": asdict(space), "pieces": pieces, "source": source}
+        facts = {"penstock_parts": FORMAT, "schema": to_dict(schema), "pieces": pieces, "source": source}
         try:
             store.create(FACTS, json.dumps(facts, indent=2).encode())
         except Taken:
-            return cls.there(store)._agreeing(space, pieces, source)
-        return cls(store, space, pieces, source)
+            return cls.there(store)._agreeing(schema, pieces, source)
+        return cls(store, schema, pieces, source)
 
     @classmethod
     def there(cls, store: Store) -> Folder:
@@ -69,19 +75,17 @@ class Folder:
             raise UsageError(f"there are no parts at {store.url}")
         try:
             kept = json.loads(data)
-            if kept["penstock_parts"] != 1:
-                raise ValueError("it was written by another version of Penstock")
-            return cls(store, Space(**kept["space"]), int(kept["pieces"]), str(kept["source"]))
+            if (version := kept["penstock_parts"]) > FORMAT:
+                raise ValueError(f"it was written by a newer Penstock (format {version})")
+            schema = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
+            return cls(store, schema, int(kept["pieces"]), str(kept["source"]))
         except (ValueError, KeyError, TypeError) as error:
             raise SinkError(f"{store.url}/{FACTS} cannot be read: {type(error).__name__}: {error}") from error
 
-    def _agreeing(self, space: Space, pieces: int, source: str) -> Folder:
-        mine, url = replace(space, model=self.space.model), self.store.url
-        if mine != self.space:
-            raise SpaceMismatch(
-                f"{url} holds vectors of {self.space.model} (fingerprint {self.space.fingerprint[:12]}), not of"
-                f" {space.model} as it is here ({space.fingerprint[:12]}): take another folder"
-            )
+    def _agreeing(self, schema: IndexSchema, pieces: int, source: str) -> Folder:
+        url = self.store.url
+        if not schema.same_space(self.schema):
+            raise SpaceMismatch(f"{url} holds {self.schema}, not {schema}: take another folder")
         if pieces != self.pieces:
             raise UsageError(f"{url} is in {self.pieces} pieces, not in {pieces}: say the same number to every worker")
         if source != self.source:
@@ -156,5 +160,5 @@ def piece_of(uri: str, pieces: int) -> int:
     return int.from_bytes(raw, "big") % pieces + 1
 
 
-def facts_of(piece: int, term: int, number: int, space: Space) -> dict[str, Any]:
+def facts_of(piece: int, term: int, number: int, space: VectorSpec) -> dict[str, Any]:
     return {"piece": piece, "term": term, "number": number, "space": asdict(space)}

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.core.errors import EmbedError, LockedError, ParseError, SourceError, UsageError
-from penstock.core.records import Chunk, Dense, Item, Piece, Space
+from penstock.core.records import Chunk, Dense, Item, Piece
+from penstock.core.schema import VectorSpec, single
 from penstock.engine.identity import Namer
 from penstock.ledger import Begun
 from penstock.shards import store as stores
@@ -79,7 +80,7 @@ def import_foreign(
     out: str | os.PathLike[str],
     model_name: str,
     *,
-    space: Space | None = None,
+    space: VectorSpec | None = None,
     rows: int = ROWS,
     storage: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -102,12 +103,10 @@ def import_foreign(
         raise UsageError(f"no vector in {root} can be read: {_why(files)}")
     if space is None:
         mark = hashlib.blake2b(f"{model_name}/{dim}".encode(), digest_size=16).hexdigest()
-        space = Space(model_name, dim, f"foreign-{mark}", Whole.spec)
+        space = VectorSpec(model_name, dim, f"foreign-{mark}")
     elif space.dim != dim:
         raise UsageError(f"{root} holds vectors of {dim} dimensions; those of {space.model} have {space.dim}")
-    else:
-        space = Space(space.model, dim, space.fingerprint, Whole.spec, space.metric)
-    folder = Folder.begin(stores.at(out, storage), space, 1, root.as_uri())
+    folder = Folder.begin(stores.at(out, storage), single(space, Whole.spec), 1, root.as_uri())
     failures: list[tuple[str, str]] = []
     accounts = Accounts()
     with ExitStack() as stack:

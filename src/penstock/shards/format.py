@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.core.errors import SinkError, SourceError
-from penstock.core.records import Space
+from penstock.core.schema import VectorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +124,7 @@ def schema(dim: int) -> pa.Schema:
 class Draft:
     """A part as it grows: in a file without a name, a row group at a time."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: VectorSpec) -> None:
         self.rows = self.nbytes = 0
         self._space, self._group = space, list[Row]()
         self._file: Any = None

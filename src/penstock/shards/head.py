@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
 
-from penstock.core.contracts import Embedder, Sink
+from penstock.core.contracts import MultiEmbedder, Sink
 from penstock.core.errors import StageError, Unsupported
 from penstock.core.records import (
+    VECTOR,
     Block,
     Change,
     Chunk,
     Gap,
     Item,
-    Manifest,
-    Mark,
+    ListingEnd,
     Piece,
     Point,
-    Space,
     Unreadable,
     Upsert,
     Vector,
 )
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.flow import Flow, Setup
 from penstock.engine.progress import Progress
 from penstock.ledger import DONE, OPEN, SKIPPED, Ending, Failure, Ledger, Row
@@ -50,10 +50,10 @@ LINGER = 0.05
 class Means:
     """What all pieces are made with."""
 
-    embedder: Embedder
+    embedder: MultiEmbedder
     budget: int
     workers: int
-    patience: float
+    max_wait: float
 
 
 class Ran(NamedTuple):
@@ -106,7 +106,7 @@ def run(
                 source="parts",
                 budget=means.budget,
                 workers=means.workers,
-                patience=means.patience,
+                max_wait=means.max_wait,
                 linger=LINGER,
             )
         )
@@ -158,31 +158,30 @@ class _Listing:
                     yield change
                 case Unreadable(uri, cause, listing=False) if self._accounts.told(uri):
                     self._writer.account(Entry(uri, format.FAILED, cause, final=False))
-                case Mark():
+                case ListingEnd():
                     self.complete = True
 
 
-class _Recorder(Embedder):
+class _Recorder(MultiEmbedder):
     """The embedder. What it has embedded is in the part in hand before anybody else has it."""
 
-    def __init__(self, real: Embedder, writer: Writer) -> None:
-        self.produces = real.produces
+    def __init__(self, real: MultiEmbedder, writer: Writer) -> None:
         self.workers = min(real.workers, writer.rows)
         self.batch_tokens = real.batch_tokens
         self.batch_rows = max(1, min(real.batch_rows, writer.rows // self.workers))
         self._real, self._writer = real, writer
 
-    def describe(self) -> Space:
+    def describe(self) -> Mapping[str, VectorSpec]:
         return self._real.describe()
 
-    def embed(self, chunks: Sequence[Chunk]) -> Sequence[Vector]:
+    def embed(self, chunks: Sequence[Chunk]) -> Mapping[str, Sequence[Vector]]:
         with self._writer.room(len(chunks)):
             vectors = self._real.embed(chunks)
-            self._writer.add(chunks, vectors)
+            self._writer.add(chunks, vectors[VECTOR])
         return vectors
 
-    def query(self, texts: Sequence[str]) -> Sequence[Vector]:
-        return self._real.query(texts)
+    def query(self, texts: Sequence[str], using: str) -> Sequence[Vector]:
+        return self._real.query(texts, using)
 
 
 class _Acknowledging(Sink):

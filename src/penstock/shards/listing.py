@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from penstock.core.contracts import Source
-from penstock.core.records import Change, Delete, Mark, Unreadable, Upsert
+from penstock.core.records import Change, Delete, ListingEnd, Unreadable, Upsert
 from penstock.shards.folder import piece_of, shard
 
 
@@ -61,9 +61,9 @@ class Listing:
         if self._shards:
             # It is complete where both were: without the shards, and with those of the piece.
             changes = share(self._source, piece, self._pieces)
-            yield from (c for c in changes if (self._complete if isinstance(c, Mark) else _sharded(c)))
+            yield from (c for c in changes if (self._complete if isinstance(c, ListingEnd) else _sharded(c)))
         elif self._complete:
-            yield Mark()
+            yield ListingEnd()
 
     def _list(self) -> sqlite3.Connection:
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
@@ -84,7 +84,7 @@ class Listing:
 
     def _told(self) -> Iterator[Change]:
         for change in self._source.changes():
-            if isinstance(change, Mark):
+            if isinstance(change, ListingEnd):
                 self._complete = True
             else:
                 yield change

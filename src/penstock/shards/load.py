@@ -17,15 +17,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, SinkError, SourceError, SpaceMismatch, UsageError
-from penstock.core.generations import point
-from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Point
-from penstock.engine.stage import Patience
-from penstock.jobs.copy import PAGE, PATIENCE, held_equal, write_all
+from penstock.core.generations import switch
+from penstock.core.records import VECTOR, Chunk, Dense, Point
+from penstock.core.retry import Retry
+from penstock.core.schema import Manifest
+from penstock.jobs.copy import PAGE, held_equal, write_all
 from penstock.shards import store as stores
 from penstock.shards.folder import Folder
 from penstock.shards.format import Listed, Part, Row, records
@@ -97,7 +97,7 @@ def load(
     file = Path(state) if state is not None else Path(".penstock") / f"load-{mark.hexdigest()[:16]}.json"
     with place:
         loading = _Loading(folder, parts, place, _State(file, owner, place.url), progress)
-        made = replace(loading.run(Manifest(folder.space, {"": owner})), gaps=tuple(gaps))
+        made = replace(loading.run(Manifest(folder.schema, {"": owner})), gaps=tuple(gaps))
     if made.trouble:
         return made
     with suppress(FileNotFoundError):
@@ -139,24 +139,24 @@ def _place(door: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
     """Where to build: the first place after the current one that is free, or ours. What earlier loads left there, and
     the collection before the current one, are removed."""
     if held is not None and held.former is not None:
-        former = door.beside(held.former) if held.former else door
+        former = door.generation(held.former) if held.former else door
         kept = former.manifest()
         if kept is not None and not _loaded(kept):
             raise UsageError(
                 f"{former.url}, which was current before, is still kept: drop it first (penstock reindex --drop)"
             )
-        point([door], held.current, None)
+        switch([door], held.current, None)
         if held.former:
             former.drop()
         held = replace(held, former=None)
     try:
-        door.beside(1)
+        door.generation(1)
     except UsageError:
         if held is None or owner in held.owners.values():
             return 0, door
         raise
     for number in count((held.current if held is not None else 0) + 1):
-        place = door.beside(number)
+        place = door.generation(number)
         kept = place.manifest()
         if kept is None or owner in kept.owners.values():
             return number, place
@@ -167,15 +167,15 @@ def _place(door: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
 
 
 def _may_replace(door: Sink, held: Manifest | None, folder: Folder, replace_model: bool) -> None:
-    current = door.beside(held.current).manifest() if held is not None and held.current else held
+    current = door.generation(held.current).manifest() if held is not None and held.current else held
     if current is None or not current.owners:
         return
     if not _loaded(current):
         raise OwnershipError(f"{door.url} is filled by `penstock ingest`: load into another place")
-    if current.space != folder.space and not replace_model:
+    if not current.schema.same_space(folder.schema) and not replace_model:
         raise SpaceMismatch(
-            f"{door.url} holds vectors of {current.space.model} ({current.space.fingerprint}), the parts those of "
-            f"{folder.space.model} ({folder.space.fingerprint}): load into another place, or with --replace-model"
+            f"{door.url} holds {current.schema}; the parts hold {folder.schema}: load into another url, or with"
+            " --replace-model"
         )
 
 
@@ -187,7 +187,7 @@ def _loaded(manifest: Manifest) -> bool:
 def _switch(door: Sink, held: Manifest | None, folder: Folder, number: int) -> None:
     if held is None:
         # The place that people name holds nothing but the word where the collection is.
-        word = Manifest(folder.space, {}, current=number)
+        word = Manifest(folder.schema, {}, current=number)
         with door:
             door.open(word)
             door.replace_manifest(word)
@@ -195,7 +195,7 @@ def _switch(door: Sink, held: Manifest | None, folder: Folder, number: int) -> N
         there = door.manifest() or held
         if there.current != held.current:
             raise OwnershipError(f"{door.url} was built anew by somebody else meanwhile; load again")
-        point([door], number, held.current)
+        switch([door], number, held.current)
 
 
 class _State:
@@ -236,7 +236,7 @@ class _Loading:
     ) -> None:
         self._folder, self._parts, self._place, self._state = folder, parts, place, state
         self._progress = progress
-        self._patience = Patience(PATIENCE, Event(), lambda what: None)
+        self._retry = Retry()
         self._done = self._written = self._kept = 0
         self._refused: dict[str, str] = {}
 
@@ -250,11 +250,11 @@ class _Loading:
             # Of the first part after a kill some may be there; of all of them, where nobody knows how far it was.
             self._bring(part, compare)
             compare = compare and known is None
-            self._patience.call("flush", self._place.flush)
+            self._retry.call("flush", self._place.flush)
             self._done += 1
             self._state.write(self._done, self._written + self._kept)
             self._tell()
-        self._patience.call("flush", self._place.flush)
+        self._retry.call("flush", self._place.flush)
         self._place.maintain()
         made = self._so_far()
         if (there := self._place.count()) != made.written + made.kept:
@@ -266,9 +266,9 @@ class _Loading:
         for points in _pages(part, size):
             same: set[str] = set()
             if compare:
-                same = self._patience.call("read", partial(held_equal, self._place, points))
+                same = self._retry.call("read", partial(held_equal, self._place, points))
             missing = [point for point in points if point.id not in same] if same else points
-            why = write_all(self._place, missing, self._patience)
+            why = write_all(self._place, missing, self._retry)
             self._refused.update(why)
             self._written += len(missing) - len(why)
             self._kept += len(same)
@@ -279,7 +279,7 @@ class _Loading:
         with ThreadPoolExecutor(1, thread_name_prefix="penstock-load") as reader:
             waiting: Future[Part] | None = None
             for listed in parts:
-                following = reader.submit(self._patience.call, "read", partial(self._read, listed))
+                following = reader.submit(self._retry.call, "read", partial(self._read, listed))
                 if waiting is not None:
                     yield waiting.result()
                 waiting = following

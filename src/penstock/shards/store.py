@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
 from penstock.registry import SOURCES, scheme
 
 
@@ -188,4 +188,4 @@ class Bucket:
         except PermissionError as error:
             raise SinkError(f"{self.url}: {error}") from error
         except Exception as error:  # drivers raise what they like
-            raise Transient(f"{self.url}: {type(error).__name__}: {error}") from error
+            raise SinkUnavailable(f"{self.url}: {type(error).__name__}: {error}") from error

@@ -29,7 +29,8 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
-from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, Hit, Point, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.chroma_wire import Lock, client, drivers, left_behind, told
 
@@ -63,7 +64,7 @@ class _Collection:
         self._lock: Lock | None = None
         self._client: Any = None
         self._collection: Any = None
-        self._space: Space | None = None
+        self._space: VectorSpec | None = None
 
     @property
     def url(self) -> str:
@@ -75,7 +76,7 @@ class _Collection:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._url, self._given)
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         return type(self)(manifests.numbered(self._url, number), self._given)
 
     def _kept(self) -> Manifest | None:
@@ -122,7 +123,7 @@ class _Collection:
             self.close()
             raise
 
-    def _opened(self) -> tuple[Any, Space]:
+    def _opened(self) -> tuple[Any, VectorSpec]:
         if self._collection is None or self._space is None:
             raise SinkError(f"{self._url} is not open")
         return self._collection, self._space
@@ -284,13 +285,13 @@ class ChromaSink(_Collection, Sink):
         self.close()
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense"}, self._url)
+        manifests.supported(manifest.schema.only, {"Dense"}, self._url)
         with self._opening(write=True):
             kept = self._find() or self._create(manifest)
             manifests.agree(kept, manifest, self._url)
             with told(self._url):
                 self._most = int(self._client.get_max_batch_size())
-            self._space = kept.space
+            self._space = kept.schema.only
 
     def _create(self, manifest: Manifest) -> Manifest:
         """Another process may have been faster: what is there then counts."""
@@ -298,7 +299,7 @@ class ChromaSink(_Collection, Sink):
             self._client.create_collection(
                 self._place.names[0],
                 embedding_function=None,
-                configuration={"hnsw": {"space": SPACES[manifest.space.metric]}},
+                configuration={"hnsw": {"space": SPACES[manifest.schema.only.metric]}},
                 metadata={"penstock": manifests.to_json(manifest)},
                 get_or_create=True,
             )
@@ -309,7 +310,7 @@ class ChromaSink(_Collection, Sink):
         others = {k: v for k, v in collection.metadata.items() if not k.startswith("hnsw:")}
         with told(self._url):
             collection.modify(metadata={**others, "penstock": manifests.to_json(manifest)})
-        self._space = manifest.space
+        self._space = manifest.schema.only
 
     def write(self, points: Sequence[Point]) -> None:
         collection, space = self._opened()
@@ -355,14 +356,16 @@ class ChromaIndex(_Collection, Index):
     def open(self) -> None:
         self.manifest()  # before a lock is put into a folder that is not there
         with self._opening(write=False):
-            self._space = (self._find() or self.manifest()).space
+            self._space = (self._find() or self.manifest()).schema.only
 
     def manifest(self) -> Manifest:
         if (kept := self._kept()) is None:
             raise SinkError(f"there is no index at {self._url}")
         return kept
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         collection, space = self._opened()
         rows.check(vector, space, f"a query of {self._url}")
         wanted = filters.parse(where)
@@ -383,7 +386,7 @@ class ChromaIndex(_Collection, Index):
         return list(found.values())
 
 
-def _best(found: dict[str, Hit], points: Sequence[Point], query: Any, space: Space, k: int) -> dict[str, Hit]:
+def _best(found: dict[str, Hit], points: Sequence[Point], query: Any, space: VectorSpec, k: int) -> dict[str, Hit]:
     """The k nearest, nearest first."""
     scores = _scores(query, points, space.metric) if points else ()
     more = {point.id: Hit(float(score), point.chunk) for score, point in zip(scores, points, strict=True)}

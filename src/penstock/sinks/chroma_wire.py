@@ -11,7 +11,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import IO, Any
 
-from penstock.core.errors import MissingExtra, PenstockError, SinkError, TooLarge, Transient
+from penstock.core.errors import MissingExtra, PenstockError, SinkError, SinkUnavailable, TooLarge
 from penstock.sinks.address import Address
 from penstock.sinks.store import line
 
@@ -37,7 +37,7 @@ def told(url: str) -> Iterator[None]:
     except PenstockError:
         raise
     except (httpx.TransportError, errors.InternalError, errors.RateLimitError) as error:
-        raise Transient(f"{url}: {line(error)}") from error
+        raise SinkUnavailable(f"{url}: {line(error)}") from error
     except (errors.AuthorizationError, errors.ChromaAuthError) as error:
         raise _refused(url) from error
     except errors.BatchSizeExceededError as error:
@@ -49,7 +49,7 @@ def told(url: str) -> Iterator[None]:
             raise _refused(url) from error
         if status == 404 or isinstance(error, JSONDecodeError):
             raise SinkError(f"{url} does not answer as a Chroma server does; is that its port?") from error
-        kind = TooLarge if status == 413 else Transient if status == 429 or status >= 500 else SinkError
+        kind = TooLarge if status == 413 else SinkUnavailable if status == 429 or status >= 500 else SinkError
         raise kind(f"{url}: {f'HTTP {status}' if status else type(error).__name__}: {line(error)}") from error
 
 

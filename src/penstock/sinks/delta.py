@@ -19,13 +19,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.core.records import Dense, Manifest, MultiVector, Point, Space
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
+from penstock.core.records import VECTOR, Dense, MultiVector, Point
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.sinks.delta_files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
 from penstock.sinks.store import line
@@ -57,9 +59,9 @@ def _errors(url: str) -> Iterator[None]:
     try:
         yield
     except CommitFailedError as error:
-        raise Transient(f"{url}: others commit to this table all the time: {line(error)}") from error
+        raise SinkUnavailable(f"{url}: others commit to this table all the time: {line(error)}") from error
     except (DeltaError, OSError, ValueError) as error:
-        kind = Transient if not url.startswith("delta:") and AWAY.search(str(error)) else SinkError
+        kind = SinkUnavailable if not url.startswith("delta:") and AWAY.search(str(error)) else SinkError
         raise kind(f"{url}: {line(error)}") from error
 
 
@@ -85,7 +87,7 @@ class DeltaSink(Sink):
         if odd := UNTOLD.search(self._uri):
             raise UsageError(f"{url!r}: a Delta table cannot be in a path with {odd[0]!r} in it; name another place")
         self._options = dict(LIMITS) if remote else {}
-        self._opened: tuple[Files, Space] | None = None
+        self._opened: tuple[Files, VectorSpec] | None = None
         self._pending = Pending()
         self._lock = threading.Lock()
         self._near = ""
@@ -100,10 +102,10 @@ class DeltaSink(Sink):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._url,)
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         return type(self)(manifests.numbered(self._url, number))
 
-    def _open(self) -> tuple[Files, Space]:
+    def _open(self) -> tuple[Files, VectorSpec]:
         if self._opened is None:
             raise SinkError(f"{self._url} is not open")
         return self._opened
@@ -129,7 +131,7 @@ class DeltaSink(Sink):
         kept = None if table is None else self._kept(table)
         if table is None or kept is None:
             raise SinkError(f"{self._url} is gone")
-        manifests.agree(kept, Manifest(space), self._url)
+        manifests.agree(kept, Manifest(replace(kept.schema, vectors={VECTOR: space})), self._url)
         wanted = rows.schema(space).names
         if [field.name for field in table.schema().fields] != wanted:
             raise SinkError(f"{self._url} has got other columns than {', '.join(wanted)}: writing would lose some")
@@ -145,7 +147,7 @@ class DeltaSink(Sink):
             return None if table is None else self._kept(table)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
+        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
         with _errors(self._url):
             table = self._table()
             kept = None if table is None else self._kept(table)
@@ -158,7 +160,7 @@ class DeltaSink(Sink):
             files = Files(self._uri, self._path, self._options)
             if table is None:
                 self._create(files, manifest)
-        self._opened, self._pending = (files, manifest.space), Pending()
+        self._opened, self._pending = (files, manifest.schema.only), Pending()
 
     def _create(self, files: Files, manifest: Manifest) -> None:
         from deltalake import DeltaTable
@@ -170,7 +172,7 @@ class DeltaSink(Sink):
         try:
             DeltaTable.create(
                 self._uri,
-                table_schema(manifest.space),
+                table_schema(manifest.schema.only),
                 configuration=properties,
                 storage_options=self._options,
                 raise_if_key_not_exists=False,

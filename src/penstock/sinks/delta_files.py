@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from penstock.core.records import VECTOR, Space
+from penstock.core.records import VECTOR
+from penstock.core.schema import VectorSpec
 from penstock.sinks import manifests, rows
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 
 
-def table_schema(space: Space) -> pa.Schema:
+def table_schema(space: VectorSpec) -> pa.Schema:
     """As rows.schema, with lists for vectors: Delta has none of a fixed size."""
     import pyarrow as pa
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import Rejected, SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, Hit, MultiVector, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import elastic_wire as wire
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.lengths import units
@@ -84,7 +85,7 @@ class _Server(wire.Server):
         mappings = {
             "dynamic": "strict",
             "_meta": {"penstock": manifests.to_json(manifest)},
-            "properties": {**_FIELDS, VECTOR: self.dialect.field(manifest.space)},
+            "properties": {**_FIELDS, VECTOR: self.dialect.field(manifest.schema.only)},
         }
         try:
             self.ask("PUT", body={"settings": self.dialect.settings, "mappings": mappings})
@@ -95,7 +96,7 @@ class _Server(wire.Server):
             return kept
         return manifest
 
-    def document(self, row: rows.Row, vector: Any, space: Space) -> bytes:
+    def document(self, row: rows.Row, vector: Any, space: VectorSpec) -> bytes:
         fields = dict(zip(rows.COLUMNS, row, strict=True))
         fields["image"] = None if fields["image"] is None else _base64(fields["image"])
         fields["digest"], fields[VECTOR] = _digest(fields["text"]), vector
@@ -109,7 +110,7 @@ class _Server(wire.Server):
     def removal(self, id: str) -> bytes:
         return self.dumps({"delete": {"_id": _key(id)}})
 
-    def fetch(self, ids: Sequence[str], space: Space) -> list[Point]:
+    def fetch(self, ids: Sequence[str], space: VectorSpec) -> list[Point]:
         wanted = list(dict.fromkeys(ids))
         found: list[Point] = []
         for start in range(0, len(wanted), FETCH):
@@ -148,7 +149,7 @@ def _row(source: Mapping[str, Any]) -> rows.Row:
     return tuple(cells.get(name) for name in rows.COLUMNS)
 
 
-def _vector(source: Mapping[str, Any], space: Space) -> Vector:
+def _vector(source: Mapping[str, Any], space: VectorSpec) -> Vector:
     data = base64.b64decode(source["bits"])
     if space.kind == "Sparse":
         return sparse.unpacked(data)
@@ -240,30 +241,30 @@ class ElasticSink(_Elastic, Sink):
 
     def alias(self, number: int) -> str:
         name = wire.place(self._sibling("live").url)[1].names[0]
-        with closing((self.beside(number) if number else self)._connect()) as server:
+        with closing((self.generation(number) if number else self)._connect()) as server:
             server.alias(name)
         return name
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
-        sparse.products(manifest.space, self._url)
+        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
+        sparse.products(manifest.schema.only, self._url)
         server = self._connect()
         try:
             kept = server.manifest()
             if kept is not None:
                 manifests.agree(kept, manifest, self._url)
             else:
-                server.suits(manifest.space)
+                server.suits(manifest.schema.only)
                 kept = server.create(manifest)
         except BaseException:
             server.close()
             raise
-        self._hold(server, kept.space)
+        self._hold(server, kept.schema.only)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         server, _ = self._opened()
         server.ask("PUT", "/_mapping", {"_meta": {"penstock": manifests.to_json(manifest)}})
-        self._space = manifest.space
+        self._space = manifest.schema.only
 
     def write(self, points: Sequence[Point]) -> None:
         server, space = self._opened()
@@ -308,9 +309,11 @@ class ElasticIndex(_Elastic, Index):
 
     def open(self) -> None:
         kept = self._found()
-        self._hold(self._connect(), kept.space)
+        self._hold(self._connect(), kept.schema.only)
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         server, space = self._opened()
         rows.check(vector, space, f"a query of {self._url}")
         if k < 1:
@@ -349,14 +352,14 @@ class ElasticIndex(_Elastic, Index):
         return server.search({"size": k, "_source": _SOURCE, **server.dialect.near(query, k, candidates, within)})
 
 
-def _hits(query: Vector, found: Sequence[Mapping[str, Any]], space: Space) -> list[Hit]:
+def _hits(query: Vector, found: Sequence[Mapping[str, Any]], space: VectorSpec) -> list[Hit]:
     vectors = [_vector(hit["_source"], space) for hit in found]
     scores = _scores(query, vectors, space.metric)
     best = sorted(range(len(found)), key=lambda i: -scores[i])
     return [Hit(scores[i], rows.chunk(_row(found[i]["_source"]))) for i in best]
 
 
-def _query(vector: Dense | MultiVector, space: Space, url: str) -> NDArray[np.float32]:
+def _query(vector: Dense | MultiVector, space: VectorSpec, url: str) -> NDArray[np.float32]:
     import numpy as np
 
     query = np.ascontiguousarray(vector.values, dtype=np.float32)

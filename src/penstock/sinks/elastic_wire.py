@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.core.records import VECTOR, Space
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
+from penstock.core.records import VECTOR
+from penstock.core.schema import VectorSpec
 from penstock.sinks import address
 
 SINCE = {"MultiVector": (8, 18), "Sparse": (8, 15)}
@@ -54,7 +55,7 @@ class _Elastic:
         headers = {"accept": "application/json", **headers}
         return client.perform_request(method, target, headers=headers, body=body).body
 
-    def field(self, space: Space) -> dict[str, Any]:
+    def field(self, space: VectorSpec) -> dict[str, Any]:
         if space.kind == "Sparse":
             return {"type": "sparse_vector"}
         if space.kind == "MultiVector":
@@ -63,7 +64,7 @@ class _Elastic:
         given = {"dims": space.dim, "similarity": self._similarity[space.metric], "index_options": graph}
         return {"type": "dense_vector", "index": True, **given}
 
-    def exact(self, query: Any, space: Space) -> dict[str, Any]:
+    def exact(self, query: Any, space: VectorSpec) -> dict[str, Any]:
         source = self._max_sim if space.kind == "MultiVector" else self._scripts[space.metric]
         return {"source": source, "params": {"q": query}}
 
@@ -97,11 +98,11 @@ class _OpenSearch:
             raise self._not_found(404, "", answer)
         return answer
 
-    def field(self, space: Space) -> dict[str, Any]:
+    def field(self, space: VectorSpec) -> dict[str, Any]:
         method = {"name": "hnsw", "engine": "lucene", "space_type": self._spaces[space.metric]}
         return {"type": "knn_vector", "dimension": space.dim, "method": method}
 
-    def exact(self, query: Any, space: Space) -> dict[str, Any]:
+    def exact(self, query: Any, space: VectorSpec) -> dict[str, Any]:
         params = {"field": VECTOR, "query_value": query, "space_type": self._spaces[space.metric]}
         return {"lang": "knn", "source": "knn_score", "params": params}
 
@@ -163,7 +164,7 @@ class Server:
         if not isinstance(answer, Mapping):
             raise SinkError(f"{self.url} does not answer as Elasticsearch or OpenSearch do")
         if answer.get("timed_out") is True or answer.get("_shards", {}).get("failed"):
-            raise Transient(f"{self.url}: only a part of the index answered")
+            raise SinkUnavailable(f"{self.url}: only a part of the index answered")
         return answer
 
     def mapping(self) -> Mapping[str, Any] | None:
@@ -175,7 +176,7 @@ class Server:
             raise SinkError(f"{self.url} names {len(found)} indices, not one")
         return dict(next(iter(found.values()))["mappings"])
 
-    def suits(self, space: Space) -> None:
+    def suits(self, space: VectorSpec) -> None:
         """Raise UsageError where the server is too old for vectors of that kind."""
         if (since := SINCE.get(space.kind)) is None:
             return
@@ -227,7 +228,7 @@ class Server:
                 continue
             why = f"{reason(item)} ({item['status']})"
             if item["status"] in (408, 409, 429) or item["status"] >= 500:
-                raise Transient(f"{self.url}, point {id}: {why}")
+                raise SinkUnavailable(f"{self.url}, point {id}: {why}")
             if item["status"] != 400:
                 raise SinkError(f"{self.url}, point {id}: {why}")
             reasons[id] = why
@@ -253,7 +254,7 @@ def _told(url: str, error: Exception) -> SinkError:
         if kinds & {"TlsError", "SSLError"}:
             return SinkError(f"{url}: no connection by TLS: {cause}")
         if kinds & {"ConnectionError", "ConnectionTimeout"}:
-            return Transient(f"{url} cannot be reached: {cause}")
+            return SinkUnavailable(f"{url} cannot be reached: {cause}")
         return SinkError(f"{url} does not answer as Elasticsearch or OpenSearch do: {cause}")
     why = reason(getattr(error, "info", None) or getattr(error, "body", None) or getattr(error, "error", ""))
     if status == 403 and "license" in why:
@@ -268,7 +269,7 @@ def _told(url: str, error: Exception) -> SinkError:
     if status == 413:
         return TooLarge(f"{url} does not take requests so large ({why})")
     if status in (408, 429) or status >= 500:
-        return Transient(f"{url}: {status}: {why}")
+        return SinkUnavailable(f"{url}: {status}: {why}")
     if status < 400:
         return SinkError(f"{url} is not Elasticsearch (OpenSearch is written opensearch://...)")
     if "media_type_header" in why:

@@ -3,7 +3,7 @@
 A member is *up* (it has all that is acknowledged, but what it refused), *behind*, or *joining* again. One that is
 behind is written down in the ledger before an acknowledgement of the others can be, with the run from which on it may
 lack something; it gets no more writes, and what it should have deleted is noted. What it lacks it gets from the others
-when it can be reached, during a run and between two. At least one is up at any time, or a write raises Transient.
+when it can be reached, during a run and between two. At least one is up at any time, or a write raises SinkUnavailable.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from functools import reduce
 from typing import Any, Self
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import Rejected, Transient, UsageError
-from penstock.core.records import Manifest, Point
+from penstock.core.errors import Rejected, SinkUnavailable, Transient, UsageError
+from penstock.core.records import Point
+from penstock.core.schema import Manifest
 from penstock.sinks.fanout_group import BEHIND, UP, Book, Group, Member, put
 from penstock.sinks.fanout_joining import FIRST, Joining, give
 
@@ -64,8 +65,8 @@ class FanOut(Sink):
     def sinks(self) -> tuple[Sink, ...]:
         return self._sinks
 
-    def beside(self, number: int) -> Self:
-        return type(self)([sink.beside(number) for sink in self._sinks], self._grace, self._again)
+    def generation(self, number: int) -> Self:
+        return type(self)([sink.generation(number) for sink in self._sinks], self._grace, self._again)
 
     # ------------------------------------------------------------ lifecycle
 
@@ -216,7 +217,7 @@ class FanOut(Sink):
 
     def catch_up(self) -> None:
         """Bring every member that can be reached up to date with the others: before and after a run, not during one.
-        Raises Transient if none is up then."""
+        Raises SinkUnavailable if none is up then."""
         if self._joining is not None:
             self._joining.between_runs()
 
@@ -237,7 +238,7 @@ class FanOut(Sink):
 
     def _reader(self) -> Sink:
         if not (readers := self._group.readers()):
-            raise Transient(f"none of {self.url} that can be read is up to date")
+            raise SinkUnavailable(f"none of {self.url} that can be read is up to date")
         return readers[0].sink
 
     def count(self) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import PenstockError, Rejected, SinkError, TooLarge, Transient
+from penstock.core.errors import PenstockError, Rejected, SinkError, SinkUnavailable, TooLarge, Transient
 from penstock.core.records import Point
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Group:
         the last one that is up."""
         active = [member for member in self.members if member.state != BEHIND]
         if not any(member.state == UP for member in active):
-            raise Transient(f"none of {self.names} is up to date")
+            raise SinkUnavailable(f"none of {self.names} is up to date")
         done: dict[Member, T] = {}
         failed: dict[Member, BaseException] = {}
 

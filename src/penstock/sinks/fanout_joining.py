@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-from penstock.core.errors import OwnershipError, Transient
-from penstock.core.records import Manifest, Point
+from penstock.core.errors import OwnershipError, SinkUnavailable, Transient
+from penstock.core.records import Point
+from penstock.core.schema import Manifest
 from penstock.sinks import manifests
 from penstock.sinks.fanout_group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
 
@@ -136,7 +137,7 @@ class Joining:
         finally:
             self._between_runs = False
         if not self._group.up:
-            raise Transient(f"none of {self._group.names} is up to date, and the one that is nearest is away")
+            raise SinkUnavailable(f"none of {self._group.names} is up to date, and the one that is nearest is away")
 
     def catch_up(self, members: Sequence[Member], seconds: float) -> None:
         if not self._one.acquire(blocking=False):
@@ -241,7 +242,7 @@ class Joining:
             lost = [(document, id) for document, id, acked in rows if acked and id.hex() not in points]
             if lost and not self._between_runs:
                 # A document that is being read would be called done without them.
-                group.leave(member, Transient("no other place has all that it lacks"))
+                group.leave(member, SinkUnavailable("no other place has all that it lacks"))
                 return None
             ledger.lose(lost)
             weight = give(group, member, list(points.values()))

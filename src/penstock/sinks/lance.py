@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
-from penstock.core.errors import SinkError, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Space, Vector
+from penstock.core.errors import SinkError, SinkUnavailable, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, MultiVector, Point, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class _Place:
         self.versions = self.data / "_versions"
         self.sidecar = folder / f"{self.table}.penstock.json"
 
-    def beside(self, number: int) -> str:
+    def generation(self, number: int) -> str:
         """The url of another table of the folder."""
         return f"{self.url.partition('?')[0]}?table={self.table}_{number}"
 
@@ -89,7 +90,7 @@ def _errors(url: str) -> Iterator[None]:
         yield
     except (RuntimeError, OSError, ValueError) as error:
         text = " ".join(str(error).split())[:500]
-        kind = Transient if "conflict" in text.lower() else SinkError
+        kind = SinkUnavailable if "conflict" in text.lower() else SinkError
         raise kind(f"{url}: {text}") from error
 
 
@@ -101,12 +102,12 @@ def crowded(table: Any) -> bool:
     return any(stats.num_unindexed_rows > INDEX_ROWS // 4 for stats in found if stats)
 
 
-def unindexed(table: Any, space: Space) -> bool:
+def unindexed(table: Any, space: VectorSpec) -> bool:
     """Whether the table has outgrown comparing with every vector."""
     return space.kind == "Dense" and table.count_rows() >= INDEX_ROWS and not table.list_indices()
 
 
-def _fetch(table: Any, space: Space, ids: Sequence[str]) -> list[Point]:
+def _fetch(table: Any, space: VectorSpec, ids: Sequence[str]) -> list[Point]:
     found: list[Point] = []
     for start in range(0, len(ids), PAGE):
         query = table.search().where(rows.listed(ids[start : start + PAGE])).select([*rows.COLUMNS, VECTOR])
@@ -145,8 +146,8 @@ class LanceSink(Sink):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url,)
 
-    def beside(self, number: int) -> Self:
-        return type(self)(self._place.beside(number))
+    def generation(self, number: int) -> Self:
+        return type(self)(self._place.generation(number))
 
     def manifest(self) -> Manifest | None:
         return self._place.manifest()
@@ -160,7 +161,7 @@ class LanceSink(Sink):
 
     def open(self, manifest: Manifest) -> None:
         place = self._place
-        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self.url)
+        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self.url)
         if kept := place.manifest():
             manifests.agree(kept, manifest, self.url)
         manifests.make_folder(place.folder, self.url)
@@ -177,7 +178,9 @@ class LanceSink(Sink):
             if kept is None:
                 # In this format a column whose values are mostly equal is read at once: benchmarks/serve.py.
                 how = {"new_table_data_storage_version": "2.1"}
-                table = database.create_table(place.table, schema=rows.schema(manifest.space), storage_options=how)
+                table = database.create_table(
+                    place.table, schema=rows.schema(manifest.schema.only), storage_options=how
+                )
                 table.set_unenforced_primary_key("id")
                 manifests.keep(place.sidecar, manifest)
         self._table, self._manifest = table, kept or manifest
@@ -195,9 +198,9 @@ class LanceSink(Sink):
         return self._table
 
     @property
-    def _space(self) -> Space:
+    def _space(self) -> VectorSpec:
         assert self._manifest is not None
-        return self._manifest.space
+        return self._manifest.schema.only
 
     def write(self, points: Sequence[Point]) -> None:
         table = self._opened()
@@ -381,8 +384,8 @@ class LanceIndex(Index):
     def url(self) -> str:
         return self._place.url
 
-    def beside(self, number: int) -> Self:
-        return type(self)(self._place.beside(number))
+    def generation(self, number: int) -> Self:
+        return type(self)(self._place.generation(number))
 
     def __repr__(self) -> str:
         return f"LanceIndex({self._place.url!r})"
@@ -403,7 +406,7 @@ class LanceIndex(Index):
     def close(self) -> None:
         self._table = None
 
-    def _opened(self) -> tuple[Any, Space]:
+    def _opened(self) -> tuple[Any, VectorSpec]:
         if self._table is None or self._manifest is None:
             raise SinkError(f"{self._place.url} is not open")
         now = time.time_ns()
@@ -414,9 +417,11 @@ class LanceIndex(Index):
             if changed != self._changed or not changed + SETTLED < now < self._looked + SETTLED:
                 self._table.checkout_latest()
                 self._changed, self._looked = changed, now
-        return self._table, self._manifest.space
+        return self._table, self._manifest.schema.only
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         table, space = self._opened()
         rows.check(vector, space, f"a query of {self._place.url}")
         assert isinstance(vector, Dense | MultiVector)

@@ -29,14 +29,14 @@ def compact(url: str) -> None:
         table = place.connect().open_table(place.table)
         if crowded(table):
             table.optimize(cleanup_older_than=KEEP)
-        if unindexed(table, manifest.space):
+        if unindexed(table, manifest.schema.only):
             from lancedb.index import IvfRq, IvfSq
 
             # A bit a dimension tells well enough which few to compare exactly, and is read in no time.
-            kind = IvfSq if manifest.space.dim % 8 else IvfRq
+            kind = IvfSq if manifest.schema.only.dim % 8 else IvfRq
             # As many parts as each then has rows: half as many rows are looked at as in parts of LanceDB's own size.
             parts = math.isqrt(table.count_rows())
-            how = kind(distance_type=manifest.space.metric, num_partitions=parts, max_iterations=10)
+            how = kind(distance_type=manifest.schema.only.metric, num_partitions=parts, max_iterations=10)
             table.create_index(VECTOR, config=how)
 
 

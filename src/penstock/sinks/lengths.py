@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from penstock.core.records import Space
+from penstock.core.schema import VectorSpec
 from penstock.sinks import rows
 
 UNIT = 1e-6
@@ -39,7 +39,7 @@ def units(values: Any) -> tuple[Any, Any]:
     return values, other
 
 
-def lying(batch: rows.Batch, space: Space) -> Iterator[tuple[Any, bool]]:
+def lying(batch: rows.Batch, space: VectorSpec) -> Iterator[tuple[Any, bool]]:
     """For each row of the batch what is to lie there, and whether that is another vector than the row's."""
     import numpy as np
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from penstock.core import schema
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
-from penstock.core.records import Manifest, Space
+from penstock.core.schema import Manifest, VectorSpec
 
 METRICS = ("cosine", "dot", "l2")
 
@@ -33,15 +33,32 @@ def numbered(url: str, number: int | str) -> str:
     return f"{head.rstrip('/')}_{number}{mark}{options}"
 
 
+FORMAT = 2
+"""Of a manifest. 1 had one vector space (`space`), and at first one `owner`."""
+
+
 def to_json(manifest: Manifest) -> str:
-    return json.dumps({"penstock": 1, **asdict(replace(manifest, owners=dict(manifest.owners)))}, indent=2)
+    kept = {
+        "penstock": FORMAT,
+        "schema": schema.to_dict(manifest.schema),
+        "owners": dict(manifest.owners),
+        "current": manifest.current,
+        "former": manifest.former,
+    }
+    return json.dumps(kept, indent=2)
 
 
 def from_json(text: str | bytes, url: str) -> Manifest:
     try:
         kept = json.loads(text)
-        owners = kept.get("owners") or ({"": kept["owner"]} if kept.get("owner") else {})  # as the first versions wrote
-        return Manifest(Space(**kept["space"]), owners, kept.get("current", 0), kept.get("former"))
+        if (version := kept.get("penstock", 1)) > FORMAT:
+            raise SinkError(
+                f"the manifest of {url} was written by a newer Penstock (format {version}; this one reads up to"
+                f" {FORMAT}): upgrade with `pip install --upgrade penstock`"
+            )
+        owners = kept.get("owners") or ({"": kept["owner"]} if kept.get("owner") else {})
+        made_of = schema.from_dict(kept["schema"]) if version > 1 else schema.from_space(kept["space"])
+        return Manifest(made_of, owners, kept.get("current", 0), kept.get("former"))
     except (ValueError, KeyError, TypeError) as error:
         raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -62,22 +79,14 @@ def keep(path: Path, manifest: Manifest) -> None:
 
 def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
     """Raise SpaceMismatch unless both are of one space; the model's name is for people and may differ."""
-    a, b = kept.space, wanted.space
-    differs = [f for f in ("fingerprint", "dim", "kind", "metric", "chunking") if getattr(a, f) != getattr(b, f)]
-    if not differs:
-        return
-    raise SpaceMismatch(
-        f"{url} holds vectors of {_named(a)}; this run makes {_named(b)} (other {', '.join(differs)}): "
-        f"use another place, or remove {url} to index again"
-    )
+    if not kept.schema.same_space(wanted.schema):
+        raise SpaceMismatch(
+            f"{url} holds {kept.schema}; this run makes {wanted.schema}. Index into another url, or have"
+            " `penstock reindex` build a new generation beside it"
+        )
 
 
-def _named(space: Space) -> str:
-    parts = [str(space.dim), space.kind, space.metric, *([space.chunking] if space.chunking else [])]
-    return f"model {space.model} ({', '.join(parts)}; fingerprint {space.fingerprint[:12]})"
-
-
-def supported(space: Space, kinds: set[str], url: str) -> None:
+def supported(space: VectorSpec, kinds: set[str], url: str) -> None:
     if space.kind not in kinds:
         raise UsageError(f"{url} takes {' and '.join(sorted(kinds))} vectors, not {space.kind}")
     if space.metric not in METRICS:

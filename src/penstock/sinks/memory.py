@@ -12,7 +12,8 @@ import numpy as np
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Manifest, MultiVector, Point, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, Hit, MultiVector, Point, Sparse, Vector
+from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
 
 PAGE = 1024
@@ -67,7 +68,7 @@ class MemorySink(Sink):
             raise SinkError(f"{self._url} is not open")
         return manifest
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         return type(self)(manifests.numbered(self._url, number))
 
     def manifest(self) -> Manifest | None:
@@ -77,7 +78,7 @@ class MemorySink(Sink):
         forget(self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
+        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
         if (kept := self._store.manifest) is None:
             self._store.manifest = manifest
         else:
@@ -87,7 +88,7 @@ class MemorySink(Sink):
         self._store.manifest = manifest
 
     def write(self, points: Sequence[Point]) -> None:
-        space = self._manifest.space
+        space = self._manifest.schema.only
         kept = {}
         for point in points:
             if VECTOR not in point.vectors:
@@ -137,7 +138,7 @@ class MemoryIndex(Index):
     def url(self) -> str:
         return self._sink.url
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         return type(self)(manifests.numbered(self.url, number))
 
     def open(self) -> None:
@@ -154,8 +155,10 @@ class MemoryIndex(Index):
     def count(self) -> int:
         return self._sink.count()
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        space = self.manifest().space
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
+        space = self.manifest().schema.only
         rows.check(vector, space, f"a query of {self._sink.url}")
         wanted = filters.parse(where)
         with self._sink._store.lock:

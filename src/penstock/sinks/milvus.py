@@ -21,7 +21,8 @@ from typing import Any
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import TooLarge, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, Hit, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import address, manifests, rows, sparse
 from penstock.sinks.milvus_wire import Collection, literal
 from penstock.sinks.store import Store
@@ -136,7 +137,7 @@ def _vector(values: Any) -> Dense | Sparse:
     return Dense(np.asarray(values, dtype=np.float32))
 
 
-def _schema(space: Space) -> Any:
+def _schema(space: VectorSpec) -> Any:
     from pymilvus import DataType, MilvusClient
 
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -257,25 +258,25 @@ class MilvusSink(_Milvus, Sink):
 
     def alias(self, number: int) -> str:
         name = self._sibling("live")._place.names[0]
-        with closing((self.beside(number) if number else self)._connect()) as collection:
+        with closing((self.generation(number) if number else self)._connect()) as collection:
             collection.alias(name)
         return name
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense", "Sparse"}, self._url)
-        sparse.products(manifest.space, self._url)
+        manifests.supported(manifest.schema.only, {"Dense", "Sparse"}, self._url)
+        sparse.products(manifest.schema.only, self._url)
         collection = self._connect()
         try:
             kept = collection.manifest()
             if kept is not None:
                 manifests.agree(kept, manifest, self._url)
             else:
-                collection.create(_schema(manifest.space), manifest)
-            collection.load(_measure(manifest.space), manifest.space.kind)
+                collection.create(_schema(manifest.schema.only), manifest)
+            collection.load(_measure(manifest.schema.only), manifest.schema.only.kind)
         except BaseException:
             collection.close()
             raise
-        self._hold(collection, manifest.space)
+        self._hold(collection, manifest.schema.only)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         self._opened()[0].keep(manifest)
@@ -314,7 +315,7 @@ class MilvusIndex(_Milvus, Index):
     """Asks the store's index; where that gives too few, as it may under a narrow filter, compares with every vector."""
 
     def open(self) -> None:
-        space = self._found().space
+        space = self._found().schema.only
         collection = self._connect()
         self._hold(collection, space)
         collection.load(_measure(space), space.kind)
@@ -322,7 +323,9 @@ class MilvusIndex(_Milvus, Index):
     def manifest(self) -> Manifest:
         return self._found()
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         collection, space = self._opened()
         rows.check(vector, space, f"a query of {self._url}")
         if k < 1:
@@ -373,9 +376,9 @@ class MilvusIndex(_Milvus, Index):
         return [Hit(score, chunks[id]) for score, id in best if id in chunks]
 
 
-def _measure(space: Space) -> str:
+def _measure(space: VectorSpec) -> str:
     return "IP" if space.kind == "Sparse" else _METRICS[space.metric]
 
 
-def _score(distance: float, space: Space) -> float:
+def _score(distance: float, space: VectorSpec) -> float:
     return -(max(distance, 0.0) ** 0.5) if space.metric == "l2" else distance

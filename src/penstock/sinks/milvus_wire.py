@@ -13,8 +13,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient
-from penstock.core.records import VECTOR, Manifest
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge
+from penstock.core.records import VECTOR
+from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests
 
 CONNECT, TIMEOUT, LOAD = 10, 60, 600
@@ -216,7 +217,7 @@ def _meant(error: Any, url: str) -> SinkError:
     if "larger than max" in told or "exceeds the limit" in told:
         return TooLarge(line)
     if status in _BUSY or code in (2, 8, 9) or getattr(error, "retriable", False) or "timeout" in told.lower():
-        return Transient(line)
+        return SinkUnavailable(line)
     return SinkError(line)
 
 

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Self
 from zlib import crc32
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import SinkError, Transient
-from penstock.core.records import Dense, Manifest, MultiVector, Point, Space
+from penstock.core.errors import SinkError, SinkUnavailable
+from penstock.core.records import Dense, MultiVector, Point
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.support.locks import Held, Lockfile
 
@@ -44,7 +45,7 @@ def _errors(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise Transient(f"{url}: {error.filename or error} went away: the folder is being rewritten") from error
+        raise SinkUnavailable(f"{url}: {error.filename or error} went away: the folder is being rewritten") from error
     except (OSError, ValueError) as error:
         raise SinkError(f"{url}: {error}") from error
 
@@ -188,14 +189,14 @@ class ParquetSink(Sink):
     def _sidecar(self) -> Path:
         return self._path / "_penstock.json"
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         return type(self)(manifests.numbered(self._url, number))
 
     def manifest(self) -> Manifest | None:
         return manifests.read(self._sidecar, self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {kind.__name__ for kind in self.accepts}, self._url)
+        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
         if kept := self.manifest():
             manifests.agree(kept, manifest, self._url)
         manifests.make_folder(self._path, self._url)
@@ -226,10 +227,10 @@ class ParquetSink(Sink):
             (self._path / ".lock").unlink(missing_ok=True)
             self._path.rmdir()
 
-    def _opened(self) -> tuple[_Folder, Space]:
+    def _opened(self) -> tuple[_Folder, VectorSpec]:
         if self._folder is None or self._manifest is None:
             raise SinkError(f"{self._url} is not open")
-        return self._folder, self._manifest.space
+        return self._folder, self._manifest.schema.only
 
     def _claim(self) -> None:
         """Become the one that writes here, until `close`: parts are numbered, and two would take the same numbers."""

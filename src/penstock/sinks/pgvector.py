@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Self
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, Hit, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.pgvector_wire import (
     BUILD,
@@ -97,8 +98,8 @@ class PgvectorSink(Sink):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.url, self._table.client)
 
-    def beside(self, number: int) -> Self:
-        return type(self)(self._table.beside(number), self._table.client)
+    def generation(self, number: int) -> Self:
+        return type(self)(self._table.generation(number), self._table.client)
 
     def manifest(self) -> Manifest | None:
         return self._table.peek()
@@ -110,7 +111,7 @@ class PgvectorSink(Sink):
             self.close()
 
     def alias(self, number: int) -> str:
-        place = self.beside(number)._table if number else self._table
+        place = self.generation(number)._table if number else self._table
         try:
             return self._table.show(place.name)
         finally:
@@ -118,7 +119,7 @@ class PgvectorSink(Sink):
                 self._table.close()
 
     def open(self, manifest: Manifest) -> None:
-        space = manifest.space
+        space = manifest.schema.only
         manifests.supported(space, {"Dense", "Sparse"}, self.url)
         sparse.products(space, self.url)
         if space.kind == "Dense" and not 0 < space.dim <= LARGEST_DIM:
@@ -149,7 +150,7 @@ class PgvectorSink(Sink):
             except psycopg.Error as error:
                 ask = "install pgvector on the server, then have an administrator run CREATE EXTENSION vector"
                 raise SinkError(f"{self.url}: {line(error)}; {ask}") from error
-        kind = column(manifest.space)
+        kind = column(manifest.schema.only)
         if not one(cursor, "SELECT to_regtype(%s) IS NOT NULL", (kind,)):
             raise UsageError(
                 f"{self.url} takes Sparse vectors with pgvector 0.7 or later: ALTER EXTENSION vector UPDATE"
@@ -170,10 +171,10 @@ class PgvectorSink(Sink):
             ON CONFLICT (name) DO UPDATE SET manifest = excluded.manifest"""
         cursor.execute(sql.encode(), (self._table.bare, manifests.to_json(manifest)))
 
-    def _opened(self) -> tuple[Table, Space]:
+    def _opened(self) -> tuple[Table, VectorSpec]:
         if self._manifest is None:
             raise SinkError(f"{self.url} is not open")
-        return self._table, self._manifest.space
+        return self._table, self._manifest.schema.only
 
     def replace_manifest(self, manifest: Manifest) -> None:
         table, _ = self._opened()
@@ -274,8 +275,8 @@ class PgvectorIndex(Index):
     def url(self) -> str:
         return self._table.url
 
-    def beside(self, number: int) -> Self:
-        return type(self)(self._table.beside(number), self._table.client)
+    def generation(self, number: int) -> Self:
+        return type(self)(self._table.generation(number), self._table.client)
 
     def __repr__(self) -> str:
         return f"PgvectorIndex({self.url!r})"
@@ -295,12 +296,14 @@ class PgvectorIndex(Index):
         self._table.close()
         self._manifest = None
 
-    def _opened(self) -> tuple[Table, Space]:
+    def _opened(self) -> tuple[Table, VectorSpec]:
         if self._manifest is None:
             raise SinkError(f"{self._table.url} is not open")
-        return self._table, self._manifest.space
+        return self._table, self._manifest.schema.only
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         table, space = self._opened()
         rows.check(vector, space, f"a query of {table.url}")
         if k < 1:

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Point, Space, Sparse, Vector
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
+from penstock.core.records import VECTOR, Chunk, Dense, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.store import line
 
@@ -99,7 +100,7 @@ class Table:
             text = line(error)
             refused = not isinstance(error, psycopg.OperationalError)
             refused = refused or (_REFUSED.search(text) is not None and not _PASSING.search(text))
-            raise (SinkError if refused else Transient)(f"{self.url} cannot be reached: {text}") from error
+            raise (SinkError if refused else SinkUnavailable)(f"{self.url} cannot be reached: {text}") from error
         return self._connection
 
     @contextmanager
@@ -142,7 +143,7 @@ class Table:
         text = one(cursor, f"SELECT manifest FROM {self.manifests} WHERE name = %s", (self.bare,))
         return None if text is None else manifests.from_json(text, self.url)
 
-    def beside(self, number: int) -> str:
+    def generation(self, number: int) -> str:
         """The url of another table. Raises UsageError where a name is too long; PostgreSQL would cut it."""
         Table(manifests.numbered(self.url, "live"), None)
         return Table(manifests.numbered(self.url, number), None).url
@@ -223,11 +224,11 @@ def _cut(connection: psycopg.Connection[Any]) -> None:
 
 
 def _kind(error: psycopg.Error, connection: psycopg.Connection[Any]) -> type[SinkError]:
-    """Transient: a lost connection, a serialization failure or deadlock, a lock or time limit, no room, a shutdown,
+    """SinkUnavailable: a lost connection, a serialization failure or deadlock, a time limit, no room, a shutdown,
     an id that another writer wrote at the same time."""
     state = error.sqlstate or ""
     passing = state.startswith(("08", "40", "53", "55P03", "57", "23505", "25P03"))
-    return Transient if passing or connection.broken else SinkError
+    return SinkUnavailable if passing or connection.broken else SinkError
 
 
 def one(cursor: psycopg.Cursor[Any], sql: str, values: Sequence[Any] = ()) -> Any:
@@ -255,7 +256,7 @@ def chunk_of(cells: rows.Row) -> Chunk:
     return rows.chunk((decoded(id), decoded(uri), ordinal, decoded(text), *rest))
 
 
-def column(space: Space) -> str:
+def column(space: VectorSpec) -> str:
     """The type of the space's vectors."""
     return f"sparsevec({WIDTH})" if space.kind == "Sparse" else f"vector({space.dim})"
 

@@ -26,7 +26,8 @@ from typing import Any, Self
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
-from penstock.core.records import VECTOR, Chunk, Dense, Hit, Manifest, Point, Space, Sparse, Vector
+from penstock.core.records import VECTOR, Chunk, Dense, Hit, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks import pinecone_wire as wire
 from penstock.sinks.store import Store
@@ -150,7 +151,7 @@ class _Pinecone(Store[wire.Namespace]):
         super().__init__(url, client)
         wire.place(url)
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         """In an index of its own, `my-index-1`: all vectors of an index have one dimension."""
         url = re.sub("(?<=://)[^/]+", lambda index: f"{index[0]}-{number}", self._url, count=1)
         return type(self)(url, self._client) if self._client is not None else type(self)(url)
@@ -164,7 +165,7 @@ class _Pinecone(Store[wire.Namespace]):
         return [Point(_chunk(r.metadata), {VECTOR: _vector(r, space)}) for r in found]
 
 
-def _vector(found: Any, space: Space) -> Dense | Sparse:
+def _vector(found: Any, space: VectorSpec) -> Dense | Sparse:
     import numpy as np
 
     if space.kind != "Sparse":
@@ -207,8 +208,8 @@ class PineconeSink(_Pinecone, Sink):
             namespace.remove()
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense", "Sparse"}, self._url)
-        sparse.products(manifest.space, self._url)
+        manifests.supported(manifest.schema.only, {"Dense", "Sparse"}, self._url)
+        sparse.products(manifest.schema.only, self._url)
         namespace = self._connect()
         try:
             kept = namespace.manifest()
@@ -218,11 +219,11 @@ class PineconeSink(_Pinecone, Sink):
         except BaseException:
             namespace.close()
             raise
-        self._hold(namespace, kept.space)
+        self._hold(namespace, kept.schema.only)
 
     def _begin(self, namespace: wire.Namespace, manifest: Manifest) -> Manifest:
         """Make the index if need be, see that it suits and that nothing is in the way, and keep the manifest."""
-        space = manifest.space
+        space = manifest.schema.only
         found = namespace.describe()
         if found is None:
             namespace.create(space)
@@ -242,7 +243,7 @@ class PineconeSink(_Pinecone, Sink):
     def replace_manifest(self, manifest: Manifest) -> None:
         namespace, space = self._opened()
         namespace.keep(manifests.to_json(manifest), space)
-        self._space = manifest.space
+        self._space = manifest.schema.only
 
     def write(self, points: Sequence[Point]) -> None:
         namespace, space = self._opened()
@@ -397,9 +398,11 @@ class PineconeIndex(_Pinecone, Index):
         except BaseException:
             namespace.close()
             raise
-        self._hold(namespace, kept.space)
+        self._hold(namespace, kept.schema.only)
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         import numpy as np
 
         namespace, space = self._opened()

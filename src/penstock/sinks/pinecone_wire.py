@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
-from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.core.records import Manifest, Space, Sparse
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
+from penstock.core.records import Sparse
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import address, manifests
 
 EXAMPLE = "pinecone://my-index/notes?cloud=aws&region=us-east-1"
@@ -31,14 +32,14 @@ METRICS = {"cosine": "cosine", "dot": "dotproduct", "l2": "euclidean"}
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
-def shape(space: Space) -> tuple[str, int | None, str]:
+def shape(space: VectorSpec) -> tuple[str, int | None, str]:
     """The kind of an index for the space, its dimensions and its metric."""
     if space.kind == "Sparse":
         return "sparse", None, METRICS["dot"]
     return "dense", space.dim, METRICS[space.metric]
 
 
-def probe(space: Space) -> Any:
+def probe(space: VectorSpec) -> Any:
     """A vector that is as good as any other."""
     if space.kind == "Sparse":
         return {"indices": [0], "values": [1.0]}
@@ -134,13 +135,13 @@ class Namespace:
     def _reach(self, found: Any) -> None:
         host = re.sub("^https?://", "", found.host or "")
         if not host:
-            raise Transient(f"{self.url}: the index has no host yet")
+            raise SinkUnavailable(f"{self.url}: the index has no host yet")
         if _controller(self.at).startswith("http:") and re.sub(r":\d+$", "", host).strip("[]").lower() in LOCAL:
             host = f"http://{host}"  # the client would take it for https
         with self.turn():
             self._index = self._client.Index(host=host)
 
-    def create(self, space: Space) -> None:
+    def create(self, space: VectorSpec) -> None:
         kind, dim, metric = shape(space)
         if "cloud" not in self.at.options:
             wanted = f"for {kind} vectors, with" + (f" {dim} dimensions and" if dim else "")
@@ -186,10 +187,10 @@ class Namespace:
             self.pause(deadline, "the index is still there")
 
     def pause(self, deadline: float, why: str) -> None:
-        """Half a second, or in the first one less; Transient when it has taken too long."""
+        """Half a second, or in the first one less; SinkUnavailable when it has taken too long."""
         left = deadline - time.monotonic()
         if left <= 0:
-            raise Transient(f"{self.url}: {why} after {WAIT:.0f} s")
+            raise SinkUnavailable(f"{self.url}: {why} after {WAIT:.0f} s")
         time.sleep(min(0.5, 0.02 + (WAIT - min(left, WAIT)) / 10))
 
     # ------------------------------------------------------------ records
@@ -269,7 +270,7 @@ class Namespace:
         found = self.fetch([self.name], MANIFESTS).get(self.name)
         return None if found is None else str((found.metadata or {}).get("manifest", ""))
 
-    def keep(self, text: str, space: Space) -> None:
+    def keep(self, text: str, space: VectorSpec) -> None:
         """Returns when it is read back."""
         name = "sparse_values" if space.kind == "Sparse" else "values"
         record = {"id": self.name, name: probe(space), "metadata": {"manifest": text}}
@@ -338,7 +339,7 @@ def _told(url: str, error: Exception) -> SinkError:
         if re.search(r"ssl|certificate|tls", cause, re.IGNORECASE):
             return SinkError(f"{url}: no connection by TLS: {cause}")
         if re.search(r"Connection|Timeout|Retry|Protocol|OSError|gaierror", cause):
-            return Transient(f"{url} cannot be reached: {cause}")
+            return SinkUnavailable(f"{url} cannot be reached: {cause}")
         return SinkError(f"{url} does not answer as Pinecone does: {cause}")
     if status in (401, 403):
         return SinkError(f"{url} does not let us in ({status}: {why}); set PINECONE_API_KEY to a key that may")
@@ -349,5 +350,5 @@ def _told(url: str, error: Exception) -> SinkError:
     if status == 413 or (status == 400 and re.search("too large|maximum supported size", why)):
         return TooLarge(f"{url} does not take requests so large ({why})")
     if status in (408, 429) or status >= 500:
-        return Transient(f"{url}: {status}: {why}")
+        return SinkUnavailable(f"{url}: {status}: {why}")
     return Refused(f"{url}: {status}: {why}") if status == 400 else SinkError(f"{url}: {status}: {why}")

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
-from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
 from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
-from penstock.core.records import VECTOR, Chunk, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
+from penstock.core.records import VECTOR, Chunk, Dense, Hit, MultiVector, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.lengths import key, lying, units
 from penstock.sinks.store import Store, line, secret
@@ -124,7 +125,7 @@ class _Collection:
         except self._refused as error:
             raise self._answer(error.status_code or 0, error.content) from error
         except self._exhausted as error:
-            raise Transient(f"{self.url}: Qdrant asks to wait: {line(error)}") from error
+            raise SinkUnavailable(f"{self.url}: Qdrant asks to wait: {line(error)}") from error
         except self._unreadable as error:
             raise self._silence(error.source) from error
         except ValueError as error:
@@ -144,7 +145,7 @@ class _Collection:
         if status == 413:
             return TooLarge(f"{self.url}: {said or 'a request is too large'}")
         if status in (408, 429) or status >= 500:
-            return Transient(f"{self.url}: Qdrant answered {status}: {said}")
+            return SinkUnavailable(f"{self.url}: Qdrant answered {status}: {said}")
         if status in (400, 422):
             return _Refused(f"{self.url}: Qdrant refused a request ({status}): {said}")
         return SinkError(f"{self.url}: Qdrant answered {status}: {said or 'does it run there?'}")
@@ -156,7 +157,7 @@ class _Collection:
             return SinkError(f"{self.url}: what answers there is not Qdrant, or of another version: {line(cause)}")
         if "[SSL" in str(cause):
             return SinkError(f"{self.url}: no TLS connection: {line(cause)}; tls=1 is for servers that have it")
-        return Transient(f"{self.url} cannot be reached: {type(cause).__name__}: {line(cause)}")
+        return SinkUnavailable(f"{self.url} cannot be reached: {type(cause).__name__}: {line(cause)}")
 
     def info(self) -> models.CollectionInfo | None:
         with self.turn():
@@ -191,7 +192,7 @@ class _Collection:
         with self.turn():
             self.client.update_collection_aliases([gone, made])
 
-    def fetch(self, ids: Sequence[str], space: Space) -> list[Point]:
+    def fetch(self, ids: Sequence[str], space: VectorSpec) -> list[Point]:
         wanted = list(dict.fromkeys(ids))
         found: list[Point] = []
         for start in range(0, len(wanted), PAGE):
@@ -201,7 +202,7 @@ class _Collection:
             found += [self._point(record, space) for record in records]
         return found
 
-    def _point(self, record: models.Record, space: Space) -> Point:
+    def _point(self, record: models.Record, space: VectorSpec) -> Point:
         payload, vectors = record.payload, record.vector
         if not isinstance(vectors, dict) or VECTOR not in vectors:
             raise SinkError(f"{self.url} holds a point without a vector: {record.id}")
@@ -250,7 +251,7 @@ def _in_folder(folder: Path, name: str, url: str) -> Manifest | None:
     return None if config is None else _kept(config.get("metadata"), url)
 
 
-def _vector(values: Any, payload: Mapping[str, Any], space: Space) -> Vector:
+def _vector(values: Any, payload: Mapping[str, Any], space: VectorSpec) -> Vector:
     import numpy as np
 
     if space.kind == "Sparse":
@@ -332,12 +333,12 @@ class QdrantSink(_Qdrant, Sink):
 
     def alias(self, number: int) -> str:
         name = self._sibling("live")._where.names[0]
-        with closing((self.beside(number) if number else self)._connect()) as collection:
+        with closing((self.generation(number) if number else self)._connect()) as collection:
             collection.alias(name)
         return name
 
     def open(self, manifest: Manifest) -> None:
-        space = manifest.space
+        space = manifest.schema.only
         manifests.supported(space, {"Dense", "MultiVector", "Sparse"}, self._url)
         if space.metric == "l2" and space.kind != "Dense":
             raise UsageError(f"{self._url} knows the metrics cosine and dot for {space.kind} vectors, not 'l2'")
@@ -352,10 +353,10 @@ class QdrantSink(_Qdrant, Sink):
         except BaseException:
             collection.close()
             raise
-        self._hold(collection, kept.space)
+        self._hold(collection, kept.schema.only)
 
     def _create(self, collection: _Collection, manifest: Manifest) -> models.CollectionInfo:
-        m, space = collection.models, manifest.space
+        m, space = collection.models, manifest.schema.only
         given: dict[str, Any] = {"metadata": {MANIFEST: manifests.to_json(manifest)}}
         if space.kind == "Sparse":
             given |= {"vectors_config": {}, "sparse_vectors_config": {VECTOR: m.SparseVectorParams()}}
@@ -395,7 +396,7 @@ class QdrantSink(_Qdrant, Sink):
         collection, _ = self._opened()
         with collection.turn():
             collection.client.update_collection(collection.name, metadata={MANIFEST: manifests.to_json(manifest)})
-        self._space = manifest.space
+        self._space = manifest.schema.only
 
     def write(self, points: Sequence[Point]) -> None:
         collection, space = self._opened()
@@ -407,7 +408,9 @@ class QdrantSink(_Qdrant, Sink):
         batch.reasons |= refused
         batch.finish()
 
-    def _structs(self, batch: rows.Batch, points: Sequence[Point], space: Space, m: Any) -> list[models.PointStruct]:
+    def _structs(
+        self, batch: rows.Batch, points: Sequence[Point], space: VectorSpec, m: Any
+    ) -> list[models.PointStruct]:
         """Made without the models' checks: the values are made here."""
         lie: Iterable[tuple[Any, bool]]
         if space.kind == "Sparse":
@@ -473,12 +476,14 @@ class QdrantIndex(_Qdrant, Index):
 
     def open(self) -> None:
         kept = self._found()
-        self._hold(self._connect(), kept.space)
+        self._hold(self._connect(), kept.schema.only)
 
     def manifest(self) -> Manifest:
         return self._found()
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         collection, space = self._opened()
         rows.check(vector, space, f"a query of {self._url}")
         if k < 1:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import Rejected, SinkError
 from penstock.core.filters import literal
-from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Space, Vector
+from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Vector
+from penstock.core.schema import VectorSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,7 +69,7 @@ class Batch:
 
     __slots__ = ("flat", "reasons", "rows", "space", "vectors")
 
-    def __init__(self, points: Sequence[Point], space: Space, url: str) -> None:
+    def __init__(self, points: Sequence[Point], space: VectorSpec, url: str) -> None:
         import numpy as np
 
         self.space = space
@@ -112,7 +113,7 @@ class Batch:
         return pa.record_batch([*arrays, vectors], schema=shape)
 
 
-def _values(point: Point, space: Space, url: str) -> Any:
+def _values(point: Point, space: VectorSpec, url: str) -> Any:
     """The point's vector as an array of the space's shape."""
     import numpy as np
 
@@ -124,7 +125,7 @@ def _values(point: Point, space: Space, url: str) -> Any:
     return np.ascontiguousarray(vector.values, dtype=np.float32)
 
 
-def check(vector: Vector, space: Space, where: str) -> None:
+def check(vector: Vector, space: VectorSpec, where: str) -> None:
     """Raise SinkError unless the vector is of the space's kind and dimension."""
     kind = type(vector).__name__
     if kind != space.kind:
@@ -135,7 +136,7 @@ def check(vector: Vector, space: Space, where: str) -> None:
             raise SinkError(f"{where}: a vector of shape {vector.values.shape}; the index has {space.dim} dimensions")
 
 
-def schema(space: Space) -> pa.Schema:
+def schema(space: VectorSpec) -> pa.Schema:
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
@@ -151,7 +152,7 @@ def chunks(batch: pa.RecordBatch) -> list[Chunk]:
     return [chunk(cells) for cells in zip(*columns, strict=True)]
 
 
-def points(batch: pa.RecordBatch, space: Space) -> list[Point]:
+def points(batch: pa.RecordBatch, space: VectorSpec) -> list[Point]:
     found = chunks(batch)
     column = batch.column(VECTOR)
     vectors: Iterable[Vector]

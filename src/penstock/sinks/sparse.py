@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from typing import cast
 
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import VECTOR, Point, Space, Sparse
+from penstock.core.records import VECTOR, Point, Sparse
+from penstock.core.schema import VectorSpec
 from penstock.sinks import rows
 
 
-def products(space: Space, url: str) -> None:
+def products(space: VectorSpec, url: str) -> None:
     """Raise UsageError for a metric that there is not for the space's kind."""
     if space.metric == "l2" and space.kind != "Dense":
         raise UsageError(f"{url} knows the metrics cosine and dot for {space.kind} vectors, not 'l2'")
 
 
-def batched(points: Sequence[Point], space: Space, url: str, *, refused: str = "", most: int = 0) -> rows.Batch:
+def batched(points: Sequence[Point], space: VectorSpec, url: str, *, refused: str = "", most: int = 0) -> rows.Batch:
     """A batch whose `vectors` are Sparse, where the space's are.
 
     `refused` says which values the store does not take ("negative", "zero" or "negative or zero"), `most` how many.

@@ -16,8 +16,9 @@ from typing import Any, Self
 
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
-from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Manifest, Point, Space, Vector
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
@@ -86,7 +87,7 @@ class _File:
             try:
                 yield
             except self._busy as error:
-                raise Transient(f"{self.url}: {error}") from error
+                raise SinkUnavailable(f"{self.url}: {error}") from error
             except self._error as error:
                 raise SinkError(f"{self.url}: {error}") from error
 
@@ -148,7 +149,7 @@ class SqliteSink(Sink):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._url,)
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         return type(self)(_beside(self._url, number))
 
     def manifest(self) -> Manifest | None:
@@ -162,7 +163,7 @@ class SqliteSink(Sink):
             path.unlink(missing_ok=True)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense"}, self._url)
+        manifests.supported(manifest.schema.only, {"Dense"}, self._url)
         if kept := self.manifest():
             manifests.agree(kept, manifest, self._url)
         manifests.make_folder(self._path.parent, self._url)
@@ -181,7 +182,7 @@ class SqliteSink(Sink):
     def _create(self, file: _File, manifest: Manifest) -> None:
         if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
             raise SinkError(f"{self._url} is a database that is not Penstock's; name another file")
-        space = manifest.space
+        space = manifest.schema.only
         if space.metric not in ("cosine", "l2"):
             raise UsageError(f"{self._url} knows the metrics cosine and l2, not {space.metric!r}")
         with file.connection:
@@ -190,10 +191,10 @@ class SqliteSink(Sink):
             file.connection.execute(f"CREATE VIRTUAL TABLE vectors USING vec0({embedding})")
             file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
 
-    def _opened(self) -> tuple[_File, Space]:
+    def _opened(self) -> tuple[_File, VectorSpec]:
         if self._file is None or self._manifest is None:
             raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.space
+        return self._file, self._manifest.schema.only
 
     def replace_manifest(self, manifest: Manifest) -> None:
         file, _ = self._opened()
@@ -260,7 +261,7 @@ class SqliteIndex(Index):
     def url(self) -> str:
         return self._url
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         return type(self)(_beside(self._url, number))
 
     def __repr__(self) -> str:
@@ -283,12 +284,14 @@ class SqliteIndex(Index):
             self._file.close()
         self._file = None
 
-    def _opened(self) -> tuple[_File, Space]:
+    def _opened(self) -> tuple[_File, VectorSpec]:
         if self._file is None or self._manifest is None:
             raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.space
+        return self._file, self._manifest.schema.only
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         file, space = self._opened()
         rows.check(vector, space, f"a query of {self._url}")
         if k < 1:

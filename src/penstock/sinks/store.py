@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import Manifest, Space
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests
 
 
@@ -31,7 +31,7 @@ class Store(Generic[H]):
     def __init__(self, url: str, client: Any = None) -> None:
         self._url, self._client = url, client
         self._handle: H | None = None
-        self._space: Space | None = None
+        self._space: VectorSpec | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
@@ -45,7 +45,7 @@ class Store(Generic[H]):
     def url(self) -> str:
         return self._url
 
-    def beside(self, number: int) -> Self:
+    def generation(self, number: int) -> Self:
         self._sibling("live")  # raises where the alias's name is too long, before there is anything to stand for
         return self._sibling(number)
 
@@ -76,12 +76,12 @@ class Store(Generic[H]):
             with closing(self._connect()) as handle:
                 handle.remove()
 
-    def _hold(self, handle: H, space: Space) -> None:
+    def _hold(self, handle: H, space: VectorSpec) -> None:
         """Be open, with this handle."""
         self.close()
         self._handle, self._space = handle, space
 
-    def _opened(self) -> tuple[H, Space]:
+    def _opened(self) -> tuple[H, VectorSpec]:
         if self._handle is None or self._space is None:
             raise SinkError(f"{self._url} is not open")
         return self._handle, self._space

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
-from penstock.core.errors import SinkError, TooLarge, Transient, UsageError
-from penstock.core.records import VECTOR, Chunk, Dense, Hit, Manifest, MultiVector, Point, Space, Sparse, Vector
+from penstock.core.errors import SinkError, SinkUnavailable, TooLarge, UsageError
+from penstock.core.records import VECTOR, Chunk, Dense, Hit, MultiVector, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.lengths import key, lying, units
 from penstock.sinks.store import Store, line
@@ -102,7 +103,7 @@ class _Weaviate(Store[Server]):
             found += self._points(server, keys[start : start + PAGE], space)
         return found
 
-    def _points(self, server: Server, keys: list[str], space: Space) -> list[Point]:
+    def _points(self, server: Server, keys: list[str], space: VectorSpec) -> list[Point]:
         try:
             with server.turn():
                 objects = server.collection.query.fetch_objects(
@@ -118,7 +119,7 @@ class _Weaviate(Store[Server]):
             return self._points(server, keys[:half], space) + self._points(server, keys[half:], space)
         return [self._point(found, space) for found in objects]
 
-    def _point(self, found: Any, space: Space) -> Point:
+    def _point(self, found: Any, space: VectorSpec) -> Point:
         import numpy as np
 
         chunk = _chunk(found.properties, self._url)
@@ -148,12 +149,12 @@ class WeaviateSink(_Weaviate, Sink):
 
     def alias(self, number: int) -> str:
         name = place(self._sibling("live").url)[1]
-        with closing((self.beside(number) if number else self)._connect()) as server:
+        with closing((self.generation(number) if number else self)._connect()) as server:
             return name if server.alias(name) else ""
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.space, {"Dense", "MultiVector"}, self._url)
-        sparse.products(manifest.space, self._url)
+        manifests.supported(manifest.schema.only, {"Dense", "MultiVector"}, self._url)
+        sparse.products(manifest.schema.only, self._url)
         server = self._connect()
         try:
             kept = server.manifest()
@@ -165,7 +166,7 @@ class WeaviateSink(_Weaviate, Sink):
         except BaseException:
             server.close()
             raise
-        self._hold(server, kept.space)
+        self._hold(server, kept.schema.only)
 
     def _create(self, server: Server, manifest: Manifest) -> Manifest:
         c = server.classes.config
@@ -180,11 +181,11 @@ class WeaviateSink(_Weaviate, Sink):
         given |= {"has_page": (number, {"index_filterable": True}), "no_bytes": (flag, {"index_filterable": False})}
         given |= {name: (blob, {"index_filterable": False}) for name in ("image", "original")}
         given["chunk_id"] = (text, off | {"tokenization": field})
-        distance = c.VectorDistances[_METRICS[manifest.space.metric]]
+        distance = c.VectorDistances[_METRICS[manifest.schema.only.metric]]
         hnsw = c.Configure.VectorIndex.hnsw(
             distance_metric=distance, quantizer=c.Configure.VectorIndex.Quantizer.none()
         )
-        kinds = c.Configure.MultiVectors if manifest.space.kind == "MultiVector" else c.Configure.Vectors
+        kinds = c.Configure.MultiVectors if manifest.schema.only.kind == "MultiVector" else c.Configure.Vectors
         vector = kinds.self_provided(name=NAMED, vector_index_config=hnsw)
         try:
             with server.turn():
@@ -250,7 +251,7 @@ class WeaviateSink(_Weaviate, Sink):
             refused = {ids[i]: line(told.message) for i, told in errors.items()}
         for id, why in refused.items():
             if PASSING.search(why):
-                raise Transient(f"{self._url}, point {id}: {why}")
+                raise SinkUnavailable(f"{self._url}, point {id}: {why}")
         return refused
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -261,7 +262,7 @@ class WeaviateSink(_Weaviate, Sink):
         with server.turn():
             told = server.collection.data.delete_many(where=wanted)
         if told.failed:
-            raise Transient(f"{self._url}: {told.failed} of {told.matches} points could not be deleted")
+            raise SinkUnavailable(f"{self._url}: {told.failed} of {told.matches} points could not be deleted")
 
     def flush(self) -> None:
         """A write is in the server's log, and to be read, when it is acknowledged."""
@@ -299,12 +300,14 @@ class WeaviateIndex(_Weaviate, Index):
         except BaseException:
             server.close()
             raise
-        self._hold(server, kept.space)
+        self._hold(server, kept.schema.only)
 
     def manifest(self) -> Manifest:
         return self._found()
 
-    def search(self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
         server, space = self._opened()
         rows.check(vector, space, f"a query of {self._url}")
         if k < 1:

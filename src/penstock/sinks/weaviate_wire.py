@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import MissingExtra, SinkError, TooLarge, Transient, UsageError
-from penstock.core.records import Manifest
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
+from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests
 from penstock.sinks.store import line, secret
 
@@ -132,7 +132,7 @@ class Server:
                 check(health.WeaviateHealthCheckRequest(), timeout=GREETING)
             except grpc.RpcError as error:
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise Transient(
+                    raise SinkUnavailable(
                         f"{self.url} cannot be reached by gRPC at {target}, which grpc= tells: {line(error.details())}"
                     ) from error
                 # else it answers; what it forbids is told by the first request
@@ -169,7 +169,7 @@ class Server:
             if not aliases.exists(alias_name=name):
                 aliases.create(alias_name=name, target_collection=self.name)
             elif not aliases.update(alias_name=name, new_target_collection=self.name):
-                raise Transient(f"{self.url}: the alias {name} has gone meanwhile")
+                raise SinkUnavailable(f"{self.url}: the alias {name} has gone meanwhile")
         return True
 
     @property
@@ -217,7 +217,7 @@ def _told(url: str, error: BaseException) -> SinkError:
     if kinds & {"ResponseCannotBeDecodedError", "RemoteProtocolError"}:
         return SinkError(f"{url}: what answers there is not Weaviate: {why}")
     if kinds & {"TransportError", "WeaviateConnectionError", "WeaviateTimeoutError", "WeaviateRetryError"}:
-        return Transient(f"{url} cannot be reached: {why}")
+        return SinkUnavailable(f"{url} cannot be reached: {why}")
     return SinkError(f"{url}: {why}")
 
 
@@ -227,9 +227,9 @@ def _by_grpc(url: str, code: str, why: str) -> SinkError:
     if code == "RESOURCE_EXHAUSTED" and ("larger than" in why or "bigger than" in why):
         return TooLarge(f"{url}: {why}")
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED", "INTERNAL"):
-        return Transient(f"{url}: {code}: {why}")
+        return SinkUnavailable(f"{url}: {code}: {why}")
     if PASSING.search(why):
-        return Transient(f"{url}: {why}")
+        return SinkUnavailable(f"{url}: {why}")
     return Refused(f"{url}: Weaviate refused a request: {why}")
 
 
@@ -241,7 +241,7 @@ def _by_http(url: str, status: int, why: str) -> SinkError:
     if status == 413:
         return TooLarge(f"{url}: {why}")
     if status in (408, 429) or status >= 500:
-        return Transient(f"{url}: Weaviate answered {status}: {why}")
+        return SinkUnavailable(f"{url}: Weaviate answered {status}: {why}")
     return Refused(f"{url}: Weaviate refused a request: {why}")
 
 

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, quote, urldefrag, urlencode
 
 from penstock.core.contracts import Source
 from penstock.core.errors import PenstockError, SourceError, UsageError
-from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.sources.cells import BYTES, TEXT, Cell, ParquetTable, Row, let_go, opened
 from penstock.sources.columns import PATHS, URLS, Choice, Columns, Fields, shown
 from penstock.sources.files import Files
@@ -157,7 +157,7 @@ class Rows(Source):
                 complete &= isinstance(change, Upsert) or not change.listing
                 yield change
         if complete:
-            yield Mark()
+            yield ListingEnd()
 
     def lookup(self, uri: str) -> Item | None:
         """Of many, the first takes as long as a listing."""

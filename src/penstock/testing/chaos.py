@@ -33,7 +33,8 @@ import numpy as np
 
 from penstock.core.contracts import Sink, Source
 from penstock.core.errors import UsageError
-from penstock.core.records import Block, Chunk, Delete, Manifest, Piece, Point
+from penstock.core.records import Block, Chunk, Delete, Piece, Point
+from penstock.core.schema import Manifest
 from penstock.engine.flow import Setup
 from penstock.jobs import session as sessions
 from penstock.pipeline import Pipeline

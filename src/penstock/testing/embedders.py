@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from penstock.core.contracts import Embedder, Tokenizer
-from penstock.core.records import Chunk, Dense, Space
+from penstock.core.records import Chunk, Dense
+from penstock.core.schema import VectorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,15 +32,15 @@ class NothingEmbedder(Embedder):
         self.dim = dim
         self.workers = workers
         self._tokenizer = tokenizer
-        self.tokenizes = tokenizer is not None
+        self.has_tokenizer = tokenizer is not None
         self._vectors: list[Dense] = []
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         return self._tokenizer
 
-    def describe(self) -> Space:
-        return Space(model="nothing", dim=self.dim, fingerprint=f"nothing-{self.dim}")
+    def describe(self) -> VectorSpec:
+        return VectorSpec(model="nothing", dim=self.dim, fingerprint=f"nothing-{self.dim}")
 
     def open(self) -> None:
         if self._vectors:
@@ -73,8 +74,8 @@ class HashingEmbedder(Embedder):
         self.dim = dim
         self.workers = workers
 
-    def describe(self) -> Space:
-        return Space(model="hashing", dim=self.dim, fingerprint=f"hashing-{self.dim}")
+    def describe(self) -> VectorSpec:
+        return VectorSpec(model="hashing", dim=self.dim, fingerprint=f"hashing-{self.dim}")
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         return self.query([chunk.text for chunk in chunks])
@@ -99,8 +100,8 @@ class HashingEmbedder(Embedder):
 class OtherEmbedder(HashingEmbedder):
     """The same in another space of as many dimensions: what a search must not mix up with the first."""
 
-    def describe(self) -> Space:
-        return Space(model="other", dim=self.dim, fingerprint="other")
+    def describe(self) -> VectorSpec:
+        return VectorSpec(model="other", dim=self.dim, fingerprint="other")
 
     def query(self, texts: Sequence[str]) -> list[Dense]:
         return [Dense(-vector.values[::-1].copy()) for vector in super().query(texts)]

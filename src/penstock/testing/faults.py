@@ -19,7 +19,8 @@ from typing import Any
 
 from penstock.core.contracts import Embedder, Source, Tokenizer
 from penstock.core.errors import EmbedError, SourceError, Transient
-from penstock.core.records import Change, Chunk, Item, Space, Unreadable, Upsert, Vector
+from penstock.core.records import Change, Chunk, Item, Unreadable, Upsert, Vector
+from penstock.core.schema import VectorSpec
 
 # ---------------------------------------------------------------- an embedder
 
@@ -45,7 +46,7 @@ class FaultyEmbedder(Embedder):
 
     def __init__(self, real: Embedder, faults: EmbedFaults) -> None:
         self.real, self.faults = real, faults
-        self.produces, self.workers = real.produces, real.workers
+        self.workers = real.workers
         self.batch_tokens, self.batch_rows = real.batch_tokens, real.batch_rows
         self.calls = 0
         self.embedded: list[str] = []
@@ -55,7 +56,7 @@ class FaultyEmbedder(Embedder):
     def tokenizer(self) -> Tokenizer | None:
         return self.real.tokenizer
 
-    def describe(self) -> Space:
+    def describe(self) -> VectorSpec:
         return self.real.describe()
 
     def open(self) -> None:
@@ -96,7 +97,7 @@ class SourceFaults:
     abort: int | None = None
     """SourceError instead of this change."""
     cut: int | None = None
-    """The listing ends before this change, and says that it is not complete by giving no Mark."""
+    """The listing ends before this change, and says that it is not complete by giving no ListingEnd."""
     unreadable: frozenset[str] = frozenset()
     """These uris are told as Unreadable."""
     unopenable: frozenset[str] = frozenset()

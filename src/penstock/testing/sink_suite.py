@@ -37,7 +37,8 @@ import pytest
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import PenstockError, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.filters import parse, passes
-from penstock.core.records import VECTOR, Chunk, Dense, Manifest, Metadata, MultiVector, Point, Space, Sparse, Vector
+from penstock.core.records import VECTOR, Chunk, Dense, Metadata, MultiVector, Point, Sparse, Vector
+from penstock.core.schema import IndexSchema, Manifest, VectorSpec, single
 
 MakeSink = Callable[[], Sink]
 MakeIndex = Callable[[], Index]
@@ -184,7 +185,8 @@ class SinkSuite:
 
     @property
     def manifest(self) -> Manifest:
-        return Manifest(Space("a model", DIM, "f" * 32, "256 tokens", kind=self.kind.__name__), owners={"": "ledger 1"})
+        spec = VectorSpec("a model", DIM, "f" * 32, kind=self.kind.__name__)
+        return Manifest(single(spec, "256 tokens"), owners={"": "ledger 1"})
 
     def points(self, *numbers: int, **fields: Any) -> list[Point]:
         return [point(n, kind=self.kind, **fields) for n in numbers]
@@ -337,18 +339,18 @@ class SinkSuite:
         with self.opened(make_sink) as sink:
             sink.write(self.points(1))
             sink.flush()
-        space = self.manifest.space
+        schema = self.manifest.schema
         others = [
-            replace(space, model="another model", fingerprint="e" * 32),
-            replace(space, dim=DIM * 2),
-            replace(space, metric="dot"),
-            replace(space, chunking="512 tokens"),
+            respec(schema, model="another model", fingerprint="e" * 32),
+            respec(schema, dim=DIM * 2),
+            respec(schema, metric="dot"),
+            replace(schema, chunking="512 tokens"),
         ]
         for other in others:
             with make_sink() as sink, pytest.raises(SpaceMismatch) as raised:
                 sink.open(Manifest(other))
-            assert space.model in str(raised.value)
-            assert other.model in str(raised.value)
+            assert schema.only.model in str(raised.value)
+            assert other.only.model in str(raised.value)
         with self.opened(make_sink) as sink:
             holds(sink, self.points(1))
 
@@ -365,12 +367,12 @@ class SinkSuite:
         self.opened(make_sink).close()
         assert make_sink().manifest() == self.manifest
         with make_sink() as sink:
-            sink.open(Manifest(self.manifest.space, owners={"": "ledger 2"}))
+            sink.open(Manifest(self.manifest.schema, owners={"": "ledger 2"}))
         assert make_sink().manifest() == self.manifest, "only replace_manifest changes the owner"
         with self.opened(make_sink) as sink:
-            sink.replace_manifest(Manifest(self.manifest.space, owners={"": "ledger 2"}))
-            assert sink.manifest() == Manifest(self.manifest.space, owners={"": "ledger 2"})
-        assert make_sink().manifest() == Manifest(self.manifest.space, owners={"": "ledger 2"})
+            sink.replace_manifest(Manifest(self.manifest.schema, owners={"": "ledger 2"}))
+            assert sink.manifest() == Manifest(self.manifest.schema, owners={"": "ledger 2"})
+        assert make_sink().manifest() == Manifest(self.manifest.schema, owners={"": "ledger 2"})
 
     def test_the_manifest_tells_where_the_index_went(self, make_sink: MakeSink) -> None:
         """Namespaces, the current place and the former one come back as they were kept."""
@@ -383,11 +385,12 @@ class SinkSuite:
         """A place of another number holds an index of its own, and goes without taking the other with it."""
         if not self.places:
             pytest.skip("this sink has no places beside it")
-        other = replace(self.manifest, space=replace(self.manifest.space, fingerprint="e" * 32, chunking="64 tokens"))
+        schema = replace(respec(self.manifest.schema, fingerprint="e" * 32), chunking="64 tokens")
+        other = replace(self.manifest, schema=schema)
         with self.opened(make_sink) as sink:
             sink.write(self.points(1, 2))
             sink.flush()
-            with make_sink().beside(1) as beside:
+            with make_sink().generation(1) as beside:
                 assert beside.url != sink.url
                 assert beside.manifest() is None
                 beside.drop()  # where nothing is, nothing happens
@@ -395,13 +398,13 @@ class SinkSuite:
                 beside.write(self.points(2, 3, version=1))
                 holds(beside, self.points(2, 3, version=1))
                 holds(sink, self.points(1, 2))
-            again = make_sink().beside(1)
+            again = make_sink().generation(1)
             assert again.manifest() == other
             again.drop()
             again.drop()
-            assert make_sink().beside(1).manifest() is None
+            assert make_sink().generation(1).manifest() is None
             holds(sink, self.points(1, 2))
-            with make_sink().beside(1) as beside:
+            with make_sink().generation(1) as beside:
                 beside.open(self.manifest)
                 holds(beside, [])
                 beside.drop()
@@ -410,23 +413,23 @@ class SinkSuite:
         """The index of a number finds what the sink of that number wrote."""
         if not self.places:
             pytest.skip("this sink has no places beside it")
-        with self.opened(make_sink) as sink, make_sink().beside(2) as beside:
+        with self.opened(make_sink) as sink, make_sink().generation(2) as beside:
             sink.write(self.points(1))
             sink.flush()
             beside.open(self.manifest)
             beside.write(self.points(2))
             beside.flush()
-            with make_index().beside(2) as index:
+            with make_index().generation(2) as index:
                 assert index.url == beside.url
                 index.open()
                 assert [hit.chunk.id for hit in index.search(self.points(1)[0].vectors[VECTOR], 5)] == [point(2).id]
-        make_sink().beside(2).drop()
+        make_sink().generation(2).drop()
 
     def test_the_alias_is_the_place_it_was_put_to(self, make_sink: MakeSink, aliased: Aliased) -> None:
         """Put to one place and then to another, by its one name; a store without aliases gives no name."""
         if not self.places:
             pytest.skip("this sink has no places beside it")
-        with self.opened(make_sink), make_sink().beside(1) as beside:
+        with self.opened(make_sink), make_sink().generation(1) as beside:
             beside.open(self.manifest)
             names = {make_sink().alias(number) for number in (0, 1, 1, 0)}
             assert len(names) == 1
@@ -435,7 +438,7 @@ class SinkSuite:
             else:
                 assert aliased(names.pop()) == 0
                 assert aliased(make_sink().alias(1)) == 1
-        make_sink().beside(1).drop()
+        make_sink().generation(1).drop()
 
     def test_close_is_idempotent(self, make_sink: MakeSink) -> None:
         """Closed twice, or without having been open; and opened again."""
@@ -654,9 +657,14 @@ def silent_port() -> Iterator[int]:
         yield int(held.getsockname()[1])
 
 
+def respec(schema: IndexSchema, **changes: Any) -> IndexSchema:
+    """The schema of an index with one vector, that vector's spec changed."""
+    return replace(schema, vectors={schema.only_name: replace(schema.only, **changes)})
+
+
 def unreachable(sink: Sink, index: Index, secret: str) -> None:
     """It is told soon, in one line that names the place and holds no secret, whatever is asked first."""
-    manifest = Manifest(Space("a model", DIM, "f" * 32, "256 tokens"), owners={"": "ledger 1"})
+    manifest = Manifest(single(VectorSpec("a model", DIM, "f" * 32), "256 tokens"), owners={"": "ledger 1"})
     with sink, index:
         for call in (sink.manifest, lambda: sink.open(manifest), index.manifest, index.open, sink.drop):
             began = time.monotonic()

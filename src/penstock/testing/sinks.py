@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import Rejected, SinkError, TooLarge, Transient
-from penstock.core.records import Dense, Manifest, MultiVector, Point, Sparse
+from penstock.core.errors import Rejected, SinkError, SinkUnavailable, TooLarge
+from penstock.core.records import Dense, MultiVector, Point, Sparse
+from penstock.core.schema import Manifest
 
 
 class NothingSink(Sink):
@@ -111,16 +112,16 @@ class FaultySink(Sink):
         if call in faults.broken:
             self._fail(SinkError("the store is broken"))
         if call in faults.transient:
-            self._fail(Transient("the store is busy"))
+            self._fail(SinkUnavailable("the store is busy"))
         if call in faults.half:
             self.real.write(points[: len(points) // 2])
-            self._fail(Transient("the store failed in the middle of a batch"))
+            self._fail(SinkUnavailable("the store failed in the middle of a batch"))
         refused = {point.id: faults.refuses[point.id] for point in points if point.id in faults.refuses}
         self.real.write([point for point in points if point.id not in refused])
         if call in faults.dies:
             self._fail(Died("died after writing"))
         if call in faults.after:
-            self._fail(Transient("the acknowledgement got lost"))
+            self._fail(SinkUnavailable("the acknowledgement got lost"))
         if refused:
             self._fail(Rejected(refused))
 
@@ -131,7 +132,7 @@ class FaultySink(Sink):
             if self._back is None:
                 self._back = time.monotonic() + self.faults.away[1]
         if time.monotonic() < self._back:
-            self._fail(Transient("the store is away"))
+            self._fail(SinkUnavailable("the store is away"))
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -142,15 +143,15 @@ class FaultySink(Sink):
         with self._lock:
             call, self.flushes = self.flushes, self.flushes + 1
         if call in self.faults.flush:
-            self._fail(Transient("the store could not flush"))
+            self._fail(SinkUnavailable("the store could not flush"))
         self.real.flush()
 
     @property
     def url(self) -> str:
         return self.real.url
 
-    def beside(self, number: int) -> Self:
-        return type(self)(self.real.beside(number), self.faults)
+    def generation(self, number: int) -> Self:
+        return type(self)(self.real.generation(number), self.faults)
 
     def manifest(self) -> Manifest | None:
         return self.real.manifest()

@@ -25,7 +25,7 @@ import pytest
 
 from penstock.core.contracts import Source
 from penstock.core.errors import SourceError
-from penstock.core.records import Item, Mark, Unreadable, Upsert
+from penstock.core.records import Item, ListingEnd, Unreadable, Upsert
 
 MakeSource = Callable[[], Source]
 Put = Callable[[str, bytes], object]
@@ -52,13 +52,13 @@ class SourceSuite:
         pytest.skip("nothing here makes this listing fail")
 
     def test_tells_every_document_and_then_a_mark(self, make_source: MakeSource, put: Put) -> None:
-        """A complete listing is Upserts, each uri once, and one Mark without cursor, last."""
+        """A complete listing is Upserts, each uri once, and one ListingEnd, last."""
         for name in NAMES:
             put(name, name.encode())
         with make_source() as source:
             source.open()
             changes = list(source.changes())
-        assert changes[-1] == Mark()
+        assert changes[-1] == ListingEnd()
         assert all(isinstance(change, Upsert) for change in changes[:-1])
         uris = [change.item.uri for change in changes if isinstance(change, Upsert)]
         assert len(uris) == len(set(uris)) == len(NAMES)
@@ -186,7 +186,7 @@ class SourceSuite:
     def test_a_listing_that_fails_has_no_mark(
         self, make_source: MakeSource, put: Put, break_listing: Callable[[], object]
     ) -> None:
-        """What could not be listed is told as such, or SourceError comes before the first change; and no Mark."""
+        """What could not be listed is told as such, or SourceError comes before the first change; and no ListingEnd."""
         for name in NAMES:
             put(name, b"x")
         source = make_source()
@@ -197,7 +197,7 @@ class SourceSuite:
         except SourceError:
             return
         changes += list(stream)
-        assert not any(isinstance(change, Mark) for change in changes)
+        assert not any(isinstance(change, ListingEnd) for change in changes)
         assert any(isinstance(change, Unreadable) and change.listing for change in changes)
 
 

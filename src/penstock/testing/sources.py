@@ -6,7 +6,7 @@
 Among the documents may stand
     ABORT         SourceError in the middle of the stream, once
     PAUSE         a tenth of a second; `Pause(seconds)` for more
-    CUT           (lists) the listing ends here, without a Mark
+    CUT           (lists) the listing ends here, without a ListingEnd
     UNREADABLE    (lists) a document that is there and cannot be read
     UNLISTED      (lists) a folder that cannot be listed: the listing goes on and is not complete
     UNOPENABLE    (lists) a document that is listed, and fails when it is opened
@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 from penstock.core.contracts import Source
 from penstock.core.errors import SourceError
-from penstock.core.records import Change, Delete, Item, Mark, Unreadable, Upsert
+from penstock.core.records import Change, Checkpoint, Delete, Item, ListingEnd, Unreadable, Upsert
 
 
 class Sentinel(Enum):
@@ -114,7 +114,7 @@ class ListSource(Source):
                 case _:
                     yield Upsert(self._item(uri, None if isinstance(entry, Sentinel) else entry))
         if complete:
-            yield Mark()
+            yield ListingEnd()
 
     def lookup(self, uri: str) -> Item | None:
         entry = self.entries.get(uri)
@@ -133,7 +133,8 @@ class ListSource(Source):
 
 
 class FeedSource(Source):
-    """A feed from a list of changes. The cursor counts entries; a Mark follows every `marks` changes and the last one.
+    """A feed from a list of changes. The cursor counts entries; a Checkpoint follows every `marks` changes and
+    the last one.
 
     `changes(cursor)` goes on after the cursor, and ends with the list: append to `script` and call it again.
     """
@@ -171,9 +172,9 @@ class FeedSource(Source):
                 since_mark += 1
                 if since_mark == self._marks:
                     since_mark = 0
-                    yield Mark(str(at))
+                    yield Checkpoint(str(at))
         if since_mark:
-            yield Mark(str(at))
+            yield Checkpoint(str(at))
 
     def lookup(self, uri: str) -> Item | None:
         for entry in reversed(self.script):

@@ -16,6 +16,7 @@ from penstock.cli.display import clean, moment, place
 from penstock.cli.results import origin_rows, plan_rows, rows_text, say, status_rows, table
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.generations import current
+from penstock.core.schema import to_dict
 from penstock.pipeline import Pipeline
 from penstock.registry import INDEXES, find, scheme
 
@@ -110,7 +111,7 @@ def _from_index(url: str | None, id: str) -> dict[str, Any]:
     try:
         with current(find(INDEXES, scheme(url), "index")(url)) as index:
             index.open()
-            told: dict[str, Any] = {"space": asdict(index.manifest().space)}
+            told: dict[str, Any] = {"schema": to_dict(index.manifest().schema)}
             points = index.fetch([id])
     except PenstockError as error:
         return {"index_says": str(error)}

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from penstock.core.contracts import Source
 from penstock.core.errors import SourceError, UsageError
-from penstock.core.records import Change, Item, Mark, Unreadable, Upsert
+from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.registry import scheme
 from penstock.sources.files.address import Address
 from penstock.sources.files.globs import Selection
@@ -136,7 +136,7 @@ class Files(Source):
                     complete = False
                 yield change
         if complete:
-            yield Mark()
+            yield ListingEnd()
 
     def lookup(self, uri: str) -> Item | None:
         holding = [tree for tree in self._trees if tree.holds(uri)]

@@ -1,0 +1,58 @@
+"""Repeats calls that fail for a while."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from penstock.core.errors import Transient
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 15.0
+"""Seconds. Each pause is twice the one before."""
+MAX_WAIT = 600.0
+"""Seconds for which a store or model that is away is waited for, where nothing else is said."""
+
+
+class Retry:
+    """Calls again what raised Transient, after ever longer pauses, until `max_wait` seconds have passed since its first
+    failure; then the error is raised.
+
+    It is time that counts, not pauses: a call that takes long to fail is not repeated as often. A service that says
+    when to come back (`Transient.retry_after`) is not asked earlier. `stop` ends a pause and raises the error at once.
+    """
+
+    def __init__(
+        self,
+        max_wait: float = MAX_WAIT,
+        stop: threading.Event | None = None,
+        report: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        """`report` is called with what is waited for, and with nothing once it is back."""
+        self._max_wait, self._stop, self._report = max_wait, stop or threading.Event(), report
+
+    def call(self, what: str, function: Callable[[], T]) -> T:
+        deadline: float | None = None
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                result = function()
+            except Transient as error:
+                now = time.monotonic()
+                deadline = now + self._max_wait if deadline is None else deadline
+                left = deadline - now
+                if left <= 0:
+                    raise
+                seconds = min(max(pause * random.uniform(0.7, 1.0), error.retry_after or 0.0), left)
+                self._report(f"{what}: {error} (again in {seconds:.1f} s)")
+                if self._stop.wait(seconds):
+                    raise
+                pause = min(pause * 2, LONGEST_PAUSE)
+            else:
+                if deadline is not None:
+                    self._report("")
+                return result

@@ -1,0 +1,124 @@
+"""What an index is made of: its named vectors, how its chunks were cut, and the manifest that is kept with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from penstock.core.errors import UsageError
+from penstock.core.records import NOTHING, VECTOR
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+"""What a vector may be called, so that every store can have a column or field of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSpec:
+    """One vector space: what must agree between all vectors of one name in an index and every query put to them."""
+
+    model: str
+    """The model's name, for people; two specs that differ in nothing else are the same space."""
+    dim: int
+    fingerprint: str
+    """A hash of everything that bears on a vector: weights, pooling, normalization, prompts, preprocessing."""
+    kind: str = "Dense"
+    """The class of the vectors: `Dense`, `Sparse` or `MultiVector`."""
+    metric: str = "cosine"
+    dtype: str = "float32"
+
+    def same_space(self, other: VectorSpec) -> bool:
+        return not self.differences(other)
+
+    def differences(self, other: VectorSpec) -> list[str]:
+        """The fields in which the two are different spaces."""
+        fields = ("fingerprint", "dim", "kind", "metric", "dtype")
+        return [name for name in fields if getattr(self, name) != getattr(other, name)]
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.dim} dimensions, {self.kind}, {self.metric}, fingerprint {self.fingerprint[:8]})"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSchema:
+    """The named vectors of an index, and what cut its chunks."""
+
+    vectors: Mapping[str, VectorSpec]
+    chunking: str = ""
+    """For instance `256 tokens`."""
+
+    def __post_init__(self) -> None:
+        if not self.vectors:
+            raise UsageError("an index has at least one vector a chunk")
+        for name in self.vectors:
+            if not NAME.fullmatch(name):
+                raise UsageError(
+                    f"invalid vector name {name!r}: expected lower-case letters, digits and _, at most 32,"
+                    " with a letter first"
+                )
+
+    @property
+    def only(self) -> VectorSpec:
+        """The spec of an index that has one vector a chunk. Raises UsageError where it has several."""
+        return self.vectors[self.only_name]
+
+    @property
+    def only_name(self) -> str:
+        if len(self.vectors) > 1:
+            raise UsageError(f"the index has several vectors a chunk: {', '.join(self.vectors)}. Name one with using=")
+        return next(iter(self.vectors))
+
+    def name(self, using: str | None) -> str:
+        """The vector that a search uses: the one it names, or the only one."""
+        if using is None:
+            return self.only_name
+        if using not in self.vectors:
+            raise UsageError(f"unknown vector {using!r}: the index has {', '.join(self.vectors)}")
+        return using
+
+    def same_space(self, other: IndexSchema) -> bool:
+        """Whether one index can hold what both describe."""
+        return (
+            self.chunking == other.chunking
+            and self.vectors.keys() == other.vectors.keys()
+            and all(spec.same_space(other.vectors[name]) for name, spec in self.vectors.items())
+        )
+
+    def __str__(self) -> str:
+        single = self.vectors.keys() == {VECTOR}
+        vectors = [str(spec) if single else f"{name}: {spec}" for name, spec in self.vectors.items()]
+        return "; ".join([*vectors, *([self.chunking] if self.chunking else [])])
+
+
+def single(spec: VectorSpec, chunking: str = "") -> IndexSchema:
+    """The schema of an index with one vector a chunk, under the name that it has where none is given."""
+    return IndexSchema({VECTOR: spec}, chunking)
+
+
+def to_dict(schema: IndexSchema) -> dict[str, Any]:
+    return {"vectors": {name: asdict(spec) for name, spec in schema.vectors.items()}, "chunking": schema.chunking}
+
+
+def from_dict(kept: Mapping[str, Any]) -> IndexSchema:
+    return IndexSchema({name: VectorSpec(**spec) for name, spec in kept["vectors"].items()}, kept["chunking"])
+
+
+def from_space(kept: Mapping[str, Any]) -> IndexSchema:
+    """What format 1 kept: one space, its chunking included."""
+    spec = dict(kept)
+    chunking = spec.pop("chunking", "")
+    return single(VectorSpec(**spec), chunking)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Kept with the index: its schema, which ledgers fill it, and which of its generations is the current one."""
+
+    schema: IndexSchema
+    owners: Mapping[str, str] = NOTHING
+    """The ledger that fills each namespace. One without a namespace (`""`) has the index to itself."""
+    current: int = 0
+    """The generation to search: 0 is the base itself; others are `notes_1`, `notes_2`, ... beside `notes`."""
+    former: int | None = None
+    """The generation that was current before, if it is still kept."""
