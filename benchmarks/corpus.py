@@ -157,7 +157,7 @@ def _whole(piece: bytes) -> bytes:
 
 
 def main() -> None:
-    from penstock.pipeline import parse_size
+    from penstock.support.sizes import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

@@ -289,7 +289,7 @@ def main() -> None:
         print(json.dumps(ingest(Path(folder), int(size), int(budget), float(crawl))))
         return
     from penstock.embedders.models import resolve
-    from penstock.pipeline import parse_size
+    from penstock.support.sizes import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory", type=parse_size, help="the budget (64MiB; with --quick 16MiB)")

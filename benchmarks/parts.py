@@ -26,10 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
+from penstock.compose import embed, load
 from penstock.core.contracts import Embedder
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec, single
-from penstock.shards import embed, load, verify
+from penstock.shards import verify
 from penstock.shards.embed import ROWS
 from penstock.shards.folder import Done, Folder, facts_of
 from penstock.shards.format import Digest, Draft, Listed, Row

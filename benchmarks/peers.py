@@ -402,7 +402,7 @@ def main() -> None:
     from corpus import make
 
     from penstock.embedders.models import resolve
-    from penstock.pipeline import parse_size
+    from penstock.support.sizes import parse_size
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers-python", default=sys.executable)

@@ -25,9 +25,10 @@ from typing import Any
 import httpx
 import numpy as np
 
+from penstock.compose import open_index
 from penstock.core.records import VECTOR, Chunk, Dense, Point
 from penstock.core.schema import Manifest
-from penstock.jobs.search import OpenIndex, open_index
+from penstock.jobs.search import OpenIndex
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.embedders import NothingEmbedder
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.chunkers.text import TextChunker
+    from penstock.compose import copy, open_index
     from penstock.core.contracts import Chunker, Embedder, Index, MultiEmbedder, Parser, Sink, Source, Tokenizer
     from penstock.core.errors import PenstockError
     from penstock.core.records import (
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
     from penstock.embedders.functions import FunctionEmbedder
     from penstock.embedders.onnx import OnnxEmbedder
     from penstock.engine.progress import Progress, Report
-    from penstock.jobs.copy import Copied, copy
+    from penstock.jobs.copy import Copied
     from penstock.jobs.plan import Plan
-    from penstock.jobs.search import open_index
     from penstock.jobs.verify import Verification
     from penstock.pipeline import Pipeline
     from penstock.sources.files import Files
@@ -50,8 +50,8 @@ _HOMES = {
     "penstock.core.contracts": "Chunker Embedder Index MultiEmbedder Parser Sink Source Tokenizer",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
-    "penstock.jobs.search": "open_index",
-    "penstock.jobs.copy": "Copied copy",
+    "penstock.compose": "copy open_index",
+    "penstock.jobs.copy": "Copied",
     "penstock.jobs.plan": "Plan",
     "penstock.jobs.verify": "Verification",
     "penstock.engine.progress": "Progress Report",

@@ -121,11 +121,13 @@ def test_the_first_ctrl_c_is_answered_and_the_second_ends_it_at_once(many: Path,
 
 
 def test_a_reader_that_goes_away_is_no_error(here: Path) -> None:
-    from penstock.ledger import Failure, Ledger
+    from penstock.engine.journal import Failure
+    from penstock.ledger import Ledger
 
     with Ledger("l.db") as ledger:
         ledger.open()
-        ledger.record(Failure(f"file:///{number:05}", "parse", "bad " * 50) for number in range(5000))
+        failures = (Failure(f"file:///{number:05}", "parse", "bad " * 50) for number in range(5000))
+        ledger.record(failures, run=1)
     argv = [sys.executable, "-m", "penstock", "failures", "--state", "l.db"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -16,11 +16,14 @@ from penstock.core.contracts import Embedder
 from penstock.core.records import Block, Change, Chunk, Delete, Dense, Item, ListingEnd, Piece, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.embedders.named import Named
-from penstock.engine.flow import Flow, Setup
+from penstock.engine.flow import Flow
+from penstock.engine.head import Head
+from penstock.engine.tail import Tail
 from penstock.ledger import Ledger
 from penstock.sinks.memory import MemorySink
 
 SPACE = VectorSpec(model="hash", dim=4, fingerprint="hash-4")
+SCHEMA = single(SPACE, "lines")
 
 
 def item(uri: str, text: str) -> Item:
@@ -83,22 +86,34 @@ class World:
     embedder: HashEmbedder
 
     def flow(self, changes: Iterable[Change], ledger: Ledger, **options: Any) -> Flow:
-        self.sink.open(Manifest(single(SPACE, "lines"), {"": ledger.id}))
-        setup = Setup(
+        self.sink.open(Manifest(SCHEMA, {"": ledger.id}))
+        run = ledger.begin_run(SPACE.fingerprint)
+        feed = options.pop("feed", False)
+        chunker = options.pop("chunker", lines)
+        head = Head(
             changes=changes,
             parse=options.pop("parse", parse),
             embedder=Named(self.embedder),
-            sink=self.sink,
-            ready=lambda: options.get("chunker", lines),
-            ledger=ledger,
-            run=ledger.begin_run(SPACE.fingerprint),
-            source="test",
-            budget=options.pop("budget", 8 << 20),
-            workers=2,
-            linger=options.pop("linger", 0.01),
-            **{name: value for name, value in options.items() if name != "chunker"},
+            ready=lambda: chunker,
+            view=ledger,
+            run=run,
+            workers=options.pop("workers", 2),
+            feed=feed,
+            force=options.pop("force", False),
+            fetch=self.sink.fetch if self.sink.readable else None,
+            fetch_rows=self.sink.max_rows,
         )
-        return Flow(setup)
+        tail = Tail(
+            sink=self.sink,
+            ready=lambda: None,
+            journal=ledger,
+            run=run,
+            source="test",
+            feed=feed,
+            allow_mass_delete=options.pop("allow_mass_delete", False),
+            linger=options.pop("linger", 0.01),
+        )
+        return Flow(head, tail, budget=options.pop("budget", 8 << 20), **options)
 
     def run(self, changes: Iterable[Change], **options: Any) -> dict[str, int]:
         with Ledger(self.folder / "ledger.db") as ledger:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from penstock.cli import main as cli
+from penstock.compose import copy
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, PenstockError, SinkError, UsageError
 from penstock.core.records import Point
 from penstock.core.schema import Manifest, VectorSpec, single
-from penstock.jobs.copy import Copied, copy
+from penstock.jobs.copy import Copied
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink, forget
 from penstock.testing.sink_suite import DIM, holds, point
@@ -119,7 +120,7 @@ def test_an_index_of_a_ledger_is_not_written_over(source: Sink) -> None:
     with MemorySink(TO) as sink:
         sink.open(replace(MANIFEST, owners={"": "ledger 2"}))
         sink.write([point(1, version=5)])
-    with pytest.raises(OwnershipError, match="another place"):
+    with pytest.raises(OwnershipError, match="another url"):
         copy(FROM, TO)
     with pytest.raises(UsageError, match="read back"):
         copy(FROM, NothingSink())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock import Pipeline
-from penstock.jobs import progress_file as bulletin
+from penstock.jobs import progress_file
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import EmbedFaults, FaultyEmbedder
 from penstock.testing.sources import ListSource
@@ -23,24 +23,24 @@ def test_a_run_can_be_watched(tmp_path: Path) -> None:
     slow = FaultyEmbedder(HashingEmbedder(8), EmbedFaults(seconds=0.8))
     source = ListSource({f"doc:{n}": b"some words" for n in range(40)})
     pipeline = Pipeline(source, into=f"memory://{tmp_path}", model=slow, state=ledger)
-    report = pipeline.run(lambda moment: seen.append(bulletin.read(ledger)))
+    report = pipeline.run(lambda moment: seen.append(progress_file.read(ledger)))
     assert report.ok
     assert any(note and note["in_flight"] >= 0 and note["channels"]["chunks"]["capacity"] > 0 for note in seen)
-    assert bulletin.read(ledger) is None
-    broken = FaultyEmbedder(HashingEmbedder(8), EmbedFaults(broken=frozenset({0}), seconds=0.2))
+    assert progress_file.read(ledger) is None
+    away = FaultyEmbedder(HashingEmbedder(8), EmbedFaults(transient=frozenset(range(100)), seconds=0.2))
     source.entries["doc:1"] = b"other words"
     with pytest.raises(Exception, match="embed"):
-        Pipeline(source, into=f"memory://{tmp_path}", model=broken, state=ledger).run()
-    assert bulletin.read(ledger) is None
+        Pipeline(source, into=f"memory://{tmp_path}", model=away, state=ledger).run(max_wait=0.1)
+    assert progress_file.read(ledger) is None
     assert not [path for path in tmp_path.iterdir() if ".now" in path.name]
 
 
 def test_a_note_of_a_run_that_died_is_not_believed(tmp_path: Path) -> None:
     """Nor one that is torn."""
     ledger, note = tmp_path / "ledger.db", tmp_path / "ledger.db.now"
-    note.write_text(json.dumps({"at": time.time() - bulletin.FRESH - 1}))
-    assert bulletin.read(ledger) is None
+    note.write_text(json.dumps({"at": time.time() - progress_file.FRESH - 1}))
+    assert progress_file.read(ledger) is None
     note.write_text("{")
-    assert bulletin.read(ledger) is None
+    assert progress_file.read(ledger) is None
     note.write_text(json.dumps({"at": time.time(), "seconds": 1}))
-    assert bulletin.read(ledger) is not None
+    assert progress_file.read(ledger) is not None

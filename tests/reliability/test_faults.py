@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from penstock.core.contracts import Sink
 from penstock.core.errors import ModelError, SinkError, SourceError, StageError, Transient
 from penstock.core.records import Point
+from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import EmbedFaults, FaultySource, SourceFaults
 from penstock.testing.sinks import Died, Faults, FaultySink
 from penstock.testing.sources import ABORT, FeedSource, document
@@ -79,7 +81,7 @@ def test_a_store_that_breaks_is_named_and_the_next_run_goes_on(w: World, faults:
         assert caught.value.item.startswith("doc:")
     with w.pipeline().ledger as ledger:
         ledger.open()
-        acknowledged = ledger.counts()["acknowledged"]
+        acknowledged = ledger.counts().acknowledged
     w.embedded()
     assert w.run().ok
     assert whole(w)
@@ -161,8 +163,12 @@ def test_a_model_that_stays_away_ends_the_run(w: World) -> None:
     assert whole(w)
 
 
-@pytest.mark.parametrize("faults", [EmbedFaults(broken=frozenset({2})), EmbedFaults(short=frozenset({2}))])
+ALL = frozenset(range(10_000))
+
+
+@pytest.mark.parametrize("faults", [EmbedFaults(broken=ALL), EmbedFaults(short=ALL), EmbedFaults(fatal=frozenset({2}))])
 def test_a_model_that_falls_over_is_named(w: World, faults: EmbedFaults) -> None:
+    """And it is no fault of the documents: they are tried again when it is well."""
     w.embedder.batch_tokens = 64
     w.embedder.faults = faults
     with pytest.raises(StageError, match="embed at doc:"):
@@ -172,13 +178,53 @@ def test_a_model_that_falls_over_is_named(w: World, faults: EmbedFaults) -> None
     assert whole(w)
 
 
+def test_a_model_that_falls_over_in_the_middle_is_named(w: World) -> None:
+    w.tell({f"doc:{n}": f"document {n}" for n in range(200)})
+    w.embedder.batch_tokens = 64
+    w.embedder.faults = EmbedFaults(broken=ALL - {0, 1})
+    with pytest.raises(StageError, match="embed at doc:"):
+        w.run()
+    w.embedder.faults = EmbedFaults()
+    assert w.run().ok
+    assert len(w.held()) == 200
+
+
+@pytest.mark.parametrize("faults", [EmbedFaults(broken=frozenset({2})), EmbedFaults(short=frozenset({2}))])
+def test_a_model_that_stumbles_once_loses_nothing(w: World, faults: EmbedFaults) -> None:
+    """The batch is tried again, each document of it alone."""
+    w.embedder.faults = faults
+    assert w.run().ok
+    assert whole(w)
+
+
+def test_documents_that_break_a_component_do_not_end_every_run(w: World) -> None:
+    """Though they come first, and there are so many of them that the component looks broken."""
+    bad = {f"bad:{n:02}": f"document {n} of the bad" for n in range(25)}
+    w.tell(bad | DOCUMENTS)
+
+    class Picky(HashingEmbedder):
+        def embed(self, chunks: Any) -> Any:
+            if any("of the bad" in chunk.text for chunk in chunks):
+                raise ValueError("not these")
+            return super().embed(chunks)
+
+    w.embedder.real = Picky(8)
+    for _ in range(8):
+        with suppress(StageError):
+            report = w.run()
+            break
+    assert report.failing == len(bad)
+    assert len(w.held()) == len(undisturbed(DOCUMENTS, w.folder))
+
+
 def test_one_chunk_that_cannot_be_embedded_is_listed_and_retried(w: World) -> None:
     w.embedder.faults = EmbedFaults(poison="document 3 line 5")
     report = w.run()
     assert (report.counts["failed"], report.failing) == (1, 1)
     assert len(w.held()) == len(undisturbed(DOCUMENTS, w.folder)) - 1
     w.embedder.faults = EmbedFaults()
-    assert w.run().counts["unchanged"] == len(DOCUMENTS), "the same content would fail again"
+    again = w.run()
+    assert (again.unchanged, again.parked) == (len(DOCUMENTS) - 1, 1), "the same content would fail again"
     w.embedded()
     assert w.pipeline().retry().ok
     assert whole(w)

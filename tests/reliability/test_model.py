@@ -6,7 +6,6 @@ import sqlite3
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from penstock.core.records import Delete
-from penstock.engine.flow import Flow, Setup
-from penstock.jobs import session as sessions
+from penstock.engine.flow import Flow
+from penstock.jobs import run as runs
 from penstock.pipeline import Pipeline
 from penstock.testing.chaos import MOMENTS
 from penstock.testing.faults import LEDGER_MOMENTS, SINK_MOMENTS, EmbedFaults, Fuse, wire
@@ -40,7 +39,7 @@ class History(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.linger = patch.object(sessions, "Setup", partial(Setup, linger=0.002))
+        self.linger = patch.object(runs, "LINGER", 0.002)
         self.linger.start()
         self.temporary = tempfile.TemporaryDirectory()
         self.documents: dict[str, str] = {}

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from penstock.compose import default_state
 from penstock.core.errors import MassDeletion, OwnershipError, UsageError
 from penstock.core.schema import Manifest
-from penstock.engine.identity import tag_of
-from penstock.pipeline import Pipeline, default_state
+from penstock.engine.identity import id_prefix
+from penstock.pipeline import Pipeline
 from penstock.sinks.memory import MemorySink, forget
 from penstock.testing.chaos import Lines
 from penstock.testing.embedders import HashingEmbedder
@@ -61,8 +62,8 @@ def test_each_has_its_own_points_of_one_document(shared: Shared) -> None:
     assert shared.texts() == ["one", "one", "two", "two"]
     assert set(shared.manifest.owners) == {"docs", "wiki"}
     ids = [id for page in MemorySink(shared.url).ids() for id in page]
-    assert len([id for id in ids if id.startswith(tag_of("docs").hex())]) == 2
-    assert len([id for id in ids if id.startswith(tag_of("wiki").hex())]) == 2
+    assert len([id for id in ids if id.startswith(id_prefix("docs").hex())]) == 2
+    assert len([id for id in ids if id.startswith(id_prefix("wiki").hex())]) == 2
     assert {len(id) for id in ids} == {32}
 
 
@@ -133,11 +134,11 @@ def test_points_that_nobody_fills_are_not_taken_by_a_namespace_in_silence(shared
     assert shared.texts() == ["one", "one"]
 
 
-def test_namespaces_whose_tags_are_equal(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_namespaces_whose_prefixes_are_equal(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the second is told, as their ids could not be told apart."""
     shared.run("docs", {"doc:1": "one"})
-    monkeypatch.setattr("penstock.jobs.session.tag_of", lambda name: b"same")
-    with pytest.raises(UsageError, match="tag"):
+    monkeypatch.setattr("penstock.jobs.session.id_prefix", lambda name: b"same")
+    with pytest.raises(UsageError, match="collide"):
         shared.run("wiki", {"doc:1": "one"})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from penstock.compose import open_index
 from penstock.core.contracts import Embedder, Index
 from penstock.core.errors import (
     LockedError,
@@ -20,9 +21,10 @@ from penstock.core.errors import (
     UsageError,
 )
 from penstock.jobs import reindex as reindexing
-from penstock.jobs.search import open_index
+from penstock.jobs.components import current_ledger
+from penstock.jobs.run import run
 from penstock.ledger import Ledger
-from penstock.pipeline import Pipeline, current_ledger
+from penstock.pipeline import Pipeline
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.chaos import Lines
 from penstock.testing.embedders import HashingEmbedder, OtherEmbedder
@@ -101,11 +103,11 @@ def test_drop_removes_what_is_not_current(live: Live) -> None:
     with LanceIndex(live.url) as door:
         door.open()
         assert door.count() == 0
-    with pytest.raises(UsageError, match="no index before"):
+    with pytest.raises(UsageError, match="no generation before"):
         live.pipeline(OtherEmbedder(16)).rollback()
     made = live.pipeline(HashingEmbedder(16)).reindex()
     assert made.switched
-    assert made.place.endswith("_2")
+    assert made.url.endswith("_2")
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     dropped = live.pipeline(HashingEmbedder(16)).drop_former()
     assert [url[-2:] for url in dropped] == ["_1"]
@@ -116,7 +118,7 @@ def test_drop_removes_what_is_not_current(live: Live) -> None:
 
 def test_killed_in_the_middle_it_goes_on(live: Live) -> None:
     """Nothing is current before it is whole; what was embedded is not embedded again."""
-    broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(broken=frozenset({10}), seconds=0.1))
+    broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(fatal=frozenset({10}), seconds=0.1))
     broken.batch_rows = 8
     with pytest.raises(StageError):
         live.pipeline(broken).reindex()
@@ -131,7 +133,7 @@ def test_killed_in_the_middle_it_goes_on(live: Live) -> None:
 
 def test_an_unfinished_one_can_be_dropped(live: Live) -> None:
     """And leaves the current one alone."""
-    broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(broken=frozenset({1})))
+    broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(fatal=frozenset({1})))
     broken.batch_rows = 8
     with pytest.raises(StageError):
         live.pipeline(broken).reindex()
@@ -186,8 +188,8 @@ def test_an_index_in_which_little_is_found_is_not_switched_to(live: Live, monkey
     """The recall is measured against comparing with everything."""
     search = LanceIndex.search
 
-    def half(self: Index, vector: Any, k: int = 10, where: Any = None) -> Any:
-        return search(self, vector, k, where)[: k // 2]
+    def half(self: Index, vector: Any, k: int = 10, where: Any = None, *, using: str | None = None) -> Any:
+        return search(self, vector, k, where, using=using)[: k // 2]
 
     monkeypatch.setattr(LanceIndex, "search", half)
     made = live.pipeline(OtherEmbedder(16)).reindex()
@@ -275,7 +277,7 @@ def test_moved_between_two_looks(live: Live, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_cannot_be_meant(live: Live, tmp_path: Path) -> None:
     """Each is told before anything is built."""
-    with pytest.raises(UsageError, match="holds just that"):
+    with pytest.raises(UsageError, match="is made of that already"):
         live.pipeline(HashingEmbedder(16)).reindex()
     with pytest.raises(SinkError, match="no index"):
         Pipeline(
@@ -297,7 +299,7 @@ def test_a_place_that_is_taken_is_left_alone(live: Live, tmp_path: Path) -> None
     taken.run()
     made = live.pipeline(OtherEmbedder(16)).reindex()
     assert made.switched
-    assert made.place.endswith("_2")
+    assert made.url.endswith("_2")
     live.pipeline(OtherEmbedder(16)).rollback()
     assert [url[-2:] for url in live.pipeline(HashingEmbedder(16)).drop_former()] == ["_2"]
     assert live.pipeline(HashingEmbedder(16)).drop_former() == []
@@ -306,7 +308,7 @@ def test_a_place_that_is_taken_is_left_alone(live: Live, tmp_path: Path) -> None
 
 def test_one_that_was_begun_otherwise_is_told(live: Live) -> None:
     """With a third model neither the half-built index nor the current one is touched."""
-    live.pipeline(OtherEmbedder(16)).at(1).run()
+    run(live.pipeline(OtherEmbedder(16))._components.at(1))
     with pytest.raises(UsageError, match="begun with other"):
         live.pipeline(HashingEmbedder(8)).reindex()
     live.pipeline(HashingEmbedder(16)).drop_former()
@@ -315,8 +317,8 @@ def test_one_that_was_begun_otherwise_is_told(live: Live) -> None:
 
 def test_dropping_does_not_disturb_who_builds(live: Live) -> None:
     """The builder holds its ledger."""
-    held = live.pipeline(OtherEmbedder(16)).at(1)
-    held.run()
+    held = live.pipeline(OtherEmbedder(16))._components.at(1)
+    run(held)
     with held.ledger:
         held.ledger.open()
         with pytest.raises(LockedError):
@@ -342,7 +344,7 @@ def test_died_right_after_the_switch(live: Live, monkeypatch: pytest.MonkeyPatch
             raise Died("right after the manifest was replaced")
 
     with monkeypatch.context() as patched:
-        patched.setattr("penstock.pipeline.keep_current", dies)
+        patched.setattr("penstock.jobs.reindex.point_ledger", dies)
         with pytest.raises(Died):
             live.pipeline(OtherEmbedder(16)).reindex()
     assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
@@ -364,7 +366,7 @@ def test_died_while_it_dropped(live: Live, monkeypatch: pytest.MonkeyPatch, step
         patched.setattr(LanceSink if step == "drop" else Ledger, step, dies)
         with pytest.raises(Died):
             live.pipeline(HashingEmbedder(16)).drop_former()
-    with pytest.raises(UsageError, match="no index before"):
+    with pytest.raises(UsageError, match="no generation before"):
         live.pipeline(HashingEmbedder(16)).rollback()
     live.pipeline(HashingEmbedder(16)).drop_former()
     assert not (Path(live.url.removeprefix("lance://")) / "chunks_1.lance").exists()

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from penstock.jobs.search import open_index
+from penstock.compose import open_index
 from penstock.pipeline import Pipeline
 from penstock.testing import postgres
 from penstock.testing.chaos import Lines

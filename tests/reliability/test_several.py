@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from penstock.compose import open_index
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Transient
-from penstock.jobs.search import open_index
 from penstock.pipeline import Pipeline
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink, forget

@@ -12,11 +12,12 @@ from typing import Any
 import httpx
 from PIL import Image
 
+from penstock.compose import open_index
 from penstock.core.contracts import Embedder
 from penstock.core.errors import SpaceMismatch
 from penstock.core.records import VECTOR, Chunk, Dense, Point
 from penstock.core.schema import Manifest, VectorSpec
-from penstock.jobs.search import OpenIndex, open_index
+from penstock.jobs.search import OpenIndex
 from penstock.registry import SINKS, find, scheme
 from penstock.server.server import Server, serve
 from penstock.server.settings import Settings

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from penstock.compose import embed
 from penstock.core.errors import EmbedError, PenstockError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import Change, Chunk, Dense, Unreadable
-from penstock.shards import embed, format, verify
+from penstock.shards import format, verify
 from penstock.shards.embed import Options
 from penstock.shards.folder import Folder, piece_of
 from penstock.shards.head import Writer

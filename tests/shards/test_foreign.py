@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from penstock.compose import load
 from penstock.core.errors import SourceError, SpaceMismatch, UsageError
 from penstock.core.schema import VectorSpec
-from penstock.shards import import_foreign, load, verify
+from penstock.shards import import_foreign, verify
 
 from .world import everything, picture, uris
 

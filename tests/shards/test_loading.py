@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import penstock as ps
+from penstock.compose import load
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, SourceError, SpaceMismatch, UsageError
 from penstock.core.generations import current
 from penstock.core.records import Chunk, Dense, Point
 from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.registry import SINKS, find
-from penstock.shards import Loaded, load
+from penstock.shards import Loaded
 from penstock.shards.folder import Done, Folder, facts_of
 from penstock.shards.format import Digest, Listed, Row, decode
 from penstock.shards.store import at

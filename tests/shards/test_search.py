@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import penstock as ps
+from penstock.compose import embed, load
 from penstock.core.errors import UsageError
-from penstock.shards import embed, load, verify
+from penstock.shards import verify
 from penstock.shards.embed import Options
 from penstock.testing.embedders import HashingEmbedder
 

@@ -45,7 +45,8 @@ parser.add_argument("--pieces", type=int)
 parser.add_argument("--claim", action="store_true")
 parser.add_argument("--quiet", action="store_true")
 told = parser.parse_args()
-from penstock.shards import embed, load, verify
+from penstock.compose import embed, load
+from penstock.shards import verify
 from penstock.shards.embed import Options
 from tests.shards.world import PixelEmbedder
 place = told.place.replace("/images", os.environ["LOCAL"] + "/images")

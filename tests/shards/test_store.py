@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from penstock.compose import load
 from penstock.core.errors import SinkError, Transient, UsageError
 from penstock.core.schema import single
-from penstock.shards import load, verify
+from penstock.shards import verify
 from penstock.shards.embed import Options
 from penstock.shards.leases import Leases
 from penstock.shards.store import Folder, Store, Taken, at

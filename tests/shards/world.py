@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from penstock.compose import embed
 from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError, ParseError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
-from penstock.shards import Embedded, embed
+from penstock.shards import Embedded
 from penstock.shards.embed import Options
 from penstock.shards.folder import Folder
 from penstock.shards.format import Draft, Entry, Part, Row

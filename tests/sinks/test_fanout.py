@@ -19,8 +19,12 @@ from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import Manifest, VectorSpec, single
-from penstock.engine.flow import Flow, Setup
-from penstock.ledger import Ledger, Row
+from penstock.embedders.named import Named
+from penstock.engine.flow import Flow
+from penstock.engine.head import Head
+from penstock.engine.journal import ChunkEntry
+from penstock.engine.tail import Tail
+from penstock.ledger import Ledger
 from penstock.sinks import fanout, fanout_joining
 from penstock.sinks.fanout import FanOut
 from penstock.sinks.lance import LanceSink
@@ -28,7 +32,7 @@ from penstock.sinks.memory import MemorySink
 from penstock.sinks.sqlite import SqliteSink
 from penstock.testing.sink_suite import MakeSink, SinkSuite, everything, holds, point, same
 from penstock.testing.sinks import Died, Faults, FaultySink
-from tests.engine.harness import SPACE, HashEmbedder, expected, lines, listing, parse
+from tests.engine.harness import SCHEMA, SPACE, HashEmbedder, expected, lines, listing, parse
 
 pytest.importorskip("apsw")
 pytest.importorskip("sqlite_vec")
@@ -233,7 +237,7 @@ class World:
                 try:
                     if fan.manifest() is None and not adopt:
                         ledger.reset()
-                    fan.open(Manifest(SPACE, {"": ledger.id}))
+                    fan.open(Manifest(SCHEMA, {"": ledger.id}))
                     yield fan, ledger
                 finally:
                     self.notices = fan.notices
@@ -249,24 +253,29 @@ class World:
             if fan.lagging:
                 fan.catch_up()
             run = ledger.begin_run(SPACE.fingerprint)
-            flow = Flow(
-                Setup(
-                    changes=changes,
-                    parse=parse,
-                    embedder=self.embedder,
-                    sink=fan,
-                    ready=lambda: lines,
-                    ledger=ledger,
-                    run=run,
-                    source="test",
-                    budget=8 << 20,
-                    workers=2,
-                    linger=0.0,
-                    allow_mass_delete=True,
-                    max_wait=max_wait,
-                    feed=feed,
-                )
+            head = Head(
+                changes=changes,
+                parse=parse,
+                embedder=Named(self.embedder),
+                ready=lambda: lines,
+                view=ledger,
+                run=run,
+                workers=2,
+                feed=feed,
+                fetch=fan.fetch,
+                fetch_rows=fan.max_rows,
             )
+            tail = Tail(
+                sink=fan,
+                ready=lambda: lines,
+                journal=ledger,
+                run=run,
+                source="test",
+                feed=feed,
+                allow_mass_delete=True,
+                linger=0.0,
+            )
+            flow = Flow(head, tail, budget=8 << 20, max_wait=max_wait)
             flow.run(interval=0.005)
             ledger.end_run(run, "done", {})
             if after:
@@ -463,7 +472,7 @@ def _acknowledge(fan: FanOut, ledger: Ledger, points: Sequence[Point], run: int)
     """As the engine does it."""
     begun = ledger.begin(sorted({p.chunk.uri for p in points}), run)
     rows = [
-        Row(begun[p.chunk.uri].document, bytes.fromhex(p.id), p.chunk.ordinal, 7, begun[p.chunk.uri].attempt)
+        ChunkEntry(begun[p.chunk.uri].document, bytes.fromhex(p.id), p.chunk.ordinal, 7, begun[p.chunk.uri].attempt)
         for p in points
     ]
     ledger.intend(rows)
@@ -623,7 +632,7 @@ def test_a_member_added_later_gets_everything(world: World) -> None:
     """And loses what is not of this pipeline's ledger, without another's in the same store."""
     a, b = world.stores
     world.run(DOCUMENTS, [a])
-    b.real.open(Manifest(SPACE))
+    b.real.open(Manifest(SCHEMA))
     b.real.write([_point(1), _point(2)])
     embedded = len(world.embedder.texts)
     theirs = _point(2).id
@@ -728,11 +737,11 @@ def test_taken_over_from_another_ledger(world: World) -> None:
         for page in fan.ids():
             points = fan.fetch(page)
             begun = ledger.begin(sorted({p.chunk.uri for p in points}), run)
-            rows = [Row(begun[p.chunk.uri].document, bytes.fromhex(p.id), 1, 1, 1) for p in points]
+            rows = [ChunkEntry(begun[p.chunk.uri].document, bytes.fromhex(p.id), 1, 1, 1) for p in points]
             ledger.acknowledge(rows, run)
-        fan.replace_manifest(Manifest(SPACE, {"": ledger.id}))
+        fan.replace_manifest(Manifest(SCHEMA, {"": ledger.id}))
         fan.catch_up()
-        assert b.real.manifest() == Manifest(SPACE, {"": ledger.id})
+        assert b.real.manifest() == Manifest(SCHEMA, {"": ledger.id})
     world.all_hold(DOCUMENTS)
 
 
@@ -742,10 +751,10 @@ def test_one_of_another_space_or_ledger_is_told_by_name(world: World) -> None:
     with pytest.raises(SpaceMismatch, match=b.url):
         world.run(DOCUMENTS)
     b.real.drop()
-    b.real.open(Manifest(SPACE, {"": "another ledger"}))
+    b.real.open(Manifest(SCHEMA, {"": "another ledger"}))
     with pytest.raises(OwnershipError, match=f"{b.url} was filled by another ledger"):
         world.run(DOCUMENTS)
-    b.real.replace_manifest(Manifest(SPACE, {"wiki": "another ledger"}))
+    b.real.replace_manifest(Manifest(SCHEMA, {"wiki": "another ledger"}))
     with pytest.raises(OwnershipError, match=f"{b.url} was filled by another ledger"):
         world.run(DOCUMENTS)
 
@@ -753,12 +762,12 @@ def test_one_of_another_space_or_ledger_is_told_by_name(world: World) -> None:
 def test_no_manifest_where_one_cannot_be_asked(world: World) -> None:
     """A new member's "there is no index" is not the answer while the one that has it is away."""
     a, b = world.stores
-    a.real.open(Manifest(SPACE))
+    a.real.open(Manifest(SCHEMA))
     a.down = True
     with pytest.raises(Transient):
         FanOut([a, b]).manifest()
     a.down = False
-    assert FanOut([b, a]).manifest() == Manifest(SPACE)
+    assert FanOut([b, a]).manifest() == Manifest(SCHEMA)
 
 
 # ---------------------------------------------------------------- refusals
@@ -840,7 +849,7 @@ def test_a_batch_too_large_for_one_is_split_for_that_one(tmp_path: Path) -> None
     with Ledger(tmp_path / "ledger.db") as ledger, FanOut([a, picky]) as fan:
         ledger.open()
         fan.attach(ledger)
-        fan.open(Manifest(SPACE))
+        fan.open(Manifest(SCHEMA))
         fan.write([_point(n) for n in range(10)])
         holds(fan, [_point(n) for n in range(10)])
         assert picky.real.count() == 10
@@ -963,10 +972,10 @@ def test_nothing_is_given_up_during_a_run(world: World) -> None:
         b.down = False
         fan.flush()
         assert fan.behind
-        assert ledger.counts()["acknowledged"] == 5
+        assert ledger.counts().acknowledged == 5
         fan.catch_up()
         assert not fan.behind
-        assert ledger.counts()["acknowledged"] == 0
+        assert ledger.counts().acknowledged == 0
         assert list(ledger.unfinished()) == ["file:///docs/0.md"]
 
 
@@ -1097,7 +1106,7 @@ def test_without_a_ledger_nobody_is_left_behind(tmp_path: Path) -> None:
     a = MemorySink(f"memory://{tmp_path}/a")
     b = FaultySink(MemorySink(f"memory://{tmp_path}/b"), Faults(transient=frozenset({0}), refuses={_point(1).id: "no"}))
     with FanOut([a, b], grace=0) as fan:
-        fan.open(Manifest(SPACE))
+        fan.open(Manifest(SCHEMA))
         with pytest.raises(Transient):
             fan.write([_point(0)])
         with pytest.raises(Rejected) as refused:
@@ -1111,7 +1120,7 @@ def test_members_are_written_to_at_the_same_time(tmp_path: Path) -> None:
     """Two that take half a second each take half a second together."""
     slow = [FaultySink(MemorySink(f"memory://{tmp_path}/{n}"), Faults(seconds=0.5)) for n in range(2)]
     with FanOut(slow) as fan:
-        fan.open(Manifest(SPACE))
+        fan.open(Manifest(SCHEMA))
         began = time.monotonic()
         fan.write([_point(1)])
         assert time.monotonic() - began < 0.9

@@ -23,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import Pipeline, open_index
+from penstock.compose import embed
 from penstock.core.errors import LimitExceeded, ParseError, SourceError, Unsupported
 from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.parsers import Parsers
-from penstock.shards import embed, verify
+from penstock.shards import verify
 from penstock.sinks.memory import forget
 from penstock.sources.files import Files, archives, tars, zips
 from penstock.sources.files.archives import Archive

@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock import Pipeline, open_index
+from penstock.compose import embed
 from penstock.core.errors import ParseError, SourceError, UsageError
 from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
-from penstock.shards import embed, verify
+from penstock.shards import verify
 from penstock.sinks.memory import forget
 from penstock.sources import cells, from_url
 from penstock.sources.files.local import LocalFile

@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock import Pipeline, open_index
+from penstock.compose import embed
 from penstock.core.errors import LimitExceeded, ParseError, SourceError, UsageError
 from penstock.core.records import Item, ListingEnd, Unreadable, Upsert
-from penstock.shards import embed, verify
+from penstock.shards import verify
 from penstock.shards.listing import Listing, share
 from penstock.sinks.memory import forget
 from penstock.sources import from_url

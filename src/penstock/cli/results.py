@@ -203,7 +203,7 @@ def copied_rows(copied: Copied) -> Rows:
 
 
 def reindexed_rows(made: Reindexed) -> Rows:
-    rows = [("new index", f"{clean(made.place)} · {made.points:,} points")]
+    rows = [("new index", f"{clean(made.url)} · {made.points:,} points")]
     if made.missing:
         rows.append(("missing", f"{made.missing:,} points missing, foreign or doubled"))
     if not made.complete:

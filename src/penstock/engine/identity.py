@@ -2,8 +2,8 @@
 
 content = hash(text or image)
 id      = hash(document uri, content, occurrence)      the n-th chunk of that content in the document
-          begins with its namespace's tag, if it has one: whose a point is can be told by the id alone
-digest  = hash(position, page, headings, metadata)     what may change while the vector stays good
+          begins with its namespace's prefix, if it has one: the id alone says whose a point is
+digest  = hash(position, page, headings, metadata)     may change while the vector stays good
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sqlite3
 from hashlib import blake2b
 
 from penstock.core.records import Chunk, Item, Metadata, Piece
-from penstock.ledger import Begun, Row
+from penstock.engine.journal import Begun, ChunkEntry
 
 
 def content_of(raw: bytes, image: bytes | None) -> bytes:
@@ -29,10 +29,10 @@ def number_of(digest: bytes) -> int:
 
 def setting_of(page: int | None, headings: tuple[str, ...], metadata: Metadata) -> int:
     """A hash of what neighbours mostly have in common."""
-    told = "\x1f".join([str(page), *headings])
+    text = "\x1f".join([str(page), *headings])
     if metadata:
-        told += "\x1e" + json.dumps(dict(metadata), sort_keys=True, default=str)
-    return number_of(blake2b(told.encode(errors="replace"), digest_size=8).digest())
+        text += "\x1e" + json.dumps(dict(metadata), sort_keys=True, default=str)
+    return number_of(blake2b(text.encode(errors="replace"), digest_size=8).digest())
 
 
 def digest_of(ordinal: int, span: tuple[int, int], setting: int) -> int:
@@ -41,35 +41,35 @@ def digest_of(ordinal: int, span: tuple[int, int], setting: int) -> int:
     return mixed & 0x7FFFFFFFFFFFFFFF or 1
 
 
-TAG = 4
+PREFIX = 4
 """Bytes. The 12 that are left tell 10**10 chunks apart but for one chance in 10**9."""
 
 
-def tag_of(namespace: str) -> bytes:
-    return blake2b(namespace.encode(), digest_size=TAG).digest() if namespace else b""
+def id_prefix(namespace: str) -> bytes:
+    return blake2b(namespace.encode(), digest_size=PREFIX).digest() if namespace else b""
 
 
 def shows(chunk: Chunk, image: bytes) -> bool:
-    """Whether it is this image that a chunk of one image was made of. In which namespace, is not asked."""
+    """Whether a chunk of one image was made of this image, in whatever namespace."""
     named = blake2b(chunk.uri.encode(), digest_size=16)
     named.update(content_of(chunk.text.encode(), image))
-    return chunk.id.endswith(named.hexdigest()[2 * TAG :])
+    return chunk.id.endswith(named.hexdigest()[2 * PREFIX :])
 
 
-def row_of_stored(chunk: Chunk, begun: Begun) -> Row:
-    """The ledger's row for a chunk that was read back from an index."""
+def entry_of_stored(chunk: Chunk, begun: Begun) -> ChunkEntry:
+    """The journal's entry for a chunk that was read back from an index."""
     content = number_of(content_of(chunk.text.encode(), chunk.image))
     digest = digest_of(chunk.ordinal, chunk.span, setting_of(chunk.page, chunk.headings, chunk.metadata))
-    return Row(begun.document, bytes.fromhex(chunk.id), content, digest, begun.attempt)
+    return ChunkEntry(begun.document, bytes.fromhex(chunk.id), content, digest, begun.attempt)
 
 
 class Namer:
     """Makes the chunks of one document of its pieces, in order."""
 
-    def __init__(self, item: Item, begun: Begun, tag: bytes = b"") -> None:
+    def __init__(self, item: Item, begun: Begun, prefix: bytes = b"") -> None:
         self._item = item
         self._document, self._attempt = begun.document, begun.attempt
-        self._tag = tag
+        self._prefix = prefix
         self._base = blake2b(item.uri.encode(), digest_size=16)
         self._occurrences = Occurrences()
         self._ordinal = 0
@@ -77,7 +77,7 @@ class Namer:
         self._metadata: Metadata = {}
         self._setting = 0
 
-    def name(self, piece: Piece) -> tuple[Chunk, Row]:
+    def name(self, piece: Piece) -> tuple[Chunk, ChunkEntry]:
         text = piece.text
         try:
             raw = text.encode()
@@ -91,7 +91,7 @@ class Namer:
         occurrence = self._occurrences.count(number)
         if occurrence:
             named.update(occurrence.to_bytes(8, "big"))
-        id = self._tag + named.digest()[len(self._tag) :]
+        id = self._prefix + named.digest()[len(self._prefix) :]
         self._settle(piece)
         ordinal, span = self._ordinal, piece.span
         self._ordinal += 1
@@ -107,7 +107,7 @@ class Namer:
             piece.tokens,
             piece.image,
         )
-        return chunk, Row(self._document, id, number, digest_of(ordinal, span, self._setting), self._attempt)
+        return chunk, ChunkEntry(self._document, id, number, digest_of(ordinal, span, self._setting), self._attempt)
 
     def _settle(self, piece: Piece) -> None:
         """Merge the metadata and write the setting down, unless it is that of the piece before."""

@@ -13,16 +13,16 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from penstock.engine.channel import Channel, Empty, Ended
-from penstock.engine.tracker import Load
+from penstock.engine.work import Prepared
 
 
 class Batch(NamedTuple):
-    loads: Sequence[Load]
+    prepared: Sequence[Prepared]
     nbytes: int
 
 
 class Packer:
-    def __init__(self, inbox: Channel[list[Load]], *, window: int, tokens: int, rows: int) -> None:
+    def __init__(self, inbox: Channel[list[Prepared]], *, window: int, tokens: int, rows: int) -> None:
         self._inbox, self._window, self._tokens, self._rows = inbox, window, tokens, rows
         self._ready: deque[Batch] = deque()
         self._lock = threading.Lock()
@@ -43,21 +43,21 @@ class Packer:
                 self.release(self._ready.popleft())
 
     def _fill(self) -> None:
-        loads, _ = self._inbox.get()
-        window = list(loads)
-        held = sum(load.length for load in loads)
+        prepared, _ = self._inbox.get()
+        window = list(prepared)
+        held = sum(one.length for one in prepared)
         while held < self._window:
             try:
-                loads, _ = self._inbox.get(wait=False)
+                prepared, _ = self._inbox.get(wait=False)
             except (Empty, Ended):
                 break  # an end is met again by the next call, once this window is used up
-            window.extend(loads)
-            held += sum(load.length for load in loads)
+            window.extend(prepared)
+            held += sum(one.length for one in prepared)
         window.sort(key=attrgetter("length"), reverse=True)
         start = 0
         while start < len(window):
             longest = max(1, window[start].length)
             end = start + max(1, min(self._rows, self._tokens // longest))
             batch = window[start:end]
-            self._ready.append(Batch(batch, sum(load.nbytes for load in batch)))
+            self._ready.append(Batch(batch, sum(one.nbytes for one in batch)))
             start = end

@@ -1,4 +1,4 @@
-"""What a run tells while it goes, and at its end."""
+"""Counts of a run, while it goes on and at its end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from penstock.engine.channel import ChannelStats
 COUNTERS = (
     "listed",  # items the source named
     "unchanged",  # ... which the ledger knows as they are
+    "parked",  # ... which failed as they are, and wait for a change or for `retry`
     "documents",  # documents read to their end and committed
     "added",  # ... that were not known
     "deleted",  # documents taken out
@@ -107,8 +108,82 @@ _TEXT = 0.4
 _CONSUMERS = {"items": "prepare", "chunks": "embed", "points": "write", "commits": "commit"}
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Counted:
+    """Each count as an attribute: `report.embedded`."""
+
+    counts: dict[str, int]
+
+    @property
+    def listed(self) -> int:
+        return self.counts["listed"]
+
+    @property
+    def unchanged(self) -> int:
+        return self.counts["unchanged"]
+
+    @property
+    def parked(self) -> int:
+        return self.counts["parked"]
+
+    @property
+    def documents(self) -> int:
+        return self.counts["documents"]
+
+    @property
+    def added(self) -> int:
+        return self.counts["added"]
+
+    @property
+    def deleted(self) -> int:
+        return self.counts["deleted"]
+
+    @property
+    def failed(self) -> int:
+        return self.counts["failed"]
+
+    @property
+    def skipped(self) -> int:
+        return self.counts["skipped"]
+
+    @property
+    def gaps(self) -> int:
+        return self.counts["gaps"]
+
+    @property
+    def embedded(self) -> int:
+        return self.counts["embedded"]
+
+    @property
+    def kept(self) -> int:
+        return self.counts["kept"]
+
+    @property
+    def moved(self) -> int:
+        return self.counts["moved"]
+
+    @property
+    def written(self) -> int:
+        return self.counts["written"]
+
+    @property
+    def removed(self) -> int:
+        return self.counts["removed"]
+
+    @property
+    def tokens(self) -> int:
+        return self.counts["tokens"]
+
+    @property
+    def bytes(self) -> int:
+        return self.counts["bytes"]
+
+    @property
+    def retries(self) -> int:
+        return self.counts["retries"]
+
+
+@dataclass(frozen=True)
+class Report(Counted):
     """What a run did."""
 
     run: int
@@ -128,11 +203,6 @@ class Report:
     notices: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     """Of several sinks those that were away, and lack something: they catch up in a later run."""
-
-    def __getattr__(self, name: str) -> int:
-        if name in COUNTERS:
-            return self.counts[name]
-        raise AttributeError(name)
 
     @property
     def ok(self) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, TooLarge, UsageError
-from penstock.core.generations import current
 from penstock.core.records import Point
 from penstock.core.retry import Retry
 from penstock.core.schema import Manifest
@@ -43,18 +42,11 @@ class Copied:
         return asdict(self) | {"ok": self.ok}
 
 
-def copy(source: str | Sink, into: str | Sink, progress: Callable[[Copied], None] | None = None) -> Copied:
+def copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None = None) -> Copied:
     """Copy all points of a readable store into another one, of any kind.
 
     The copy belongs to no ledger: the first `ingest` into it reads it back and takes it over.
     """
-    from penstock.pipeline import make_sink
-
-    with current(make_sink(source)) as old, make_sink(into) as new:
-        return _copy(old, new, progress)
-
-
-def _copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None) -> Copied:
     for sink in (old, new):
         if not sink.readable:
             raise UsageError(f"{sink.url} cannot be read back, so nothing can be copied from or into it")
@@ -63,7 +55,7 @@ def _copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None) -> Co
     if (held := old.manifest()) is None:
         raise SinkError(f"there is no index at {old.url}")
     if (there := new.manifest()) is not None and there.owners:
-        raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another place")
+        raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another url")
     old.open(held)
     new.open(Manifest(held.schema))
     total, before = old.count(), new.count()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from penstock.core.contracts import Chunker
 from penstock.core.errors import ParseError, SourceError, Unsupported
-from penstock.core.records import Block, Gap, Item, ListingEnd, Piece, Unreadable, Upsert
-from penstock.engine.identity import Namer, tag_of
-from penstock.ledger import Begun, Known, Ledger
+from penstock.core.records import Block, Gap, Item, ListingEnd, Unreadable, Upsert
+from penstock.engine.classify import classify
+from penstock.engine.identity import Namer
+from penstock.engine.journal import Begun, Known
+from penstock.engine.scan import PAGE
+from penstock.jobs.components import Components
+from penstock.jobs.session import check_fits
+from penstock.ledger import Ledger
+from penstock.parsers import Parsers
 from penstock.support.bits import Bits
-
-if TYPE_CHECKING:
-    from penstock.pipeline import Pipeline
 
 ANY = 1 << 62
 """After any run."""
@@ -27,6 +31,8 @@ class Plan:
     new: int
     changed: int
     unchanged: int
+    failing: int
+    """Documents that failed as they are: a run leaves them alone, `retry` tries them again."""
     deleted: int
     """Documents that a run would take out; 0 where the listing was not complete, as nothing is deleted then."""
     complete: bool
@@ -49,55 +55,61 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(pipeline: Pipeline, sample: int = SAMPLE) -> Plan:
+def plan(base: Components, sample: int = SAMPLE) -> Plan:
     with ExitStack() as stack:
-        for component in (pipeline.ledger, pipeline.embedder, pipeline.source):
+        components, held = base.current()
+        for component in (components.ledger, components.embedder, components.source):
             stack.callback(component.close)
-        schema = pipeline.schema()
-        held = pipeline.sink.manifest()
+        schema = components.schema()
         if held is not None:
-            from penstock.jobs.session import check_schema
-
-            check_schema(held.schema, schema, pipeline.sink.url)
-        ledger = pipeline.ledger if pipeline.ledger.path.exists() and held is not None else None
+            check_fits(held.schema, schema, components.sink.url)
+        ledger = components.ledger if components.ledger.path.exists() and held is not None else None
         if ledger is not None:
             ledger.open(exclusive=False)
-        pipeline.source.open()
-        parsers = pipeline.parser()
+        components.source.open()
+        parsers = components.parser()
         stack.callback(parsers.close)
-        return _Planner(pipeline, ledger, parsers, sample).plan()
+        return _Planner(components, ledger, parsers, sample).plan()
+
+
+class _NothingKnown:
+    def known(self, uris: Sequence[str]) -> dict[str, Known]:
+        return {}
+
+
+_NOTHING_KNOWN = _NothingKnown()
 
 
 class _Planner:
-    def __init__(self, pipeline: Pipeline, ledger: Ledger | None, parsers: Any, sample: int) -> None:
-        self._pipeline, self._ledger, self._parsers, self._sample = pipeline, ledger, parsers, sample
-        self._moves = ledger if pipeline.sink.readable else None
-        """Tells whose vectors a run would read back instead of making them."""
-        self._chunker: Any = None
-        self.new = self.changed = self.unchanged = self.unreadable = 0
+    def __init__(self, components: Components, ledger: Ledger | None, parsers: Parsers, sample: int) -> None:
+        self._components, self._ledger, self._parsers, self._sample = components, ledger, parsers, sample
+        self._contents = ledger if components.sink.readable else None
+        """Knows whose vectors a run would read back instead of making them."""
+        self._chunker: Chunker | None = None
+        self.new = self.changed = self.unchanged = self.failing = self.unreadable = 0
         self.bytes = self.read = self.chunks = self.kept = self.tokens = 0
         self._named: list[tuple[str, str]] = []
         self._present = Bits()
         """Documents of the ledger that the source has, or may have."""
 
     def plan(self) -> Plan:
-        pipeline, ledger = self._pipeline, self._ledger
+        source, ledger = self._components.source, self._ledger
         complete = False
         page: list[Item] = []
-        for change in pipeline.source.changes(ledger.cursor(pipeline.source.name) if ledger else None):
+        for change in source.changes(ledger.cursor(source.name) if ledger else None):
             match change:
                 case Upsert(item):
                     page.append(item)
-                    if len(page) == 256:
+                    if len(page) == PAGE:
                         self._consider(page)
                         page = []
                 case Unreadable(uri):
                     self.unreadable += 1
                     self._present.update(ledger.under(uri) if ledger else ())
                 case ListingEnd():
-                    complete = not pipeline.source.feed
+                    complete = True
         self._consider(page)
-        known = ledger.counts()["documents"] if ledger else 0
+        known = ledger.counts().documents if ledger else 0
         deleted = known - len(self._present) if complete else 0
         scale = self.bytes / self.read if self.read else 1.0
         chunks, tokens = round(self.chunks * scale), round(self.tokens * scale)
@@ -106,6 +118,7 @@ class _Planner:
             new=self.new,
             changed=self.changed,
             unchanged=self.unchanged,
+            failing=self.failing,
             deleted=deleted,
             complete=complete,
             unreadable=self.unreadable,
@@ -119,19 +132,16 @@ class _Planner:
         )
 
     def _consider(self, items: list[Item]) -> None:
-        """Counts what is new and changed."""
-        known = self._ledger.known([item.uri for item in items]) if self._ledger else {}
-        self._present.update(before.document for before in known.values())
-        for item in items:
-            before = known.get(item.uri)
-            if before and before.settled(item.fingerprint):
-                self.unchanged += 1
-                continue
-            kind = "changed" if before else "new"
+        """Count what is new and changed."""
+        page = classify(items, self._ledger or _NOTHING_KNOWN)
+        self._present.update(page.documents)
+        self.unchanged += len(page.unchanged)
+        self.failing += len(page.failing)
+        for item, before in page.work:
             self.new += not before
             self.changed += bool(before)
             if len(self._named) < 100:
-                self._named.append((kind, item.uri))
+                self._named.append(("changed" if before else "new", item.uri))
             self.bytes += item.size or 0
             if self.read < self._sample:
                 self._count(item, before)
@@ -139,21 +149,20 @@ class _Planner:
 
     def _count(self, item: Item, before: Known | None) -> None:
         if self._chunker is None:
-            self._pipeline.embedder.open()
-            self._chunker = self._pipeline.chunker()
-        namer = Namer(item, Begun(0, 0, had=False), tag_of(self._pipeline.namespace))
+            self._components.embedder.open()
+            self._chunker = self._components.chunker()
+        namer = Namer(item, Begun(0, 0, had=False), self._components.id_prefix)
         try:
             for piece in self._chunker(self._blocks(self._parsers.parse(item).blocks)):
-                assert isinstance(piece, Piece)
-                chunk, row = namer.name(piece)
-                had = before and self._ledger and self._ledger.acknowledged(before.document, row.id)
-                if had or (self._moves and self._moves.same_content([row.content], ANY)):
+                chunk, entry = namer.name(piece)
+                had = before and self._ledger and self._ledger.acknowledged(before.document, entry.id)
+                if had or (self._contents and self._contents.same_content([entry.content], ANY)):
                     self.kept += 1
                 else:
                     self.chunks += 1
                     self.tokens += chunk.length
         except (Unsupported, ParseError, SourceError, OSError):
-            self.unreadable += 1  # a run tells why
+            self.unreadable += 1  # a run says why
 
     def _blocks(self, blocks: Iterable[Block | Gap | str]) -> Iterable[Block]:
         for block in blocks:
@@ -165,7 +174,7 @@ class _Planner:
     def _pace(self) -> float | None:
         """Tokens a second, seen in the last run that embedded something worth measuring."""
         for run in self._ledger.runs() if self._ledger else ():
-            report = run["report"]
+            report = run.report
             if report.get("seconds", 0) > 1 and report.get("counts", {}).get("tokens", 0) > 1000:
                 return float(report["counts"]["tokens"] / report["seconds"])
         return None

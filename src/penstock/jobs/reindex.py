@@ -1,30 +1,33 @@
-"""An index built anew beside the one that is searched, and put in its place when it is complete.
+"""An index built anew as a generation beside the one that is searched, and made the current one when it is complete.
 
 The new one is filled by ordinary runs, with a ledger of its own: killed, it goes on where it was, and the old one goes
-on being filled and searched meanwhile. The change of place is one step, a manifest replaced. The one before is kept
-until it is dropped, so that the step can be taken back.
+on being filled and searched meanwhile. The switch is one step, a manifest replaced. The one before is kept until it is
+dropped, so that the step can be taken back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 from penstock.core.contracts import Index, Sink
-from penstock.core.errors import MassDeletion, OwnershipError, SinkError, UsageError
+from penstock.core.errors import MassDeletion, OwnershipError, SinkError, Transient, UsageError
 from penstock.core.generations import switch
 from penstock.core.records import Point
 from penstock.core.schema import Manifest, VectorSpec
-from penstock.engine.progress import Progress, Report
-from penstock.ledger import DONE, Ledger
+from penstock.engine.journal import DONE
+from penstock.engine.progress import Report
+from penstock.jobs.components import Components, point_ledger
+from penstock.jobs.run import OnProgress, run
+from penstock.jobs.verify import verify
+from penstock.ledger import Ledger
+from penstock.registry import INDEXES, find, scheme
 from penstock.sinks.fanout import members
-
-if TYPE_CHECKING:
-    from penstock.pipeline import Pipeline
+from penstock.sinks.memory import scores
 
 PASSES = 8
 """Over the source, at most, until one finds nothing new: what changes faster than that is the next run's."""
@@ -37,8 +40,8 @@ NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class Reindexed:
-    place: str
-    """The url of the new index."""
+    url: str
+    """Of the new generation."""
     reports: tuple[Report, ...]
     """Of the runs that filled it: one, and one for each time that the source had changed meanwhile."""
     points: int
@@ -61,101 +64,105 @@ class Reindexed:
 
 
 def reindex(
-    pipeline: Pipeline,
-    progress: Callable[[Progress], None] | None,
-    least_recall: float,
-    incomplete: bool,
+    base: Components, progress: OnProgress = None, *, least_recall: float = RECALL, incomplete: bool = False
 ) -> Reindexed:
-    """Build what the pipeline describes beside what there is, look at it, and make it the current one."""
-    held, old = _held(pipeline)
+    """Build what the components describe as a new generation, check it, and make it the current one in one step.
+
+    `incomplete`: switch though it lacks documents that the old one has, or most of them.
+    """
+    held, old = _current(base)
     if held.former is not None:
         raise UsageError(
-            f"an index before the current one is still kept beside {pipeline.sink.url}: drop it first (reindex --drop),"
-            " or go back to it (reindex --rollback)"
+            f"the generation before the current one is still kept beside {base.sink.url}: drop it first (reindex"
+            " --drop), or go back to it (reindex --rollback)"
         )
-    new = next(there for there in _beyond(pipeline, held) if there.sink.manifest() is None or _fills(there))
-    if new.schema() == (there := _manifest(old.sink)).schema:
-        raise UsageError(f"{old.sink.url} holds just that: {there.schema}")
+    new = next(one for one in _later(base, held) if one.sink.manifest() is None or _is_filled_by(one))
+    old_manifest = _manifest(old.sink)
+    if new.schema() == old_manifest.schema:
+        raise UsageError(f"{old.sink.url} is made of that already: {old_manifest.schema}")
     if (begun := new.sink.manifest()) is not None and begun.schema != new.schema():
         raise UsageError(
             f"{new.sink.url} was begun with {begun.schema}: go on with these, or remove it (reindex --drop)"
         )
-    _own(old, there)
+    _check_owner(old, old_manifest)
     reports = _fill(new, progress)
-    found = new.verify(progress=progress)
+    found = verify(new, progress=progress)
     lost = tuple(islice(_lost(old.ledger, new.ledger), NAMED))
     missing = found.missing + found.orphans + found.doubled
     recalls = [measured_recall(sink) for sink in members(new.sink)] if found.points else []
     recall = min((one for one in recalls if one is not None), default=None)
     sound = not missing and not found.behind and (recall is None or recall >= least_recall)
-    made = Reindexed(new.sink.url, reports, found.points, missing, found.complete, lost, recall, switched=False)
+    result = Reindexed(new.sink.url, reports, found.points, missing, found.complete, lost, recall, switched=False)
     if not sound or not found.complete or reports[-1].status != "done" or (lost and not incomplete):
-        return made
+        return result
     if 2 * found.documents < (before := _documents(old.ledger)) and not incomplete:
         raise MassDeletion(
             f"the source has {found.documents:,} documents, and {old.sink.url} has {before:,}: that stays the current"
             " one. If it is right, run again with --incomplete"
         )
-    _switch(pipeline, current=new.place, former=held.current)
+    assert new.generation is not None
+    _switch(base, current=new.generation, former=held.current)
     try:
-        return replace(made, switched=True, alias=pipeline.sink.alias(new.place))
-    except SinkError as error:
-        return replace(made, switched=True, trouble=str(error))
+        return replace(result, switched=True, alias=base.sink.alias(new.generation))
+    except (SinkError, Transient) as error:
+        return replace(result, switched=True, trouble=str(error))
 
 
-def rollback(pipeline: Pipeline) -> str:
-    """Make the index before the current one the current one, and keep this. Gives its url."""
-    held, _ = _held(pipeline)
+def rollback(base: Components) -> str:
+    """Make the generation before the current one current again, and keep this one. Gives its url."""
+    held, _ = _current(base)
     if held.former is None:
-        raise UsageError(f"no index before the current one is kept beside {pipeline.sink.url}")
-    former = pipeline.at(held.former)
+        raise UsageError(f"no generation before the current one is kept beside {base.sink.url}")
+    former = base.at(held.former)
     _manifest(former.sink)
-    _switch(pipeline, current=held.former, former=held.current)
-    pipeline.sink.alias(held.former)
+    _switch(base, current=held.former, former=held.current)
+    base.sink.alias(held.former)
     return former.sink.url
 
 
-def drop(pipeline: Pipeline) -> list[str]:
-    """Remove what lies beside the current index: the one before it, one that was never finished. Gives their urls."""
-    held, _ = _held(pipeline)
+def drop(base: Components) -> list[str]:
+    """Remove the generations beside the current one: the one before it, one that was never finished. Gives their
+    urls."""
+    held, _ = _current(base)
     if held.former is not None:  # from now on nobody can go back to it
-        switch(members(pipeline.sink), held.current, None)
+        switch(members(base.sink), held.current, None)
+    earlier = [one for one in map(base.at, range(held.current)) if one.sink.manifest() is not None]
+    later = takewhile(lambda one: one.sink.manifest() is not None, _later(base, held))
     dropped = []
-    kept = [pipeline.at(number) for number in range(held.current) if pipeline.at(number).sink.manifest() is not None]
-    for there in (*kept, *takewhile(lambda there: there.sink.manifest() is not None, _beyond(pipeline, held))):
-        if there.place == held.former or _fills(there):
-            with there.ledger:
-                there.ledger.open()  # a run that fills it is not disturbed
-                if there.place:
-                    there.sink.drop()
-                elif not _emptied(there.sink):
+    for one in (*earlier, *later):
+        if one.generation == held.former or _is_filled_by(one):
+            with one.ledger:
+                one.ledger.open()  # a run that fills it is not disturbed
+                if one.generation:
+                    one.sink.drop()
+                elif not _emptied(one.sink):
                     continue
-                there.ledger.reset()
-            if there.place:
-                _remove(there.ledger)
-            dropped.append(there.sink.url)
+                one.ledger.reset()
+            if one.generation:
+                _remove(one.ledger)
+            dropped.append(one.sink.url)
     return dropped
 
 
-def _beyond(pipeline: Pipeline, held: Manifest) -> Iterator[Pipeline]:
-    """The places after the current one."""
-    return (pipeline.at(number) for number in count(held.current + 1))
+def _later(base: Components, held: Manifest) -> Iterator[Components]:
+    """The generations after the current one."""
+    return (base.at(number) for number in count(held.current + 1))
 
 
-def _fills(there: Pipeline) -> bool:
-    """Whether what lies there is ours, and not by chance somebody else's of such a name."""
-    if not there.ledger.path.exists():
+def _is_filled_by(one: Components) -> bool:
+    """Whether the generation is this pipeline's, and not by chance somebody else's of such a name."""
+    if not one.ledger.path.exists():
         return False
-    with there.ledger:
-        there.ledger.open(exclusive=False)
-        return there.ledger.id in _manifest(there.sink).owners.values()
+    with Ledger.reader(one.ledger.path) as ledger:
+        return ledger.id in _manifest(one.sink).owners.values()
 
 
-def _held(pipeline: Pipeline) -> tuple[Manifest, Pipeline]:
-    held = _manifest(pipeline.sink)
-    if not pipeline.sink.readable:
-        raise UsageError(f"{pipeline.sink.url} cannot be read back, so nothing built beside it can be checked")
-    return held, pipeline.at(held.current)
+def _current(base: Components) -> tuple[Manifest, Components]:
+    """The base's manifest and the current generation."""
+    held = _manifest(base.sink)
+    if not base.sink.readable:
+        raise UsageError(f"{base.sink.url} cannot be read back, so nothing built beside it can be checked")
+    return held, base.at(held.current)
 
 
 def _manifest(sink: Sink) -> Manifest:
@@ -164,65 +171,59 @@ def _manifest(sink: Sink) -> Manifest:
     return held
 
 
-def _own(old: Pipeline, held: Manifest) -> None:
-    """Only who fills the whole index can build it anew."""
+def _check_owner(old: Components, held: Manifest) -> None:
+    """Only the pipeline that fills the whole index can build it anew."""
     if others := sorted(held.owners.keys() - {old.namespace}):
         raise OwnershipError(
-            f"{old.sink.url} is filled by other pipelines as well ({', '.join(others)}): have each fill a new place,"
+            f"{old.sink.url} is filled by other pipelines as well ({', '.join(others)}): have each fill a new index,"
             " and search there when all are through"
         )
-    with old.ledger:
-        old.ledger.open(exclusive=False, create=False)
-        if held.owners.get(old.namespace) not in (None, old.ledger.id):
-            raise OwnershipError(f"{old.sink.url} was filled by another ledger than {old.ledger.path} (--state)")
+    with Ledger.reader(old.ledger.path) as ledger:
+        if held.owners.get(old.namespace) not in (None, ledger.id):
+            raise OwnershipError(f"{old.sink.url} was filled by another ledger than {ledger.path} (--state)")
 
 
-def _fill(new: Pipeline, progress: Callable[[Progress], None] | None) -> tuple[Report, ...]:
+def _fill(new: Components, progress: OnProgress) -> tuple[Report, ...]:
     """Run until nothing is new: what changed while one run went on is brought in by the next."""
     reports = []
     for _ in range(PASSES):
-        reports.append(report := new.run(progress))
-        if report.status != "done" or new.source.feed or not report.counts["written"] + report.counts["removed"]:
+        reports.append(report := run(new, progress))
+        if report.status != "done" or new.source.feed or not report.written + report.removed:
             break
     return tuple(reports)
 
 
 def _lost(old: Ledger, new: Ledger) -> Iterator[str]:
     """Documents that are whole in the old index and, though the source has them, not in the new one."""
-    with old, new:
-        old.open(exclusive=False, create=False)
-        new.open(exclusive=False, create=False)
-        unlisted = (failure.uri for failure in new.failures() if failure.stage == "list")
-        failed = chain(new.unfinished(), unlisted)
+    with Ledger.reader(old.path) as before, Ledger.reader(new.path) as after:
+        unlisted = (failure.uri for failure in after.failures() if failure.stage == "list")
+        failed = chain(after.unfinished(), unlisted)
         while uris := list(islice(failed, 500)):
-            yield from (uri for uri, known in old.known(uris).items() if known.state == DONE)
+            yield from (uri for uri, known in before.known(uris).items() if known.state == DONE)
 
 
 def _documents(ledger: Ledger) -> int:
-    with ledger:
-        ledger.open(exclusive=False, create=False)
-        return ledger.counts()["documents"]
+    with Ledger.reader(ledger.path) as reader:
+        return reader.counts().documents
 
 
-def _switch(pipeline: Pipeline, *, current: int, former: int) -> None:
-    from penstock.pipeline import keep_current
-
-    switch(members(pipeline.sink), current, former)
-    keep_current(pipeline.ledger, current)
+def _switch(base: Components, *, current: int, former: int) -> None:
+    switch(members(base.sink), current, former)
+    point_ledger(base.at(0).ledger, current)
 
 
-def _emptied(door: Sink) -> bool:
-    """The door stays, as it says where the index is; its points go. False if there were none."""
-    held = _manifest(door)
-    with door:
-        door.open(held)
-        if not door.count():
+def _emptied(base: Sink) -> bool:
+    """The base stays, as it says where the index is; its points go. False if there were none."""
+    held = _manifest(base)
+    with base:
+        base.open(held)
+        if not base.count():
             return False
-        while ids := next(iter(door.ids()), ()):
-            for start in range(0, len(ids), door.max_rows):
-                door.delete(ids[start : start + door.max_rows])
-            door.flush()
-        door.maintain()
+        while ids := next(iter(base.ids()), ()):
+            for start in range(0, len(ids), base.max_rows):
+                base.delete(ids[start : start + base.max_rows])
+            base.flush()
+        base.maintain()
     return True
 
 
@@ -237,8 +238,6 @@ def _remove(ledger: Ledger) -> None:
 
 def measured_recall(sink: Sink) -> float | None:
     """Of the true nearest of some of its points, found by comparing with all, the share that a search finds too."""
-    from penstock.registry import INDEXES, find, scheme
-
     if scheme(sink.url) not in INDEXES:
         return None
     held = _manifest(sink)
@@ -253,8 +252,6 @@ def measured_recall(sink: Sink) -> float | None:
 
 
 def _share_found(sink: Sink, index: Index, queries: Sequence[Point], name: str, spec: VectorSpec) -> float:
-    from penstock.sinks.memory import scores
-
     shares: list[float] = []
     for query, true in zip(queries, _nearest(sink, queries, name, spec), strict=True):
         hits = index.search(query.vectors[name], NEAREST, using=name)
@@ -277,8 +274,6 @@ def _drawn(sink: Sink) -> list[Point]:
 def _nearest(sink: Sink, queries: Sequence[Point], name: str, spec: VectorSpec) -> list[list[float]]:
     """The scores of each query's true nearest, best first."""
     import numpy as np
-
-    from penstock.sinks.memory import scores
 
     best: list[Any] = [np.empty(0)] * len(queries)
     for ids in sink.ids():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from penstock.core.contracts import Embedder, Index, ModelSpec, MultiEmbedder
+from penstock.core.contracts import Embedder, Index, MultiEmbedder, OneModel
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
 from penstock.core.generations import current
 from penstock.core.records import VECTOR, Hit, Point, Vector
@@ -77,51 +77,35 @@ class OpenIndex:
         self.close()
 
 
-def _opened(door: Index) -> Index:
-    """The index behind the door. It may be moved, and where it was be emptied, between the two looks: then again."""
-    index = current(door)
+def opened(base: Index) -> Index:
+    """The current generation of an index, open. It may be switched, and emptied, between two looks at the base: then
+    again."""
+    index = current(base)
     try:
         index.open()
     except SinkError:
-        if (again := current(door)).url == index.url:
+        if (again := current(base)).url == index.url:
             raise
         index = again
         index.open()
     return index
 
 
-def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex:
-    """Open an index for searching. `model` is only needed where it was an object or a function of your own."""
-    from penstock.pipeline import make_embedder
-    from penstock.registry import INDEXES, find, scheme
-
-    if isinstance(url, str):
-        if not scheme(url):
-            raise UsageError(f"{url!r} is not a url such as lance://./index")
-        index: Index = find(INDEXES, scheme(url), "index")(url)
-    else:
-        index = url
-    index = _opened(index)
-    try:
-        schema = index.manifest().schema
-        embedder = make_embedder(model if model is not None else _models(schema))
-        mine = embedder.describe()
-        for name, held in schema.vectors.items():
-            if name not in mine:
-                raise SpaceMismatch(f"{url} has vectors named {name!r}, for which no model was given")
-            if mine[name].fingerprint != held.fingerprint:
-                raise SpaceMismatch(
-                    f"{url} was made with {held.model} (fingerprint {held.fingerprint[:8]}); {mine[name].model} as it"
-                    f" is here ({mine[name].fingerprint[:8]}) is another vector space: its answers would mean nothing"
-                )
-    except BaseException:
-        index.close()
-        raise
-    return OpenIndex(index, embedder)
+def check_model(schema: IndexSchema, embedder: MultiEmbedder, url: str) -> None:
+    """Raise SpaceMismatch unless the model made the vectors of the index."""
+    mine = embedder.describe()
+    for name, held in schema.vectors.items():
+        if name not in mine:
+            raise SpaceMismatch(f"{url} has vectors named {name!r}, for which no model was given")
+        if mine[name].fingerprint != held.fingerprint:
+            raise SpaceMismatch(
+                f"{url} was made with {held.model} (fingerprint {held.fingerprint[:8]}); {mine[name].model} as it is"
+                f" here ({mine[name].fingerprint[:8]}) is another vector space: its answers would mean nothing"
+            )
 
 
-def _models(schema: IndexSchema) -> str | dict[str, str]:
-    """The models that an index was made with, by their names."""
+def models_of(schema: IndexSchema) -> str | dict[str, OneModel]:
+    """The models that an index was made with, by the names of their vectors."""
     if schema.vectors.keys() == {VECTOR}:
         return schema.only.model
     return {name: spec.model for name, spec in schema.vectors.items()}

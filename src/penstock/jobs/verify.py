@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.records import Block, Chunk, Item, ListingEnd, Point, Sparse, Unreadable, Upsert, Vector
+from penstock.engine.classify import classify
 from penstock.engine.identity import shows
-from penstock.engine.progress import Progress, Report
-from penstock.ledger import FAILED, OPEN
+from penstock.engine.progress import Report
+from penstock.engine.scan import PAGE
+from penstock.jobs.components import Components
+from penstock.jobs.run import OnProgress, Options, go, unfinished
+from penstock.jobs.session import Session
 from penstock.support.bits import Bits
-
-if TYPE_CHECKING:
-    from penstock.jobs.session import Session
-    from penstock.pipeline import Pipeline
 
 NEAR = 0.999
 """The least cosine of a vector that was kept with one made again: other machines and batches round otherwise."""
@@ -76,71 +76,67 @@ class Verification:
 
 
 def verify(
-    pipeline: Pipeline,
-    repair: bool,
-    sample: float,
-    progress: Callable[[Progress], None] | None,
-    allow_mass_delete: bool,
+    base: Components,
+    *,
+    repair: bool = False,
+    sample: float = 0.0,
+    progress: OnProgress = None,
+    allow_mass_delete: bool = False,
 ) -> Verification:
-    from penstock.jobs.session import Session
-
     if not 0 <= sample <= 1:
-        raise UsageError(f"sample={sample}: a share from 0 to 1 is meant")
-    if not pipeline.sink.readable:
-        raise UsageError(f"{pipeline.sink.url} cannot be read back, so it cannot be verified")
+        raise UsageError(f"invalid sample {sample}: expected a share from 0 to 1")
+    if not base.sink.readable:
+        raise UsageError(f"{base.sink.url} cannot be read back, so it cannot be verified")
     with ExitStack() as stack:
-        session = Session(pipeline, stack, look=not repair)
-        if session.there:
+        session = Session(base, stack, read_only=not repair)
+        if session.exists:
             session.open_sink()
         found, altered = _look(session, sample)
         if not repair or found.ok:
             return found
-        if session.there:
+        if session.exists:
             session.catch_up()
             _mend(session, altered)
-        # A feed tells an event once, and perhaps not from its beginning: what lacks points is looked up.
-        feed = pipeline.source.feed
-        changes = pipeline.unfinished() if feed else pipeline.source.changes(None)
-        report = session.run(changes, progress, force=feed, allow_mass_delete=allow_mass_delete)
-        session.there = True
+        # A feed names an event once, and perhaps not from its beginning: what lacks points is looked up.
+        source = session.components.source
+        changes = unfinished(session.components) if source.feed else source.changes(None)
+        report = go(session, changes, progress, Options(force=source.feed, allow_mass_delete=allow_mass_delete))
+        session.exists = True
         after, _ = _look(session, sample)
-        return Verification(
-            **{name: getattr(after, name) for name in Verification.__dataclass_fields__ if name != "repaired"},
-            repaired=report,
-        )
+        return replace(after, repaired=report)
 
 
 def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
-    """What there is, and the altered points of the sample, at most ALTERED."""
-    pipeline = session.pipeline
-    ledger = pipeline.ledger
-    outdated, present, complete = _against_source(pipeline)
+    """The differences, and the altered points of the sample, at most ALTERED."""
+    components = session.components
+    ledger = components.ledger
+    outdated, present, complete = _against_source(components)
     counts = ledger.counts()
     sampled = unseen = count = 0
     altered: list[Point] = []
-    for points, hidden, wrong in _sampled(session, sample) if sample and session.there else ():
-        sampled, unseen, count = sampled + points, unseen + hidden, count + len(wrong)
+    for compared, hidden, wrong in _sampled(session, sample) if sample and session.exists else ():
+        sampled, unseen, count = sampled + compared, unseen + hidden, count + len(wrong)
         altered += wrong[: ALTERED - len(altered)]
     points = missing = orphans = doubled = 0
     for sink in session.sinks:
-        with closing(ledger.compare(session.ids(sink) if session.there else ())) as comparison:
+        with closing(ledger.compare(session.ids(sink) if session.exists else ())) as comparison:
             points = max(points, comparison.total)
             missing += sum(1 for _ in comparison.missing(sink.url))
             orphans += sum(1 for _ in comparison.orphans())
             doubled += sum(1 for _ in comparison.doubled())
     found = Verification(
-        documents=counts["documents"],
+        documents=counts.documents,
         points=points,
         missing=missing,
         orphans=orphans,
         doubled=doubled,
         outdated=outdated,
-        gone=counts["documents"] - present if complete else 0,
-        failing=counts[FAILED],
+        gone=counts.documents - present if complete else 0,
+        failing=counts.failed,
         sampled=sampled,
         altered=count,
         behind=len(session.fan_out.behind) if session.fan_out else 0,
-        complete=complete or pipeline.source.feed,
+        complete=complete or components.source.feed,
         unseen=unseen,
     )
     return found, altered
@@ -152,7 +148,7 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Po
 
     Ids are hashes, so that their beginnings draw the sample: the same one every time.
     """
-    sink, embedder = session.sink, session.pipeline.embedder
+    sink, embedder = session.sink, session.components.embedder
     session.ready()
     for ids in session.ids(sink):
         drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
@@ -162,14 +158,14 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Po
             alike = [[point for point in points if point.chunk.image != b""]]
             alike += [shown[start : start + SEEN] for start in range(0, len(shown), SEEN)]
             for some in filter(None, alike):
-                told = [(point, chunk) for point in some if (chunk := _whole(session, point.chunk)) is not None]
-                made = embedder.embed([chunk for _, chunk in told]) if told else {}
+                whole = [(point, chunk) for point in some if (chunk := _whole(session, point.chunk)) is not None]
+                columns = embedder.embed([chunk for _, chunk in whole]) if whole else {}
                 wrong = [
                     point
-                    for n, (point, _) in enumerate(told)
-                    if not all(_near(point.vectors[name], column[n]) for name, column in made.items())
+                    for n, (point, _) in enumerate(whole)
+                    if not all(_near(point.vectors[name], column[n]) for name, column in columns.items())
                 ]
-                yield len(told), len(some) - len(told), wrong
+                yield len(whole), len(some) - len(whole), wrong
 
 
 def _whole(session: Session, chunk: Chunk) -> Chunk | None:
@@ -177,7 +173,7 @@ def _whole(session: Session, chunk: Chunk) -> Chunk | None:
     if chunk.image != b"":
         return chunk
     try:
-        item = session.pipeline.source.lookup(chunk.uri)
+        item = session.components.source.lookup(chunk.uri)
         if item is not None:
             with closing(session.parsers.parse(item).blocks) as blocks:
                 for block in blocks:
@@ -197,11 +193,11 @@ def _near(kept: Vector, made: Vector) -> bool:
     return a.shape == b.shape and bool(a @ b >= NEAR * np.linalg.norm(a) * np.linalg.norm(b))
 
 
-def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
+def _against_source(components: Components) -> tuple[int, int, bool]:
     """(documents that a run would read, documents of the ledger that are listed, whether the listing was complete)"""
-    ledger, source = pipeline.ledger, pipeline.source
+    ledger, source = components.ledger, components.source
     if source.feed:
-        return ledger.counts()[OPEN], ledger.counts()["documents"], False
+        return ledger.counts().open, ledger.counts().documents, False
     outdated = 0
     complete = False
     present = Bits()
@@ -209,17 +205,15 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
 
     def consider() -> None:
         nonlocal outdated
-        known = ledger.known([item.uri for item in page])
-        present.update(before.document for before in known.values())
-        for item in page:
-            before = known.get(item.uri)
-            outdated += not (before and before.settled(item.fingerprint))
+        classified = classify(page, ledger)
+        present.update(classified.documents)
+        outdated += len(classified.work)
         page.clear()
 
     for change in source.changes(None):
         if isinstance(change, Upsert):
             page.append(change.item)
-            if len(page) == 256:
+            if len(page) == PAGE:
                 consider()
         elif isinstance(change, Unreadable):
             present.update(ledger.under(change.uri))
@@ -231,7 +225,7 @@ def _against_source(pipeline: Pipeline) -> tuple[int, int, bool]:
 
 def _mend(session: Session, altered: Sequence[Point]) -> None:
     """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
-    ledger = session.pipeline.ledger
+    ledger = session.components.ledger
     for sink in session.sinks:
         with closing(ledger.compare(session.ids(sink))) as comparison:
             orphans = comparison.orphans()

@@ -13,8 +13,8 @@ from ipaddress import ip_address
 from types import FrameType
 from typing import TextIO
 
+from penstock.compose import open_index
 from penstock.core.errors import MissingExtra, UsageError
-from penstock.jobs.search import open_index
 from penstock.server.metrics import Metrics
 from penstock.server.settings import KEYS, Settings
 

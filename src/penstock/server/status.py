@@ -15,8 +15,8 @@ from starlette.responses import Response
 from penstock import __version__
 from penstock.core.errors import PenstockError, SinkError
 from penstock.jobs import progress_file as bulletin
+from penstock.jobs.components import current_ledger
 from penstock.ledger import Ledger
-from penstock.pipeline import current_ledger
 from penstock.server.answers import Json
 from penstock.server.asking import DEPTH, Ask
 from penstock.server.engine import Engine
@@ -93,13 +93,13 @@ class Status:
         """What the ledger knows, and how a run is getting on, if one does."""
         assert self._settings.state is not None
         try:
-            with Ledger(current_ledger(self._settings.state)) as ledger:
-                ledger.open(exclusive=False, create=False)
+            with Ledger.reader(current_ledger(self._settings.state)) as ledger:
                 failing = [
                     {"uri": f.uri, "stage": f.stage, "place": f.place, "cause": f.cause}
                     for f in islice(ledger.failures(), NAMED)
                 ]
-                told = {**ledger.counts(), "runs": ledger.runs(1), "failing": failing, "asked": time.time()}
+                runs = [asdict(run) for run in ledger.runs(1)]
+                told = {**asdict(ledger.counts()), "runs": runs, "failing": failing, "asked": time.time()}
                 return told, bulletin.read(ledger.path)
         except PenstockError as error:
             return {"error": str(error)}, None

@@ -17,14 +17,17 @@ from penstock.core.records import Change
 from penstock.core.retry import Retry
 from penstock.core.schema import IndexSchema
 from penstock.engine.progress import COUNTERS, Progress
+from penstock.shards import images
 from penstock.shards import store as stores
 from penstock.shards.accounts import Accounts
 from penstock.shards.folder import Folder
 from penstock.shards.format import FAILED, STATES
-from penstock.shards.head import Means, Whole, run
+from penstock.shards.head import Means, run
 from penstock.shards.leases import TTL, Lease, LeaseLost, Leases
 from penstock.shards.listing import Listing, share
 from penstock.shards.writer import Writer
+from penstock.support.cores import usable_cores
+from penstock.support.sizes import parse_budget
 
 ROWS = 4096
 PIECES = 64
@@ -65,10 +68,11 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What need not be said."""
+    """Optional settings."""
 
     rows: int = ROWS
     memory: str | int = "512MiB"
+    """Bytes in flight, at most."""
     workers: int | None = None
     again: bool = False
     """Go back to finished pieces, and try whatever failed once more."""
@@ -81,8 +85,8 @@ class Options:
 
 
 def embed(
-    source: str | os.PathLike[str] | Source | Iterable[str],
-    model: Any,
+    source: Source,
+    embedder: MultiEmbedder,
     out: str | os.PathLike[str],
     *,
     partition: tuple[int, int] | None = None,
@@ -103,29 +107,29 @@ def embed(
     began = time.monotonic()
     given = options or Options()
     wanted, number = _wanted(partition, claim, pieces)
-    embedder = _embedder(model)
+    check_images(embedder)
     with ExitStack() as stack:
-        from penstock.pipeline import MINIMUM, parse_size
-        from penstock.sources import from_url
-
         if given.rows < 1:
-            raise UsageError(f"rows={given.rows}: a part has one at least")
-        budget = parse_size(given.memory)
-        if budget < MINIMUM:
-            raise UsageError(f"memory={given.memory!r} is too little: at least {MINIMUM >> 20} MiB")
+            raise UsageError(f"invalid rows={given.rows}: expected at least 1")
         place = stores.at(out, given.storage)
-        if not isinstance(source, Source):
-            inside = [place.url] if isinstance(place, stores.Folder) else []
-            source = from_url(_paths(source), skip=inside)
         if source.feed:
             raise UsageError(f"{source.name} tells of events, and has no end that parts could be complete at")
         stack.callback(source.close)
         stack.callback(setattr, source, "enters", None)
         stack.callback(embedder.close)
         source.open()
-        schema = IndexSchema(embedder.describe(), Whole.spec)
+        schema = IndexSchema(embedder.describe(), images.Whole.spec)
         folder = Folder.begin(place, schema, number, source.name)
-        means = Means(embedder, budget, given.workers or _cores(), given.max_wait)
+        image_parsers = images.parsers()
+        stack.callback(image_parsers.close)
+        means = Means(
+            embedder=embedder,
+            chunker=images.Whole(),
+            parse=images.parse_with(image_parsers),
+            budget=parse_budget(given.memory),
+            workers=given.workers or usable_cores(),
+            max_wait=given.max_wait,
+        )
         listing = Listing(source, number) if claim else None
         if listing:
             stack.callback(listing.close)
@@ -290,20 +294,9 @@ def _wanted(partition: tuple[int, int] | None, claim: bool, pieces: int) -> tupl
     return range(number, number + 1), of
 
 
-def _embedder(model: Any) -> MultiEmbedder:
-    from penstock.pipeline import make_embedder
-
-    embedder = make_embedder(model)
+def check_images(embedder: MultiEmbedder) -> None:
+    """Raise UsageError unless the model embeds images and they can be decoded."""
     if not embedder.embeds_images:
         raise UsageError(f"{embedder!r} embeds no images: name a CLIP or SigLIP model")
     if find_spec("PIL") is None:
         raise MissingExtra("decoding images (Pillow)", "images")
-    return embedder
-
-
-def _paths(source: Any) -> Any:
-    return source if isinstance(source, str | os.PathLike) else list(source)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.core.errors import EmbedError, LockedError, ParseError, SourceError, UsageError
-from penstock.core.records import Chunk, Dense, Item, Piece
+from penstock.core.records import VECTOR, Chunk, Dense, Item, Piece, Point
 from penstock.core.schema import VectorSpec, single
 from penstock.engine.identity import Namer
-from penstock.ledger import Begun
+from penstock.engine.journal import Begun
 from penstock.shards import store as stores
 from penstock.shards import unpickling
 from penstock.shards.accounts import Accounts
 from penstock.shards.embed import ROWS
 from penstock.shards.folder import Folder
 from penstock.shards.format import FAILED, Entry
-from penstock.shards.head import Whole
+from penstock.shards.images import Whole
 from penstock.shards.leases import Leases
 from penstock.shards.writer import Writer
 
@@ -141,8 +141,8 @@ def _taken(row: Foreign, writer: Writer) -> str:
         if not values.any():
             return "its vector is zero"
         chunk = _chunk(row, image)
-        with writer.room(1):
-            writer.add([chunk], [Dense(values)])
+        writer.admit(1)
+        writer.add([Point(chunk, {VECTOR: Dense(values)})])
     except (ValueError, TypeError, EmbedError, binascii.Error) as error:
         return str(error)
     return ""

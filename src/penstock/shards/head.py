@@ -1,56 +1,42 @@
-"""One piece through the engine: its flow reads, batches, isolates what fails and keeps to the memory budget.
+"""One shard through the engine: an ordinary flow, whose sink and journal are the parts.
 
-What the engine knows as sink and ledger only acknowledge here. The vectors go to the part in hand as soon as the model
-gives them, and the parts are the record, so the ledger is forgotten at the end.
+Points go into the part in hand when they are written, and each document's ending after them, so that a part never has
+the one without the other. What is embedded and in no part yet is bounded in rows: see `Writer.admit`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import count
 from threading import Lock
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from penstock.core.contracts import MultiEmbedder, Sink
-from penstock.core.errors import StageError, Unsupported
-from penstock.core.records import (
-    VECTOR,
-    Block,
-    Change,
-    Chunk,
-    Gap,
-    Item,
-    ListingEnd,
-    Piece,
-    Point,
-    Unreadable,
-    Upsert,
-    Vector,
-)
+from penstock.core.contracts import Chunker, MultiEmbedder, Sink
+from penstock.core.errors import StageError, UsageError
+from penstock.core.records import Change, Chunk, Item, Point, Unreadable, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec
-from penstock.engine.flow import Flow, Setup
+from penstock.engine.flow import Flow
+from penstock.engine.head import Head
+from penstock.engine.journal import DONE, OPEN, SKIPPED, Begun, ChunkEntry, Ending, Failure, Known
+from penstock.engine.prepare import Parse
 from penstock.engine.progress import Progress
-from penstock.ledger import DONE, OPEN, SKIPPED, Ending, Failure, Ledger, Row
-from penstock.parsers import Parsed, Parsers, images
-from penstock.parsers.detect import EMPTY
+from penstock.engine.tail import Tail
 from penstock.shards import format
 from penstock.shards.accounts import Accounts
 from penstock.shards.format import Entry
 from penstock.shards.leases import LeaseLost
 from penstock.shards.writer import Writer
 
-LINGER = 0.05
-"""Seconds between commits of the engine: nothing durable hangs on them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all pieces are made with."""
+    """What all shards are worked on with."""
 
     embedder: MultiEmbedder
+    chunker: Chunker
+    parse: Callable[[Item, Writer], Parse]
+    """Parses an item; it may leave out content that the writer has had from another one."""
     budget: int
     workers: int
     max_wait: float
@@ -62,133 +48,88 @@ class Ran(NamedTuple):
     last: Progress
 
 
-class Whole:
-    """A chunker: an image is a chunk, with its caption."""
-
-    spec = "whole images"
-
-    def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
-        at = 0
-        for block in blocks:
-            span = (at, at := at + len(block.text))
-            yield Piece(block.text, span, block.page, block.headings, block.metadata, image=block.image)
-
-
 def run(
     means: Means,
     writer: Writer,
     accounts: Accounts,
     changes: Iterable[Change],
-    tell: Callable[[Progress], None] | None,
+    progress: Callable[[Progress], None] | None,
 ) -> Ran:
     """Embed what is not accounted for."""
-    listing = _Listing(changes, writer, accounts)
-    with tempfile.TemporaryDirectory(prefix="penstock-") as folder, _Passing(Path(folder) / "run.db", writer) as ledger:
-        ledger.open()
-        parsers = Parsers({"image/*": images.parse, "*": _no_image}, images=True)
-        recorder = _Recorder(means.embedder, writer)
-        chunker, lock = Whole(), Lock()
+    embedder = _Small(means.embedder, writer.rows)
+    journal, sink, lock = ShardJournal(writer), PartSink(writer, embedder.batch_rows), Lock()
 
-        def ready() -> Whole:
-            with lock:
-                means.embedder.open()
-            return chunker
+    def ready() -> Chunker:
+        with lock:
+            means.embedder.open()
+        return means.chunker
 
-        flow = Flow(
-            Setup(
-                changes=listing,
-                parse=lambda item: _parse(parsers, item, writer),
-                embedder=recorder,
-                sink=_Acknowledging(means.embedder.batch_rows),
-                ready=ready,
-                ledger=ledger,
-                run=ledger.begin_run(""),
-                source="parts",
-                budget=means.budget,
-                workers=means.workers,
-                max_wait=means.max_wait,
-                linger=LINGER,
-            )
-        )
-        try:
-            flow.run(tell)
-        except StageError as error:
-            if isinstance(error.__cause__, LeaseLost):
-                raise error.__cause__ from None
-            raise
-        finally:
-            parsers.close()
-        ended = "stopped" if flow.interrupted else "done" if listing.complete else "broken"
-        return Ran(ended, flow.progress())
+    head = Head(
+        changes=_unaccounted(changes, writer, accounts),
+        parse=lambda item: means.parse(item, writer),
+        embedder=embedder,
+        ready=ready,
+        view=journal,
+        run=1,
+        workers=means.workers,
+        admit=writer.admit,
+        withdraw=writer.withdraw,
+    )
+    tail = Tail(sink=sink, ready=ready, journal=journal, run=1, source="parts", linger=0.0)
+    flow = Flow(head, tail, budget=means.budget, max_wait=means.max_wait)
+    try:
+        flow.run(progress)
+    except StageError as error:
+        if isinstance(error.__cause__, LeaseLost):
+            raise error.__cause__ from None
+        raise
+    ended = "stopped" if flow.interrupted else "done" if flow.complete else "broken"
+    return Ran(ended, flow.progress())
 
 
-def _parse(parsers: Parsers, item: Item, writer: Writer) -> Parsed:
-    parsed = parsers.parse(item)
-
-    def blocks() -> Any:
-        for block in parsed.blocks:
-            if isinstance(block, Gap):
-                yield block
-                continue
-            digest = hashlib.sha256(block.image or b"").hexdigest()
-            if writer.first(item.uri, digest):
-                yield replace(block, metadata={**block.metadata, "content_hash": digest})
-
-    return replace(parsed, blocks=blocks())
-
-
-def _no_image(stream: BinaryIO, item: Item) -> Iterator[Block]:
-    said = (item.media_type or "").partition(";")[0]
-    if said != EMPTY:
-        raise Unsupported(f"no image, but {said}")
-    raise Unsupported("the caption of an image" if item.size else "empty: zero bytes")
-
-
-class _Listing:
-    """Tells the engine what nothing has become of yet."""
-
-    def __init__(self, changes: Iterable[Change], writer: Writer, accounts: Accounts) -> None:
-        self.complete = False
-        self._changes, self._writer, self._accounts = changes, writer, accounts
-
-    def __iter__(self) -> Iterator[Change]:
-        for change in self._changes:
-            match change:
-                case Upsert(item) if self._accounts.told(item.uri):
+def _unaccounted(changes: Iterable[Change], writer: Writer, accounts: Accounts) -> Iterator[Change]:
+    """The changes that nothing has become of yet."""
+    for change in changes:
+        match change:
+            case Upsert(item):
+                if accounts.told(item.uri):
                     yield change
-                case Unreadable(uri, cause, listing=False) if self._accounts.told(uri):
-                    self._writer.account(Entry(uri, format.FAILED, cause, final=False))
-                case ListingEnd():
-                    self.complete = True
+            case Unreadable(uri, cause, listing=False):
+                if accounts.told(uri):
+                    writer.account(Entry(uri, format.FAILED, cause, final=False))
+            case Unreadable():
+                pass  # the listing has no end then, and the shard stays open
+            case _:
+                yield change
 
 
-class _Recorder(MultiEmbedder):
-    """The embedder. What it has embedded is in the part in hand before anybody else has it."""
+class _Small(MultiEmbedder):
+    """An embedder whose batches are small enough for a part of so many rows."""
 
-    def __init__(self, real: MultiEmbedder, writer: Writer) -> None:
-        self.workers = min(real.workers, writer.rows)
+    def __init__(self, real: MultiEmbedder, rows: int) -> None:
+        self._real = real
+        self.workers = min(real.workers, rows)
         self.batch_tokens = real.batch_tokens
-        self.batch_rows = max(1, min(real.batch_rows, writer.rows // self.workers))
-        self._real, self._writer = real, writer
+        self.batch_rows = max(1, min(real.batch_rows, rows // self.workers))
 
     def describe(self) -> Mapping[str, VectorSpec]:
         return self._real.describe()
 
     def embed(self, chunks: Sequence[Chunk]) -> Mapping[str, Sequence[Vector]]:
-        with self._writer.room(len(chunks)):
-            vectors = self._real.embed(chunks)
-            self._writer.add(chunks, vectors[VECTOR])
-        return vectors
+        return self._real.embed(chunks)
 
     def query(self, texts: Sequence[str], using: str) -> Sequence[Vector]:
         return self._real.query(texts, using)
 
 
-class _Acknowledging(Sink):
+class PartSink(Sink):
+    """The part in hand. A kill loses what is in it, and with it the endings: no acknowledgement outlives the points."""
+
     readable = False
 
-    def __init__(self, rows: int) -> None:
-        self.max_rows = rows
+    def __init__(self, writer: Writer, max_rows: int) -> None:
+        self._writer = writer
+        self.max_rows = max_rows
 
     @property
     def url(self) -> str:
@@ -197,48 +138,88 @@ class _Acknowledging(Sink):
     def manifest(self) -> Manifest | None:
         return None
 
-    def open(self, manifest: Manifest) -> None: ...
+    def open(self, manifest: Manifest) -> None:
+        """The folder is open already."""
 
-    def replace_manifest(self, manifest: Manifest) -> None: ...
+    def replace_manifest(self, manifest: Manifest) -> None:
+        raise UsageError("parts have the manifest of their folder")
 
-    def write(self, points: Sequence[Point]) -> None: ...
+    def write(self, points: Sequence[Point]) -> None:
+        self._writer.add(points)
 
-    def delete(self, ids: Sequence[str]) -> None: ...
+    def delete(self, ids: Sequence[str]) -> None:
+        raise UsageError("nothing is deleted from parts")
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Points and endings go into one part: see the module."""
 
     def count(self) -> int:
         return 0
 
 
-class _Passing(Ledger):
-    """The engine's ledger, for as long as it runs. What it learns of failures is written to the parts."""
+class ShardJournal:
+    """The engine's journal of one shard: nothing is known before, and each ending goes into the part in hand."""
 
-    def __init__(self, path: Path, writer: Writer) -> None:
-        super().__init__(path)
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._numbers = count(1)
         self._causes: dict[str, Failure] = {}
 
-    def open(self, *, exclusive: bool = True, create: bool = True) -> None:
-        super().open(exclusive=exclusive, create=create)
-        self._open().execute("PRAGMA synchronous=OFF")
+    def known(self, uris: Sequence[str]) -> dict[str, Known]:
+        return {}
 
-    def acknowledge(self, rows: Sequence[Row], run: int) -> None: ...
+    def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
+        return {uri: Begun(next(self._numbers), 1, had=False) for uri in uris}
 
-    def intend(self, rows: Sequence[Row]) -> None: ...
+    def mark_seen(self, documents: Sequence[int], run: int) -> None: ...
 
-    def record(self, failures: Iterable[Failure]) -> None:
+    def mark_seen_under(self, uri: str, run: int) -> None: ...
+
+    def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
+        return {}
+
+    def same_content(self, contents: Sequence[int], before: int) -> dict[int, bytes]:
+        return {}
+
+    def record(self, failures: Iterable[Failure], run: int) -> None:
         self._causes.update((failure.uri, failure) for failure in failures)
 
+    def intend(self, entries: Sequence[ChunkEntry]) -> None: ...
+
+    def acknowledge(self, entries: Sequence[ChunkEntry], run: int) -> None: ...
+
+    def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None: ...
+
+    def stale(self, document: int, limit: int) -> list[bytes]:
+        return []
+
+    def outdate(self, document: int) -> None: ...
+
+    def retract(self, document: int, ids: Sequence[bytes]) -> None: ...
+
+    def forget(self, document: int, ids: Sequence[bytes]) -> None: ...
+
     def finish(self, endings: Iterable[Ending]) -> None:
-        endings = list(endings)
-        super().finish(endings)
         for ending in endings:
             failure = self._causes.pop(ending.uri, None)
             if ending.state == DONE:
                 if failure is not None:
                     self._writer.account(Entry(ending.uri, format.NOTED, failure.cause))
                 continue
-            cause = failure.cause if failure else "no cause was told"
+            cause = failure.cause if failure else "no cause is known"
             state = format.SKIPPED if ending.state == SKIPPED else format.FAILED
             self._writer.account(Entry(ending.uri, state, cause, final=ending.state != OPEN))
+
+    def reopen(self, uris: Sequence[str]) -> None: ...
+
+    def remove(self, document: int) -> None: ...
+
+    def unseen(self, run: int, after: int = 0) -> list[tuple[int, str]]:
+        return []
+
+    def unseen_share(self, run: int) -> tuple[int, int]:
+        return 0, 0
+
+    def clear_listing(self, run: int) -> None: ...
+
+    def save_cursor(self, source: str, cursor: str) -> None: ...

@@ -65,7 +65,7 @@ class Loaded:
 
 def load(
     out: str | os.PathLike[str],
-    into: str | Sink,
+    base: Sink,
     progress: Callable[[Loaded], None] | None = None,
     *,
     incomplete: bool = False,
@@ -73,7 +73,7 @@ def load(
     state: str | os.PathLike[str] | None = None,
     storage: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """Build a collection of all parts that count, and make it the current one of `into`.
+    """Build a collection of all parts that count, and make it the current generation of `base`.
 
     The one that was current is kept until the next load. What the parts do not have, the new one does not have. Where
     the current one is a pipeline's, or of another model, this is refused: the latter but with `replace_model`.
@@ -81,19 +81,16 @@ def load(
     `incomplete`: also if pieces are not finished; of those, the parts that are there are taken.
     `state`: the file that says how far it is; by default one under `.penstock/`.
     """
-    from penstock.pipeline import make_sink
-
     folder = Folder.there(stores.at(out, storage))
     parts, gaps = _wanted(folder, incomplete)
-    door = make_sink(into)
-    if folder.space.kind not in {kind.__name__ for kind in door.accepts}:
-        raise UsageError(f"{door.url} does not take {folder.space.kind} vectors")
+    if folder.space.kind not in {kind.__name__ for kind in base.accepts}:
+        raise UsageError(f"{base.url} does not take {folder.space.kind} vectors")
     mark = hashlib.blake2b("".join(part.sha256 or part.name for part in parts).encode(), digest_size=16)
-    mark.update(door.url.encode())
+    mark.update(base.url.encode())
     owner = OWNER + mark.hexdigest()
-    held = door.manifest()
-    _may_replace(door, held, folder, replace_model)
-    number, place = _place(door, held, owner)
+    held = base.manifest()
+    _may_replace(base, held, folder, replace_model)
+    number, place = _place(base, held, owner)
     file = Path(state) if state is not None else Path(".penstock") / f"load-{mark.hexdigest()[:16]}.json"
     with place:
         loading = _Loading(folder, parts, place, _State(file, owner, place.url), progress)
@@ -104,9 +101,9 @@ def load(
         file.unlink()
     if not number:
         return replace(made, switched=True)
-    _switch(door, held, folder, number)
+    _switch(base, held, folder, number)
     try:
-        return replace(made, switched=True, alias=door.alias(number))
+        return replace(made, switched=True, alias=base.alias(number))
     except SinkError as error:
         return replace(made, switched=True, trouble=f"the alias stands for the old one: {error}")
 
@@ -135,28 +132,28 @@ def _wanted(folder: Folder, incomplete: bool) -> tuple[list[Listed], list[str]]:
 # ---------------------------------------------------------------- where to
 
 
-def _place(door: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
+def _place(base: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
     """Where to build: the first place after the current one that is free, or ours. What earlier loads left there, and
     the collection before the current one, are removed."""
     if held is not None and held.former is not None:
-        former = door.generation(held.former) if held.former else door
+        former = base.generation(held.former) if held.former else base
         kept = former.manifest()
         if kept is not None and not _loaded(kept):
             raise UsageError(
                 f"{former.url}, which was current before, is still kept: drop it first (penstock reindex --drop)"
             )
-        switch([door], held.current, None)
+        switch([base], held.current, None)
         if held.former:
             former.drop()
         held = replace(held, former=None)
     try:
-        door.generation(1)
+        base.generation(1)
     except UsageError:
         if held is None or owner in held.owners.values():
-            return 0, door
+            return 0, base
         raise
     for number in count((held.current if held is not None else 0) + 1):
-        place = door.generation(number)
+        place = base.generation(number)
         kept = place.manifest()
         if kept is None or owner in kept.owners.values():
             return number, place
@@ -166,15 +163,15 @@ def _place(door: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
     raise AssertionError("numbers do not end")
 
 
-def _may_replace(door: Sink, held: Manifest | None, folder: Folder, replace_model: bool) -> None:
-    current = door.generation(held.current).manifest() if held is not None and held.current else held
+def _may_replace(base: Sink, held: Manifest | None, folder: Folder, replace_model: bool) -> None:
+    current = base.generation(held.current).manifest() if held is not None and held.current else held
     if current is None or not current.owners:
         return
     if not _loaded(current):
-        raise OwnershipError(f"{door.url} is filled by `penstock ingest`: load into another place")
+        raise OwnershipError(f"{base.url} is filled by `penstock ingest`: load into another place")
     if not current.schema.same_space(folder.schema) and not replace_model:
         raise SpaceMismatch(
-            f"{door.url} holds {current.schema}; the parts hold {folder.schema}: load into another url, or with"
+            f"{base.url} holds {current.schema}; the parts hold {folder.schema}: load into another url, or with"
             " --replace-model"
         )
 
@@ -184,18 +181,18 @@ def _loaded(manifest: Manifest) -> bool:
     return all(owner.startswith(OWNER) for owner in manifest.owners.values()) and bool(manifest.owners)
 
 
-def _switch(door: Sink, held: Manifest | None, folder: Folder, number: int) -> None:
+def _switch(base: Sink, held: Manifest | None, folder: Folder, number: int) -> None:
     if held is None:
         # The place that people name holds nothing but the word where the collection is.
         word = Manifest(folder.schema, {}, current=number)
-        with door:
-            door.open(word)
-            door.replace_manifest(word)
+        with base:
+            base.open(word)
+            base.replace_manifest(word)
     else:
-        there = door.manifest() or held
+        there = base.manifest() or held
         if there.current != held.current:
-            raise OwnershipError(f"{door.url} was built anew by somebody else meanwhile; load again")
-        switch([door], number, held.current)
+            raise OwnershipError(f"{base.url} was built anew by somebody else meanwhile; load again")
+        switch([base], number, held.current)
 
 
 class _State:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from penstock.core.errors import EmbedError, Transient
-from penstock.core.records import Chunk, Vector
+from penstock.core.errors import EmbedError, Rejected, SinkError, Transient
+from penstock.core.records import Point
+from penstock.core.schema import IndexSchema
 from penstock.shards.accounts import Accounts
 from penstock.shards.folder import Done, Folder, facts_of
 from penstock.shards.format import DUPLICATE, FAILED, NOTED, Draft, Entry, Listed, Part, Row
@@ -25,7 +26,7 @@ ENTRIES = 4
 class Writer:
     """Takes vectors and accounts, and makes parts of them.
 
-    `room(n)` is had before n chunks are embedded. No more than `rows` of them are ever embedded and in no part, so
+    `admit(n)` is called before n chunks are embedded. No more than `rows` of them are ever embedded and in no part, so
     that a kill costs at most as many: where there is no room for more, the part is cut first.
     """
 
@@ -55,6 +56,7 @@ class Writer:
         self._waiting: dict[str, list[str]] = {}
         """Who has the same content as one of those."""
         self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     def take_in(self, part: Part) -> None:
         """One that an earlier worker wrote. It counts, unless its images are in another part already: then it was
@@ -83,27 +85,44 @@ class Writer:
 
     # ------------------------------------------------------------ rows
 
-    @contextmanager
-    def room(self, count: int) -> Iterator[None]:
-        with self._lock:
-            while (held := self._held()) and (held + self._reserved + count > self.rows or self._large()):
-                self._cut()
+    def admit(self, count: int) -> None:
+        """Wait for room for so many rows, or make it."""
+        with self._changed:
+            while True:
+                rows, reserved = self._held(), self._reserved
+                if rows and (rows + reserved + count > self.rows or self._large()):
+                    self._cut()
+                elif not rows and reserved and reserved + count > self.rows:
+                    self._changed.wait()
+                else:
+                    break
             self._reserved += count
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._reserved -= count
 
-    def add(self, chunks: Sequence[Chunk], vectors: Sequence[Vector]) -> None:
-        """All of them or none: raises EmbedError where a vector is none."""
-        rows = [_row(chunk, vector, self._folder.space.dim) for chunk, vector in zip(chunks, vectors, strict=True)]
-        with self._lock:
+    def withdraw(self, count: int) -> None:
+        """So many rows that were admitted will not come."""
+        with self._changed:
+            self._reserved -= count
+            self._changed.notify_all()
+
+    def add(self, points: Sequence[Point]) -> None:
+        """Add points that were admitted. Raises Rejected for those whose vector cannot be kept: the others are."""
+        rows: list[Row] = []
+        reasons: dict[str, str] = {}
+        for point in points:
+            try:
+                rows.append(_row(point, self._folder.schema))
+            except EmbedError as error:
+                reasons[point.id] = str(error)
+        with self._changed:
             for row in rows:
                 self._draft.add(row)
                 self._accounts.embedded(row.uri, row.content_hash)
                 for uri in self._landed(row.uri):
                     self._account(Entry(uri, DUPLICATE, row.uri))
+            self._reserved -= len(points)
+            self._changed.notify_all()
+        if reasons:
+            raise Rejected(reasons)
 
     def account(self, entry: Entry) -> None:
         with self._lock:
@@ -182,12 +201,13 @@ class Writer:
         self._draft.close()
 
 
-def _row(chunk: Chunk, vector: Vector, dim: int) -> Row:
+def _row(point: Point, schema: IndexSchema) -> Row:
     import numpy as np
 
-    values: Any = np.ascontiguousarray(vector.values, np.float32)
+    chunk, dim = point.chunk, schema.only.dim
+    values: Any = np.ascontiguousarray(point.vectors[schema.only_name].values, np.float32)
     if values.shape != (dim,):
-        raise TypeError(f"a vector of shape {values.shape}; the model says it has {dim} dimensions")
+        raise SinkError(f"a vector of shape {values.shape}; the model says it has {dim} dimensions")
     if not np.isfinite(values).all():
         raise EmbedError("its vector holds NaN or infinity")
     rest = dict(chunk.metadata)

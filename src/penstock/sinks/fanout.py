@@ -89,7 +89,7 @@ class FanOut(Sink):
             except Transient as error:
                 away = error
         ledger = self._group.ledger
-        if away is not None and (ledger is None or ledger.counts()["acknowledged"]):
+        if away is not None and (ledger is None or ledger.counts().acknowledged):
             raise away  # it may have one: "there is no index" would be taken for the end of all that was done
         return None
 

@@ -107,7 +107,7 @@ class Joining:
     ) -> dict[Member, int | None]:
         """From which run on each member may lack something: none if it lacks nothing, 0 if nothing is known of it."""
         known, mine = self._ledger.members(), self._manifest.owners.items()
-        empty = not self._ledger.counts()["acknowledged"]
+        empty = not self._ledger.counts().acknowledged
         since: dict[Member, int | None] = {
             member: (None if empty else 0) if member in kept and kept[member] is None else known.get(member.url, 0)
             for member in self._group.members

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from penstock.core import schema
+from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 
 METRICS = ("cosine", "dot", "l2")
 
@@ -84,6 +85,16 @@ def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
             f"{url} holds {kept.schema}; this run makes {wanted.schema}. Index into another url, or have"
             " `penstock reindex` build a new generation beside it"
         )
+
+
+def check_schema(made_of: IndexSchema, sink: Sink) -> None:
+    """Raise UsageError where the sink cannot hold such vectors."""
+    kinds = {kind.__name__ for kind in sink.accepts}
+    for spec in made_of.vectors.values():
+        if spec.kind not in kinds:
+            raise UsageError(f"{sink.url} does not take {spec.kind} vectors, which {spec.model} makes")
+    if len(made_of.vectors) > 1 and not sink.named:
+        raise UsageError(f"{sink.url} holds one vector a chunk, not several ({', '.join(made_of.vectors)})")
 
 
 def supported(space: VectorSpec, kinds: set[str], url: str) -> None:

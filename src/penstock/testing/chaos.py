@@ -23,7 +23,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ from penstock.core.contracts import Sink, Source
 from penstock.core.errors import UsageError
 from penstock.core.records import Block, Chunk, Delete, Piece, Point
 from penstock.core.schema import Manifest
-from penstock.engine.flow import Setup
-from penstock.jobs import session as sessions
+from penstock.engine.journal import ChunkEntry
+from penstock.jobs import run as runs
 from penstock.pipeline import Pipeline
 from penstock.registry import SINKS, find
 from penstock.sinks import manifests
@@ -284,14 +283,14 @@ def make_pipeline(job: Job) -> Pipeline:
 def ingest(job: Job) -> None:
     """One run, which logs what it embeds, acknowledges and takes back."""
     # A run as short as these would commit once, at its end: with hardly any linger there are commits to come between.
-    setattr(sessions, "Setup", partial(Setup, linger=LINGER.get(job.url.partition("://")[0], 0.05)))  # noqa: B010
+    setattr(runs, "LINGER", LINGER.get(job.url.partition("://")[0], 0.05))  # noqa: B010
     pipeline = make_pipeline(job)
     ledger = pipeline.ledger
     acknowledge, retract = ledger.acknowledge, ledger.retract
 
-    def acknowledged(rows: Sequence[Any], run: int) -> None:
-        acknowledge(rows, run)
-        note(job.log, "acknowledged", [row.id.hex() for row in rows])
+    def acknowledged(entries: Sequence[ChunkEntry], run: int) -> None:
+        acknowledge(entries, run)
+        note(job.log, "acknowledged", [entry.id.hex() for entry in entries])
 
     def retracted(document: int, ids: Sequence[bytes]) -> None:
         note(job.log, "retracted", [id.hex() for id in ids])

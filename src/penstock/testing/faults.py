@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 from penstock.core.contracts import Embedder, Source, Tokenizer
-from penstock.core.errors import EmbedError, SourceError, Transient
+from penstock.core.errors import EmbedError, ModelError, SourceError, Transient
 from penstock.core.records import Change, Chunk, Item, Unreadable, Upsert, Vector
 from penstock.core.schema import VectorSpec
 
@@ -33,6 +33,8 @@ class EmbedFaults:
     """HTTP 429 and the like."""
     broken: frozenset[int] = frozenset()
     """Fails in a way that no contract names."""
+    fatal: frozenset[int] = frozenset()
+    """Fails so that the run has to end."""
     short: frozenset[int] = frozenset()
     """Gives one vector too few."""
     poison: str | None = None
@@ -72,6 +74,8 @@ class FaultyEmbedder(Embedder):
         time.sleep(faults.seconds)
         if call in faults.transient:
             raise Transient("429 Too Many Requests")
+        if call in faults.fatal:
+            raise ModelError("the model is gone")
         if call in faults.broken:
             raise RuntimeError("the model fell over")
         if faults.poison is not None and any(faults.poison in chunk.text for chunk in chunks):

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from penstock.compose import STATE
 from penstock.core.errors import PenstockError, UsageError
+from penstock.jobs.components import current_ledger
 from penstock.ledger import Ledger
-from penstock.pipeline import STATE, current_ledger
 
 
 def path_of(args: argparse.Namespace) -> Path:
@@ -38,8 +39,7 @@ def _ledgers() -> list[Path]:
 
 def _fills(path: Path) -> str:
     try:
-        with Ledger(path) as ledger:
-            ledger.open(exclusive=False, create=False)
+        with Ledger.reader(path) as ledger:
             settings = settings_of(ledger)
     except PenstockError as error:
         return f"   ({error})"
@@ -54,8 +54,7 @@ def option_of(path: Path) -> str:
 
 @contextmanager
 def ledger_of(args: argparse.Namespace) -> Iterator[Ledger]:
-    with Ledger(current_ledger(path_of(args))) as ledger:
-        ledger.open(exclusive=False, create=False)
+    with Ledger.reader(current_ledger(path_of(args))) as ledger:
         yield ledger
 
 

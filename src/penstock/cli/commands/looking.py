@@ -50,8 +50,8 @@ def status(args: argparse.Namespace) -> int:
             "ledger_bytes": bytes_of(ledger.path),
             "index": places_of(settings),
             "source": settings.get("source"),
-            **ledger.counts(),
-            "runs": ledger.runs(5),
+            **asdict(ledger.counts()),
+            "runs": [asdict(run) for run in ledger.runs(5)],
         }
     if args.json:
         emit(told)
@@ -68,7 +68,7 @@ def failures(args: argparse.Namespace) -> int:
                 emit(asdict(failure))
             return OK
         rows = ((place(f.uri), f.stage, f.place, f.cause, str(f.attempts), moment(f.last)) for f in failures)
-        if not ledger.counts()["failures"]:
+        if not ledger.counts().failures:
             say("no failures")
             return OK
         for part in table(("document", "stage", "place", "cause", "attempts", "when"), rows):
@@ -84,16 +84,22 @@ def explain(args: argparse.Namespace) -> int:
     if len(id) != 16:
         raise UsageError(f"{args.id!r} is no id: 32 hexadecimal digits, as `penstock search --json` shows them")
     with ledger_of(args) as ledger:
-        found = ledger.find_chunk(id)
-        if found is None:
+        origin = ledger.origin(id)
+        if origin is None:
             complain(f"the ledger {ledger.path} knows no point {id.hex()}")
             return INCOMPLETE
-        document = ledger.document(found["uri"]) or {}
-        newest = ledger.runs(1)[0]["id"]
+        uri, number = origin
+        document = ledger.document(uri)
+        newest = ledger.runs(1)[0].id
         # Runs are numbered without gaps, so this many back is the one that wrote the point.
-        run = ledger.runs(newest - found["run"] + 1)[-1] if found["run"] else None
+        run = ledger.runs(newest - number + 1)[-1] if number else None
         settings = settings_of(ledger)
-    told: dict[str, Any] = {"id": id.hex(), "uri": found["uri"], "document": document, "run": run}
+    told: dict[str, Any] = {
+        "id": id.hex(),
+        "uri": uri,
+        "document": asdict(document) if document else {},
+        "run": asdict(run) if run else None,
+    }
     told |= {"index": places_of(settings)} | _from_index(next(iter(settings.get("into") or ()), None), id.hex())
     if args.json:
         emit(told)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
+from penstock import compose
 from penstock import shards as parts
 from penstock.cli.commands.answering import FAILED, INCOMPLETE, OK, STOPPED, emit, interruptible
 from penstock.cli.display import clean, counting, display
@@ -16,7 +17,7 @@ def embed(args: argparse.Namespace) -> int:
     title = clean(f"{', '.join(args.path)} → {args.out}")
     options = Options(rows=args.rows, memory=args.memory, workers=args.workers, again=args.again)
     with display(title, as_json=args.json, quiet=args.quiet) as shown, interruptible(shown):
-        made = parts.embed(
+        made = compose.embed(
             args.path,
             args.model,
             args.out,
@@ -56,7 +57,7 @@ def verify(args: argparse.Namespace) -> int:
 
 def load(args: argparse.Namespace) -> int:
     with counting(clean(f"{args.parts} → {args.into}"), quiet=args.quiet or args.json) as tell:
-        made = parts.load(
+        made = compose.load(
             args.parts,
             args.into,
             lambda done: tell(done.written + done.kept, done.total),

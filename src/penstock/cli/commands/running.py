@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from penstock import compose
 from penstock.cli.arguments import COMPOSING
 from penstock.cli.commands.answering import INCOMPLETE, OK, STOPPED, complain, emit, interruptible
 from penstock.cli.commands.ledgers import option_of, path_of
@@ -13,8 +14,8 @@ from penstock.cli.display import Display, clean, counting, display, place, repor
 from penstock.cli.results import copied_rows, reindexed_rows, rows_text, say, verification_rows
 from penstock.core.errors import UsageError
 from penstock.engine.progress import Progress, Report
-from penstock.jobs import copy as copying
-from penstock.pipeline import Pipeline, Settings
+from penstock.pipeline import Pipeline
+from penstock.settings import Settings
 
 
 def ingest(args: argparse.Namespace) -> int:
@@ -132,7 +133,7 @@ def reindex(args: argparse.Namespace) -> int:
 def copy(args: argparse.Namespace) -> int:
     title = clean(f"{args.index} → {args.into}")
     with counting(title, quiet=args.quiet or args.json) as tell:
-        copied = copying.copy(args.index, args.into, lambda done: tell(done.written + done.kept, done.total))
+        copied = compose.copy(args.index, args.into, lambda done: tell(done.written + done.kept, done.total))
     if args.json:
         emit(copied.to_json())
     elif not args.quiet:
@@ -142,4 +143,4 @@ def copy(args: argparse.Namespace) -> int:
 
 def composed(args: argparse.Namespace) -> Pipeline:
     given = {name: value for name in (*COMPOSING, "state") if (value := getattr(args, name)) is not None}
-    return Settings.from_mapping(given | {"source": args.path}, "command line").pipeline()
+    return Pipeline.from_settings(Settings.from_mapping(given | {"source": args.path}, "command line"))

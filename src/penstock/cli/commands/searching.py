@@ -10,8 +10,8 @@ from typing import Any
 
 from penstock.cli.commands.answering import OK, complain, emit
 from penstock.cli.results import hit_body, hit_head, hit_json, say, words_of
+from penstock.compose import open_index
 from penstock.core.errors import UsageError
-from penstock.jobs.search import open_index
 
 
 def search(args: argparse.Namespace) -> int:

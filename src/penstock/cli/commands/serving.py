@@ -8,7 +8,7 @@ from pathlib import Path
 
 from penstock.cli.commands.answering import OK
 from penstock.core.errors import MissingExtra
-from penstock.pipeline import parse_size
+from penstock.support.sizes import parse_size
 
 
 def serve(args: argparse.Namespace) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from penstock.core.errors import LockedError, UsageError
-from penstock.ledger import SCHEMA_VERSION, Failure, Ledger, Row
+from penstock.engine.journal import ChunkEntry, Ending, Failure
+from penstock.ledger import Ledger, schema
 
 HOLD = """
 import sys, time
@@ -50,7 +51,7 @@ def test_a_second_process_is_told_who_holds_the_ledger(tmp_path: Path) -> None:
             Ledger(path).open()
         with Ledger(path) as reader:
             reader.open(exclusive=False)  # looking is free
-            assert reader.counts()["documents"] == 0
+            assert reader.counts().documents == 0
     finally:
         os.kill(process.pid, signal.SIGKILL)
         end(process)
@@ -71,10 +72,10 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
     """And what was not is gone: the write-ahead log is recovered by the next process."""
     path = tmp_path / "ledger.db"
     body = """
-from penstock.ledger import Row
+from penstock.engine.journal import ChunkEntry
 run = ledger.begin_run("space")
 begun = ledger.begin(["doc:a"], run)["doc:a"]
-ledger.acknowledge([Row(begun.document, bytes([n]) * 16, n, n, begun.attempt) for n in range(200)], run)
+ledger.acknowledge([ChunkEntry(begun.document, bytes([n]) * 16, n, n, begun.attempt) for n in range(200)], run)
 ledger._open().execute("BEGIN IMMEDIATE")
 ledger._open().execute("DELETE FROM chunks")
 """
@@ -83,9 +84,9 @@ ledger._open().execute("DELETE FROM chunks")
     end(process)
     with Ledger(path) as ledger:
         ledger.open()
-        assert ledger.counts()["acknowledged"] == 200
+        assert ledger.counts().acknowledged == 200
         assert ledger.begin_run("space") == 2
-        assert [run["status"] for run in ledger.runs()] == ["running", "died"]
+        assert [run.status for run in ledger.runs()] == ["running", "died"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, co
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("version", [0, SCHEMA_VERSION])
+@pytest.mark.parametrize("version", [0, schema.VERSION])
 def test_the_database_of_somebody_else_is_refused_and_left_alone(tmp_path: Path, version: int) -> None:
     """Whatever it says its version is: many programs leave it at 0, and many count from 1."""
     path = tmp_path / "ledger.db"
@@ -113,14 +114,14 @@ def test_the_database_of_somebody_else_is_refused_and_left_alone(tmp_path: Path,
     assert path.read_bytes() == before
 
 
-def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with Ledger(path) as ledger:
         ledger.open()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(UsageError, match=r"another version of Penstock \(99\)"):
+    with pytest.raises(UsageError, match=r"newer Penstock \(schema 99"):
         Ledger(path).open()
 
 
@@ -151,7 +152,7 @@ def test_a_comparison_finds_what_is_missing_orphaned_and_doubled(tmp_path: Path)
         ledger.open()
         run = ledger.begin_run("space")
         begun = ledger.begin(["doc:a"], run)["doc:a"]
-        rows = [Row(begun.document, id, n, n, begun.attempt) for n, id in enumerate(ids)]
+        rows = [ChunkEntry(begun.document, id, n, n, begun.attempt) for n, id in enumerate(ids)]
         ledger.intend(rows)
         ledger.acknowledge(rows[:4], run)  # 4 and 5 were on their way: there or not, neither is wrong
         held = [[ids[0].hex(), ids[1].hex()], [ids[1].hex(), ids[4].hex()], ["ab" * 16, "a name of its own"]]
@@ -170,22 +171,49 @@ def test_a_failure_of_any_text_is_written_down(tmp_path: Path, text: str) -> Non
     """File names that are no UTF-8 reach the messages of the operating system."""
     with Ledger(tmp_path / "ledger.db") as ledger:
         ledger.open()
-        ledger.record([Failure("doc:a", "read", text, place=text[:20])])
+        ledger.record([Failure("doc:a", "read", text, place=text[:20])], run=1)
         (told,) = ledger.failures()
         assert told.cause[:4] == text[:4].replace("\udce9", "?")
 
 
 def test_a_ledger_from_before_there_were_several_sinks_is_opened(tmp_path: Path) -> None:
     """What it lacks is made, and what it holds stays."""
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        ledger.open()
-        ledger.begin(["doc:a"], ledger.begin_run("space"))
-        for table in ("members", "undeleted", "refused"):
-            ledger._open().execute(f"DROP TABLE {table}")
-    with Ledger(tmp_path / "ledger.db") as ledger:
-        ledger.open()
+    path = tmp_path / "ledger.db"
+    with sqlite3.connect(path) as db:
+        schema.STEPS[0](db)
+        db.execute("INSERT INTO meta VALUES ('id', 'abc')")
+        db.execute("INSERT INTO documents (uri, state, seen, run, attempt) VALUES ('doc:a', 'done', 1, 1, 1)")
+        db.execute("INSERT INTO failures VALUES ('doc:a', 'parse', 'page 7', 'torn', 1, 2, 1.0, 2.0)")
+        db.execute(f"PRAGMA application_id={schema.APPLICATION}")
+        db.execute("PRAGMA user_version=1")
+    db.close()
+    with Ledger.writer(path) as ledger:
+        assert ledger.id == "abc"
         assert ledger.members() == {}
-        assert ledger.counts()["documents"] == 1
+        assert ledger.counts().documents == 1
+        assert [(f.place, f.cause, f.attempts, f.attempt) for f in ledger.failures()] == [("page 7", "torn", 2, 0)]
+    with Ledger.reader(path) as ledger:
+        assert ledger.counts().failures == 1
+
+
+def test_failures_are_cleared_by_attempts_and_not_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is set back, or forward, neither keeps a mended failure nor erases a fresh one."""
+    import penstock.ledger.failures as failures
+
+    times = iter((1_000_000.0, 500_000.0, 2_000_000.0) * 10)
+    monkeypatch.setattr(failures.time, "time", lambda: next(times))
+    with Ledger.writer(tmp_path / "ledger.db") as ledger:
+        for _ in range(3):
+            run = ledger.begin_run("space")
+            begun = ledger.begin(["doc:a"], run)["doc:a"]
+            fresh = Failure("doc:a", "parse", "torn", place=f"page {begun.attempt}", attempt=begun.attempt)
+            ledger.record([fresh, Failure("list:a", "list", "denied")], run)
+            ledger.finish([Ending(begun.document, begun.attempt, "doc:a", "f", "done", {})])
+            ledger.clear_listing(run)
+            left = [(f.stage, f.place) for f in ledger.failures()]
+            assert left == [("parse", f"page {begun.attempt}"), ("list", "")]
+            ledger.clear_listing(run + 1)
+            assert [f.stage for f in ledger.failures()] == ["parse"]
 
 
 def test_since_when_a_sink_is_behind(tmp_path: Path) -> None:

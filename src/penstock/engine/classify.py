@@ -1,0 +1,49 @@
+"""Which items of a source are to be worked on: the one rule of runs, plans and verifications."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from penstock.core.records import Item
+from penstock.engine.journal import DONE, FAILED, SKIPPED, Known
+
+
+class KnowsDocuments(Protocol):
+    def known(self, uris: Sequence[str]) -> dict[str, Known]: ...
+
+
+@dataclass(slots=True)
+class Classified:
+    """A page of items, by what the journal knows of them."""
+
+    unchanged: list[Known] = field(default_factory=list)
+    """In the index as they are, or of a type that nothing reads."""
+    failing: list[Known] = field(default_factory=list)
+    """They failed as they are, and would again."""
+    work: list[tuple[Item, Known | None]] = field(default_factory=list)
+    """New (nothing is known of them), changed, or half-done."""
+
+    @property
+    def documents(self) -> list[int]:
+        """The numbers of all that are known."""
+        changed = [known for _, known in self.work if known is not None]
+        return [known.document for known in (*self.unchanged, *self.failing, *changed)]
+
+
+def classify(items: Sequence[Item], journal: KnowsDocuments, *, force: bool = False) -> Classified:
+    """`force`: every item is work."""
+    known = journal.known([item.uri for item in items])
+    classified = Classified()
+    for item in items:
+        before = known.get(item.uri)
+        if before is None or force or before.fingerprint != item.fingerprint:
+            classified.work.append((item, before))
+        elif before.state == FAILED:
+            classified.failing.append(before)
+        elif before.state in (DONE, SKIPPED):
+            classified.unchanged.append(before)
+        else:
+            classified.work.append((item, before))
+    return classified

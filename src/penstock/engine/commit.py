@@ -1,0 +1,193 @@
+"""The commit stage: from acknowledgements to commits.
+
+It is one thread that alone keeps the accounts: the others send it events. A document is complete when it has been
+read to its end and every chunk it sent has been settled (written, or failed). Documents complete in any order, and a
+boundary is honoured once all before it has been settled. The order of every commit is the promise:
+
+    flush the sink -> acknowledge in the journal -> retract stale chunks -> delete their points -> forget them -> finish
+
+A crash between any two leaves work that the next run repeats without harm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from penstock.core.contracts import Sink
+from penstock.core.errors import MassDeletion
+from penstock.engine.channel import Channel, Empty, Ended
+from penstock.engine.control import Control
+from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Ending, Journal
+from penstock.engine.work import Boundary, Document, Event, Failed, Gone, Kept, Parsed, Written
+
+ROWS = 16_384
+"""Entries that are committed together, at most."""
+
+
+@dataclass(slots=True)
+class Committer:
+    inbox: Channel[Event]
+    journal: Journal
+    sink: Sink
+    ready: Callable[[], object]
+    slots: AbstractContextManager[object]
+    """Held around calls that write to the sink: no more of them at once than it has writers."""
+    run: int
+    control: Control
+    source: str
+    allow_mass_delete: bool
+    linger: float
+    complete: bool = False
+    """The source was listed whole, and what is gone from it is out."""
+    _settled: dict[int, int] = field(default_factory=dict)
+    _boundaries: deque[Boundary] = field(default_factory=deque)
+
+    def work(self) -> None:
+        while True:
+            events, size, ended = self._gather()
+            if events:
+                self._commit(events)
+                self.inbox.release(size)
+            if ended:
+                return
+
+    def _gather(self) -> tuple[list[Event], int, bool]:
+        """The events that come within the linger time, so that a flush and a transaction serve many."""
+        events: list[Event] = []
+        total, rows = 0, 0
+        until = None
+        while rows < ROWS and total < self.inbox.capacity // 2:
+            try:
+                event, size = self.inbox.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+            except Ended:
+                return events, total, True
+            except Empty:
+                break
+            until = until or time.monotonic() + self.linger
+            events.append(event)
+            total += size
+            rows += len(event.entries) if isinstance(event, Written) else 1
+        return events, total, False
+
+    def _commit(self, events: Sequence[Event]) -> None:
+        acked = [row for event in events if isinstance(event, Written) for row in event.entries]
+        if acked:
+            with self.slots:
+                self.control.retry.call("flush", self.sink.flush)
+            self.journal.acknowledge(acked, self.run)
+            self.control.counters.add(written=len(acked))
+        failures = [event.failure for event in events if isinstance(event, Failed)]
+        if failures:
+            self.journal.record(failures, self.run)
+
+        touched: dict[int, Document] = {}
+        for event in events:
+            match event:
+                case Written(_, settled):
+                    for document, count in settled.items():
+                        document.settled += count
+                        touched[id(document)] = document
+                case Kept(document, ids):
+                    self.journal.keep(document.begun.document, document.begun.attempt, ids)
+                case Parsed(document, total):
+                    document.total = total
+                    touched[id(document)] = document
+                case Failed(document, failure, settles, ends, skipped):
+                    document.settled += settles
+                    whole = ends is not None or settles > 0
+                    document.failed |= whole and not skipped
+                    document.skipped |= skipped
+                    document.passing |= whole and not failure.permanent
+                    if ends is not None:
+                        document.total = ends
+                    touched[id(document)] = document
+                case Gone(uri, epoch):
+                    self._delete(uri)
+                    self._settle(epoch, uri)
+                case Boundary():
+                    self._boundaries.append(event)
+        self._finish([document for document in touched.values() if document.settled == document.total])
+        while self._boundaries and self._settled.get(self._boundaries[0].epoch, 0) == self._boundaries[0].begun:
+            self._honour(self._boundaries.popleft())
+
+    def _finish(self, documents: Sequence[Document]) -> None:
+        endings = []
+        for document in documents:
+            if document.failed:
+                state = OPEN if document.passing else FAILED
+                self.control.counters.add(failed=1)
+            elif document.skipped and document.begun.had and self.journal.stale(document.begun.document, 1):
+                # It was read before: what the index has of it is neither taken out nor passed over in silence.
+                state = FAILED
+                self.control.counters.add(failed=1)
+            elif document.skipped:
+                state = SKIPPED
+                self.control.counters.add(skipped=1)
+            else:
+                state = DONE
+                if document.begun.had:
+                    self._remove_stale(document.begun.document)
+                self.control.counters.add(documents=1, added=0 if document.begun.had else 1)
+            endings.append(
+                Ending(
+                    document=document.begun.document,
+                    attempt=document.begun.attempt,
+                    uri=document.item.uri,
+                    fingerprint=document.item.fingerprint,
+                    state=state,
+                    facts=document.facts,
+                )
+            )
+        if endings:
+            self.journal.finish(endings)
+        for document in documents:
+            self._settle(document.epoch, document.item.uri)
+
+    def _settle(self, epoch: int, uri: str) -> None:
+        self._settled[epoch] = self._settled.get(epoch, 0) + 1
+        self.control.in_flight.leave(uri)
+
+    def _remove_stale(self, number: int) -> None:
+        """Take the chunks out that the document no longer has: out of the index first, then out of the ledger."""
+        while stale := self.journal.stale(number, self.sink.max_rows):
+            self.ready()
+            ids = [id.hex() for id in stale]
+            self.journal.retract(number, stale)
+            with self.slots:
+                self.control.retry.call("delete", lambda: self.sink.delete(ids))  # noqa: B023
+                self.control.retry.call("flush", self.sink.flush)
+            self.journal.forget(number, stale)
+            self.control.counters.add(removed=len(stale))
+
+    def _delete(self, uri: str) -> None:
+        known = self.journal.known([uri]).get(uri)
+        if known:
+            self.journal.outdate(known.document)
+            self._remove_stale(known.document)
+            self.journal.remove(known.document)
+            self.control.counters.add(deleted=1)
+
+    def _honour(self, boundary: Boundary) -> None:
+        self._settled.pop(boundary.epoch, None)
+        if boundary.cursor is not None:
+            self.journal.save_cursor(self.source, boundary.cursor)
+            return
+        gone, total = self.journal.unseen_share(self.run)
+        if gone * 2 > total and not self.allow_mass_delete:
+            raise MassDeletion(
+                f"{gone} of {total} chunks are of documents that the source no longer has; nothing of them was deleted."
+                " If that is right, run again with --allow-mass-delete"
+            )
+        after = 0
+        while page := self.journal.unseen(self.run, after):
+            for number, uri in page:
+                if self.control.stop.is_set():
+                    return
+                self._delete(uri)
+                after = number
+        self.journal.clear_listing(self.run)
+        self.complete = True

@@ -1,0 +1,107 @@
+"""What the stages of one flow share: the stop signal, the first error, the counters, and who is in flight."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from penstock.core.errors import StageError
+from penstock.core.retry import Retry
+from penstock.engine.channel import Broken
+from penstock.engine.progress import Counters
+
+BROKEN_AFTER, BROKEN_LATER = 10, 50
+"""Documents, one after the other, for which a component raises what no contract names, before the component itself is
+taken to be broken and the run ends: where it has not worked once in the run, and where it has."""
+
+
+class Control:
+    def __init__(self, max_wait: float) -> None:
+        self.stop = threading.Event()
+        self.interrupted = False
+        self.counters = Counters()
+        self.in_flight = InFlight()
+        self.retry = Retry(max_wait, self.stop, self._report)
+        self.waiting = ""
+        """What is away, as long as it is waited for."""
+        self.error: BaseException | None = None
+        self.suspended: tuple[str, ...] = ()
+        """Documents that failed by a component that turned out to be broken: not theirs is the fault."""
+        self._failing: dict[str, list[str]] = {}
+        self._worked: set[str] = set()
+        self._lock = threading.Lock()
+        self._on_failure: list[Callable[[], None]] = []
+
+    def on_failure(self, callback: Callable[[], None]) -> None:
+        """Call this when the flow fails: it lets go of whoever waits."""
+        self._on_failure.append(callback)
+
+    def note(self, error: BaseException) -> None:
+        """Keep the first error, to be raised at the end, and let everything in flight run out."""
+        with self._lock:
+            self.error = self.error or error
+
+    def fail(self, error: BaseException) -> None:
+        self.note(error)
+        self.stop.set()
+        self.in_flight.release_all()
+        for callback in self._on_failure:
+            callback()
+
+    def _report(self, what: str) -> None:
+        self.waiting = what
+        if what:
+            self.counters.add(retries=1)
+
+    # ------------------------------------------------------------ components that raise what no contract names
+
+    def succeeded(self, component: str) -> None:
+        if component in self._failing or component not in self._worked:
+            with self._lock:
+                self._failing.pop(component, None)
+                self._worked.add(component)
+
+    def unexpected(self, component: str, stage: str, uri: str, error: BaseException) -> str:
+        """The cause to note of a document for which a component raised something. Raises StageError where it does so
+        for one document after the other: then the component is broken, and not the documents."""
+        with self._lock:
+            uris = self._failing.setdefault(component, [])
+            if uri not in uris:
+                uris.append(uri)
+            limit = BROKEN_LATER if component in self._worked else BROKEN_AFTER
+            if broken := len(uris) >= limit:
+                self.suspended = tuple(uris)
+        if broken:
+            raise StageError(stage, uri, error) from error
+        return f"{type(error).__name__}: {error} (raised by the {component})"
+
+
+class InFlight:
+    """The uris that are worked on: a second version of a document waits for the first."""
+
+    def __init__(self) -> None:
+        self._uris: set[str] = set()
+        self._changed = threading.Condition()
+        self._open = True
+
+    def enter(self, uri: str, wait: bool) -> bool:
+        """False if it is worked on already and is not waited for. Raises Broken when the run is stopped: what comes
+        next must not overtake what is still being written."""
+        with self._changed:
+            if uri in self._uris and not wait:
+                return False
+            self._changed.wait_for(lambda: uri not in self._uris or not self._open)
+            if not self._open:
+                raise Broken("stopped")
+            self._uris.add(uri)
+            return True
+
+    def leave(self, uri: str) -> None:
+        with self._changed:
+            self._uris.discard(uri)
+            self._changed.notify_all()
+
+    def release_all(self) -> None:
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()

@@ -1,0 +1,90 @@
+"""The embed stage: batches of chunks of many documents, through the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from penstock.core.contracts import MultiEmbedder
+from penstock.core.errors import EmbedError, PenstockError, StageError
+from penstock.engine.channel import Channel
+from penstock.engine.control import Control
+from penstock.engine.pack import Packer
+from penstock.engine.work import Document, Embedded, Event, Failed, Prepared, embedded
+
+
+@dataclass(slots=True)
+class Embed:
+    embedder: MultiEmbedder
+    packer: Packer
+    points: Channel[list[Embedded]]
+    send: Callable[[Event], None]
+    control: Control
+    admit: Callable[[int], None] | None = None
+    """Called before so many chunks are embedded: waits, or makes room, where a tail limits how many may be embedded
+    and not yet kept."""
+    withdraw: Callable[[int], None] | None = None
+    """Called where so many chunks that were admitted could not be embedded."""
+
+    def work(self) -> None:
+        while True:
+            batch = self.packer.next()
+            if not self.control.stop.is_set():
+                self._batch(batch.prepared)
+            self.packer.release(batch)
+
+    def _batch(self, batch: Sequence[Prepared], *, last: bool = False) -> None:
+        if (admit := self.admit) is not None:
+            self.control.retry.call("write", lambda: admit(len(batch)))
+        try:
+            points = self._vectors(batch)
+        except EmbedError as error:
+            self._withdraw(batch)
+            if len(batch) > 1:  # find the culprit
+                self._batch(batch[: len(batch) // 2])
+                self._batch(batch[len(batch) // 2 :])
+            else:
+                self._lose(batch, str(error))
+        except (PenstockError, MemoryError) as error:
+            raise StageError("embed", batch[0].chunk.uri, error) from error
+        except (Exception, SystemExit) as error:
+            self._withdraw(batch)
+            self._isolate(batch, error, last)
+        else:
+            self.control.succeeded("embedder")
+            self.control.counters.add(embedded=len(points), tokens=sum(one.length for one in batch))
+            self.points.put(points, sum(one.nbytes for one in points))
+
+    def _vectors(self, batch: Sequence[Prepared]) -> list[Embedded]:
+        chunks = [one.chunk for one in batch]
+        vectors = self.control.retry.call("embed", lambda: self.embedder.embed(chunks))
+        for name, column in vectors.items():
+            if len(column) != len(chunks):
+                raise TypeError(f"the embedder gave {len(column)} vectors {name!r} for {len(chunks)} chunks")
+        names, rows = tuple(vectors), zip(*vectors.values(), strict=True)
+        return [embedded(one, dict(zip(names, row, strict=True))) for one, row in zip(batch, rows, strict=True)]
+
+    def _isolate(self, batch: Sequence[Prepared], error: BaseException, last: bool) -> None:
+        """The embedder raised what no contract names: try each document alone, once more, and note it of those for
+        which it does so again."""
+        if not last:
+            for alone in by_document(batch):
+                self._batch(alone, last=True)
+        else:
+            self._lose(batch, self.control.unexpected("embedder", "embed", batch[0].chunk.uri, error))
+
+    def _withdraw(self, batch: Sequence[Prepared]) -> None:
+        if self.withdraw is not None:
+            self.withdraw(len(batch))
+
+    def _lose(self, batch: Sequence[Prepared], cause: str) -> None:
+        self.control.counters.add(gaps=len(batch))
+        for one in batch:
+            self.send(Failed(one.document, one.document.failure("embed", cause, place=one.chunk.id), settles=1))
+
+
+def by_document(batch: Sequence[Prepared]) -> list[list[Prepared]]:
+    documents: dict[Document, list[Prepared]] = {}
+    for one in batch:
+        documents.setdefault(one.document, []).append(one)
+    return list(documents.values())

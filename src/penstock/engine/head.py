@@ -1,0 +1,118 @@
+"""The head of a flow: scan, prepare, embed. It needs a view of the journal, and neither the ledger nor a sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from penstock.core.contracts import Chunker, MultiEmbedder
+from penstock.core.records import Change, Item, Point
+from penstock.engine.channel import Channel, ChannelStats
+from penstock.engine.control import Control
+from penstock.engine.embed import Embed
+from penstock.engine.journal import View
+from penstock.engine.pack import Packer
+from penstock.engine.prepare import Parse, Prepare
+from penstock.engine.readback import ReadBack
+from penstock.engine.scan import Queued, Scan
+from penstock.engine.seam import Seam
+from penstock.engine.stage import Stage
+from penstock.engine.work import Document, Prepared
+
+WINDOW = 32
+"""Batches' worth of tokens that are sorted by length together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the head of a flow is made of."""
+
+    changes: Iterable[Change]
+    parse: Callable[[Item], Parse]
+    embedder: MultiEmbedder
+    ready: Callable[[], Chunker]
+    """Called before anything is read, often: opens model and sink the first time, gives the chunker.
+    So a run that finds nothing changed loads no model and no driver."""
+    view: View
+    run: int
+    workers: int
+    """Documents that are read at once."""
+    id_prefix: bytes = b""
+    """What ids begin with: the namespace's."""
+    feed: bool = False
+    force: bool = False
+    """Read every item, whatever the journal knows of it."""
+    fetch: Callable[[Sequence[str]], Sequence[Point]] | None = None
+    """Reads points of the index back, where that is possible."""
+    fetch_rows: int = 1024
+    admit: Callable[[int], None] | None = None
+    withdraw: Callable[[int], None] | None = None
+    """See Embed."""
+
+
+class HeadStages:
+    """The threads of a head, and the channels between them."""
+
+    def __init__(self, head: Head, seam: Seam, control: Control, share: Callable[[str], int]) -> None:
+        self._items: Channel[Document] = Channel("items", share("items"))
+        self._blocks: Channel[None] = Channel("blocks", share("blocks"))
+        self._reads: Channel[None] = Channel("reads", share("reads"))
+        self._chunks: Channel[list[Prepared]] = Channel("chunks", share("chunks"))
+        self.queued = Queued()
+        embedder = head.embedder
+        self._packer = Packer(
+            self._chunks, window=WINDOW * embedder.batch_tokens, tokens=embedder.batch_tokens, rows=embedder.batch_rows
+        )
+        read_back = None
+        if head.fetch is not None:
+            read_back = ReadBack(head.fetch, head.fetch_rows, self._reads, seam.points, control)
+        self._scan = Scan(
+            changes=head.changes,
+            view=head.view,
+            run=head.run,
+            feed=head.feed,
+            force=head.force,
+            items=self._items,
+            send=seam.send,
+            control=control,
+            queued=self.queued,
+        )
+        prepare = Prepare(
+            parse=head.parse,
+            ready=head.ready,
+            view=head.view,
+            run=head.run,
+            id_prefix=head.id_prefix,
+            items=self._items,
+            blocks=self._blocks,
+            chunks=self._chunks,
+            read_back=read_back,
+            send=seam.send,
+            control=control,
+            queued=self.queued,
+        )
+        embed = Embed(embedder, self._packer, seam.points, seam.send, control, head.admit, head.withdraw)
+        self.scan = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
+        self.stages = (
+            self.scan,
+            Stage("prepare", head.workers, prepare.work, self._chunks.close, control.fail),
+            Stage("embed", embedder.workers, embed.work, seam.points.close, control.fail),
+        )
+
+    @property
+    def listing(self) -> bool:
+        """The source has not named everything yet."""
+        return self._scan.listing
+
+    def stats(self) -> list[ChannelStats]:
+        return [channel.stats() for channel in (self._items, self._blocks, self._reads, self._chunks)]
+
+    def stop(self) -> None:
+        """Take in no more, and drop what has not been embedded."""
+        self._items.fail()
+        self._chunks.drop()
+        self._packer.drop()
+
+    def fail(self) -> None:
+        for channel in (self._items, self._blocks, self._reads, self._chunks):
+            channel.fail()

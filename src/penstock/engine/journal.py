@@ -1,0 +1,158 @@
+"""What the engine writes down as it goes, and the records of it. The durable journal is the ledger.
+
+The head of a flow needs only a `View`: what is known of some uris and chunks. The tail needs the whole `Journal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+OPEN, DONE, FAILED, SKIPPED = "open", "done", "failed", "skipped"
+"""States of a document. OPEN: it is worked on, or is to be tried again by itself."""
+
+
+class ChunkEntry(NamedTuple):
+    """A chunk in the journal."""
+
+    document: int
+    id: bytes
+    content: int
+    """63 bits of a hash of what is embedded: equal where a vector may be used again."""
+    digest: int
+    """63 bits of a hash of what goes with it: position, page, headings, metadata. Never 0."""
+    attempt: int
+    """The last attempt at the document in which it occurred."""
+
+
+class Known(NamedTuple):
+    """A document of an earlier run."""
+
+    document: int
+    fingerprint: str | None
+    state: str
+    seen: int
+    """The last run whose listing named it."""
+
+
+class Begun(NamedTuple):
+    """A document that is worked on."""
+
+    document: int
+    attempt: int
+    had: bool
+    """There were earlier attempts, so it may have chunks."""
+
+
+class Ending(NamedTuple):
+    """How work on a document ended."""
+
+    document: int
+    attempt: int
+    uri: str
+    fingerprint: str
+    state: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    uri: str
+    stage: str
+    cause: str
+    attempts: int = 1
+    permanent: bool = True
+    """Only a change of the document or of Penstock can help: not tried again by itself."""
+    place: str = ""
+    """The page, or the chunk id, if not the whole document failed."""
+    first: float = 0.0
+    last: float = 0.0
+    attempt: int = 0
+    """The attempt at the document in which it failed; a later one that ends clears it. 0 where there was none."""
+
+
+class View(Protocol):
+    """What the head asks of the journal, and tells it before work begins."""
+
+    def known(self, uris: Sequence[str]) -> dict[str, Known]: ...
+
+    def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
+        """These documents are to be worked on."""
+        ...
+
+    def mark_seen(self, documents: Sequence[int], run: int) -> None:
+        """These are still in the source, unchanged."""
+        ...
+
+    def mark_seen_under(self, uri: str, run: int) -> None:
+        """What could not be read may still be there, and so may everything beneath it."""
+        ...
+
+    def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Of these chunks of a document, those that are acknowledged, with their digests."""
+        ...
+
+    def same_content(self, contents: Sequence[int], before: int) -> dict[int, bytes]:
+        """For each content that a run before this one brought into the index: the id of a chunk that holds it."""
+        ...
+
+    def record(self, failures: Iterable[Failure], run: int) -> None: ...
+
+
+class Journal(View, Protocol):
+    """The accounts of a flow. Each method is one transaction."""
+
+    def intend(self, entries: Sequence[ChunkEntry]) -> None:
+        """These may be in the sink from now on."""
+        ...
+
+    def acknowledge(self, entries: Sequence[ChunkEntry], run: int) -> None:
+        """The sink has these for good."""
+        ...
+
+    def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None:
+        """These chunks occur in the document again, unchanged."""
+        ...
+
+    def stale(self, document: int, limit: int) -> list[bytes]:
+        """Ids that did not occur in the last attempt at the document."""
+        ...
+
+    def outdate(self, document: int) -> None:
+        """Make all chunks of a document that is gone stale."""
+        ...
+
+    def retract(self, document: int, ids: Sequence[bytes]) -> None:
+        """These may be missing from the sink from now on."""
+        ...
+
+    def forget(self, document: int, ids: Sequence[bytes]) -> None:
+        """These are out of the sink."""
+        ...
+
+    def finish(self, endings: Iterable[Ending]) -> None:
+        """These documents have come to an end; their failures in earlier attempts are cleared."""
+        ...
+
+    def reopen(self, uris: Sequence[str]) -> None:
+        """Those of these documents that failed for the first time are to be tried again by the next run."""
+        ...
+
+    def remove(self, document: int) -> None:
+        """The document is gone, and its chunks are out of the index."""
+        ...
+
+    def unseen(self, run: int, after: int = 0) -> list[tuple[int, str]]:
+        """Documents (number and uri) that a complete listing did not name, a page at a time."""
+        ...
+
+    def unseen_share(self, run: int) -> tuple[int, int]:
+        """Chunks in the documents of `unseen`, and in all."""
+        ...
+
+    def clear_listing(self, run: int) -> None:
+        """The listing of this run was complete: clear the failures to list of earlier runs."""
+        ...
+
+    def save_cursor(self, source: str, cursor: str) -> None: ...

@@ -1,0 +1,203 @@
+"""The prepare stage: open, parse, chunk and name a document, a piece at a time.
+
+Chunks that the index has go past the model: unchanged ones are kept, others get the vectors that are read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.core.contracts import Chunker
+from penstock.core.errors import ParseError, SourceError, StageError, Transient, Unsupported
+from penstock.core.records import Block, Gap, Item, Piece
+from penstock.engine.channel import Broken, Channel
+from penstock.engine.control import Control
+from penstock.engine.identity import Namer
+from penstock.engine.journal import Failure, View
+from penstock.engine.readback import ReadBack
+from penstock.engine.scan import Queued
+from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared
+
+BATCH, BATCH_BYTES = 64, 128 << 10
+"""Chunks that travel together from prepare to embed, at most."""
+
+
+class Parse(Protocol):
+    """A document as its parser gives it. Drawing the blocks may raise ParseError."""
+
+    @property
+    def parser(self) -> str: ...
+    @property
+    def media_type(self) -> str: ...
+    @property
+    def blocks(self) -> Iterable[Block | Gap | str]: ...
+
+
+class _ParserFailed(Exception):
+    """A parser raised something that no contract names."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(slots=True)
+class Prepare:
+    parse: Callable[[Item], Parse]
+    ready: Callable[[], Chunker]
+    """Called before anything is read or deleted, often: opens model and sink the first time, gives the chunker.
+    So a run that finds nothing changed loads no model and no driver."""
+    view: View
+    run: int
+    id_prefix: bytes
+    items: Channel[Document]
+    blocks: Channel[None]
+    chunks: Channel[list[Prepared]]
+    read_back: ReadBack | None
+    send: Callable[[Event], None]
+    control: Control
+    queued: Queued
+
+    def work(self) -> None:
+        for document in self.items:
+            if not self.control.stop.is_set():
+                self._read(document)
+
+    def _read(self, document: Document) -> None:
+        item = document.item
+        sent = [0]
+        try:
+            chunker = self.ready()
+        except Exception as error:  # a store or model that cannot be opened is not this document's failure
+            raise StageError("prepare", item.uri, error) from error
+        ends: Failed | Parsed
+        try:
+            self._chunk(document, chunker, sent)
+        except Unsupported as error:
+            ends = Failed(document, document.failure("parse", str(error)), ends=sent[0], skipped=True)
+        except ParseError as error:
+            ends = Failed(document, document.failure("parse", str(error)), ends=sent[0])
+        except (SourceError, Transient, OSError) as error:
+            cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)
+            ends = Failed(document, document.failure("read", cause, permanent=False), ends=sent[0])
+        except (Broken, StageError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            ends = Failed(document, self._unexpected(document, error), ends=sent[0])
+        else:
+            self.control.succeeded("parser")
+            self.control.succeeded("chunker")
+            ends = Parsed(document, sent[0])
+        self.send(ends)
+
+    def _unexpected(self, document: Document, error: BaseException) -> Failure:
+        component, stage = "chunker", "chunk"
+        if isinstance(error, _ParserFailed):
+            component, stage, error = "parser", "parse", error.error
+        return document.failure(stage, self.control.unexpected(component, "prepare", document.item.uri, error))
+
+    def _chunk(self, document: Document, chunker: Chunker, sent: list[int]) -> None:
+        """Count in `sent` what was sent, also where it ends in an exception."""
+        try:
+            parsed = self.parse(document.item)
+        except (ParseError, SourceError, Transient, OSError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise _ParserFailed(error) from error
+        size = document.item.size or 0
+        document.facts.update(parser=parsed.parser, media_type=parsed.media_type, bytes=size, chunks=0, tokens=0)
+        namer = Namer(document.item, document.begun, self.id_prefix)
+        batch: list[Prepared] = []
+        held = 0
+        for piece in chunker(self._draw(document, parsed.blocks)):
+            if not isinstance(piece, Piece):
+                raise TypeError(f"a chunker yields Pieces, not {type(piece).__name__}")
+            chunk, entry = namer.name(piece)
+            weight = chunk.nbytes
+            batch.append(Prepared(document, entry, chunk, weight, chunk.length))
+            held += weight
+            if len(batch) >= BATCH or held >= BATCH_BYTES:
+                sent[0] += self._send(document, batch)
+                batch, held = [], 0
+        sent[0] += self._send(document, batch)
+
+    def _draw(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Iterator[Block]:
+        """The parser's blocks. As much is charged as the largest so far takes: the chunker has one at a time."""
+        left = document.item.size or 0
+        held = read = 0
+        try:
+            for block in _guarded(blocks):
+                if isinstance(block, Gap):
+                    place = f"page {block.page}" if block.page is not None else ""
+                    self.control.counters.add(gaps=1)
+                    self.send(Failed(document, document.failure("parse", block.cause, place=place)))
+                    continue
+                if isinstance(block, str):
+                    block = Block(block)
+                size = block.nbytes
+                if size > held:
+                    # Let go first: two that hold a part and wait for more would wait for ever.
+                    self.blocks.release(held)
+                    held = 0
+                    self.blocks.charge(size)
+                    held = size
+                yield block
+                read += len(block.text)
+                if read >= BATCH_BYTES:
+                    left -= self._progressed(min(read, left))
+                    read = 0
+        finally:
+            self.blocks.release(held)
+            self._progressed(left)
+
+    def _progressed(self, amount: int) -> int:
+        self.control.counters.add(bytes=amount)
+        self.queued.add(-amount)
+        return amount
+
+    def _send(self, document: Document, batch: list[Prepared]) -> int:
+        """Send on those that the index does not have as they are. Gives how many."""
+        if self.control.stop.is_set():
+            raise Broken("stopped")
+        if not batch:
+            return 0
+        begun = document.begun
+        digests = self.view.digests(begun.document, [one.entry.id for one in batch]) if begun.had else {}
+        new: list[Prepared] = [one for one in batch if one.entry.id not in digests] if digests else batch
+        moved: list[tuple[Prepared, bytes]] = []
+        kept: list[bytes] = []
+        for one in batch if digests else ():
+            digest = digests.get(one.entry.id)
+            if digest == one.entry.digest:
+                kept.append(one.entry.id)
+            elif digest is not None:
+                moved.append((one, one.entry.id))
+        if kept:
+            self.send(Kept(document, kept))
+            self.control.counters.add(kept=len(kept))
+        if self.read_back is None:
+            new = [*new, *(one for one, _ in moved)]
+        else:
+            if new and self.run > 1:
+                same = self.view.same_content([one.entry.content for one in new], before=self.run)
+                moved += [(one, same[one.entry.content]) for one in new if one.entry.content in same]
+                new = [one for one in new if one.entry.content not in same]
+            if moved:
+                new = [*new, *self.read_back.move(moved)]
+        document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
+        document.facts["tokens"] = int(document.facts["tokens"]) + sum(one.length for one in batch)
+        if new:
+            self.chunks.put(new, sum(one.nbytes for one in new))
+        return len(batch) - len(kept)
+
+
+def _guarded(blocks: Iterable[Block | Gap | str]) -> Iterator[Block | Gap | str]:
+    """The blocks; what a parser raises that no contract names comes out as _ParserFailed."""
+    try:
+        yield from blocks
+    except (ParseError, SourceError, Transient, OSError, MemoryError, GeneratorExit):
+        raise
+    except (Exception, SystemExit) as error:
+        raise _ParserFailed(error) from error

@@ -1,0 +1,59 @@
+"""The tail of a flow: write, commit. It holds the one journal and the sink."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from penstock.core.contracts import Sink
+from penstock.engine.commit import Committer
+from penstock.engine.control import Control
+from penstock.engine.journal import Journal
+from penstock.engine.seam import Seam
+from penstock.engine.stage import Stage
+from penstock.engine.write import Write
+
+LINGER = 0.5
+"""Seconds for which a write and a commit wait for company."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What the tail of a flow is made of."""
+
+    sink: Sink
+    ready: Callable[[], object]
+    """Called before anything is deleted, often: opens the sink the first time."""
+    journal: Journal
+    run: int
+    source: str
+    """The name under which cursors are kept."""
+    feed: bool = False
+    allow_mass_delete: bool = False
+    linger: float = LINGER
+
+
+class TailStages:
+    """The threads of a tail."""
+
+    def __init__(self, tail: Tail, seam: Seam, control: Control) -> None:
+        sink = tail.sink
+        slots = threading.BoundedSemaphore(sink.writers)
+        write = Write(sink, tail.journal, seam.points, seam.send, control, slots, tail.linger, tail.feed)
+        self.committer = Committer(
+            inbox=seam.events,
+            journal=tail.journal,
+            sink=sink,
+            ready=tail.ready,
+            slots=slots,
+            run=tail.run,
+            control=control,
+            source=tail.source,
+            allow_mass_delete=tail.allow_mass_delete,
+            linger=tail.linger,
+        )
+        self.stages = (
+            Stage("write", sink.writers, write.work, seam.events.close, control.fail),
+            Stage("commit", 1, self.committer.work, seam.events.fail, control.fail),
+        )

@@ -1,0 +1,116 @@
+"""Documents, chunks and points on their way between the stages, and the events that the committer accounts for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from penstock.core.records import Chunk, Item, Point, Vector
+from penstock.engine.journal import Begun, ChunkEntry, Failure
+
+
+class Document:
+    """One document on its way. Its fields from `total` on belong to the commit stage."""
+
+    __slots__ = ("begun", "epoch", "facts", "failed", "item", "passing", "settled", "skipped", "total")
+
+    def __init__(self, item: Item, begun: Begun, epoch: int) -> None:
+        self.item, self.begun, self.epoch = item, begun, epoch
+        self.facts: dict[str, int | str] = {}
+        self.total: int | None = None
+        self.settled = 0
+        self.failed = self.passing = self.skipped = False
+
+    def failure(self, stage: str, cause: str, *, permanent: bool = True, place: str = "") -> Failure:
+        """A failure of this attempt at the document."""
+        uri, attempt = self.item.uri, self.begun.attempt
+        return Failure(uri, stage, cause, permanent=permanent, place=place, attempt=attempt)
+
+
+class Prepared(NamedTuple):
+    """A chunk on its way to be embedded."""
+
+    document: Document
+    entry: ChunkEntry
+    chunk: Chunk
+    nbytes: int
+    length: int
+
+
+class Embedded(NamedTuple):
+    """A point on its way to the sink."""
+
+    document: Document
+    entry: ChunkEntry
+    point: Point
+    nbytes: int
+
+
+def embedded(prepared: Prepared, vectors: Mapping[str, Vector]) -> Embedded:
+    """The point of a chunk. An image is not kept with it: that there was one is."""
+    chunk = prepared.chunk if prepared.chunk.image is None else replace(prepared.chunk, image=b"")
+    point = Point(chunk, vectors)
+    return Embedded(prepared.document, prepared.entry, point, point.nbytes)
+
+
+# ---------------------------------------------------------------- events
+
+
+class Written(NamedTuple):
+    """The sink took these. Text and vectors are left behind: they are no longer charged to any channel."""
+
+    entries: Sequence[ChunkEntry]
+    settled: Mapping[Document, int]
+    """How many there are of each document."""
+
+
+class Kept(NamedTuple):
+    """The index has these chunks of the document already, unchanged."""
+
+    document: Document
+    ids: Sequence[bytes]
+
+
+class Parsed(NamedTuple):
+    """The document was read to its end, and sent so many chunks."""
+
+    document: Document
+    total: int
+
+
+class Failed(NamedTuple):
+    """Something of a document failed: chunks that were sent (`settles`), a part, or the whole reading (`ends`)."""
+
+    document: Document
+    failure: Failure
+    settles: int = 0
+    ends: int | None = None
+    """For a document that could not be read to its end: how many chunks it had sent by then."""
+    skipped: bool = False
+
+
+class Gone(NamedTuple):
+    """The source said that the document is gone."""
+
+    uri: str
+    epoch: int
+
+
+class Boundary(NamedTuple):
+    """A cursor, or the end of a listing: it counts once all that the source named before has been settled."""
+
+    epoch: int
+    begun: int
+    """How many documents and deletions the source named since the boundary before."""
+    cursor: str | None
+
+
+Event = Written | Kept | Parsed | Failed | Gone | Boundary
+
+
+def event_size(event: Event) -> int:
+    match event:
+        case Written(many, _) | Kept(_, many):
+            return 300 * len(many)
+    return 400

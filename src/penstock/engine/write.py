@@ -1,0 +1,106 @@
+"""The write stage: points, grouped by what the sink takes, in rows and bytes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from penstock.core.contracts import Sink
+from penstock.core.errors import PenstockError, Rejected, StageError, TooLarge
+from penstock.engine.channel import Channel, Empty, Ended
+from penstock.engine.control import Control
+from penstock.engine.journal import Journal
+from penstock.engine.work import Document, Embedded, Event, Failed, Written
+
+
+@dataclass(slots=True)
+class Write:
+    sink: Sink
+    journal: Journal
+    points: Channel[list[Embedded]]
+    send: Callable[[Event], None]
+    control: Control
+    slots: AbstractContextManager[object]
+    """Held around calls that write to the sink: no more of them at once than it has writers."""
+    linger: float
+    feed: bool
+    began: float = field(default_factory=time.monotonic)
+
+    def work(self) -> None:
+        sink, inbox = self.sink, self.points
+        most = min(sink.max_bytes, inbox.capacity // (2 * sink.writers))
+        buffer: list[Embedded] = []
+        held = 0
+        ended = False
+        while not ended or buffer:
+            until = time.monotonic() + self._wait()
+            while not ended and len(buffer) < sink.max_rows and held < most:
+                try:
+                    points, size = inbox.get(timeout=max(0.0, until - time.monotonic()) if buffer else None)
+                except Ended:
+                    ended = True
+                except Empty:
+                    break
+                else:
+                    if not buffer:
+                        until = time.monotonic() + self._wait()
+                    buffer += points
+                    held += size
+            batch, buffer = buffer[: sink.max_rows], buffer[sink.max_rows :]
+            if batch:
+                self.journal.intend([one.entry for one in batch])
+                self._put(batch)
+                size = sum(one.nbytes for one in batch)
+                del batch  # let go of, before room is given for more
+                inbox.release(size)
+                held -= size
+
+    def _wait(self) -> float:
+        """How long a write waits to be full. Short at first, so that the index fills at once; longer in a long run,
+        where many small writes would leave the store in crumbs."""
+        return self.linger if self.feed else min(20 * self.linger, (time.monotonic() - self.began) / 20)
+
+    def _put(self, batch: Sequence[Embedded]) -> None:
+        points = [one.point for one in batch]
+        try:
+            with self.slots:
+                self.control.retry.call("write", lambda: self.sink.write(points))
+        except TooLarge as error:
+            if len(batch) > 1:
+                self._put(batch[: len(batch) // 2])
+                self._put(batch[len(batch) // 2 :])
+            else:
+                self._lose(batch, str(error))
+            return
+        except Rejected as error:
+            for one in batch:
+                if one.point.id in error.reasons:
+                    self._lose([one], error.reasons[one.point.id])
+            batch = [one for one in batch if one.point.id not in error.reasons]
+        except (PenstockError, MemoryError, OSError) as error:
+            raise StageError("write", points[0].chunk.uri, error) from error
+        except (Exception, SystemExit) as error:
+            self._isolate(batch, error)
+            return
+        self.control.succeeded("sink")
+        if batch:
+            self.send(Written([one.entry for one in batch], Counter([one.document for one in batch])))
+
+    def _isolate(self, batch: Sequence[Embedded], error: BaseException) -> None:
+        """The sink raised what no contract names: try each document alone, and note it of those that it is for."""
+        documents: dict[Document, list[Embedded]] = {}
+        for one in batch:
+            documents.setdefault(one.document, []).append(one)
+        if len(documents) > 1:
+            for alone in documents.values():
+                self._put(alone)
+        else:
+            self._lose(batch, self.control.unexpected("sink", "write", batch[0].point.chunk.uri, error))
+
+    def _lose(self, batch: Sequence[Embedded], cause: str) -> None:
+        self.control.counters.add(gaps=len(batch))
+        for one in batch:
+            self.send(Failed(one.document, one.document.failure("write", cause, place=one.point.id), settles=1))

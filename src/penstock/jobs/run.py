@@ -1,0 +1,133 @@
+"""Bring an index up to date with its source, or try again what failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+from penstock.core.errors import SourceError, Transient
+from penstock.core.records import Change, Delete, Unreadable, Upsert
+from penstock.core.retry import MAX_WAIT
+from penstock.engine.flow import Flow
+from penstock.engine.head import Head
+from penstock.engine.progress import Progress, Report
+from penstock.engine.tail import LINGER, Tail
+from penstock.jobs.components import Components
+from penstock.jobs.progress_file import ProgressFile
+from penstock.jobs.session import Session, fingerprints
+
+OnProgress = Callable[[Progress], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a run goes about it."""
+
+    force: bool = False
+    """Read every item, whatever the ledger knows of it."""
+    allow_mass_delete: bool = False
+    max_wait: float = MAX_WAIT
+    """Seconds for which a store or model that is away is waited for."""
+
+
+def run(
+    components: Components, progress: OnProgress = None, *, options: Options | None = None, adopt: bool = False
+) -> Report:
+    """Bring the index up to date with the source."""
+    with ExitStack() as stack:
+        session = Session(components, stack, adopt=adopt)
+        source = session.components.source
+        changes = source.changes(session.components.ledger.cursor(source.name))
+        return go(session, changes, progress, options or Options())
+
+
+def retry(components: Components, progress: OnProgress = None, *, max_wait: float = MAX_WAIT) -> Report:
+    """Try again everything that is in the ledger as failed or skipped."""
+    with ExitStack() as stack:
+        session = Session(components, stack)
+        return go(session, unfinished(session.components), progress, Options(force=True, max_wait=max_wait))
+
+
+def unfinished(components: Components) -> Iterator[Change]:
+    """Documents that failed, were skipped or are half-done, as the source has them now."""
+    for uri in components.ledger.unfinished():
+        try:
+            item = components.source.lookup(uri)
+        except SourceError as error:  # one that cannot be looked up is no reason to leave out the others
+            yield Unreadable(uri, str(error))
+        else:
+            yield Upsert(item) if item is not None else Delete(uri)
+
+
+def go(session: Session, changes: Iterable[Change], progress: OnProgress, options: Options) -> Report:
+    """Run these changes through the engine."""
+    ledger = session.components.ledger
+    began = time.monotonic()
+    session.catch_up()
+    run = ledger.begin_run(fingerprints(session.schema))
+    flow = _flow(session, changes, run, options)
+    status = "failed"
+    progress_file = ProgressFile(ledger.path, progress)
+    try:
+        flow.run(progress_file)
+        status = "stopped" if flow.interrupted else "done"
+        if not flow.interrupted:
+            with suppress(Transient):  # what is acknowledged is there; the report names who is behind
+                session.catch_up()
+    finally:
+        progress_file.remove()
+        report = _report(session, flow, run, status, time.monotonic() - began)
+        ledger.end_run(run, status, report.to_json())
+    if session.sink_is_open and report.written + report.removed:
+        session.sink.maintain()
+    return report
+
+
+def _flow(session: Session, changes: Iterable[Change], run: int, options: Options) -> Flow:
+    components, sink = session.components, session.sink
+    source, ledger = components.source, components.ledger
+    head = Head(
+        changes=changes,
+        parse=session.parsers.parse,
+        embedder=components.embedder,
+        ready=session.ready,
+        view=ledger,
+        run=run,
+        workers=components.workers,
+        id_prefix=components.id_prefix,
+        feed=source.feed,
+        force=options.force,
+        fetch=sink.fetch if sink.readable else None,
+        fetch_rows=sink.max_rows,
+    )
+    tail = Tail(
+        sink=sink,
+        ready=session.ready,
+        journal=ledger,
+        run=run,
+        source=source.name,
+        feed=source.feed,
+        allow_mass_delete=options.allow_mass_delete,
+        linger=LINGER,
+    )
+    return Flow(head, tail, budget=components.budget, max_wait=options.max_wait)
+
+
+def _report(session: Session, flow: Flow, run: int, status: str, seconds: float) -> Report:
+    last, counts = flow.progress(), session.components.ledger.counts()
+    fan_out = session.fan_out
+    return Report(
+        run=run,
+        status=status,
+        seconds=seconds,
+        counts=last.counts,
+        failing=counts.failed + counts.open,
+        complete=flow.complete,
+        peak_bytes=last.peak,
+        budget=session.components.budget,
+        passed_over=dict(session.components.source.passed_over),
+        notices=(*session.notices, *(fan_out.notices if fan_out else ())),
+        behind=tuple(fan_out.behind) if fan_out else (),
+    )

@@ -1,0 +1,116 @@
+"""Chunks in the ledger: intended before they can reach the sink, acknowledged after its flush.
+
+Whatever a crash leaves in the index, the ledger knows the id and can take it out when the document has moved on. A
+chunk bears the last attempt at its document in which it occurred: once the document has been read to its end, those
+that bear an older attempt are stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from penstock.engine.journal import ChunkEntry
+from penstock.ledger.database import ROWS, Database, one_step, pages
+
+
+class Chunks(Database):
+    def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Of these chunks of a document, those that are acknowledged, with their digests."""
+        found: dict[bytes, int] = {}
+        for page in pages(ids, ROWS):
+            marks = ",".join("?" * len(page))
+            with self._mutex:
+                for id, digest in one_step(
+                    self._open(),
+                    f"hex(id), digest FROM chunks WHERE document = ? AND acked > 0 AND id IN ({marks})",
+                    document,
+                    *page,
+                ):
+                    found[bytes.fromhex(id)] = digest
+        return found
+
+    def intend(self, entries: Sequence[ChunkEntry]) -> None:
+        """These may be in the sink from now on.
+
+        What the sink has beside a vector is in doubt until the acknowledgement: no digest equals 0.
+        """
+        with self._transaction() as db:
+            for page in pages(entries, ROWS):
+                values = ",".join(["(?,?,?,?,?,0)"] * len(page))
+                db.execute(
+                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET"
+                    " attempt = excluded.attempt, digest = 0",
+                    [*chain.from_iterable(page)],
+                )
+
+    def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None:
+        """These chunks occur in the document again, unchanged."""
+        with self._transaction() as db:
+            for page in pages(ids, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(
+                    f"UPDATE chunks SET attempt = ? WHERE document = ? AND id IN ({marks})", (attempt, document, *page)
+                )
+
+    def same_content(self, contents: Sequence[int], before: int) -> dict[int, bytes]:
+        """For each content that a run before this one brought into the index: the id of a chunk that holds it."""
+        found: dict[int, bytes] = {}
+        for page in pages(contents, ROWS):
+            marks = ",".join("?" * len(page))
+            with self._mutex:
+                for content, id in one_step(
+                    self._open(),
+                    f"content, hex(id) FROM chunks WHERE content IN ({marks}) AND acked BETWEEN 1 AND ?",
+                    *page,
+                    before - 1,
+                ):
+                    found[content] = bytes.fromhex(id)
+        return found
+
+    def acknowledge(self, entries: Sequence[ChunkEntry], run: int) -> None:
+        """The sink has these for good."""
+        with self._transaction() as db:
+            for page in pages(entries, ROWS):
+                values = ",".join([f"(?,?,?,?,?,{run:d})"] * len(page))
+                db.execute(
+                    f"INSERT INTO chunks VALUES {values} ON CONFLICT DO UPDATE SET"
+                    " attempt = excluded.attempt, acked = excluded.acked, digest = excluded.digest",
+                    [*chain.from_iterable(page)],
+                )
+
+    def stale(self, document: int, limit: int) -> list[bytes]:
+        """Ids that did not occur in the last attempt at the document."""
+        rows = self._read(
+            "SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document"
+            " WHERE c.document = ? AND c.attempt < d.attempt LIMIT ?",
+            document,
+            limit,
+        )
+        return [row[0] for row in rows]
+
+    def retract(self, document: int, ids: Sequence[bytes]) -> None:
+        """These may be missing from the sink from now on."""
+        with self._transaction() as db:
+            for page in pages(ids, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(f"UPDATE chunks SET acked = 0 WHERE document = ? AND id IN ({marks})", (document, *page))
+
+    def forget(self, document: int, ids: Sequence[bytes]) -> None:
+        """These are out of the sink."""
+        with self._transaction() as db:
+            for page in pages(ids, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(f"DELETE FROM chunks WHERE document = ? AND id IN ({marks})", (document, *page))
+                db.execute(f"DELETE FROM refused WHERE id IN ({marks})", page)
+
+    def acknowledged(self, document: int, id: bytes) -> bool:
+        return bool(self._read("SELECT 1 FROM chunks WHERE document = ? AND id = ? AND acked > 0", document, id))
+
+    def origin(self, id: bytes) -> tuple[str, int] | None:
+        """The uri of a chunk's document and the run that acknowledged it (0 for none). Reads the whole table, as people
+        ask this, one chunk at a time."""
+        rows = self._read(
+            "SELECT d.uri, c.acked FROM chunks c JOIN documents d ON d.id = c.document WHERE c.id = ?", id
+        )
+        return (rows[0][0], rows[0][1]) if rows else None

@@ -1,0 +1,198 @@
+"""Documents in the ledger: what is known of each, and how work on it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Begun, Ending, Known
+from penstock.ledger.database import Database, one_step, pages
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much the ledger holds."""
+
+    documents: int
+    done: int
+    open: int
+    failed: int
+    skipped: int
+    chunks: int
+    acknowledged: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as it ended last."""
+
+    id: int
+    uri: str
+    fingerprint: str | None
+    state: str
+    seen: int
+    run: int
+    parser: str | None
+    media_type: str | None
+    bytes: int | None
+    chunks: int | None
+    tokens: int | None
+
+
+_FIELDS = tuple(field.name for field in fields(Document))
+
+
+class Documents(Database):
+    def known(self, uris: Sequence[str]) -> dict[str, Known]:
+        marks = ",".join("?" * len(uris))
+        rows = self._read(f"SELECT uri, id, fingerprint, state, seen FROM documents WHERE uri IN ({marks})", *uris)
+        return {row[0]: Known(*row[1:]) for row in rows}
+
+    def mark_seen(self, documents: Sequence[int], run: int) -> None:
+        """These are still in the source, unchanged."""
+        with self._transaction() as db:
+            for page in pages(documents, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(f"UPDATE documents SET seen = ? WHERE id IN ({marks})", (run, *page))
+
+    def mark_seen_under(self, uri: str, run: int) -> None:
+        """What could not be read may still be there, and so may everything beneath it."""
+        with self._transaction() as db:
+            db.execute(f"UPDATE documents SET seen = ? WHERE {_UNDER}", (run, *_under(uri)))
+
+    def under(self, uri: str) -> Iterator[int]:
+        """The documents that `mark_seen_under` is about."""
+        return (document for (document,) in self._read(f"SELECT id FROM documents WHERE {_UNDER}", *_under(uri)))
+
+    def unseen(self, run: int, after: int = 0, limit: int = 256) -> list[tuple[int, str]]:
+        """Documents that a complete listing did not name, a page at a time."""
+        return self._read(
+            "SELECT id, uri FROM documents WHERE seen < ? AND id > ? ORDER BY id LIMIT ?", run, after, limit
+        )
+
+    def unseen_share(self, run: int) -> tuple[int, int]:
+        """Chunks in the documents of `unseen`, and in all."""
+        rows = self._read(
+            "SELECT coalesce(sum(d.seen < ?), 0), count(*) FROM chunks c JOIN documents d ON d.id = c.document", run
+        )
+        return rows[0][0], rows[0][1]
+
+    def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
+        """These documents are to be worked on."""
+        begun: dict[str, Begun] = {}
+        with self._transaction() as db:
+            for page in pages(uris, 250):
+                marks = ",".join("?" * len(page))
+                attempts = "uri, id, attempt FROM documents WHERE uri IN"
+                for uri, number, attempt in one_step(db, f"{attempts} ({marks})", *page):
+                    begun[uri] = Begun(number, attempt + 1, had=True)
+                db.execute(
+                    f"UPDATE documents SET state = ?, seen = ?, run = ?, attempt = attempt + 1 WHERE uri IN ({marks})",
+                    (OPEN, run, run, *page),
+                )
+                new = [uri for uri in page if uri not in begun]
+                if new:
+                    values = ",".join(["(?,?,?,?,1)"] * len(new))
+                    db.execute(
+                        f"INSERT INTO documents (uri, state, seen, run, attempt) VALUES {values}",
+                        [field for uri in new for field in (uri, OPEN, run, run)],
+                    )
+                    marks = ",".join("?" * len(new))
+                    for uri, number, attempt in one_step(db, f"{attempts} ({marks})", *new):
+                        begun[uri] = Begun(number, attempt, had=False)
+        return begun
+
+    def outdate(self, document: int) -> None:
+        """Make all chunks of a document that is gone stale."""
+        with self._transaction() as db:
+            db.execute("UPDATE documents SET state = ?, attempt = attempt + 1 WHERE id = ?", (OPEN, document))
+
+    def finish(self, endings: Iterable[Ending]) -> None:
+        """These documents have come to an end; their failures in earlier attempts are cleared."""
+        with self._transaction() as db:
+            for e in endings:
+                facts = [e.facts.get(name) for name in ("parser", "media_type", "bytes", "chunks", "tokens")]
+                db.execute(
+                    "UPDATE documents SET fingerprint = ?, state = ?, parser = ?, media_type = ?, bytes = ?,"
+                    " chunks = ?, tokens = ? WHERE id = ?",
+                    (e.fingerprint, e.state, *facts, e.document),
+                )
+                # What one sink of several refused stays a failure for as long as the others have it.
+                db.execute(
+                    "DELETE FROM failures WHERE uri = ? AND attempt < ? AND NOT"
+                    " (stage = 'write' AND place IN (SELECT lower(hex(id)) FROM refused))",
+                    (e.uri, e.attempt),
+                )
+
+    def reopen(self, uris: Sequence[str]) -> None:
+        """Those of these documents that failed for the first time are to be tried again by the next run."""
+        with self._transaction() as db:
+            for page in pages(uris, 250):
+                marks = ",".join("?" * len(page))
+                db.execute(
+                    f"UPDATE documents SET state = ? WHERE uri IN ({marks})"
+                    " AND uri NOT IN (SELECT uri FROM failures WHERE attempts > 1)",
+                    (OPEN, *page),
+                )
+
+    def remove(self, document: int) -> None:
+        """The document is gone, and its chunks are out of the index."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM failures WHERE uri = (SELECT uri FROM documents WHERE id = ?)", (document,))
+            db.execute(
+                "DELETE FROM refused WHERE EXISTS (SELECT 1 FROM chunks WHERE document = ? AND id = refused.id)",
+                (document,),
+            )
+            db.execute("DELETE FROM chunks WHERE document = ?", (document,))
+            db.execute("DELETE FROM documents WHERE id = ?", (document,))
+
+    def reset(self) -> None:
+        """Forget every document: the index is not there any more."""
+        with self._transaction() as db:
+            for table in ("chunks", "documents", "failures", "cursors", "members", "undeleted", "refused"):
+                db.execute(f"DELETE FROM {table}")
+
+    def counts(self) -> Counts:
+        states = dict(self._read("SELECT state, count(*) FROM documents GROUP BY state"))
+        totals = self._read("SELECT count(*), coalesce(sum(acked > 0), 0) FROM chunks")[0]
+        failures = self._read("SELECT count(*) FROM failures")[0][0]
+        return Counts(
+            documents=sum(states.values()),
+            **{state: states.get(state, 0) for state in (DONE, OPEN, FAILED, SKIPPED)},
+            chunks=totals[0],
+            acknowledged=totals[1],
+            failures=failures,
+        )
+
+    def document(self, uri: str) -> Document | None:
+        rows = self._read(f"SELECT {', '.join(_FIELDS)} FROM documents WHERE uri = ?", uri)
+        return Document(*rows[0]) if rows else None
+
+    def unfinished(self) -> Iterator[str]:
+        """Documents that failed, even in part, were skipped or are half-done, each once, by uri, a page at a time."""
+        after = ""
+        while rows := self._read(
+            "SELECT uri FROM documents WHERE uri > ? AND (state <> ? OR uri IN (SELECT uri FROM failures))"
+            " ORDER BY uri LIMIT 500",
+            after,
+            DONE,
+        ):
+            for (after,) in rows:
+                yield after
+
+    def cursor(self, source: str) -> str | None:
+        rows = self._read("SELECT cursor FROM cursors WHERE source = ?", source)
+        return rows[0][0] if rows else None
+
+    def save_cursor(self, source: str, cursor: str) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (source, cursor))
+
+
+_UNDER = "(uri = ? OR (uri >= ? AND uri < ?))"
+
+
+def _under(uri: str) -> tuple[str, str, str]:
+    beneath = uri.rstrip("/")
+    return uri, f"{beneath}/", f"{beneath}0"  # "0" comes right after "/"

@@ -1,0 +1,63 @@
+"""The ledger's tables, and the steps that bring an older ledger up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+APPLICATION = int.from_bytes(b"pens", "big")
+"""Written into the file's header: other programs' databases have a user_version, too."""
+
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, started REAL NOT NULL, ended REAL, status TEXT NOT NULL, space TEXT, report TEXT);
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY, uri TEXT NOT NULL UNIQUE, fingerprint TEXT, state TEXT NOT NULL, seen INTEGER NOT NULL,
+    run INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    parser TEXT, media_type TEXT, bytes INTEGER, chunks INTEGER, tokens INTEGER);
+CREATE TABLE chunks (
+    document INTEGER NOT NULL, id BLOB NOT NULL, content INTEGER NOT NULL, digest INTEGER NOT NULL,
+    attempt INTEGER NOT NULL, acked INTEGER NOT NULL, PRIMARY KEY (document, id)) WITHOUT ROWID;
+CREATE TABLE failures (
+    uri TEXT NOT NULL, stage TEXT NOT NULL, place TEXT NOT NULL, cause TEXT NOT NULL, permanent INTEGER NOT NULL,
+    attempts INTEGER NOT NULL, first REAL NOT NULL, last REAL NOT NULL, PRIMARY KEY (uri, stage, place)) WITHOUT ROWID;
+CREATE TABLE cursors (source TEXT PRIMARY KEY, cursor TEXT NOT NULL) WITHOUT ROWID;
+"""
+"""Version 1. A new ledger is made by all steps, one after the other, as an old one is brought up to date."""
+
+MEMBERS = """
+CREATE TABLE IF NOT EXISTS members (url TEXT PRIMARY KEY, since INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS undeleted (url TEXT NOT NULL, id BLOB NOT NULL, PRIMARY KEY (url, id)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refused (
+    id BLOB NOT NULL, url TEXT NOT NULL, uri TEXT NOT NULL, cause TEXT NOT NULL, PRIMARY KEY (id, url)) WITHOUT ROWID;
+"""
+"""Of sinks that are filled together: how far each is, what is yet to be deleted from it, and what it cannot take.
+Some ledgers of version 1 have these tables."""
+
+FAILURES_BY_ATTEMPT = """
+ALTER TABLE failures ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE failures ADD COLUMN run INTEGER NOT NULL DEFAULT 0;
+"""
+"""What clears a failure is a later attempt, or a later listing, and no clock, which may be set back."""
+
+
+def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
+    def step(db: sqlite3.Connection) -> None:
+        for statement in filter(None, map(str.strip, sql.split(";\n"))):
+            db.execute(statement)
+
+    return step
+
+
+STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT))
+"""STEPS[n] makes version n + 1 of version n."""
+VERSION = len(STEPS)
+
+
+def migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring a ledger of this version up to date. To be called within a transaction."""
+    for step in STEPS[version:]:
+        step(db)
+    db.execute(f"PRAGMA application_id={APPLICATION}")
+    db.execute(f"PRAGMA user_version={VERSION}")
