@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import resource
@@ -18,9 +19,9 @@ import pytest
 from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import MultiVector
-from penstock.core.schema import Manifest
-from penstock.sinks import delta, delta_files
-from penstock.sinks.delta import DeltaSink
+from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.sinks.delta import DeltaSink, files
+from penstock.sinks.delta import sink as delta
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
 from tests.s3 import moto
 
@@ -42,9 +43,9 @@ class TestInSmallCommits(TestDelta):
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(delta_files, "PENDING_IDS", 7)
-        monkeypatch.setattr(delta_files, "GROUP_ROWS", 3)
-        monkeypatch.setattr(delta_files, "PART_ROWS", 8)
+        monkeypatch.setattr(files, "PENDING_IDS", 7)
+        monkeypatch.setattr(files, "GROUP_ROWS", 3)
+        monkeypatch.setattr(files, "PART_ROWS", 8)
         monkeypatch.setattr(delta, "PART_ROWS", 8)
         monkeypatch.setattr(delta, "SMALL_PARTS", 2)
 
@@ -166,7 +167,7 @@ def test_many_flushes_make_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_waits_for_a_flush_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the limit it is committed, by writes as by deletes."""
-    monkeypatch.setattr(delta_files, "PENDING_IDS", 20)
+    monkeypatch.setattr(files, "PENDING_IDS", 20)
     with DeltaSink(f"delta://{tmp_path}/chunks") as sink:
         sink.open(MANIFEST)
         for n in range(0, 100, 10):
@@ -289,9 +290,8 @@ def test_a_table_that_became_another_one_is_told(sink: Sink) -> None:
     DeltaSink(sink.url).drop()
     with pytest.raises(SinkError, match="is gone"):
         sink.flush()
-    space = MANIFEST.schema.only
     with DeltaSink(sink.url) as other:
-        other.open(Manifest(type(space)("another", DIM, "e" * 32)))
+        other.open(Manifest(single(VectorSpec("another", DIM, "e" * 32))))
         with pytest.raises(SpaceMismatch):
             sink.flush()
 
@@ -424,3 +424,58 @@ def test_a_store_that_is_away_is_transient(bucket: str, monkeypatch: pytest.Monk
         DeltaSink(f"delta+s3://{bucket}/chunks").manifest()
     assert time.monotonic() - began < 20
     assert "very-secret-key" not in str(raised.value)
+
+
+def streamed(place: Path) -> list[int]:
+    """How many rows each commit adds to those who stream the table, as Spark counts them: files that change data."""
+    counts = []
+    for log in sorted((place / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in log.read_text().splitlines()]
+        adds = [action["add"] for action in actions if action.get("add", {}).get("dataChange")]
+        counts.append(sum(json.loads(add["stats"])["numRecords"] for add in adds))
+    return counts
+
+
+def test_who_streams_the_table_sees_each_row_once(sink: Sink, tmp_path: Path) -> None:
+    """Compaction is a commit of its own and says that it changes no data: 30 rows are 30, not 60."""
+    for n in range(30):
+        sink.write([point(n)])
+        sink.flush()
+    sink.maintain()
+    place = tmp_path / "chunks"
+    assert len(deltalake.DeltaTable(place).file_uris()) == 1
+    assert streamed(place) == [0] + [1] * 30 + [0]
+    assert read(place) == texts(*(point(n) for n in range(30)))
+    removed = [
+        action["remove"]["dataChange"]
+        for action in map(json.loads, sorted((place / "_delta_log").glob("*.json"))[-1].read_text().splitlines())
+        if "remove" in action
+    ]
+    assert removed == [False] * 30
+
+
+def test_a_flush_that_compacts_tells_streams_of_its_own_rows(
+    sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During a run as well: with small files put together by the way, each commit that changes data has its rows."""
+    monkeypatch.setattr(delta, "SMALL_PARTS", 3)
+    for n in range(10):
+        sink.write([point(n)])
+        sink.flush()
+    place = tmp_path / "chunks"
+    assert sum(streamed(place)) == 10
+    assert len(deltalake.DeltaTable(place).file_uris()) <= 4
+    assert read(place) == texts(*(point(n) for n in range(10)))
+
+
+def test_compaction_that_is_overtaken_is_left_to_the_next(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was flushed is acknowledged, though others commit before every try to put files together."""
+    from deltalake.exceptions import CommitFailedError
+
+    def overtaken(*_: object) -> None:
+        raise CommitFailedError("others came before")
+
+    monkeypatch.setattr(DeltaSink, "_compact", overtaken)
+    monkeypatch.setattr(delta, "COMMITS", 2)
+    sink.write([point(1)])
+    holds(sink, [point(1)])

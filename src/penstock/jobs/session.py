@@ -12,8 +12,8 @@ from penstock.core.errors import OwnershipError, SpaceMismatch, UsageError
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored, id_prefix
 from penstock.jobs.components import Components
+from penstock.sinks import manifests
 from penstock.sinks.fanout import FanOut
-from penstock.sinks.manifests import check_schema
 
 
 class Session:
@@ -185,7 +185,7 @@ class Session:
 def _check_capabilities(components: Components, schema: IndexSchema) -> None:
     """Raise UsageError where the sink cannot hold what the model and the chunker make."""
     sink = components.sink
-    check_schema(schema, sink)
+    manifests.supported(schema, sink)
     most, longest = sink.max_text, components.longest()
     if most is not None and longest is not None and longest > most:
         raise UsageError(

@@ -1,35 +1,25 @@
-"""Where an index is, which space it holds, and how that is kept beside it."""
+"""Manifests: how they are kept with an index, and whether a sink can be opened with one."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl
 
-from penstock.core import schema
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
-from penstock.core.schema import IndexSchema, Manifest, VectorSpec
+from penstock.core.records import NOTHING, VECTOR
+from penstock.core.schema import IndexSchema, Manifest, from_dict, from_space, to_dict
 
 METRICS = ("cosine", "dot", "l2")
-
-
-def place(url: str, scheme: str, example: str) -> tuple[Path, dict[str, str]]:
-    """The path and options of `scheme://path?option=value`."""
-    head, separator, tail = url.partition("://")
-    path, _, query = tail.partition("?")
-    if not separator or head.lower() != scheme or not path.strip():
-        raise UsageError(f"{url!r} does not name a place; write it like {example}")
-    if "\0" in path:
-        raise UsageError(f"{url!r} has a NUL byte in its path")
-    return Path(path).expanduser(), dict(parse_qsl(query, keep_blank_values=True))
+PRODUCTS: Mapping[str, Sequence[str]] = dict.fromkeys(("Sparse", "MultiVector"), ("cosine", "dot"))
+"""Metrics by kind, of stores that compare only dense vectors by their distance."""
 
 
 def numbered(url: str, number: int | str) -> str:
-    """The place of that number beside the one of the url: `scheme://store/notes_1?option=value`."""
+    """The url of a generation, or of another index beside this one: `scheme://store/notes_1?option=value`."""
     head, mark, options = url.partition("?")
     return f"{head.rstrip('/')}_{number}{mark}{options}"
 
@@ -41,7 +31,7 @@ FORMAT = 2
 def to_json(manifest: Manifest) -> str:
     kept = {
         "penstock": FORMAT,
-        "schema": schema.to_dict(manifest.schema),
+        "schema": to_dict(manifest.schema),
         "owners": dict(manifest.owners),
         "current": manifest.current,
         "former": manifest.former,
@@ -58,7 +48,7 @@ def from_json(text: str | bytes, url: str) -> Manifest:
                 f" {FORMAT}): upgrade with `pip install --upgrade penstock`"
             )
         owners = kept.get("owners") or ({"": kept["owner"]} if kept.get("owner") else {})
-        made_of = schema.from_dict(kept["schema"]) if version > 1 else schema.from_space(kept["space"])
+        made_of = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
         return Manifest(made_of, owners, kept.get("current", 0), kept.get("former"))
     except (ValueError, KeyError, TypeError) as error:
         raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error}") from error
@@ -87,21 +77,30 @@ def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
         )
 
 
-def check_schema(made_of: IndexSchema, sink: Sink) -> None:
-    """Raise UsageError where the sink cannot hold such vectors."""
+def supported(schema: IndexSchema, sink: Sink, metrics: Mapping[str, Sequence[str]] = NOTHING) -> None:
+    """Raise UsageError unless the sink can hold vectors of this schema: their number, names, kinds and metrics.
+
+    `metrics` has those of each kind for which the store does not know all.
+    """
+    if not sink.named and schema.vectors.keys() != {VECTOR}:
+        raise UsageError(
+            f"{sink.url} holds one vector a chunk, without a name; this model makes {', '.join(schema.vectors)}. Use a"
+            " single model, or a store that holds named vectors"
+        )
     kinds = {kind.__name__ for kind in sink.accepts}
-    for spec in made_of.vectors.values():
+    for spec in schema.vectors.values():
         if spec.kind not in kinds:
-            raise UsageError(f"{sink.url} does not take {spec.kind} vectors, which {spec.model} makes")
-    if len(made_of.vectors) > 1 and not sink.named:
-        raise UsageError(f"{sink.url} holds one vector a chunk, not several ({', '.join(made_of.vectors)})")
+            raise UsageError(f"{sink.url} takes {' and '.join(sorted(kinds))} vectors, not {spec.kind}")
+        if spec.metric not in (known := metrics.get(spec.kind, METRICS)):
+            of_kind = f" for {spec.kind} vectors" if spec.kind in metrics else ""
+            raise UsageError(f"{sink.url} knows the metrics {', '.join(known)}{of_kind}, not {spec.metric!r}")
 
 
-def supported(space: VectorSpec, kinds: set[str], url: str) -> None:
-    if space.kind not in kinds:
-        raise UsageError(f"{url} takes {' and '.join(sorted(kinds))} vectors, not {space.kind}")
-    if space.metric not in METRICS:
-        raise UsageError(f"{url} knows the metrics {', '.join(METRICS)}, not {space.metric!r}")
+def admit(sink: Sink, kept: Manifest | None, wanted: Manifest, metrics: Mapping[str, Sequence[str]] = NOTHING) -> None:
+    """Raise SpaceMismatch where the index is of another schema, and UsageError where the sink cannot hold this one."""
+    if kept is not None:
+        agree(kept, wanted, sink.url)
+    supported(wanted.schema, sink, metrics)
 
 
 def make_folder(folder: Path, url: str) -> None:
@@ -139,10 +138,3 @@ def sync(path: Path | str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def options(given: dict[str, str], known: set[str], url: str) -> dict[str, Any]:
-    if unknown := sorted(given.keys() - known):
-        allowed = ", ".join(sorted(known)) or "none"
-        raise UsageError(f"{url!r}: unknown option {unknown[0]!r}; there are: {allowed}")
-    return dict(given)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, MultiVector, Point, Sparse, Vector
+from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
+from penstock.sinks.base import Located
 
 PAGE = 1024
 
@@ -37,26 +38,21 @@ def forget(url: str) -> None:
 def _name(url: str) -> str:
     scheme, separator, name = url.partition("://")
     if not separator or scheme.lower() != "memory":
-        raise UsageError(f"{url!r} is not of the form memory://name")
+        raise UsageError(f"invalid url {url!r}: expected memory://NAME")
     return name
 
 
-class MemorySink(Sink):
+class MemorySink(Located, Sink):
     """A store of this process: whoever opens the same name here sees the same points."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    named = True
     max_rows = 4096
     writers = 8
 
     def __init__(self, url: str = "memory://") -> None:
-        self._url, self._name = url, _name(url)
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"MemorySink({self._url!r})"
+        super().__init__(url)
+        self._name = _name(url)
 
     @property
     def _store(self) -> _Store:
@@ -68,9 +64,6 @@ class MemorySink(Sink):
             raise SinkError(f"{self._url} is not open")
         return manifest
 
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self._url, number))
-
     def manifest(self) -> Manifest | None:
         return self._store.manifest
 
@@ -78,22 +71,18 @@ class MemorySink(Sink):
         forget(self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
-        if (kept := self._store.manifest) is None:
+        manifests.admit(self, self._store.manifest, manifest)
+        if self._store.manifest is None:
             self._store.manifest = manifest
-        else:
-            manifests.agree(kept, manifest, self._url)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         self._store.manifest = manifest
 
     def write(self, points: Sequence[Point]) -> None:
-        space = self._manifest.schema.only
+        schema = self._manifest.schema
         kept = {}
         for point in points:
-            if VECTOR not in point.vectors:
-                raise SinkError(f"{self._url}: point {point.id} has no vector named {VECTOR!r}")
-            rows.check(point.vectors[VECTOR], space, f"{self._url}, point {point.id}")
+            rows.check_point(point, schema, self._url)
             # An array may be a slice of a batch, or be filled anew by the embedder: keep a copy, and no tokens.
             vectors = {name: _copy(vector) for name, vector in point.vectors.items()}
             kept[point.id] = Point(replace(point.chunk, tokens=None), vectors)
@@ -128,22 +117,16 @@ def _copy(vector: Vector) -> Vector:
     return type(vector)(np.array(vector.values, dtype=np.float32))
 
 
-class MemoryIndex(Index):
+class MemoryIndex(Located, Index):
     """Exact search: every vector is compared."""
 
     def __init__(self, url: str = "memory://") -> None:
+        super().__init__(url)
         self._sink = MemorySink(url)
-
-    @property
-    def url(self) -> str:
-        return self._sink.url
-
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self.url, number))
 
     def open(self) -> None:
         if self._sink.manifest() is None:
-            raise SinkError(f"there is no index at {self._sink.url}")
+            raise SinkError(f"there is no index at {self._url}")
 
     def manifest(self) -> Manifest:
         self.open()
@@ -158,15 +141,14 @@ class MemoryIndex(Index):
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        space = self.manifest().schema.only
-        rows.check(vector, space, f"a query of {self._sink.url}")
+        name, space = rows.target(vector, self.manifest().schema, using, self._url)
         wanted = filters.parse(where)
         with self._sink._store.lock:
             points = list(self._sink._store.points.values())
         points = [p for p in points if wanted is None or filters.passes(p.chunk, wanted)]
         if not points or k < 1:
             return []
-        found = scores(vector, [p.vectors[VECTOR] for p in points], space.metric)
+        found = scores(vector, [p.vectors[name] for p in points], space.metric)
         best = np.argsort(-found, kind="stable")[:k]
         return [Hit(float(found[i]), points[i].chunk) for i in best]
 

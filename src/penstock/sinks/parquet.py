@@ -18,14 +18,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.records import Dense, MultiVector, Point
-from penstock.core.schema import Manifest, VectorSpec
-from penstock.sinks import manifests, rows
+from penstock.core.schema import Manifest
+from penstock.sinks import address, manifests, rows
+from penstock.sinks.base import Opened
 from penstock.support.locks import Held, Lockfile
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 SMALL_PARTS = 16
 """So many parts of less than half the size are put together."""
+IDS_HELD = 2_000_000
+"""Of so many ids the rows are held, 12 bytes each, to fetch points without reading all ids again."""
 IDS_AT_ONCE = 100_000
 """How many ids are compared at a time to find the rows that count: what bounds the memory of reading."""
 
@@ -56,6 +59,8 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[list[str], dict[str, Any]] | None = None
+        self._hashes: dict[str, tuple[Any, Any]] = {}
+        """Of a part's ids, in order, and the row of each: those of the parts looked into last, IDS_HELD in all."""
 
     def names(self, ending: str) -> list[str]:
         return sorted(name for name in os.listdir(self.path) if name.startswith("part-") and name.endswith(ending))
@@ -99,7 +104,32 @@ class _Folder:
             for name, position in newest.values():
                 masks[name][position] = True
         self._seen = parts + notes, masks
+        self._hashes = {name: held for name, held in self._hashes.items() if name in masks}
         return masks
+
+    def among(self, name: str, ids: Sequence[str]) -> Any:
+        """A mask of the part's rows that may be of these ids: by a hash, so the rows have to be compared."""
+        import numpy as np
+
+        hashes, places = self._hashed(name)
+        wanted = np.fromiter(map(hash, ids), np.int64, len(ids))
+        starts, ends = np.searchsorted(hashes, wanted, "left"), np.searchsorted(hashes, wanted, "right")
+        mask = np.zeros(len(hashes), dtype=bool)
+        for n in np.flatnonzero(starts < ends):
+            mask[places[starts[n] : ends[n]]] = True
+        return mask
+
+    def _hashed(self, name: str) -> tuple[Any, Any]:
+        import numpy as np
+
+        if (held := self._hashes.pop(name, None)) is None:
+            hashes = np.fromiter(map(hash, self._ids(name)), np.int64)
+            places = np.argsort(hashes, kind="stable").astype(np.int32)
+            held = hashes[places], places
+        self._hashes[name] = held
+        while len(self._hashes) > 1 and sum(len(places) for _, places in self._hashes.values()) > IDS_HELD:
+            del self._hashes[next(iter(self._hashes))]
+        return held
 
     def _ids(self, name: str) -> Iterator[str]:
         with self.open(name) as file:
@@ -107,14 +137,14 @@ class _Folder:
                 yield from batch.column("id").to_pylist()
 
     def tables(self, name: str, mask: Any, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows of a part that count, one row group at a time."""
-        start = 0
+        """The rows of a part that the mask marks, one row group at a time; other groups are not read."""
+        end = 0
         with self.open(name) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=columns)
-                kept = mask[start : start + len(table)]
-                start += len(table)
+                start, end = end, end + file.metadata.row_group(group).num_rows
+                kept = mask[start:end]
                 if kept.any():
+                    table = file.read_row_group(group, columns=columns)
                     yield table if kept.all() else table.filter(kept)
 
 
@@ -127,12 +157,17 @@ class _Part:
         self.path = folder / f"part-{number:08}.parquet"
         self.rows = 0
         self.gone: dict[str, int] = {}
+        self.sealed = False
+        """It takes no more rows: `finish` was called, and is to be called again if it failed."""
+        self._broken = self._named = False
         self._temporary = folder / f".{self.path.name}.tmp"
         self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed by finish or drop
         self._writer = pq.ParquetWriter(self._file, schema, compression="zstd", use_dictionary=["uri", "headings"])
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        self._broken = True  # until the row group is whole
         self._writer.write(rows)
+        self._broken = False
         self.rows += len(rows)
 
     @property
@@ -140,77 +175,75 @@ class _Part:
         return self.rows >= PART_ROWS or len(self.gone) >= PART_ROWS or self._file.tell() >= PART_BYTES
 
     def finish(self) -> None:
-        """Rows first, then the note of what is gone: between the two nothing is missing."""
-        self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Rows first, then the note of deletions: between the two nothing is missing.
+
+        Where it fails, it can be called again: it goes on with the step that failed.
+        """
+        self.sealed = True
+        if self._broken:
+            raise SinkError(f"{self.path} could not be written to the end; what it was to hold has to be written again")
+        if not self._file.closed:
+            self._broken = True
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._broken = False
+            self._file.close()
+        if not self._named and self.rows:
+            try:
+                os.replace(self._temporary, self.path)
+            except FileNotFoundError as error:
+                raise SinkError(f"{self._temporary} was removed while it was written: its rows are lost") from error
+        elif not self._named:
+            self._temporary.unlink(missing_ok=True)
+        self._named = True
         if self.rows:
-            os.replace(self._temporary, self.path)
             manifests.sync(self.path.parent)
-        else:
-            self._temporary.unlink()
         if self.gone:
             manifests.write_durably(self.path.with_suffix(".gone"), json.dumps(self.gone).encode())
 
     def drop(self) -> None:
-        self._writer.close()
+        with suppress(OSError, ValueError):  # it may have failed before, and nobody needs what it wrote
+            self._writer.close()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
 
-class ParquetSink(Sink):
+class ParquetSink(Opened[_Folder], Sink):
     """A folder of Parquet files: `parquet://./folder`. One process writes at a time."""
 
     accepts = frozenset({Dense, MultiVector})
+    named = True
     max_rows = 4096
 
     def __init__(self, url: str) -> None:
-        path, given = manifests.place(url, "parquet", EXAMPLE)
-        manifests.options(given, set(), url)
-        self._url, self._path = url, path
-        self._folder: _Folder | None = None
-        self._manifest: Manifest | None = None
+        super().__init__(url)
+        self._path, _ = address.local(url, "parquet", EXAMPLE)
         self._part: _Part | None = None
         self._lock = threading.Lock()
         self._claimed: Lockfile | None = None
 
     @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"ParquetSink({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
-
-    @property
     def _sidecar(self) -> Path:
         return self._path / "_penstock.json"
-
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self._url, number))
 
     def manifest(self) -> Manifest | None:
         return manifests.read(self._sidecar, self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
-        if kept := self.manifest():
-            manifests.agree(kept, manifest, self._url)
+        kept = self.manifest()
+        manifests.admit(self, kept, manifest)
         manifests.make_folder(self._path, self._url)
         with _errors(self._url):
             if kept is None:
                 if any(self._path.glob("*.parquet")):
                     raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; name another folder")
                 manifests.keep(self._sidecar, manifest)
-        self._folder, self._manifest = _Folder(self._path), kept or manifest
+        self._hold(_Folder(self._path), (kept or manifest).schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         with _errors(self._url):
             manifests.keep(self._sidecar, manifest)
-        self._manifest = manifest
 
     def drop(self) -> None:
         self.close()
@@ -227,11 +260,6 @@ class ParquetSink(Sink):
             (self._path / ".lock").unlink(missing_ok=True)
             self._path.rmdir()
 
-    def _opened(self) -> tuple[_Folder, VectorSpec]:
-        if self._folder is None or self._manifest is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._folder, self._manifest.schema.only
-
     def _claim(self) -> None:
         """Become the one that writes here, until `close`: parts are numbered, and two would take the same numbers."""
         if self._claimed is None:
@@ -243,20 +271,23 @@ class ParquetSink(Sink):
                 torn.unlink()
 
     def _current(self) -> _Part:
-        folder, space = self._opened()
+        folder, schema = self._opened()
         self._claim()
+        if self._part is not None and self._part.sealed:
+            self._finish()
         if self._part is None:
-            self._part = _Part(folder.path, folder.next_number(), rows.schema(space))
+            self._part = _Part(folder.path, folder.next_number(), rows.schema(schema))
         return self._part
 
     def _finish(self) -> None:
-        if (part := self._part) is not None:
+        """Make the part's rows and deletions durable. One that fails is kept, and finished by the next call."""
+        if self._part is not None:
+            self._part.finish()
             self._part = None
-            part.finish()
 
     def write(self, points: Sequence[Point]) -> None:
-        _, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        _, schema = self._opened()
+        batch = rows.Batch(points, schema, self._url)
         if batch.rows:
             with self._lock, _errors(self._url):
                 part = self._current()
@@ -292,23 +323,22 @@ class ParquetSink(Sink):
                     yield table.column("id").to_pylist()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        folder, space = self._opened()
-        wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
+        folder, schema = self._opened()
+        wanted = dict.fromkeys(ids)
         found: list[Point] = []
         with _errors(self._url):
             for name, mask in folder.live().items():
-                there = mask & _among(folder, name, wanted, pc)
-                if there.any():
-                    for table in folder.tables(name, there):
-                        found += [p for batch in table.combine_chunks().to_batches() for p in rows.points(batch, space)]
+                if len(found) == len(wanted):
+                    break
+                rows_of = mask & folder.among(name, list(wanted))
+                for table in folder.tables(name, rows_of) if rows_of.any() else ():
+                    for batch in table.combine_chunks().to_batches():
+                        found += [point for point in rows.points(batch, schema) if point.id in wanted]
         return found
 
     def maintain(self) -> None:
         """Rewrite what holds rows that do not count, or is cut too small; then let the old files go, notes last."""
-        folder, space = self._opened()
+        folder, schema = self._opened()
         self._claim()
         self.flush()
         with self._lock, _errors(self._url):
@@ -319,7 +349,7 @@ class ParquetSink(Sink):
             try:
                 for name in old:
                     for table in folder.tables(name, masks[name]):
-                        part = part or _Part(folder.path, folder.next_number(), rows.schema(space))
+                        part = part or _Part(folder.path, folder.next_number(), rows.schema(schema))
                         part.write(table)
                         if part.full:
                             part.finish()
@@ -340,13 +370,5 @@ class ParquetSink(Sink):
                 self._part.drop()
             if self._claimed is not None:
                 self._claimed.release()
-        self._part = self._folder = self._claimed = None
-
-
-def _among(folder: _Folder, name: str, wanted: Any, pc: Any) -> Any:
-    import numpy as np
-
-    with folder.open(name) as file:
-        ids = file.read(columns=["id"]).column("id")
-    found = pc.is_in(ids, value_set=wanted)
-    return np.concatenate([c.to_numpy(zero_copy_only=False) for c in found.chunks] or [np.empty(0, bool)])
+        self._part = self._claimed = None
+        super().close()

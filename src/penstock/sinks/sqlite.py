@@ -18,13 +18,16 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
-from penstock.core.schema import Manifest, VectorSpec
-from penstock.sinks import manifests, rows
+from penstock.core.schema import IndexSchema, Manifest
+from penstock.sinks import address, manifests, rows
+from penstock.sinks.base import Opened
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
 PAGE = 500
+METRICS = {"Dense": ("cosine", "l2")}
+"""Those of sqlite-vec."""
 LARGEST_K = 4096
-"""What sqlite-vec answers at most."""
+"""The most results that sqlite-vec gives."""
 
 _COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
 _SCHEMA = """
@@ -34,32 +37,6 @@ CREATE TABLE chunks ("key" INTEGER PRIMARY KEY, "id" TEXT NOT NULL UNIQUE, "uri"
 CREATE INDEX chunks_uri ON chunks(uri);
 CREATE TABLE meta (manifest TEXT NOT NULL);
 """
-
-
-def _path(url: str) -> Path:
-    path, given = manifests.place(url, "sqlite", EXAMPLE)
-    manifests.options(given, set(), url)
-    return path
-
-
-def _beside(url: str, number: int) -> str:
-    """`notes_1.db` beside `notes.db`."""
-    path = _path(url)
-    return f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}"
-
-
-def _kept(path: Path, url: str) -> Manifest | None:
-    """The manifest, by the standard library alone. A file that is locked or being made is one to wait for."""
-    if not path.is_file():
-        return None
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
-            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                return None
-            found = file.execute("SELECT manifest FROM meta").fetchone()
-    except sqlite3.Error as error:
-        raise SinkError(f"{url} cannot be read: {error}") from error
-    return manifests.from_json(found[0], url) if found else None
 
 
 class _File:
@@ -98,19 +75,28 @@ class _File:
     def count(self) -> int:
         return int(self.all("SELECT count(*) FROM chunks")[0][0])
 
-    def fetch(self, ids: Sequence[str]) -> list[Point]:
+    def fetch(self, ids: Sequence[str], schema: IndexSchema) -> list[Point]:
         found: list[Point] = []
         wanted = list(dict.fromkeys(ids))
+        names, width = tuple(schema.vectors), len(rows.COLUMNS)
+        embeddings = ", ".join(f"{_table(name)}.embedding" for name in names)
+        joins = " ".join(f'JOIN {_table(name)} ON {_table(name)}.rowid = chunks."key"' for name in names)
         for start in range(0, len(wanted), PAGE):
             page = wanted[start : start + PAGE]
-            sql = f"""SELECT {_COLUMNS}, embedding FROM chunks JOIN vectors ON vectors.rowid = chunks."key"
-                WHERE id IN ({_marks(page)})"""
-            found += [Point(rows.chunk(cells[:-1]), {VECTOR: _dense(cells[-1])}) for cells in self.all(sql, page)]
+            sql = f"SELECT {_COLUMNS}, {embeddings} FROM chunks {joins} WHERE id IN ({_marks(page)})"
+            for cells in self.all(sql, page):
+                vectors = dict(zip(names, map(_dense, cells[width:]), strict=True))
+                found.append(Point(rows.chunk(cells[:width]), vectors))
         return found
 
     def close(self) -> None:
         with self.turn():
             self.connection.close()
+
+
+def _table(name: str) -> str:
+    """The table of the vectors of that name."""
+    return "vectors" if name == VECTOR else f"vectors_{name}"
 
 
 def _marks(values: Sequence[object]) -> str:
@@ -129,31 +115,52 @@ def _dense(blob: bytes) -> Dense:
     return Dense(np.frombuffer(blob, dtype=np.float32))
 
 
-class SqliteSink(Sink):
-    """One file: `sqlite://./notes.db`. Any number of processes read while one writes."""
-
-    max_rows = 1024
+class _Store(Opened[_File]):
+    """What the sink and the index share: the file, its manifest, reading by id."""
 
     def __init__(self, url: str) -> None:
-        self._url, self._path = url, _path(url)
-        self._file: _File | None = None
-        self._manifest: Manifest | None = None
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"SqliteSink({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
+        super().__init__(url)
+        self._path, _ = address.local(url, "sqlite", EXAMPLE)
 
     def generation(self, number: int) -> Self:
-        return type(self)(_beside(self._url, number))
+        """`notes_1.db` beside `notes.db`."""
+        path = self._path
+        return type(self)(f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}")
+
+    def _kept(self) -> Manifest | None:
+        """The manifest, by the standard library alone. A file that is locked or being made is waited for."""
+        if not self._path.is_file():
+            return None
+        try:
+            with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
+                if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                    return None
+                row = file.execute("SELECT manifest FROM meta").fetchone()
+        except sqlite3.Error as error:
+            raise SinkError(f"{self._url} cannot be read: {error}") from error
+        return manifests.from_json(row[0], self._url) if row else None
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        file, schema = self._opened()
+        return file.fetch(ids, schema)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        super().close()
+
+
+class SqliteSink(_Store, Sink):
+    """One file: `sqlite://./notes.db`. Any number of processes read while one writes."""
+
+    named = True
+    max_rows = 1024
 
     def manifest(self) -> Manifest | None:
-        return _kept(self._path, self._url)
+        return self._kept()
 
     def drop(self) -> None:
         self.close()
@@ -163,9 +170,8 @@ class SqliteSink(Sink):
             path.unlink(missing_ok=True)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {"Dense"}, self._url)
-        if kept := self.manifest():
-            manifests.agree(kept, manifest, self._url)
+        kept = self.manifest()
+        manifests.admit(self, kept, manifest, METRICS)
         manifests.make_folder(self._path.parent, self._url)
         file = _File(self._path, self._url, readonly=False)
         try:
@@ -177,33 +183,25 @@ class SqliteSink(Sink):
         except BaseException:
             file.close()
             raise
-        self._file, self._manifest = file, kept or manifest
+        self._hold(file, (kept or manifest).schema)
 
     def _create(self, file: _File, manifest: Manifest) -> None:
         if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
             raise SinkError(f"{self._url} is a database that is not Penstock's; name another file")
-        space = manifest.schema.only
-        if space.metric not in ("cosine", "l2"):
-            raise UsageError(f"{self._url} knows the metrics cosine and l2, not {space.metric!r}")
         with file.connection:
             file.connection.execute(_SCHEMA)
-            embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
-            file.connection.execute(f"CREATE VIRTUAL TABLE vectors USING vec0({embedding})")
+            for name, space in manifest.schema.vectors.items():
+                embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
+                file.connection.execute(f"CREATE VIRTUAL TABLE {_table(name)} USING vec0({embedding})")
             file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
-
-    def _opened(self) -> tuple[_File, VectorSpec]:
-        if self._file is None or self._manifest is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.schema.only
 
     def replace_manifest(self, manifest: Manifest) -> None:
         file, _ = self._opened()
         file.all("UPDATE meta SET manifest = ?", (manifests.to_json(manifest),))
-        self._manifest = manifest
 
     def write(self, points: Sequence[Point]) -> None:
-        file, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        file, schema = self._opened()
+        batch = rows.Batch(points, schema, self._url)
         with file.turn(), file.connection:
             keys = dict(_keys(file, [cells[0] for cells in batch.rows]))
             ((last,),) = file.all('SELECT coalesce(max("key"), 0) FROM chunks')
@@ -211,27 +209,27 @@ class SqliteSink(Sink):
             numbered = [(*cells, keys.get(cells[0]) or next(fresh)) for cells in batch.rows]
             sql = f'INSERT OR REPLACE INTO chunks ({_COLUMNS}, "key") VALUES ({_marks(rows.COLUMNS)}, ?)'
             file.connection.executemany(sql, numbered)
-            vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(batch.vectors, numbered, strict=True)]
-            # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold.
-            old = [pair for pair in vectors if pair[1] <= last]
-            file.connection.executemany("UPDATE vectors SET embedding = ? WHERE rowid = ?", old)
-            new = [pair for pair in vectors if pair[1] > last]
-            file.connection.executemany("INSERT INTO vectors(embedding, rowid) VALUES (?, ?)", new)
+            for name, column in batch.columns.items():
+                table = _table(name)
+                vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(column.rows, numbered, strict=True)]
+                # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold.
+                old = [pair for pair in vectors if pair[1] <= last]
+                file.connection.executemany(f"UPDATE {table} SET embedding = ? WHERE rowid = ?", old)
+                new = [pair for pair in vectors if pair[1] > last]
+                file.connection.executemany(f"INSERT INTO {table}(embedding, rowid) VALUES (?, ?)", new)
         batch.finish()
 
     def delete(self, ids: Sequence[str]) -> None:
-        file, _ = self._opened()
+        file, schema = self._opened()
         with file.turn(), file.connection:
             keys = [(key,) for _, key in _keys(file, ids)]
-            file.connection.executemany("DELETE FROM vectors WHERE rowid = ?", keys)
+            for name in schema.vectors:
+                file.connection.executemany(f"DELETE FROM {_table(name)} WHERE rowid = ?", keys)
             file.connection.executemany('DELETE FROM chunks WHERE "key" = ?', keys)
 
     def flush(self) -> None:
         """Each write is a transaction, synced when it commits."""
         self._opened()
-
-    def count(self) -> int:
-        return self._opened()[0].count()
 
     def ids(self) -> Iterator[Sequence[str]]:
         file, _ = self._opened()
@@ -240,60 +238,24 @@ class SqliteSink(Sink):
             yield [id for (id,) in page]
             last = page[-1][0]
 
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self._opened()[0].fetch(ids)
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-
-class SqliteIndex(Index):
+class SqliteIndex(_Store, Index):
     """Compares with every vector, or with those of the rows that `where` leaves."""
 
-    def __init__(self, url: str) -> None:
-        self._url, self._path = url, _path(url)
-        self._file: _File | None = None
-        self._manifest: Manifest | None = None
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def generation(self, number: int) -> Self:
-        return type(self)(_beside(self._url, number))
-
-    def __repr__(self) -> str:
-        return f"SqliteIndex({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
-
     def open(self) -> None:
-        self._manifest = self.manifest()
-        self._file = _File(self._path, self._url, readonly=True)
+        schema = self.manifest().schema
+        self._hold(_File(self._path, self._url, readonly=True), schema)
 
     def manifest(self) -> Manifest:
-        if (kept := _kept(self._path, self._url)) is None:
+        if (kept := self._kept()) is None:
             raise SinkError(f"there is no index at {self._url}")
         return kept
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-    def _opened(self) -> tuple[_File, VectorSpec]:
-        if self._file is None or self._manifest is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.schema.only
 
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        file, space = self._opened()
-        rows.check(vector, space, f"a query of {self._url}")
+        file, schema = self._opened()
+        name, space = rows.target(vector, schema, using, self._url)
         if k < 1:
             return []
         if k > LARGEST_K:
@@ -304,16 +266,10 @@ class SqliteIndex(Index):
             condition = filters.sql(wanted, filters.Parameters("?", values))
             within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {condition})'
         sql = f"""WITH nearest AS (
-                SELECT rowid AS "key", distance FROM vectors WHERE embedding MATCH ? AND k = ? {within})
+                SELECT rowid AS "key", distance FROM {_table(name)} WHERE embedding MATCH ? AND k = ? {within})
             SELECT {_COLUMNS}, distance FROM nearest JOIN chunks USING ("key") ORDER BY distance"""
         assert isinstance(vector, Dense)
         query = vector.values.astype("float32").tobytes()
         found = file.all(sql, [query, k, *values])
         best = 1.0 if space.metric == "cosine" else 0.0
         return [Hit(best - cells[-1], rows.chunk(cells[:-1])) for cells in found]
-
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self._opened()[0].fetch(ids)
-
-    def count(self) -> int:
-        return self._opened()[0].count()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from penstock.core.records import VECTOR
-from penstock.core.schema import VectorSpec
+from penstock.core.schema import IndexSchema
 from penstock.sinks import manifests, rows
 
 if TYPE_CHECKING:
@@ -27,15 +26,18 @@ PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 
 
-def table_schema(space: VectorSpec) -> pa.Schema:
+def table_schema(schema: IndexSchema) -> pa.Schema:
     """As rows.schema, with lists for vectors: Delta has none of a fixed size."""
     import pyarrow as pa
 
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
-    if space.kind == "MultiVector":
-        vector = pa.list_(pa.field("element", vector, nullable=False))
-    shape = rows.schema(space)
-    return shape.set(shape.get_field_index(VECTOR), pa.field(VECTOR, vector, nullable=False))
+    shape = rows.schema(schema)
+    for name, space in schema.vectors.items():
+        vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        if space.kind == "MultiVector":
+            vector = pa.list_(pa.field("element", vector, nullable=False))
+        column = rows.vector_column(name)
+        shape = shape.set(shape.get_field_index(column), pa.field(column, vector, nullable=False))
+    return shape
 
 
 class Pending:
@@ -95,17 +97,20 @@ class Files:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=shape.names).select(shape.names).cast(shape)
 
-    def write(self, tables: Iterable[pa.Table], schema: pa.Schema) -> list[AddAction]:
-        """New files with these rows, of about the size wanted: on the disk, in no version of the table yet."""
+    def write(self, tables: Iterable[pa.Table], schema: pa.Schema, *, changes: bool = True) -> list[AddAction]:
+        """New files with these rows, of about the size wanted: on the disk, in no version of the table yet.
+
+        `changes` says whether they change the table, or are rows of files that they replace.
+        """
         made: list[AddAction] = []
         groups = grouped(tables)
         for first in groups:
-            made.append(self._part(first, groups, schema))
+            made.append(self._part(first, groups, schema, changes))
         if self.path is not None and made:
             manifests.sync(self.path)
         return made
 
-    def _part(self, first: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema) -> AddAction:
+    def _part(self, first: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema, changes: bool) -> AddAction:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
         from deltalake.transaction import AddAction
@@ -128,7 +133,7 @@ class Files:
         stats: dict[str, Any] = {"numRecords": count}
         if max(map(len, ends)) <= 256:  # whoever asks for a document need not open every file
             stats |= {"minValues": {"uri": min(ends)}, "maxValues": {"uri": max(ends)}, "nullCount": {"uri": 0}}
-        return AddAction(name, size, {}, int(time.time() * 1000), True, json.dumps(stats))
+        return AddAction(name, size, {}, int(time.time() * 1000), changes, json.dumps(stats))
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -17,19 +17,20 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
-from penstock.core.records import VECTOR, Dense, MultiVector, Point
-from penstock.core.schema import Manifest, VectorSpec
-from penstock.sinks import manifests, rows
-from penstock.sinks.delta_files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
+from penstock.core.records import Dense, MultiVector, Point
+from penstock.core.schema import Manifest
+from penstock.sinks import address, manifests, rows
+from penstock.sinks.base import Opened
+from penstock.sinks.delta.files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
 from penstock.sinks.store import line
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ SMALL_PARTS = 64
 COMMITS = 12
 """How often a commit is tried that others came before."""
 LIMITS = {"timeout": "60s", "connect_timeout": "10s", "max_retries": "3", "retry_timeout": "60s"}
-UNTOLD = re.compile(r"[\[\]\\^|\x00-\x1f\x7f]|%[0-9a-f]{2}", re.IGNORECASE)
+UNSAFE = re.compile(r"[\[\]\\^|\x00-\x1f\x7f]|%[0-9a-f]{2}", re.IGNORECASE)
 """In a path, these make the driver panic or look elsewhere (deltalake 1.6.6)."""
 PART = re.compile(r"part-[^/]*\.parquet")
 AWAY = re.compile(r"error sending request|timed? ?out|connect|\b(429|500|502|503|504)\b|SlowDown", re.IGNORECASE)
@@ -65,50 +66,31 @@ def _errors(url: str) -> Iterator[None]:
         raise kind(f"{url}: {line(error)}") from error
 
 
-class DeltaSink(Sink):
+class DeltaSink(Opened[Files], Sink):
     """A Delta table: `delta://./lake/chunks`. Several may write at once."""
 
     accepts = frozenset({Dense, MultiVector})
+    named = True
     max_rows = 4096
 
     def __init__(self, url: str) -> None:
+        super().__init__(url)
         scheme = url.partition("://")[0].lower()
         if scheme not in STORES:
-            raise UsageError(f"{url!r} does not name a place; write it like {EXAMPLE}")
+            raise UsageError(f"invalid url {url!r}: expected one like {EXAMPLE}")
         if (remote := STORES[scheme]) and "@" in url.partition("://")[2].partition("/")[0]:
-            raise UsageError(f"a {scheme} url is no place for a password; set the environment variables of the store")
-        path, given = manifests.place(url, scheme, EXAMPLE)
-        manifests.options(given, set(), url)
+            raise UsageError(f"a {scheme} url holds no password; set the environment variables of the store")
+        path, _ = address.local(url, scheme, EXAMPLE)
         if remote and (len(path.parts) < 2 or path.is_absolute()):
-            raise UsageError(f"{url!r} names no folder in a bucket; write it like {EXAMPLE}")
-        self._url = url
+            raise UsageError(f"{url!r} names no folder in a bucket: expected a url like {EXAMPLE}")
         self._path = None if remote else path.absolute()
         self._uri = remote + path.as_posix() if remote else str(self._path)
-        if odd := UNTOLD.search(self._uri):
-            raise UsageError(f"{url!r}: a Delta table cannot be in a path with {odd[0]!r} in it; name another place")
+        if odd := UNSAFE.search(self._uri):
+            raise UsageError(f"{url!r}: a Delta table cannot be in a path with {odd[0]!r} in it; take another path")
         self._options = dict(LIMITS) if remote else {}
-        self._opened: tuple[Files, VectorSpec] | None = None
         self._pending = Pending()
         self._lock = threading.Lock()
         self._near = ""
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"DeltaSink({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
-
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self._url, number))
-
-    def _open(self) -> tuple[Files, VectorSpec]:
-        if self._opened is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._opened
 
     # ------------------------------------------------------------ the table and its manifest
 
@@ -126,13 +108,13 @@ class DeltaSink(Sink):
 
     def _mine(self) -> DeltaTable:
         """The newest version, where there has to be one of this space."""
-        _, space = self._open()
+        _, schema = self._opened()
         table = self._table()
         kept = None if table is None else self._kept(table)
         if table is None or kept is None:
             raise SinkError(f"{self._url} is gone")
-        manifests.agree(kept, Manifest(replace(kept.schema, vectors={VECTOR: space})), self._url)
-        wanted = rows.schema(space).names
+        manifests.agree(kept, Manifest(schema), self._url)
+        wanted = rows.schema(schema).names
         if [field.name for field in table.schema().fields] != wanted:
             raise SinkError(f"{self._url} has got other columns than {', '.join(wanted)}: writing would lose some")
         return table
@@ -147,32 +129,31 @@ class DeltaSink(Sink):
             return None if table is None else self._kept(table)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
         with _errors(self._url):
             table = self._table()
             kept = None if table is None else self._kept(table)
-            if kept is not None:
-                manifests.agree(kept, manifest, self._url)
-            elif table is not None:
-                raise SinkError(f"{self._url} is a Delta table that is not Penstock's; name another place")
+            manifests.admit(self, kept, manifest)
+            if kept is None and table is not None:
+                raise SinkError(f"{self._url} is a Delta table that is not Penstock's; take another path")
             if self._path is not None:
                 manifests.make_folder(self._path, self._url)
             files = Files(self._uri, self._path, self._options)
-            if table is None:
-                self._create(files, manifest)
-        self._opened, self._pending = (files, manifest.schema.only), Pending()
+            if kept is None:
+                kept = self._create(files, manifest)
+        self._hold(files, kept.schema)
 
-    def _create(self, files: Files, manifest: Manifest) -> None:
+    def _create(self, files: Files, manifest: Manifest) -> Manifest:
+        """Make the table; gives the manifest that it has."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
-        if there := [name for name in files.names() if name != "_delta_log"]:
-            raise SinkError(f"{self._url} holds files that are not Penstock's ({there[0]}); name another place")
+        if others := [name for name in files.names() if name != "_delta_log"]:
+            raise SinkError(f"{self._url} holds files that are not Penstock's ({others[0]}); take another path")
         properties = {PROPERTY: manifests.to_json(manifest), "delta.dataSkippingStatsColumns": "uri"}
         try:
             DeltaTable.create(
                 self._uri,
-                table_schema(manifest.schema.only),
+                table_schema(manifest.schema),
                 configuration=properties,
                 storage_options=self._options,
                 raise_if_key_not_exists=False,
@@ -181,7 +162,9 @@ class DeltaSink(Sink):
             if (table := self._table()) is None or (kept := self._kept(table)) is None:
                 raise
             manifests.agree(kept, manifest, self._url)
+            manifest = kept
         self._sync(0)
+        return manifest
 
     def replace_manifest(self, manifest: Manifest) -> None:
         with self._lock, _errors(self._url):
@@ -216,25 +199,25 @@ class DeltaSink(Sink):
     # ------------------------------------------------------------ writing
 
     def write(self, points: Sequence[Point]) -> None:
-        _, space = self._open()
-        batch = rows.Batch(points, space, self._url)
+        _, schema = self._opened()
+        batch = rows.Batch(points, schema, self._url)
         if batch.rows:
             import pyarrow as pa
 
-            table = pa.table(batch.arrow()).cast(table_schema(space))
+            table = pa.table(batch.arrow()).cast(table_schema(schema))
             with self._lock, _errors(self._url):
                 self._make_room()
                 self._pending.add(table)
         batch.finish()
 
     def delete(self, ids: Sequence[str]) -> None:
-        self._open()
+        self._opened()
         with self._lock, _errors(self._url):
             self._make_room()
             self._pending.newest.update(dict.fromkeys(ids, -1))
 
     def flush(self) -> None:
-        self._open()
+        self._opened()
         with self._lock, _errors(self._url):
             self._commit()
 
@@ -244,40 +227,65 @@ class DeltaSink(Sink):
             self._commit()
 
     def _commit(self, small: int | None = None) -> None:
-        """One version more, with what is pending, and no more than so many small files; if there is anything to do."""
+        """Commit what is pending, and put small files together where there are more than so many of them."""
+        from deltalake.exceptions import CommitFailedError
+
+        table = self._tried(self._put, self._mine())
+        self._pending = Pending()
+        try:
+            self._tried(partial(self._compact, SMALL_PARTS if small is None else small), table)
+        except CommitFailedError:
+            if small is not None:
+                raise  # else the next commit does it
+
+    def _tried(self, commit: Callable[[DeltaTable], None], table: DeltaTable) -> DeltaTable:
+        """Make a commit to the table, and again to its newest version where others came before."""
         from deltalake.exceptions import CommitFailedError
 
         for turn in range(COMMITS):
             try:
-                self._put(self._mine(), SMALL_PARTS if small is None else small)
+                commit(table)
             except CommitFailedError:
                 if turn == COMMITS - 1:
                     raise
                 time.sleep(0.01 * turn)
+                table = self._mine()
             else:
-                self._pending = Pending()
-                return
+                break
+        return table
 
-    def _put(self, table: DeltaTable, small: int) -> None:
+    def _put(self, table: DeltaTable) -> None:
+        """Add what is pending, and rewrite the files in which its ids were."""
         import pyarrow as pa
+
+        pending = self._pending
+        if not pending.newest:
+            return
+        out = pa.array(list(pending.newest), pa.string())
+        self._replace(table, self._holding(table, out), pending.counting(), out)
+
+    def _compact(self, small: int, table: DeltaTable) -> None:
+        """Put small files together. No row changes by it, which the commit says to whoever streams the table."""
+        little = {
+            name for name, (count, size) in _sizes(table).items() if count < PART_ROWS // 2 and size < PART_BYTES // 2
+        }
+        if len(little) > small:
+            self._replace(table, little)
+
+    def _replace(
+        self, table: DeltaTable, old: set[str], new: Sequence[pa.Table] = (), out: pa.Array | None = None
+    ) -> None:
+        """One version more: with new rows, and those of the old files but for the ids that are out."""
         from deltalake import CommitProperties
         from deltalake.transaction import RemoveAction
 
-        files, space = self._open()
-        shape, pending = table_schema(space), self._pending
-        actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
-        sizes = {action["path"]: (action["num_records"] or 0, action["size_bytes"]) for action in actions}
-        out = pa.array(list(pending.newest), pa.string())
-        old = self._holding(table, out)
-        little = {n for n, (count, size) in sizes.items() if count < PART_ROWS // 2 and size < PART_BYTES // 2}
-        if len(little) > small:
-            old |= little
-        if not old and not pending.rows:
-            return
-        kept = (without(group, out) for name in sorted(old) for group in files.read(name, shape))
-        made = files.write(chain(pending.counting(), kept), shape)
-        now = int(time.time() * 1000)
-        gone = [RemoveAction(name, True, now, sizes[name][1], {}) for name in sorted(old)]
+        files, schema = self._opened()
+        shape, changes = table_schema(schema), out is not None
+        groups = (group for name in sorted(old) for group in files.read(name, shape))
+        kept = (group if out is None else without(group, out) for group in groups)
+        made = files.write(chain(new, kept), shape, changes=changes)
+        now, sizes = int(time.time() * 1000), _sizes(table) if old else {}
+        gone = [RemoveAction(name, changes, now, sizes[name][1], {}) for name in sorted(old)]
         if made or gone:
             only_this = CommitProperties(max_commit_retries=0)
             table.create_write_transaction([*made, *gone], "append", table.schema(), commit_properties=only_this)
@@ -298,7 +306,7 @@ class DeltaSink(Sink):
     # ------------------------------------------------------------ reading
 
     def _dataset(self, table: DeltaTable) -> Any:
-        return table.to_pyarrow_dataset(filesystem=self._open()[0].system)
+        return table.to_pyarrow_dataset(filesystem=self._opened()[0].system)
 
     def _holding(self, table: DeltaTable, ids: pa.Array) -> set[str]:
         """The files that hold rows of these ids."""
@@ -329,7 +337,7 @@ class DeltaSink(Sink):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        _, space = self._open()
+        _, schema = self._opened()
         wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
         found: list[Point] = []
         with _errors(self._url):
@@ -342,9 +350,18 @@ class DeltaSink(Sink):
                     if piece.count_rows(filter=pc.field("id").isin(wanted)):
                         table = piece.to_table(filter=pc.field("id").isin(wanted))
                         for batch in table.combine_chunks().to_batches():
-                            found += rows.points(batch, space)
+                            found += rows.points(batch, schema)
                         self._near = fragment.path
         return found
 
     def close(self) -> None:
-        self._opened, self._pending = None, Pending()
+        self._pending = Pending()
+        super().close()
+
+
+def _sizes(table: DeltaTable) -> dict[str, tuple[int, int]]:
+    """Rows and bytes of each file."""
+    import pyarrow as pa
+
+    actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
+    return {action["path"]: (action["num_records"] or 0, action["size_bytes"]) for action in actions}
