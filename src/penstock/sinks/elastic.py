@@ -25,7 +25,7 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import Rejected, SinkError, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, MultiVector, Point, Sparse, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import elastic_wire as wire
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.lengths import units
@@ -246,8 +246,7 @@ class ElasticSink(_Elastic, Sink):
         return name
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
-        sparse.products(manifest.schema.only, self._url)
+        manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         server = self._connect()
         try:
             kept = server.manifest()
@@ -268,7 +267,7 @@ class ElasticSink(_Elastic, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         server, space = self._opened()
-        batch = sparse.batched(points, space, self._url, refused="negative")
+        batch = sparse.batched(points, single(space), self._url, refused="negative")
         batch.reasons |= server.bulk(self._actions(server, batch))
         batch.finish()
 

@@ -31,7 +31,7 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, Point, Sparse, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.pgvector_wire import (
     BUILD,
@@ -119,9 +119,8 @@ class PgvectorSink(Sink):
                 self._table.close()
 
     def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         space = manifest.schema.only
-        manifests.supported(space, {"Dense", "Sparse"}, self.url)
-        sparse.products(space, self.url)
         if space.kind == "Dense" and not 0 < space.dim <= LARGEST_DIM:
             raise UsageError(f"{self.url} takes vectors of at most {LARGEST_DIM:,} dimensions, not {space.dim:,}")
         try:
@@ -184,7 +183,7 @@ class PgvectorSink(Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         table, space = self._opened()
-        batch = sparse.batched(points, space, self.url, refused="zero", most=MOST_VALUES)
+        batch = sparse.batched(points, single(space), self.url, refused="zero", most=MOST_VALUES)
         head = struct.pack(">hh", space.dim, 0)
         good: list[rows.Row] = []
         for cells, vector in zip(batch.rows, batch.vectors, strict=True):

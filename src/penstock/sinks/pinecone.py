@@ -27,7 +27,7 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
 from penstock.core.records import VECTOR, Chunk, Dense, Hit, Point, Sparse, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks import pinecone_wire as wire
 from penstock.sinks.store import Store
@@ -208,8 +208,7 @@ class PineconeSink(_Pinecone, Sink):
             namespace.remove()
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {"Dense", "Sparse"}, self._url)
-        sparse.products(manifest.schema.only, self._url)
+        manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         namespace = self._connect()
         try:
             kept = namespace.manifest()
@@ -247,7 +246,7 @@ class PineconeSink(_Pinecone, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         namespace, space = self._opened()
-        batch = sparse.batched(points, space, self._url, refused="zero")
+        batch = sparse.batched(points, single(space), self._url, refused="zero")
         for records in self._requests(namespace, batch):
             refused = self._put(namespace, records)
             if len(refused) == len(records) > 1:
