@@ -38,7 +38,36 @@ from penstock.core.filters import parse, passes
 from penstock.core.records import VECTOR, Dense, Metadata, Point, Sparse, Vector
 from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.testing.named_suite import NamedVectors
-from penstock.testing.points import DIM, MakeIndex, MakeSink, holds, point, respec, same, similarity
+from penstock.testing.points import (
+    DIM,
+    MakeIndex,
+    MakeSink,
+    everything,
+    holds,
+    point,
+    respec,
+    same,
+    similarity,
+)
+
+__all__ = [
+    "DIM",
+    "FILTERS",
+    "ODD",
+    "URI",
+    "MakeIndex",
+    "MakeSink",
+    "SinkSuite",
+    "everything",
+    "holds",
+    "patiently",
+    "point",
+    "respec",
+    "same",
+    "silent_port",
+    "similarity",
+    "unreachable",
+]
 
 Aliased = Callable[[str], int] | None
 
