@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.core.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
+from penstock.core.errors import MissingExtra, Rejected, SinkError, SinkUnavailable, TooLarge, Transient, UsageError
 from penstock.core.records import VECTOR, Dense, Metadata, Point
 from penstock.core.schema import Manifest
 from penstock.sinks.chroma import ChromaIndex, ChromaSink
@@ -273,7 +273,7 @@ def test_dropping_where_there_is_no_folder_makes_none(tmp_path: Path) -> None:
 
 def test_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing: an error, not a wait for ever."""
-    monkeypatch.setattr("penstock.sinks.chroma_wire.TIMEOUT", 0.2)
+    monkeypatch.setattr("penstock.sinks.chroma.wire.TIMEOUT", 0.2)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -283,7 +283,14 @@ def test_a_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(200, SinkError), (401, SinkError), (404, SinkError), (413, TooLarge), (429, Transient), (503, Transient)],
+    [
+        (200, SinkError),
+        (401, SinkError),
+        (404, SinkError),
+        (413, TooLarge),
+        (429, SinkUnavailable),
+        (503, SinkUnavailable),
+    ],
 )
 def test_answers_of_others(status: int, kind: type[SinkError], monkeypatch: pytest.MonkeyPatch) -> None:
     """What a proxy or another web server says is one clear line, which does not hold the token."""

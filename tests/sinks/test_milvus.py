@@ -26,8 +26,8 @@ import pytest
 from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import VECTOR, Dense, Point, Sparse
 from penstock.core.schema import Manifest
-from penstock.sinks import milvus_wire
-from penstock.sinks.milvus import VARCHAR, MilvusIndex, MilvusSink
+from penstock.sinks.milvus import MilvusIndex, MilvusSink, wire
+from penstock.sinks.milvus.points import VARCHAR
 from penstock.testing.sink_suite import (
     Aliased,
     MakeIndex,
@@ -275,7 +275,7 @@ def test_an_unreachable_server_unreachable(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_silent_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody listens and never answers."""
-    monkeypatch.setattr(milvus_wire, "CONNECT", 1)
+    monkeypatch.setattr(wire, "CONNECT", 1)
     started = time.monotonic()
     with refusing(None) as (url, _), pytest.raises(Transient):
         MilvusIndex(url).open()

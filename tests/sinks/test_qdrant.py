@@ -20,8 +20,9 @@ import pytest
 from penstock.core.errors import MissingExtra, Rejected, SinkError, TooLarge, Transient, UsageError
 from penstock.core.records import VECTOR, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import qdrant
-from penstock.sinks.qdrant import QdrantIndex, QdrantSink
+from penstock.sinks.lengths import key
+from penstock.sinks.qdrant import QdrantIndex, QdrantSink, wire
+from penstock.sinks.qdrant.points import original
 from penstock.testing.emulators import qdrant as emulating
 from penstock.testing.emulators.qdrant import Emulator
 from penstock.testing.sink_suite import (
@@ -165,8 +166,8 @@ def test_a_vector_is_kept_twice_only_where_it_must_be(server: Emulator) -> None:
         sink.open(DENSE)
         sink.write([point(1), given("long", np.full(DIM, 2.0))])
     kept = server.collections["notes"].points
-    assert qdrant.ORIGINAL not in kept[qdrant.key(point(1).id)][1]
-    assert qdrant.ORIGINAL in kept[qdrant.key("long")][1]
+    assert original(VECTOR) not in kept[key(point(1).id)][1]
+    assert original(VECTOR) in kept[key("long")][1]
 
 
 @pytest.mark.parametrize("kind", [MultiVector, Sparse])
@@ -302,7 +303,7 @@ def test_no_server_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_server_that_does_not_answer_is_transient(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call ends in time."""
-    monkeypatch.setattr(qdrant, "TIMEOUT", 1)
+    monkeypatch.setattr(wire, "TIMEOUT", 1)
     with QdrantSink(at(server)) as sink:
         sink.open(DENSE)
         server.stall(5)
@@ -418,9 +419,9 @@ def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.Monk
     """Two runs that create the collection at once share the first one's."""
     with QdrantSink(at(server)) as first, QdrantSink(at(server)) as second:
         first.open(DENSE)
-        look, looked = qdrant._Collection.info, []
+        look, looked = wire.Collection.info, []
         monkeypatch.setattr(
-            qdrant._Collection,
+            wire.Collection,
             "info",
             lambda self: look(self) if looked else looked.append(1),  # not there yet
         )

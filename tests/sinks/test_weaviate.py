@@ -36,8 +36,8 @@ pytest.importorskip("weaviate")
 
 import grpc
 
-from penstock.sinks import weaviate_wire
-from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink, key
+from penstock.sinks.lengths import key
+from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink, wire
 from penstock.testing.emulators.weaviate import Collection, Emulator
 from penstock.testing.emulators.weaviate_schema import Refusal, completed
 
@@ -310,10 +310,11 @@ def test_urls_that_cannot_be_meant(wrong: str) -> None:
 
 def test_what_a_url_says() -> None:
     """Names get a capital; gRPC may have a port or a host of its own."""
-    assert weaviate_wire.place("weaviate://h/notes_1")[1:] == ("Notes_1", ("h", 50051))
-    assert weaviate_wire.place("weaviate://h/Notes?grpc=7")[1:] == ("Notes", ("h", 7))
-    assert weaviate_wire.place("weaviate://h/Notes?tls=1&grpc=grpc-h:443")[2] == ("grpc-h", 443)
-    assert weaviate_wire.place("weaviate://[::1]/Notes?grpc=[::2]:443")[2] == ("::2", 443)
+    assert (named := wire.parse("weaviate://h/notes_1")).name == "Notes_1"
+    assert named.grpc == ("h", 50051)
+    assert wire.parse("weaviate://h/Notes?grpc=7").grpc == ("h", 7)
+    assert wire.parse("weaviate://h/Notes?tls=1&grpc=grpc-h:443").grpc == ("grpc-h", 443)
+    assert wire.parse("weaviate://[::1]/Notes?grpc=[::2]:443").grpc == ("::2", 443)
 
 
 def test_small_and_capital_are_one_collection(server: Emulator) -> None:
@@ -345,7 +346,7 @@ def test_no_server_unreachable(server: Emulator) -> None:
 
 def test_a_server_that_does_not_answer_is_transient(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call ends in time."""
-    monkeypatch.setattr(weaviate_wire, "TIMEOUT", 1)
+    monkeypatch.setattr(wire, "TIMEOUT", 1)
     with WeaviateSink(at(server)) as sink:
         sink.open(DENSE)
         server.stall(3)
@@ -462,11 +463,11 @@ def test_the_first_to_make_it_made_it(server: Emulator, monkeypatch: pytest.Monk
     """Two runs that create the collection at once share the first one's, if they are of one space."""
     with WeaviateSink(at(server)) as first:
         first.open(DENSE)
-        look = weaviate_wire.Server.manifest
+        look = wire.Server.manifest
         for other, error in ((DENSE.schema, None), (respec(DENSE.schema, dim=9), SpaceMismatch)):
             looked: list[int] = []
             monkeypatch.setattr(
-                weaviate_wire.Server,
+                wire.Server,
                 "manifest",
                 lambda self, looked=looked: look(self) if looked else looked.append(1),  # not there yet
             )

@@ -139,7 +139,9 @@ class Collection:
     def __init__(self, url: str, at: Address, client: Any, *, write: bool | None = None) -> None:
         drivers(url)
         self.url, self.name, self._at, self._own = url, at.names[0], at, client is None
-        self.client, self.collection, self._lock = client, None, None
+        self.client: Any = client
+        self.collection: Any = None
+        self._lock: Lock | None = None
         try:
             if self._own and at.folder is not None and write is not None:
                 if write:

@@ -53,9 +53,7 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
         hits = [Hit(_score(hit["distance"], space), encoding.chunk(hit["entity"])) for hit in found]
         return sorted(hits, key=lambda hit: -hit.score)
 
-    def _exhaustive(
-        self, collection: Collection, target: Target, vector: Dense, k: int, condition: str
-    ) -> list[Hit]:
+    def _exhaustive(self, collection: Collection, target: Target, vector: Dense, k: int, condition: str) -> list[Hit]:
         name, space = target
         field = vector_column(name)
         best: list[tuple[float, str]] = []

@@ -51,8 +51,7 @@ def collection_schema(schema: IndexSchema) -> Any:
 
 
 class _Whole(str):
-    """A text that the driver does not take for a list of texts: it would check each, which takes longer than sending.
-    """
+    """A text that the driver does not take for a list of characters, to check each, which is slower than to send it."""
 
     __slots__ = ()
 

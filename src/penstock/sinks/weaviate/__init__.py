@@ -1,7 +1,7 @@
 """`weaviate://`: a collection of a Weaviate server or cloud, 1.29 or later, over REST and gRPC.
 
-    weaviate://host:8080/Notes?grpc=50051               its key in WEAVIATE_API_KEY, if it wants one
-    weaviate://host:443/Notes?tls=1&grpc=grpc-host:443  where gRPC has a host of its own
+weaviate://host:8080/Notes?grpc=50051               its key in WEAVIATE_API_KEY, if it wants one
+weaviate://host:443/Notes?tls=1&grpc=grpc-host:443  where gRPC has a host of its own
 """
 
 from penstock.sinks.weaviate.index import WeaviateIndex
