@@ -38,7 +38,8 @@ import grpc
 
 from penstock.sinks.lengths import key
 from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink, wire
-from penstock.testing.emulators.weaviate import Collection, Emulator
+from penstock.testing.emulators.weaviate import Emulator
+from penstock.testing.emulators.weaviate_objects import Collection
 from penstock.testing.emulators.weaviate_schema import Refusal, completed
 
 SECRET = "a-key-not-to-be-told"

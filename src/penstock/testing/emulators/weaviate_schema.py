@@ -1,4 +1,4 @@
-"""The schema of a Weaviate server: what it allows, what it completes, and which values it takes for a property."""
+"""The schema of an emulated Weaviate server: valid names and types, defaults, and valid values of a property."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ class Refusal(Exception):
 
 
 def _merged(given: Json, defaults: Mapping[str, Any]) -> Json:
-    """The given values, and the defaults of all that is not said."""
-    made = copy.deepcopy(dict(defaults))
+    """The given values, and the defaults of all others."""
+    merged = copy.deepcopy(dict(defaults))
     for name, value in given.items():
-        inner = made.get(name)
-        made[name] = _merged(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
-    return made
+        inner = merged.get(name)
+        merged[name] = _merged(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return merged
 
 
 def typed(name: str, kind: str, value: Any) -> Any:
@@ -110,21 +110,21 @@ def typed(name: str, kind: str, value: Any) -> Any:
 
 
 def completed(given: Json) -> Json:
-    """The schema of a class as the server tells it: with all that was not said."""
+    """The schema of a class as the server returns it, with its defaults."""
     if unknown := given.keys() - _CLASS:
         raise Refusal(422, f"unknown field {min(unknown)!r}")
     name = given["class"][:1].upper() + given["class"][1:]
     if not re.fullmatch("[A-Z][_0-9A-Za-z]{0,254}", name):
         raise Refusal(422, f"'{name}' is not a valid class name")
-    made = _merged({**given, "class": name}, _REST)
-    made["properties"] = [_property(one) for one in given.get("properties", [])]
-    for vector in made.get("vectorConfig", {}).values():
+    schema = _merged({**given, "class": name}, _REST)
+    schema["properties"] = [_property(one) for one in given.get("properties", [])]
+    for vector in schema.get("vectorConfig", {}).values():
         if set(vector) - {"vectorizer", "vectorIndexType", "vectorIndexConfig"} or vector["vectorizer"] != {"none": {}}:
             raise Refusal(422, "a vector is of vectorizer none here")
         vector["vectorIndexConfig"] = _merged(vector.get("vectorIndexConfig", {}), _INDEX)
         if vector["vectorIndexConfig"]["distance"] not in ("cosine", "dot", "l2-squared"):
             raise Refusal(422, "unrecognized distance metric")
-    return made
+    return schema
 
 
 def _property(given: Json) -> Json:
