@@ -1,4 +1,4 @@
-"""Batches that a store refuses as a whole, sent again in smaller parts."""
+"""Requests in pages, and in smaller parts where a store refuses one as a whole."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ def in_halves(items: Sequence[T], call: Callable[[Sequence[T]], list[R]], refusa
             raise
     middle = len(items) // 2
     return in_halves(items[:middle], call, refusal) + in_halves(items[middle:], call, refusal)
+
+
+def in_pages(
+    items: Sequence[T], size: int, call: Callable[[Sequence[T]], list[R]], refusal: type[Exception]
+) -> list[R]:
+    """Return what `call` returns for pages of that size, or for halves of them as `in_halves` does."""
+    pages = (items[start : start + size] for start in range(0, len(items), size))
+    return [result for page in pages for result in in_halves(page, call, refusal)]

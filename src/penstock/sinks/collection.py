@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from penstock.core import filters
@@ -14,6 +14,7 @@ from penstock.core.filters import Filter
 from penstock.core.records import Hit, Vector
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import rows
+from penstock.sinks.address import Address
 from penstock.sinks.store import Handle, Store
 
 
@@ -27,6 +28,33 @@ H = TypeVar("H", bound=Handle)
 C = TypeVar("C", bound=Collection)
 Target = tuple[str, VectorSpec]
 """The name of the vectors that a search compares with, and their space."""
+
+
+@contextmanager
+def closed_on_error(handle: H) -> Iterator[H]:
+    """The handle, which is closed if what is done with it fails."""
+    try:
+        yield handle
+    except BaseException:
+        handle.close()
+        raise
+
+
+class AddressStore(Store[H]):
+    """A store whose url is the address of one collection."""
+
+    @staticmethod
+    @abstractmethod
+    def _parse(url: str) -> Address:
+        """Raises UsageError for a url that is not of this store."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        super().__init__(url, client)
+        self._address = self._parse(url)
+
+    @property
+    def _name(self) -> str:
+        return self._address.names[0]
 
 
 class CollectionSink(Store[C], Sink):

@@ -125,7 +125,7 @@ def test_no_such_database(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_garbled_folder(tmp_path: Path) -> None:
-    """A file in the url of Chroma's database that is none."""
+    """A file in the place of Chroma's database that is no database."""
     (tmp_path / "chroma.sqlite3").write_bytes(b"hello" * 1000)
     with pytest.raises(SinkError, match="not a database"):
         ChromaSink(f"chroma://{tmp_path}/notes").manifest()

@@ -147,7 +147,7 @@ def test_as_many_as_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, w
     assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
 
 
-def testnumberss_that_do_not_fit(url: str) -> None:
+def test_numbers_that_do_not_fit(url: str) -> None:
     """They are refused by id; the others of the batch are written."""
     with ChromaSink(url) as sink:
         sink.open(MANIFEST)

@@ -96,7 +96,7 @@ def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
     return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
 
 
-def test_sparse_vector_of_any_size(url: str) -> None:
+def test_sparse_vectors_of_any_size(url: str) -> None:
     """Subnormal and 20,000 values, in any order, at any index: as they were; and nothing is found by nothing."""
     last, many = 2**31 - 1, np.random.default_rng(3).random(20_000, dtype=np.float32) + 0.1
     points = [sparse(1, [0, 7, last], [0.1, 1e-45, 3e38]), sparse(2, range(0, 40_000, 2), many)]

@@ -81,7 +81,7 @@ class TestFolderSparse(Overlapping, TestFolder):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
-def test_vector_of_any_length_stay_as_they_are(url: str, metric: str) -> None:
+def test_vectors_of_any_length_stay_as_they_are(url: str, metric: str) -> None:
     """To the bit, with the score of the metric: small, huge, denormal, zero and minus zero."""
     rng = np.random.default_rng(3)
     vectors = [rng.standard_normal(DIM) * 10.0**n for n in (-40, -20, -3, 0, 3, 15)] + [np.zeros(DIM), -np.zeros(DIM)]

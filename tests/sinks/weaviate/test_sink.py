@@ -57,7 +57,7 @@ def dense(id: str, values: object) -> Point:
     return Point(replace(point(1).chunk, id=id), {VECTOR: Dense(np.array(values, np.float32))})
 
 
-def test_many_vector_of_other_lengths(server: Emulator) -> None:
+def test_many_vectors_of_other_lengths(server: Emulator) -> None:
     """They come back as they were, zeros too; cosines are of length 1, products of the lengths that they have."""
     values = np.array([[3, 4], [0, 0], [-2, 0]], np.float32)
     long = [replace(point(1), vectors={VECTOR: MultiVector(values)})]
@@ -88,7 +88,7 @@ def test_many_vectors_that_are_none(server: Emulator) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
-def test_vector_of_any_length_stay_as_they_are(server: Emulator, metric: str) -> None:
+def test_vectors_of_any_length_stay_as_they_are(server: Emulator, metric: str) -> None:
     """To the bit, with the score of the metric: small, huge, denormal, zero and minus zero."""
     rng = np.random.default_rng(3)
     vectors = [rng.standard_normal(DIM) * 10.0**n for n in (-40, -20, -3, 0, 3, 15)] + [np.zeros(DIM), -np.zeros(DIM)]

@@ -12,7 +12,7 @@ from penstock.sinks.chroma import points as encoding
 from penstock.sinks.chroma.filters import keys, translate
 from penstock.sinks.chroma.sink import ChromaStore
 from penstock.sinks.chroma.wire import Collection
-from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.collection import CollectionIndex, Target, closed_on_error
 
 
 class ChromaIndex(ChromaStore, CollectionIndex[Collection]):
@@ -21,13 +21,9 @@ class ChromaIndex(ChromaStore, CollectionIndex[Collection]):
     def open(self) -> None:
         kept = self._found()  # before a lock is put into a folder that does not exist
         self.close()
-        collection = self._connect(write=False)
-        try:
+        with closed_on_error(self._connect(write=False)) as collection:
             kept = collection.manifest() or kept
-        except BaseException:
-            collection.close()
-            raise
-        self._hold(collection, kept.schema)
+            self._hold(collection, kept.schema)
 
     def _nearest(
         self, collection: Collection, target: Target, vector: Vector, k: int, where: Filter | None

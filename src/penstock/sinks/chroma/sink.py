@@ -19,17 +19,15 @@ from penstock.sinks import manifests, rows
 from penstock.sinks.chroma import points as encoding
 from penstock.sinks.chroma.points import ABSENT
 from penstock.sinks.chroma.wire import Collection, parse
-from penstock.sinks.store import Store
+from penstock.sinks.collection import AddressStore, closed_on_error
 
 PAGE = 1000
 
 
-class ChromaStore(Store[Collection]):
+class ChromaStore(AddressStore[Collection]):
     """The part that sink and index share."""
 
-    def __init__(self, url: str, client: Any = None) -> None:
-        super().__init__(url, client)
-        self._address = parse(url)
+    _parse = staticmethod(parse)
 
     def _connect(self, *, write: bool | None = None) -> Collection:
         return Collection(self._url, self._address, self._client, write=write)
@@ -76,16 +74,12 @@ class ChromaSink(ChromaStore, Sink):
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.schema, self)
         self.close()
-        collection = self._connect(write=True)
-        try:
+        with closed_on_error(self._connect(write=True)) as collection:
             kept = collection.manifest() or collection.create(manifest)
             manifests.agree(kept, manifest, self._url)
             with collection.request():
                 self._batch = int(collection.client.get_max_batch_size())
-        except BaseException:
-            collection.close()
-            raise
-        self._hold(collection, kept.schema)
+            self._hold(collection, kept.schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         self._opened()[0].keep(manifest)

@@ -211,7 +211,9 @@ class Collection:
     def remove(self) -> None:
         """With the folder of its vectors, which Chroma leaves behind."""
         with self.request():
-            folders = _vector_folders(self._at, str(self._find().id)) if self._own else []
+            if (found := self._find()) is None:
+                return
+            folders = _vector_folders(self._at, str(found.id)) if self._own else []
             self.client.delete_collection(self.name)
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)  # at worst it takes room on the disk

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from penstock.core.errors import TooLarge, UsageError
 from penstock.core.records import Dense, Point, Sparse
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, sparse
-from penstock.sinks.bisect import in_halves
-from penstock.sinks.collection import CollectionSink
+from penstock.sinks.bisect import in_pages
+from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
 from penstock.sinks.milvus import points as encoding
 from penstock.sinks.milvus.filters import among, encodable
 from penstock.sinks.milvus.wire import Collection, parse
 from penstock.sinks.rows import vector_column
-from penstock.sinks.store import Store
 
 FETCH = 512
 MOST_VECTORS = 10
 """Vector fields of a collection, at most; a server takes 4 unless its proxy.maxVectorFieldNum says more."""
 
 
-class MilvusStore(Store[Collection]):
+class MilvusStore(AddressStore[Collection]):
     """The part that sink and index share."""
 
-    def __init__(self, url: str, client: Any = None) -> None:
-        super().__init__(url, client)
-        self._address = parse(url)
-
-    @property
-    def _name(self) -> str:
-        return self._address.names[0]
+    _parse = staticmethod(parse)
 
     def _connect(self) -> Collection:
         return Collection(self._url, self._address, self._client)
@@ -49,9 +41,7 @@ class MilvusStore(Store[Collection]):
         def page(ids: Sequence[str]) -> list[Point]:
             return [encoding.point(cells, schema) for cells in collection.query(among(ids), fields)]
 
-        wanted = encodable(ids)
-        pages = [wanted[start : start + FETCH] for start in range(0, len(wanted), FETCH)]
-        return [point for some in pages for point in in_halves(some, page, TooLarge)]
+        return in_pages(encodable(ids), FETCH, page, TooLarge)
 
 
 class MilvusSink(MilvusStore, CollectionSink[Collection]):
@@ -71,18 +61,14 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
                 f"{self._url} takes at most {MOST_VECTORS} vectors a chunk, not {len(schema.vectors)}: Milvus has no"
                 " collections of more vector fields"
             )
-        collection = self._connect()
-        try:
+        with closed_on_error(self._connect()) as collection:
             kept = collection.manifest()
             if kept is not None:
                 manifests.agree(kept, manifest, self._url)
             else:
                 collection.create(encoding.collection_schema(schema), manifest)
             collection.load(schema)
-        except BaseException:
-            collection.close()
-            raise
-        self._hold(collection, schema)
+            self._hold(collection, schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         self._opened()[0].keep(manifest)

@@ -188,9 +188,7 @@ def _translated(error: Any, url: str) -> SinkError:
     if status in _REFUSED or code == 1400 or "auth check failure" in text:
         return SinkError(f"{line}; set MILVUS_TOKEN to user:password or an API key that may use it")
     if "maximum vector field" in text:
-        return SinkError(
-            f"{line}; use fewer models, or raise the server's proxy.maxVectorFieldNum"
-        )
+        return SinkError(f"{line}; use fewer models, or raise the server's proxy.maxVectorFieldNum")
     if "larger than max" in text or "exceeds the limit" in text:
         return TooLarge(line)
     if status in _BUSY or code in (2, 8, 9) or getattr(error, "retriable", False) or "timeout" in text.lower():

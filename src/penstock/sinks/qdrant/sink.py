@@ -5,36 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, TooLarge
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, sparse
-from penstock.sinks.bisect import in_halves
-from penstock.sinks.collection import CollectionSink
+from penstock.sinks.bisect import in_halves, in_pages
+from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
 from penstock.sinks.lengths import key
 from penstock.sinks.qdrant import points as encoding
 from penstock.sinks.qdrant import wire
 from penstock.sinks.qdrant.wire import MANIFEST, Collection
-from penstock.sinks.store import Store
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient, models
+    from qdrant_client import models
 
 PAGE = 500
 INDEXED = {"uri": "keyword", "page": "integer", "ordinal": "integer"}
 """The fields that filters compare. Servers in strict mode refuse to filter by any that has no index."""
 
 
-class QdrantStore(Store[Collection]):
+class QdrantStore(AddressStore[Collection]):
     """The part that sink and index share."""
 
-    def __init__(self, url: str, client: QdrantClient | None = None) -> None:
-        super().__init__(url, client)
-        self._address = wire.parse(url)
-
-    @property
-    def _name(self) -> str:
-        return self._address.names[0]
+    _parse = staticmethod(wire.parse)
 
     def _connect(self) -> Collection:
         return Collection(self._url, self._address, self._client)
@@ -47,14 +40,13 @@ class QdrantStore(Store[Collection]):
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         collection, schema = self._opened()
-        wanted = list(dict.fromkeys(ids))
-        found: list[Point] = []
-        for start in range(0, len(wanted), PAGE):
-            keys = [key(id) for id in wanted[start : start + PAGE]]
+
+        def page(keys: Sequence[str]) -> list[Point]:
             with collection.request():
-                records = collection.client.retrieve(self._name, keys, with_payload=True, with_vectors=True)
-            found += [encoding.point(record, schema, self._url) for record in records]
-        return found
+                records = collection.client.retrieve(self._name, list(keys), with_payload=True, with_vectors=True)
+            return [encoding.point(record, schema, self._url) for record in records]
+
+        return in_pages([key(id) for id in dict.fromkeys(ids)], PAGE, page, TooLarge)
 
 
 class QdrantSink(QdrantStore, CollectionSink[Collection]):
@@ -70,16 +62,12 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         if self._address.folder is not None and self._client is None:
             manifests.make_folder(self._address.folder, self._url)
-        collection = self._connect()
-        try:
+        with closed_on_error(self._connect()) as collection:
             info = collection.info() or self._create(collection, manifest)
             kept = wire.manifest_of(info.config.metadata, self._url)
             manifests.agree(kept, manifest, self._url)
             self._index(collection, info)
-        except BaseException:
-            collection.close()
-            raise
-        self._hold(collection, kept.schema)
+            self._hold(collection, kept.schema)
 
     def _create(self, collection: Collection, manifest: Manifest) -> models.CollectionInfo:
         metadata = {MANIFEST: manifests.to_json(manifest)}

@@ -114,7 +114,8 @@ class Collection:
         except self._refused as error:
             raise self._by_status(error.status_code or 0, error.content) from error
         except self._exhausted as error:
-            raise SinkUnavailable(f"{self.url}: Qdrant asks to wait: {line(error)}") from error
+            seconds = getattr(error, "retry_after_s", None)
+            raise SinkUnavailable(f"{self.url}: Qdrant asks to wait: {line(error)}", retry_after=seconds) from error
         except self._unreadable as error:
             raise self._without_answer(error.source) from error
         except ValueError as error:

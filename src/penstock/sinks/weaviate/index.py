@@ -7,7 +7,7 @@ from typing import Any
 from penstock.core.errors import SinkError, TooLarge
 from penstock.core.filters import Filter
 from penstock.core.records import Chunk, Hit, Sparse, Vector
-from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.collection import CollectionIndex, Target, closed_on_error
 from penstock.sinks.lengths import units
 from penstock.sinks.weaviate import points as encoding
 from penstock.sinks.weaviate.filters import constant, translate
@@ -26,13 +26,9 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
 
     def open(self) -> None:
         kept = self._found()
-        server = self._connect()
-        try:
+        with closed_on_error(self._connect()) as server:
             server.ping()
-        except BaseException:
-            server.close()
-            raise
-        self._hold(server, kept.schema)
+            self._hold(server, kept.schema)
 
     def _nearest(self, collection: Server, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         assert not isinstance(vector, Sparse)

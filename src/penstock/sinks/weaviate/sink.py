@@ -14,8 +14,8 @@ from penstock.core.errors import SinkError, SinkUnavailable, TooLarge
 from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import manifests, rows
-from penstock.sinks.bisect import in_halves
-from penstock.sinks.collection import CollectionSink
+from penstock.sinks.bisect import in_pages
+from penstock.sinks.collection import CollectionSink, closed_on_error
 from penstock.sinks.lengths import key, lying
 from penstock.sinks.store import Store, line
 from penstock.sinks.weaviate import points as encoding
@@ -61,9 +61,7 @@ class WeaviateStore(Store[Server]):
                 ).objects
             return [encoding.point(found, schema, self._url) for found in objects]
 
-        keys = list(dict.fromkeys(map(key, ids)))
-        pages = [keys[start : start + PAGE] for start in range(0, len(keys), PAGE)]
-        return [point for some in pages for point in in_halves(some, page, TooLarge)]
+        return in_pages(list(dict.fromkeys(map(key, ids))), PAGE, page, TooLarge)
 
 
 class WeaviateSink(WeaviateStore, CollectionSink[Server]):
@@ -76,18 +74,14 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
-        server = self._connect()
-        try:
+        with closed_on_error(self._connect()) as server:
             kept = server.manifest()
             if kept is not None:
                 manifests.agree(kept, manifest, self._url)
             server.ping()
             kept = kept or self._create(server, manifest)
             manifests.agree(kept, manifest, self._url)
-        except BaseException:
-            server.close()
-            raise
-        self._hold(server, kept.schema)
+            self._hold(server, kept.schema)
 
     def _create(self, server: Server, manifest: Manifest) -> Manifest:
         c, vectors = server.classes.config, manifest.schema.vectors

@@ -52,22 +52,22 @@ class Refusal(Exception):
         self.status = status
 
 
-def only(given: object, kind: str) -> Json:
+def only(value: object, kind: str) -> Json:
     """The object, with no fields but those of its kind."""
-    if not isinstance(given, dict):
+    if not isinstance(value, dict):
         raise Refusal(400, f"Format error in JSON body: expected {kind}")
-    if unknown := given.keys() - _FIELDS[kind]:
+    if unknown := value.keys() - _FIELDS[kind]:
         raise Refusal(400, f"Format error in JSON body: unknown field `{min(unknown)}` in {kind}")
-    return given
+    return value
 
 
-def point_id(given: object) -> str | int:
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 1 << 64:
-        return given
+def point_id(value: object) -> str | int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64:
+        return value
     try:
-        return str(uuid.UUID(str(given)))
+        return str(uuid.UUID(str(value)))
     except ValueError:
-        raise Refusal(400, f"value {given} is not a valid point ID: an unsigned integer or a UUID") from None
+        raise Refusal(400, f"value {value} is not a valid point ID: an unsigned integer or a UUID") from None
 
 
 def order(id: str | int) -> tuple[bool, str | int]:
@@ -102,10 +102,10 @@ class Collection:
         counts = {"indexed_vectors_count": 0, "points_count": len(self.points), "segments_count": 1}
         return {"status": "green", "optimizer_status": "ok", **counts, "config": config, "payload_schema": schema}
 
-    def take(self, name: str, given: Any) -> Any:
+    def take(self, name: str, value: Any) -> Any:
         """A vector as it is kept: float32, scaled in a cosine collection."""
         if name in self.sparse:
-            sparse = only(given, "sparse vector")
+            sparse = only(value, "sparse vector")
             if len(sparse["indices"]) != len(sparse["values"]) or len(set(sparse["indices"])) != len(sparse["indices"]):
                 raise Refusal(422, "Validation error in JSON body: [values: must be the same length, indices unique]")
             pairs = sorted(zip(sparse["indices"], sparse["values"], strict=True))
@@ -114,7 +114,7 @@ class Collection:
             raise Refusal(400, f"Wrong input: Not existing vector name error: {name}")
         config = self.vectors[name]
         try:
-            values = np.array(given, dtype=np.float32)
+            values = np.array(value, dtype=np.float32)
         except (ValueError, TypeError):
             raise Refusal(400, "Format error in JSON body: data did not match any variant of VectorStruct") from None
         if values.ndim != (2 if "multivector_config" in config else 1) or not values.size:
@@ -140,8 +140,8 @@ class Collection:
         if not points:
             raise Refusal(400, "Empty update request")
         taken: dict[str | int, tuple[dict[str, Any], Json]] = {}
-        for given in points:
-            point = only(given, "point")
+        for point in points:
+            only(point, "point")
             if not isinstance(point["vector"], dict):
                 raise Refusal(400, "Wrong input: Not existing vector name error: ")
             vectors = {name: self.take(name, vector) for name, vector in point["vector"].items()}

@@ -170,11 +170,11 @@ class Emulator:
 
     def batch(self, request: batch_pb2.BatchObjectsRequest) -> batch_pb2.BatchObjectsReply:
         errors = []
-        for index, given in enumerate(only(request).objects):
+        for index, one in enumerate(only(request).objects):
             try:
-                if given.uuid in self.refused:
-                    raise ValueError(self.refused[given.uuid])
-                self.collection(only(given).collection).take(given)
+                if one.uuid in self.refused:
+                    raise ValueError(self.refused[one.uuid])
+                self.collection(only(one).collection).take(one)
             except (ValueError, Refusal) as error:
                 errors.append(batch_pb2.BatchObjectsReply.BatchError(index=index, error=str(error)))
         return batch_pb2.BatchObjectsReply(took=0.01, errors=errors)

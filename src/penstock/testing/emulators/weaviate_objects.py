@@ -68,20 +68,20 @@ class Collection:
     def properties(self) -> dict[str, Json]:
         return {one["name"]: one for one in self.schema["properties"]}
 
-    def take(self, given: batch_pb2.BatchObject) -> None:
+    def take(self, sent: batch_pb2.BatchObject) -> None:
         """Keep an object, in place of one of that id. Raises ValueError, which is returned."""
-        id = str(uuid.UUID(given.uuid))
-        if id != given.uuid:
-            raise ValueError(f"invalid UUID: {given.uuid}")
+        id = str(uuid.UUID(sent.uuid))
+        if id != sent.uuid:
+            raise ValueError(f"invalid UUID: {sent.uuid}")
         known, kept = self.properties, {}
-        for name, value in only(given.properties).non_ref_properties.items():
+        for name, value in only(sent.properties).non_ref_properties.items():
             if name in ("id", "vector"):
                 raise ValueError(f"property name '{name}' is reserved")
             if name not in known:
                 raise ValueError(f"no such prop with name '{name}' found in class '{self.schema['class']}'")
             kept[name] = typed(name, known[name]["dataType"][0], value)
         vectors = {}
-        for vector in given.vectors:
+        for vector in sent.vectors:
             if vector.name not in self.schema["vectorConfig"] or vector.type != self.kind(vector.name):
                 raise ValueError(f"vector {vector.name!r} is not configured")
             values = _values(vector)
