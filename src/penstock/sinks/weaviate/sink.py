@@ -132,9 +132,11 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
             for column, vectors_kept in kept:
                 own = column.rows[position]
                 vectors[encoding.slot(column.name)], scaled = next(vectors_kept)
-                if scaled:
-                    properties[encoding.original(column.name)] = base64.b64encode(own.astype("<f4").tobytes()).decode()
                 weight += own.nbytes
+                if scaled:
+                    encoded = base64.b64encode(own.astype("<f4").tobytes()).decode()
+                    properties[encoding.original(column.name)] = encoded
+                    weight += len(encoded)
             if max(map(abs, numbers)) > LARGEST_NUMBER:
                 batch.reasons[id] = "a number beyond 2^53, which Weaviate does not keep"
             elif not all(column.rows[position].size for column, _ in kept):
