@@ -13,212 +13,19 @@ Points lie in memory and are searched one by one.
 from __future__ import annotations
 
 import json
-import operator
 import threading
-import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import numpy as np
+from penstock.testing.emulators.qdrant_points import DISTANCES, Collection, Json, Refusal, only, order, point_id, record
 
-Json = dict[str, Any]
 LARGEST = 32 << 20
-
-_DISTANCES = ("Cosine", "Dot", "Euclid")
-_FIELDS = {
-    "create": {"vectors", "sparse_vectors", "metadata"},
-    "update": {"metadata"},
-    "aliases": {"actions"},
-    "alias action": {"create_alias", "delete_alias"},
-    "create_alias": {"alias_name", "collection_name"},
-    "delete_alias": {"alias_name"},
-    "index": {"field_name", "field_schema"},
-    "upsert": {"points"},
-    "point": {"id", "vector", "payload"},
-    "delete": {"points", "filter"},
-    "retrieve": {"ids", "with_payload", "with_vector"},
-    "scroll": {"limit", "filter", "offset", "with_payload", "with_vector"},
-    "count": {"exact", "filter"},
-    "query": {"query", "using", "filter", "limit", "params", "with_vector", "with_payload"},
-    "nearest": {"nearest"},
-    "params": {"exact"},
-    "vector": {"size", "distance", "multivector_config"},
-    "multivector": {"comparator"},
-    "sparse": {"modifier"},
-    "sparse vector": {"indices", "values"},
-    "filter": {"must", "should", "must_not"},
-    "match": {"value", "any"},
-    "range": {"lt", "lte", "gt", "gte"},
-}
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "lt": operator.lt,
-    "lte": operator.le,
-    "gt": operator.gt,
-    "gte": operator.ge,
-}
-
-
-class Refusal(Exception):
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-def _only(given: object, kind: str) -> Json:
-    if not isinstance(given, dict):
-        raise Refusal(400, f"Format error in JSON body: expected {kind}")
-    if unknown := given.keys() - _FIELDS[kind]:
-        raise Refusal(400, f"Format error in JSON body: unknown field `{min(unknown)}` in {kind}")
-    return given
-
-
-def _id(given: object) -> str | int:
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 1 << 64:
-        return given
-    try:
-        return str(uuid.UUID(str(given)))
-    except ValueError:
-        raise Refusal(400, f"value {given} is not a valid point ID: an unsigned integer or a UUID") from None
-
-
-def _order(id: str | int) -> tuple[bool, str | int]:
-    return isinstance(id, str), id
-
-
-@dataclass(slots=True)
-class Collection:
-    vectors: dict[str, Json]
-    sparse: dict[str, Json]
-    metadata: Json | None
-    indexes: dict[str, str] = field(default_factory=dict)
-    points: dict[str | int, tuple[dict[str, Any], Json]] = field(default_factory=dict)
-
-    def info(self) -> Json:
-        params = {"vectors": self.vectors, "shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1}
-        params |= {"on_disk_payload": True} | ({"sparse_vectors": self.sparse} if self.sparse else {})
-        config: Json = {
-            "params": params,
-            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000, "on_disk": False},
-            "optimizer_config": {
-                "deleted_threshold": 0.2,
-                "vacuum_min_vector_number": 1000,
-                "default_segment_number": 0,
-                "flush_interval_sec": 5,
-            },
-            "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
-        }
-        if self.metadata is not None:
-            config["metadata"] = self.metadata
-        schema = {name: {"data_type": kind, "points": len(self.points)} for name, kind in self.indexes.items()}
-        counts = {"indexed_vectors_count": 0, "points_count": len(self.points), "segments_count": 1}
-        return {"status": "green", "optimizer_status": "ok", **counts, "config": config, "payload_schema": schema}
-
-    def take(self, name: str, given: Any) -> Any:
-        """A vector as it is kept: float32, scaled in a cosine collection."""
-        if name in self.sparse:
-            sparse = _only(given, "sparse vector")
-            if len(sparse["indices"]) != len(sparse["values"]) or len(set(sparse["indices"])) != len(sparse["indices"]):
-                raise Refusal(422, "Validation error in JSON body: [values: must be the same length, indices unique]")
-            pairs = sorted(zip(sparse["indices"], sparse["values"], strict=True))
-            return {index: np.float32(value) for index, value in pairs}
-        if name not in self.vectors:
-            raise Refusal(400, f"Wrong input: Not existing vector name error: {name}")
-        config = self.vectors[name]
-        try:
-            values = np.array(given, dtype=np.float32)
-        except (ValueError, TypeError):
-            raise Refusal(400, "Format error in JSON body: data did not match any variant of VectorStruct") from None
-        if values.ndim != (2 if "multivector_config" in config else 1) or not values.size:
-            raise Refusal(400, "Wrong input: Conversion between multi and regular vectors failed")
-        if values.shape[-1] != config["size"]:
-            wanted = config["size"]
-            raise Refusal(400, f"Wrong input: Vector dimension error: expected dim: {wanted}, got {values.shape[-1]}")
-        if config["distance"] == "Cosine":
-            length = np.linalg.norm(values, axis=-1, keepdims=True)
-            values = (values / np.where(length > 0, length, 1)).astype(np.float32)
-        return values
-
-    def score(self, name: str, query: Any, kept: Any) -> float | None:
-        if name in self.sparse:
-            common = query.keys() & kept.keys()
-            return float(sum(query[i] * kept[i] for i in common)) if common else None
-        config = self.vectors[name]
-        if config["distance"] == "Euclid":
-            return float(np.linalg.norm(query - kept))
-        return float((query @ kept.T).max(axis=-1).sum())
-
-    def upsert(self, points: list[Any]) -> None:
-        if not points:
-            raise Refusal(400, "Empty update request")
-        ready: dict[str | int, tuple[dict[str, Any], Json]] = {}
-        for given in points:
-            point = _only(given, "point")
-            if not isinstance(point["vector"], dict):
-                raise Refusal(400, "Wrong input: Not existing vector name error: ")
-            vectors = {name: self.take(name, vector) for name, vector in point["vector"].items()}
-            ready[_id(point["id"])] = vectors, point.get("payload") or {}
-        self.points.update(ready)
-
-    def matching(self, wanted: Any) -> Iterator[tuple[str | int, dict[str, Any], Json]]:
-        for id, (vectors, payload) in self.points.items():
-            if wanted is None or passes(wanted, id, payload):
-                yield id, vectors, payload
-
-
-def passes(condition: Any, id: str | int, payload: Json) -> bool:
-    """A filter, or one condition of it."""
-    match condition:
-        case {"has_id": list(ids), **rest} if not rest:
-            return id in map(_id, ids)
-        case {"is_empty": {"key": str(name)}, **rest} if not rest:
-            return payload.get(name) in (None, [])
-        case {"key": str(name), "match": match, **rest} if not rest:
-            match _only(match, "match"):
-                case {"value": value, **more} if not more:
-                    return name in payload and type(payload[name]) is type(value) and payload[name] == value
-                case {"any": list(values), **more} if not more:
-                    return payload.get(name) in values
-        case {"key": str(name), "range": bounds, **rest} if not rest:
-            found = payload.get(name)
-            bounds = {sign: bound for sign, bound in _only(bounds, "range").items() if bound is not None}
-            number = isinstance(found, int | float) and not isinstance(found, bool)
-            return number and all(_COMPARISONS[sign](found, bound) for sign, bound in bounds.items())
-        case {"key": _} | {"has_id": _} | {"is_empty": _}:
-            pass
-        case _:
-            parts = {name: part or [] for name, part in _only(condition, "filter").items()}
-            return (
-                all(passes(term, id, payload) for term in parts.get("must", []))
-                and not any(passes(term, id, payload) for term in parts.get("must_not", []))
-                and (not parts.get("should") or any(passes(term, id, payload) for term in parts["should"]))
-            )
-    raise Refusal(400, "Format error in JSON body: data did not match any variant of untagged enum Condition")
-
-
-def _record(id: str | int, vectors: dict[str, Any], payload: Json, asked: Json) -> Json:
-    record: Json = {"id": id, "payload": None}
-    match asked.get("with_payload", True):
-        case True:
-            record["payload"] = payload
-        case list(names):
-            record["payload"] = {name: payload[name] for name in names if name in payload}
-    if asked.get("with_vector"):
-        record["vector"] = {name: _told(vector) for name, vector in vectors.items()}
-    return record
-
-
-def _told(vector: Any) -> Any:
-    if isinstance(vector, dict):
-        return {"indices": list(vector), "values": [float(value) for value in vector.values()]}
-    return vector.tolist()
 
 
 class Emulator:
-    """The server, in threads of this process. `requests` are the methods and paths that came."""
+    """The server, in threads of this process. `requests` has the methods and paths of all requests."""
 
     def __init__(self, api_key: str | None = None, *, keeps_metadata: bool = True) -> None:
         self.api_key, self.keeps_metadata = api_key, keeps_metadata
@@ -248,7 +55,7 @@ class Emulator:
         self._faults.extend([status] * times)
 
     def stall(self, seconds: float) -> None:
-        """The next request is answered after so long, or never when the emulator ends."""
+        """The next request fails after so long, or when the emulator ends, and nothing is done."""
         self._faults.append(float(seconds))
 
     def fault(self) -> None:
@@ -258,6 +65,7 @@ class Emulator:
         if isinstance(fault, int):
             raise Refusal(fault, "Service internal error: injected")
         self._leaving.wait(fault)
+        raise Refusal(504, "Service internal error: a stalled request")  # its client may have gone long since
 
     def answer(self, method: str, path: str, body: Json | None) -> Any:
         match method, [unquote(part) for part in path.strip("/").split("/")]:
@@ -266,23 +74,22 @@ class Emulator:
             case "GET", ["collections", name, "exists"]:
                 return {"exists": name in self.collections}
             case "POST", ["collections", "aliases"]:
-                return self._alias(_only(body, "aliases")["actions"])
+                return self._alias(only(body, "aliases")["actions"])
             case "GET", ["aliases"]:
                 return {"aliases": [{"alias_name": a, "collection_name": c} for a, c in self.aliases.items()]}
             case "PUT", ["collections", name]:
-                return self._create(name, _only(body, "create"))
+                return self._create(name, only(body, "create"))
             case "DELETE", ["collections", name]:
                 self.aliases = {alias: to for alias, to in self.aliases.items() if to != name}
                 return self.collections.pop(name, None) is not None
             case "GET", ["collections", name]:
                 return self._named(name).info()
             case "PATCH", ["collections", name]:
-                given = _only(body, "update").get("metadata") or {}
-                collection = self._named(name)
-                collection.metadata = (collection.metadata or {}) | given
+                collection, metadata = self._named(name), only(body, "update").get("metadata") or {}
+                collection.metadata = (collection.metadata or {}) | metadata
                 return True
             case "PUT", ["collections", name, "index"]:
-                asked = _only(body, "index")
+                asked = only(body, "index")
                 self._named(name).indexes[asked["field_name"]] = asked["field_schema"]
                 return {"operation_id": 0, "status": "completed"}
             case "PUT" | "POST", ["collections", name, "points", *verb] if len(verb) < 2:
@@ -304,15 +111,15 @@ class Emulator:
             )
         vectors, sparse = asked.get("vectors") or {}, asked.get("sparse_vectors") or {}
         for config in vectors.values():
-            _only(config, "vector")
-            if config["distance"] not in _DISTANCES or not 0 < config["size"] <= 65536:
+            only(config, "vector")
+            if config["distance"] not in DISTANCES or not 0 < config["size"] <= 65536:
                 raise Refusal(422, "Validation error in JSON body: [vectors: size or distance]")
-            if "multivector_config" in config and _only(config["multivector_config"], "multivector") != {
+            if "multivector_config" in config and only(config["multivector_config"], "multivector") != {
                 "comparator": "max_sim"
             }:
                 raise Refusal(400, "Format error in JSON body: unknown comparator")
         for config in sparse.values():
-            _only(config, "sparse")
+            only(config, "sparse")
         metadata = asked.get("metadata") if self.keeps_metadata else None
         self.collections[name] = Collection(vectors, sparse, metadata)
         return True
@@ -321,63 +128,63 @@ class Emulator:
         """All of them or none."""
         aliases = dict(self.aliases)
         for action in actions:
-            [(kind, given)] = _only(action, "alias action").items()
-            alias = _only(given, kind)["alias_name"]
+            [(kind, fields)] = only(action, "alias action").items()
+            alias = only(fields, kind)["alias_name"]
             if kind == "delete_alias":
                 aliases.pop(alias, None)
                 continue
-            if given["collection_name"] not in self.collections:
-                raise Refusal(404, f"Not found: Collection `{given['collection_name']}` doesn't exist!")
+            if fields["collection_name"] not in self.collections:
+                raise Refusal(404, f"Not found: Collection `{fields['collection_name']}` doesn't exist!")
             if alias in self.collections:
                 raise Refusal(400, f"Wrong input: Collection `{alias}` already exists!")
-            aliases[alias] = given["collection_name"]
+            aliases[alias] = fields["collection_name"]
         self.aliases = aliases
         return True
 
     def _points(self, collection: Collection, method: str, verb: str, body: Json | None) -> Any:
         match method, verb:
             case "PUT", "":
-                collection.upsert(_only(body, "upsert")["points"])
+                collection.upsert(only(body, "upsert")["points"])
                 return {"operation_id": 0, "status": "completed"}
             case "POST", "":
-                asked = _only(body, "retrieve")
-                ids = [_id(id) for id in asked["ids"]]
-                return [_record(id, *collection.points[id], asked) for id in ids if id in collection.points]
+                asked = only(body, "retrieve")
+                ids = [point_id(id) for id in asked["ids"]]
+                return [record(id, *collection.points[id], asked) for id in ids if id in collection.points]
             case "POST", "delete":
-                asked = _only(body, "delete")
-                gone = [_id(id) for id in asked.get("points", ())]
+                asked = only(body, "delete")
+                gone = [point_id(id) for id in asked.get("points", ())]
                 if "filter" in asked:
                     gone += [id for id, _, _ in collection.matching(asked["filter"])]
                 for id in gone:
                     collection.points.pop(id, None)
                 return {"operation_id": 0, "status": "completed"}
             case "POST", "count":
-                return {"count": sum(1 for _ in collection.matching(_only(body, "count").get("filter")))}
+                return {"count": sum(1 for _ in collection.matching(only(body, "count").get("filter")))}
             case "POST", "scroll":
-                return self._scroll(collection, _only(body, "scroll"))
+                return self._scroll(collection, only(body, "scroll"))
             case "POST", "query":
-                return {"points": self._query(collection, _only(body, "query"))}
+                return {"points": self._query(collection, only(body, "query"))}
         raise Refusal(404, "")
 
     def _scroll(self, collection: Collection, asked: Json) -> Json:
         limit, offset = asked.get("limit", 10), asked.get("offset")
-        found = sorted(collection.matching(asked.get("filter")), key=lambda one: _order(one[0]))
+        found = sorted(collection.matching(asked.get("filter")), key=lambda one: order(one[0]))
         if offset is not None:
-            found = [one for one in found if _order(one[0]) >= _order(_id(offset))]
+            found = [one for one in found if order(one[0]) >= order(point_id(offset))]
         following = found[limit][0] if len(found) > limit else None
-        return {"points": [_record(*one, asked) for one in found[:limit]], "next_page_offset": following}
+        return {"points": [record(*one, asked) for one in found[:limit]], "next_page_offset": following}
 
     def _query(self, collection: Collection, asked: Json) -> list[Json]:
         name, limit = asked.get("using", ""), asked.get("limit", 10)
-        _only(asked.get("params") or {}, "params")
-        query = collection.take(name, _only(asked["query"], "nearest")["nearest"])
+        only(asked.get("params") or {}, "params")
+        query = collection.take(name, only(asked["query"], "nearest")["nearest"])
         if limit < 1:
             raise Refusal(422, "Validation error in JSON body: [limit: value 0 invalid, must be 1 or larger]")
         found = []
         for id, vectors, payload in collection.matching(asked.get("filter")):
             score = collection.score(name, query, vectors[name]) if name in vectors else None
             if score is not None:
-                found.append(_record(id, vectors, payload, asked) | {"version": 0, "score": score})
+                found.append(record(id, vectors, payload, asked) | {"version": 0, "score": score})
         nearest_last = name in collection.vectors and collection.vectors[name]["distance"] == "Euclid"
         return sorted(found, key=lambda hit: hit["score"] if nearest_last else -hit["score"])[:limit]
 
@@ -431,4 +238,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # the client has gone, as after a timeout
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet: what came is in `requests`."""
+        """Quiet: all requests are in `requests`."""

@@ -14,14 +14,12 @@ empty. There is no Not, as before 1.33; `absent_is_unequal` says which of two me
 from __future__ import annotations
 
 import json
-import operator
 import re
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl
@@ -38,191 +36,15 @@ from weaviate.proto.v1 import (
     weaviate_pb2_grpc,
 )
 
-from penstock.testing.emulators.weaviate_schema import Json, Refusal, completed, typed
+from penstock.testing.emulators.weaviate_objects import Collection, invalid, only
+from penstock.testing.emulators.weaviate_schema import Refusal, completed
 
 LARGEST = 10 << 20
 MOST = 10_000
 
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "OPERATOR_GREATER_THAN": operator.gt,
-    "OPERATOR_GREATER_THAN_EQUAL": operator.ge,
-    "OPERATOR_LESS_THAN": operator.lt,
-    "OPERATOR_LESS_THAN_EQUAL": operator.le,
-}
-_REQUESTS = {
-    "BatchObjectsRequest": {"objects", "consistency_level"},
-    "BatchObject": {"uuid", "properties", "collection", "vectors"},
-    "Properties": {"non_ref_properties"},
-    "BatchDeleteRequest": {"collection", "filters", "consistency_level"},
-    "AggregateRequest": {"collection", "objects_count"},
-    "SearchRequest": {
-        "collection",
-        "metadata",
-        "properties",
-        "limit",
-        "after",
-        "filters",
-        "near_vector",
-        "consistency_level",
-        "uses_123_api",
-        "uses_125_api",
-        "uses_127_api",
-    },
-    "MetadataRequest": {"uuid", "distance", "vectors"},
-    "PropertiesRequest": {"non_ref_properties", "return_all_nonref_properties"},
-    "NearVector": {"targets", "vectors"},
-}
-
-
-def _only(message: Any) -> Any:
-    kind = message.DESCRIPTOR.name
-    if unknown := {found.name for found, _ in message.ListFields()} - _REQUESTS[kind]:
-        raise Refusal(grpc.StatusCode.UNIMPLEMENTED, f"the emulator knows no {min(unknown)} in {kind}")
-    return message
-
-
-def _invalid(reason: str) -> Refusal:
-    return Refusal(grpc.StatusCode.UNKNOWN, reason)
-
-
-@dataclass(slots=True)
-class Collection:
-    schema: Json
-    objects: dict[str, tuple[Json, dict[str, Any]]] = field(default_factory=dict)
-    dimensions: dict[str, int] = field(default_factory=dict)
-    absent_is_unequal: bool = True
-
-    @property
-    def properties(self) -> dict[str, Json]:
-        return {one["name"]: one for one in self.schema["properties"]}
-
-    def take(self, given: batch_pb2.BatchObject) -> None:
-        """Keep an object, in place of one of that id. Raises ValueError, which is returned."""
-        id = str(uuid.UUID(given.uuid))
-        if id != given.uuid:
-            raise ValueError(f"invalid UUID: {given.uuid}")
-        known, kept = self.properties, {}
-        for name, value in _only(given.properties).non_ref_properties.items():
-            if name in ("id", "vector"):
-                raise ValueError(f"property name '{name}' is reserved")
-            if name not in known:
-                raise ValueError(f"no such prop with name '{name}' found in class '{self.schema['class']}'")
-            kept[name] = typed(name, known[name]["dataType"][0], value)
-        vectors = {}
-        for vector in given.vectors:
-            if vector.name not in self.schema["vectorConfig"] or vector.type != self.kind(vector.name):
-                raise ValueError(f"vector {vector.name!r} is not configured")
-            values = _values(vector)
-            if self.dimensions.setdefault(vector.name, values.shape[-1]) != values.shape[-1]:
-                raise ValueError(f"new node has a vector with length {values.shape[-1]}. Existing nodes have others")
-            index = self.schema["vectorConfig"][vector.name]["vectorIndexConfig"]
-            if index["distance"] == "cosine":
-                values = (values / (np.linalg.norm(values) or 1)).astype(np.float32)
-            vectors[vector.name] = values
-        self.objects[id] = kept, vectors
-
-    def kind(self, name: str) -> int:
-        many = self.schema["vectorConfig"][name]["vectorIndexConfig"]["multivector"]["enabled"]
-        kinds = base_pb2.Vectors
-        return int(kinds.VECTOR_TYPE_MULTI_FP32 if many else kinds.VECTOR_TYPE_SINGLE_FP32)
-
-    def matching(self, wanted: base_pb2.Filters | None) -> Iterator[str]:
-        passes = (lambda id, kept: True) if wanted is None else self._condition(wanted)
-        return (id for id, (kept, _) in self.objects.items() if passes(id, kept))
-
-    def _condition(self, wanted: base_pb2.Filters) -> Callable[[str, Json], bool]:
-        sign = base_pb2.Filters.Operator.Name(wanted.operator)
-        if sign in ("OPERATOR_AND", "OPERATOR_OR"):
-            parts = [self._condition(part) for part in wanted.filters]
-            if not parts:
-                raise _invalid("invalid filter: no operands")
-            every = all if sign == "OPERATOR_AND" else any
-            return lambda id, kept: every(part(id, kept) for part in parts)
-        name, value = wanted.target.property, _value(wanted)
-        if name == "_id":
-            several = value if isinstance(value, list) else [value]
-            if not all(isinstance(one, str) for one in several):
-                raise _invalid("invalid filter: ids are compared with texts")
-            ids = {str(uuid.UUID(one)) for one in several}
-            if sign in ("OPERATOR_EQUAL", "OPERATOR_CONTAINS_ANY"):
-                return lambda id, kept: id in ids
-            if sign == "OPERATOR_NOT_EQUAL":
-                return lambda id, kept: id not in ids
-            raise _invalid(f"invalid filter: {sign} of _id")
-        config = self.properties.get(name)
-        if config is None:
-            raise _invalid(f"no such prop with name '{name}' found in class '{self.schema['class']}'")
-        if not (config["indexFilterable"] or config.get("indexRangeFilters")):
-            raise _invalid(f"Filtering by property '{name}' requires inverted index")
-        kind = {"text": str, "int": int, "boolean": bool}[config["dataType"][0]]
-        if type(value) is not kind:
-            raise _invalid(f"data type filter cannot use {type(value).__name__} on {config['dataType'][0]}, {name}")
-        if isinstance(value, str):
-            value = value.strip()
-            if config["tokenization"] != "field":
-                raise _invalid("the emulator knows the tokenization field only")
-        return self._comparison(sign, name, value)
-
-    def _comparison(self, sign: str, name: str, value: Any) -> Callable[[str, Json], bool]:
-        def found(kept: Json) -> Any:
-            return kept[name].strip() if isinstance(kept.get(name), str) else kept.get(name)
-
-        if sign == "OPERATOR_EQUAL":
-            return lambda id, kept: found(kept) == value
-        if sign == "OPERATOR_NOT_EQUAL":
-            return lambda id, kept: found(kept) != value and (name in kept or self.absent_is_unequal)
-        if sign in _COMPARISONS:
-            return lambda id, kept: name in kept and _COMPARISONS[sign](found(kept), value)
-        raise _invalid(f"unknown operator {sign}")
-
-    def distances(self, name: str, asked: base_pb2.Vectors, ids: list[str]) -> Any:
-        if asked.type != self.kind(name):
-            raise _invalid("vector search: a multivector is searched with one, and no other is")
-        if not ids:
-            return np.empty(0)
-        query = _values(asked)
-        if query.ndim == 2:
-            return self._late(name, query, ids)
-        matrix = np.stack([self.objects[id][1][name] for id in ids])
-        if matrix.shape[1] != len(query):
-            raise _invalid(f"vector lengths don't match: {matrix.shape[1]} vs {len(query)}")
-        match self.schema["vectorConfig"][name]["vectorIndexConfig"]["distance"]:
-            case "dot":
-                return -(matrix @ query)
-            case "l2-squared":
-                return ((matrix - query) ** 2).sum(axis=1)
-            case _:
-                return 1 - matrix @ (query / (np.linalg.norm(query) or 1))
-
-    def _late(self, name: str, query: Any, ids: list[str]) -> Any:
-        """For each row of the query the least distance to a row of the object, all together."""
-        if self.schema["vectorConfig"][name]["vectorIndexConfig"]["distance"] != "dot":
-            raise _invalid("the emulator compares multivectors by dot products only")
-        found = [self.objects[id][1][name] for id in ids]
-        if found[0].shape[1] != query.shape[1]:
-            raise _invalid(f"vector lengths don't match: {found[0].shape[1]} vs {query.shape[1]}")
-        return np.array([(-(query @ matrix.T)).min(axis=1).sum() for matrix in found])
-
-
-def _values(vector: base_pb2.Vectors) -> Any:
-    """Of many, the first two bytes are the dimensions."""
-    data = vector.vector_bytes
-    if vector.type != base_pb2.Vectors.VECTOR_TYPE_MULTI_FP32:
-        return np.frombuffer(data, "<f4").copy()
-    dims = int.from_bytes(data[:2], "little")
-    return np.frombuffer(data[2:], "<f4").reshape(-1, dims).copy()
-
-
-def _value(wanted: base_pb2.Filters) -> Any:
-    which = wanted.WhichOneof("test_value")
-    if which is None:
-        raise _invalid("invalid filter: no value")
-    value = getattr(wanted, which)
-    return list(value.values) if which.endswith("_array") else value
-
 
 class Emulator:
-    """The server, in threads of this process. `requests` are the methods and paths that came."""
+    """The server, in threads of this process. `requests` has the methods and paths of all requests."""
 
     def __init__(self, api_key: str | None = None, *, version: str = "1.36.0", absent_is_unequal: bool = True) -> None:
         self.api_key, self.version, self.absent_is_unequal = api_key, version, absent_is_unequal
@@ -266,7 +88,7 @@ class Emulator:
         self._faults.extend([status] * times)
 
     def stall(self, seconds: float) -> None:
-        """The next call of gRPC is answered after so long, or never when the emulator ends."""
+        """The next call of gRPC fails after so long, or when the emulator ends, and nothing is done."""
         self._faults.append(float(seconds))
 
     def fault(self, rest: bool) -> None:
@@ -275,8 +97,8 @@ class Emulator:
         fault = self._faults.popleft()
         if isinstance(fault, float):
             self._leaving.wait(fault)
-        else:
-            raise Refusal(fault, "injected")
+            raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")  # its client may have gone long since
+        raise Refusal(fault, "injected")
 
     def rest(self, method: str, path: str, body: Any, asked: dict[str, str]) -> tuple[int, Any]:
         match method, path.strip("/").split("/")[1:]:
@@ -285,18 +107,19 @@ class Emulator:
             case "GET", [".well-known", "openid-configuration"]:
                 return 404, {}
             case "GET", ["meta"]:
-                told = {"hostname": "http://[::]:8080", "modules": {}, "version": self.version}
-                return 200, {**told, "grpcMaxMessageSize": LARGEST}
+                meta = {"hostname": "http://[::]:8080", "modules": {}, "version": self.version}
+                return 200, {**meta, "grpcMaxMessageSize": LARGEST}
             case "GET", ["schema"]:
                 return 200, {"classes": [one.schema for one in self.collections.values()]}
             case "POST", ["schema"]:
-                made = completed(body)
-                if made["class"] in self.collections:
-                    raise Refusal(422, f"class name {made['class']} already exists")
-                if made["class"] in self.aliases:
-                    raise Refusal(422, f"class name {made['class']} already exists as an alias")
-                self.collections[made["class"]] = Collection(made, absent_is_unequal=self.absent_is_unequal)
-                return 200, made
+                schema = completed(body)
+                name = schema["class"]
+                if name in self.collections:
+                    raise Refusal(422, f"class name {name} already exists")
+                if name in self.aliases:
+                    raise Refusal(422, f"class name {name} already exists as an alias")
+                self.collections[name] = Collection(schema, absent_is_unequal=self.absent_is_unequal)
+                return 200, schema
             case "GET", ["schema", name]:
                 return (200, self.collections[name].schema) if name in self.collections else (404, None)
             case "PUT", ["schema", name] if name in self.collections:
@@ -316,7 +139,7 @@ class Emulator:
         return 404, None
 
     def _alias(self, method: str, alias: str, body: Any, of: str | None) -> tuple[int, Any]:
-        """One that stands for a collection that has gone stays."""
+        """An alias outlives the collection that it stands for."""
         if unknown := (body or {}).keys() - {"alias", "class"}:
             raise Refusal(422, f"unknown field {min(unknown)!r} of an alias")
         if method == "POST" and not alias:
@@ -326,8 +149,8 @@ class Emulator:
             if alias in self.collections or alias in self.aliases:
                 raise Refusal(422, f"create alias: {alias} already exists")
         elif method == "GET" and not alias:
-            told = [{"alias": a, "class": c} for a, c in self.aliases.items() if of in (None, c)]
-            return 200, {"aliases": told}
+            found = [{"alias": a, "class": c} for a, c in self.aliases.items() if of in (None, c)]
+            return 200, {"aliases": found}
         elif alias not in self.aliases:
             return 404, None
         if method in ("POST", "PUT"):
@@ -342,44 +165,44 @@ class Emulator:
     def collection(self, name: str) -> Collection:
         name = self.aliases.get(name, name)
         if name not in self.collections:
-            raise _invalid(f"could not find class {name} in schema")
+            raise invalid(f"could not find class {name} in schema")
         return self.collections[name]
 
     def batch(self, request: batch_pb2.BatchObjectsRequest) -> batch_pb2.BatchObjectsReply:
         errors = []
-        for index, given in enumerate(_only(request).objects):
+        for index, one in enumerate(only(request).objects):
             try:
-                if given.uuid in self.refused:
-                    raise ValueError(self.refused[given.uuid])
-                self.collection(_only(given).collection).take(given)
+                if one.uuid in self.refused:
+                    raise ValueError(self.refused[one.uuid])
+                self.collection(only(one).collection).take(one)
             except (ValueError, Refusal) as error:
                 errors.append(batch_pb2.BatchObjectsReply.BatchError(index=index, error=str(error)))
         return batch_pb2.BatchObjectsReply(took=0.01, errors=errors)
 
     def remove(self, request: batch_delete_pb2.BatchDeleteRequest) -> batch_delete_pb2.BatchDeleteReply:
-        collection = self.collection(_only(request).collection)
+        collection = self.collection(only(request).collection)
         gone = list(collection.matching(request.filters))[:MOST]
         for id in gone:
             del collection.objects[id]
         return batch_delete_pb2.BatchDeleteReply(took=0.01, matches=len(gone), successful=len(gone))
 
     def aggregate(self, request: aggregate_pb2.AggregateRequest) -> aggregate_pb2.AggregateReply:
-        count = len(self.collection(_only(request).collection).objects)
+        count = len(self.collection(only(request).collection).objects)
         single = aggregate_pb2.AggregateReply.Single(objects_count=count)
         return aggregate_pb2.AggregateReply(took=0.01, single_result=single)
 
     def search(self, request: search_get_pb2.SearchRequest) -> search_get_pb2.SearchReply:
-        collection, limit = self.collection(_only(request).collection), request.limit or 10
+        collection, limit = self.collection(only(request).collection), request.limit or 10
         if limit > MOST:
-            raise _invalid("query maximum results exceeded")
+            raise invalid("query maximum results exceeded")
         wanted = request.filters if request.HasField("filters") else None
         if request.after and (wanted is not None or request.HasField("near_vector")):
-            raise _invalid("cursor api: cannot be used with where filters or searches")
+            raise invalid("cursor api: cannot be used with where filters or searches")
         ids, distances = sorted(collection.matching(wanted)), None
         if request.after:
             ids = [id for id in ids if id > str(uuid.UUID(request.after))]
         if request.HasField("near_vector"):
-            near = _only(request.near_vector)
+            near = only(request.near_vector)
             [target], [query] = near.targets.target_vectors, near.vectors
             distances = collection.distances(target, query, ids)
             order = np.argsort(distances, kind="stable")[:limit]
@@ -395,7 +218,7 @@ class Emulator:
     ) -> search_get_pb2.SearchResult:
         kept, vectors = collection.objects[id]
         meta = search_get_pb2.MetadataResult(id=id, id_as_bytes=uuid.UUID(id).bytes)
-        asked = _only(request.metadata)
+        asked = only(request.metadata)
         if asked.distance and distance is not None:
             meta.distance, meta.distance_present = distance, True
         for name in asked.vectors:
@@ -406,13 +229,13 @@ class Emulator:
                 meta.vectors.append(base_pb2.Vectors(name=name, vector_bytes=data, type=collection.kind(name)))  # type: ignore[arg-type]
         known = collection.properties
         names: Iterable[str] = [name for name in known if known[name]["dataType"] != ["blob"]]
-        if request.HasField("properties") and not _only(request.properties).return_all_nonref_properties:
+        if request.HasField("properties") and not only(request.properties).return_all_nonref_properties:
             names = request.properties.non_ref_properties
         result = search_get_pb2.SearchResult(metadata=meta)
         result.properties.target_collection = request.collection
         for name in names:
             if name not in known:
-                raise _invalid(f"no such prop with name '{name}'")
+                raise invalid(f"no such prop with name '{name}'")
             cell, kind = result.properties.non_ref_props.fields[name], known[name]["dataType"][0]
             if name in kept:
                 setattr(cell, {"boolean": "bool"}.get(kind, kind) + "_value", kept[name])
@@ -422,15 +245,15 @@ class Emulator:
 
 
 def _servicer(emulator: Emulator) -> Any:
-    """The calls of gRPC, each behind the same door."""
+    """The calls of gRPC, each after the same checks."""
 
     def guarded(name: str, act: Callable[[Any], Any]) -> Callable[..., Any]:
         def call(self: object, request: Any, context: grpc.ServicerContext) -> Any:
             emulator.requests.append(name)
             try:
                 emulator.fault(rest=False)
-                given = dict(context.invocation_metadata()).get("authorization")
-                if emulator.api_key is not None and given != f"Bearer {emulator.api_key}":
+                key = dict(context.invocation_metadata()).get("authorization")
+                if emulator.api_key is not None and key != f"Bearer {emulator.api_key}":
                     raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "unauthorized: invalid api key")
                 with emulator.lock:
                     return act(request)
@@ -460,9 +283,9 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
             emulator.fault(rest=True)
-            given = self.headers.get("Authorization")
-            open_to_all = "/.well-known/" in path
-            if emulator.api_key is not None and not open_to_all and given != f"Bearer {emulator.api_key}":
+            key = self.headers.get("Authorization")
+            public = "/.well-known/" in path
+            if emulator.api_key is not None and not public and key != f"Bearer {emulator.api_key}":
                 raise Refusal(401, "anonymous access not enabled, please provide an auth scheme such as an API key")
             with emulator.lock:
                 asked = dict(parse_qsl(query))
@@ -484,4 +307,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet: what came is in `requests`."""
+        """Quiet: all requests are in `requests`."""

@@ -1,4 +1,4 @@
-"""The schema of a Weaviate server: what it allows, what it completes, and which values it takes for a property."""
+"""The schema of an emulated Weaviate server: valid names and types, defaults, and valid values of a property."""
 
 from __future__ import annotations
 
@@ -89,13 +89,13 @@ class Refusal(Exception):
         self.status = status
 
 
-def _merged(given: Json, defaults: Mapping[str, Any]) -> Json:
-    """The given values, and the defaults of all that is not said."""
-    made = copy.deepcopy(dict(defaults))
-    for name, value in given.items():
-        inner = made.get(name)
-        made[name] = _merged(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
-    return made
+def _merged(config: Json, defaults: Mapping[str, Any]) -> Json:
+    """The configured values, and the defaults of all others."""
+    merged = copy.deepcopy(dict(defaults))
+    for name, value in config.items():
+        inner = merged.get(name)
+        merged[name] = _merged(value, inner) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return merged
 
 
 def typed(name: str, kind: str, value: Any) -> Any:
@@ -109,35 +109,35 @@ def typed(name: str, kind: str, value: Any) -> Any:
     raise ValueError(f"invalid {kind} property '{name}' on class: not a {kind}, but {type(value).__name__}")
 
 
-def completed(given: Json) -> Json:
-    """The schema of a class as the server tells it: with all that was not said."""
-    if unknown := given.keys() - _CLASS:
+def completed(config: Json) -> Json:
+    """The schema of a class as the server returns it, with its defaults."""
+    if unknown := config.keys() - _CLASS:
         raise Refusal(422, f"unknown field {min(unknown)!r}")
-    name = given["class"][:1].upper() + given["class"][1:]
+    name = config["class"][:1].upper() + config["class"][1:]
     if not re.fullmatch("[A-Z][_0-9A-Za-z]{0,254}", name):
         raise Refusal(422, f"'{name}' is not a valid class name")
-    made = _merged({**given, "class": name}, _REST)
-    made["properties"] = [_property(one) for one in given.get("properties", [])]
-    for vector in made.get("vectorConfig", {}).values():
+    schema = _merged({**config, "class": name}, _REST)
+    schema["properties"] = [_property(one) for one in config.get("properties", [])]
+    for vector in schema.get("vectorConfig", {}).values():
         if set(vector) - {"vectorizer", "vectorIndexType", "vectorIndexConfig"} or vector["vectorizer"] != {"none": {}}:
             raise Refusal(422, "a vector is of vectorizer none here")
         vector["vectorIndexConfig"] = _merged(vector.get("vectorIndexConfig", {}), _INDEX)
         if vector["vectorIndexConfig"]["distance"] not in ("cosine", "dot", "l2-squared"):
             raise Refusal(422, "unrecognized distance metric")
-    return made
+    return schema
 
 
-def _property(given: Json) -> Json:
-    if unknown := given.keys() - _PROPERTY:
+def _property(config: Json) -> Json:
+    if unknown := config.keys() - _PROPERTY:
         raise Refusal(422, f"unknown field {min(unknown)!r} of a property")
-    name, kind = given["name"], given["dataType"][0]
+    name, kind = config["name"], config["dataType"][0]
     if name in ("id", "vector", "_id", "additional") or not re.fullmatch("[_A-Za-z][_0-9A-Za-z]{0,230}", name):
         raise Refusal(422, f"'{name}' is a reserved or invalid property name")
     if kind not in ("text", "int", "boolean", "blob"):
         raise Refusal(422, f"the emulator knows no data type {kind}")
-    if given.get("indexRangeFilters") and kind != "int":
+    if config.get("indexRangeFilters") and kind != "int":
         raise Refusal(422, "`indexRangeFilters` is allowed only for numbers and dates")
-    if (given.get("tokenization") or given.get("indexSearchable")) and kind != "text":
+    if (config.get("tokenization") or config.get("indexSearchable")) and kind != "text":
         raise Refusal(422, "tokenization and `indexSearchable` are allowed only for text")
     defaults = {"indexFilterable": kind != "blob", "indexSearchable": kind == "text", "indexRangeFilters": False}
-    return {**defaults, **({"tokenization": "word"} if kind == "text" else {}), **given}
+    return {**defaults, **({"tokenization": "word"} if kind == "text" else {}), **config}

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
@@ -20,24 +21,40 @@ if TYPE_CHECKING:
 EXAMPLE = "weaviate://host:8080/Notes?tls=1&grpc=50051"
 KEY = "WEAVIATE_API_KEY"
 TIMEOUT = 60
-GREETING = 10
-"""Seconds that a server has for saying that it is there."""
+PING_TIMEOUT = 10
+"""Seconds in which a server has to answer the first call."""
 PASSING = re.compile(
     "deadline|time(d )?out|unavailable|read-?only|not enough memory|connection|quorum|consistency|replica|shutting",
     re.IGNORECASE,
 )
-"""Why an object was refused that may pass later: Weaviate gives a reason and no code."""
+"""Reasons of objects that may pass later: Weaviate gives no code."""
 
 _NAME = re.compile("[A-Za-z][_0-9A-Za-z]{0,254}")
 
 
-def place(url: str) -> tuple[address.Address, str, tuple[str, int]]:
-    """The address, the collection's name as Weaviate has it, and where gRPC listens."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    address: address.Address
+    name: str
+    """The collection's, with the capital that Weaviate begins it with."""
+    grpc: tuple[str, int]
+
+    @property
+    def grpc_target(self) -> str:
+        host, port = self.grpc
+        return f"{_bracketed(host)}:{port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def parse(url: str) -> Endpoint:
     at = address.parse(url, "weaviate", EXAMPLE, port=8080, options=frozenset({"tls", "grpc"}))
     if at.folder:
         raise UsageError(f"{url!r}: Weaviate is a server; write it like {EXAMPLE}")
     if at.user:
-        raise UsageError(f"{url!r}: a user is not needed; the key is read from {KEY}")
+        raise UsageError(f"{url!r}: Weaviate has no users here; put the key into the environment variable {KEY}")
     if not _NAME.fullmatch(at.names[0]):
         raise UsageError(f"{url!r}: a collection of Weaviate is named by letters, digits and _, a letter first")
     host, _, port = at.options.get("grpc", "50051").rpartition(":")
@@ -45,12 +62,12 @@ def place(url: str) -> tuple[address.Address, str, tuple[str, int]]:
         raise UsageError(f"{url!r}: grpc= is a port, or host:port; write it like {EXAMPLE}")
     host = host.strip("[]") or at.host
     if (host, int(port)) == (at.host, at.port):
-        raise UsageError(f"{url!r}: REST and gRPC cannot be at one port; write it like {EXAMPLE}")
-    return at, at.names[0][0].upper() + at.names[0][1:], (host, int(port))
+        raise UsageError(f"{url!r}: REST and gRPC cannot share a port; write it like {EXAMPLE}")
+    return Endpoint(at, at.names[0][0].upper() + at.names[0][1:], (host, int(port)))
 
 
 class _Brief(logging.Filter):
-    """The client logs the objects that were refused, texts and all; which and why is in our error."""
+    """Keeps the texts of refused objects out of the client's log; our error has their ids and the reasons."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.msg, dict) and "errors" in record.msg:
@@ -62,14 +79,18 @@ _BRIEF = _Brief()
 
 
 class Refused(SinkError):
-    """A request that Weaviate found wrong."""
+    """A request that Weaviate calls invalid."""
+
+
+class NotFound(SinkError):
+    """404: there is no such collection."""
 
 
 class Server:
-    """A connected client, the collection it is about, and errors as the contract has them."""
+    """A client, the user's or one of our own, and the collection that it is used for."""
 
-    def __init__(self, url: str, given: WeaviateClient | None) -> None:
-        at, self.name, grpc = place(url)
+    def __init__(self, url: str, client: WeaviateClient | None) -> None:
+        self._endpoint = parse(url)
         try:
             import weaviate
             import weaviate.classes as classes
@@ -78,22 +99,22 @@ class Server:
             from weaviate import exceptions
         except ImportError as error:
             raise MissingExtra(f"{url} ({error.name})", "weaviate") from None
-        self.url, self.classes, self._given = url, classes, given
+        self.url, self.name, self.classes, self._own = url, self._endpoint.name, classes, client is None
         logging.getLogger("weaviate-client").addFilter(_BRIEF)  # once, however often it is added
         self.all_failed = exceptions.WeaviateInsertManyAllFailedError
         self._errors = (exceptions.WeaviateBaseError, HTTPError, RpcError)
-        self.client = given if given is not None else self._made(weaviate, at, grpc)
+        self.client = client if client is not None else self._connected(weaviate)
         level = classes.config.ConsistencyLevel.QUORUM
         self.collection = self.client.collections.use(self.name).with_consistency_level(level)
 
-    def _made(self, weaviate: Any, at: address.Address, grpc: tuple[str, int]) -> WeaviateClient:
-        key = secret(KEY, self.url)
+    def _connected(self, weaviate: Any) -> WeaviateClient:
+        key, at, (host, port) = secret(KEY, self.url), self._endpoint.address, self._endpoint.grpc
         init = self.classes.init
-        http, other = {"host": at.host, "port": at.port}, {"host": grpc[0], "port": grpc[1]}
-        for end in (http, other):
-            end["host"] = f"[{end['host']}]" if ":" in str(end["host"]) else end["host"]
-        params = {"http": {**http, "secure": at.tls}, "grpc": {**other, "secure": at.tls}}
-        timeout = init.Timeout(init=GREETING, query=TIMEOUT, insert=TIMEOUT)
+        params = {
+            "http": {"host": _bracketed(at.host), "port": at.port, "secure": at.tls},
+            "grpc": {"host": _bracketed(host), "port": port, "secure": at.tls},
+        }
+        timeout = init.Timeout(init=PING_TIMEOUT, query=TIMEOUT, insert=TIMEOUT)
         client = weaviate.WeaviateClient(
             connection_params=weaviate.connect.ConnectionParams(**params),
             auth_client_secret=init.Auth.api_key(key) if key else None,
@@ -101,7 +122,7 @@ class Server:
             skip_init_checks=True,  # else it asks PyPI whether there is a newer client
         )
         try:
-            with self.turn():
+            with self.request():
                 client.connect()
         except BaseException:
             client.close()
@@ -109,19 +130,18 @@ class Server:
         return client  # type: ignore[no-any-return]
 
     def count(self) -> int:
-        with self.turn():
+        with self.request():
             return int(self.collection.aggregate.over_all(total_count=True).total_count or 0)
 
-    def greet(self) -> None:
-        """See that gRPC answers, once and in time: the client's own calls try for a minute."""
-        if self._given is not None:
+    def ping(self) -> None:
+        """Check that gRPC answers, once and in time: the client's own calls try for a minute."""
+        if not self._own:
             return
         import grpc
         from weaviate.proto.v1 import health_weaviate_pb2 as health
 
-        at, _, (host, port) = place(self.url)
-        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        secure = grpc.ssl_channel_credentials() if at.tls else None
+        target = self._endpoint.grpc_target
+        secure = grpc.ssl_channel_credentials() if self._endpoint.address.tls else None
         with grpc.secure_channel(target, secure) if secure else grpc.insecure_channel(target) as channel:
             check = channel.unary_unary(
                 "/grpc.health.v1.Health/Check",
@@ -129,47 +149,48 @@ class Server:
                 response_deserializer=health.WeaviateHealthCheckResponse.FromString,
             )
             try:
-                check(health.WeaviateHealthCheckRequest(), timeout=GREETING)
+                check(health.WeaviateHealthCheckRequest(), timeout=PING_TIMEOUT)
             except grpc.RpcError as error:
                 if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                     raise SinkUnavailable(
-                        f"{self.url} cannot be reached by gRPC at {target}, which grpc= tells: {line(error.details())}"
+                        f"{self.url} cannot be reached by gRPC at {target} (option grpc=): {line(error.details())}"
                     ) from error
-                # else it answers; what it forbids is told by the first request
+                # else it answers; the first request brings out what it forbids
 
     def close(self) -> None:
-        if self._given is None:
+        if self._own:
             self.client.close()
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def request(self) -> Iterator[None]:
+        """Around each use of the client: its errors become ours."""
         try:
             yield
         except self._errors as error:
-            raise _told(self.url, error) from error
-        except (KeyError, TypeError, AttributeError) as error:  # the client reads answers without a look
+            raise _translated(self.url, error) from error
+        except (KeyError, TypeError, AttributeError) as error:  # the client does not check answers
             raise SinkError(f"{self.url} does not answer as Weaviate does: {type(error).__name__}: {error}") from error
 
     def remove(self) -> None:
         """Aliases first: Weaviate keeps one whose collection is gone."""
-        with self.turn():
+        with self.request():
             if (found := self.collection.config.get(simple=True).name) != self.name:
-                raise SinkError(f"{self.url} is an alias of {found}, and nothing to remove")
+                raise SinkError(f"{self.url} is an alias of {found} and was not removed; name the collection itself")
             if self._has_aliases:
                 for alias in self.client.alias.list_all(collection=self.name):
                     self.client.alias.delete(alias_name=alias)
             self.client.collections.delete(self.name)
 
     def alias(self, name: str) -> bool:
-        """Have `name` stand for this collection; False where the server is too old for it."""
-        with self.turn():
+        """False where the server is too old for aliases."""
+        with self.request():
             if not self._has_aliases:
                 return False
             aliases = self.client.alias
             if not aliases.exists(alias_name=name):
                 aliases.create(alias_name=name, target_collection=self.name)
             elif not aliases.update(alias_name=name, new_target_collection=self.name):
-                raise SinkUnavailable(f"{self.url}: the alias {name} has gone meanwhile")
+                raise SinkUnavailable(f"{self.url}: the alias {name} was removed meanwhile")
         return True
 
     @property
@@ -180,9 +201,9 @@ class Server:
 
     def manifest(self) -> Manifest | None:
         try:
-            with self.turn():
+            with self.request():
                 config = self.collection.config.get(simple=True)
-        except NotThere:
+        except NotFound:
             return None
         try:
             kept = json.loads(config.description or "")
@@ -193,56 +214,52 @@ class Server:
         return manifests.from_json(config.description or "", self.url)
 
 
-class NotThere(SinkError):
-    """404: of a collection, where it is asked whether there is one."""
-
-
-def _told(url: str, error: BaseException) -> SinkError:
-    """The client wraps errors in errors: what was at the bottom of them decides."""
+def _translated(url: str, error: BaseException) -> SinkError:
+    """The client wraps errors in errors: the innermost decides."""
     chain: list[BaseException] = []
-    under: BaseException | None = error
-    while under is not None and len(chain) < 10:
-        chain.append(under)
-        under = under.__cause__ or under.__context__
-    why = line(error)
+    inner: BaseException | None = error
+    while inner is not None and len(chain) < 10:
+        chain.append(inner)
+        inner = inner.__cause__ or inner.__context__
+    reason = line(error)
     for cause in chain:
         code, status = getattr(cause, "code", None), getattr(cause, "status_code", None)
         if callable(code) and hasattr(cause, "details"):
             return _by_grpc(url, str(code().name), line(cause.details()))
         if isinstance(status, int):
-            return _by_http(url, status, why)
+            return _by_http(url, status, reason)
     kinds = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
     if any("[SSL" in str(cause) for cause in chain):
-        return SinkError(f"{url}: no TLS connection: {why}; tls=1 is for servers that have it")
+        return SinkError(f"{url}: no TLS connection: {reason}; tls=1 is for servers that have it")
     if kinds & {"ResponseCannotBeDecodedError", "RemoteProtocolError"}:
-        return SinkError(f"{url}: what answers there is not Weaviate: {why}")
+        return SinkError(f"{url} does not answer as Weaviate does: {reason}")
     if kinds & {"TransportError", "WeaviateConnectionError", "WeaviateTimeoutError", "WeaviateRetryError"}:
-        return SinkUnavailable(f"{url} cannot be reached: {why}")
-    return SinkError(f"{url}: {why}")
+        return SinkUnavailable(f"{url} cannot be reached: {reason}")
+    return SinkError(f"{url}: {reason}")
 
 
-def _by_grpc(url: str, code: str, why: str) -> SinkError:
+def _by_grpc(url: str, code: str, reason: str) -> SinkError:
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return _forbidden(url, code)
-    if code == "RESOURCE_EXHAUSTED" and ("larger than" in why or "bigger than" in why):
-        return TooLarge(f"{url}: {why}")
+    if code == "RESOURCE_EXHAUSTED" and ("larger than" in reason or "bigger than" in reason):
+        return TooLarge(f"{url}: {reason}")
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED", "INTERNAL"):
-        return SinkUnavailable(f"{url}: {code}: {why}")
-    if PASSING.search(why):
-        return SinkUnavailable(f"{url}: {why}")
-    return Refused(f"{url}: Weaviate refused a request: {why}")
+        return SinkUnavailable(f"{url}: {code}: {reason}")
+    if PASSING.search(reason):
+        return SinkUnavailable(f"{url}: {reason}")
+    return Refused(f"{url}: Weaviate refused a request: {reason}")
 
 
-def _by_http(url: str, status: int, why: str) -> SinkError:
+def _by_http(url: str, status: int, reason: str) -> SinkError:
     if status in (401, 403, 7, 16):  # 7 and 16 are those of gRPC, which the client gives by number
         return _forbidden(url, str(status))
     if status == 404:
-        return NotThere(f"{url}: there is no such collection ({why})")
+        return NotFound(f"{url}: there is no such collection ({reason})")
     if status == 413:
-        return TooLarge(f"{url}: {why}")
+        return TooLarge(f"{url}: {reason}")
     if status in (408, 429) or status >= 500:
-        return SinkUnavailable(f"{url}: Weaviate answered {status}: {why}")
-    return Refused(f"{url}: Weaviate refused a request: {why}")
+        return SinkUnavailable(f"{url}: Weaviate answered {status}: {reason}")
+    return Refused(f"{url}: Weaviate refused a request: {reason}")
 
 
 def _forbidden(url: str, code: str) -> SinkError:

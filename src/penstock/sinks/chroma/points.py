@@ -1,0 +1,58 @@
+"""Points as Chroma keeps them: its id, its document (the text) and four metadata.
+
+These are `uri`, `ordinal`, `page`, and `chunk`, which is JSON of the rest. Chroma normalizes the vectors of cosine
+collections, so `chunk` has their very bits, which are given back and hits are scored by.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from typing import Any
+
+from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, Point
+from penstock.sinks import rows
+
+ABSENT = -(1 << 63)
+"""The page of a chunk without one: an upsert merges metadata, so that all keys are written each time. No filter names
+it."""
+
+
+def key(id: str) -> str:
+    """Chroma's id, which has one character at least."""
+    return "\0" + id if not id or id[0] == "\0" else id
+
+
+def id_of(key: str) -> str:
+    return key[1:] if key[0] == "\0" else key
+
+
+def metadata(cells: rows.Row, vector: Any) -> dict[str, Any]:
+    _, uri, ordinal, _, start, end, page, headings, fields, image = cells
+    encoded = "null" if image is None else f'"{b64encode(image).decode()}"'
+    bits = b64encode(vector.astype("<f4", copy=False)).decode()
+    rest = f'"span": [{start}, {end}], "headings": {headings}, "metadata": {fields}, "image": {encoded}'
+    page = ABSENT if page is None else page
+    return {"uri": uri, "ordinal": ordinal, "page": page, "chunk": f'{{{rest}, "vector": "{bits}"}}'}
+
+
+def points(answer: Any) -> list[Point]:
+    import numpy as np
+
+    found = []
+    for chroma_id, text, kept in zip(answer["ids"], answer["documents"], answer["metadatas"], strict=True):
+        rest = json.loads(kept["chunk"])
+        chunk = Chunk(
+            id=id_of(chroma_id),
+            uri=kept["uri"],
+            ordinal=kept["ordinal"],
+            text=text,
+            span=tuple(rest["span"]),
+            page=None if kept["page"] == ABSENT else kept["page"],
+            headings=tuple(rest["headings"]),
+            metadata=rest["metadata"] or NOTHING,
+            image=None if rest["image"] is None else b64decode(rest["image"]),
+        )
+        values = np.frombuffer(b64decode(rest["vector"]), dtype="<f4").astype(np.float32, copy=False)
+        found.append(Point(chunk, {VECTOR: Dense(values)}))
+    return found

@@ -1,0 +1,68 @@
+"""Searches a collection of Milvus."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any
+
+from penstock.core.filters import Filter
+from penstock.core.records import Dense, Hit, Sparse, Vector
+from penstock.core.schema import VectorSpec
+from penstock.sinks import exact, sparse
+from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.milvus import points as encoding
+from penstock.sinks.milvus.filters import translate
+from penstock.sinks.milvus.sink import MilvusStore
+from penstock.sinks.milvus.wire import Collection, metric
+from penstock.sinks.rows import vector_column
+
+
+class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
+    """Asks the store's index; where that gives too few, as it may under a narrow filter, compares with every vector."""
+
+    largest_k = 16_384
+
+    def open(self) -> None:
+        super().open()
+        collection, schema = self._opened()
+        collection.load(schema)
+
+    def _nearest(
+        self, collection: Collection, target: Target, vector: Vector, k: int, where: Filter | None
+    ) -> list[Hit]:
+        name, space = target
+        condition = "" if where is None else translate(where)
+        query: Any = vector.values.astype("float32")
+        if isinstance(vector, Sparse):
+            vector = sparse.asked(vector, self._url, negative=False)
+            if not len(vector.values):
+                return []
+            query = encoding.entries(vector)
+        (found,) = collection.call(
+            "search",
+            data=[query],
+            anns_field=vector_column(name),
+            filter=condition,
+            limit=k,
+            output_fields=encoding.CHUNK,
+            search_params={"metric_type": metric(space), "params": {}},
+            consistency_level="Strong",
+        )
+        if len(found) < k and isinstance(vector, Dense) and len(found) < collection.count(condition):
+            return self._exhaustive(collection, target, vector, k, condition)
+        hits = [Hit(_score(hit["distance"], space), encoding.chunk(hit["entity"])) for hit in found]
+        return sorted(hits, key=lambda hit: -hit.score)
+
+    def _exhaustive(self, collection: Collection, target: Target, vector: Dense, k: int, condition: str) -> list[Hit]:
+        name, space = target
+        field = vector_column(name)
+        best: list[tuple[float, str]] = []
+        for page in collection.pages(condition, ("id", field)):
+            scores = exact.scores(vector, [cells[field] for cells in page], space.metric)
+            best = heapq.nlargest(k, [*best, *zip(scores, (cells["id"] for cells in page), strict=True)])
+        chunks = {point.id: point.chunk for point in self.fetch([id for _, id in best])}
+        return [Hit(score, chunks[id]) for score, id in best if id in chunks]
+
+
+def _score(distance: float, space: VectorSpec) -> float:
+    return -(max(distance, 0.0) ** 0.5) if space.metric == "l2" else distance

@@ -1,0 +1,130 @@
+"""Points as rows of Milvus.
+
+Each field of a chunk is one of the collection's; headings and metadata are JSON text. A VARCHAR holds 65,535 bytes: a
+longer text goes on in `more`, an array of pieces, each after the initial of its field; so does an image, as base64.
+`page` is 0 where `has_page` is false, as stores differ in their nulls. Sparse vectors have one value at least, and none
+that is negative or zero.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from penstock.core.records import Chunk, Dense, Point, Sparse
+from penstock.core.schema import IndexSchema
+from penstock.sinks import rows, sparse
+from penstock.sinks.rows import vector_column
+
+VARCHAR = 65_535
+"""The longest a field can be, in bytes."""
+PIECES = 4096
+LARGEST_ROW = 48 << 20
+"""A call takes 64 MB."""
+
+_LONG = {"text": "t", "headings": "h", "metadata": "m"}
+_IMAGE = "i"
+_NUMBERS = ("ordinal", "start", "end", "page")
+CHUNK = ["id", "uri", *_NUMBERS, "has_page", *_LONG, "more"]
+"""The fields that a chunk is read from."""
+
+
+def collection_schema(schema: IndexSchema) -> Any:
+    from pymilvus import DataType, MilvusClient
+
+    fields = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+    fields.add_field("id", DataType.VARCHAR, is_primary=True, max_length=VARCHAR)
+    for name in ("uri", *_LONG):
+        fields.add_field(name, DataType.VARCHAR, max_length=VARCHAR)
+    for name in _NUMBERS:
+        fields.add_field(name, DataType.INT64)
+    fields.add_field("has_page", DataType.BOOL)
+    pieces = {"element_type": DataType.VARCHAR, "max_capacity": PIECES, "max_length": VARCHAR}
+    fields.add_field("more", DataType.ARRAY, **pieces)
+    for name, space in schema.vectors.items():
+        if space.kind == "Sparse":
+            fields.add_field(vector_column(name), DataType.SPARSE_FLOAT_VECTOR)
+        else:
+            fields.add_field(vector_column(name), DataType.FLOAT_VECTOR, dim=space.dim)
+    return fields
+
+
+class _Whole(str):
+    """A text that the driver does not take for a list of characters, to check each, which is slower than to send it."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[str]:
+        yield self
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut between characters, with room for an initial."""
+    data, found, start = text.encode(), [], 0
+    while start < len(data):
+        end = min(start + VARCHAR - 1, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        found.append(data[start:end].decode())
+        start = end
+    return found
+
+
+def row(row: rows.Row, vectors: Mapping[str, Any]) -> dict[str, Any]:
+    """A chunk's fields and its vectors by their names. Raises ValueError where Milvus cannot take it."""
+    cells: dict[str, Any] = dict(zip(rows.COLUMNS, row, strict=True))
+    image = cells.pop("image")
+    cells["has_page"] = cells["page"] is not None
+    cells["page"] = cells["page"] or 0
+    more: list[str] = []
+    if image is not None:
+        more = [_IMAGE + piece for piece in _pieces(base64.b64encode(image).decode()) or [""]]
+    for name, initial in _LONG.items():
+        if len(cells[name]) * 4 > VARCHAR:
+            cells[name], *rest = _pieces(cells[name])
+            more += [initial + piece for piece in rest]
+    for name in ("id", "uri"):
+        if len(cells[name]) * 4 > VARCHAR and len(cells[name].encode()) > VARCHAR:
+            raise ValueError(f"its {name} has more than {VARCHAR:,} bytes")
+    for name in _NUMBERS:
+        if not -(1 << 63) <= cells[name] < 1 << 63:
+            raise ValueError(f"its {name} is out of range")
+    if len(more) > PIECES or sum(len(piece.encode()) for piece in more) > LARGEST_ROW:
+        raise ValueError(f"it has more than {LARGEST_ROW >> 20} MB")
+    cells["text"], cells["more"] = _Whole(cells["text"]), more
+    for name, vector in vectors.items():
+        cells[vector_column(name)] = entries(vector) if isinstance(vector, Sparse) else vector
+    return cells
+
+
+def chunk(cells: Mapping[str, Any]) -> Chunk:
+    found = dict(cells)
+    rest: dict[str, list[str]] = {}
+    for piece in found["more"]:
+        rest.setdefault(piece[0], []).append(piece[1:])
+    for name, initial in _LONG.items():
+        found[name] += "".join(rest.get(initial, ()))
+    found["image"] = base64.b64decode("".join(rest[_IMAGE])) if _IMAGE in rest else None
+    if not found["has_page"]:
+        found["page"] = None
+    return rows.chunk(tuple(found[name] for name in rows.COLUMNS))
+
+
+def point(cells: Mapping[str, Any], schema: IndexSchema) -> Point:
+    return Point(chunk(cells), {name: _vector(cells[vector_column(name)]) for name in schema.vectors})
+
+
+def entries(vector: Sparse) -> dict[int, float]:
+    if not len(vector.values):
+        raise ValueError("its vector has no values, and Milvus takes none without")
+    return dict(zip(vector.indices.tolist(), vector.values.tolist(), strict=True))
+
+
+def _vector(values: Any) -> Dense | Sparse:
+    import numpy as np
+
+    if isinstance(values, dict):
+        indices, weights = np.array(list(values), np.int32), np.array(list(values.values()), np.float32)
+        return sparse.ordered(Sparse(indices, weights))
+    return Dense(np.asarray(values, dtype=np.float32))

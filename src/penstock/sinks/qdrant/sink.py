@@ -1,0 +1,163 @@
+"""Writes to a collection of Qdrant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock.core.errors import SinkError, TooLarge
+from penstock.core.records import Dense, MultiVector, Point, Sparse
+from penstock.core.schema import IndexSchema, Manifest
+from penstock.sinks import manifests, sparse
+from penstock.sinks.bisect import in_halves, in_pages
+from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
+from penstock.sinks.lengths import key
+from penstock.sinks.qdrant import points as encoding
+from penstock.sinks.qdrant import wire
+from penstock.sinks.qdrant.wire import MANIFEST, Collection
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+PAGE = 500
+INDEXED = {"uri": "keyword", "page": "integer", "ordinal": "integer"}
+"""The fields that filters compare. Servers in strict mode refuse to filter by any that has no index."""
+
+
+class QdrantStore(AddressStore[Collection]):
+    """The part that sink and index share."""
+
+    _parse = staticmethod(wire.parse)
+
+    def _connect(self) -> Collection:
+        return Collection(self._url, self._address, self._client)
+
+    def _kept(self) -> Manifest | None:
+        folder = self._address.folder
+        if folder is not None and self._client is None:
+            return wire.manifest_in(folder, self._name, self._url)
+        return super()._kept()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        collection, schema = self._opened()
+
+        def page(keys: Sequence[str]) -> list[Point]:
+            with collection.request():
+                records = collection.client.retrieve(self._name, list(keys), with_payload=True, with_vectors=True)
+            return [encoding.point(record, schema, self._url) for record in records]
+
+        return in_pages([key(id) for id in dict.fromkeys(ids)], PAGE, page, TooLarge)
+
+
+class QdrantSink(QdrantStore, CollectionSink[Collection]):
+    """A collection: `qdrant://host:6333/notes?tls=1`, or `qdrant://./stores/notes` for one process at a time."""
+
+    accepts = frozenset({Dense, MultiVector, Sparse})
+    named = True
+    max_rows = 512
+    max_bytes = 4 << 20
+    """As JSON a vector takes five times its bytes, and a server reads 32 MB at most."""
+
+    def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.schema, self, manifests.PRODUCTS)
+        if self._address.folder is not None and self._client is None:
+            manifests.make_folder(self._address.folder, self._url)
+        with closed_on_error(self._connect()) as collection:
+            info = collection.info() or self._create(collection, manifest)
+            kept = wire.manifest_of(info.config.metadata, self._url)
+            manifests.agree(kept, manifest, self._url)
+            self._index(collection, info)
+            self._hold(collection, kept.schema)
+
+    def _create(self, collection: Collection, manifest: Manifest) -> models.CollectionInfo:
+        metadata = {MANIFEST: manifests.to_json(manifest)}
+        try:
+            with collection.request():
+                config = _config(manifest.schema, collection.models)
+                collection.client.create_collection(self._name, metadata=metadata, **config)
+        except SinkError:
+            if (info := collection.info()) is None:  # else another run was first
+                raise
+            return info
+        info = collection.info()
+        if info is None or not info.config.metadata:
+            with collection.request():
+                collection.client.delete_collection(self._name)
+            raise SinkError(
+                f"{self._url}: this server keeps no metadata of collections; Qdrant 1.16 or later is needed"
+            )
+        return info
+
+    def _index(self, collection: Collection, info: models.CollectionInfo) -> None:
+        if collection.local:
+            return
+        for field, kind in INDEXED.items():
+            if field not in info.payload_schema:
+                schema = collection.models.PayloadSchemaType(kind)
+                with collection.request():
+                    collection.client.create_payload_index(self._name, field, schema, wait=True)
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        collection, _ = self._opened()
+        with collection.request():
+            collection.client.update_collection(self._name, metadata={MANIFEST: manifests.to_json(manifest)})
+
+    def write(self, points: Sequence[Point]) -> None:
+        collection, schema = self._opened()
+        batch = sparse.batched(points, schema, self._url)
+
+        def upsert(structs: Sequence[models.PointStruct]) -> list[tuple[str, str]]:
+            """Write them all, and return why not if there is but one."""
+            try:
+                with collection.request():
+                    collection.client.upsert(self._name, list(structs), wait=True)
+            except wire.Refused as error:
+                if len(structs) > 1:
+                    raise
+                return [((structs[0].payload or {})["id"], str(error))]
+            return []
+
+        if structs := encoding.structs(batch, collection.models):
+            refused = dict(in_halves(structs, upsert, wire.Refused))
+            if len(refused) == len(structs) > 1:
+                raise SinkError(next(iter(refused.values())))
+            batch.reasons |= refused
+        batch.finish()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        collection, _ = self._opened()
+        if ids:
+            selector = collection.models.PointIdsList(points=[key(id) for id in ids])
+            with collection.request():
+                collection.client.delete(self._name, selector, wait=True)
+
+    def flush(self) -> None:
+        """Each write waits until it is applied, and is in the server's log before that."""
+        self._opened()
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        collection, _ = self._opened()
+        offset: Any = None
+        while True:
+            with collection.request():
+                page, offset = collection.client.scroll(
+                    self._name, limit=PAGE, offset=offset, with_payload=["id"], with_vectors=False
+                )
+            if page:
+                yield [encoding.id_of(record.payload, record.id, self._url) for record in page]
+            if offset is None:
+                return
+
+
+def _config(schema: IndexSchema, m: Any) -> dict[str, Any]:
+    """The named vectors of a collection, for its creation."""
+    vectors, sparse_vectors = {}, {}
+    for name, space in schema.vectors.items():
+        if space.kind == "Sparse":
+            sparse_vectors[name] = m.SparseVectorParams()
+            continue
+        distance = m.Distance.EUCLID if space.metric == "l2" else m.Distance.DOT
+        vectors[name] = m.VectorParams(size=space.dim, distance=distance)
+        if space.kind == "MultiVector":
+            vectors[name].multivector_config = m.MultiVectorConfig(comparator=m.MultiVectorComparator.MAX_SIM)
+    return {"vectors_config": vectors} | ({"sparse_vectors_config": sparse_vectors} if sparse_vectors else {})

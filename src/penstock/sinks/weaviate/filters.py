@@ -1,0 +1,73 @@
+"""Filters in Weaviate's language, put so that servers which differ in their Not agree on them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from penstock.core.errors import UsageError
+from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
+from penstock.sinks.lengths import key
+
+LARGEST_NUMBER = 1 << 53
+"""Numbers go over the wire as doubles."""
+_FLIPPED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
+_METHODS = {"<": "less_than", "<=": "less_or_equal", ">": "greater_than", ">=": "greater_or_equal"}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def translate(wanted: Filter, f: Any, positive: bool = True) -> Any:
+    """Translate the tree, or its negation, by the client's class of filters `f`. Raises UsageError for the order of
+    texts. Older servers have no Not and differ in how they treat absent values; older clients cannot ask for booleans.
+    """
+    match wanted:
+        case Compare(field, "=", value):
+            return _equal(field, value, f, positive)
+        case Compare(field, _, str()):
+            raise UsageError(f"{field}: Weaviate does not order texts by their characters; compare numbers")
+        case Compare(field, sign, value):
+            if abs(int(value)) > LARGEST_NUMBER:
+                raise UsageError(f"{field}: Weaviate compares numbers up to 2^53, not {value}")
+            asked = getattr(f.by_property(field), _METHODS[sign if positive else _FLIPPED[sign]])(value)
+            return asked if positive else _or_absent(field, asked, f)
+        case Among(field, ()):
+            return constant(not positive, f)
+        case Among(field, values):
+            several = [_equal(field, value, f, positive) for value in dict.fromkeys(values)]
+            return f.any_of(several) if positive else f.all_of(several)
+        case Absent(field):
+            return f.by_property("has_page").equal(int(not positive)) if field == "page" else constant(not positive, f)
+        case Not(term):
+            return translate(term, f, not positive)
+        case Every(terms) | Some(terms):
+            several = [translate(term, f, positive) for term in terms]
+            return f.all_of(several) if isinstance(wanted, Every) is positive else f.any_of(several)
+
+
+def _equal(field: str, value: str | int, f: Any, positive: bool) -> Any:
+    if field == "id":
+        target, value = f.by_id(), key(str(value))
+    elif isinstance(value, str):
+        target, value = f.by_property(f"{field}_digest"), digest(value)
+    elif abs(value) > LARGEST_NUMBER:
+        return constant(not positive, f)
+    else:
+        target = f.by_property(field)
+    if positive:
+        return target.equal(value)
+    if isinstance(value, int):  # servers differ in whether an absent number is unequal
+        return _or_absent(field, target.less_than(value) | target.greater_than(value), f)
+    return target.not_equal(value)
+
+
+def _or_absent(field: str, asked: Any, f: Any) -> Any:
+    return asked | f.by_property("has_page").equal(0) if field == "page" else asked
+
+
+def constant(value: bool, f: Any) -> Any:
+    """A filter that every point passes, or none."""
+    either = [f.by_property("has_page").equal(1), f.by_property("has_page").equal(0)]
+    return f.any_of(either) if value else f.all_of(either)

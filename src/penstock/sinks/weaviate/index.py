@@ -1,0 +1,63 @@
+"""Searches a collection of Weaviate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from penstock.core.errors import SinkError, TooLarge
+from penstock.core.filters import Filter
+from penstock.core.records import Chunk, Hit, Sparse, Vector
+from penstock.sinks.collection import CollectionIndex, Target, closed_on_error
+from penstock.sinks.lengths import units
+from penstock.sinks.weaviate import points as encoding
+from penstock.sinks.weaviate.filters import constant, translate
+from penstock.sinks.weaviate.sink import WeaviateStore
+from penstock.sinks.weaviate.wire import Server
+
+CANDIDATES = 200
+"""Of a search for many vectors at least: for each row of the query, the graph gives as many as are asked for."""
+
+
+class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
+    """Asks the graph, and where that finds fewer than asked for, all that pass a filter: those are compared one by one
+    up to the server's flatSearchCutoff, 40,000."""
+
+    largest_k = 10_000
+
+    def open(self) -> None:
+        kept = self._found()
+        with closed_on_error(self._connect()) as server:
+            server.ping()
+            self._hold(server, kept.schema)
+
+    def _nearest(self, collection: Server, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
+        assert not isinstance(vector, Sparse)
+        name, space = target
+        query = vector.values.astype("float32").reshape(-1, space.dim)
+        if not len(query):
+            raise SinkError(f"a query of {self._url} has no rows: nothing is near it")
+        listed = (units(query)[0] if space.metric == "cosine" else query).tolist()
+        many = space.kind == "MultiVector"
+        f = collection.classes.query.Filter
+        wanted = None if where is None else translate(where, f)
+        asked = {"near_vector": listed if many else listed[0], "target_vector": encoding.slot(name)}
+        asked |= {"return_metadata": collection.classes.query.MetadataQuery(distance=True)}
+        found = self._near(collection, asked | {"limit": max(k, CANDIDATES) if many else k, "filters": wanted})[:k]
+        if len(found) < k and wanted is None:
+            found = self._near(collection, asked | {"limit": k, "filters": constant(True, f)})
+        return [Hit(-distance, chunk) for distance, chunk in found]
+
+    def _near(self, server: Server, asked: dict[str, Any]) -> list[tuple[float, Chunk]]:
+        try:
+            found = _objects(server, asked, encoding.CHUNK)
+            return [(one.metadata.distance, encoding.chunk(one.properties, self._url)) for one in found]
+        except TooLarge:  # the answer, with the texts in it
+            found = _objects(server, asked, ["chunk_id"])
+            near = [(one.metadata.distance, encoding.id_of(one.properties, self._url)) for one in found]
+        chunks = {point.id: point.chunk for point in self.fetch([id for _, id in near])}
+        return [(distance, chunks[id]) for distance, id in near if id in chunks]
+
+
+def _objects(server: Server, asked: dict[str, Any], properties: list[str]) -> list[Any]:
+    with server.request():
+        return list(server.collection.query.near_vector(**asked, return_properties=properties).objects)

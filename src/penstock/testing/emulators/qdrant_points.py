@@ -1,0 +1,202 @@
+"""Points of an emulated collection of Qdrant: which requests are valid, what is kept, what a filter lets pass."""
+
+from __future__ import annotations
+
+import operator
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Json = dict[str, Any]
+
+DISTANCES = ("Cosine", "Dot", "Euclid")
+_FIELDS = {
+    "create": {"vectors", "sparse_vectors", "metadata"},
+    "update": {"metadata"},
+    "aliases": {"actions"},
+    "alias action": {"create_alias", "delete_alias"},
+    "create_alias": {"alias_name", "collection_name"},
+    "delete_alias": {"alias_name"},
+    "index": {"field_name", "field_schema"},
+    "upsert": {"points"},
+    "point": {"id", "vector", "payload"},
+    "delete": {"points", "filter"},
+    "retrieve": {"ids", "with_payload", "with_vector"},
+    "scroll": {"limit", "filter", "offset", "with_payload", "with_vector"},
+    "count": {"exact", "filter"},
+    "query": {"query", "using", "filter", "limit", "params", "with_vector", "with_payload"},
+    "nearest": {"nearest"},
+    "params": {"exact"},
+    "vector": {"size", "distance", "multivector_config"},
+    "multivector": {"comparator"},
+    "sparse": {"modifier"},
+    "sparse vector": {"indices", "values"},
+    "filter": {"must", "should", "must_not"},
+    "match": {"value", "any"},
+    "range": {"lt", "lte", "gt", "gte"},
+}
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "lt": operator.lt,
+    "lte": operator.le,
+    "gt": operator.gt,
+    "gte": operator.ge,
+}
+
+
+class Refusal(Exception):
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def only(value: object, kind: str) -> Json:
+    """The object, with no fields but those of its kind."""
+    if not isinstance(value, dict):
+        raise Refusal(400, f"Format error in JSON body: expected {kind}")
+    if unknown := value.keys() - _FIELDS[kind]:
+        raise Refusal(400, f"Format error in JSON body: unknown field `{min(unknown)}` in {kind}")
+    return value
+
+
+def point_id(value: object) -> str | int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64:
+        return value
+    try:
+        return str(uuid.UUID(str(value)))
+    except ValueError:
+        raise Refusal(400, f"value {value} is not a valid point ID: an unsigned integer or a UUID") from None
+
+
+def order(id: str | int) -> tuple[bool, str | int]:
+    return isinstance(id, str), id
+
+
+@dataclass(slots=True)
+class Collection:
+    vectors: dict[str, Json]
+    sparse: dict[str, Json]
+    metadata: Json | None
+    indexes: dict[str, str] = field(default_factory=dict)
+    points: dict[str | int, tuple[dict[str, Any], Json]] = field(default_factory=dict)
+
+    def info(self) -> Json:
+        params = {"vectors": self.vectors, "shard_number": 1, "replication_factor": 1, "write_consistency_factor": 1}
+        params |= {"on_disk_payload": True} | ({"sparse_vectors": self.sparse} if self.sparse else {})
+        config: Json = {
+            "params": params,
+            "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000, "on_disk": False},
+            "optimizer_config": {
+                "deleted_threshold": 0.2,
+                "vacuum_min_vector_number": 1000,
+                "default_segment_number": 0,
+                "flush_interval_sec": 5,
+            },
+            "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
+        }
+        if self.metadata is not None:
+            config["metadata"] = self.metadata
+        schema = {name: {"data_type": kind, "points": len(self.points)} for name, kind in self.indexes.items()}
+        counts = {"indexed_vectors_count": 0, "points_count": len(self.points), "segments_count": 1}
+        return {"status": "green", "optimizer_status": "ok", **counts, "config": config, "payload_schema": schema}
+
+    def take(self, name: str, value: Any) -> Any:
+        """A vector as it is kept: float32, scaled in a cosine collection."""
+        if name in self.sparse:
+            sparse = only(value, "sparse vector")
+            if len(sparse["indices"]) != len(sparse["values"]) or len(set(sparse["indices"])) != len(sparse["indices"]):
+                raise Refusal(422, "Validation error in JSON body: [values: must be the same length, indices unique]")
+            pairs = sorted(zip(sparse["indices"], sparse["values"], strict=True))
+            return {index: np.float32(value) for index, value in pairs}
+        if name not in self.vectors:
+            raise Refusal(400, f"Wrong input: Not existing vector name error: {name}")
+        config = self.vectors[name]
+        try:
+            values = np.array(value, dtype=np.float32)
+        except (ValueError, TypeError):
+            raise Refusal(400, "Format error in JSON body: data did not match any variant of VectorStruct") from None
+        if values.ndim != (2 if "multivector_config" in config else 1) or not values.size:
+            raise Refusal(400, "Wrong input: Conversion between multi and regular vectors failed")
+        if values.shape[-1] != config["size"]:
+            wanted = config["size"]
+            raise Refusal(400, f"Wrong input: Vector dimension error: expected dim: {wanted}, got {values.shape[-1]}")
+        if config["distance"] == "Cosine":
+            length = np.linalg.norm(values, axis=-1, keepdims=True)
+            values = (values / np.where(length > 0, length, 1)).astype(np.float32)
+        return values
+
+    def score(self, name: str, query: Any, kept: Any) -> float | None:
+        if name in self.sparse:
+            common = query.keys() & kept.keys()
+            return float(sum(query[i] * kept[i] for i in common)) if common else None
+        config = self.vectors[name]
+        if config["distance"] == "Euclid":
+            return float(np.linalg.norm(query - kept))
+        return float((query @ kept.T).max(axis=-1).sum())
+
+    def upsert(self, points: list[Any]) -> None:
+        if not points:
+            raise Refusal(400, "Empty update request")
+        taken: dict[str | int, tuple[dict[str, Any], Json]] = {}
+        for point in points:
+            only(point, "point")
+            if not isinstance(point["vector"], dict):
+                raise Refusal(400, "Wrong input: Not existing vector name error: ")
+            vectors = {name: self.take(name, vector) for name, vector in point["vector"].items()}
+            taken[point_id(point["id"])] = vectors, point.get("payload") or {}
+        self.points.update(taken)
+
+    def matching(self, wanted: Any) -> Iterator[tuple[str | int, dict[str, Any], Json]]:
+        for id, (vectors, payload) in self.points.items():
+            if wanted is None or passes(wanted, id, payload):
+                yield id, vectors, payload
+
+
+def passes(condition: Any, id: str | int, payload: Json) -> bool:
+    """A filter, or one condition of it."""
+    match condition:
+        case {"has_id": list(ids), **rest} if not rest:
+            return id in map(point_id, ids)
+        case {"is_empty": {"key": str(name)}, **rest} if not rest:
+            return payload.get(name) in (None, [])
+        case {"key": str(name), "match": match, **rest} if not rest:
+            match only(match, "match"):
+                case {"value": value, **more} if not more:
+                    return name in payload and type(payload[name]) is type(value) and payload[name] == value
+                case {"any": list(values), **more} if not more:
+                    return payload.get(name) in values
+        case {"key": str(name), "range": bounds, **rest} if not rest:
+            found = payload.get(name)
+            bounds = {sign: bound for sign, bound in only(bounds, "range").items() if bound is not None}
+            number = isinstance(found, int | float) and not isinstance(found, bool)
+            return number and all(_COMPARISONS[sign](found, bound) for sign, bound in bounds.items())
+        case {"key": _} | {"has_id": _} | {"is_empty": _}:
+            pass
+        case _:
+            parts = {name: part or [] for name, part in only(condition, "filter").items()}
+            return (
+                all(passes(term, id, payload) for term in parts.get("must", []))
+                and not any(passes(term, id, payload) for term in parts.get("must_not", []))
+                and (not parts.get("should") or any(passes(term, id, payload) for term in parts["should"]))
+            )
+    raise Refusal(400, "Format error in JSON body: data did not match any variant of untagged enum Condition")
+
+
+def record(id: str | int, vectors: dict[str, Any], payload: Json, asked: Json) -> Json:
+    found: Json = {"id": id, "payload": None}
+    match asked.get("with_payload", True):
+        case True:
+            found["payload"] = payload
+        case list(names):
+            found["payload"] = {name: payload[name] for name in names if name in payload}
+    if asked.get("with_vector"):
+        found["vector"] = {name: _json(vector) for name, vector in vectors.items()}
+    return found
+
+
+def _json(vector: Any) -> Any:
+    if isinstance(vector, dict):
+        return {"indices": list(vector), "values": [float(value) for value in vector.values()]}
+    return vector.tolist()
