@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, IndexSchema
 from penstock.sinks import manifests
 
 
@@ -31,7 +31,7 @@ class Store(Generic[H]):
     def __init__(self, url: str, client: Any = None) -> None:
         self._url, self._client = url, client
         self._handle: H | None = None
-        self._space: VectorSpec | None = None
+        self._schema: IndexSchema | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
@@ -76,15 +76,15 @@ class Store(Generic[H]):
             with closing(self._connect()) as handle:
                 handle.remove()
 
-    def _hold(self, handle: H, space: VectorSpec) -> None:
+    def _hold(self, handle: H, schema: IndexSchema) -> None:
         """Be open, with this handle."""
         self.close()
-        self._handle, self._space = handle, space
+        self._handle, self._schema = handle, schema
 
-    def _opened(self) -> tuple[H, VectorSpec]:
-        if self._handle is None or self._space is None:
+    def _opened(self) -> tuple[H, IndexSchema]:
+        if self._handle is None or self._schema is None:
             raise SinkError(f"{self._url} is not open")
-        return self._handle, self._space
+        return self._handle, self._schema
 
     def count(self) -> int:
         return self._opened()[0].count()
@@ -92,7 +92,7 @@ class Store(Generic[H]):
     def close(self) -> None:
         if self._handle is not None:
             self._handle.close()
-        self._handle = self._space = None
+        self._handle = self._schema = None
 
 
 def secret(variable: str, url: str) -> str:
