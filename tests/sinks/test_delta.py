@@ -18,7 +18,7 @@ import pytest
 from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import MultiVector
-from penstock.core.schema import Manifest
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import delta, delta_files
 from penstock.sinks.delta import DeltaSink
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
@@ -289,9 +289,8 @@ def test_a_table_that_became_another_one_is_told(sink: Sink) -> None:
     DeltaSink(sink.url).drop()
     with pytest.raises(SinkError, match="is gone"):
         sink.flush()
-    space = MANIFEST.schema.only
     with DeltaSink(sink.url) as other:
-        other.open(Manifest(type(space)("another", DIM, "e" * 32)))
+        other.open(Manifest(single(VectorSpec("another", DIM, "e" * 32))))
         with pytest.raises(SpaceMismatch):
             sink.flush()
 

@@ -30,7 +30,7 @@ from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
 from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, Hit, Point, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.chroma_wire import Lock, client, drivers, left_behind, told
 
@@ -285,7 +285,7 @@ class ChromaSink(_Collection, Sink):
         self.close()
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {"Dense"}, self._url)
+        manifests.supported(manifest.schema, self)
         with self._opening(write=True):
             kept = self._find() or self._create(manifest)
             manifests.agree(kept, manifest, self._url)
@@ -314,7 +314,7 @@ class ChromaSink(_Collection, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         collection, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        batch = rows.Batch(points, single(space), self._url)
         good = []
         for cells, vector in zip(batch.rows, batch.vectors, strict=True):
             if all(ABSENT < number < -ABSENT for number in (cells[2], cells[6] or 0)):

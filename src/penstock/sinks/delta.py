@@ -19,15 +19,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
-from penstock.core.records import VECTOR, Dense, MultiVector, Point
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.records import Dense, MultiVector, Point
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, rows
 from penstock.sinks.delta_files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
 from penstock.sinks.store import line
@@ -69,6 +68,7 @@ class DeltaSink(Sink):
     """A Delta table: `delta://./lake/chunks`. Several may write at once."""
 
     accepts = frozenset({Dense, MultiVector})
+    named = True
     max_rows = 4096
 
     def __init__(self, url: str) -> None:
@@ -87,7 +87,7 @@ class DeltaSink(Sink):
         if odd := UNTOLD.search(self._uri):
             raise UsageError(f"{url!r}: a Delta table cannot be in a path with {odd[0]!r} in it; name another place")
         self._options = dict(LIMITS) if remote else {}
-        self._opened: tuple[Files, VectorSpec] | None = None
+        self._opened: tuple[Files, IndexSchema] | None = None
         self._pending = Pending()
         self._lock = threading.Lock()
         self._near = ""
@@ -105,7 +105,7 @@ class DeltaSink(Sink):
     def generation(self, number: int) -> Self:
         return type(self)(manifests.numbered(self._url, number))
 
-    def _open(self) -> tuple[Files, VectorSpec]:
+    def _open(self) -> tuple[Files, IndexSchema]:
         if self._opened is None:
             raise SinkError(f"{self._url} is not open")
         return self._opened
@@ -126,13 +126,13 @@ class DeltaSink(Sink):
 
     def _mine(self) -> DeltaTable:
         """The newest version, where there has to be one of this space."""
-        _, space = self._open()
+        _, schema = self._open()
         table = self._table()
         kept = None if table is None else self._kept(table)
         if table is None or kept is None:
             raise SinkError(f"{self._url} is gone")
-        manifests.agree(kept, Manifest(replace(kept.schema, vectors={VECTOR: space})), self._url)
-        wanted = rows.schema(space).names
+        manifests.agree(kept, Manifest(schema), self._url)
+        wanted = rows.schema(schema).names
         if [field.name for field in table.schema().fields] != wanted:
             raise SinkError(f"{self._url} has got other columns than {', '.join(wanted)}: writing would lose some")
         return table
@@ -147,7 +147,7 @@ class DeltaSink(Sink):
             return None if table is None else self._kept(table)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
+        manifests.supported(manifest.schema, self)
         with _errors(self._url):
             table = self._table()
             kept = None if table is None else self._kept(table)
@@ -158,11 +158,12 @@ class DeltaSink(Sink):
             if self._path is not None:
                 manifests.make_folder(self._path, self._url)
             files = Files(self._uri, self._path, self._options)
-            if table is None:
-                self._create(files, manifest)
-        self._opened, self._pending = (files, manifest.schema.only), Pending()
+            if kept is None:
+                kept = self._create(files, manifest)
+        self._opened, self._pending = (files, kept.schema), Pending()
 
-    def _create(self, files: Files, manifest: Manifest) -> None:
+    def _create(self, files: Files, manifest: Manifest) -> Manifest:
+        """Make the table; gives the manifest that it has."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
@@ -172,7 +173,7 @@ class DeltaSink(Sink):
         try:
             DeltaTable.create(
                 self._uri,
-                table_schema(manifest.schema.only),
+                table_schema(manifest.schema),
                 configuration=properties,
                 storage_options=self._options,
                 raise_if_key_not_exists=False,
@@ -181,7 +182,9 @@ class DeltaSink(Sink):
             if (table := self._table()) is None or (kept := self._kept(table)) is None:
                 raise
             manifests.agree(kept, manifest, self._url)
+            manifest = kept
         self._sync(0)
+        return manifest
 
     def replace_manifest(self, manifest: Manifest) -> None:
         with self._lock, _errors(self._url):
@@ -216,12 +219,12 @@ class DeltaSink(Sink):
     # ------------------------------------------------------------ writing
 
     def write(self, points: Sequence[Point]) -> None:
-        _, space = self._open()
-        batch = rows.Batch(points, space, self._url)
+        _, schema = self._open()
+        batch = rows.Batch(points, schema, self._url)
         if batch.rows:
             import pyarrow as pa
 
-            table = pa.table(batch.arrow()).cast(table_schema(space))
+            table = pa.table(batch.arrow()).cast(table_schema(schema))
             with self._lock, _errors(self._url):
                 self._make_room()
                 self._pending.add(table)
@@ -263,8 +266,8 @@ class DeltaSink(Sink):
         from deltalake import CommitProperties
         from deltalake.transaction import RemoveAction
 
-        files, space = self._open()
-        shape, pending = table_schema(space), self._pending
+        files, schema = self._open()
+        shape, pending = table_schema(schema), self._pending
         actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
         sizes = {action["path"]: (action["num_records"] or 0, action["size_bytes"]) for action in actions}
         out = pa.array(list(pending.newest), pa.string())
@@ -329,7 +332,7 @@ class DeltaSink(Sink):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        _, space = self._open()
+        _, schema = self._open()
         wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
         found: list[Point] = []
         with _errors(self._url):
@@ -342,7 +345,7 @@ class DeltaSink(Sink):
                     if piece.count_rows(filter=pc.field("id").isin(wanted)):
                         table = piece.to_table(filter=pc.field("id").isin(wanted))
                         for batch in table.combine_chunks().to_batches():
-                            found += rows.points(batch, space)
+                            found += rows.points(batch, schema)
                         self._near = fragment.path
         return found
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from penstock.core.records import VECTOR
-from penstock.core.schema import VectorSpec
+from penstock.core.schema import IndexSchema
 from penstock.sinks import manifests, rows
 
 if TYPE_CHECKING:
@@ -27,15 +26,18 @@ PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 
 
-def table_schema(space: VectorSpec) -> pa.Schema:
+def table_schema(schema: IndexSchema) -> pa.Schema:
     """As rows.schema, with lists for vectors: Delta has none of a fixed size."""
     import pyarrow as pa
 
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
-    if space.kind == "MultiVector":
-        vector = pa.list_(pa.field("element", vector, nullable=False))
-    shape = rows.schema(space)
-    return shape.set(shape.get_field_index(VECTOR), pa.field(VECTOR, vector, nullable=False))
+    shape = rows.schema(schema)
+    for name, space in schema.vectors.items():
+        vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        if space.kind == "MultiVector":
+            vector = pa.list_(pa.field("element", vector, nullable=False))
+        column = rows.vector_column(name)
+        shape = shape.set(shape.get_field_index(column), pa.field(column, vector, nullable=False))
+    return shape
 
 
 class Pending:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, SinkUnavailable, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, MultiVector, Point, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, rows
 
 if TYPE_CHECKING:
@@ -102,17 +102,22 @@ def crowded(table: Any) -> bool:
     return any(stats.num_unindexed_rows > INDEX_ROWS // 4 for stats in found if stats)
 
 
-def unindexed(table: Any, space: VectorSpec) -> bool:
-    """Whether the table has outgrown comparing with every vector."""
-    return space.kind == "Dense" and table.count_rows() >= INDEX_ROWS and not table.list_indices()
+def unindexed(table: Any, schema: IndexSchema) -> list[str]:
+    """The names of the vectors for which the table has outgrown comparing with every one."""
+    dense = [name for name, space in schema.vectors.items() if space.kind == "Dense"]
+    if not dense or table.count_rows() < INDEX_ROWS:
+        return []
+    indexed = {column for index in table.list_indices() for column in index.columns}
+    return [name for name in dense if rows.vector_column(name) not in indexed]
 
 
-def _fetch(table: Any, space: VectorSpec, ids: Sequence[str]) -> list[Point]:
+def _fetch(table: Any, schema: IndexSchema, ids: Sequence[str]) -> list[Point]:
     found: list[Point] = []
+    columns = [*rows.COLUMNS, *map(rows.vector_column, schema.vectors)]
     for start in range(0, len(ids), PAGE):
-        query = table.search().where(rows.listed(ids[start : start + PAGE])).select([*rows.COLUMNS, VECTOR])
+        query = table.search().where(rows.listed(ids[start : start + PAGE])).select(columns)
         for batch in query.to_batches(PAGE):
-            found += rows.points(batch, space)
+            found += rows.points(batch, schema)
     return found
 
 
@@ -123,6 +128,7 @@ class LanceSink(Sink):
     """
 
     accepts = frozenset({Dense, MultiVector})
+    named = True
     max_rows = 1024  # benchmarks/sinks.py, 200,000 points: 398 MB at its peak; 700 with batches of 2,048
     writers = 2
     """One makes a table of its points while the other's is written."""
@@ -161,7 +167,7 @@ class LanceSink(Sink):
 
     def open(self, manifest: Manifest) -> None:
         place = self._place
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self.url)
+        manifests.supported(manifest.schema, self)
         if kept := place.manifest():
             manifests.agree(kept, manifest, self.url)
         manifests.make_folder(place.folder, self.url)
@@ -178,9 +184,7 @@ class LanceSink(Sink):
             if kept is None:
                 # In this format a column whose values are mostly equal is read at once: benchmarks/serve.py.
                 how = {"new_table_data_storage_version": "2.1"}
-                table = database.create_table(
-                    place.table, schema=rows.schema(manifest.schema.only), storage_options=how
-                )
+                table = database.create_table(place.table, schema=rows.schema(manifest.schema), storage_options=how)
                 table.set_unenforced_primary_key("id")
                 manifests.keep(place.sidecar, manifest)
         self._table, self._manifest = table, kept or manifest
@@ -198,13 +202,13 @@ class LanceSink(Sink):
         return self._table
 
     @property
-    def _space(self) -> VectorSpec:
+    def _schema(self) -> IndexSchema:
         assert self._manifest is not None
-        return self._manifest.schema.only
+        return self._manifest.schema
 
     def write(self, points: Sequence[Point]) -> None:
         table = self._opened()
-        batch = rows.Batch(points, self._space, self.url)
+        batch = rows.Batch(points, self._schema, self.url)
         if batch.rows:
             import pyarrow as pa
 
@@ -249,7 +253,7 @@ class LanceSink(Sink):
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         table = self._opened()
         with _errors(self.url):
-            return _fetch(table, self._space, list(dict.fromkeys(ids)))
+            return _fetch(table, self._schema, list(dict.fromkeys(ids)))
 
     def maintain(self) -> None:
         """Compact where there are many fragments, and index the vectors where there are many rows."""
@@ -257,7 +261,7 @@ class LanceSink(Sink):
         with _errors(self.url):
             if self._compactor:
                 self._compactor.wait()
-                if crowded(table) or unindexed(table, self._space):
+                if crowded(table) or unindexed(table, self._schema):
                     self._compactor.run()
         self.flush()
 
@@ -406,7 +410,7 @@ class LanceIndex(Index):
     def close(self) -> None:
         self._table = None
 
-    def _opened(self) -> tuple[Any, VectorSpec]:
+    def _opened(self) -> tuple[Any, IndexSchema]:
         if self._table is None or self._manifest is None:
             raise SinkError(f"{self._place.url} is not open")
         now = time.time_ns()
@@ -417,29 +421,30 @@ class LanceIndex(Index):
             if changed != self._changed or not changed + SETTLED < now < self._looked + SETTLED:
                 self._table.checkout_latest()
                 self._changed, self._looked = changed, now
-        return self._table, self._manifest.schema.only
+        return self._table, self._manifest.schema
 
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        table, space = self._opened()
-        rows.check(vector, space, f"a query of {self._place.url}")
+        table, schema = self._opened()
+        name, space = rows.target(vector, schema, using, self._place.url)
         assert isinstance(vector, Dense | MultiVector)
         if k < 1:
             return []
         wanted = filters.parse(where)
         with _errors(self._place.url):
-            query = table.search(vector.values, vector_column_name=VECTOR).distance_type(space.metric).limit(k)
-            query = query.nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k))).select([*rows.COLUMNS, "_distance"])
+            query = table.search(vector.values, vector_column_name=rows.vector_column(name))
+            query = query.distance_type(space.metric).limit(k).nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k)))
+            query = query.select([*rows.COLUMNS, "_distance"])
             if wanted:
                 # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
                 query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
             return _hits(query.to_arrow(), vector, space.metric)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        table, space = self._opened()
+        table, schema = self._opened()
         with _errors(self._place.url):
-            return _fetch(table, space, list(dict.fromkeys(ids)))
+            return _fetch(table, schema, list(dict.fromkeys(ids)))
 
     def count(self) -> int:
         table, _ = self._opened()

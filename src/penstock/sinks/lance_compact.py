@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from penstock.core.errors import SinkError
-from penstock.core.records import VECTOR
+from penstock.sinks import rows
 from penstock.sinks.lance import _Place, crowded, unindexed
 
 KEEP = timedelta(minutes=5)
@@ -29,15 +29,16 @@ def compact(url: str) -> None:
         table = place.connect().open_table(place.table)
         if crowded(table):
             table.optimize(cleanup_older_than=KEEP)
-        if unindexed(table, manifest.schema.only):
+        for name in unindexed(table, manifest.schema):
             from lancedb.index import IvfRq, IvfSq
 
+            space = manifest.schema.vectors[name]
             # A bit a dimension tells well enough which few to compare exactly, and is read in no time.
-            kind = IvfSq if manifest.schema.only.dim % 8 else IvfRq
+            kind = IvfSq if space.dim % 8 else IvfRq
             # As many parts as each then has rows: half as many rows are looked at as in parts of LanceDB's own size.
             parts = math.isqrt(table.count_rows())
-            how = kind(distance_type=manifest.schema.only.metric, num_partitions=parts, max_iterations=10)
-            table.create_index(VECTOR, config=how)
+            how = kind(distance_type=space.metric, num_partitions=parts, max_iterations=10)
+            table.create_index(rows.vector_column(name), config=how)
 
 
 @contextmanager

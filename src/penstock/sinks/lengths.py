@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from penstock.core.schema import VectorSpec
 from penstock.sinks import rows
 
 UNIT = 1e-6
@@ -39,13 +38,14 @@ def units(values: Any) -> tuple[Any, Any]:
     return values, other
 
 
-def lying(batch: rows.Batch, space: VectorSpec) -> Iterator[tuple[Any, bool]]:
-    """For each row of the batch what is to lie there, and whether that is another vector than the row's."""
+def lying(vectors: rows.Vectors) -> Iterator[tuple[Any, bool]]:
+    """For each row of a batch the vector that the store keeps, and whether it is another one than the row's."""
     import numpy as np
 
-    stacked = batch.flat.reshape(-1, space.dim)
+    space = vectors.space
+    stacked = vectors.flat.reshape(-1, space.dim)
     stacked, other = units(stacked) if space.metric == "cosine" else (stacked, np.zeros(len(stacked), bool))
     listed, others, end = stacked.tolist(), other.tolist(), 0
-    for values in batch.vectors:
+    for values in vectors.rows:
         start, end = end, end + (1 if values.ndim == 1 else len(values))
         yield listed[start] if values.ndim == 1 else listed[start:end], any(others[start:end])

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from penstock.core import schema
+from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.records import NOTHING, VECTOR
+from penstock.core.schema import IndexSchema, Manifest, from_dict, from_space, to_dict
 
 METRICS = ("cosine", "dot", "l2")
+PRODUCTS: Mapping[str, Sequence[str]] = dict.fromkeys(("Sparse", "MultiVector"), ("cosine", "dot"))
+"""Metrics by kind, of stores that compare only dense vectors by their distance."""
 
 
 def place(url: str, scheme: str, example: str) -> tuple[Path, dict[str, str]]:
@@ -40,7 +44,7 @@ FORMAT = 2
 def to_json(manifest: Manifest) -> str:
     kept = {
         "penstock": FORMAT,
-        "schema": schema.to_dict(manifest.schema),
+        "schema": to_dict(manifest.schema),
         "owners": dict(manifest.owners),
         "current": manifest.current,
         "former": manifest.former,
@@ -57,7 +61,7 @@ def from_json(text: str | bytes, url: str) -> Manifest:
                 f" {FORMAT}): upgrade with `pip install --upgrade penstock`"
             )
         owners = kept.get("owners") or ({"": kept["owner"]} if kept.get("owner") else {})
-        made_of = schema.from_dict(kept["schema"]) if version > 1 else schema.from_space(kept["space"])
+        made_of = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
         return Manifest(made_of, owners, kept.get("current", 0), kept.get("former"))
     except (ValueError, KeyError, TypeError) as error:
         raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error}") from error
@@ -86,11 +90,23 @@ def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
         )
 
 
-def supported(space: VectorSpec, kinds: set[str], url: str) -> None:
-    if space.kind not in kinds:
-        raise UsageError(f"{url} takes {' and '.join(sorted(kinds))} vectors, not {space.kind}")
-    if space.metric not in METRICS:
-        raise UsageError(f"{url} knows the metrics {', '.join(METRICS)}, not {space.metric!r}")
+def supported(schema: IndexSchema, sink: Sink, metrics: Mapping[str, Sequence[str]] = NOTHING) -> None:
+    """Raise UsageError unless the sink can hold vectors of this schema: their number, names, kinds and metrics.
+
+    `metrics` has those of each kind for which the store does not know all.
+    """
+    if not sink.named and schema.vectors.keys() != {VECTOR}:
+        raise UsageError(
+            f"{sink.url} holds one vector a chunk, without a name; this model makes {', '.join(schema.vectors)}. Use a"
+            " single model, or a store that holds named vectors"
+        )
+    kinds = {kind.__name__ for kind in sink.accepts}
+    for spec in schema.vectors.values():
+        if spec.kind not in kinds:
+            raise UsageError(f"{sink.url} takes {' and '.join(sorted(kinds))} vectors, not {spec.kind}")
+        if spec.metric not in (known := metrics.get(spec.kind, METRICS)):
+            of_kind = f" for {spec.kind} vectors" if spec.kind in metrics else ""
+            raise UsageError(f"{sink.url} knows the metrics {', '.join(known)}{of_kind}, not {spec.metric!r}")
 
 
 def make_folder(folder: Path, url: str) -> None:

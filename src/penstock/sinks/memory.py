@@ -12,7 +12,7 @@ import numpy as np
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, MultiVector, Point, Sparse, Vector
+from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
 
@@ -45,6 +45,7 @@ class MemorySink(Sink):
     """A store of this process: whoever opens the same name here sees the same points."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    named = True
     max_rows = 4096
     writers = 8
 
@@ -78,7 +79,7 @@ class MemorySink(Sink):
         forget(self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
+        manifests.supported(manifest.schema, self)
         if (kept := self._store.manifest) is None:
             self._store.manifest = manifest
         else:
@@ -88,12 +89,10 @@ class MemorySink(Sink):
         self._store.manifest = manifest
 
     def write(self, points: Sequence[Point]) -> None:
-        space = self._manifest.schema.only
+        schema = self._manifest.schema
         kept = {}
         for point in points:
-            if VECTOR not in point.vectors:
-                raise SinkError(f"{self._url}: point {point.id} has no vector named {VECTOR!r}")
-            rows.check(point.vectors[VECTOR], space, f"{self._url}, point {point.id}")
+            rows.check_point(point, schema, self._url)
             # An array may be a slice of a batch, or be filled anew by the embedder: keep a copy, and no tokens.
             vectors = {name: _copy(vector) for name, vector in point.vectors.items()}
             kept[point.id] = Point(replace(point.chunk, tokens=None), vectors)
@@ -158,15 +157,14 @@ class MemoryIndex(Index):
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        space = self.manifest().schema.only
-        rows.check(vector, space, f"a query of {self._sink.url}")
+        name, space = rows.target(vector, self.manifest().schema, using, self._sink.url)
         wanted = filters.parse(where)
         with self._sink._store.lock:
             points = list(self._sink._store.points.values())
         points = [p for p in points if wanted is None or filters.passes(p.chunk, wanted)]
         if not points or k < 1:
             return []
-        found = scores(vector, [p.vectors[VECTOR] for p in points], space.metric)
+        found = scores(vector, [p.vectors[name] for p in points], space.metric)
         best = np.argsort(-found, kind="stable")[:k]
         return [Hit(float(found[i]), points[i].chunk) for i in best]
 

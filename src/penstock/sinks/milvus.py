@@ -22,7 +22,7 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import TooLarge, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, Point, Sparse, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import address, manifests, rows, sparse
 from penstock.sinks.milvus_wire import Collection, literal
 from penstock.sinks.store import Store
@@ -263,8 +263,7 @@ class MilvusSink(_Milvus, Sink):
         return name
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {"Dense", "Sparse"}, self._url)
-        sparse.products(manifest.schema.only, self._url)
+        manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         collection = self._connect()
         try:
             kept = collection.manifest()
@@ -283,7 +282,7 @@ class MilvusSink(_Milvus, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         collection, space = self._opened()
-        batch = sparse.batched(points, space, self._url, refused="negative or zero")
+        batch = sparse.batched(points, single(space), self._url, refused="negative or zero")
         data = []
         for cells, vector in zip(batch.rows, batch.vectors, strict=True):
             try:

@@ -24,7 +24,7 @@ from zlib import crc32
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.records import Dense, MultiVector, Point
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, rows
 from penstock.support.locks import Held, Lockfile
 
@@ -163,6 +163,7 @@ class ParquetSink(Sink):
     """A folder of Parquet files: `parquet://./folder`. One process writes at a time."""
 
     accepts = frozenset({Dense, MultiVector})
+    named = True
     max_rows = 4096
 
     def __init__(self, url: str) -> None:
@@ -196,7 +197,7 @@ class ParquetSink(Sink):
         return manifests.read(self._sidecar, self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {kind.__name__ for kind in self.accepts}, self._url)
+        manifests.supported(manifest.schema, self)
         if kept := self.manifest():
             manifests.agree(kept, manifest, self._url)
         manifests.make_folder(self._path, self._url)
@@ -227,10 +228,10 @@ class ParquetSink(Sink):
             (self._path / ".lock").unlink(missing_ok=True)
             self._path.rmdir()
 
-    def _opened(self) -> tuple[_Folder, VectorSpec]:
+    def _opened(self) -> tuple[_Folder, IndexSchema]:
         if self._folder is None or self._manifest is None:
             raise SinkError(f"{self._url} is not open")
-        return self._folder, self._manifest.schema.only
+        return self._folder, self._manifest.schema
 
     def _claim(self) -> None:
         """Become the one that writes here, until `close`: parts are numbered, and two would take the same numbers."""
@@ -243,10 +244,10 @@ class ParquetSink(Sink):
                 torn.unlink()
 
     def _current(self) -> _Part:
-        folder, space = self._opened()
+        folder, schema = self._opened()
         self._claim()
         if self._part is None:
-            self._part = _Part(folder.path, folder.next_number(), rows.schema(space))
+            self._part = _Part(folder.path, folder.next_number(), rows.schema(schema))
         return self._part
 
     def _finish(self) -> None:
@@ -255,8 +256,8 @@ class ParquetSink(Sink):
             part.finish()
 
     def write(self, points: Sequence[Point]) -> None:
-        _, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        _, schema = self._opened()
+        batch = rows.Batch(points, schema, self._url)
         if batch.rows:
             with self._lock, _errors(self._url):
                 part = self._current()
@@ -295,7 +296,7 @@ class ParquetSink(Sink):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        folder, space = self._opened()
+        folder, schema = self._opened()
         wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
         found: list[Point] = []
         with _errors(self._url):
@@ -303,12 +304,14 @@ class ParquetSink(Sink):
                 there = mask & _among(folder, name, wanted, pc)
                 if there.any():
                     for table in folder.tables(name, there):
-                        found += [p for batch in table.combine_chunks().to_batches() for p in rows.points(batch, space)]
+                        found += [
+                            p for batch in table.combine_chunks().to_batches() for p in rows.points(batch, schema)
+                        ]
         return found
 
     def maintain(self) -> None:
         """Rewrite what holds rows that do not count, or is cut too small; then let the old files go, notes last."""
-        folder, space = self._opened()
+        folder, schema = self._opened()
         self._claim()
         self.flush()
         with self._lock, _errors(self._url):
@@ -319,7 +322,7 @@ class ParquetSink(Sink):
             try:
                 for name in old:
                     for table in folder.tables(name, masks[name]):
-                        part = part or _Part(folder.path, folder.next_number(), rows.schema(space))
+                        part = part or _Part(folder.path, folder.next_number(), rows.schema(schema))
                         part.write(table)
                         if part.full:
                             part.finish()

@@ -25,7 +25,7 @@ from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
 from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
 from penstock.core.records import VECTOR, Chunk, Dense, Hit, MultiVector, Point, Sparse, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.lengths import key, lying, units
 from penstock.sinks.store import Store, line, secret
@@ -338,10 +338,7 @@ class QdrantSink(_Qdrant, Sink):
         return name
 
     def open(self, manifest: Manifest) -> None:
-        space = manifest.schema.only
-        manifests.supported(space, {"Dense", "MultiVector", "Sparse"}, self._url)
-        if space.metric == "l2" and space.kind != "Dense":
-            raise UsageError(f"{self._url} knows the metrics cosine and dot for {space.kind} vectors, not 'l2'")
+        manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         if self._where.folder is not None and self._client is None:
             manifests.make_folder(self._where.folder, self._url)
         collection = self._connect()
@@ -400,7 +397,7 @@ class QdrantSink(_Qdrant, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         collection, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        batch = rows.Batch(points, single(space), self._url)
         structs = self._structs(batch, points, space, collection.models)
         refused = self._put(collection, structs)
         if len(refused) == len(structs) > 1:
@@ -419,7 +416,7 @@ class QdrantSink(_Qdrant, Sink):
             pairs = zip(ids, batch.vectors, strict=True)
             lie = ((m.SparseVector(indices=newest[id].tolist(), values=v.tolist()), False) for id, v in pairs)
         else:
-            lie = lying(batch, space)
+            lie = lying(*batch.columns.values())
         made = []
         for cells, values, (vector, other) in zip(batch.rows, batch.vectors, lie, strict=True):
             payload = dict(zip(rows.COLUMNS, cells, strict=True))

@@ -6,14 +6,14 @@ A chunk comes back as it was, but for `tokens`, which are not kept. Headings and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import Rejected, SinkError
 from penstock.core.filters import literal
 from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Vector
-from penstock.core.schema import VectorSpec
+from penstock.core.schema import IndexSchema, VectorSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,65 +64,121 @@ def _mapping(value: object) -> dict[Any, Any]:
 _json = json.JSONEncoder(ensure_ascii=False, default=_mapping).encode
 
 
-class Batch:
-    """What of a batch can be written, one row an id, the last one counting; and why the rest cannot."""
+class Vectors:
+    """The vectors of one name in a batch: an array a row, and the values of all of them, one after the other."""
 
-    __slots__ = ("flat", "reasons", "rows", "space", "vectors")
+    __slots__ = ("flat", "name", "rows", "space")
 
-    def __init__(self, points: Sequence[Point], space: VectorSpec, url: str) -> None:
+    def __init__(self, name: str, space: VectorSpec, rows: list[Any]) -> None:
         import numpy as np
 
-        self.space = space
-        self.reasons: dict[str, str] = {}
-        self.rows: list[Row] = []
-        self.vectors: list[Any] = []
-        newest = {point.id: point for point in points}.values()
-        vectors = [_values(point, space, url) for point in newest]
-        # All values of all rows, one after the other. Asked of all together, since asking takes longer than looking.
-        self.flat = np.concatenate(vectors, axis=None) if vectors else np.empty(0, np.float32)
-        sound = bool(np.isfinite(self.flat).all())
-        for point, values in zip(newest, vectors, strict=True):
-            try:
-                if not sound and not np.isfinite(values).all():
-                    raise ValueError("its vector holds NaN or infinity")
-                cells = row(point.chunk)
-            except (ValueError, TypeError, RecursionError) as error:
-                self.reasons[point.id] = str(error)
-            else:
-                self.rows.append(cells)
-                self.vectors.append(values)
-        if self.reasons:
-            self.flat = np.concatenate([np.empty(0, np.float32), *self.vectors], axis=None)
+        self.name, self.space, self.rows = name, space, rows
+        self.flat = np.concatenate(rows, axis=None) if rows else np.empty(0, np.float32)
 
-    def finish(self) -> None:
-        """Called when the good ones are written."""
-        if self.reasons:
-            raise Rejected(self.reasons)
-
-    def arrow(self) -> pa.RecordBatch:
+    def arrow(self) -> pa.Array:
         import numpy as np
         import pyarrow as pa
 
-        shape = schema(self.space)
-        columns = list(zip(*self.rows, strict=True)) or [()] * len(COLUMNS)
-        arrays = [pa.array(column, type=shape.field(i).type) for i, column in enumerate(columns)]
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.flat), self.space.dim)
         if self.space.kind == "MultiVector":
-            offsets = np.cumsum([0, *(len(v) for v in self.vectors)], dtype=np.int32)
+            offsets = np.cumsum([0, *(len(v) for v in self.rows)], dtype=np.int32)
             vectors = pa.ListArray.from_arrays(pa.array(offsets), vectors)
-        return pa.record_batch([*arrays, vectors], schema=shape)
+        return vectors
 
 
-def _values(point: Point, space: VectorSpec, url: str) -> Any:
-    """The point's vector as an array of the space's shape."""
+class Batch:
+    """The points of a batch that can be written, one row an id, the last one counting; and why the rest cannot.
+
+    `columns` has the vectors by name. Where there is one, `vectors`, `flat` and `space` are short for those of it.
+    """
+
+    __slots__ = ("columns", "reasons", "rows")
+
+    def __init__(self, points: Sequence[Point], schema: IndexSchema, url: str) -> None:
+        import numpy as np
+
+        self.reasons: dict[str, str] = {}
+        self.rows: list[Row] = []
+        newest = {point.id: point for point in points}.values()
+        for point in newest:
+            check_point(point, schema, url)
+        self.columns = {
+            name: Vectors(name, space, [_values(point.vectors[name]) for point in newest])
+            for name, space in schema.vectors.items()
+        }
+        # Asked of all values together, since asking takes longer than looking.
+        unsound = [column for column in self.columns.values() if not np.isfinite(column.flat).all()]
+        for position, point in enumerate(newest):
+            try:
+                for column in unsound:
+                    if not np.isfinite(column.rows[position]).all():
+                        raise ValueError(f"its {_called(column.name)} holds NaN or infinity")
+                cells = row(point.chunk)
+            except (ValueError, TypeError, RecursionError) as error:
+                self.reasons[point.id] = str(error)
+                cells = (point.id,)
+            self.rows.append(cells)
+        if self.reasons:
+            self.refuse(self.reasons)
+
+    def refuse(self, reasons: Mapping[str, str]) -> None:
+        """Leave these ids out of what is written, and have `finish` say why."""
+        self.reasons |= reasons
+        kept = [position for position, cells in enumerate(self.rows) if cells[0] not in reasons]
+        self.rows = [self.rows[position] for position in kept]
+        self.columns = {
+            name: Vectors(name, column.space, [column.rows[position] for position in kept])
+            for name, column in self.columns.items()
+        }
+
+    def finish(self) -> None:
+        """Raise Rejected for the points that were left out; called when the others are written."""
+        if self.reasons:
+            raise Rejected(self.reasons)
+
+    @property
+    def _only(self) -> Vectors:
+        (column,) = self.columns.values()
+        return column
+
+    @property
+    def vectors(self) -> list[Any]:
+        return self._only.rows
+
+    @property
+    def flat(self) -> Any:
+        return self._only.flat
+
+    @property
+    def space(self) -> VectorSpec:
+        return self._only.space
+
+    def arrow(self) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        shape = schema(IndexSchema({name: column.space for name, column in self.columns.items()}))
+        columns = list(zip(*self.rows, strict=True)) or [()] * len(COLUMNS)
+        arrays = [pa.array(cells, type=shape.field(i).type) for i, cells in enumerate(columns)]
+        return pa.record_batch([*arrays, *(column.arrow() for column in self.columns.values())], schema=shape)
+
+
+def _called(name: str) -> str:
+    return "vector" if name == VECTOR else f"vector {name!r}"
+
+
+def _values(vector: Vector) -> Any:
     import numpy as np
 
-    vector = point.vectors.get(VECTOR)
-    if vector is None or len(point.vectors) != 1:
-        names = ", ".join(sorted(point.vectors)) or "none"
-        raise SinkError(f"{url} takes one vector a point, named {VECTOR!r}; point {point.id} has: {names}")
-    check(vector, space, f"{url}, point {point.id}")
     return np.ascontiguousarray(vector.values, dtype=np.float32)
+
+
+def check_point(point: Point, schema: IndexSchema, url: str) -> None:
+    """Raise SinkError unless the point has the vectors of the schema, and no others."""
+    if point.vectors.keys() != schema.vectors.keys():
+        has, takes = (", ".join(sorted(names)) or "none" for names in (point.vectors, schema.vectors))
+        raise SinkError(f"{url}, point {point.id}: it has the vectors {has}; the index takes {takes}")
+    for name, space in schema.vectors.items():
+        check(point.vectors[name], space, f"{url}, point {point.id}")
 
 
 def check(vector: Vector, space: VectorSpec, where: str) -> None:
@@ -136,14 +192,32 @@ def check(vector: Vector, space: VectorSpec, where: str) -> None:
             raise SinkError(f"{where}: a vector of shape {vector.values.shape}; the index has {space.dim} dimensions")
 
 
-def schema(space: VectorSpec) -> pa.Schema:
+def target(query: Vector, schema: IndexSchema, using: str | None, url: str) -> tuple[str, VectorSpec]:
+    """The name of the vectors that a search compares with, and their space.
+
+    Raises UsageError where `using` names none of them, and SinkError where the query is of another space.
+    """
+    name = schema.name(using)
+    space = schema.vectors[name]
+    check(query, space, f"a query of {url}")
+    return name, space
+
+
+def vector_column(name: str) -> str:
+    """The column or field that holds the vectors of that name."""
+    return VECTOR if name == VECTOR else f"{VECTOR}_{name}"
+
+
+def schema(of: IndexSchema) -> pa.Schema:
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
     types = {"ordinal": number, "start": number, "end": number, "page": number, "image": pa.binary()}
     fields = [pa.field(name, types.get(name, text), nullable=name in ("page", "image")) for name in COLUMNS]
-    vector = pa.list_(pa.float32(), space.dim)
-    fields.append(pa.field(VECTOR, pa.list_(vector) if space.kind == "MultiVector" else vector, nullable=False))
+    for name, space in of.vectors.items():
+        vector = pa.list_(pa.float32(), space.dim)
+        kept = pa.list_(vector) if space.kind == "MultiVector" else vector
+        fields.append(pa.field(vector_column(name), kept, nullable=False))
     return pa.schema(fields)
 
 
@@ -152,15 +226,19 @@ def chunks(batch: pa.RecordBatch) -> list[Chunk]:
     return [chunk(cells) for cells in zip(*columns, strict=True)]
 
 
-def points(batch: pa.RecordBatch, space: VectorSpec) -> list[Point]:
-    found = chunks(batch)
-    column = batch.column(VECTOR)
-    vectors: Iterable[Vector]
+def points(batch: pa.RecordBatch, schema: IndexSchema) -> list[Point]:
+    columns = [_vectors(batch.column(vector_column(name)), space) for name, space in schema.vectors.items()]
+    names = tuple(schema.vectors)
+    return [
+        Point(chunk, dict(zip(names, vectors, strict=True)))
+        for chunk, *vectors in zip(chunks(batch), *columns, strict=True)
+    ]
+
+
+def _vectors(column: pa.Array, space: VectorSpec) -> Iterator[Vector]:
     if space.kind == "MultiVector":
-        vectors = (MultiVector(_matrix(column[i].values, space.dim)) for i in range(len(column)))
-    else:
-        vectors = (Dense(values) for values in _matrix(column, space.dim))
-    return [Point(c, {VECTOR: v}) for c, v in zip(found, vectors, strict=True)]
+        return (MultiVector(_matrix(column[i].values, space.dim)) for i in range(len(column)))
+    return (Dense(values) for values in _matrix(column, space.dim))
 
 
 def _matrix(vectors: pa.FixedSizeListArray, dim: int) -> Any:

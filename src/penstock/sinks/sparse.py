@@ -9,41 +9,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import VECTOR, Point, Sparse
-from penstock.core.schema import VectorSpec
+from penstock.core.errors import SinkError
+from penstock.core.records import Point, Sparse
+from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 
 
-def products(space: VectorSpec, url: str) -> None:
-    """Raise UsageError for a metric that there is not for the space's kind."""
-    if space.metric == "l2" and space.kind != "Dense":
-        raise UsageError(f"{url} knows the metrics cosine and dot for {space.kind} vectors, not 'l2'")
-
-
-def batched(points: Sequence[Point], space: VectorSpec, url: str, *, refused: str = "", most: int = 0) -> rows.Batch:
-    """A batch whose `vectors` are Sparse, where the space's are.
+def batched(points: Sequence[Point], schema: IndexSchema, url: str, *, refused: str = "", most: int = 0) -> rows.Batch:
+    """A batch whose `rows` of each Sparse space are Sparse vectors.
 
     `refused` says which values the store does not take ("negative", "zero" or "negative or zero"), `most` how many.
     """
-    batch = rows.Batch(points, space, url)
-    if space.kind != "Sparse":
+    batch = rows.Batch(points, schema, url)
+    names = [name for name, space in schema.vectors.items() if space.kind == "Sparse"]
+    if not names:
         return batch
-    newest = {point.id: cast(Sparse, point.vectors[VECTOR]) for point in points}
-    kept: list[tuple[rows.Row, Sparse]] = []
-    for cells in batch.rows:
+    newest = {point.id: point for point in points}
+    kept: dict[str, list[Sparse]] = {name: [] for name in names}
+    reasons: dict[str, str] = {}
+    for id, *_ in batch.rows:
         try:
-            vector = ordered(newest[cells[0]])
-            if most and len(vector.values) > most:
-                raise ValueError(f"its vector has {len(vector.values):,} values, and the store takes {most:,}")
-            if ("negative" in refused and (vector.values < 0).any()) or ("zero" in refused and not vector.values.all()):
-                raise ValueError(f"its vector holds a value that is {refused}, which the store does not take")
+            vectors = [_taken(cast(Sparse, newest[id].vectors[name]), refused, most) for name in names]
         except ValueError as error:
-            batch.reasons[cells[0]] = str(error)
+            reasons[id] = str(error)
         else:
-            kept.append((cells, vector))
-    batch.rows, batch.vectors = [cells for cells, _ in kept], [vector for _, vector in kept]
+            for name, vector in zip(names, vectors, strict=True):
+                kept[name].append(vector)
+    if reasons:
+        batch.refuse(reasons)
+    for name in names:
+        batch.columns[name].rows = list(kept[name])
     return batch
+
+
+def _taken(vector: Sparse, refused: str, most: int) -> Sparse:
+    """With its entries in order. Raises ValueError where the store does not take it."""
+    vector = ordered(vector)
+    if most and len(vector.values) > most:
+        raise ValueError(f"its vector has {len(vector.values):,} values, and the store takes {most:,}")
+    if ("negative" in refused and (vector.values < 0).any()) or ("zero" in refused and not vector.values.all()):
+        raise ValueError(f"its vector holds a value that is {refused}, which the store does not take")
+    return vector
 
 
 def asked(query: Sparse, url: str, *, negative: bool = True) -> Sparse:

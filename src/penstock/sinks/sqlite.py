@@ -18,11 +18,12 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, rows
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
 PAGE = 500
+METRICS = {"Dense": ("cosine", "l2")}
 LARGEST_K = 4096
 """What sqlite-vec answers at most."""
 
@@ -98,19 +99,28 @@ class _File:
     def count(self) -> int:
         return int(self.all("SELECT count(*) FROM chunks")[0][0])
 
-    def fetch(self, ids: Sequence[str]) -> list[Point]:
+    def fetch(self, ids: Sequence[str], schema: IndexSchema) -> list[Point]:
         found: list[Point] = []
         wanted = list(dict.fromkeys(ids))
+        names, width = tuple(schema.vectors), len(rows.COLUMNS)
+        embeddings = ", ".join(f"{_table(name)}.embedding" for name in names)
+        joins = " ".join(f'JOIN {_table(name)} ON {_table(name)}.rowid = chunks."key"' for name in names)
         for start in range(0, len(wanted), PAGE):
             page = wanted[start : start + PAGE]
-            sql = f"""SELECT {_COLUMNS}, embedding FROM chunks JOIN vectors ON vectors.rowid = chunks."key"
-                WHERE id IN ({_marks(page)})"""
-            found += [Point(rows.chunk(cells[:-1]), {VECTOR: _dense(cells[-1])}) for cells in self.all(sql, page)]
+            sql = f"SELECT {_COLUMNS}, {embeddings} FROM chunks {joins} WHERE id IN ({_marks(page)})"
+            for cells in self.all(sql, page):
+                vectors = dict(zip(names, map(_dense, cells[width:]), strict=True))
+                found.append(Point(rows.chunk(cells[:width]), vectors))
         return found
 
     def close(self) -> None:
         with self.turn():
             self.connection.close()
+
+
+def _table(name: str) -> str:
+    """The table of the vectors of that name."""
+    return "vectors" if name == VECTOR else f"vectors_{name}"
 
 
 def _marks(values: Sequence[object]) -> str:
@@ -132,6 +142,7 @@ def _dense(blob: bytes) -> Dense:
 class SqliteSink(Sink):
     """One file: `sqlite://./notes.db`. Any number of processes read while one writes."""
 
+    named = True
     max_rows = 1024
 
     def __init__(self, url: str) -> None:
@@ -163,9 +174,9 @@ class SqliteSink(Sink):
             path.unlink(missing_ok=True)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {"Dense"}, self._url)
         if kept := self.manifest():
             manifests.agree(kept, manifest, self._url)
+        manifests.supported(manifest.schema, self, METRICS)
         manifests.make_folder(self._path.parent, self._url)
         file = _File(self._path, self._url, readonly=False)
         try:
@@ -182,19 +193,17 @@ class SqliteSink(Sink):
     def _create(self, file: _File, manifest: Manifest) -> None:
         if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
             raise SinkError(f"{self._url} is a database that is not Penstock's; name another file")
-        space = manifest.schema.only
-        if space.metric not in ("cosine", "l2"):
-            raise UsageError(f"{self._url} knows the metrics cosine and l2, not {space.metric!r}")
         with file.connection:
             file.connection.execute(_SCHEMA)
-            embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
-            file.connection.execute(f"CREATE VIRTUAL TABLE vectors USING vec0({embedding})")
+            for name, space in manifest.schema.vectors.items():
+                embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
+                file.connection.execute(f"CREATE VIRTUAL TABLE {_table(name)} USING vec0({embedding})")
             file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
 
-    def _opened(self) -> tuple[_File, VectorSpec]:
+    def _opened(self) -> tuple[_File, IndexSchema]:
         if self._file is None or self._manifest is None:
             raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.schema.only
+        return self._file, self._manifest.schema
 
     def replace_manifest(self, manifest: Manifest) -> None:
         file, _ = self._opened()
@@ -202,8 +211,8 @@ class SqliteSink(Sink):
         self._manifest = manifest
 
     def write(self, points: Sequence[Point]) -> None:
-        file, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        file, schema = self._opened()
+        batch = rows.Batch(points, schema, self._url)
         with file.turn(), file.connection:
             keys = dict(_keys(file, [cells[0] for cells in batch.rows]))
             ((last,),) = file.all('SELECT coalesce(max("key"), 0) FROM chunks')
@@ -211,19 +220,22 @@ class SqliteSink(Sink):
             numbered = [(*cells, keys.get(cells[0]) or next(fresh)) for cells in batch.rows]
             sql = f'INSERT OR REPLACE INTO chunks ({_COLUMNS}, "key") VALUES ({_marks(rows.COLUMNS)}, ?)'
             file.connection.executemany(sql, numbered)
-            vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(batch.vectors, numbered, strict=True)]
-            # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold.
-            old = [pair for pair in vectors if pair[1] <= last]
-            file.connection.executemany("UPDATE vectors SET embedding = ? WHERE rowid = ?", old)
-            new = [pair for pair in vectors if pair[1] > last]
-            file.connection.executemany("INSERT INTO vectors(embedding, rowid) VALUES (?, ?)", new)
+            for name, column in batch.columns.items():
+                table = _table(name)
+                vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(column.rows, numbered, strict=True)]
+                # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold.
+                old = [pair for pair in vectors if pair[1] <= last]
+                file.connection.executemany(f"UPDATE {table} SET embedding = ? WHERE rowid = ?", old)
+                new = [pair for pair in vectors if pair[1] > last]
+                file.connection.executemany(f"INSERT INTO {table}(embedding, rowid) VALUES (?, ?)", new)
         batch.finish()
 
     def delete(self, ids: Sequence[str]) -> None:
-        file, _ = self._opened()
+        file, schema = self._opened()
         with file.turn(), file.connection:
             keys = [(key,) for _, key in _keys(file, ids)]
-            file.connection.executemany("DELETE FROM vectors WHERE rowid = ?", keys)
+            for name in schema.vectors:
+                file.connection.executemany(f"DELETE FROM {_table(name)} WHERE rowid = ?", keys)
             file.connection.executemany('DELETE FROM chunks WHERE "key" = ?', keys)
 
     def flush(self) -> None:
@@ -241,7 +253,8 @@ class SqliteSink(Sink):
             last = page[-1][0]
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self._opened()[0].fetch(ids)
+        file, schema = self._opened()
+        return file.fetch(ids, schema)
 
     def close(self) -> None:
         if self._file is not None:
@@ -284,16 +297,16 @@ class SqliteIndex(Index):
             self._file.close()
         self._file = None
 
-    def _opened(self) -> tuple[_File, VectorSpec]:
+    def _opened(self) -> tuple[_File, IndexSchema]:
         if self._file is None or self._manifest is None:
             raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.schema.only
+        return self._file, self._manifest.schema
 
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        file, space = self._opened()
-        rows.check(vector, space, f"a query of {self._url}")
+        file, schema = self._opened()
+        name, space = rows.target(vector, schema, using, self._url)
         if k < 1:
             return []
         if k > LARGEST_K:
@@ -304,7 +317,7 @@ class SqliteIndex(Index):
             condition = filters.sql(wanted, filters.Parameters("?", values))
             within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {condition})'
         sql = f"""WITH nearest AS (
-                SELECT rowid AS "key", distance FROM vectors WHERE embedding MATCH ? AND k = ? {within})
+                SELECT rowid AS "key", distance FROM {_table(name)} WHERE embedding MATCH ? AND k = ? {within})
             SELECT {_COLUMNS}, distance FROM nearest JOIN chunks USING ("key") ORDER BY distance"""
         assert isinstance(vector, Dense)
         query = vector.values.astype("float32").tobytes()
@@ -313,7 +326,8 @@ class SqliteIndex(Index):
         return [Hit(best - cells[-1], rows.chunk(cells[:-1])) for cells in found]
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self._opened()[0].fetch(ids)
+        file, schema = self._opened()
+        return file.fetch(ids, schema)
 
     def count(self) -> int:
         return self._opened()[0].count()

@@ -25,8 +25,8 @@ from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, SinkUnavailable, TooLarge, UsageError
 from penstock.core.records import VECTOR, Chunk, Dense, Hit, MultiVector, Point, Sparse, Vector
-from penstock.core.schema import Manifest, VectorSpec
-from penstock.sinks import manifests, rows, sparse
+from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.sinks import manifests, rows
 from penstock.sinks.lengths import key, lying, units
 from penstock.sinks.store import Store, line
 from penstock.sinks.weaviate_filter import LARGEST_NUMBER, always, digest, translate
@@ -153,8 +153,7 @@ class WeaviateSink(_Weaviate, Sink):
             return name if server.alias(name) else ""
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema.only, {"Dense", "MultiVector"}, self._url)
-        sparse.products(manifest.schema.only, self._url)
+        manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         server = self._connect()
         try:
             kept = server.manifest()
@@ -209,11 +208,12 @@ class WeaviateSink(_Weaviate, Sink):
 
     def write(self, points: Sequence[Point]) -> None:
         server, space = self._opened()
-        batch = rows.Batch(points, space, self._url)
+        batch = rows.Batch(points, single(space), self._url)
         make, objects, size = server.classes.data.DataObject, list[Any](), 0
         refused: dict[str, str] = {}
         sent = 0
-        for cells, values, (vector, changed) in zip(batch.rows, batch.vectors, lying(batch, space), strict=True):
+        lie = lying(*batch.columns.values())
+        for cells, values, (vector, changed) in zip(batch.rows, batch.vectors, lie, strict=True):
             id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
             if max(abs(ordinal), abs(start), abs(end), abs(page or 0)) > LARGEST_NUMBER:
                 batch.reasons[id] = "a number beyond 2^53, which Weaviate does not keep"

@@ -18,7 +18,6 @@ For a store that is a server, `unreachable(sink, index, secret)` is one more tes
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import socket
@@ -31,20 +30,47 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import PenstockError, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.filters import parse, passes
-from penstock.core.records import VECTOR, Chunk, Dense, Metadata, MultiVector, Point, Sparse, Vector
-from penstock.core.schema import IndexSchema, Manifest, VectorSpec, single
+from penstock.core.records import VECTOR, Dense, Metadata, Point, Sparse, Vector
+from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.testing.named_suite import NamedVectors
+from penstock.testing.points import (
+    DIM,
+    MakeIndex,
+    MakeSink,
+    everything,
+    holds,
+    point,
+    respec,
+    same,
+    similarity,
+)
 
-MakeSink = Callable[[], Sink]
-MakeIndex = Callable[[], Index]
+__all__ = [
+    "DIM",
+    "FILTERS",
+    "ODD",
+    "URI",
+    "MakeIndex",
+    "MakeSink",
+    "SinkSuite",
+    "everything",
+    "holds",
+    "patiently",
+    "point",
+    "respec",
+    "same",
+    "silent_port",
+    "similarity",
+    "unreachable",
+]
+
 Aliased = Callable[[str], int] | None
 
-DIM = 8
 URI = 'file:///docs/it\'s "quoted" \\ and 100%25 naïve.md'
 ODD: Metadata = {
     "nested": {"list": [1, 2.5, None, {"deep": [[], {}]}], "empty": {}},
@@ -85,60 +111,6 @@ task(sink)
 """
 
 
-def point(n: int, *, kind: type[Vector] = Dense, dim: int = DIM, version: int = 0, **fields: Any) -> Point:
-    """The nth of a series of points; another version of it has the same id, and other text and vector."""
-    rng = np.random.default_rng([n, version])
-    given: dict[str, Any] = {"text": f"text {n}, version {version}", "uri": f"file:///docs/{n // 50}.md"}
-    chunk = Chunk(id=f"{n:032x}", ordinal=n, span=(10 * n, 10 * n + 9), **(given | fields))
-    return Point(chunk, {VECTOR: _vector(rng, kind, dim)})
-
-
-def _vector(rng: np.random.Generator, kind: type[Vector], dim: int) -> Vector:
-    if kind is Sparse:
-        values = rng.random(3, dtype=np.float32)
-        return Sparse(np.sort(rng.choice(dim, 3, replace=False)).astype(np.int32), values / np.linalg.norm(values))
-    matrix = rng.standard_normal((int(rng.integers(2, 5)) if kind is MultiVector else 1, dim), dtype=np.float32)
-    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    return MultiVector(matrix) if kind is MultiVector else Dense(matrix[0])
-
-
-def everything(sink: Sink) -> dict[str, Point]:
-    """All that a sink gives back, by id."""
-    found: dict[str, Point] = {}
-    for page in sink.ids():
-        points = sink.fetch(page)
-        assert sorted(p.id for p in points) == sorted(page), "ids and fetch disagree"
-        twice = [p.id for p in points if p.id in found]
-        assert not twice, f"ids are listed twice: {twice[:3]}"
-        found.update((p.id, p) for p in points)
-    return found
-
-
-def same(found: Point, wanted: Point) -> None:
-    """The point came back as it was, to the bit."""
-    assert found.chunk == wanted.chunk
-    assert dict(found.chunk.metadata) == dict(wanted.chunk.metadata)
-    a, b = found.vectors[VECTOR], wanted.vectors[VECTOR]
-    assert type(a) is type(b)
-    assert a.values.dtype == np.float32
-    assert a.values.shape == b.values.shape
-    assert a.values.tobytes() == b.values.tobytes(), "the vector came back changed"
-    if isinstance(a, Sparse) and isinstance(b, Sparse):
-        assert a.indices.tolist() == b.indices.tolist()
-
-
-def holds(sink: Sink, wanted: Sequence[Point]) -> None:
-    """The sink holds these points and no other."""
-    sink.flush()
-    assert sink.count() == len(wanted)
-    if not sink.readable:
-        return
-    found = everything(sink)
-    assert found.keys() == {p.id for p in wanted}
-    for p in wanted:
-        same(found[p.id], p)
-
-
 def patiently(call: Callable[[], None]) -> None:
     """As the engine does it: what fails for now is tried again."""
     for pause in (0.01, 0.05, 0.2, 0.5, 1.0):
@@ -163,7 +135,7 @@ def print_what_is_there(sink: Sink) -> None:
     print(sink.count(), sum(len(page) for page in sink.ids()) if sink.readable else -1)
 
 
-class SinkSuite:
+class SinkSuite(NamedVectors):
     kind: type[Vector] = Dense
     shared = True
     secret: str | None = None
@@ -638,28 +610,12 @@ class SinkSuite:
             index.open()
 
 
-def similarity(query: Vector, found: Vector) -> float:
-    """What a score has to be: the cosine, for many vectors the sum of each one's best, for sparse ones the product."""
-    if isinstance(query, Sparse) and isinstance(found, Sparse):
-        other = dict(zip(found.indices.tolist(), found.values.tolist(), strict=True))
-        pairs = zip(query.indices.tolist(), query.values.tolist(), strict=True)
-        return math.fsum(value * other.get(index, 0.0) for index, value in pairs)
-    a, b = (np.atleast_2d(v.values).astype(np.float64) for v in (query, found))
-    a, b = (m / np.linalg.norm(m, axis=1, keepdims=True) for m in (a, b))
-    return float((a @ b.T).max(axis=1).sum())
-
-
 @contextmanager
 def silent_port() -> Iterator[int]:
     """A port that nobody listens at, nor will meanwhile."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield int(held.getsockname()[1])
-
-
-def respec(schema: IndexSchema, **changes: Any) -> IndexSchema:
-    """The schema of an index with one vector, that vector's spec changed."""
-    return replace(schema, vectors={schema.only_name: replace(schema.only, **changes)})
 
 
 def unreachable(sink: Sink, index: Index, secret: str) -> None:

@@ -18,6 +18,7 @@ class NothingSink(Sink):
     """Takes anything, counts it and keeps nothing: what is measured with it is all but the store."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    named = True
     max_rows = 4096
     readable = False
 
@@ -88,7 +89,8 @@ class FaultySink(Sink):
 
     def __init__(self, real: Sink, faults: Faults) -> None:
         self.real, self.faults = real, faults
-        self.accepts, self.writers, self.readable = real.accepts, real.writers, real.readable
+        self.accepts, self.named = real.accepts, real.named
+        self.writers, self.readable = real.writers, real.readable
         self.max_rows, self.max_bytes, self.max_text = real.max_rows, real.max_bytes, real.max_text
         self.calls = self.flushes = self.failures = 0
         self._lock = threading.Lock()
