@@ -15,12 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.core.errors import MissingExtra, PenstockError, Rejected, SinkError, TooLarge, Transient, UsageError
+from penstock.core.errors import (
+    MissingExtra,
+    PenstockError,
+    Rejected,
+    SinkError,
+    SinkUnavailable,
+    TooLarge,
+    Transient,
+    UsageError,
+)
 from penstock.core.filters import DEPTH, parse, passes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import elastic, elastic_wire
-from penstock.sinks.elastic import ElasticIndex, ElasticSink
+from penstock.sinks.elastic import ElasticIndex, ElasticSink, dialects, documents
+from penstock.sinks.elastic import index as search
 from penstock.testing.emulators.elastic import ElasticServer
 from penstock.testing.sink_suite import (
     Aliased,
@@ -249,7 +258,7 @@ def test_nobody_there(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_never_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request has a timeout."""
     url, server = place
-    monkeypatch.setattr(elastic_wire, "TIMEOUT", 0.2)
+    monkeypatch.setattr(dialects, "TIMEOUT", 0.2)
     server.fail(200, "_mapping", after=1.0)
     with pytest.raises(Transient, match="cannot be reached"):
         ElasticSink(url).manifest()
@@ -392,7 +401,7 @@ def test_the_alias_is_always_there_and_gives_way_to_nothing(place: Place) -> Non
 
 def test_a_name_without_room_for_another() -> None:
     """That is told before anything is made."""
-    with pytest.raises(UsageError, match="an index is named"):
+    with pytest.raises(UsageError, match="invalid index name"):
         ElasticSink(f"elastic://localhost/{'n' * 252}").generation(1)
 
 
@@ -412,15 +421,15 @@ def test_importing_loads_no_driver() -> None:
 def test_two_that_create_it_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The slower one takes the manifest of the faster, if it is of the same space."""
     url, _ = place
-    real = elastic._Server.create
+    real = documents.Documents.create
 
     def late(self: Any, manifest: Manifest) -> Manifest:
-        monkeypatch.setattr(elastic._Server, "create", real)
+        monkeypatch.setattr(documents.Documents, "create", real)
         opened(url, dim=dim).close()
         return real(self, manifest)
 
     dim = MANIFEST.schema.only.dim
-    monkeypatch.setattr(elastic._Server, "create", late)
+    monkeypatch.setattr(documents.Documents, "create", late)
     with opened(url) as sink:
         sink.write([point(1)])
         holds(sink, [point(1)])
@@ -452,7 +461,9 @@ def test_single_points_refused(place: Place) -> None:
         holds(sink, [point(1), point(5)])
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, Transient), (503, Transient), (403, SinkError), (404, SinkError)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, SinkUnavailable), (503, SinkUnavailable), (403, SinkError), (404, SinkError)]
+)
 def test_items_that_fail(place: Place, status: int, kind: type[SinkError]) -> None:
     """A full queue is for now; a blocked index ends the run; neither is taken for a bad point, or for success."""
     url, server = place
@@ -541,7 +552,7 @@ def test_vectors_come_back_to_the_bit(place: Place) -> None:
 def test_every_metric(place: Place, metric: str, exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores are those of the vectors themselves, in order, by comparing with all and by the graph."""
     url, server = place
-    monkeypatch.setattr(elastic, "EXACT", 10_000 if exact else 3)
+    monkeypatch.setattr(search, "EXACT", 10_000 if exact else 3)
     rng = np.random.default_rng(1)
     matrix = rng.standard_normal((60, 8)).astype(np.float32) * 3
     query = rng.standard_normal(8).astype(np.float32)
@@ -568,7 +579,7 @@ def test_every_metric(place: Place, metric: str, exact: bool, monkeypatch: pytes
 def test_a_graph_that_finds_too_few(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """All are compared with, so that as many come back as are asked for."""
     url, server = place
-    monkeypatch.setattr(elastic, "EXACT", 3)
+    monkeypatch.setattr(search, "EXACT", 3)
     with opened(url) as sink:
         sink.write([point(n) for n in range(50)])
         sink.flush()

@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.errors import (
+    MissingExtra,
+    Rejected,
+    SinkError,
+    SinkUnavailable,
+    SpaceMismatch,
+    Transient,
+    UsageError,
+)
 from penstock.core.records import VECTOR, Dense, Point, Sparse
 from penstock.core.schema import Manifest
-from penstock.sinks import pinecone_wire
-from penstock.sinks.pinecone import PineconeIndex, PineconeSink
+from penstock.sinks.pinecone import PineconeIndex, PineconeSink, wire
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, silent_port, unreachable
 from tests.sinks.overlapping import Overlapping
 
@@ -152,7 +159,7 @@ def test_plain_http_is_for_this_machine_only() -> None:
     """The key goes in the clear to nobody else."""
 
     def controller(host: str) -> str:
-        return pinecone_wire._controller(pinecone_wire.place(f"pinecone://index/notes?host={host}"))
+        return wire._controller(wire.parse(f"pinecone://index/notes?host={host}"))
 
     assert controller("localhost:5080") == "http://localhost:5080"
     assert controller("[::1]:5080") == "http://[::1]:5080"
@@ -236,7 +243,7 @@ def test_an_index_of_another_shape(place: Place) -> None:
     for space in ({"dim": 16}, {"metric": "dot"}):
         with pytest.raises(SpaceMismatch, match="8 dimensions by cosine"):
             opened(other, **space)
-    assert place[1].indexes["my-index"].spaces.keys() == {pinecone_wire.MANIFESTS}
+    assert place[1].indexes["my-index"].spaces.keys() == {wire.MANIFESTS}
 
 
 def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
@@ -370,7 +377,7 @@ def test_a_flush_does_not_wait_for_ever(place: Place, monkeypatch: pytest.Monkey
     """What is not seen in time is Transient, and so is the next flush; until it is seen."""
     url, server = place
     with opened(url) as sink:
-        monkeypatch.setattr(pinecone_wire, "WAIT", 0.05)
+        monkeypatch.setattr(wire, "WAIT", 0.05)
         server.lag = 1000
         sink.write([point(1)])
         for _ in range(2):
@@ -384,7 +391,9 @@ def test_a_flush_does_not_wait_for_ever(place: Place, monkeypatch: pytest.Monkey
         holds(sink, [point(1)])
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, Transient), (503, Transient), (0, Transient), (403, SinkError)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, SinkUnavailable), (503, SinkUnavailable), (0, SinkUnavailable), (403, SinkError)]
+)
 def test_requests_that_fail(place: Place, status: int, kind: type[SinkError], monkeypatch: pytest.MonkeyPatch) -> None:
     """The client tries four times in all; then it is told, and later all is well."""
     pytest.importorskip("pinecone._internal.http_client", reason="client 8 does its waiting elsewhere")

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.schema import Manifest, IndexSchema
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests
 
 

@@ -1,4 +1,4 @@
-"""The two products: how a url names an index of each, how each connects, and what each calls vectors and their search."""
+"""The two products: the names of their indices, their clients, and what each calls vectors and their search."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def parse(url: str) -> address.Address:
         )
     if not re.fullmatch(r"[!-~]{1,512}", namespace) or namespace.startswith("__") or namespace == MANIFESTS:
         raise UsageError(
-            f"invalid namespace {namespace!r} in {url!r}: expected at most 512 of printable ASCII, not beginning with __"
-            f" nor {MANIFESTS}; write it like {EXAMPLE}"
+            f"invalid namespace {namespace!r} in {url!r}: expected at most 512 of printable ASCII, not beginning with"
+            f" __ and not {MANIFESTS}; write it like {EXAMPLE}"
         )
     if ("cloud" in at.options) != ("region" in at.options):
         raise UsageError(f"{url!r}: cloud and region go together; write it like {EXAMPLE}")
