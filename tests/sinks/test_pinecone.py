@@ -243,7 +243,7 @@ def test_an_index_of_another_shape(place: Place) -> None:
     for space in ({"dim": 16}, {"metric": "dot"}):
         with pytest.raises(SpaceMismatch, match="8 dimensions by cosine"):
             opened(other, **space)
-    assert place[1].indexes["my-index"].spaces.keys() == {wire.MANIFESTS}
+    assert place[1].indexes["my-index"].namespaces.keys() == {wire.MANIFESTS}
 
 
 def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
@@ -253,7 +253,7 @@ def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
     opened(place[0]).close()
     other = place[0].replace("/notes", "/theirs")
     client = pinecone.Pinecone(api_key=SECRET, host=place[1].base)
-    with client.Index(host=place[1].indexes["my-index"].door.base) as theirs:
+    with client.Index(host=place[1].indexes["my-index"].listener.base) as theirs:
         theirs.upsert(vectors=[("a", [1.0] * 8)], namespace="theirs")
         while not theirs.fetch(ids=["a"], namespace="theirs").vectors:
             pass
@@ -384,8 +384,8 @@ def test_a_flush_does_not_wait_for_ever(place: Place, monkeypatch: pytest.Monkey
             with pytest.raises(Transient, match="not seen"):
                 sink.flush()
         for view in (
-            server.indexes["my-index"].spaces["notes"].searched,
-            server.indexes["my-index"].spaces["notes"].read,
+            server.indexes["my-index"].namespaces["notes"].searched,
+            server.indexes["my-index"].namespaces["notes"].read,
         ):
             view.lag = 0
         holds(sink, [point(1)])
