@@ -41,6 +41,7 @@ _VIEWS = """SELECT DISTINCT v.oid::regclass::text FROM pg_depend d JOIN pg_rewri
 _VECTORS = """SELECT attname, typname FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
     WHERE attrelid = to_regclass(%s) AND attnum > 0 AND typname IN ('vector', 'sparsevec') ORDER BY attnum"""
 _GRANTS = """SELECT privilege_type, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END
+        || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
     FROM pg_class, aclexplode(relacl) WHERE oid = to_regclass(%s) AND grantee <> relowner"""
 _FOREIGN = """SELECT true FROM pg_class WHERE oid = to_regclass(%s)
     AND (relkind <> 'v' OR obj_description(oid, 'pg_class') IS DISTINCT FROM 'penstock')"""
@@ -152,7 +153,7 @@ class Table(Connection):
     # ------------------------------------------------------------ the view
 
     def show(self, table: str) -> str:
-        """Have the view `<table>_live` show the table of that name; return the view's. Who might read it still may."""
+        """Have the view `<table>_live` show the table of that name, to those who might read it; return the view's name."""
         live = Table(manifests.numbered(self.url, "live"))
         with self.transaction() as cursor:
             cursor.execute(_SERIALIZE)
