@@ -44,7 +44,7 @@ def server() -> Iterator[PineconeServer]:
 
 @pytest.fixture
 def endpoint(server: PineconeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    """A url where nothing is yet, and its server."""
+    """The url of a namespace in an index that does not exist yet, and the server."""
     server.forget()
     server.positions, server.lag = True, 0.01
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
@@ -81,7 +81,7 @@ def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
 
 
 def test_sparse_vectors_of_any_size(endpoint: Endpoint) -> None:
-    """Negative, subnormal and very large values, in any order, at any index: as they were, and deleted for sure."""
+    """Negative, subnormal and very large values, in any order, at any index, come back unchanged and are deleted."""
     points = [sparse(1, [0, 7, 2**31 - 1], [-0.1, 1e-45, 3e38]), sparse(2, [4], [0.3])]
     with opened(endpoint[0], kind="Sparse", metric="dot") as sink, PineconeIndex(endpoint[0]) as index:
         sink.write([*points, sparse(3, [9, 3], [0.25, 0.5])])
@@ -98,8 +98,8 @@ def test_sparse_vectors_of_any_size(endpoint: Endpoint) -> None:
         assert index.search(points[1].vectors[VECTOR]) == []
 
 
-def test_sparse_vectors_that_cannot_be_kept_are_named(endpoint: Endpoint) -> None:
-    """A zero, none, an index twice, NaN, more than the store takes: by id, and the rest is written."""
+def test_invalid_sparse_vectors_are_named(endpoint: Endpoint) -> None:
+    """A zero, no values, a repeated index, NaN and too many values are rejected by id; the rest is written."""
     bad = [
         sparse(2, [1, 2], [0.0, 1.0]),
         sparse(3, [], []),
@@ -114,8 +114,8 @@ def test_sparse_vectors_that_cannot_be_kept_are_named(endpoint: Endpoint) -> Non
         holds(sink, [sparse(1, [1], [1.0])])
 
 
-def test_kinds_that_it_has_not(endpoint: Endpoint) -> None:
-    """Many vectors a point, sparse ones by distance, or in an index of dense ones, and the other way round."""
+def test_unsupported_kinds(endpoint: Endpoint) -> None:
+    """Multivectors, sparse vectors by l2 or in a dense index, and dense ones in a sparse index are refused."""
     url, server = endpoint
     for space in ({"kind": "MultiVector"}, {"kind": "Sparse", "metric": "l2"}):
         with pytest.raises(UsageError):
@@ -131,7 +131,7 @@ def test_kinds_that_it_has_not(endpoint: Endpoint) -> None:
         opened(url.replace("/notes", "/others"), kind="Sparse")
 
 
-# ---------------------------------------------------------------- places and keys
+# ---------------------------------------------------------------- urls and keys
 
 
 @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ def test_kinds_that_it_has_not(endpoint: Endpoint) -> None:
         "pinecone:///srv/notes",
     ],
 )
-def test_urls_that_cannot_be_meant(url: str) -> None:
-    """Refused before anything is asked."""
+def test_invalid_urls(url: str) -> None:
+    """They are refused before a request is sent."""
     with pytest.raises(UsageError):
         PineconeSink(url)
 
 
 def test_plain_http_is_for_this_machine_only() -> None:
-    """The key goes in the clear to nobody else."""
+    """The key is sent unencrypted to no other host."""
 
     def controller(host: str) -> str:
         return wire._controller(wire.parse(f"pinecone://index/notes?host={host}"))
@@ -168,7 +168,7 @@ def test_plain_http_is_for_this_machine_only() -> None:
     assert controller("10.0.0.1") == "https://10.0.0.1"
 
 
-def test_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the install line."""
     monkeypatch.setitem(sys.modules, "pinecone", None)
     with pytest.raises(MissingExtra, match=r"penstock\[pinecone\]"):
@@ -176,8 +176,8 @@ def test_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k\u00e9y", "key\n"])
-def test_a_key_that_is_none(endpoint: Endpoint, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told with the variable's name, before anything is sent."""
+def test_an_invalid_key(endpoint: Endpoint, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable, before a request is sent."""
     monkeypatch.setenv("PINECONE_API_KEY", key)
     with pytest.raises(UsageError, match="PINECONE_API_KEY"):
         PineconeSink(endpoint[0]).manifest()
@@ -185,7 +185,7 @@ def test_a_key_that_is_none(endpoint: Endpoint, key: str, monkeypatch: pytest.Mo
 
 
 def test_a_wrong_key(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that says what to set and not what was set; nothing is made."""
+    """The error names the variable, not its value, in one line, and nothing is created."""
     monkeypatch.setenv("PINECONE_API_KEY", "wr0ng-wr0ng")
     with pytest.raises(SinkError, match="set PINECONE_API_KEY") as raised:
         opened(endpoint[0])
@@ -196,8 +196,8 @@ def test_a_wrong_key(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.heavy
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told as something that may pass."""
+def test_an_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is Transient."""
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
     with silent_port() as port:
         url = f"pinecone://index/notes?host=127.0.0.1:{port}"
@@ -210,7 +210,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_client_of_the_users(endpoint: Endpoint) -> None:
-    """It is used as it is, and left open; and stays where it is."""
+    """It is used as it is, left open, and not sent to another process."""
     import pinecone
 
     client = pinecone.Pinecone(api_key=SECRET, host=endpoint[1].base)
@@ -219,16 +219,16 @@ def test_a_client_of_the_users(endpoint: Endpoint) -> None:
             sink.open(MANIFEST)
             sink.write([point(1)])
             holds(sink, [point(1)])
-    getattr(client, "close", lambda: None)()  # client 8 has none
+    getattr(client, "close", lambda: None)()  # client 8 has no close
     with pytest.raises(UsageError, match="another process"):
         PineconeSink(endpoint[0], client).__reduce__()
 
 
-# ---------------------------------------------------------------- what is there already
+# ---------------------------------------------------------------- existing indexes
 
 
-def test_an_index_that_is_not_there(endpoint: Endpoint) -> None:
-    """Without a endpoint to make it in, the message says what to make."""
+def test_a_missing_index(endpoint: Endpoint) -> None:
+    """Without a cloud and region to create it in, the message says what to create."""
     url = endpoint[0].replace("cloud=aws&region=us-east-1&", "")
     assert PineconeSink(url).manifest() is None
     with pytest.raises(SinkError, match=r"8 dimensions and the metric cosine.*cloud=aws"):
@@ -237,7 +237,7 @@ def test_an_index_that_is_not_there(endpoint: Endpoint) -> None:
 
 
 def test_an_index_of_another_shape(endpoint: Endpoint) -> None:
-    """Another dimension or metric is told before anything is written."""
+    """Another dimension or metric is refused before anything is written."""
     opened(endpoint[0]).close()
     other = endpoint[0].replace("/notes", "/others")
     for space in ({"dim": 16}, {"metric": "dot"}):
@@ -246,8 +246,8 @@ def test_an_index_of_another_shape(endpoint: Endpoint) -> None:
     assert endpoint[1].indexes["my-index"].namespaces.keys() == {wire.MANIFESTS}
 
 
-def test_a_namespace_of_others_is_left_alone(endpoint: Endpoint) -> None:
-    """Refused, and nothing is written to it."""
+def test_a_foreign_namespace_is_left_alone(endpoint: Endpoint) -> None:
+    """It is refused, and nothing is written to it."""
     import pinecone
 
     opened(endpoint[0]).close()
@@ -266,7 +266,7 @@ def test_a_namespace_of_others_is_left_alone(endpoint: Endpoint) -> None:
 
 
 def test_namespaces_of_one_index(endpoint: Endpoint) -> None:
-    """Each has its own points and manifest; the manifests' own shows in none."""
+    """Each has its own points and manifest."""
     with (
         opened(endpoint[0]) as one,
         opened(endpoint[0].replace("/notes", "/more"), model="x", fingerprint="e" * 32) as two,
@@ -278,34 +278,34 @@ def test_namespaces_of_one_index(endpoint: Endpoint) -> None:
         assert one.manifest() != two.manifest()
 
 
-def test_a_place_beside_is_an_index_of_its_own(endpoint: Endpoint) -> None:
-    """Of another dimension; it goes with its last namespace, and may then be of yet another one."""
+def test_a_generation_is_an_index_of_its_own(endpoint: Endpoint) -> None:
+    """It may have another dimension, is removed with its last namespace, and may be created with another one."""
     url, server = endpoint
     with (
         opened(url) as sink,
-        sink.generation(1) as beside,
+        sink.generation(1) as second,
         PineconeSink(url.replace("/notes", "/more")).generation(1) as more,
     ):
-        assert beside.url.startswith("pinecone://my-index-1/notes?cloud=aws")
-        beside.open(Manifest(respec(MANIFEST.schema, dim=3)))
+        assert second.url.startswith("pinecone://my-index-1/notes?cloud=aws")
+        second.open(Manifest(respec(MANIFEST.schema, dim=3)))
         more.open(Manifest(respec(MANIFEST.schema, dim=3)))
-        beside.write([point(1, dim=3)])
+        second.write([point(1, dim=3)])
         more.write([point(2, dim=3)])
         sink.write([point(3)])
-        beside.drop()
+        second.drop()
         holds(more, [point(2, dim=3)])
         more.drop()
         assert server.indexes.keys() == {"my-index"}
-        beside.open(Manifest(respec(MANIFEST.schema, dim=16)))
-        beside.flush()
-        holds(beside, [])
+        second.open(Manifest(respec(MANIFEST.schema, dim=16)))
+        second.flush()
+        holds(second, [])
         holds(sink, [point(3)])
     with pytest.raises(UsageError, match="at most 45"):
         PineconeSink("pinecone://" + "x" * 44 + "/notes").generation(1)
 
 
 def test_an_index_of_the_users_stays(endpoint: Endpoint) -> None:
-    """One that Penstock did not make is emptied of what is Penstock's."""
+    """Penstock removes only its own records from an index that it did not create."""
     import pinecone
 
     url, server = endpoint
@@ -321,14 +321,14 @@ def test_an_index_of_the_users_stays(endpoint: Endpoint) -> None:
         assert server.indexes.keys() == {"my-index"}
         sink.open(MANIFEST)
         holds(sink, [])
-    getattr(client, "close", lambda: None)()  # client 8 has none
+    getattr(client, "close", lambda: None)()  # client 8 has no close
 
 
 # ---------------------------------------------------------------- writing
 
 
 def test_single_points_refused(endpoint: Endpoint) -> None:
-    """Those that Pinecone never takes are named with the reason; the others are written."""
+    """Points that Pinecone never takes are rejected by id with the reason; the others are written."""
     url, server = endpoint
     zero = Point(point(2).chunk, {VECTOR: Dense(np.zeros(8, np.float32))})
     long, far = point(3, text="x" * 41_000), point(4, page=2**53 + 1)
@@ -345,7 +345,7 @@ def test_single_points_refused(endpoint: Endpoint) -> None:
 
 
 def test_requests_are_of_a_good_size(endpoint: Endpoint) -> None:
-    """A batch of long texts goes in several requests of at most 2 MB, one of small ones in few."""
+    """Long texts go in several requests, each of at most 2 MB."""
     url, server = endpoint
     with opened(url) as sink:
         points = [point(n, text="\U0001f30a" * 7_500) for n in range(150)]
@@ -358,7 +358,7 @@ def test_requests_are_of_a_good_size(endpoint: Endpoint) -> None:
 
 
 def test_a_flush_waits(endpoint: Endpoint) -> None:
-    """Before it some is not seen, after it all is; with and without positions in the log."""
+    """After it all is seen that was not before; with and without positions in the log."""
     url, server = endpoint
     for positions in (True, False):
         server.forget()
@@ -376,8 +376,8 @@ def test_a_flush_waits(endpoint: Endpoint) -> None:
             assert list(index.fetch([point(1).id])) == []
 
 
-def test_a_flush_does_not_wait_for_ever(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not seen in time is Transient, and so is the next flush; until it is seen."""
+def test_a_flush_has_a_deadline(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises Transient when a write is not seen in time, and so does the next one, until it is seen."""
     url, server = endpoint
     with opened(url) as sink:
         monkeypatch.setattr(wire, "WAIT", 0.05)
@@ -400,7 +400,7 @@ def test_a_flush_does_not_wait_for_ever(endpoint: Endpoint, monkeypatch: pytest.
 def test_requests_that_fail(
     endpoint: Endpoint, status: int, kind: type[SinkError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client tries four times in all; then it is told, and later all is well."""
+    """The client tries four times in all, then the error is raised; the next write succeeds."""
     pytest.importorskip("pinecone._internal.http_client", reason="client 8 does its waiting elsewhere")
     monkeypatch.setattr("pinecone._internal.http_client._retry_sleep", lambda seconds: None)
     url, server = endpoint
@@ -415,7 +415,7 @@ def test_requests_that_fail(
 
 
 def test_any_string_is_an_id(endpoint: Endpoint) -> None:
-    """Empty, long and odd ones: written, found, listed, deleted."""
+    """Empty, long and odd ids are written, fetched, listed and deleted."""
     ids = ["", "x" * 513, "\u00e4" * 300, " ", "a/b?c#d&e=f%", "\x00", '"', "\U0001f30a", "sha256-x", "\x7f"]
     points = [Point(replace(point(n).chunk, id=id), point(n).vectors) for n, id in enumerate(ids)]
     with opened(endpoint[0]) as sink:
@@ -427,7 +427,7 @@ def test_any_string_is_an_id(endpoint: Endpoint) -> None:
 
 
 def test_vectors_come_back_to_the_bit(endpoint: Endpoint) -> None:
-    """Of any length: denormal, large and negative zero."""
+    """Of any length: subnormal, large and negative zero."""
     odd = np.array([1e-45, -0.0, 3.4e18, 1 / 3, -1e-30, 16777217, 0.1, 2**-149], dtype=np.float32)
     rng = np.random.default_rng(1)
     many = rng.integers(0, 0x7F000000, (500, 8), dtype=np.uint32).view(np.float32)
@@ -442,7 +442,7 @@ def test_vectors_come_back_to_the_bit(endpoint: Endpoint) -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
 def test_every_metric(endpoint: Endpoint, metric: str) -> None:
-    """Scores are larger the nearer, in order, in one request and, for many, in two steps."""
+    """Scores are larger for nearer, in order, in one request and, for a large k, in two."""
     rng = np.random.default_rng(1)
     matrix = rng.standard_normal((60, 8)).astype(np.float32) * 3
     query = rng.standard_normal(8).astype(np.float32)
@@ -463,8 +463,8 @@ def test_every_metric(endpoint: Endpoint, metric: str) -> None:
             assert [hit.score for hit in hits] == pytest.approx([meant[n] for n in nearest], rel=1e-5)
 
 
-def test_searches_that_cannot_be(endpoint: Endpoint) -> None:
-    """More than the store finds; a vector that nothing is near; an order of texts; numbers that are not kept."""
+def test_invalid_searches(endpoint: Endpoint) -> None:
+    """A k beyond the limit, a query without direction, an order of texts and a number beyond 2^53 are refused."""
     opened(endpoint[0]).close()
     query = point(1).vectors[VECTOR]
     with PineconeIndex(endpoint[0]) as index:

@@ -153,7 +153,7 @@ class Table(Connection):
     # ------------------------------------------------------------ the view
 
     def show(self, table: str) -> str:
-        """Have the view `<table>_live` show the table of that name, to those who might read it; return the view's name."""
+        """Have the view `<table>_live` show the table of that name to those who might read it; return its name."""
         live = Table(manifests.numbered(self.url, "live"))
         with self.transaction() as cursor:
             cursor.execute(_SERIALIZE)
