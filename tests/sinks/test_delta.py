@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import resource
@@ -423,3 +424,58 @@ def test_a_store_that_is_away_is_transient(bucket: str, monkeypatch: pytest.Monk
         DeltaSink(f"delta+s3://{bucket}/chunks").manifest()
     assert time.monotonic() - began < 20
     assert "very-secret-key" not in str(raised.value)
+
+
+def streamed(place: Path) -> list[int]:
+    """How many rows each commit adds to those who stream the table, as Spark counts them: files that change data."""
+    counts = []
+    for log in sorted((place / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in log.read_text().splitlines()]
+        adds = [action["add"] for action in actions if action.get("add", {}).get("dataChange")]
+        counts.append(sum(json.loads(add["stats"])["numRecords"] for add in adds))
+    return counts
+
+
+def test_who_streams_the_table_sees_each_row_once(sink: Sink, tmp_path: Path) -> None:
+    """Compaction is a commit of its own and says that it changes no data: 30 rows are 30, not 60."""
+    for n in range(30):
+        sink.write([point(n)])
+        sink.flush()
+    sink.maintain()
+    place = tmp_path / "chunks"
+    assert len(deltalake.DeltaTable(place).file_uris()) == 1
+    assert streamed(place) == [0] + [1] * 30 + [0]
+    assert read(place) == texts(*(point(n) for n in range(30)))
+    removed = [
+        action["remove"]["dataChange"]
+        for action in map(json.loads, sorted((place / "_delta_log").glob("*.json"))[-1].read_text().splitlines())
+        if "remove" in action
+    ]
+    assert removed == [False] * 30
+
+
+def test_a_flush_that_compacts_tells_streams_of_its_own_rows(
+    sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During a run as well: with small files put together by the way, each commit that changes data has its rows."""
+    monkeypatch.setattr(delta, "SMALL_PARTS", 3)
+    for n in range(10):
+        sink.write([point(n)])
+        sink.flush()
+    place = tmp_path / "chunks"
+    assert sum(streamed(place)) == 10
+    assert len(deltalake.DeltaTable(place).file_uris()) <= 4
+    assert read(place) == texts(*(point(n) for n in range(10)))
+
+
+def test_compaction_that_is_overtaken_is_left_to_the_next(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was flushed is acknowledged, though others commit before every try to put files together."""
+    from deltalake.exceptions import CommitFailedError
+
+    def overtaken(*_: object) -> None:
+        raise CommitFailedError("others came before")
+
+    monkeypatch.setattr(DeltaSink, "_compact", overtaken)
+    monkeypatch.setattr(delta, "COMMITS", 2)
+    sink.write([point(1)])
+    holds(sink, [point(1)])

@@ -233,7 +233,7 @@ class World:
                 try:
                     if fan.manifest() is None and not adopt:
                         ledger.reset()
-                    fan.open(Manifest(SPACE, {"": ledger.id}))
+                    fan.open(Manifest(single(SPACE), {"": ledger.id}))
                     yield fan, ledger
                 finally:
                     self.notices = fan.notices
@@ -623,7 +623,7 @@ def test_a_member_added_later_gets_everything(world: World) -> None:
     """And loses what is not of this pipeline's ledger, without another's in the same store."""
     a, b = world.stores
     world.run(DOCUMENTS, [a])
-    b.real.open(Manifest(SPACE))
+    b.real.open(Manifest(single(SPACE)))
     b.real.write([_point(1), _point(2)])
     embedded = len(world.embedder.texts)
     theirs = _point(2).id
@@ -730,9 +730,9 @@ def test_taken_over_from_another_ledger(world: World) -> None:
             begun = ledger.begin(sorted({p.chunk.uri for p in points}), run)
             rows = [Row(begun[p.chunk.uri].document, bytes.fromhex(p.id), 1, 1, 1) for p in points]
             ledger.acknowledge(rows, run)
-        fan.replace_manifest(Manifest(SPACE, {"": ledger.id}))
+        fan.replace_manifest(Manifest(single(SPACE), {"": ledger.id}))
         fan.catch_up()
-        assert b.real.manifest() == Manifest(SPACE, {"": ledger.id})
+        assert b.real.manifest() == Manifest(single(SPACE), {"": ledger.id})
     world.all_hold(DOCUMENTS)
 
 
@@ -742,10 +742,10 @@ def test_one_of_another_space_or_ledger_is_told_by_name(world: World) -> None:
     with pytest.raises(SpaceMismatch, match=b.url):
         world.run(DOCUMENTS)
     b.real.drop()
-    b.real.open(Manifest(SPACE, {"": "another ledger"}))
+    b.real.open(Manifest(single(SPACE), {"": "another ledger"}))
     with pytest.raises(OwnershipError, match=f"{b.url} was filled by another ledger"):
         world.run(DOCUMENTS)
-    b.real.replace_manifest(Manifest(SPACE, {"wiki": "another ledger"}))
+    b.real.replace_manifest(Manifest(single(SPACE), {"wiki": "another ledger"}))
     with pytest.raises(OwnershipError, match=f"{b.url} was filled by another ledger"):
         world.run(DOCUMENTS)
 
@@ -753,12 +753,12 @@ def test_one_of_another_space_or_ledger_is_told_by_name(world: World) -> None:
 def test_no_manifest_where_one_cannot_be_asked(world: World) -> None:
     """A new member's "there is no index" is not the answer while the one that has it is away."""
     a, b = world.stores
-    a.real.open(Manifest(SPACE))
+    a.real.open(Manifest(single(SPACE)))
     a.down = True
     with pytest.raises(Transient):
         FanOut([a, b]).manifest()
     a.down = False
-    assert FanOut([b, a]).manifest() == Manifest(SPACE)
+    assert FanOut([b, a]).manifest() == Manifest(single(SPACE))
 
 
 # ---------------------------------------------------------------- refusals
@@ -840,7 +840,7 @@ def test_a_batch_too_large_for_one_is_split_for_that_one(tmp_path: Path) -> None
     with Ledger(tmp_path / "ledger.db") as ledger, FanOut([a, picky]) as fan:
         ledger.open()
         fan.attach(ledger)
-        fan.open(Manifest(SPACE))
+        fan.open(Manifest(single(SPACE)))
         fan.write([_point(n) for n in range(10)])
         holds(fan, [_point(n) for n in range(10)])
         assert picky.real.count() == 10
@@ -1097,7 +1097,7 @@ def test_without_a_ledger_nobody_is_left_behind(tmp_path: Path) -> None:
     a = MemorySink(f"memory://{tmp_path}/a")
     b = FaultySink(MemorySink(f"memory://{tmp_path}/b"), Faults(transient=frozenset({0}), refuses={_point(1).id: "no"}))
     with FanOut([a, b], grace=0) as fan:
-        fan.open(Manifest(SPACE))
+        fan.open(Manifest(single(SPACE)))
         with pytest.raises(Transient):
             fan.write([_point(0)])
         with pytest.raises(Rejected) as refused:
@@ -1111,7 +1111,7 @@ def test_members_are_written_to_at_the_same_time(tmp_path: Path) -> None:
     """Two that take half a second each take half a second together."""
     slow = [FaultySink(MemorySink(f"memory://{tmp_path}/{n}"), Faults(seconds=0.5)) for n in range(2)]
     with FanOut(slow) as fan:
-        fan.open(Manifest(SPACE))
+        fan.open(Manifest(single(SPACE)))
         began = time.monotonic()
         fan.write([_point(1)])
         assert time.monotonic() - began < 0.9

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,3 +200,79 @@ def test_an_append_that_failed_after_all_is_merged(tmp_path: Path, monkeypatch: 
                 sink.write([point(1), point(2)])
         sink.write([point(1, version=1), point(2)])
         holds(sink, [point(1, version=1), point(2)])
+
+
+def test_old_versions_go_at_the_end_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After maintenance the folder holds what the newest version needs: not the fragments that were put together."""
+    monkeypatch.setattr(lance, "FRAGMENTS", 8)
+    url = f"lance://{tmp_path}"
+    with LanceSink(url) as sink:
+        sink.open(MANIFEST)
+        for n in range(10):
+            sink.write([point(i, text="x" * 1000) for i in range(10 * n, 10 * n + 10)])
+        sink.flush()
+        lance_compact.compact(url)  # as it is done during a run: the old fragments stay for a while
+        assert len(list((tmp_path / "chunks.lance" / "data").iterdir())) > 8
+        sink._compactor.ran = True
+        sink.maintain()
+        assert len(list((tmp_path / "chunks.lance" / "data").iterdir())) == 1
+        assert not sink._compactor.ran
+        holds(sink, [point(n, text="x" * 1000) for n in range(100)])
+
+
+def test_readers_survive_a_cleanup(tmp_path: Path) -> None:
+    """An index and a second sink that read all the time see every point, while old versions are removed under them."""
+    url = f"lance://{tmp_path}"
+    points = [point(n) for n in range(200)]
+    failures: list[BaseException] = []
+    reads = 0
+    done = threading.Event()
+
+    def read(reading: Callable[[], int]) -> None:
+        nonlocal reads
+        while not done.is_set():
+            try:
+                assert reading() == 200
+                reads += 1
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    with LanceSink(url) as sink, LanceSink(url) as other, LanceIndex(url) as index:
+        sink.open(MANIFEST)
+        sink.write(points)
+        other.open(MANIFEST)
+        index.open()
+        query, ids = points[3].vectors[VECTOR], [p.id for p in points]
+        readings: list[Callable[[], int]] = [
+            lambda: len(index.search(query, k=200)),
+            lambda: len(index.fetch(ids)),
+            lambda: len(other.fetch(ids)),
+            lambda: sum(map(len, other.ids())),
+        ]
+        threads = [threading.Thread(target=read, args=(reading,), daemon=True) for reading in readings]
+        for thread in threads:
+            thread.start()
+        for n in range(40):
+            sink.write([point(i, version=n) for i in range(n, n + 5)])
+            lance_compact.compact(url, clean=True)
+        done.set()
+        for thread in threads:
+            thread.join(30)
+        assert failures == []
+        assert reads > 40
+
+
+def test_ids_taken_slowly_survive_a_cleanup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them are read, then the table is rewritten and cleaned: the other half are those of before."""
+    monkeypatch.setattr(lance, "PAGE", 10)
+    monkeypatch.setattr(lance, "SPOOLED", 100)
+    url = f"lance://{tmp_path}"
+    with LanceSink(url) as sink:
+        sink.open(MANIFEST)
+        sink.write([point(n) for n in range(100)])
+        pages = sink.ids()
+        first = list(next(pages))
+        sink.write([point(n, version=1) for n in range(50)])
+        lance_compact.compact(url, clean=True)
+        assert sorted(first + [id for page in pages for id in page]) == [point(n).id for n in range(100)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, Transient
 from penstock.core.records import MultiVector
 from penstock.sinks import parquet
 from penstock.sinks.parquet import ParquetSink
@@ -135,3 +136,112 @@ def test_a_second_writer_is_told(tmp_path: Path) -> None:
         one.close()
         other.write([point(2)])
         holds(other, [point(1), point(2)])
+
+
+def test_a_part_that_was_removed_is_no_success(sink: Sink, tmp_path: Path) -> None:
+    """A cleaner took the file being written: no flush says that its rows are safe, however often it is tried."""
+    sink.write([point(n) for n in range(5)])
+    (torn,) = tmp_path.glob(".part-*.tmp")
+    torn.unlink()
+    for _ in range(2):
+        with pytest.raises(SinkError, match="was removed") as raised:
+            sink.flush()
+        assert not isinstance(raised.value, Transient)
+    with pytest.raises(SinkError, match="was removed"):
+        sink.write([point(5)])
+    sink.close()
+    sink.open(TestParquet().manifest)
+    sink.write([point(n) for n in range(5)])
+    holds(sink, [point(n) for n in range(5)])
+    sink.close()
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "sync"])
+def test_a_flush_that_failed_goes_on_where_it_was(sink: Sink, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Each step may fail once, as a busy disk does: tried again, rows and deletions are there, or the flush fails."""
+    sink.write([point(n) for n in range(5)])
+    sink.flush()
+    sink.write([point(n, version=1) for n in range(3)])
+    sink.delete([point(4).id])
+    failing_once(monkeypatch, step)
+    with pytest.raises(SinkError):
+        sink.flush()
+    if step == "fsync":  # nobody knows what of it is on the disk
+        with pytest.raises(SinkError):
+            sink.flush()
+    else:
+        holds(sink, [*(point(n, version=1) for n in range(3)), point(3)])
+    sink.close()
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    where = parquet.manifests if step == "sync" else os
+    real, failures = getattr(where, step), [OSError(5, "Input/output error")]
+
+    def call(*given: object) -> object:
+        if failures:
+            raise failures.pop()
+        return real(*given)
+
+    monkeypatch.setattr(where, step, call)
+
+
+def test_a_full_part_that_cannot_finish_loses_no_rows(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is written again, as the engine does, and what the part held before is there as well."""
+    monkeypatch.setattr(parquet, "PART_ROWS", 8)
+    sink.write([point(n) for n in range(5)])
+    failing_once(monkeypatch, "replace")
+    for _ in range(2):
+        with contextlib.suppress(SinkError):
+            sink.write([point(n) for n in range(5, 10)])
+    holds(sink, [point(n) for n in range(10)])
+    sink.close()
+
+
+def test_a_note_that_cannot_be_kept_is_kept_later(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deletions alone: a flush that fails once loses none."""
+    sink.write([point(n) for n in range(5)])
+    sink.flush()
+    sink.delete([point(1).id])
+    failing_once(monkeypatch, "replace")
+    with pytest.raises(SinkError):
+        sink.flush()
+    holds(sink, [point(n) for n in (0, 2, 3, 4)])
+    sink.close()
+
+
+def test_rows_after_a_torn_write_are_no_success(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row group that was written in part spoils its file: the flush of the batches before fails as well."""
+    sink.write([point(1)])
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.ParquetWriter.write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(SinkError, match="full"):
+            sink.write([point(2)])
+    with pytest.raises(SinkError, match="written again"):
+        sink.flush()
+    sink.close()
+    sink.open(TestParquet().manifest)
+    holds(sink, [])
+    sink.close()
+
+
+def test_a_fetch_reads_few_row_groups(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One id, one row group of the part, and of the others at most the ids."""
+    for n in range(10):
+        sink.write([point(i) for i in range(10 * n, 10 * n + 10)])
+    sink.flush()
+    import pyarrow.parquet as pq
+
+    read: list[int] = []
+    real = pq.ParquetFile.read_row_group
+
+    def counting(self: pq.ParquetFile, group: int, columns: object = None, **how: object) -> object:
+        if columns != ["id"]:
+            read.append(group)
+        return real(self, group, columns=columns, **how)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
+    (found,) = sink.fetch([point(42).id])
+    assert found.chunk == point(42).chunk
+    assert read == [4]
+    sink.close()

@@ -17,8 +17,9 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
@@ -247,40 +248,65 @@ class DeltaSink(Sink):
             self._commit()
 
     def _commit(self, small: int | None = None) -> None:
-        """One version more, with what is pending, and no more than so many small files; if there is anything to do."""
+        """Commit what is pending, and put small files together where there are more than so many of them."""
+        from deltalake.exceptions import CommitFailedError
+
+        table = self._tried(self._put, self._mine())
+        self._pending = Pending()
+        try:
+            self._tried(partial(self._compact, SMALL_PARTS if small is None else small), table)
+        except CommitFailedError:
+            if small is not None:
+                raise  # else the next commit does it
+
+    def _tried(self, commit: Callable[[DeltaTable], None], table: DeltaTable) -> DeltaTable:
+        """Make a commit to the table, and again to its newest version where others came before."""
         from deltalake.exceptions import CommitFailedError
 
         for turn in range(COMMITS):
             try:
-                self._put(self._mine(), SMALL_PARTS if small is None else small)
+                commit(table)
             except CommitFailedError:
                 if turn == COMMITS - 1:
                     raise
                 time.sleep(0.01 * turn)
+                table = self._mine()
             else:
-                self._pending = Pending()
-                return
+                break
+        return table
 
-    def _put(self, table: DeltaTable, small: int) -> None:
+    def _put(self, table: DeltaTable) -> None:
+        """Add what is pending, and rewrite the files in which its ids were."""
         import pyarrow as pa
+
+        pending = self._pending
+        if not pending.newest:
+            return
+        out = pa.array(list(pending.newest), pa.string())
+        self._replace(table, self._holding(table, out), pending.counting(), out)
+
+    def _compact(self, small: int, table: DeltaTable) -> None:
+        """Put small files together. No row changes by it, which the commit says to whoever streams the table."""
+        little = {
+            name for name, (count, size) in _sizes(table).items() if count < PART_ROWS // 2 and size < PART_BYTES // 2
+        }
+        if len(little) > small:
+            self._replace(table, little)
+
+    def _replace(
+        self, table: DeltaTable, old: set[str], new: Sequence[pa.Table] = (), out: pa.Array | None = None
+    ) -> None:
+        """One version more: with new rows, and those of the old files but for the ids that are out."""
         from deltalake import CommitProperties
         from deltalake.transaction import RemoveAction
 
         files, schema = self._open()
-        shape, pending = table_schema(schema), self._pending
-        actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
-        sizes = {action["path"]: (action["num_records"] or 0, action["size_bytes"]) for action in actions}
-        out = pa.array(list(pending.newest), pa.string())
-        old = self._holding(table, out)
-        little = {n for n, (count, size) in sizes.items() if count < PART_ROWS // 2 and size < PART_BYTES // 2}
-        if len(little) > small:
-            old |= little
-        if not old and not pending.rows:
-            return
-        kept = (without(group, out) for name in sorted(old) for group in files.read(name, shape))
-        made = files.write(chain(pending.counting(), kept), shape)
-        now = int(time.time() * 1000)
-        gone = [RemoveAction(name, True, now, sizes[name][1], {}) for name in sorted(old)]
+        shape, changes = table_schema(schema), out is not None
+        groups = (group for name in sorted(old) for group in files.read(name, shape))
+        kept = (group if out is None else without(group, out) for group in groups)
+        made = files.write(chain(new, kept), shape, changes=changes)
+        now, sizes = int(time.time() * 1000), _sizes(table) if old else {}
+        gone = [RemoveAction(name, changes, now, sizes[name][1], {}) for name in sorted(old)]
         if made or gone:
             only_this = CommitProperties(max_commit_retries=0)
             table.create_write_transaction([*made, *gone], "append", table.schema(), commit_properties=only_this)
@@ -351,3 +377,11 @@ class DeltaSink(Sink):
 
     def close(self) -> None:
         self._opened, self._pending = None, Pending()
+
+
+def _sizes(table: DeltaTable) -> dict[str, tuple[int, int]]:
+    """Rows and bytes of each file."""
+    import pyarrow as pa
+
+    actions = pa.table(table.get_add_actions()).select(["path", "size_bytes", "num_records"]).to_pylist()
+    return {action["path"]: (action["num_records"] or 0, action["size_bytes"]) for action in actions}

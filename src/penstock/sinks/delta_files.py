@@ -97,17 +97,20 @@ class Files:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=shape.names).select(shape.names).cast(shape)
 
-    def write(self, tables: Iterable[pa.Table], schema: pa.Schema) -> list[AddAction]:
-        """New files with these rows, of about the size wanted: on the disk, in no version of the table yet."""
+    def write(self, tables: Iterable[pa.Table], schema: pa.Schema, *, changes: bool = True) -> list[AddAction]:
+        """New files with these rows, of about the size wanted: on the disk, in no version of the table yet.
+
+        `changes` says whether they change the table, or are rows of files that they replace.
+        """
         made: list[AddAction] = []
         groups = grouped(tables)
         for first in groups:
-            made.append(self._part(first, groups, schema))
+            made.append(self._part(first, groups, schema, changes))
         if self.path is not None and made:
             manifests.sync(self.path)
         return made
 
-    def _part(self, first: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema) -> AddAction:
+    def _part(self, first: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema, changes: bool) -> AddAction:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
         from deltalake.transaction import AddAction
@@ -130,7 +133,7 @@ class Files:
         stats: dict[str, Any] = {"numRecords": count}
         if max(map(len, ends)) <= 256:  # whoever asks for a document need not open every file
             stats |= {"minValues": {"uri": min(ends)}, "maxValues": {"uri": max(ends)}, "nullCount": {"uri": 0}}
-        return AddAction(name, size, {}, int(time.time() * 1000), True, json.dumps(stats))
+        return AddAction(name, size, {}, int(time.time() * 1000), changes, json.dumps(stats))
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

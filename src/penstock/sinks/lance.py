@@ -7,18 +7,20 @@ from one `flush` to the next.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
@@ -40,10 +42,17 @@ CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
 """Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
 SETTLED = 1_000_000_000
 """Nanoseconds: nothing that comes so much later has the same time as what was there; and how old a look may be."""
+READS = 5
+"""How often a read is tried whose version is cleaned up meanwhile."""
+SPOOLED = 4 << 20
+"""Bytes of ids that are held in memory; more of them wait in a file."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
 PROBES, COMPARED = 100, 200
 """How many parts of the ANN index are looked into, and how many of the vectors there compared exactly, at least."""
+
+
+T = TypeVar("T")
 
 
 class _Place:
@@ -94,6 +103,17 @@ def _errors(url: str) -> Iterator[None]:
         raise kind(f"{url}: {text}") from error
 
 
+def reread(read: Callable[[], T]) -> T:
+    """Read, and again where a cleanup took files of the version that was being read: the newest one has its own."""
+    for _ in range(READS - 1):
+        try:
+            return read()
+        except (RuntimeError, OSError, ValueError) as error:
+            if "not found" not in str(error).lower():
+                raise
+    return read()
+
+
 def crowded(table: Any) -> bool:
     """Whether there are so many fragments, or so many rows newer than the ANN index, that all gets slow."""
     if table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
@@ -113,9 +133,10 @@ def unindexed(table: Any, schema: IndexSchema) -> list[str]:
 
 def _fetch(table: Any, schema: IndexSchema, ids: Sequence[str]) -> list[Point]:
     found: list[Point] = []
+    wanted = list(dict.fromkeys(ids))
     columns = [*rows.COLUMNS, *map(rows.vector_column, schema.vectors)]
-    for start in range(0, len(ids), PAGE):
-        query = table.search().where(rows.listed(ids[start : start + PAGE])).select(columns)
+    for start in range(0, len(wanted), PAGE):
+        query = table.search().where(rows.listed(wanted[start : start + PAGE])).select(columns)
         for batch in query.to_batches(PAGE):
             found += rows.points(batch, schema)
     return found
@@ -215,7 +236,7 @@ class LanceSink(Sink):
             made = pa.Table.from_batches([batch.arrow()])
             with self._turn, _errors(self.url):
                 if self._known is None:
-                    self._known = _Known(id for page in self.ids() for id in page)
+                    self._known = _Known(id for page in self._ids() for id in page)
                 # Before the write: where that fails, nobody knows what of it is there, and a second try merges.
                 known = self._known.among([cells[0] for cells in batch.rows])
                 if 0 < len(known) <= FEW and not table.count_rows(rows.listed(known)):
@@ -242,26 +263,42 @@ class LanceSink(Sink):
 
     def count(self) -> int:
         with _errors(self.url):
-            return int(self._opened().count_rows())
+            return int(reread(self._opened().count_rows))
 
     def ids(self) -> Iterator[Sequence[str]]:
-        table = self._opened()
-        with _errors(self.url):
-            for batch in table.search().select(["id"]).to_batches(PAGE):
-                yield batch.column("id").to_pylist()
+        """They are read at once, and given from a temporary file: however slowly they are taken, no cleanup of another
+        process comes between."""
+        self._opened()
+        with SpooledTemporaryFile(SPOOLED, "w+", encoding="utf-8") as file:
+
+            def read() -> None:
+                file.seek(0)
+                file.truncate()
+                file.writelines(f"{json.dumps(page)}\n" for page in self._ids())
+
+            with _errors(self.url):
+                reread(read)
+            file.seek(0)
+            for line in file:
+                yield json.loads(line)
+
+    def _ids(self) -> Iterator[Sequence[str]]:
+        for batch in self._opened().search().select(["id"]).to_batches(PAGE):
+            yield batch.column("id").to_pylist()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         table = self._opened()
         with _errors(self.url):
-            return _fetch(table, self._schema, list(dict.fromkeys(ids)))
+            return reread(lambda: _fetch(table, self._schema, ids))
 
     def maintain(self) -> None:
-        """Compact where there are many fragments, and index the vectors where there are many rows."""
+        """Compact where there are many fragments, index the vectors where there are many rows, and remove what only
+        older versions need."""
         table = self._opened()
         with _errors(self.url):
             if self._compactor:
                 self._compactor.wait()
-                if crowded(table) or unindexed(table, self._schema):
+                if self._compactor.ran or crowded(table) or unindexed(table, self._schema):
                     self._compactor.run()
         self.flush()
 
@@ -328,6 +365,8 @@ class _Compactor:
     def __init__(self, place: _Place, rows: int) -> None:
         self._place = place
         self._process: subprocess.Popen[bytes] | None = None
+        self.ran = False
+        """It has compacted since the old versions were removed."""
         self._rows, self._fresh, self._writes = rows, 0, 0
         self._lock = threading.Lock()
 
@@ -343,17 +382,19 @@ class _Compactor:
             self._wait()
 
     def run(self) -> None:
+        """Compact, and remove what only older versions need: nobody writes meanwhile, and readers read again."""
         with self._lock:
             self._wait()
-            self._start()
+            self._start("--clean")
             self._wait()
+            self.ran = False
 
     def _running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def _start(self) -> None:
-        self._rows, self._fresh, self._writes = self._rows + self._fresh, 0, 0
-        command = [sys.executable, "-m", "penstock.sinks.lance_compact", self._place.url]
+    def _start(self, *options: str) -> None:
+        self._rows, self._fresh, self._writes, self.ran = self._rows + self._fresh, 0, 0, True
+        command = [sys.executable, "-m", "penstock.sinks.lance_compact", self._place.url, *options]
         # A session of its own: Ctrl-C is for the run, which waits for this one and is done.
         self._process = subprocess.Popen(
             command,
@@ -400,7 +441,7 @@ class LanceIndex(Index):
     def open(self) -> None:
         self._manifest = self.manifest()
         with _errors(self._place.url):
-            self._table = self._place.connect("search").open_table(self._place.table)
+            self._table = reread(lambda: self._place.connect("search").open_table(self._place.table))
 
     def manifest(self) -> Manifest:
         if (kept := self._place.manifest()) is None:
@@ -410,46 +451,59 @@ class LanceIndex(Index):
     def close(self) -> None:
         self._table = None
 
-    def _opened(self) -> tuple[Any, IndexSchema]:
-        if self._table is None or self._manifest is None:
+    @property
+    def _schema(self) -> IndexSchema:
+        if self._manifest is None:
             raise SinkError(f"{self._place.url} is not open")
-        now = time.time_ns()
-        with _errors(self._place.url):
-            changed = self._place.versions.stat().st_mtime_ns
+        return self._manifest.schema
+
+    def _read(self, read: Callable[[Any], T]) -> T:
+        """Read the newest version of the table."""
+        if (table := self._table) is None:
+            raise SinkError(f"{self._place.url} is not open")
+
+        def newest() -> T:
+            now, changed = time.time_ns(), self._place.versions.stat().st_mtime_ns
             # A version so new may be followed by another one within the same tick of the clock; and folders of mounted
             # buckets keep no times.
             if changed != self._changed or not changed + SETTLED < now < self._looked + SETTLED:
-                self._table.checkout_latest()
+                table.checkout_latest()
                 self._changed, self._looked = changed, now
-        return self._table, self._manifest.schema
+            try:
+                return read(table)
+            except RuntimeError:
+                self._changed = 0  # whoever reads next looks again
+                raise
+
+        with _errors(self._place.url):
+            return reread(newest)
 
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        table, schema = self._opened()
-        name, space = rows.target(vector, schema, using, self._place.url)
+        name, space = rows.target(vector, self._schema, using, self._place.url)
         assert isinstance(vector, Dense | MultiVector)
         if k < 1:
             return []
         wanted = filters.parse(where)
-        with _errors(self._place.url):
+
+        def read(table: Any) -> pa.Table:
             query = table.search(vector.values, vector_column_name=rows.vector_column(name))
             query = query.distance_type(space.metric).limit(k).nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k)))
             query = query.select([*rows.COLUMNS, "_distance"])
             if wanted:
                 # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
                 query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
-            return _hits(query.to_arrow(), vector, space.metric)
+            return query.to_arrow()
+
+        return _hits(self._read(read), vector, space.metric)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        table, schema = self._opened()
-        with _errors(self._place.url):
-            return _fetch(table, schema, list(dict.fromkeys(ids)))
+        schema = self._schema
+        return self._read(lambda table: _fetch(table, schema, ids))
 
     def count(self) -> int:
-        table, _ = self._opened()
-        with _errors(self._place.url):
-            return int(table.count_rows())
+        return self._read(lambda table: int(table.count_rows()))
 
 
 def _hits(found: pa.Table, query: Dense | MultiVector, metric: str) -> list[Hit]:

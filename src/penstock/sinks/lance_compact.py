@@ -1,7 +1,7 @@
 """Compacts a LanceDB table and indexes its vectors: `python -m penstock.sinks.lance_compact lance://./index`.
 
 A process of its own, since compaction in the one that writes took a gigabyte there. Versions of the last minutes
-stay, for those who read them.
+stay, for a writer that goes on meanwhile; with `--clean` none but the newest does.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from penstock.sinks import rows
 from penstock.sinks.lance import _Place, crowded, unindexed
 
 KEEP = timedelta(minutes=5)
+NOW = timedelta(milliseconds=1)
+"""What keeps the newest version only: of nothing at all LanceDB warns, since others' reads fail. Ours read again."""
 
 
-def compact(url: str) -> None:
+def compact(url: str, *, clean: bool = False) -> None:
+    """`clean` removes what only older versions need, which nobody may be writing to then."""
     place = _Place(url)
     if (manifest := place.manifest()) is None:
         raise SinkError(f"there is no index at {url}")
@@ -27,7 +30,7 @@ def compact(url: str) -> None:
         if not alone:
             return
         table = place.connect().open_table(place.table)
-        if crowded(table):
+        if clean or crowded(table):
             table.optimize(cleanup_older_than=KEEP)
         for name in unindexed(table, manifest.schema):
             from lancedb.index import IvfRq, IvfSq
@@ -39,6 +42,8 @@ def compact(url: str) -> None:
             parts = math.isqrt(table.count_rows())
             how = kind(distance_type=space.metric, num_partitions=parts, max_iterations=10)
             table.create_index(rows.vector_column(name), config=how)
+        if clean:
+            table.optimize(cleanup_older_than=NOW)
 
 
 @contextmanager
@@ -59,4 +64,4 @@ def _alone(place: _Place) -> Iterator[bool]:
 
 
 if __name__ == "__main__":
-    compact(sys.argv[1])
+    compact(sys.argv[1], clean="--clean" in sys.argv[2:])

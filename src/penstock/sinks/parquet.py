@@ -36,6 +36,8 @@ PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 SMALL_PARTS = 16
 """So many parts of less than half the size are put together."""
+IDS_HELD = 2_000_000
+"""Of so many ids the rows are held, 12 bytes each, to fetch points without reading all ids again."""
 IDS_AT_ONCE = 100_000
 """How many ids are compared at a time to find the rows that count: what bounds the memory of reading."""
 
@@ -56,6 +58,8 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[list[str], dict[str, Any]] | None = None
+        self._hashes: dict[str, tuple[Any, Any]] = {}
+        """Of a part's ids, in order, and the row of each: those of the parts looked into last, IDS_HELD in all."""
 
     def names(self, ending: str) -> list[str]:
         return sorted(name for name in os.listdir(self.path) if name.startswith("part-") and name.endswith(ending))
@@ -99,7 +103,32 @@ class _Folder:
             for name, position in newest.values():
                 masks[name][position] = True
         self._seen = parts + notes, masks
+        self._hashes = {name: held for name, held in self._hashes.items() if name in masks}
         return masks
+
+    def among(self, name: str, ids: Sequence[str]) -> Any:
+        """A mask of the part's rows that may be of these ids: by a hash, so the rows have to be compared."""
+        import numpy as np
+
+        hashes, places = self._hashed(name)
+        wanted = np.fromiter(map(hash, ids), np.int64, len(ids))
+        starts, ends = np.searchsorted(hashes, wanted, "left"), np.searchsorted(hashes, wanted, "right")
+        mask = np.zeros(len(hashes), dtype=bool)
+        for n in np.flatnonzero(starts < ends):
+            mask[places[starts[n] : ends[n]]] = True
+        return mask
+
+    def _hashed(self, name: str) -> tuple[Any, Any]:
+        import numpy as np
+
+        if (held := self._hashes.pop(name, None)) is None:
+            hashes = np.fromiter(map(hash, self._ids(name)), np.int64)
+            places = np.argsort(hashes, kind="stable").astype(np.int32)
+            held = hashes[places], places
+        self._hashes[name] = held
+        while len(self._hashes) > 1 and sum(len(places) for _, places in self._hashes.values()) > IDS_HELD:
+            del self._hashes[next(iter(self._hashes))]
+        return held
 
     def _ids(self, name: str) -> Iterator[str]:
         with self.open(name) as file:
@@ -107,14 +136,14 @@ class _Folder:
                 yield from batch.column("id").to_pylist()
 
     def tables(self, name: str, mask: Any, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows of a part that count, one row group at a time."""
-        start = 0
+        """The rows of a part that the mask marks, one row group at a time; other groups are not read."""
+        end = 0
         with self.open(name) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=columns)
-                kept = mask[start : start + len(table)]
-                start += len(table)
+                start, end = end, end + file.metadata.row_group(group).num_rows
+                kept = mask[start:end]
                 if kept.any():
+                    table = file.read_row_group(group, columns=columns)
                     yield table if kept.all() else table.filter(kept)
 
 
@@ -127,12 +156,17 @@ class _Part:
         self.path = folder / f"part-{number:08}.parquet"
         self.rows = 0
         self.gone: dict[str, int] = {}
+        self.sealed = False
+        """It takes no more rows: `finish` was called, and is to be called again if it failed."""
+        self._broken = self._named = False
         self._temporary = folder / f".{self.path.name}.tmp"
         self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed by finish or drop
         self._writer = pq.ParquetWriter(self._file, schema, compression="zstd", use_dictionary=["uri", "headings"])
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        self._broken = True  # until the row group is whole
         self._writer.write(rows)
+        self._broken = False
         self.rows += len(rows)
 
     @property
@@ -140,21 +174,36 @@ class _Part:
         return self.rows >= PART_ROWS or len(self.gone) >= PART_ROWS or self._file.tell() >= PART_BYTES
 
     def finish(self) -> None:
-        """Rows first, then the note of what is gone: between the two nothing is missing."""
-        self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Rows first, then the note of deletions: between the two nothing is missing.
+
+        Where it fails, it can be called again: it goes on with the step that failed.
+        """
+        self.sealed = True
+        if self._broken:
+            raise SinkError(f"{self.path} could not be written to the end; what it was to hold has to be written again")
+        if not self._file.closed:
+            self._broken = True
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._broken = False
+            self._file.close()
+        if not self._named and self.rows:
+            try:
+                os.replace(self._temporary, self.path)
+            except FileNotFoundError as error:
+                raise SinkError(f"{self._temporary} was removed while it was written: its rows are lost") from error
+        elif not self._named:
+            self._temporary.unlink(missing_ok=True)
+        self._named = True
         if self.rows:
-            os.replace(self._temporary, self.path)
             manifests.sync(self.path.parent)
-        else:
-            self._temporary.unlink()
         if self.gone:
             manifests.write_durably(self.path.with_suffix(".gone"), json.dumps(self.gone).encode())
 
     def drop(self) -> None:
-        self._writer.close()
+        with suppress(OSError, ValueError):  # it may have failed before, and nobody needs what it wrote
+            self._writer.close()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
 
@@ -246,14 +295,17 @@ class ParquetSink(Sink):
     def _current(self) -> _Part:
         folder, schema = self._opened()
         self._claim()
+        if self._part is not None and self._part.sealed:
+            self._finish()
         if self._part is None:
             self._part = _Part(folder.path, folder.next_number(), rows.schema(schema))
         return self._part
 
     def _finish(self) -> None:
-        if (part := self._part) is not None:
+        """Make the part's rows and deletions durable. One that fails is kept, and finished by the next call."""
+        if self._part is not None:
+            self._part.finish()
             self._part = None
-            part.finish()
 
     def write(self, points: Sequence[Point]) -> None:
         _, schema = self._opened()
@@ -293,20 +345,17 @@ class ParquetSink(Sink):
                     yield table.column("id").to_pylist()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         folder, schema = self._opened()
-        wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
+        wanted = dict.fromkeys(ids)
         found: list[Point] = []
         with _errors(self._url):
             for name, mask in folder.live().items():
-                there = mask & _among(folder, name, wanted, pc)
-                if there.any():
-                    for table in folder.tables(name, there):
-                        found += [
-                            p for batch in table.combine_chunks().to_batches() for p in rows.points(batch, schema)
-                        ]
+                if len(found) == len(wanted):
+                    break
+                rows_of = mask & folder.among(name, list(wanted))
+                for table in folder.tables(name, rows_of) if rows_of.any() else ():
+                    for batch in table.combine_chunks().to_batches():
+                        found += [point for point in rows.points(batch, schema) if point.id in wanted]
         return found
 
     def maintain(self) -> None:
@@ -344,12 +393,3 @@ class ParquetSink(Sink):
             if self._claimed is not None:
                 self._claimed.release()
         self._part = self._folder = self._claimed = None
-
-
-def _among(folder: _Folder, name: str, wanted: Any, pc: Any) -> Any:
-    import numpy as np
-
-    with folder.open(name) as file:
-        ids = file.read(columns=["id"]).column("id")
-    found = pc.is_in(ids, value_set=wanted)
-    return np.concatenate([c.to_numpy(zero_copy_only=False) for c in found.chunks] or [np.empty(0, bool)])
