@@ -15,8 +15,6 @@ class Overlapping(SinkSuite):
         query = points[5].vectors[VECTOR]
         with self.searched(make_sink, make_index, points) as index:
             found = index.search(query, k=200, where={"uri": "file:///docs/1.md"})
-        overlapping = [
-            p for p in points if p.chunk.uri == "file:///docs/1.md" and similarity(query, p.vectors[VECTOR]) > 0
-        ]
+        shared = [p for p in points if p.chunk.uri == "file:///docs/1.md" and similarity(query, p.vectors[VECTOR]) > 0]
         assert 0 < len(shared) < 50
         assert {hit.chunk.id for hit in found} == {p.id for p in shared}

@@ -15,9 +15,13 @@ EXAMPLES = {"elastic": "elastic://localhost:9200/notes", "opensearch": "opensear
 TIMEOUT = 60
 
 
-def parse(url: str) -> tuple[str, address.Address]:
-    """The scheme and the address. Raises UsageError for a name that no index can have."""
-    scheme = "opensearch" if url.lower().startswith("opensearch:") else "elastic"
+def scheme_of(url: str) -> str:
+    return "opensearch" if url.lower().startswith("opensearch:") else "elastic"
+
+
+def parse(url: str) -> address.Address:
+    """The address. Raises UsageError for a name that no index can have."""
+    scheme = scheme_of(url)
     at = address.parse(url, scheme, EXAMPLES[scheme], port=9200, options=frozenset({"tls"}))
     name = at.names[0] if at.names else ""
     if at.folder or name != name.lower() or re.search(r'^[-_+.]|[\\/*?"<>|\s,#:]', name) or len(name.encode()) > 255:
@@ -25,7 +29,7 @@ def parse(url: str) -> tuple[str, address.Address]:
             f"invalid index name in {url!r}: expected lower case, at most 255 bytes, without spaces or any of"
             rf' \/*?"<>|,#: and not beginning with one of -_+. ; write it like {EXAMPLES[scheme]}'
         )
-    return scheme, at
+    return at
 
 
 class Elastic:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.core import filters
-from penstock.core.contracts import Index
-from penstock.core.errors import SinkError, UsageError
+from penstock.core.errors import SinkError
+from penstock.core.filters import Filter
 from penstock.core.records import Dense, Hit, MultiVector, Sparse, Vector
-from penstock.core.schema import IndexSchema, Manifest, VectorSpec
+from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.sinks import rows, sparse
+from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.elastic.documents import Documents, bits_field, chunk_of, compared, vector_of, weights
 from penstock.sinks.elastic.filters import to_query
 from penstock.sinks.elastic.sink import ElasticStore
@@ -33,33 +33,22 @@ SLACK = 1 + 2**-7
 """By how much a product may be larger than the store's, which cuts off a weight after nine bits."""
 
 
-class ElasticIndex(ElasticStore, Index):
+class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
     """Compares with every vector where there are few candidates, else with those that the graph leads to."""
 
-    def manifest(self) -> Manifest:
-        return self._found()
+    largest_k = LARGEST_K
 
-    def open(self) -> None:
-        kept = self._found()
-        self._hold(self._connect(), kept.schema)
-
-    def search(
-        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    def _nearest(
+        self, collection: Documents, target: Target, vector: Vector, k: int, where: Filter | None
     ) -> list[Hit]:
-        server, schema = self._opened()
-        name, space = rows.target(vector, schema, using, self._url)
-        if k < 1:
-            return []
-        if k > LARGEST_K:
-            raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
-        wanted = filters.parse(where)
-        within = {"match_all": {}} if wanted is None else to_query(wanted, self._url)
-        search = _Search(server, schema, name, k, within)
+        name, space = target
+        within = {"match_all": {}} if where is None else to_query(where, self._url)
+        search = _Search(collection, self._opened()[1], name, k, within)
         if isinstance(vector, Sparse):
             query = sparse.asked(vector, self._url, negative=False)
             return search.overlapping(query) if len(query.values) else []
         values = compared(_checked(vector, space, self._url), space)
-        few = server.count(within)
+        few = collection.count(within)
         found = search.walked(values) if few > EXACT and space.kind == "Dense" else []
         if len(found) < min(k, few):
             found = search.exact(values)

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
-from penstock.core.contracts import Sink
 from penstock.core.errors import Rejected
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, rows, sparse
+from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
 from penstock.sinks.elastic import dialects, wire
 from penstock.sinks.elastic.documents import Documents
-from penstock.sinks.store import Store
 
 PAGE = 1000
 
 
-class ElasticStore(Store[Documents]):
-    """What the sink and the index have in common."""
+class ElasticStore(AddressStore[Documents]):
+    """The part that sink and index share."""
 
-    def __init__(self, url: str, client: Any = None) -> None:
-        super().__init__(url, client)
-        dialects.parse(url)
+    _parse = staticmethod(dialects.parse)
 
     def _connect(self) -> Documents:
-        return Documents(self._url, self._client)
+        return Documents(self._address, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         server, schema = self._opened()
         return server.fetch(ids, schema)
 
 
-class ElasticSink(ElasticStore, Sink):
+class ElasticSink(ElasticStore, CollectionSink[Documents]):
     """An index of Elasticsearch or OpenSearch. `client` is one of the user's, for other ways to log in.
 
     Elasticsearch takes two kinds more than dense vectors: many vectors a point from 8.18 on and with a licence for
@@ -50,31 +46,15 @@ class ElasticSink(ElasticStore, Sink):
 
     def __init__(self, url: str, client: Any = None) -> None:
         super().__init__(url, client)
-        if dialects.parse(url)[0] == "opensearch":
+        if dialects.scheme_of(url) == "opensearch":
             self.accepts = frozenset({Dense})
-
-    def manifest(self) -> Manifest | None:
-        return self._kept()
-
-    def drop(self) -> None:
-        self._drop()
-
-    def alias(self, number: int) -> str:
-        name = dialects.parse(self._sibling("live").url)[1].names[0]
-        with closing((self.generation(number) if number else self)._connect()) as server:
-            server.alias(name)
-        return name
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
-        server = self._connect()
-        try:
+        with closed_on_error(self._connect()) as server:
             kept = server.manifest() or server.create(manifest)
             manifests.agree(kept, manifest, self._url)
-        except BaseException:
-            server.close()
-            raise
-        self._hold(server, kept.schema)
+            self._hold(server, kept.schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         server, _ = self._opened()

@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
 from penstock.core.schema import VectorSpec
-from penstock.sinks.elastic.dialects import DIALECTS, parse
+from penstock.sinks.address import Address
+from penstock.sinks.elastic.dialects import DIALECTS, scheme_of
 
 SINCE = {"MultiVector": (8, 18), "Sparse": (8, 15)}
 """The first version of Elasticsearch that searches vectors of the kind."""
@@ -21,19 +22,19 @@ BULK = 8 << 20
 class Server:
     """A client, and the index that it is used for."""
 
-    def __init__(self, url: str, client: Any) -> None:
-        scheme, at = parse(url)
+    def __init__(self, address: Address, client: Any) -> None:
+        url = address.url
         try:
             import orjson
 
-            self.dialect = DIALECTS[scheme]()
+            self.dialect = DIALECTS[scheme_of(url)]()
         except ImportError as error:
             raise MissingExtra(f"{url} ({error.name})", "elastic") from None
         self.url = url
         self.dumps: Callable[[Any], bytes] = partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
-        self.name = at.names[0]
+        self.name = address.names[0]
         self._own = client is None
-        self._client = self.dialect.connect(at) if client is None else client
+        self._client = self.dialect.connect(address) if client is None else client
 
     def close(self) -> None:
         if self._own:
@@ -79,7 +80,7 @@ class Server:
         """Remove the index with its aliases; neither product removes an index by the name of an alias."""
         self.ask("DELETE")
 
-    def alias(self, name: str) -> None:
+    def alias(self, name: str) -> bool:
         """Have `name` stand for this index: in one request, so that it is never missing, nor stands for two."""
         try:
             found = set(self.ask("GET", "/_alias", of=name))
@@ -89,6 +90,7 @@ class Server:
             raise SinkError(f"{self.url}: there is an index {name!r}, so no alias can have its name")
         removals = [{"remove": {"index": other, "alias": name}} for other in sorted(found - {self.name})]
         self.ask("POST", "/_aliases", {"actions": [*removals, {"add": {"index": self.name, "alias": name}}]}, of="")
+        return True
 
     def bulk(self, actions: Iterable[tuple[str, bytes]]) -> dict[str, str]:
         """Send (id, action) pairs in requests of a good size; return why which ids were refused for good."""
@@ -151,7 +153,7 @@ def _sink_error(url: str, error: Exception) -> SinkError:
         return SinkError(f"{url}: the server's licence does not include this: {why}")
     if status in (401, 403):
         keys = "ELASTIC_API_KEY, or a user in the url and ELASTIC_PASSWORD"
-        if url.lower().startswith("opensearch"):
+        if scheme_of(url) == "opensearch":
             keys = "a user in the url and OPENSEARCH_PASSWORD"
         return SinkError(f"{url} denies access ({status}: {why}); set {keys}")
     if status == 404:
@@ -159,12 +161,18 @@ def _sink_error(url: str, error: Exception) -> SinkError:
     if status == 413:
         return TooLarge(f"{url} does not take requests so large ({why})")
     if status in (408, 429) or status >= 500:
-        return SinkUnavailable(f"{url}: {status}: {why}")
+        return SinkUnavailable(f"{url}: {status}: {why}", retry_after=_retry_after(error))
     if status < 400:
         return SinkError(f"{url} is not Elasticsearch (OpenSearch is written opensearch://...)")
     if "media_type_header" in why:
         return SinkError(f'{url} is older than its driver; pip install "elasticsearch<9" ({why})')
     return SinkError(f"{url}: {status}: {why}")
+
+
+def _retry_after(error: Exception) -> float | None:
+    """The seconds of a Retry-After header; the client of OpenSearch keeps no headers."""
+    seconds = str(getattr(getattr(error, "meta", None), "headers", {}).get("retry-after", ""))
+    return float(seconds) if re.fullmatch(r"\d{1,6}", seconds) else None
 
 
 def reason(answer: Any) -> str:

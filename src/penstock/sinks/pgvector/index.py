@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.core import filters
-from penstock.core.contracts import Index
 from penstock.core.records import Hit, Sparse, Vector
-from penstock.core.schema import Manifest
 from penstock.sinks import rows, sparse
+from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.pgvector.filters import as_stored
 from penstock.sinks.pgvector.sink import PgvectorStore
-from penstock.sinks.pgvector.table import COLUMNS
+from penstock.sinks.pgvector.table import COLUMNS, Table
 from penstock.sinks.pgvector.values import chunk_of, column_type, literal
 
 if TYPE_CHECKING:
@@ -23,35 +22,24 @@ LARGEST_K = 500
 _DISTANCES = {"cosine": "<=>", "l2": "<->", "dot": "<#>"}
 
 
-class PgvectorIndex(PgvectorStore, Index):
+class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
     """Compares with every vector of the rows that `where` leaves; without `where` by the HNSW index where there is
     one."""
 
-    def open(self) -> None:
-        kept = self._found()
-        self._hold(self._connect(), kept.schema)
-
-    def manifest(self) -> Manifest:
-        return self._found()
-
-    def search(
-        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    def _nearest(
+        self, collection: Table, target: Target, vector: Vector, k: int, where: filters.Filter | None
     ) -> list[Hit]:
-        table, schema = self._opened()
-        name, space = rows.target(vector, schema, using, self._url)
-        if k < 1:
-            return []
+        name, space = target
         dense = space.kind == "Dense"
         query = literal(sparse.asked(vector, self._url) if isinstance(vector, Sparse) else vector)
         operator = _DISTANCES[space.metric if dense else "dot"]
         distance = f'"{rows.vector_column(name)}" {operator} %s::{column_type(space)}'
-        wanted = filters.parse(where)
         values: list[Any] = [query]
-        condition = filters.sql(as_stored(wanted), filters.Parameters("%s", values)) if wanted else "true"
-        sql = f"SELECT {COLUMNS}, {{}} AS distance FROM {table.name} WHERE {condition} ORDER BY distance LIMIT {k}"
+        condition = filters.sql(as_stored(where), filters.Parameters("%s", values)) if where else "true"
+        sql = f"SELECT {COLUMNS}, {{}} AS distance FROM {collection.name} WHERE {condition} ORDER BY distance LIMIT {k}"
         found: list[tuple[Any, ...]] = []
-        with table.transaction() as cursor:
-            if wanted is None and k <= LARGEST_K and dense:
+        with collection.transaction() as cursor:
+            if where is None and k <= LARGEST_K and dense:
                 cursor.execute("SELECT set_config('hnsw.ef_search', %s, true)", (str(max(100, 2 * k)),))
                 found = _rows(cursor, sql.format(distance), values)
             # The index leaves out deleted rows only after its choice, and vectors without a direction. It does not

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.records import Dense, Point, Sparse
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows, sparse
+from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
 from penstock.sinks.pgvector.connection import BUILD, scalar
-from penstock.sinks.pgvector.table import COLUMNS, PAGE, Hnsw, Table
+from penstock.sinks.pgvector.table import COLUMNS, PAGE, Hnsw, Table, parse
 from penstock.sinks.pgvector.values import decoded, encoded, storable, to_binary
-from penstock.sinks.store import Store
 
 if TYPE_CHECKING:
     import psycopg
@@ -36,22 +35,24 @@ _MEMORY = """SELECT set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', '0', true)"""
 
 
-class PgvectorStore(Store[Table]):
-    """What the sink and the index have in common."""
+class PgvectorStore(AddressStore[Table]):
+    """The part that sink and index share."""
 
-    def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
-        super().__init__(url, client)
-        Table(url)
+    _parse = staticmethod(parse)
+
+    @property
+    def _name(self) -> str:
+        return self._address.names[1]
 
     def _connect(self) -> Table:
-        return Table(self._url, self._client)
+        return Table(self._address, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         table, schema = self._opened()
         return table.fetch(ids, schema)
 
 
-class PgvectorSink(PgvectorStore, Sink):
+class PgvectorSink(PgvectorStore, CollectionSink[Table]):
     """A table of PostgreSQL: `pgvector://user@host:5432/database/table`. Any number of processes read and write.
 
     `maintain` builds an HNSW index of the dense vectors of each name, of at most INDEX_DIM dimensions, once there are
@@ -68,35 +69,22 @@ class PgvectorSink(PgvectorStore, Sink):
         self._indexes: list[Hnsw] = []
         self._written = 0
 
-    def manifest(self) -> Manifest | None:
-        return self._kept()
-
     def drop(self) -> None:
         self.close()
         with closing(self._connect()) as table:
             table.remove()
-
-    def alias(self, number: int) -> str:
-        shown = self.generation(number).url if number else self._url
-        with closing(self._connect()) as table:
-            return table.show(Table(shown).name)
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         for space in manifest.schema.vectors.values():
             if space.kind == "Dense" and not 0 < space.dim <= LARGEST_DIM:
                 raise UsageError(f"{self._url} takes vectors of at most {LARGEST_DIM:,} dimensions, not {space.dim:,}")
-        table = self._connect()
-        try:
+        with closed_on_error(self._connect()) as table:
             with table.transaction() as cursor:
                 kept = table.create(cursor, manifest)
                 manifests.agree(kept, manifest, self._url)
-                self._indexes = table.indexes(cursor)
-        except BaseException:
-            table.close()
-            raise
-        self._hold(table, kept.schema)
-        self._written = 0
+                self._indexes, self._written = table.indexes(cursor), 0
+            self._hold(table, kept.schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         table, _ = self._opened()

@@ -56,21 +56,26 @@ class Hnsw:
     rows: int
 
 
+def parse(url: str) -> address.Address:
+    """The address. Raises UsageError for names that no table or schema can have."""
+    options = frozenset({"tls", "schema"})
+    at = address.parse(url, "pgvector", EXAMPLE, port=5432, names=2, options=options)
+    if at.folder is not None:
+        raise UsageError(f"{url!r} does not name a server; write it like {EXAMPLE}")
+    for name in (at.names[1], at.options.get("schema", "public")):
+        if not name.replace("_", "").replace("-", "").isalnum() or len(name.encode()) > 63 or name == MANIFESTS:
+            raise UsageError(f"invalid name {name!r} in {url!r}: expected letters, digits, - and _, at most 63 bytes")
+    return at
+
+
 class Table(Connection):
-    def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
-        options = frozenset({"tls", "schema"})
-        at = address.parse(url, "pgvector", EXAMPLE, port=5432, names=2, options=options)
-        if at.folder is not None:
-            raise UsageError(f"{url!r} does not name a server; write it like {EXAMPLE}")
-        table, schema = at.names[1], at.options.get("schema", "public")
-        for name in (table, schema):
-            if not name.replace("_", "").replace("-", "").isalnum() or len(name.encode()) > 63 or name == MANIFESTS:
-                raise UsageError(
-                    f"invalid name {name!r} in {url!r}: expected letters, digits, - and _, at most 63 bytes"
-                )
+    def __init__(self, at: address.Address, client: psycopg.Connection[Any] | None = None) -> None:
         super().__init__(at, client)
-        self.bare = table
-        self.name, self.manifests = f'"{schema}"."{table}"', f'"{schema}"."{MANIFESTS}"'
+        self.bare, self._schema = at.names[1], at.options.get("schema", "public")
+        self.name, self.manifests = self._qualified(self.bare), self._qualified(MANIFESTS)
+
+    def _qualified(self, name: str) -> str:
+        return f'"{self._schema}"."{name}"'
 
     # ------------------------------------------------------------ the table and its manifest
 
@@ -152,26 +157,26 @@ class Table(Connection):
 
     # ------------------------------------------------------------ the view
 
-    def show(self, table: str) -> str:
-        """Have the view `<table>_live` show the table of that name to those who might read it; return its name."""
-        live = Table(manifests.numbered(self.url, "live"))
+    def alias(self, name: str) -> bool:
+        """Have the view of that name show this table, to those who might read it before."""
+        view = self._qualified(name)
         with self.transaction() as cursor:
             cursor.execute(_SERIALIZE)
-            if scalar(cursor, _FOREIGN, (live.name,)):
-                raise SinkError(f"{self.url}: there is a {live.bare!r} that is not Penstock's, and it stays")
-            vectors = cursor.execute(_VECTORS, (table,)).fetchall()
-            shown = cursor.execute(_VECTORS, (live.name,)).fetchall()
+            if scalar(cursor, _FOREIGN, (view,)):
+                raise SinkError(f"{self.url}: there is a {name!r} that is not Penstock's, and it stays")
+            vectors = cursor.execute(_VECTORS, (self.name,)).fetchall()
+            shown = cursor.execute(_VECTORS, (view,)).fetchall()
             grants: list[tuple[str, str]] = []
             if shown != vectors[: len(shown)]:  # a replaced view keeps its columns: one with others is made anew
-                grants = cursor.execute(_GRANTS, (live.name,)).fetchall()
-                cursor.execute(f"DROP VIEW {live.name}".encode())
+                grants = cursor.execute(_GRANTS, (view,)).fetchall()
+                cursor.execute(f"DROP VIEW {view}".encode())
             # A column keeps its type as well: without a dimension all vectors are of one.
             columns = [COLUMNS, *(f'"{column}"::{kind} AS "{column}"' for column, kind in vectors)]
-            cursor.execute(f"CREATE OR REPLACE VIEW {live.name} AS SELECT {', '.join(columns)} FROM {table}".encode())
-            cursor.execute(f"COMMENT ON VIEW {live.name} IS 'penstock'".encode())
+            cursor.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT {', '.join(columns)} FROM {self.name}".encode())
+            cursor.execute(f"COMMENT ON VIEW {view} IS 'penstock'".encode())
             for privilege, role in grants:
-                cursor.execute(f"GRANT {privilege} ON {live.name} TO {role}".encode())
-        return live.bare
+                cursor.execute(f"GRANT {privilege} ON {view} TO {role}".encode())
+        return True
 
     # ------------------------------------------------------------ rows
 

@@ -2,60 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from penstock.core import filters
-from penstock.core.contracts import Index
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.filters import Filter
 from penstock.core.records import Hit, Sparse, Vector
-from penstock.core.schema import Manifest
-from penstock.sinks import rows, sparse
+from penstock.sinks import sparse
+from penstock.sinks.collection import CollectionIndex, Target, closed_on_error
 from penstock.sinks.pinecone.filters import translate
 from penstock.sinks.pinecone.records import chunk_of, entries
 from penstock.sinks.pinecone.sink import PineconeStore
+from penstock.sinks.pinecone.wire import Namespace
 
-LARGEST_K = {"Dense": 10_000, "Sparse": 1000}
+LARGEST_SPARSE_K = 1000
 WHOLE = 40
 """Up to so many are asked for with their metadata: an answer has 4 MB at most."""
 
 
-class PineconeIndex(PineconeStore, Index):
+class PineconeIndex(PineconeStore, CollectionIndex[Namespace]):
     """Asks the namespace, which filters before it chooses the nearest. Of sparse vectors it finds those that share an
     index with the query."""
 
-    def manifest(self) -> Manifest:
-        return self._found()
+    largest_k = 10_000
 
     def open(self) -> None:
-        namespace = self._connect()
-        try:
+        with closed_on_error(self._connect()) as namespace:  # which has to be connected to the index
             if (kept := namespace.manifest()) is None:
                 raise SinkError(f"there is no index at {self._url}")
-        except BaseException:
-            namespace.close()
-            raise
-        self._hold(namespace, kept.schema)
+            self._hold(namespace, kept.schema)
 
-    def search(
-        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    def _nearest(
+        self, collection: Namespace, target: Target, vector: Vector, k: int, where: Filter | None
     ) -> list[Hit]:
-        namespace, schema = self._opened()
-        _, space = rows.target(vector, schema, using, self._url)
-        if k < 1:
-            return []
-        if k > (most := LARGEST_K[space.kind]):
-            raise UsageError(f"{self._url} finds {most:,} at most, not {k:,}")
+        _, space = target
+        if space.kind == "Sparse" and k > LARGEST_SPARSE_K:
+            raise UsageError(f"{self._url} finds {LARGEST_SPARSE_K:,} at most, not {k:,}")
         query = _query(vector, self._url)
         if isinstance(query, dict) and not query["indices"]:
             return []
-        wanted = filters.parse(where)
-        within = None if wanted is None else translate(wanted)
-        found, _ = namespace.query(query, k, within, metadata=k <= WHOLE)
+        within = None if where is None else translate(where)
+        found, _ = collection.query(query, k, within, metadata=k <= WHOLE)
         if k <= WHOLE:
             chunks = {match.id: match.metadata for match in found}
         else:
-            chunks = {key: r.metadata for key, r in namespace.fetch([match.id for match in found]).items()}
+            chunks = {key: r.metadata for key, r in collection.fetch([match.id for match in found]).items()}
         sign = -1.0 if space.metric == "l2" else 1.0
         return [Hit(sign * match.score, chunk_of(chunks[match.id])) for match in found if match.id in chunks]
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any, Self
 
 from penstock.core import filters
@@ -15,6 +16,8 @@ from penstock.core.errors import SinkError, SpaceMismatch
 from penstock.core.records import VECTOR, Dense, Point, Sparse
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows, sparse
+from penstock.sinks.bisect import in_halves
+from penstock.sinks.collection import AddressStore, closed_on_error
 from penstock.sinks.pinecone import wire
 from penstock.sinks.pinecone.filters import translate
 from penstock.sinks.pinecone.records import (
@@ -28,7 +31,6 @@ from penstock.sinks.pinecone.records import (
     vector_fields,
     vector_of,
 )
-from penstock.sinks.store import Store
 
 RECORDS = 1000
 REQUEST = 1_900_000
@@ -39,12 +41,10 @@ PENDING = 10_000
 """Deletions after which a flush is due."""
 
 
-class PineconeStore(Store[wire.Namespace]):
-    """What the sink and the index have in common."""
+class PineconeStore(AddressStore[wire.Namespace]):
+    """The part that sink and index share."""
 
-    def __init__(self, url: str, client: Any = None) -> None:
-        super().__init__(url, client)
-        wire.parse(url)
+    _parse = staticmethod(wire.parse)
 
     def generation(self, number: int) -> Self:
         """In an index of its own, `my-index-1`: all vectors of an index have one dimension."""
@@ -52,7 +52,7 @@ class PineconeStore(Store[wire.Namespace]):
         return type(self)(url, self._client) if self._client is not None else type(self)(url)
 
     def _connect(self) -> wire.Namespace:
-        return wire.Namespace(self._url, self._client)
+        return wire.Namespace(self._address, self._client)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         namespace, schema = self._opened()
@@ -102,14 +102,10 @@ class PineconeSink(PineconeStore, Sink):
 
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
-        namespace = self._connect()
-        try:
+        with closed_on_error(self._connect()) as namespace:
             kept = namespace.manifest() or self._create(namespace, manifest)
             manifests.agree(kept, manifest, self._url)
-        except BaseException:
-            namespace.close()
-            raise
-        self._hold(namespace, kept.schema)
+            self._hold(namespace, kept.schema)
 
     def _create(self, namespace: wire.Namespace, manifest: Manifest) -> Manifest:
         """Create the index if need be, see that it suits and that the namespace is empty, and keep the manifest."""
@@ -139,28 +135,27 @@ class PineconeSink(PineconeStore, Sink):
         namespace, schema = self._opened()
         batch = sparse.batched(points, schema, self._url, refused="zero")
         for records in _requests(namespace, batch):
-            refused = self._put(namespace, records)
+            refused = dict(in_halves(records, partial(self._put, namespace), wire.Refused))
             if len(refused) == len(records) > 1:
                 raise SinkError(next(iter(refused.values())))
             batch.reasons |= refused
         batch.finish()
 
-    def _put(self, namespace: wire.Namespace, records: list[dict[str, Any]]) -> dict[str, str]:
-        """Write them; return why which ids were refused, which Pinecone says of a request as a whole."""
+    def _put(self, namespace: wire.Namespace, records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+        """Write them. A refusal is of the request as a whole: that of one record is returned as its id and the cause."""
         try:
             position = namespace.upsert(records)
         except wire.Refused as error:
-            if len(records) == 1:
-                return {records[0]["metadata"]["id"]: str(error)}
-            half = len(records) // 2
-            return self._put(namespace, records[:half]) | self._put(namespace, records[half:])
+            if len(records) > 1:
+                raise
+            return [(records[0]["metadata"]["id"], str(error))]
         with self._lock:
             self._last = records[-1]
             if position is not None:
                 self._position = max(position, self._position or 0)
             for record in records if self._deleted else ():
                 self._deleted.pop(record["id"], None)
-        return {}
+        return []
 
     def delete(self, ids: Sequence[str]) -> None:
         namespace, _ = self._opened()

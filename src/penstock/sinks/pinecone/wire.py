@@ -73,8 +73,9 @@ def _controller(at: address.Address) -> str:
 class Namespace:
     """A client, an index, and the namespace of it that they are used for. Manifests are in a namespace of their own."""
 
-    def __init__(self, url: str, client: Any = None) -> None:
-        self.url, self.at = url, parse(url)
+    def __init__(self, at: address.Address, client: Any = None) -> None:
+        self.url, self.at = at.url, at
+        url = at.url
         self.name = self.at.names[0]
         try:
             import orjson
@@ -330,5 +331,5 @@ def _sink_error(url: str, error: Exception) -> SinkError:
     if status == 413 or (status == 400 and re.search("too large|maximum supported size", why)):
         return TooLarge(f"{url} does not take requests so large ({why})")
     if status in (408, 429) or status >= 500:
-        return SinkUnavailable(f"{url}: {status}: {why}")
+        return SinkUnavailable(f"{url}: {status}: {why}", retry_after=getattr(error, "retry_after", None))
     return Refused(f"{url}: {status}: {why}") if status == 400 else SinkError(f"{url}: {status}: {why}")

@@ -18,7 +18,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote
 
-from penstock.testing.emulators.elastic_http import handler, parse_json
+from penstock.testing.emulators.elastic_http import Fault, handler, parse_json
 from penstock.testing.emulators.elastic_index import (
     ALL_VECTORS,
     SIMILARITIES,
@@ -60,7 +60,7 @@ class ElasticServer:
         """Bytes of a request: http.max_content_length."""
         self.recall = 1.0
         """The share of the nearest that the graph finds."""
-        self._faults: list[tuple[int, str, float]] = []
+        self._faults: list[tuple[str, Fault]] = []
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self._http.daemon_threads = True
@@ -83,17 +83,17 @@ class ElasticServer:
     def base(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def fail(self, status: int, end: str, *, times: int = 1, after: float = 0) -> None:
+    def fail(self, status: int, end: str, *, times: int = 1, after: float = 0, retry_after: int | None = None) -> None:
         """Answer the next requests whose path has `end` in it with this status, 0 for no answer at all."""
         with self._lock:
-            self._faults += [(status, end, after)] * times
+            self._faults += [(end, Fault(status, after, retry_after))] * times
 
-    def fault(self, path: str) -> tuple[int, float] | None:
+    def fault(self, path: str) -> Fault | None:
         with self._lock:
-            for i, (status, end, after) in enumerate(self._faults):
+            for i, (end, fault) in enumerate(self._faults):
                 if end in path:
                     del self._faults[i]
-                    return status, after
+                    return fault
         return None
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -13,6 +14,15 @@ from penstock.testing.emulators.elastic_index import Refusal, refuse
 
 if TYPE_CHECKING:
     from penstock.testing.emulators.elastic import ElasticServer
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A planned failure of a request: its status, the seconds until it is answered, and a Retry-After header."""
+
+    status: int
+    after: float
+    retry_after: int | None
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
@@ -42,13 +52,12 @@ def handler(server: ElasticServer) -> type[BaseHTTPRequestHandler]:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
             if fault := server.fault(self.path):
-                status, after = fault
-                time.sleep(after)
-                if status == 0:
+                time.sleep(fault.after)
+                if fault.status == 0:
                     self.close_connection = True
                     return
-                refusal = Refusal(status, "injected_exception", f"injected {status}")
-                self.answer(status, refusal.body())
+                refusal = Refusal(fault.status, "injected_exception", f"injected {fault.status}")
+                self.answer(fault.status, refusal.body(), fault.retry_after)
                 return
             try:
                 self.authorize()
@@ -85,9 +94,11 @@ def handler(server: ElasticServer) -> type[BaseHTTPRequestHandler]:
                     reason = f"{name} version must be {either}, but found {asked[1]}"
                     raise refuse("media_type_header_exception", reason)
 
-        def answer(self, status: int, answer: Any) -> None:
+        def answer(self, status: int, answer: Any, retry_after: int | None = None) -> None:
             data = json.dumps(answer, ensure_ascii=False).encode()
             self.send_response(status)
+            if retry_after is not None:
+                self.send_header("Retry-After", str(retry_after))
             kind = "application/json"
             if server.flavor == "elasticsearch":
                 if "vnd.elasticsearch" in self.headers.get("Accept", ""):

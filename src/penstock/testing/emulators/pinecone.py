@@ -54,7 +54,7 @@ class PineconeServer:
         """Method, path and bytes of each."""
         self.refused: set[str] = set()
         """Ids that upserts are refused for."""
-        self._faults: list[tuple[int, str]] = []
+        self._faults: list[tuple[int, str, int | None]] = []
         self._lock = threading.Lock()
         self._listener = Listener(handler(self, None))
         self.port, self.base = self._listener.port, self._listener.base
@@ -71,17 +71,18 @@ class PineconeServer:
         for name in list(self.indexes):
             self.indexes.pop(name).listener.close()
 
-    def fail(self, status: int, path: str, *, times: int = 1) -> None:
+    def fail(self, status: int, path: str, *, times: int = 1, retry_after: int | None = None) -> None:
         """Answer the next requests of that path with this status, 0 for no answer at all."""
         with self._lock:
-            self._faults += [(status, path)] * times
+            self._faults += [(status, path, retry_after)] * times
 
-    def fault(self, path: str) -> int | None:
+    def fault(self, path: str) -> tuple[int, int | None] | None:
+        """The status, and the seconds of a Retry-After header."""
         with self._lock:
-            for i, (status, wanted) in enumerate(self._faults):
+            for i, (status, wanted, retry_after) in enumerate(self._faults):
                 if wanted == path:
                     del self._faults[i]
-                    return status
+                    return status, retry_after
         return None
 
     def control(self, method: str, path: str, body: bytes, version: str) -> Any:

@@ -53,7 +53,7 @@ def handler(server: PineconeServer, index: Index | None) -> type[BaseHTTPRequest
             split = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             server.requests.append((self.command, self.path, len(body)))
-            status = server.fault(split.path)
+            status, retry_after = server.fault(split.path) or (None, None)
             if status == 0:
                 self.close_connection = True
                 return
@@ -72,7 +72,8 @@ def handler(server: PineconeServer, index: Index | None) -> type[BaseHTTPRequest
                 else:
                     answer = server.data(index, self.command, split.path, params, body)
             except Refusal as refusal:
-                answer = refusal.status, _error(split.path, refusal), {}
+                headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+                answer = refusal.status, _error(split.path, refusal), headers
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 answer = 400, _error(split.path, Refusal(400, f"{type(error).__name__}: {error}")), {}
             self.answer(*answer)

@@ -1,0 +1,106 @@
+"""The sink and the index of a collection that a client reaches: the part that is the same for every such store."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from penstock.core import filters
+from penstock.core.contracts import Index, Sink
+from penstock.core.errors import UsageError
+from penstock.core.filters import Filter
+from penstock.core.records import Hit, Vector
+from penstock.core.schema import Manifest, VectorSpec
+from penstock.sinks import rows
+from penstock.sinks.address import Address
+from penstock.sinks.store import Handle, Store
+
+
+class Collection(Handle, Protocol):
+    def alias(self, name: str) -> bool:
+        """Have `name` stand for this collection. False where the store has no aliases."""
+        ...
+
+
+H = TypeVar("H", bound=Handle)
+C = TypeVar("C", bound=Collection)
+Target = tuple[str, VectorSpec]
+"""The name of the vectors that a search compares with, and their space."""
+
+
+@contextmanager
+def closed_on_error(handle: H) -> Iterator[H]:
+    """The handle, which is closed if what is done with it fails."""
+    try:
+        yield handle
+    except BaseException:
+        handle.close()
+        raise
+
+
+class AddressStore(Store[H]):
+    """A store whose url is the address of one collection."""
+
+    @staticmethod
+    @abstractmethod
+    def _parse(url: str) -> Address:
+        """Raises UsageError for a url that is not of this store."""
+
+    def __init__(self, url: str, client: Any = None) -> None:
+        super().__init__(url, client)
+        self._address = self._parse(url)
+
+    @property
+    def _name(self) -> str:
+        return self._address.names[0]
+
+
+class CollectionSink(Store[C], Sink):
+    """A sink whose manifest, removal and alias are matters of its collection alone."""
+
+    @property
+    @abstractmethod
+    def _name(self) -> str:
+        """The collection's name, as the store has it."""
+
+    def manifest(self) -> Manifest | None:
+        return self._kept()
+
+    def drop(self) -> None:
+        self._drop()
+
+    def alias(self, number: int) -> str:
+        name = self._sibling("live")._name
+        with closing((self.generation(number) if number else self)._connect()) as collection:
+            return name if collection.alias(name) else ""
+
+
+class CollectionIndex(Store[H], Index):
+    """An index that checks the question before it asks the store."""
+
+    largest_k: ClassVar[int | None] = None
+    """The most results of one search, where the store has a limit."""
+
+    def open(self) -> None:
+        kept = self._found()
+        self._hold(self._connect(), kept.schema)
+
+    def manifest(self) -> Manifest:
+        return self._found()
+
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
+        collection, schema = self._opened()
+        target = rows.target(vector, schema, using, self._url)
+        if k < 1:
+            return []
+        if self.largest_k is not None and k > self.largest_k:
+            raise UsageError(f"{self._url} finds {self.largest_k:,} at most, not {k:,}")
+        return self._nearest(collection, target, vector, k, filters.parse(where))
+
+    @abstractmethod
+    def _nearest(self, collection: H, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
+        """Find the k nearest by the vectors of the target, of those that pass the filter."""
