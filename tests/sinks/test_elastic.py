@@ -551,6 +551,16 @@ def test_requests_that_fail(endpoint: Endpoint, status: int, kind: type[SinkErro
         holds(sink, [point(1)])
 
 
+def test_a_server_says_when_to_come_back(endpoint: Endpoint) -> None:
+    """The seconds of Retry-After go with the error; the client of OpenSearch keeps no headers."""
+    url, server = endpoint
+    with opened(url) as sink:
+        server.fail(429, "_bulk", retry_after=7)
+        with pytest.raises(Transient) as raised:
+            sink.write([point(1)])
+        assert raised.value.retry_after == (None if server.flavor == "opensearch" else 7)
+
+
 def test_requests_are_of_a_good_size(endpoint: Endpoint) -> None:
     """Long texts go in several requests, none much larger than BULK; one longer text goes alone."""
     url, server = endpoint

@@ -414,6 +414,19 @@ def test_requests_that_fail(
         holds(sink, [point(1)])
 
 
+def test_a_service_says_when_to_come_back(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds of Retry-After go with the error that the client raises after its own tries."""
+    pytest.importorskip("pinecone._internal.http_client", reason="client 8 keeps no headers")
+    monkeypatch.setattr("pinecone._internal.http_client._retry_sleep", lambda seconds: None)
+    url, server = endpoint
+    with opened(url) as sink:
+        server.fail(429, "/vectors/upsert", times=4, retry_after=7)
+        with pytest.raises(Transient) as raised:
+            sink.write([point(1)])
+        server._faults.clear()
+        assert raised.value.retry_after == 7
+
+
 def test_any_string_is_an_id(endpoint: Endpoint) -> None:
     """Empty, long and odd ids are written, fetched, listed and deleted."""
     ids = ["", "x" * 513, "\u00e4" * 300, " ", "a/b?c#d&e=f%", "\x00", '"', "\U0001f30a", "sha256-x", "\x7f"]

@@ -142,7 +142,7 @@ class PineconeSink(PineconeStore, Sink):
         batch.finish()
 
     def _put(self, namespace: wire.Namespace, records: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-        """Write them. A refusal is of the request as a whole: that of one record is returned as its id and the cause."""
+        """Write them. Raises Refused for a request as a whole; for a single record returns its id and the cause."""
         try:
             position = namespace.upsert(records)
         except wire.Refused as error:
