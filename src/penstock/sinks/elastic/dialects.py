@@ -1,4 +1,4 @@
-"""The two products: the names of their indices, their clients, and what each calls vectors and their search."""
+"""The two products: the names of their indices, their clients, and their mappings and searches of vectors."""
 
 from __future__ import annotations
 

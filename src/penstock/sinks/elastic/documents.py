@@ -1,8 +1,8 @@
 """Points as documents, and back.
 
-`id`, `uri`, `ordinal` and `page` are searched by; `digest` stands for the text, which may be longer than a keyword; the
-other fields are only kept. A vector is there twice: as the field that the store compares, which it may give back
-normalized, and as the very float32 values in `bits`. Of sparse weights the store compares nine bits.
+`id`, `uri`, `ordinal` and `page` are searched by, and `digest` stands for the text, which may be longer than a keyword.
+Each vector is in two fields: one that the store compares and may give back normalized (of sparse weights it compares
+nine bits), and its very float32 values in `bits`.
 """
 
 from __future__ import annotations

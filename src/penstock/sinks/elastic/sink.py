@@ -73,7 +73,7 @@ class ElasticSink(ElasticStore, CollectionSink[Documents]):
             raise Rejected(reasons)
 
     def flush(self) -> None:
-        """Have what was written searched: it is in the log on disk since each request was answered."""
+        """Have searches see all writes; they are in the log on disk since each request was answered."""
         self._opened()[0].ask("POST", "/_refresh")
 
     def ids(self) -> Iterator[Sequence[str]]:

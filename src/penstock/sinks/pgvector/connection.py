@@ -1,4 +1,7 @@
-"""A connection to PostgreSQL that is made again when it is lost; errors as the contract has them."""
+"""A connection to PostgreSQL that is replaced when it is lost; errors as the contract has them.
+
+The certificates that `tls=1` trusts are the system's, or those of the file PGSSLROOTCERT.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _REFUSED = re.compile("FATAL|does not support SSL|SSL error|certificate|no passw
 
 
 class Connection:
-    """Made when it is first needed, and again after it was lost; threads take turns with it. A connection of the
+    """Opened when it is first needed, and again after it was lost; threads take turns with it. A connection of the
     user's is used as it is."""
 
     def __init__(self, at: address.Address, client: psycopg.Connection[Any] | None) -> None:

@@ -26,10 +26,10 @@ MOST_VALUES = 16_000
 INDEX_ROWS = 20_000
 INDEX_DIM = 2000
 REBUILD = 2000
-"""Rows that a run may write before it is quicker to build the HNSW indexes anew."""
+"""Rows that a run may write before it is quicker to rebuild the HNSW indexes."""
 
 _TYPES = ("text", "text", "int8", "text", "int8", "int8", "int8", "text", "text", "bytea")
-"""Of the columns, as COPY takes them. A vector is its bytes there."""
+"""Of the columns, as COPY takes them; a vector is bytes."""
 _OPERATORS = {"cosine": "vector_cosine_ops", "l2": "vector_l2_ops", "dot": "vector_ip_ops"}
 _MEMORY = """SELECT set_config('maintenance_work_mem', %s, true),
     set_config('max_parallel_maintenance_workers', '0', true)"""
@@ -56,7 +56,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
     """A table of PostgreSQL: `pgvector://user@host:5432/database/table`. Any number of processes read and write.
 
     `maintain` builds an HNSW index of the dense vectors of each name, of at most INDEX_DIM dimensions, once there are
-    INDEX_ROWS rows. As rows come in slowly while there is one, a run that writes many drops them, and builds them anew
+    INDEX_ROWS rows. As writes are slow with such an index, a run that writes many rows drops them, and rebuilds them
     at its end. Sparse vectors need pgvector 0.7, and have no zeros.
     """
 

@@ -167,7 +167,7 @@ class Table(Connection):
             vectors = cursor.execute(_VECTORS, (self.name,)).fetchall()
             shown = cursor.execute(_VECTORS, (view,)).fetchall()
             grants: list[tuple[str, str]] = []
-            if shown != vectors[: len(shown)]:  # a replaced view keeps its columns: one with others is made anew
+            if shown != vectors[: len(shown)]:  # a view that is replaced keeps its columns
                 grants = cursor.execute(_GRANTS, (view,)).fetchall()
                 cursor.execute(f"DROP VIEW {view}".encode())
             # A column keeps its type as well: without a dimension all vectors are of one.

@@ -1,8 +1,8 @@
-"""Pinecone: a namespace of a serverless index (clients 8 to 10). The key comes from PINECONE_API_KEY.
+"""Pinecone: a namespace of a serverless index, by its clients 8 to 10. The key comes from PINECONE_API_KEY.
 
-pinecone://my-index/notes                                   an index that exists
-pinecone://my-index/notes?cloud=aws&region=us-east-1        or is created there
-pinecone://my-index/notes?host=localhost:5080               of another controller; `tls=1` for TLS on this machine
+    pinecone://my-index/notes?cloud=aws&region=us-east-1
+
+creates the index there if it does not exist; `host=localhost:5080` names another controller than Pinecone's own.
 """
 
 from penstock.sinks.pinecone.index import PineconeIndex

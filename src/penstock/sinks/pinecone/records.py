@@ -17,7 +17,7 @@ from penstock.core.schema import VectorSpec
 from penstock.sinks import rows, sparse
 
 LARGEST_NUMBER = 1 << 53
-"""Numbers are doubles there."""
+"""Numbers are doubles in Pinecone."""
 METADATA = 40_000
 """Bytes of a record's metadata, at most."""
 HASHED = "sha256-"
@@ -104,7 +104,7 @@ def _shortest(vectors: Sequence[Any]) -> tuple[list[list[float]], int]:
 
 
 def same(found: Any, record: Mapping[str, Any]) -> bool:
-    """Whether what was read is the record that was written."""
+    """Whether the record that was read is the one that was written."""
     import numpy as np
 
     if found is None or dict(found.metadata) != record["metadata"]:

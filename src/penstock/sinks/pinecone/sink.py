@@ -171,7 +171,7 @@ class PineconeSink(PineconeStore, Sink):
             self.flush()
 
     def flush(self) -> None:
-        """Wait until what was written, and is durable, is seen by searches and by id, and what was deleted is not."""
+        """Wait until writes, which are durable already, are seen by searches and by id, and deletions too."""
         namespace, schema = self._opened()
         any_vector = probe(schema.only)
         with self._lock:
