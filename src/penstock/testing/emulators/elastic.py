@@ -1,7 +1,7 @@
 """Elasticsearch 8 and 9, and OpenSearch 3, as far as the sink goes: strict, in memory, in a thread of this process.
 
-It is spoken to by the official clients. What the real servers refuse it refuses, with their errors, and more: a field,
-key or path it does not know is a 400. What was written is not searched before a refresh.
+The official clients speak to it. It refuses what the real servers refuse, with their errors, and more: an unknown
+field, key or path is a 400. What was written is not searched before a refresh.
 
     with ElasticServer(user="me", password="secret") as server:
         Elasticsearch(server.base, basic_auth=("me", "secret"))
@@ -11,35 +11,29 @@ key or path it does not know is a 400. What was written is not searched before a
 from __future__ import annotations
 
 import base64
-import json
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
-from penstock.testing.emulators.elastic_query import (
+from penstock.testing.emulators.elastic_http import Fault, handler, parse_json
+from penstock.testing.emulators.elastic_index import (
     ALL_VECTORS,
-    LARGEST_PAGE,
-    SCRIPTS,
     SIMILARITIES,
     Document,
     Index,
     Refusal,
     check_field,
-    compile_query,
     only,
     refuse,
-    scored,
-    searched,
-    weighed,
 )
+from penstock.testing.emulators.elastic_query import LARGEST_PAGE, SCRIPTS, compile_query, scored, searched, weighed
 
 
 class ElasticServer:
-    """`flavor` is elasticsearch or opensearch; without `product`, the header is missing that clients ask for."""
+    """`flavor` is elasticsearch or opensearch. With `product=False` the header that clients require is missing."""
 
     def __init__(
         self, flavor: str = "elasticsearch", version: int = 9, user: str = "", password: str = "", key: str = "",
@@ -51,9 +45,9 @@ class ElasticServer:
             self.secrets.add("Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
         self.indices: dict[str, Index] = {}
         self.aliases: dict[str, set[str]] = {}
-        """What each stands for."""
+        """Alias -> the indices that it stands for."""
         self.requests: list[tuple[str, str]] = []
-        """Method and path of each, as they came."""
+        """Method and path of each, in order."""
         self.sizes: list[int] = []
         """Bytes of each bulk request."""
         self.refused: dict[str, int] = {}
@@ -61,14 +55,14 @@ class ElasticServer:
         self.number = ""
         """Another version than `version`.2.0."""
         self.licensed = True
-        """For rank vectors, which the free licence leaves out."""
+        """Whether the licence includes rank vectors."""
         self.largest = 100 << 20
         """Bytes of a request: http.max_content_length."""
         self.recall = 1.0
-        """The part of the nearest that the graph finds."""
-        self._faults: list[tuple[int, str, float]] = []
+        """The share of the nearest that the graph finds."""
+        self._faults: list[tuple[str, Fault]] = []
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
 
@@ -89,17 +83,17 @@ class ElasticServer:
     def base(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def fail(self, status: int, end: str, *, times: int = 1, after: float = 0) -> None:
+    def fail(self, status: int, end: str, *, times: int = 1, after: float = 0, retry_after: int | None = None) -> None:
         """Answer the next requests whose path has `end` in it with this status, 0 for no answer at all."""
         with self._lock:
-            self._faults += [(status, end, after)] * times
+            self._faults += [(end, Fault(status, after, retry_after))] * times
 
-    def fault(self, path: str) -> tuple[int, float] | None:
+    def fault(self, path: str) -> Fault | None:
         with self._lock:
-            for i, (status, end, after) in enumerate(self._faults):
+            for i, (end, fault) in enumerate(self._faults):
                 if end in path:
                     del self._faults[i]
-                    return status, after
+                    return fault
         return None
 
     @property
@@ -107,7 +101,7 @@ class ElasticServer:
         return "dense_vector" if self.flavor == "elasticsearch" else "knn_vector"
 
     def names(self, name: str) -> list[str]:
-        """The indices that a name means."""
+        """The indices that a name or alias stands for."""
         if not (found := [name] if name in self.indices else sorted(self.aliases.get(name, ()))):
             raise Refusal(404, "index_not_found_exception", f"no such index [{name}]")
         return found
@@ -116,7 +110,7 @@ class ElasticServer:
         [found] = self.names(name)
         return self.indices[found]
 
-    # ------------------------------------------------------------ what can be asked
+    # ------------------------------------------------------------ requests
 
     def answer(self, method: str, path: str, params: dict[str, str], body: bytes) -> tuple[int, Any]:
         parts = [unquote(part) for part in path.split("/") if part]
@@ -127,7 +121,7 @@ class ElasticServer:
                 only(params, {"refresh", "timeout"}, "_bulk")
                 return 200, self._bulk(name[0] if name else None, body, params.get("refresh", "false"))
             case "PUT", [name]:
-                return 200, self._create(name, _json(body))
+                return 200, self._create(name, parse_json(body))
             case (("GET" | "HEAD" | "DELETE"), [name]):
                 if method == "DELETE":
                     return 200, self._remove(name)
@@ -138,22 +132,22 @@ class ElasticServer:
                 known = self.aliases.items()
                 return 200, {f: {"aliases": {a: {} for a, of in known if f in of}} for f in self.names(name)}
             case "POST", ["_aliases"]:
-                return 200, self._alias(_json(body))
+                return 200, self._alias(parse_json(body))
             case "PUT", [name, "_mapping"]:
-                return 200, self._remap(self.index(name), _json(body))
+                return 200, self._remap(self.index(name), parse_json(body))
             case (("GET" | "POST"), [name, "_refresh"]):
                 self.index(name).refresh()
                 return 200, {"_shards": {"total": 1, "successful": 1, "failed": 0}}
             case (("GET" | "POST"), [name, "_count"]):
-                asked = _json(body) if body else {"query": {"match_all": {}}}
+                asked = parse_json(body) if body else {"query": {"match_all": {}}}
                 only(asked, {"query"}, "_count")
                 shown = self._passing(self.index(name), asked["query"])
                 return 200, {"count": len(shown), "_shards": _SHARDS}
             case (("GET" | "POST"), [name, "_mget"]):
-                return 200, self._mget(name, _json(body), params)
+                return 200, self._mget(name, parse_json(body), params)
             case (("GET" | "POST"), [name, "_search"]):
                 only(params, {"allow_partial_search_results"}, "_search")
-                return 200, self._search(name, _json(body))
+                return 200, self._search(name, parse_json(body))
         raise refuse("illegal_argument_exception", f"no handler found for uri [{path}] and method [{method}]")
 
     def _info(self) -> dict[str, Any]:
@@ -170,15 +164,15 @@ class ElasticServer:
         knn = settings == {"index": {"knn": True}}
         if settings and not (knn and self.flavor == "opensearch"):
             raise refuse("illegal_argument_exception", f"unknown setting {settings}")
-        made = Index(body.get("mappings") or {}, self.vectors)
-        if not self.licensed and any(field["type"] == "rank_vectors" for field in made.fields.values()):
+        index = Index(body.get("mappings") or {}, self.vectors)
+        if not self.licensed and any(field["type"] == "rank_vectors" for field in index.fields.values()):
             raise Refusal(403, "security_exception", "current license is non-compliant for [Rank Vectors]")
         with self._lock:
             if name in self.aliases:
                 raise refuse("invalid_index_name_exception", f"Invalid index name [{name}], already exists as alias")
             if name in self.indices:
                 raise refuse("resource_already_exists_exception", f"index [{name}/x] already exists")
-            self.indices[name] = made
+            self.indices[name] = index
         return {"acknowledged": True, "shards_acknowledged": True, "index": name}
 
     def _remove(self, name: str) -> dict[str, Any]:
@@ -190,14 +184,14 @@ class ElasticServer:
         return {"acknowledged": True}
 
     def _alias(self, body: dict[str, Any]) -> dict[str, Any]:
-        """All of the actions or none."""
+        """Do all of the actions or none."""
         only(body, {"actions"}, "_aliases")
         aliases = {alias: set(of) for alias, of in self.aliases.items()}
         for action in body["actions"]:
-            [(kind, given)] = action.items()
+            [(kind, names)] = action.items()
             only(action, {"add", "remove"}, "_aliases")
-            only(given, {"index", "alias"}, kind)
-            name, alias = given["index"], given["alias"]
+            only(names, {"index", "alias"}, kind)
+            name, alias = names["index"], names["alias"]
             if name not in self.indices:
                 raise Refusal(404, "index_not_found_exception", f"no such index [{name}]")
             if alias in self.indices:
@@ -227,18 +221,18 @@ class ElasticServer:
         if not body.endswith(b"\n"):
             raise refuse("illegal_argument_exception", "The bulk request must be terminated by a newline [\\n]")
         lines = iter(body.split(b"\n")[:-1])
-        items = [self._item(_json(line), lines, default) for line in lines]
+        items = [self._item(parse_json(line), lines, default) for line in lines]
         if refresh != "false":
             for index in self.indices.values():
                 index.refresh()
         return {"took": 1, "errors": any("error" in next(iter(i.values())) for i in items), "items": items}
 
     def _item(self, action: dict[str, Any], lines: Iterator[bytes], default: str | None) -> dict[str, Any]:
-        kind, given = next(iter(action.items())) if len(action) == 1 else ("", {})
-        if kind not in ("index", "delete") or given.keys() - {"_id", "_index"}:
+        kind, target = next(iter(action.items())) if len(action) == 1 else ("", {})
+        if kind not in ("index", "delete") or target.keys() - {"_id", "_index"}:
             raise refuse("illegal_argument_exception", f"Malformed action/metadata line: {action}")
-        name, id = given.get("_index", default), given.get("_id")
-        told: dict[str, Any] = {"_index": name, "_id": id}
+        name, id = target.get("_index", default), target.get("_id")
+        item: dict[str, Any] = {"_index": name, "_id": id}
         source = next(lines, None) if kind == "index" else None
         if kind == "index" and source is None:
             raise refuse("illegal_argument_exception", "The bulk request must have a source after each action")
@@ -246,14 +240,14 @@ class ElasticServer:
             if (status := self.refused.get(str(id))) is not None:
                 raise Refusal(status, "injected_exception", f"refused with {status}")
             index = self.index(str(name))
-            there = index.put(str(id), None if source is None else index.check(id, _json(source)))
+            replaced = index.put(str(id), None if source is None else index.check(id, parse_json(source)))
         except Refusal as refusal:
-            return {kind: told | {"status": refusal.status, "error": {"type": refusal.kind, "reason": refusal.reason}}}
+            return {kind: item | {"status": refusal.status, "error": {"type": refusal.kind, "reason": refusal.reason}}}
         if kind == "delete":
-            told |= {"status": 200 if there else 404, "result": "deleted" if there else "not_found"}
+            item |= {"status": 200 if replaced else 404, "result": "deleted" if replaced else "not_found"}
         else:
-            told |= {"status": 200 if there else 201, "result": "updated" if there else "created"}
-        return {kind: told | {"_version": 1, "_seq_no": 1, "_primary_term": 1}}
+            item |= {"status": 200 if replaced else 201, "result": "updated" if replaced else "created"}
+        return {kind: item | {"_version": 1, "_seq_no": 1, "_primary_term": 1}}
 
     def _mget(self, name: str, body: dict[str, Any], params: dict[str, str]) -> dict[str, Any]:
         only(params, {"_source_excludes"}, "_mget")
@@ -360,100 +354,9 @@ def _order(value: Any) -> Any:
 
 
 def _source(index: Index, document: Document, excluded: set[str]) -> Document:
-    """Without vectors, as Elasticsearch 9.2 keeps it: only the graph has them, normalized."""
+    """The document without vectors, as Elasticsearch 9.2 keeps it: only the graph has them, normalized."""
     return {
         name: value
         for name, value in document.items()
         if name not in excluded and index.fields.get(name, {}).get("type") not in ALL_VECTORS
     }
-
-
-def _json(data: bytes) -> dict[str, Any]:
-    def constant(name: str) -> Any:
-        raise ValueError(f"Non-standard token '{name}'")
-
-    try:
-        value = json.loads(data, parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        raise refuse("x_content_parse_exception", str(error)) from None
-    if not isinstance(value, dict):
-        raise refuse("parsing_exception", "Expected [START_OBJECT]")
-    return value
-
-
-def _handler(server: ElasticServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = -1
-
-        def do(self) -> None:
-            split = urlsplit(self.path)
-            server.requests.append((self.command, self.path))
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length)
-            if fault := server.fault(self.path):
-                status, after = fault
-                time.sleep(after)
-                if status == 0:
-                    self.close_connection = True
-                    return
-                refusal = Refusal(status, "injected_exception", f"injected {status}")
-                self.tell(status, refusal.body())
-                return
-            try:
-                self.authorize()
-                self.negotiate(bool(body), split.path)
-                if length > server.largest:
-                    raise Refusal(413, "content_too_long_exception", "entity content is too long")
-                params = dict(parse_qsl(split.query, keep_blank_values=True))
-                status, answer = server.answer(self.command, split.path, params, body)
-            except Refusal as refusal:
-                status, answer = refusal.status, refusal.body()
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                status, answer = 400, refuse("parse_exception", f"{type(error).__name__}: {error}").body()
-            self.tell(status, answer)
-
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do
-
-        def authorize(self) -> None:
-            if server.secrets and self.headers.get("Authorization") not in server.secrets:
-                raise Refusal(401, "security_exception", "missing or wrong authentication credentials for REST request")
-
-        def negotiate(self, has_body: bool, path: str) -> None:
-            given = self.headers.get("Content-Type", "")
-            kinds = ("json", "x-ndjson") if path.endswith("_bulk") else ("json",)
-            plain = given.replace("vnd.elasticsearch+", "").partition(";")[0]
-            if has_body and plain not in {f"application/{kind}" for kind in kinds}:
-                raise Refusal(406, "illegal_argument_exception", f"Content-Type header [{given}] is not supported")
-            for name in ("Accept", "Content-Type"):
-                value = self.headers.get(name, "")
-                if "vnd.elasticsearch" in value and server.flavor == "opensearch":
-                    raise Refusal(406, "illegal_argument_exception", f"{name} header [{value}] is not supported")
-                asked = re.search(r"compatible-with=(\d+)", value)
-                if asked and int(asked[1]) not in (server.version, server.version - 1):
-                    either = f"either version {server.version} or {server.version - 1}"
-                    reason = f"{name} version must be {either}, but found {asked[1]}"
-                    raise refuse("media_type_header_exception", reason)
-
-        def tell(self, status: int, answer: Any) -> None:
-            data = json.dumps(answer, ensure_ascii=False).encode()
-            self.send_response(status)
-            kind = "application/json"
-            if server.flavor == "elasticsearch":
-                if "vnd.elasticsearch" in self.headers.get("Accept", ""):
-                    kind = f"application/vnd.elasticsearch+json;compatible-with={server.version}"
-                if server.product:
-                    self.send_header("X-Elastic-Product", "Elasticsearch")
-            if status == 401:
-                self.send_header("WWW-Authenticate", 'Basic realm="security"')
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(data)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Silent: tests read what was asked from `requests`."""
-
-    return Handler

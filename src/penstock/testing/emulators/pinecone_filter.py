@@ -1,4 +1,4 @@
-"""The language of the filters that the emulator of Pinecone takes, as tests of a record's metadata."""
+"""Filters of the emulator of Pinecone, as tests of a record's metadata."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def compile_filter(given: Any) -> Test:
-    if not isinstance(given, dict) or not given:
+def compile_filter(wanted: Any) -> Test:
+    if not isinstance(wanted, dict) or not wanted:
         raise Refusal(400, "a filter is an object that is not empty")
-    tests = [_term(name, wanted) for name, wanted in given.items()]
+    tests = [_term(name, test) for name, test in wanted.items()]
     return lambda metadata: all(test(metadata) for test in tests)
 
 
@@ -43,7 +43,7 @@ def _term(name: str, wanted: Any) -> Test:
 
 
 def _comparison(name: str, sign: str, value: Any) -> Test:
-    """What a record does not have passes no comparison, not even that it is another."""
+    """A field that a record lacks passes no comparison, not even `$ne`."""
     if sign in ("$eq", "$ne"):
         _check_value(sign, value, bool | str | int | float)
         wanted = (isinstance(value, bool), value)

@@ -1,4 +1,4 @@
-"""How Pinecone is spoken to: the official client, clients 8 to 10, with errors as in the contract."""
+"""The official client (8 to 10) and the namespace that it is used for; errors as the contract has them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from typing import Any
 from urllib.parse import quote
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
-from penstock.core.records import Sparse
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import address, manifests
+from penstock.sinks.pinecone.records import probe
 
 EXAMPLE = "pinecone://my-index/notes?cloud=aws&region=us-east-1"
 MANIFESTS = "penstock-manifests"
 """The namespace of the manifests: one record for each namespace of Penstock's in the index, under its name."""
-TIMEOUT = 30
 WAIT = 60.0
-"""Seconds until what was written has to be seen, or an index has to be made."""
+"""Seconds until a write has to be seen, or an index has to be ready."""
 SLACK = 5.0
 """Seconds that reading by id may be behind searching."""
 URL_BYTES = 6000
 FETCH = 100
 TAG = "made-by"
-"""Of indexes that Penstock made, and may remove."""
+"""Of indexes that Penstock created, and may remove."""
 METRICS = {"cosine": "cosine", "dot": "dotproduct", "l2": "euclidean"}
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -39,25 +38,20 @@ def shape(space: VectorSpec) -> tuple[str, int | None, str]:
     return "dense", space.dim, METRICS[space.metric]
 
 
-def probe(space: VectorSpec) -> Any:
-    """A vector that is as good as any other."""
-    if space.kind == "Sparse":
-        return {"indices": [0], "values": [1.0]}
-    return [1.0] + [0.0] * (space.dim - 1)
-
-
-def entries(vector: Sparse) -> dict[str, list[Any]]:
-    return {"indices": vector.indices.tolist(), "values": vector.values.tolist()}
-
-
-def place(url: str) -> address.Address:
+def parse(url: str) -> address.Address:
+    """The address. Raises UsageError for names that no index or namespace can have."""
     known = frozenset({"host", "tls", "cloud", "region"})
     at = address.parse(url, "pinecone", EXAMPLE, port=443, options=known)
     namespace = at.names[0]
     if at.folder or at.user or not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?", at.host):
-        raise UsageError(f"{url!r}: an index is named by at most 45 of a-z, 0-9 and -; write it like {EXAMPLE}")
+        raise UsageError(
+            f"invalid index name in {url!r}: expected at most 45 of a-z, 0-9 and -; write it like {EXAMPLE}"
+        )
     if not re.fullmatch(r"[!-~]{1,512}", namespace) or namespace.startswith("__") or namespace == MANIFESTS:
-        raise UsageError(f"{url!r}: {namespace!r} is no namespace for points; write it like {EXAMPLE}")
+        raise UsageError(
+            f"invalid namespace {namespace!r} in {url!r}: expected at most 512 of printable ASCII, not beginning with"
+            f" __ and not {MANIFESTS}; write it like {EXAMPLE}"
+        )
     if ("cloud" in at.options) != ("region" in at.options):
         raise UsageError(f"{url!r}: cloud and region go together; write it like {EXAMPLE}")
     _controller(at)
@@ -65,22 +59,23 @@ def place(url: str) -> address.Address:
 
 
 def _controller(at: address.Address) -> str:
-    """Where indexes are made and asked for; empty for Pinecone's own. Without TLS only on this machine."""
+    """The controller's url; empty for Pinecone's own. Without TLS only on this machine."""
     host = at.options.get("host", "")
     if not host:
         return ""
     found = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(?::(\d{1,5}))?", host)
     if not found:
-        raise UsageError(f"{at.url!r}: {host!r} is no host; write it like host=localhost:5080")
+        raise UsageError(f"invalid host {host!r} in {at.url!r}: write it like host=localhost:5080")
     plain = found[1].strip("[]").lower() in LOCAL and not at.tls
     return f"{'http' if plain else 'https'}://{host}"
 
 
 class Namespace:
-    """A client, the index, and the namespace of it that this is about."""
+    """A client, an index, and the namespace of it that they are used for. Manifests are in a namespace of their own."""
 
-    def __init__(self, url: str, client: Any = None) -> None:
-        self.url, self.at = url, place(url)
+    def __init__(self, at: address.Address, client: Any = None) -> None:
+        self.url, self.at = at.url, at
+        url = at.url
         self.name = self.at.names[0]
         try:
             import orjson
@@ -88,8 +83,7 @@ class Namespace:
             from pinecone.exceptions import PineconeException
         except ImportError as error:
             raise MissingExtra(f"{url} ({error.name})", "pinecone") from None
-        self.dumps, self.loads, self._numbers = orjson.dumps, orjson.loads, orjson.OPT_SERIALIZE_NUMPY
-        self._pinecone = pinecone
+        self.dumps, self._pinecone = orjson.dumps, pinecone
         others = [getattr(sys.modules.get("urllib3.exceptions"), "HTTPError", None)]  # clients before 9 pass them on
         self._errors: tuple[type[Exception], ...] = (PineconeException, OSError, *(e for e in others if e))
         self._own = client is None
@@ -98,36 +92,37 @@ class Namespace:
             key = os.environ.get("PINECONE_API_KEY", "")
             if not re.fullmatch(r"[!-~]+", key):
                 raise UsageError(f"{url}: set PINECONE_API_KEY to a key of the project")
-            with self.turn():
+            with self._raising():
                 client = pinecone.Pinecone(api_key=key, host=_controller(self.at) or None)
         self._client = client
 
     def close(self) -> None:
-        for made in (self._index, self._client if self._own else None):
-            if made is not None and hasattr(made, "close"):
+        for part in (self._index, self._client if self._own else None):
+            if part is not None and hasattr(part, "close"):
                 with suppress(*self._errors):  # nothing is lost with a connection that does not close
-                    made.close()
+                    part.close()
         self._index = None
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def _raising(self) -> Iterator[None]:
+        """Raise the client's errors as the contract's."""
         try:
             yield
         except self._errors as error:
-            raise _told(self.url, error) from error
+            raise _sink_error(self.url, error) from error
 
     # ------------------------------------------------------------ the index
 
     def describe(self) -> Any:
-        """What the index is; None where there is none."""
+        """The index's description; None where there is no index."""
         try:
-            with self.turn():
+            with self._raising():
                 return self._client.describe_index(self.at.host)
-        except NotThere:
+        except NotFound:
             return None
 
     def connect(self) -> bool:
-        """Whether there is such an index."""
+        """Connect to the index, and return whether there is one."""
         if self._index is None and (found := self.describe()) is not None:
             self._reach(found)
         return self._index is not None
@@ -138,7 +133,7 @@ class Namespace:
             raise SinkUnavailable(f"{self.url}: the index has no host yet")
         if _controller(self.at).startswith("http:") and re.sub(r":\d+$", "", host).strip("[]").lower() in LOCAL:
             host = f"http://{host}"  # the client would take it for https
-        with self.turn():
+        with self._raising():
             self._index = self._client.Index(host=host)
 
     def create(self, space: VectorSpec) -> None:
@@ -151,7 +146,7 @@ class Namespace:
             )
         spec = self._pinecone.ServerlessSpec(cloud=self.at.options["cloud"], region=self.at.options["region"])
         try:
-            with self.turn():
+            with self._raising():
                 self._client.create_index(
                     name=self.at.host,
                     metric=metric,
@@ -169,25 +164,25 @@ class Namespace:
         self._reach(found)
 
     def remove(self) -> None:
-        """The records, then the manifest, and with the last of them the index, if Penstock made it: what has its name
-        next may be of another dimension. Returns when nothing is seen of it."""
-        with suppress(NotThere), self.turn():
+        """Remove the records, then the manifest, and with the last of them the index, if Penstock created it: the next
+        one of its name may be of another dimension. Returns when nothing is seen of them."""
+        with suppress(NotFound), self._raising():
             self._index.delete_namespace(namespace=self.name)
-        with suppress(NotThere), self.turn():
+        with suppress(NotFound), self._raising():
             self._index.delete(ids=[self.name], namespace=MANIFESTS)
         deadline = time.monotonic() + WAIT
         while self.kept() is not None or self.count():
             self.pause(deadline, "what was removed is still seen")
-        made = getattr(self.describe(), "tags", None) or {}
-        if made.get(TAG) != "penstock" or any(self.listed(MANIFESTS)) or any(self._counts().values()):
+        tags = getattr(self.describe(), "tags", None) or {}
+        if tags.get(TAG) != "penstock" or any(self.listed(MANIFESTS)) or any(self._counts().values()):
             return
-        with suppress(NotThere), self.turn():
+        with suppress(NotFound), self._raising():
             self._client.delete_index(self.at.host, timeout=-1)
         while self.describe() is not None:
             self.pause(deadline, "the index is still there")
 
     def pause(self, deadline: float, why: str) -> None:
-        """Half a second, or in the first one less; SinkUnavailable when it has taken too long."""
+        """Sleep for half a second, or in the first second less. Raises SinkUnavailable after the deadline."""
         left = deadline - time.monotonic()
         if left <= 0:
             raise SinkUnavailable(f"{self.url}: {why} after {WAIT:.0f} s")
@@ -196,32 +191,32 @@ class Namespace:
     # ------------------------------------------------------------ records
 
     def upsert(self, records: Sequence[Mapping[str, Any]], namespace: str = "") -> int | None:
-        """Write; tell the log's position of it, where the server does."""
-        with self.turn():
+        """Write; return the position in the log, where the server answers with it."""
+        with self._raising():
             answer = self._index.upsert(vectors=records, namespace=namespace or self.name)
         if answer.upserted_count != len(records):
             raise SinkError(f"{self.url} was sent {len(records)} points and wrote {answer.upserted_count}")
         return _position(answer, "x-pinecone-request-lsn", "x-pinecone-lsn-committed")
 
     def delete(self, keys: Sequence[str]) -> None:
-        with suppress(NotThere), self.turn():  # a namespace is there from its first point on
+        with suppress(NotFound), self._raising():  # a namespace exists from its first point on
             self._index.delete(ids=list(keys), namespace=self.name)
 
     def fetch(self, keys: Sequence[str], namespace: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}
         for page in _pages(keys):
-            with suppress(NotThere), self.turn():
+            with suppress(NotFound), self._raising():
                 found |= self._index.fetch(ids=page, namespace=namespace or self.name).vectors
         return found
 
     def query(
         self, vector: Any, k: int, within: Mapping[str, Any] | None = None, metadata: bool = False
     ) -> tuple[list[Any], int | None]:
-        """The nearest, and up to which position of the log they are true."""
+        """The nearest, and the position in the log up to which they are true."""
         asked: dict[str, Any] = {} if within is None else {"filter": within}
         asked |= {"sparse_vector" if isinstance(vector, dict) else "vector": vector}
         try:
-            with self.turn():
+            with self._raising():
                 answer = self._index.query(
                     top_k=k,
                     namespace=self.name,
@@ -229,7 +224,7 @@ class Namespace:
                     include_values=False,
                     **asked,
                 )
-        except NotThere:
+        except NotFound:
             if self.describe() is None:
                 raise
             return [], None
@@ -240,9 +235,9 @@ class Namespace:
         while True:
             more = {"pagination_token": token} if token else {}
             try:
-                with self.turn():
+                with self._raising():
                     page = self._index.list_paginated(namespace=namespace or self.name, limit=100, **more)
-            except NotThere:
+            except NotFound:
                 return
             if page.vectors:
                 yield [item.id for item in page.vectors]
@@ -254,10 +249,10 @@ class Namespace:
         return self._counts().get(self.name, 0)
 
     def _counts(self) -> dict[str, int]:
-        """Of each namespace but the manifests'."""
-        with self.turn():
+        """The records of each namespace but the manifests'."""
+        with self._raising():
             namespaces = self._index.describe_index_stats().namespaces
-        return {name: int(told.vector_count) for name, told in namespaces.items() if name != MANIFESTS}
+        return {name: int(stats.vector_count) for name, stats in namespaces.items() if name != MANIFESTS}
 
     # ------------------------------------------------------------ the manifest
 
@@ -271,7 +266,7 @@ class Namespace:
         return None if found is None else str((found.metadata or {}).get("manifest", ""))
 
     def keep(self, text: str, space: VectorSpec) -> None:
-        """Returns when it is read back."""
+        """Keep the text of a manifest. Returns when it is read back."""
         name = "sparse_values" if space.kind == "Sparse" else "values"
         record = {"id": self.name, name: probe(space), "metadata": {"manifest": text}}
         self.upsert([record], MANIFESTS)
@@ -279,23 +274,9 @@ class Namespace:
         while self.kept() != text:
             self.pause(deadline, "its manifest cannot be read back")
 
-    # ------------------------------------------------------------ values
-
-    def short(self, vectors: Sequence[Any]) -> tuple[list[list[float]], int]:
-        """The float32 values as the shortest decimals that mean them, and the bytes of one vector as JSON."""
-        import numpy as np
-
-        matrix = np.stack(vectors)
-        text = self.dumps(matrix, option=self._numbers)
-        values: list[list[float]] = self.loads(text)
-        if (np.array(values, np.float32).view(np.int32) != matrix.view(np.int32)).any():
-            values = matrix.tolist()  # one of them, read as a double, is nearer to the next float
-            return values, 26 * matrix.shape[1]
-        return values, len(text) // len(matrix) + 2 * matrix.shape[1]
-
 
 def _pages(keys: Sequence[str]) -> Iterator[list[str]]:
-    """As many as a url holds."""
+    """The keys, as many at a time as a url holds."""
     page: list[str] = []
     size = 0
     for key in dict.fromkeys(keys):
@@ -319,19 +300,19 @@ def _position(answer: Any, *names: str) -> int | None:
     return None
 
 
-class NotThere(SinkError):
-    """404: of an index or namespace, where it is asked whether there is one."""
+class NotFound(SinkError):
+    """404: there is no index or namespace of that name."""
 
 
 class Conflict(SinkError):
-    """409: an index of that name is there."""
+    """409: there is an index of that name."""
 
 
 class Refused(SinkError):
     """400: of a batch, one record of which may be at fault."""
 
 
-def _told(url: str, error: Exception) -> SinkError:
+def _sink_error(url: str, error: Exception) -> SinkError:
     status = getattr(error, "status_code", None) or getattr(error, "status", None)
     why = " ".join(str(getattr(error, "message", None) or getattr(error, "body", None) or error).split())[:300]
     if not isinstance(status, int):
@@ -342,13 +323,13 @@ def _told(url: str, error: Exception) -> SinkError:
             return SinkUnavailable(f"{url} cannot be reached: {cause}")
         return SinkError(f"{url} does not answer as Pinecone does: {cause}")
     if status in (401, 403):
-        return SinkError(f"{url} does not let us in ({status}: {why}); set PINECONE_API_KEY to a key that may")
+        return SinkError(f"{url} denies access ({status}: {why}); set PINECONE_API_KEY to a key that may")
     if status == 404:
-        return NotThere(f"{url}: there is no such index or namespace ({why})")
+        return NotFound(f"{url}: there is no such index or namespace ({why})")
     if status == 409:
         return Conflict(f"{url}: {why}")
     if status == 413 or (status == 400 and re.search("too large|maximum supported size", why)):
         return TooLarge(f"{url} does not take requests so large ({why})")
     if status in (408, 429) or status >= 500:
-        return SinkUnavailable(f"{url}: {status}: {why}")
+        return SinkUnavailable(f"{url}: {status}: {why}", retry_after=getattr(error, "retry_after", None))
     return Refused(f"{url}: {status}: {why}") if status == 400 else SinkError(f"{url}: {status}: {why}")
