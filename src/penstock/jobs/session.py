@@ -174,9 +174,10 @@ class Session:
         common library (numpy) can meet it half made."""
         with self._lock:
             if self._chunker is None:
-                self.open_sink()
                 self.pipeline.embedder.open()
-                self._chunker = self.pipeline.chunker()
+                chunker = self.pipeline.chunker()  # a size that the model refuses leaves no empty index behind
+                self.open_sink()
+                self._chunker = chunker
             return self._chunker
 
     def run(
