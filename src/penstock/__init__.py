@@ -7,7 +7,11 @@ hits = ps.open_index("lance://./index").search("how do I resume?", k=5)
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("Penstock runs on Linux and macOS, not on Windows itself: run it in WSL, or in a container")
 
 if TYPE_CHECKING:
     from penstock.chunkers.text import TextChunker

@@ -13,8 +13,9 @@ from penstock import Pipeline, open_index
 from penstock.core.errors import UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.embedders import from_name, int8
+from penstock.embedders.builder import Graph
 from penstock.embedders.clip import ClipEmbedder
-from penstock.embedders.graph import Graph
+from penstock.embedders.graph import product
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.embedders.runtime import session
 from penstock.sinks.memory import forget
@@ -107,7 +108,7 @@ def multiplied(values: np.ndarray, weights: np.ndarray, fine: bool) -> np.ndarra
     from onnx import TensorProto, helper
 
     graph = Graph(exact=False)
-    name = graph.product("values", weights, fine=fine)
+    name = product(graph, "values", weights, fine=fine)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,

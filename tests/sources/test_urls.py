@@ -185,7 +185,7 @@ def test_what_is_unclear_is_asked(tmp_path: Path) -> None:
         Urls(tmp_path / "a.csv").open()
     with pytest.raises(UsageError, match=r"There are: 'https://example\.org/a\.jpg'$"):
         Urls(tmp_path / "b.csv").open()
-    with pytest.raises(UsageError, match="unknown option 'image'; there are: url, caption, key, private"):
+    with pytest.raises(UsageError, match=r"unknown option 'image' of urls://.*: it takes url, caption, key, private$"):
         Urls(f"urls://{tmp_path}/a.csv?image=b")
     (tmp_path / "a.csv").write_text("a,b\nhttp://example.org/,y\n")
     assert list(told(Urls(f"urls://{tmp_path}/a.csv?url=a"))[0]) == ["http://example.org/"]

@@ -8,7 +8,7 @@ from typing import cast
 
 from penstock.chunkers.fitted import Fitted
 from penstock.chunkers.functions import FunctionChunker
-from penstock.chunkers.text import Chunking, TextChunker, parse_chunking
+from penstock.chunkers.text import Chunking, TextChunker, parse_chunking, within
 from penstock.core.contracts import Chunker, Tokenizer
 
 Splitter = Callable[[str], Iterable[str]]
@@ -16,18 +16,21 @@ ChunkSpec = str | int | Chunker | Splitter | None
 
 TOKENS = Chunking(256, "tokens")
 CHARACTERS = Chunking(1000, "characters")
-"""What is chosen where nothing is said: by tokens if the model's tokenizer is at hand, else by characters."""
+"""The defaults: by tokens if the model has a tokenizer, else by characters."""
 
 
 def bind(chunk: ChunkSpec, tokenizer: Tokenizer | None) -> Chunker:
-    """The chunker that is meant, with the model's tokenizer. UsageError if the model can't take its chunks whole."""
+    """Bind a chunker to the model's tokenizer. Raises UsageError where chunks are sized in more tokens than it takes.
+
+    The default size is cut down to what any model takes; a size that the user names, by an eighth at most (`within`).
+    """
     if chunk is None and tokenizer is not None:
-        # A model that takes a little less than the default is no mistake of the user's.
         return TextChunker(min(TOKENS.size, tokenizer.max_tokens), tokenizer=tokenizer)
     how = _chunking(chunk, tokenizer is not None)
     if how is not None and how.unit == "tokens":
         own = chunk.tokenizer if isinstance(chunk, TextChunker) else None
-        return TextChunker(*how, tokenizer=own or tokenizer)
+        tokenizer = own or tokenizer
+        return TextChunker(*(within(how, tokenizer.max_tokens) if tokenizer else how), tokenizer=tokenizer)
     chunker: Chunker
     if how is not None:
         chunker = TextChunker(*how)
@@ -37,16 +40,17 @@ def bind(chunk: ChunkSpec, tokenizer: Tokenizer | None) -> Chunker:
 
 
 def spec(chunk: ChunkSpec, *, tokens: bool) -> str:
-    """What will cut the chunks, in words, before there is a tokenizer. `tokens`: there will be one."""
+    """The chunking that is kept with an index, known before there is a tokenizer. `tokens`: the model has one.
+
+    It says the size that was asked for: `256 tokens` also where the model takes a few less."""
     how = _chunking(chunk, tokens)
     if how is not None:
         return str(how)
-    said = getattr(chunk, "spec", None) or getattr(chunk, "__qualname__", None) or type(chunk).__qualname__
-    return str(said)
+    return str(getattr(chunk, "spec", None) or getattr(chunk, "__qualname__", None) or type(chunk).__qualname__)
 
 
 def longest(chunk: ChunkSpec, *, tokens: bool) -> int | None:
-    """The UTF-8 bytes that a chunk may have, where that is known beforehand: a token may have any number."""
+    """The most UTF-8 bytes of a chunk, where chunks are sized in characters: a token may have any number."""
     how = _chunking(chunk, tokens)
     return 4 * how.size if how is not None and how.unit == "characters" else None
 

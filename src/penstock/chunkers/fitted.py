@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -13,10 +14,15 @@ from penstock.core.records import Block, Piece
 
 
 class Fitted:
-    """Counts the tokens of another chunker's pieces, hands their ids on, and divides what is too long."""
+    """Counts the tokens of another chunker's pieces, hands their ids on, and divides what is too long.
+
+    `divided` is how many pieces it has divided so far, in all threads: those chunks are smaller than was asked for.
+    """
 
     def __init__(self, chunker: Chunker, tokenizer: Tokenizer) -> None:
         self.chunker, self.tokenizer = chunker, tokenizer
+        self.divided = 0
+        self._lock = threading.Lock()
         self._divide = TextChunker(tokenizer.max_tokens, tokenizer=tokenizer)
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
@@ -27,6 +33,8 @@ class Fitted:
                 if len(row) <= self.tokenizer.max_tokens:
                     yield replace(piece, tokens=array("i", row))
                 else:
+                    with self._lock:
+                        self.divided += 1
                     yield from self._parts(piece)
 
     def _parts(self, piece: Piece) -> Iterator[Piece]:

@@ -96,6 +96,19 @@ def _checked(how: Chunking) -> Chunking:
     return how
 
 
+def within(how: Chunking, limit: int) -> Chunking:
+    """The chunking for a model that takes `limit` tokens. A size of up to an eighth more becomes the limit: people name
+    the length a model is known for, and its special tokens and prompt are part of that. Raises UsageError beyond."""
+    if how.unit != "tokens" or how.size <= limit:
+        return how
+    if how.size - limit > how.size // 8:
+        raise UsageError(
+            f"chunks of {how.size} tokens would be truncated: the model takes {limit}, besides its special tokens and"
+            f" prompt. Choose {limit} tokens or less"
+        )
+    return Chunking(limit, "tokens", min(how.overlap, limit - 1))
+
+
 class TextChunker:
     """Cuts blocks into pieces of at most `size` tokens or characters. Holds no state: one serves many threads.
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
+from typing import Any, BinaryIO, ClassVar, Protocol, Self, runtime_checkable
 
 from penstock.core.errors import UsageError
+from penstock.core.options import Option
 from penstock.core.records import (
     NOTHING,
     Block,
@@ -65,9 +66,10 @@ class Source(Component, ABC):
     """
 
     feed: bool = False
-    enters: Callable[[str], bool] | None = None
-    """Asked, where it is set, before an archive or table of that uri is read: who takes a share need not have all of it
-    read."""
+    options: ClassVar[tuple[Option, ...]] = ()
+    """What its constructor takes by name, besides the urls it reads."""
+    select_container: Callable[[str], bool] | None = None
+    """Where it is set, an archive or table is read only if this is true of its uri: a worker reads its share alone."""
 
     @property
     @abstractmethod

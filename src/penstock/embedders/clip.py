@@ -16,7 +16,7 @@ from penstock.core.errors import EmbedError, ModelError, ParseError, UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
 from penstock.embedders import clip_checkpoint, clip_graph, int8, models
-from penstock.embedders import graph as graphs
+from penstock.embedders.builder import cached
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
 from penstock.embedders.onnx import batches, fingerprint, located, space
 from penstock.embedders.runtime import session
@@ -215,7 +215,7 @@ class _Towers:
                 checkpoint, exact = self._checkpoint, self._exact
                 name = f"{fingerprint(checkpoint, exact)}-{tower}-{clip_graph.VERSION}{int8.suffix(exact)}"
                 build = clip_graph.vision if tower == "vision" else clip_graph.text
-                path = graphs.cached(name, lambda: build(checkpoint, exact=exact), models.cache_folder())
+                path = cached(name, lambda: build(checkpoint, exact=exact), models.cache_folder())
                 self._sessions[tower] = session(path)
             return self._sessions[tower]
 

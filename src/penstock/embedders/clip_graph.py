@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
-from penstock.embedders import graph as graphs
+from penstock.embedders.builder import Graph, finished
 from penstock.embedders.clip_checkpoint import ClipCheckpoint, Tower
-from penstock.embedders.graph import Graph, activated, attention, linear, normed, scaled, summed
+from penstock.embedders.graph import activated, attention, linear, normed, read_tensors, scaled, summed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ def _built(
     inputs: list[Any],
     exact: bool,
 ) -> Any:
-    tensors = graphs.read_tensors(checkpoint.weights, starting=(prefix, projection))
+    tensors = read_tensors(checkpoint.weights, starting=(prefix, projection))
     weights = {name.removeprefix(prefix): value for name, value in tensors.items()}
     graph = Graph(exact=exact)
     try:
@@ -69,7 +69,7 @@ def _built(
         raise ModelError(f"{checkpoint.folder} lacks the weight {error}") from error
     except (IndexError, ValueError) as error:
         raise ModelError(f"{checkpoint.folder} has weights of unexpected shapes: {error}") from error
-    return graphs.finished(graph, inputs, checkpoint.dim)
+    return finished(graph, inputs, checkpoint.dim)
 
 
 def _text(graph: Graph, checkpoint: ClipCheckpoint, weights: Weights) -> str:

@@ -9,15 +9,13 @@ the names of their weights, the offset of their positions, and (MPNet) a relativ
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
 from penstock.embedders import int8
+from penstock.embedders.builder import Graph, finished
 from penstock.embedders.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -69,63 +67,6 @@ RELATIVE_DISTANCE = 128
 """MPNet's constant, written in no configuration."""
 
 
-class Graph:
-    """Nodes and initializers under fresh names. `exact=False`: the large products are made in 8 bits."""
-
-    def __init__(self, *, exact: bool = True) -> None:
-        self.exact = exact
-        self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
-
-    def constant(self, value: Any, name: str = "") -> str:
-        from onnx import numpy_helper
-
-        name = name or f"c{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(value, name))
-        return name
-
-    def add(self, op: str, *inputs: str, outputs: int = 1, fused: bool = False, **attributes: Any) -> Any:
-        from onnx import helper
-
-        names = [f"{op}{len(self.nodes)}_{i}" for i in range(outputs)]
-        domain = "com.microsoft" if fused else ""
-        self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
-        return names[0] if outputs == 1 else names
-
-    def product(self, value: str, matrix: NDArray[np.float32], *, fine: bool = False) -> str:
-        if self.exact:
-            return str(self.add("MatMul", value, self.constant(matrix)))
-        return int8.product(self, value, matrix, fine=fine)
-
-
-def cached(name: str, build: Callable[[], Any], cache: Path) -> Path:
-    """The graph of that name in the cache, built there on first use; two who build it at once do no harm."""
-    folder = cache / "graphs" / name
-    graph = folder / "model.onnx"
-    if graph.is_file():
-        return graph
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-    try:
-        save(build(), made / graph.name)
-        try:
-            os.rename(made, folder)
-        except OSError:
-            # Another process was first: its graph is the same.
-            if not graph.is_file():
-                raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return graph
-
-
-def save(model: Any, path: Path) -> None:
-    """Weights lie beside the graph: ONNX Runtime maps that file instead of reading it into memory."""
-    import onnx
-
-    onnx.save_model(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=1024)
-
-
 def read_weights(checkpoint: Checkpoint) -> Weights:
     """All tensors as float32, without a prefix such as `bert.`, which is there when a model was saved with a head."""
     tensors = read_tensors(checkpoint.weights)
@@ -171,19 +112,6 @@ def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
     return finished(graph, inputs, checkpoint.dim)
 
 
-def finished(graph: Graph, inputs: Sequence[Any], dim: int) -> Any:
-    """The model whose last node gives the vectors."""
-    from onnx import TensorProto, helper
-
-    graph.nodes[-1].output[0] = "vectors"
-    outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["batch", dim])]
-    return helper.make_model(
-        helper.make_graph(graph.nodes, "penstock", inputs, outputs, graph.initializers),
-        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
-        ir_version=8,
-    )
-
-
 def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     import numpy as np
 
@@ -221,12 +149,19 @@ def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     return str(state)
 
 
+def product(graph: Graph, value: str, matrix: NDArray[np.float32], *, fine: bool = False) -> str:
+    """The product of a value and a matrix of weights, in 8 bits where the graph is not exact."""
+    if graph.exact:
+        return str(graph.add("MatMul", value, graph.constant(matrix)))
+    return int8.product(graph, value, matrix, fine=fine)
+
+
 def linear(graph: Graph, weights: Weights, name: str, value: str) -> tuple[str, str]:
     """The product of a linear layer, and the shift that is to be added: most often something else adds it, too."""
     import numpy as np
 
     matrix = np.ascontiguousarray(weights[f"{name}.weight"].T)
-    return graph.product(value, matrix), graph.constant(weights[f"{name}.bias"])
+    return product(graph, value, matrix), graph.constant(weights[f"{name}.bias"])
 
 
 def attention(
@@ -249,7 +184,7 @@ def attention(
     if graph.exact:
         return str(graph.add("Attention", state, graph.constant(matrix), shift, lengths, "", bias, **told))
     sizes = graph.constant(np.full(3, matrix.shape[1] // 3, np.int64))
-    asked = graph.add("Split", graph.product(state, matrix, fine=True), sizes, outputs=3, axis=-1)
+    asked = graph.add("Split", product(graph, state, matrix, fine=True), sizes, outputs=3, axis=-1)
     return str(graph.add("MultiHeadAttention", *asked, shift, lengths, bias, **told))
 
 

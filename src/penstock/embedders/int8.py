@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from penstock.embedders.graph import Graph
+    from penstock.embedders.builder import Graph
 
 VERSION = 1
 """Part of a space's fingerprint: raise it when vectors change."""

@@ -84,8 +84,6 @@ def cache_folder() -> Path:
         return Path(told)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "penstock"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "penstock"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock"
 
 
@@ -173,7 +171,7 @@ def digest(path: Path) -> str:
 
 
 def _is_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or (os.sep != "/" and os.sep in name) or name.count("/") > 1
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
 def _is_model(folder: Path) -> bool:

@@ -207,11 +207,11 @@ class _Fused:
     """The graph built from safetensors: it pools and normalizes itself."""
 
     def __init__(self, checkpoint: Checkpoint, exact: bool) -> None:
-        from penstock.embedders import graph
+        from penstock.embedders import builder, graph
 
         name = f"{fingerprint(checkpoint, exact)}-{graph.VERSION}{int8.suffix(exact)}"
         build = partial(graph.build, checkpoint, exact=exact)
-        self._session = session(graph.cached(name, build, models.cache_folder()))
+        self._session = session(builder.cached(name, build, models.cache_folder()))
         self._pad = checkpoint.pad
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -170,9 +170,10 @@ class Session:
         common library (numpy) can meet it half imported."""
         with self._lock:
             if self._chunker is None:
-                self.open_sink()
                 self.components.embedder.open()
-                self._chunker = self.components.chunker()
+                chunker = self.components.chunker()  # a size that the model refuses leaves no empty index behind
+                self.open_sink()
+                self._chunker = chunker
             return self._chunker
 
     def catch_up(self) -> None:

@@ -1,6 +1,6 @@
 """From an item's bytes to blocks: detection picks a parser, hostile formats run in worker processes.
 
-The table below is all there is: a media type, the parser, whether it runs isolated, and the extra it needs.
+PARSERS is the table of them: a media type, the parser, whether it runs isolated, and the extra it needs.
 `text/*` catches every kind of text that has no row of its own (source code, mostly).
 """
 
@@ -27,6 +27,8 @@ from penstock.core.errors import (
     Unsupported,
 )
 from penstock.core.records import Block, Gap, Item
+from penstock.parsers import media_types
+from penstock.parsers.blocks import checked
 from penstock.parsers.detect import detect
 from penstock.registry import load
 from penstock.support.images import CAPTIONS, ENDINGS
@@ -35,39 +37,42 @@ if TYPE_CHECKING:
     from penstock.parsers.isolate import Workers
 
 
-class Row(NamedTuple):
+class Entry(NamedTuple):
+    """A parser of ours."""
+
     target: str
     isolated: bool = False
+    """It runs in a worker process."""
     extra: str | None = None
 
 
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _ODF = "application/vnd.oasis.opendocument."
 
-TABLE: dict[str, Row] = {
-    "application/x-empty": Row("penstock.parsers.text:empty"),
-    "text/*": Row("penstock.parsers.text:parse"),
-    "text/markdown": Row("penstock.parsers.markdown:parse"),
-    "text/html": Row("penstock.parsers.html:parse", isolated=True),
-    "text/csv": Row("penstock.parsers.tables:separated"),
-    "text/tab-separated-values": Row("penstock.parsers.tables:separated"),
-    "application/x-ndjson": Row("penstock.parsers.tables:lines"),
-    "application/json": Row("penstock.parsers.text:parse"),
-    "application/xml": Row("penstock.parsers.text:parse"),
-    "application/pdf": Row("penstock.parsers.pdf:parse", isolated=True),
-    "application/epub+zip": Row("penstock.parsers.epub:parse", isolated=True),
-    "message/rfc822": Row("penstock.parsers.mail:parse", isolated=True),
-    _OOXML + "wordprocessingml.document": Row("penstock.parsers.docx:parse", isolated=True),
-    _OOXML + "presentationml.presentation": Row("penstock.parsers.pptx:parse", isolated=True),
-    _OOXML + "spreadsheetml.sheet": Row("penstock.parsers.sheets:parse", isolated=True, extra="office"),
-    _ODF + "text": Row("penstock.parsers.odf:parse", isolated=True),
-    _ODF + "presentation": Row("penstock.parsers.odf:parse", isolated=True),
-    _ODF + "spreadsheet": Row("penstock.parsers.odf:parse", isolated=True),
-    "application/vnd.ms-excel": Row("penstock.parsers.sheets:parse", isolated=True, extra="office"),
-    "application/vnd.ms-outlook": Row("penstock.parsers.outlook:parse", isolated=True, extra="office"),
-    "application/x-encrypted-office": Row("penstock.parsers.package:encrypted"),
-    "application/rtf": Row("penstock.parsers.rtf:parse", isolated=True, extra="office"),
-    "image/*": Row("penstock.parsers.images:parse", extra="images"),
+PARSERS: dict[str, Entry] = {
+    "application/x-empty": Entry("penstock.parsers.text:empty"),
+    "text/*": Entry("penstock.parsers.text:parse"),
+    "text/markdown": Entry("penstock.parsers.markdown:parse"),
+    "text/html": Entry("penstock.parsers.html:parse", isolated=True),
+    "text/csv": Entry("penstock.parsers.tables:separated"),
+    "text/tab-separated-values": Entry("penstock.parsers.tables:separated"),
+    "application/x-ndjson": Entry("penstock.parsers.tables:lines"),
+    "application/json": Entry("penstock.parsers.json:parse"),
+    "application/xml": Entry("penstock.parsers.xml:parse", isolated=True),
+    "application/pdf": Entry("penstock.parsers.pdf:parse", isolated=True),
+    "application/epub+zip": Entry("penstock.parsers.epub:parse", isolated=True),
+    "message/rfc822": Entry("penstock.parsers.mail:parse", isolated=True),
+    _OOXML + "wordprocessingml.document": Entry("penstock.parsers.docx:parse", isolated=True),
+    _OOXML + "presentationml.presentation": Entry("penstock.parsers.pptx:parse", isolated=True),
+    _OOXML + "spreadsheetml.sheet": Entry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
+    _ODF + "text": Entry("penstock.parsers.odf:parse", isolated=True),
+    _ODF + "presentation": Entry("penstock.parsers.odf:parse", isolated=True),
+    _ODF + "spreadsheet": Entry("penstock.parsers.odf:parse", isolated=True),
+    "application/vnd.ms-excel": Entry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
+    "application/vnd.ms-outlook": Entry("penstock.parsers.outlook:parse", isolated=True, extra="office"),
+    "application/x-encrypted-office": Entry("penstock.parsers.package:encrypted"),
+    "application/rtf": Entry("penstock.parsers.rtf:parse", isolated=True, extra="office"),
+    "image/*": Entry("penstock.parsers.images:parse", extra="images"),
 }
 
 _PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
@@ -89,7 +94,8 @@ class Parsed:
 class Parsers:
     """Parses items. Safe to call from several threads; no process is started before a file needs one.
 
-    `extra` maps a media type (`text/html`, `image/*` or `*`) to a parser of the user's own, which comes first.
+    `extra` maps a media type (`text/html`, `image/*` or `*`) to a parser of the user's own, which comes first. One that
+    detection knows nothing of is that of files with such an extension (`text/x-log`: `.log`); see `media_types`.
     Such a parser runs in this process, unless it is a module's function and marked with `isolated = True`.
     `images`: the model embeds these. What is named like one has to be one, then, and a text beside it is its caption.
     `timeout` is the seconds an isolated parser may take for each step of progress, `memory` the bytes it may have.
@@ -105,6 +111,7 @@ class Parsers:
         memory: int = 1 << 30,
     ) -> None:
         self._extra = dict(extra or {})
+        media_types.check(self._extra)
         self._images = images
         self._isolate = isolate
         self._timeout, self._memory = timeout, memory
@@ -116,7 +123,7 @@ class Parsers:
         with _failures():
             stream = _opened(item)
             try:
-                media_type = _detected(stream, item)
+                media_type = self._detected(stream, item)
                 if self._images and not (media_type or "").startswith("image/"):
                     media_type = _among_images(media_type, item)
                 if media_type is None:
@@ -128,9 +135,9 @@ class Parsers:
                 item = replace(item, media_type=media_type + _charset(item.media_type))
                 stream.seek(0)
                 if target is None:
-                    blocks = _in_process(parser, stream, item)
+                    blocks = _in_process(parser, stream, item, name)
                 else:
-                    blocks = _isolated(self._pool(), target, stream, item)
+                    blocks = _isolated(self._pool(), target, stream, item, name)
                 next(blocks)  # now that it has begun, close() reaches its finally
             except BaseException:
                 stream.close()
@@ -148,6 +155,10 @@ class Parsers:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _detected(self, stream: BinaryIO, item: Item) -> str | None:
+        extension = os.path.splitext(_name(item))[1].lstrip(".").lower()
+        return media_types.registered(_detected(stream, item), extension, item.media_type, self._extra.keys())
+
     def _choose(self, media_type: str) -> tuple[Parser, str | None, str]:
         """The parser, its import path if it is to run isolated, its name."""
         patterns = (media_type, media_type.partition("/")[0] + "/*", "*")
@@ -160,11 +171,11 @@ class Parsers:
         if media_type.startswith("image/") and not self._images:
             raise Unsupported(f"no parser for {media_type}: the model embeds no images; --model names a CLIP one")
         for pattern in patterns:
-            if row := TABLE.get(pattern):
-                name = row.target.partition(":")[0].rpartition(".")[2]
-                if row.isolated and self._isolate:
-                    return _never, row.target, name
-                return load(row.target, row.extra), None, name
+            if entry := PARSERS.get(pattern):
+                name = entry.target.partition(":")[0].rpartition(".")[2]
+                if entry.isolated and self._isolate:
+                    return _never, entry.target, name
+                return load(entry.target, entry.extra), None, name
         parquet = ": images in its rows are read by parquet://" if media_type.endswith(".parquet") else ""
         raise Unsupported(f"no parser for {media_type}{parquet}")
 
@@ -202,22 +213,24 @@ def beside(item: Item) -> Mapping[str, Callable[[], BinaryIO]]:
     return members
 
 
-def _in_process(parser: Parser, stream: BinaryIO, item: Item) -> Generator[Block | Gap, None, None]:
+def _in_process(parser: Parser, stream: BinaryIO, item: Item, name: str) -> Generator[Block | Gap, None, None]:
     parts: object = None
     try:
         yield _PRIMED
         with _failures():
             parts = parser(stream, item)
             for part in parts:
-                if (tidy := tidied(part)) is not None:
-                    yield tidy
+                if (block := checked(part, name)) is not None:
+                    yield block
     finally:
         if close := getattr(parts, "close", None):
             close()
         stream.close()
 
 
-def _isolated(workers: Workers, target: str, stream: BinaryIO, item: Item) -> Generator[Block | Gap, None, None]:
+def _isolated(
+    workers: Workers, target: str, stream: BinaryIO, item: Item, name: str
+) -> Generator[Block | Gap, None, None]:
     spool = None
     try:
         yield _PRIMED
@@ -230,31 +243,12 @@ def _isolated(workers: Workers, target: str, stream: BinaryIO, item: Item) -> Ge
                 path = spool.name
             stream.close()
             for part in workers.parse(target, path, item):
-                if (tidy := tidied(part)) is not None:
-                    yield tidy
+                if (block := checked(part, name)) is not None:
+                    yield block
     finally:
         stream.close()
         if spool is not None:
             spool.close()
-
-
-def tidied(part: Block | Gap | str) -> Block | Gap | None:
-    """A part as the engine takes it: no bare strings, empty blocks, NULs or lone surrogates (no store takes those)."""
-    if isinstance(part, Gap):
-        return part
-    if isinstance(part, str):
-        part = Block(part)
-    elif not isinstance(part, Block):
-        raise ParseError(f"the parser yielded a {type(part).__name__}, which is no Block, Gap or str")
-    text = part.text
-    if "\0" in text:
-        part = replace(part, text=(text := text.replace("\0", "")))
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            part = replace(part, text=text.encode("utf-8", "replace").decode())
-    return part if part.text or part.image is not None else None
 
 
 # ---------------------------------------------------------------- opening, detecting
@@ -315,6 +309,8 @@ class _failures:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SystemExit):
+            raise ParseError(f"the parser ended the program (sys.exit({error.code!r}))") from error
         if isinstance(error, ParseError) or not isinstance(error, Exception):
             return
         raise failure(error) from error

@@ -85,21 +85,34 @@ _LANGUAGES = {
     "swift": "swift", "terraform": "tf hcl", "toml": "toml", "typescript": "ts tsx", "verilog": "v sv svh",
     "vhdl": "vhd vhdl", "vue": "vue", "yaml": "yaml yml", "zig": "zig",
 }  # fmt: skip
-_EXTENSIONS = {
+EXTENSIONS = {
     **{extension: f"text/{kind}" for kind, all_ in _TEXTS.items() for extension in all_.split()},
     **{extension: f"text/x-{language}" for language, all_ in _LANGUAGES.items() for extension in all_.split()},
     "jsonl": "application/x-ndjson", "ndjson": "application/x-ndjson", "json": "application/json",
-    "xml": "application/xml", "eml": "message/rfc822", "svg": "application/xml",
+    "geojson": "application/json", "xml": "application/xml", "rss": "application/xml", "atom": "application/xml",
+    "eml": "message/rfc822", "svg": "application/xml",
 }  # fmt: skip
 _NAMES = {"makefile": "text/x-make", "dockerfile": "text/x-dockerfile", "cmakelists.txt": "text/x-cmake"}
 _HINTS = {
     "text/markdown", "text/html", "text/csv", "text/tab-separated-values", "application/x-ndjson", "application/json",
     "message/rfc822", "application/xml",
 }  # fmt: skip
-_SAME = {
+SYNONYMS = {
     "application/xhtml+xml": "text/html", "text/x-markdown": "text/markdown",
     "application/jsonl": "application/x-ndjson",    "application/csv": "text/csv", "text/xml": "application/xml",
 }  # fmt: skip
+
+_OTHERS = {
+    EMPTY, "text/plain", "application/pdf", "application/zip", "application/epub+zip", "application/x-ole-storage",
+    "image/webp", "audio/wav", "video/x-msvideo", "image/avif", "image/heic", "video/mp4", "image/bmp",
+    *("application/vnd.oasis.opendocument." + kind for kind in ("text", "spreadsheet", "presentation", "graphics")),
+}  # fmt: skip
+TYPES = frozenset(
+    {*(kind for _, kind in _MAGIC), *(kind for _, kind in (*_PARTS, *_OLE)), *EXTENSIONS.values(), *_NAMES.values()}
+    | _OTHERS
+    | _HINTS
+)
+"""Every media type that is detected by content or name."""
 
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--[^>]{0,2000}-->\s*){0,4}<(?:!doctype\s+html|html[\s>])", re.I)
 _MAIL = re.compile(rb"(?:From |[\w-]{2,40}:[ \t])[^\n]{0,998}\r?\n")
@@ -109,6 +122,11 @@ _MAIL_HEADERS = re.compile(
 _SHEBANG = re.compile(rb"#![^\n]{0,100}\b(python|bash|zsh|sh|perl|ruby|node)[\d.]*\s")
 _INTERPRETERS = {"sh": "bash", "zsh": "bash", "node": "javascript"}
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1b")) + b"\x7f"
+
+
+def bare(hint: str | None) -> str:
+    """A Content-Type without its parameters."""
+    return (hint or "").partition(";")[0].strip().lower()
 
 
 def detect(peek: Peek, name: str, hint: str | None = None) -> str | None:
@@ -227,12 +245,14 @@ def _text(head: bytes, name: str, extension: str, hint: str | None) -> str:
         head = head[3:]
     if _HTML.match(head):
         return "text/html"
-    said = (hint or "").partition(";")[0].strip().lower()
-    said = _SAME.get(said, said)
+    said = bare(hint)
+    if said.endswith(("+json", "+xml")) and said not in SYNONYMS:
+        said = "application/" + said.rpartition("+")[2]
+    said = SYNONYMS.get(said, said)
     if said in _HINTS:
         return said
     base = name.rpartition("/")[2].lower()
-    if media_type := _NAMES.get(base) or _EXTENSIONS.get(extension if "." in base else ""):
+    if media_type := _NAMES.get(base) or EXTENSIONS.get(extension if "." in base else ""):
         return media_type
     if _MAIL.match(head) and len({header.lower() for header in _MAIL_HEADERS.findall(head[:4096])}) >= 3:
         return "message/rfc822"

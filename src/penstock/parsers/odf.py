@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import BinaryIO
 
-from penstock.core.records import Block, Item
+from penstock.core.records import Block, Gap, Item
+from penstock.parsers.headings import Row, units
 from penstock.parsers.package import Event, Outline, Package
-from penstock.parsers.tables import header, labelled
 
 _SPACE = {"tab": "\t", "line-break": "\n"}
 _SKIPPED = {"annotation", "tracked-changes", "forms", "styles", "master-styles", "automatic-styles"}
+_CELLS = ("table-cell", "covered-table-cell")
 _COLUMNS = 1000
 """A sheet's last cell is often said to repeat to its very edge."""
 
 
-def parse(stream: BinaryIO, item: Item) -> Iterator[Block]:
+def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
     package = Package(stream)
     outline = Outline(package.title("meta.xml"))
     events = _visible(package.events("content.xml"))
@@ -77,28 +78,39 @@ def _text(events: Iterator[Event], outline: Outline) -> Iterator[Block]:
     yield from outline.flush()
 
 
-def _sheets(events: Iterator[Event]) -> Iterator[Block]:
-    sheet, number, repeat = "", 0, 1
-    names: list[str] = []
-    cells: list[str] = []
+def _sheets(events: Iterator[Event]) -> Iterator[Block | Gap]:
+    for kind, tag, value in events:
+        if kind == "start" and tag == "table":
+            yield from units(_rows(events), {"sheet": value.get("name", "")[:200]})
+
+
+def _rows(events: Iterator[Event]) -> Iterator[Row]:
+    """Those of one sheet, to its end."""
+    repeat, wide = 1, 0
+    cells: list[str | None] = []
     words: list[str] = []
     for kind, tag, value in events:
         if kind == "text":
             words.append(value)
         elif kind == "start":
-            if tag == "table":
-                sheet, number, names = value.get("name", "")[:200], 0, []
-            elif tag == "table-row":
-                cells = []
-            elif tag in ("table-cell", "covered-table-cell"):
-                said = value.get("number-columns-repeated", "1")
-                repeat, words = int(said) if said.isdigit() else 1, []
-        elif tag in ("table-cell", "covered-table-cell"):
-            cells += ["".join(words).strip()] * min(repeat, max(0, _COLUMNS - len(cells)))
+            if tag == "table-row":
+                cells, wide = [], 0
+            elif tag in _CELLS:
+                repeat, words = _number(value, "number-columns-repeated"), []
+                if tag == "table-cell":
+                    wide = _number(value, "number-columns-spanned") - 1
+        elif tag in _CELLS:
+            text: str | None = "".join(words).strip()
+            if tag == "covered-table-cell" and wide > 0 and not text:
+                text, wide = None, wide - repeat  # covered from the left, not from above
+            cells += [text] * min(repeat, max(0, _COLUMNS - len(cells)))
             words = []
         elif tag == "table-row" and any(cells):
-            if not names:
-                names = header(cells)
-                continue
-            number += 1
-            yield Block(labelled(names, cells), unit=True, metadata={"sheet": sheet, "row": number})
+            yield cells
+        elif tag == "table":
+            return
+
+
+def _number(attributes: Mapping[str, str], name: str) -> int:
+    value = attributes.get(name, "1")
+    return int(value) if value.isdigit() else 1

@@ -27,6 +27,8 @@ RATIO = 200
 """The most a member of over a mebibyte may grow in unpacking."""
 _PIECE = 1 << 16
 _DEEPEST = 2000
+_TAG = 16 << 20
+"""The most bytes that are held for a single tag, comment or instruction."""
 
 Event = tuple[str, str, Any]
 """("start", local name, attributes by local name), ("end", local name, None) or ("text", "", the text)."""
@@ -35,6 +37,10 @@ Event = tuple[str, str, Any]
 def encrypted(stream: BinaryIO, item: Item) -> Iterator[Block]:
     """An Office document under a password is no zip at all, and says so."""
     raise ParseError("encrypted: a password is needed")
+
+
+class Malformed(ParseError):
+    """XML that is not well formed."""
 
 
 class Package:
@@ -120,9 +126,11 @@ def resolved(folder: str, target: str) -> str:
     return target[1:] if target.startswith("/") else posixpath.normpath(posixpath.join(folder, target))
 
 
-def events(pieces: Iterator[bytes]) -> Iterator[Event]:
+def events(pieces: Iterator[bytes], *, encoding: str | None = None, doctype: bool = False) -> Iterator[Event]:
+    """What expat says of XML, a piece at a time. `encoding`: the bytes' own, whatever the document says of it.
+    `doctype`: one is allowed, but no entity of its own; nothing outside the document is ever read."""
     ready: list[Event] = []
-    depth = 0
+    depth = fed = 0
 
     def start(name: str, attributes: dict[str, str]) -> None:
         nonlocal depth
@@ -137,22 +145,30 @@ def events(pieces: Iterator[bytes]) -> Iterator[Event]:
         ready.append(("end", _local(name), None))
 
     def refuse(*_: object) -> None:
-        raise ParseError("XML with a document type declaration is refused")
+        what = "that declares entities" if doctype else "with a document type declaration"
+        raise ParseError(f"XML {what} is refused")
 
-    parser = expat.ParserCreate(namespace_separator="}")
+    parser = expat.ParserCreate(encoding, namespace_separator="}")
     parser.buffer_text = True
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = lambda text: ready.append(("text", "", text))
-    parser.StartDoctypeDeclHandler = refuse
+    if doctype:
+        parser.EntityDeclHandler = refuse
+        parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+    else:
+        parser.StartDoctypeDeclHandler = refuse
     try:
         for piece in pieces:
             parser.Parse(piece, False)
+            fed += len(piece)
+            if fed - parser.CurrentByteIndex > _TAG:
+                raise LimitExceeded(f"a tag or comment of more than {_TAG >> 20} MiB")
             yield from ready
             ready.clear()
         parser.Parse(b"", True)
     except expat.ExpatError as error:
-        raise ParseError(f"damaged XML: {error}") from None
+        raise Malformed(f"damaged XML: {error}") from None
     yield from ready
 
 

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from penstock.core.errors import ParseError
-from penstock.core.records import Block, Gap, Item
-from penstock.parsers.text import charset, decoded
+from penstock.core.records import NOTHING, Block, Gap, Item
+from penstock.parsers.headings import Broken, units
+from penstock.parsers.text import BLOCK, charset, cut, decoded
 
 LONGEST = 16 << 20
 """The most characters of a row."""
@@ -20,35 +21,28 @@ _DEEPEST = 50
 
 
 def separated(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
-    """CSV and TSV: the delimiter is found out, quoted line feeds are part of a value, the first row is the header."""
+    """CSV and TSV: the delimiter is detected, quoted line feeds are part of a value, the first rows are headings."""
     gaps: list[Gap] = []
     rows = _Rows(decoded(stream, charset(item)), gaps)
     sample = rows.sample()
     tabs = (item.media_type or "").startswith("text/tab")
     delimiter = "\t" if tabs else _delimiter(sample)
     csv.field_size_limit(LONGEST)  # the module knows one limit only, of 128 KiB; every row is bounded here
-    names: list[str] = []
-    reader = csv.reader(rows, delimiter=delimiter)
-    number = 0
+    yield from units(_records(csv.reader(rows, delimiter=delimiter), gaps), NOTHING)
+
+
+def _records(reader: Iterator[list[str]], gaps: list[Gap]) -> Iterator[list[str] | Gap | Broken]:
     while True:
         try:
             row = next(reader, None)
         except csv.Error as error:
-            yield Gap(f"row {number + 1}: {error}")
-            number += 1
+            yield Broken(str(error))
             continue
         yield from gaps
         gaps.clear()
         if row is None:
             return
-        if not any(row):
-            continue
-        if not names:
-            names = header(row)
-            continue
-        number += 1
-        if text := labelled(names, row):
-            yield Block(text, unit=True, metadata={"row": number})
+        yield row
 
 
 def lines(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
@@ -63,7 +57,7 @@ def lines(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
         number += 1
         try:
             value = json.loads(line)
-            text = "".join(f"{name}: {value}\n" if name else f"{value}\n" for name, value in _flat("", value))
+            text = "".join(f"{name}: {value}\n" if name else f"{value}\n" for name, value in flat("", value))
         except (ValueError, RecursionError) as error:
             yield Gap(f"row {number}: not valid JSON: {error}"[:200])
             continue
@@ -75,15 +69,27 @@ def lines(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
         raise ParseError("no line of it is valid JSON")
 
 
-def header(row: Sequence[str]) -> list[str]:
-    return [name.strip() or f"column {n}" for n, name in enumerate(row, 1)]
-
-
-def labelled(names: Sequence[str], row: Sequence[str]) -> str:
-    """A row as text: `column: value` a line, empty ones left out, and a blank line after it."""
-    pairs = ((names[n] if n < len(names) else f"column {n + 1}", value.strip()) for n, value in enumerate(row))
-    text = "".join(f"{name}: {value}\n" for name, value in pairs if value)
-    return text and text + "\n"
+def joined(blocks: Iterator[Block]) -> Iterator[Block]:
+    """Blocks of lines that follow each other as one; units as they are. What came before an error comes before it."""
+    texts: list[str] = []
+    size = 0
+    failed: Exception | None = None
+    try:
+        for block in blocks:
+            if not block.unit:
+                texts.append(block.text)
+                size += len(block.text)
+            if texts and (block.unit or size > BLOCK // 4):
+                yield from map(Block, cut("".join(texts)))
+                texts, size = [], 0
+            if block.unit:
+                yield block
+    except Exception as error:
+        failed = error
+    if texts:
+        yield from map(Block, cut("".join(texts)))
+    if failed is not None:
+        raise failed
 
 
 class _Rows:
@@ -150,13 +156,13 @@ def _delimiter(sample: str) -> str:
     return max(counts, key=score)
 
 
-def _flat(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
+def flat(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and depth < _DEEPEST:
         for key, inner in value.items():
-            yield from _flat(f"{name}.{key}" if name else key, inner, depth + 1)
+            yield from flat(f"{name}.{key}" if name else key, inner, depth + 1)
     elif isinstance(value, list) and depth < _DEEPEST and any(isinstance(inner, dict | list) for inner in value):
         for n, inner in enumerate(value, 1):
-            yield from _flat(f"{name}.{n}" if name else str(n), inner, depth + 1)
+            yield from flat(f"{name}.{n}" if name else str(n), inner, depth + 1)
     elif isinstance(value, list) and depth < _DEEPEST:
         if text := ", ".join(str(inner) for inner in value if inner is not None):
             yield name, text

@@ -53,10 +53,13 @@ def language(item: Item) -> Mapping[str, Any]:
 
 
 def charset(item: Item) -> str | None:
-    """The encoding the source tells, if Python knows it as an encoding of text."""
-    said = (item.media_type or "").partition("; charset=")[2]
+    """The encoding that the source names, if Python knows it as one of text."""
+    return known_encoding((item.media_type or "").partition("; charset=")[2])
+
+
+def known_encoding(name: str) -> str | None:
     try:
-        known = codecs.lookup(said) if said else None
+        known = codecs.lookup(name) if name else None
     except (LookupError, UnicodeError, ValueError):
         return None
     # rot13, base64 and their like are codecs too

@@ -17,7 +17,8 @@ from typing import BinaryIO
 
 from penstock.core.errors import LimitExceeded, ParseError, Unsupported
 from penstock.core.records import Block, Gap, Item
-from penstock.parsers import failure, tidied
+from penstock.parsers import failure
+from penstock.parsers.blocks import checked
 from penstock.parsers.wire import Frame, from_part, packed, unpacked
 from penstock.registry import load
 
@@ -55,8 +56,8 @@ def serve(request: Frame, send: Callable[[Frame], None]) -> None:
     try:
         send({"started": True})
         for part in _parts(request, item):
-            tidy = tidied(part)
-            send({"text": ""} if tidy is None else from_part(tidy))
+            block = checked(part, request["target"])
+            send({"text": ""} if block is None else from_part(block))
     except BrokenPipeError:
         raise
     except MemoryError:

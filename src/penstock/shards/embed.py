@@ -115,7 +115,7 @@ def embed(
         if source.feed:
             raise UsageError(f"{source.name} tells of events, and has no end that parts could be complete at")
         stack.callback(source.close)
-        stack.callback(setattr, source, "enters", None)
+        stack.callback(setattr, source, "select_container", None)
         stack.callback(embedder.close)
         source.open()
         schema = IndexSchema(embedder.describe(), images.Whole.spec)

@@ -13,7 +13,7 @@ from penstock.shards.folder import piece_of, shard
 
 def share(source: Source, piece: int, pieces: int) -> Iterator[Change]:
     """The changes of one piece, and what concerns all: whether the listing is complete."""
-    source.enters = lambda uri: not shard(uri) or piece_of(uri, pieces) == piece
+    source.select_container = lambda uri: not shard(uri) or piece_of(uri, pieces) == piece
     return (change for change in source.changes() if _whose(change, pieces) in (piece, None))
 
 
@@ -69,7 +69,7 @@ class Listing:
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-4096;")
         db.execute("CREATE TABLE changes (number INTEGER PRIMARY KEY, piece INTEGER NOT NULL, change BLOB NOT NULL)")
-        self._source.enters = self._unless_shard
+        self._source.select_container = self._unless_shard
         db.execute("BEGIN")
         db.executemany(
             "INSERT INTO changes (piece, change) VALUES (?, ?)",

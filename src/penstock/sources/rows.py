@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, quote, urldefrag, urlencode
 
 from penstock.core.contracts import Source
 from penstock.core.errors import PenstockError, SourceError, UsageError
+from penstock.core.options import Option, chosen, unknown
 from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.sources.cells import BYTES, TEXT, Cell, ParquetTable, Row, let_go, opened
 from penstock.sources.columns import PATHS, URLS, Choice, Columns, Fields, shown
@@ -45,6 +46,13 @@ class Table(Protocol):
     def rows(self) -> Iterator[Row]: ...
 
 
+_COLUMNS = (
+    Option("caption", str, None, "the column of captions"),
+    Option("key", str, None, "the column of the rows' names; empty: rows are named by their numbers"),
+    Option("private", bool, False, "urls may lead into one's own network"),
+)
+
+
 class Rows(Source):
     """The rows of Parquet files, beneath folders or named: a state source.
 
@@ -62,8 +70,12 @@ class Rows(Source):
 
     scheme: ClassVar[str] = "parquet"
     endings: ClassVar[tuple[str, ...]] = ("parquet", "parq")
-    picks: ClassVar[str] = "image"
-    """The option that names the column."""
+    columns: ClassVar[tuple[Option, ...]] = (
+        Option("image", str, None, "the column of images, or of the paths and urls that lead to them"),
+        *_COLUMNS,
+    )
+    """Options that a url may have after `?`; the first names the column of images."""
+    options = (*(option for option in Files.options if option.name != "follow_links"), *columns)
     takes: ClassVar[tuple[str, ...]] = (BYTES, TEXT)
     leading: ClassVar[tuple[str, ...]] = URLS + PATHS
 
@@ -75,9 +87,16 @@ class Rows(Source):
         hidden: bool = False,
         skip: Sequence[str | os.PathLike[str]] = (),
         storage: Mapping[str, Any] | None = None,
+        **columns: Any,
     ) -> None:
-        self._options: dict[str, str] = {}
-        self._choice = Choice(self._options, self.picks, self.takes, self.leading)
+        """`columns`: the options that a url may have as well: `Rows("photos/", image="img", private=True)`."""
+        named = chosen(self.columns, columns, f"{self.scheme}://")
+        self._options = {
+            name: str(int(value)) if isinstance(value, bool) else value
+            for name, value in named.items()
+            if value is not None and value is not False
+        }
+        self._choice = Choice(self._options, self.columns[0].name, self.takes, self.leading)
         roots = [self._root(os.fspath(place)) for place in places]
         self._storage = dict(storage or {})
         wanted = include or [f"*.{form}" for ending in self.endings for form in (ending, ending.upper())]
@@ -85,7 +104,9 @@ class Rows(Source):
         told = [("include", glob) for glob in sorted(include)] + [("exclude", glob) for glob in sorted(exclude)]
         told += [("hidden", "1")] * hidden + sorted(self._options.items())
         self._name = f"{self.scheme}+{Files(*roots).name}" + (f"?{urlencode(told)}" if told else "")
-        self._private = self._options.get("private", "0") in ("1", "true", "yes")
+        self._private = next(each for each in self.columns if each.name == "private").parse(
+            self._options.get("private", "0")
+        )
         self._passed_over: Counter[str] = Counter()
         self._elsewhere: bool | None = None
         """Known once it is open. True where items are not named by the file that tells them: of a file that is broken,
@@ -95,7 +116,7 @@ class Rows(Source):
 
     def _root(self, place: str) -> str:
         """The file or folder, less the options."""
-        known = (self.picks, "caption", "key", "private")
+        known = [option.name for option in self.columns]
         kind, _, rest = place.partition("://")
         outer, _, inner = kind.partition("+")
         if outer != self.scheme or not rest:
@@ -110,7 +131,7 @@ class Rows(Source):
             elif inner in ("http", "https"):
                 kept.append(part)  # the server's
             else:
-                raise UsageError(f"{kind}://{root}: unknown option {name!r}; there are: {', '.join(known)}")
+                raise UsageError(unknown(name, known, f"{kind}://{root}"))
         if not root:
             raise UsageError(f"{kind}:// names no file or folder; write it like {self.scheme}://photos/")
         if inner:
@@ -190,8 +211,8 @@ class Rows(Source):
 
     # ------------------------------------------------------------ files
 
-    def _listed(self, enters: Callable[[str], bool] | None = None) -> Iterator[Change]:
-        self._files.enters = enters
+    def _listed(self, select: Callable[[str], bool] | None = None) -> Iterator[Change]:
+        self._files.select_container = select
         return self._files.changes()
 
     def _walk(self, told: Told) -> Iterator[Upsert | Unreadable]:
@@ -199,10 +220,10 @@ class Rows(Source):
             self.open()
         self._passed_over.clear()
         # Images elsewhere are shared out by their own names, wherever the list of them lies.
-        enters = None if self._elsewhere else self.enters
-        for change in self._listed(enters):
+        select = None if self._elsewhere else self.select_container
+        for change in self._listed(select):
             if isinstance(change, Upsert):
-                if enters is None or enters(change.item.uri):
+                if select is None or select(change.item.uri):
                     yield from self._rows(change.item, told)
             elif isinstance(change, Unreadable):
                 told.complete = False

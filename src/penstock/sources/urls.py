@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 from penstock.core.errors import ParseError, SourceError
+from penstock.core.options import Option
 from penstock.core.records import Item, Unreadable
 from penstock.sources.cells import PLAIN, TEXT, ParquetTable, Row
 from penstock.sources.columns import URLS, Fields
@@ -34,7 +35,8 @@ class Urls(Rows):
 
     scheme = "urls"
     endings = ("txt", "csv", "tsv", "jsonl", "ndjson", "parquet")
-    picks = "url"
+    columns = (Option("url", str, None, "the column of urls"), *Rows.columns[1:])
+    options = (*(option for option in Rows.options if option not in Rows.columns), *columns)
     takes = (TEXT,)
     leading = URLS
 

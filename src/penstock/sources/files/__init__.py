@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from penstock.core.contracts import Source
 from penstock.core.errors import SourceError, UsageError
+from penstock.core.options import Option
 from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.registry import scheme
 from penstock.sources.files.address import Address
@@ -25,7 +26,7 @@ class Tree(Protocol):
 
     uri: str
     passed_over: Counter[str]
-    enters: Callable[[str], bool] | None
+    select_container: Callable[[str], bool] | None
 
     def check(self) -> None:
         """Raises SourceError unless the root is there."""
@@ -55,6 +56,15 @@ class Files(Source):
 
     Pipes, sockets and devices are left alone. What was left alone in the latest listing is counted in `passed_over`.
     """
+
+    options = (
+        Option("include", tuple, (), "read only what one of these patterns matches"),
+        Option("exclude", tuple, (), "leave out what one of these patterns matches"),
+        Option("hidden", bool, False, "read files and folders whose name begins with a dot"),
+        Option("follow_links", bool, False, "follow symbolic links"),
+        Option("skip", tuple, (), "local paths that are never read"),
+        Option("storage", dict, None, "what fsspec's file system takes: endpoint_url, anon, keys"),
+    )
 
     def __init__(
         self,
@@ -130,7 +140,7 @@ class Files(Source):
         complete = True
         for tree in self._trees:
             tree.passed_over.clear()
-            tree.enters = self.enters
+            tree.select_container = self.select_container
             for change in tree.walk():
                 if type(change) is Unreadable and change.listing:
                     complete = False

@@ -105,7 +105,7 @@ class LocalTree:
         self.root = root
         self.uri = uri_of(root)
         self.passed_over: Counter[str] = Counter()
-        self.enters: Callable[[str], bool] | None = None
+        self.select_container: Callable[[str], bool] | None = None
         self._selection = selection
         self._follow = follow_links
         self._skip = frozenset(skip)
@@ -215,7 +215,7 @@ class LocalTree:
                 ancestors.pop()
 
     def _enter(self, uri: str, path: str, found: os.stat_result, folder: str) -> Iterator[Upsert | Unreadable]:
-        if self.enters is not None and not self.enters(uri):
+        if self.select_container is not None and not self.select_container(uri):
             return
         try:
             yield from archive_of(uri, path, found).walk(self._selection, folder, self.passed_over)

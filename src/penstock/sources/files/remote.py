@@ -67,7 +67,7 @@ class RemoteTree:
             raise UsageError(f"a signed url opens over https:// only: {self._address.uri}")
         self.uri = self._address.uri
         self.passed_over: Counter[str] = Counter()
-        self.enters: Callable[[str], bool] | None = None
+        self.select_container: Callable[[str], bool] | None = None
         self._selection = selection
         self._skip = frozenset(skip)
         self._storage = dict(storage)
@@ -132,7 +132,7 @@ class RemoteTree:
         return self._selection.enters(below) if is_archive(below) else self._selection.takes(below)
 
     def _enter(self, fs: Any, uri: str, info: _Info, folder: str) -> Iterator[Upsert | Unreadable]:
-        if self.enters is not None and not self.enters(uri):
+        if self.select_container is not None and not self.select_container(uri):
             return
         try:
             yield from self._archive(fs, uri, info).walk(self._selection, folder, self.passed_over)

@@ -97,7 +97,7 @@ class WebFile:
         self._address = Address(url, {})
         self.uri = self._address.uri
         self.passed_over: Counter[str] = Counter()
-        self.enters: Callable[[str], bool] | None = None
+        self.select_container: Callable[[str], bool] | None = None
 
     def check(self) -> None:
         if self.lookup(self.uri) is None:

@@ -1,0 +1,75 @@
+"""Building ONNX graphs: nodes and constants under fresh names, the finished model, the cache of built ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Graph:
+    """Nodes and initializers under fresh names. `exact=False`: the large products are made in 8 bits."""
+
+    def __init__(self, *, exact: bool = True) -> None:
+        self.exact = exact
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+
+    def constant(self, value: Any, name: str = "") -> str:
+        from onnx import numpy_helper
+
+        name = name or f"c{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+    def add(self, op: str, *inputs: str, outputs: int = 1, fused: bool = False, **attributes: Any) -> Any:
+        from onnx import helper
+
+        names = [f"{op}{len(self.nodes)}_{i}" for i in range(outputs)]
+        domain = "com.microsoft" if fused else ""
+        self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
+        return names[0] if outputs == 1 else names
+
+
+def finished(graph: Graph, inputs: Sequence[Any], dim: int) -> Any:
+    """The model whose last node gives the vectors."""
+    from onnx import TensorProto, helper
+
+    graph.nodes[-1].output[0] = "vectors"
+    outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["batch", dim])]
+    return helper.make_model(
+        helper.make_graph(graph.nodes, "penstock", inputs, outputs, graph.initializers),
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
+        ir_version=8,
+    )
+
+
+def cached(name: str, build: Callable[[], Any], cache: Path) -> Path:
+    """The graph of that name in the cache, built there on first use; two who build it at once do no harm."""
+    folder = cache / "graphs" / name
+    graph = folder / "model.onnx"
+    if graph.is_file():
+        return graph
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    try:
+        save(build(), made / graph.name)
+        try:
+            os.rename(made, folder)
+        except OSError:
+            # Another process was first: its graph is the same.
+            if not graph.is_file():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return graph
+
+
+def save(model: Any, path: Path) -> None:
+    """Weights lie beside the graph: ONNX Runtime maps that file instead of reading it into memory."""
+    import onnx
+
+    onnx.save_model(model, str(path), save_as_external_data=True, location="weights.bin", size_threshold=1024)
