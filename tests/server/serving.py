@@ -15,7 +15,7 @@ from PIL import Image
 from penstock.core.contracts import Embedder
 from penstock.core.errors import SpaceMismatch
 from penstock.core.records import VECTOR, Chunk, Dense, Point
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.jobs.search import OpenIndex, open_index
 from penstock.registry import SINKS, find, scheme
 from penstock.server.server import Server, serve
@@ -59,7 +59,7 @@ def fill(url: str, chunks: Sequence[Chunk], embedder: Embedder | None = None) ->
     embedder = embedder or ColourEmbedder()
     with find(SINKS, scheme(url), "sink")(url) as sink, embedder:
         embedder.open()
-        sink.open(Manifest(embedder.describe()))
+        sink.open(Manifest(single(embedder.describe())))
         vectors = embedder.embed(chunks)
         sink.write([Point(c, {VECTOR: v}) for c, v in zip(chunks, vectors, strict=True)])
         sink.flush()

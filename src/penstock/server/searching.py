@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from penstock.cli.results import snippet, words_of
 from penstock.core.contracts import Index
 from penstock.core.errors import SinkError
 from penstock.core.records import VECTOR, Chunk, Dense, Hit, Point, Vector
+from penstock.jobs.snippets import snippet, words_of
 from penstock.server.asking import Ask
 from penstock.server.batcher import Batcher, Embedded
 from penstock.server.combining import collapsed, combined
