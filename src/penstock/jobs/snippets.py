@@ -9,6 +9,8 @@ from bisect import bisect_left
 def one_line(text: str) -> str:
     """Put on one line, without control characters, and encodable: safe to show whatever a document holds."""
     line = " ".join(text.split())
+    if line.isprintable():
+        return line
     return "".join(c if c.isprintable() else "\ufffd" for c in line).encode("utf-8", "replace").decode()
 
 
