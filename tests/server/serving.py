@@ -24,7 +24,7 @@ from penstock.support.images import decode
 from penstock.testing.embedders import HashingEmbedder
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
-FAST = Settings(port=0, drain=0.0, look=0.1)
+FAST = Settings(port=0, drain=0.0, poll=0.1)
 
 
 class ColourEmbedder(HashingEmbedder):

@@ -60,7 +60,7 @@ def test_followed_without_a_failed_request(store: str, tmp_path: Path) -> None:
                 elif (hits := answer.json()["hits"]) and hits[0]["score"] < 0.99:
                     wrong.append(f"{n}: {hits}")
 
-    settings = with_settings(look=0.2, threads=4)
+    settings = with_settings(poll=0.2, threads=4)
     with served(
         live.url, settings, opener=either(HashingEmbedder(64), OtherEmbedder(64), HashingEmbedder(32))
     ) as client:
@@ -113,12 +113,12 @@ def test_an_index_that_goes_away_and_comes_back(caplog: pytest.LogCaptureFixture
     with served(url) as client:
         forget(url)
         answer = client.get("/v1/search?q=words")
-        refused(answer, 503, "the log says why")
+        refused(answer, 503, "log has the reason")
         assert url not in answer.text
         assert f"there is no index at {url}" in caplog.text
         assert answer.headers["retry-after"] == "1"
         ready = client.get("/readyz")
-        assert (ready.status_code, "cannot be asked" in ready.json()["reason"]) == (503, True)
+        assert (ready.status_code, "index is unavailable" in ready.json()["reason"]) == (503, True)
         health = client.get("/health")
         assert (health.status_code, health.headers["retry-after"]) == (503, "1")
         assert client.get("/healthz").status_code == 200

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.server import openapi
 from penstock.server.app import Api
-from penstock.server.engine import Engine
+from penstock.server.generations import ServedIndex
 from penstock.server.metrics import Metrics
 from penstock.server.settings import Settings
 from tests.server.serving import Client, either
@@ -31,7 +31,7 @@ def test_it_is_served(client: Client) -> None:
 
 def test_it_has_every_route_and_no_other() -> None:
     settings = Settings()
-    api = Api(Engine("memory://none", either(), settings, Metrics()), settings, Metrics())
+    api = Api(ServedIndex("memory://none", either(), settings, Metrics()), settings, Metrics())
     routed: set[tuple[str, str]] = set()
     for route in api.routes():
         routed |= {(route.path, method.lower()) for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]

@@ -21,8 +21,8 @@ import pytest
 from penstock import ingest
 from penstock.core.records import Sparse
 from penstock.core.schema import VectorSpec
-from penstock.server.fetching import Fetcher
-from penstock.server.page import FOLDER
+from penstock.server.image_fetcher import ImageFetcher
+from penstock.server.page_files import FOLDER
 from penstock.sinks.memory import forget
 from penstock.testing.embedders import HashingEmbedder
 from tests.server.browsing import Browser, chromium
@@ -714,7 +714,7 @@ def test_by_address(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         browser.until(lambda: browser.text("#trouble"))
         assert "By the picture at http://127.0.0.1/a.jpg" in browser.text("#chips")
         assert browser.hash() == "#url=http%3A%2F%2F127.0.0.1%2Fa.jpg"
-        monkeypatch.setattr(Fetcher, "__call__", lambda self, url: picture("red"))
+        monkeypatch.setattr(ImageFetcher, "__call__", lambda self, url: picture("red"))
         browser.type("#q", "line 4")
         browser.one("#form button.main").click()
         browser.until(lambda: len(browser.all("article")) == 40)
@@ -776,9 +776,9 @@ def test_a_busy_server_is_asked_again(driver: Any) -> None:
 
 def test_slow_broken_and_offline(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """504, 500 and no connection are told in words, with a way to go on."""
-    from penstock.server.searching import Searcher
+    from penstock.server.search import Searcher
 
-    answer = Searcher.answer
+    answer = Searcher.search
 
     async def slow(self: Searcher, ask: Any) -> Any:
         if ask.text == "slow":
@@ -787,7 +787,7 @@ def test_slow_broken_and_offline(driver: Any, monkeypatch: pytest.MonkeyPatch) -
             raise ZeroDivisionError
         return await answer(self, ask)
 
-    monkeypatch.setattr(Searcher, "answer", slow)
+    monkeypatch.setattr(Searcher, "search", slow)
     with small(driver) as browser:
         browser.search("slow")
         assert "longer than the server allows" in browser.text("#trouble")

@@ -14,13 +14,13 @@ import pytest
 
 from penstock.core.errors import UsageError
 from penstock.core.records import Dense
-from penstock.server.answers import Json
 from penstock.server.batcher import Batcher, Embedded
-from penstock.server.combining import collapsed, combined
-from penstock.server.fetching import Fetcher
+from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
+from penstock.server.responses import SafeJSONResponse
 from penstock.server.settings import Settings
+from penstock.server.vector_math import collapse_duplicates, combine
 from penstock.support.fetching import public
 
 X, Y, Z = np.eye(3, dtype=np.float32)
@@ -31,32 +31,32 @@ def same(left: object, right: object) -> bool:
 
 
 def test_a_part_alone_stays_as_it_is() -> None:
-    assert same(combined([(X * 5, 2.0)]), X * 5)
+    assert same(combine([(X * 5, 2.0)]), X * 5)
 
 
 def test_parts_are_summed_by_weight_whatever_their_length() -> None:
-    assert same(combined([(X * 100, 1.0), (Y, 1.0)]), (X + Y) / np.sqrt(2))
-    assert same(combined([(X, 3.0), (Y, 4.0)]), 0.6 * X + 0.8 * Y)
-    assert same(combined([(X, 1.0), (Y, 0.0)]), X)
+    assert same(combine([(X * 100, 1.0), (Y, 1.0)]), (X + Y) / np.sqrt(2))
+    assert same(combine([(X, 3.0), (Y, 4.0)]), 0.6 * X + 0.8 * Y)
+    assert same(combine([(X, 1.0), (Y, 0.0)]), X)
 
 
 def test_examples_and_terms_move_the_query() -> None:
     """Towards the middle of what is liked, away from what is not."""
-    assert same(combined([], like=[X, Y]), (X + Y) / np.sqrt(2))
-    moved = combined([(X, 1.0)], like=[Y], unlike=[Z])
+    assert same(combine([], like=[X, Y]), (X + Y) / np.sqrt(2))
+    moved = combine([(X, 1.0)], like=[Y], unlike=[Z])
     assert moved[0] > moved[1] > 0 > moved[2]
-    assert combined([(X + Y, 1.0)], minus=[Y])[1] < combined([(X + Y, 1.0)])[1]
+    assert combine([(X + Y, 1.0)], minus=[Y])[1] < combine([(X + Y, 1.0)])[1]
     assert np.linalg.norm(moved) == pytest.approx(1)
     with pytest.raises(UsageError, match="cancel"):
-        combined([(X, 1.0), (-X, 1.0)])
+        combine([(X, 1.0), (-X, 1.0)])
 
 
 def test_near_duplicates_are_collapsed_into_the_first() -> None:
     """What has no vector is like nothing; length does not matter."""
     near = X + 0.05 * Y
-    assert collapsed([X, Y, near * 9, None, X, None]) == [(0, 3), (1, 1), (3, 1), (5, 1)]
-    assert collapsed([]) == []
-    assert collapsed([None]) == [(0, 1)]
+    assert collapse_duplicates([X, Y, near * 9, None, X, None]) == [(0, 3), (1, 1), (3, 1), (5, 1)]
+    assert collapse_duplicates([]) == []
+    assert collapse_duplicates([None]) == [(0, 1)]
 
 
 def test_a_batch_gathers_while_the_model_works() -> None:
@@ -82,7 +82,7 @@ def test_a_batch_gathers_while_the_model_works() -> None:
 
 def test_answers_hold_whatever_a_store_holds() -> None:
     """NaN, dates, half characters: none of them stops an answer."""
-    told = Json({"nan": float("nan"), "deep": [{"inf": float("inf")}], "half": "\ud800", "set": {1}}).body
+    told = SafeJSONResponse({"nan": float("nan"), "deep": [{"inf": float("inf")}], "half": "\ud800", "set": {1}}).body
     assert told == b'{"nan":null,"deep":[{"inf":null}],"half":"?","set":"{1}"}'
 
 
@@ -156,7 +156,7 @@ def web() -> Iterator[tuple[str, list[str]]]:
 
 def fetch(url: str, judge: object = None) -> bytes:
     settings = Settings(fetch_urls=True, body=1000, seconds=1.0)
-    return Fetcher(settings, judge or (lambda address: True))(url)  # type: ignore[arg-type]
+    return ImageFetcher(settings, judge or (lambda address: True))(url)  # type: ignore[arg-type]
 
 
 def told(url: str, judge: object = None) -> tuple[int, str]:

@@ -155,14 +155,14 @@ def nots(levels: int) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({}, "nothing is asked"),
+    "nothing": ({}, "empty query"),
     "empty text": ({"text": ""}, "text"),
     "blank text": ({"text": "  \n"}, "empty"),
     "long text": ({"text": "x" * 20_001}, "20,001"),
     "text is a number": ({"text": 5}, "integer"),
     "half a character": ({"text": "\ud800"}, "surrogate"),
     "unknown field": ({"text": "x", "limit": 5}, "limit"),
-    "k is 0": ({"text": "x", "k": 0}, "k: 0"),
+    "k is 0": ({"text": "x", "k": 0}, "k: expected"),
     "k is 201": ({"text": "x", "k": 201}, "200"),
     "k is true": ({"text": "x", "k": True}, "boolean"),
     "k is 1.5": ({"text": "x", "k": 1.5}, "number"),
@@ -178,7 +178,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a number beyond floats": ({"vector": [10**400]}, "out of range"),
     "a vector for all of nothing": ({"vector": []}, "empty"),
     "unknown id": ({"like": ["no-such-id"]}, "no point"),
-    "unlike alone": ({"unlike": [f"{20:032x}"]}, "nothing is asked"),
+    "unlike alone": ({"unlike": [f"{20:032x}"]}, "empty query"),
     "unknown filter field": ({"text": "x", "where": {"colour": "red"}}, "colour"),
     "unknown comparison": ({"text": "x", "where": {"page": {"$near": 1}}}, "$near"),
     "filter of a wrong type": ({"text": "x", "where": {"page": "one"}}, "page"),
@@ -242,14 +242,14 @@ def test_parts_that_cancel_each_other_out(client: Client) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
+        (b"", "invalid JSON"),
+        (b"{", "invalid JSON"),
         (b"[]", "array"),
         (b"null", "null"),
         (b'"text"', "string"),
         (b'{"text": NaN}', "NaN"),
-        (b"\xff\xfe\x00", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"\xff\xfe\x00", "invalid JSON"),
+        (b"[" * 100_000, "invalid JSON"),
         (b'{"where": ' + b'{"$not": ' * 5000 + b'{"page": 1}' + b"}" * 5000 + b', "text": "x"}', ""),
     ],
 )
@@ -274,7 +274,7 @@ def test_images_that_are_none(client: Client) -> None:
 def test_forms_that_cannot_be_meant(client: Client) -> None:
     good = {"image": ("a.png", picture("red"), "image/png")}
     refused(client.post("/v1/search", files={"other": ("a", b"1")}), 400, "image")
-    refused(client.post("/v1/search", files=good, data={"k": "many"}), 400, "k is no JSON")
+    refused(client.post("/v1/search", files=good, data={"k": "many"}), 400, "k: invalid JSON")
     refused(client.post("/v1/search", files=good, data={"image": "x"}), 400)
     refused(client.post("/v1/search", files=[("image", good["image"])] * 2), 400, "files")
     broken = {"content-type": "multipart/form-data; boundary=x"}
@@ -297,9 +297,9 @@ def test_a_refusal_does_not_say_all_that_was_said(client: Client) -> None:
 
 
 def test_urls_that_cannot_be_meant(client: Client) -> None:
-    refused(client.get("/v1/search"), 400, "nothing is asked")
+    refused(client.get("/v1/search"), 400, "empty query")
     refused(client.get("/v1/search?q=a&q=b"), 400, "twice")
-    refused(client.get("/v1/search", params={"q": "a", "where": "page=1"}), 400, "where is no JSON")
+    refused(client.get("/v1/search", params={"q": "a", "where": "page=1"}), 400, "where: invalid JSON")
     refused(client.get("/v1/search", params={"q": "a", "color": "1"}), 400, "color")
 
 
@@ -315,7 +315,7 @@ def test_content_types_and_methods(client: Client) -> None:
 
 
 def test_urls_are_not_fetched_unless_allowed(client: Client) -> None:
-    refused(client.post("/v1/search", json={"image_url": "https://example.org/a.jpg"}), 403, "fetches nothing")
+    refused(client.post("/v1/search", json={"image_url": "https://example.org/a.jpg"}), 403, "does not fetch")
 
 
 def test_an_index_without_images_says_so() -> None:
@@ -323,7 +323,7 @@ def test_an_index_without_images_says_so() -> None:
     fill(url, [chunk(1, "words")], HashingEmbedder())
     try:
         with served(url, opener=either(HashingEmbedder())) as made:
-            refused(made.post("/v1/search", json={"image": b64(picture("red"))}), 400, "hashing takes no images")
+            refused(made.post("/v1/search", json={"image": b64(picture("red"))}), 400, "hashing embeds no images")
             assert made.found(text="words") == ["doc:1"]
     finally:
         forget(url)
@@ -379,7 +379,7 @@ def test_clip_retrieval_clients(client: Client) -> None:
     vector = ColourEmbedder().query(["green"])[0].values.tolist()
     assert client.post("/knn-service", json={"embedding_input": vector}).json()[0]["url"] == "doc:green"
     assert client.get("/indices-list").json() == ["memory://serve-api"]
-    refused(client.post("/knn-service", json={}), 400, "nothing is asked")
+    refused(client.post("/knn-service", json={}), 400, "empty query")
 
 
 def test_the_image_search_example_clients(client: Client) -> None:

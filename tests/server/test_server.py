@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from penstock.server.page import Page
+from penstock.server.page_files import PageFiles
 from tests.server.serving import Client, chunk, fill, refused, served, with_settings
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def test_it_ends_without_cutting_anybody_off(index: str) -> None:
         assert (ready.status_code, "draining" in ready.json()["reason"]) == (503, True)
         assert client.get("/healthz").status_code == 200
         answer = client.get("/v1/search?q=line")
-        refused(answer, 503, "about to end")
+        refused(answer, 503, "shutting down")
         assert answer.headers["retry-after"] == "1"
         slow.join()
         assert answers[0].status_code == 200
@@ -168,7 +168,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str) -
     (tmp_path / "index.html").write_text("<!doctype html><title>Search</title><script src='app.js'></script>")
     (tmp_path / "app.js").write_text("'use strict'")
     (tmp_path / "notes.txt").write_text("not for the page")
-    monkeypatch.setattr(Page.__init__, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(PageFiles.__init__, "__defaults__", (tmp_path,))
     with served(index, with_settings(keys=("k",))) as client:
         first = client.get("/")
         assert first.headers["content-type"] == "text/html; charset=utf-8"
@@ -180,4 +180,4 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str) -
         assert client.get("/app.js").headers["content-type"].startswith("text/javascript")
         for path in ("/notes.txt", "/app.py", "/..%2fapp.py", "/index.html/x"):
             refused(client.get(path), 401)
-            refused(client.get(path, headers={"X-API-Key": "k"}), 404, "nothing here")
+            refused(client.get(path, headers={"X-API-Key": "k"}), 404, "no such page")

@@ -229,5 +229,5 @@ def test_without_roots_no_file_is_shown(folder: Path) -> None:
     with served(URL) as client:
         refused(client.get(thumb(client, 1)), 404)
         assert client.get(thumb(client, 50)).status_code == 200
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         Settings(roots=(folder / "nowhere",))
