@@ -144,6 +144,7 @@ class Browser:
         ]
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.until(lambda: self.run("return matchMedia(arguments[0]).matches", f"(width: {width}px)"))
         try:
             yield
         finally:

@@ -217,7 +217,7 @@ def test_passages_are_a_list(words: Browser) -> None:
         assert (".pdf" in href) == ("#page=" in href)
         assert (rel, target) == ("noopener noreferrer", "_blank")
     assert "file:///srv/handbook/turbines.pdf" in " ".join(words.texts("article .where span"))
-    assert re.fullmatch(r"\d+ results so far, [\d.]+ ms", words.text("#said"))
+    assert re.fullmatch(r"\d+ results so far, [\d.]+ ms", words.text("#summary"))
     words.shot("documents-light")
     with words.seen(theme="dark"):
         words.shot("documents-dark")
@@ -238,7 +238,7 @@ def test_scrolling_brings_all_of_them_each_once(words: Browser) -> None:
     assert len(words.all("article")) == 130
     addresses = words.run("return [...document.querySelectorAll('article')].map(one => one.ariaPosInSet)")
     assert addresses == [str(n) for n in range(1, 131)]
-    assert words.text("#said").startswith("130 results,")
+    assert words.text("#summary").startswith("130 results,")
     assert not words.shown("#more")
 
 
@@ -271,7 +271,7 @@ def test_minus_terms(words: Browser) -> None:
     assert words.texts("#chips .minus") == ["Without cavitation", "Without francis turbine"]
     assert "turbines.pdf" not in words.texts("article:nth-child(-n+10) h3")
     words.search("-water")
-    assert words.text("#said") == "Say also what to look for, not only what to leave out."
+    assert words.text("#summary") == "Add what to look for, not only what to leave out."
 
 
 def test_filters_by_rows_and_by_json(words: Browser) -> None:
@@ -292,15 +292,15 @@ def test_filters_by_rows_and_by_json(words: Browser) -> None:
     assert min(pages) >= 10
     words.shot("filters")
     row.find_element("css selector", "input").send_keys("x")
-    assert "no whole number" in words.until(lambda: words.text("#filters .wrong"))
+    assert "invalid whole number" in words.until(lambda: words.text("#filters .wrong"))
     words.click("#filters summary")
     words.type("#filters textarea", '{"$or": [{"page": 1}, {"$not": {"page": {"$lt": 19}}}]}')
     words.until(lambda: len(words.all("article")) == 21)
     assert words.shown("#filters > p.dim")
     assert words.text("#filters .wrong") == ""
     words.type("#filters textarea", '{"colour": "red"}')
-    words.until(lambda: "cannot be narrowed by 'colour'" in words.text("#trouble"))
-    assert words.all("#trouble button") == []
+    words.until(lambda: "cannot be narrowed by 'colour'" in words.text("#error"))
+    assert words.all("#error button") == []
 
 
 def test_near_duplicates_and_the_lowest_score(words: Browser) -> None:
@@ -312,7 +312,7 @@ def test_near_duplicates_and_the_lowest_score(words: Browser) -> None:
     words.type("#threshold", "0.6")
     words.until(lambda: len(words.all("article")) == 1)
     words.type("#threshold", "1.5")
-    words.until(lambda: "lowest score" in words.text("#said"))
+    words.until(lambda: "lowest score" in words.text("#summary"))
     assert "least=1.5" in words.hash()
     assert "distinct=1" in words.hash()
 
@@ -334,10 +334,10 @@ def test_a_slow_search_says_so(driver: Any) -> None:
         browser.search("line 1")
         browser.type("#q", "slow line 2")
         browser.click("#form button.main")
-        browser.until(lambda: browser.text("#said") == "Searching …")
+        browser.until(lambda: browser.text("#summary") == "Searching …")
         assert browser.run("return getComputedStyle(document.querySelector('#results')).opacity") == "0.45"
         browser.settle()
-        assert browser.text("#said").startswith("5 results")
+        assert browser.text("#summary").startswith("5 results")
         assert browser.run("return getComputedStyle(document.querySelector('#results')).opacity") == "1"
         assert browser.complaints() == []
         driver.get("about:blank")
@@ -432,8 +432,8 @@ def test_for_who_does_not_see(words: Browser) -> None:
     words.search("water")
     for landmark in ("header", "nav[aria-label]", "main", "form[role=search]", "[role=feed][aria-labelledby]"):
         assert words.all(landmark), landmark
-    assert words.one("#said").get_attribute("role") == "status"
-    assert words.one("#trouble").get_attribute("role") == "alert"
+    assert words.one("#summary").get_attribute("role") == "status"
+    assert words.one("#error").get_attribute("role") == "alert"
     nameless = words.run(
         "return [...document.querySelectorAll('button, a, input, select, textarea')].filter(one =>"
         " !one.ariaLabel && !one.textContent.trim() && !one.labels?.length).map(one => one.outerHTML)"
@@ -453,7 +453,7 @@ def test_for_who_does_not_see(words: Browser) -> None:
     assert ("search", "Search the index") in told
     assert ("button", "More like this") in told
     assert any(role == "article" and name for role, name in told)
-    assert ("searchbox", "Search by words; a word after a minus sign is left out") in told
+    assert ("searchbox", "Search by words; a word after a minus sign is excluded") in told
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -504,7 +504,7 @@ def test_light_and_dark(words: Browser) -> None:
     with words.seen(theme="dark"):
         dark = words.run(ground)
         assert dark != light
-        assert words.one("#theme").get_attribute("aria-label") == "Colours: as the system has them"
+        assert words.one("#theme").get_attribute("aria-label") == "Colours: as in the system"
         words.click("#theme")
         assert words.run(ground) == light
         words.go()
@@ -518,7 +518,7 @@ def test_an_index_of_words_takes_no_pictures(words: Browser) -> None:
     words.until(lambda: words.shown("#form"))
     assert not words.shown("#picture-open")
     drop(words, b"whatever")
-    words.until(lambda: "takes no pictures" in words.text("#note"))
+    words.until(lambda: "embeds no pictures" in words.text("#remark"))
 
 
 class Counting(HashingEmbedder):
@@ -583,7 +583,7 @@ def test_a_red_circle(shapes: Browser) -> None:
     shapes.search("a red circle")
     assert shapes.one("#results").get_attribute("class") == "grid"
     assert captions(shapes)[:3] == ["a red circle"] * 3
-    shapes.until(lambda: shapes.run("return document.querySelectorAll('.frame.there img').length > 6"))
+    shapes.until(lambda: shapes.run("return document.querySelectorAll('.frame.loaded img').length > 6"))
     colour = shapes.run(
         """
         const image = document.querySelector("article img");
@@ -641,12 +641,12 @@ def test_words_and_a_picture_are_weighed(shapes: Browser, drawn: Any, tmp_path: 
     assert shapes.hash() == "#q=a+yellow+square&picture=own&share=0"
     shapes.shot("weighed")
     shapes.click("#share-link")
-    shapes.until(lambda: "stays on this computer" in shapes.text("#note"))
+    shapes.until(lambda: "stays on this computer" in shapes.text("#remark"))
     shapes.go("#picture=own")
-    shapes.until(lambda: "stayed on its maker’s computer" in shapes.text("#said"))
+    shapes.until(lambda: "a picture that is not part of it" in shapes.text("#summary"))
     shapes.go("#q=a+yellow+square&picture=own")
     shapes.until(lambda: captions(shapes)[:1] == ["a yellow square"])
-    assert "the words alone" in shapes.text("#note")
+    assert "only the words" in shapes.text("#remark")
 
 
 def test_a_large_picture_is_made_small_before_it_is_sent(shapes: Browser) -> None:
@@ -659,7 +659,8 @@ def test_a_large_picture_is_made_small_before_it_is_sent(shapes: Browser) -> Non
     assert out.tell() > 2 << 20
     told = shapes.driver.execute_async_script(
         "const [data, done] = arguments; const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));"
-        "import('./picture.js').then((it) => it.taken(new File([bytes], 'a.png'))).then((one) => done(one.base64))",
+        "const file = new File([bytes], 'a.png');"
+        "import('./picture.js').then((it) => it.readPicture(file)).then((one) => done(one.base64))",
         base64.b64encode(out.getvalue()).decode(),
     )
     sent = base64.b64decode(told)
@@ -671,9 +672,9 @@ def test_a_large_picture_is_made_small_before_it_is_sent(shapes: Browser) -> Non
 def test_pictures_that_are_none(shapes: Browser) -> None:
     """What the server says of it is told; so is what is not even sent."""
     drop(shapes, b"<html>no picture</html>")
-    shapes.until(lambda: "cannot make sense" in shapes.text("#trouble") or "does not know" in shapes.text("#trouble"))
+    shapes.until(lambda: "cannot process" in shapes.text("#error") or "does not support" in shapes.text("#error"))
     drop(shapes, b"")
-    shapes.until(lambda: "empty" in shapes.text("#note"))
+    shapes.until(lambda: "empty" in shapes.text("#remark"))
     shapes.click("#picture-open")
     assert shapes.shown("#url-why")
     assert not shapes.shown("#url")
@@ -708,10 +709,10 @@ def test_by_address(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         browser.click("#picture-open")
         browser.type("#url", "nowhere")
         browser.click("#url-use")
-        browser.until(lambda: "begins with https://" in browser.text("#note"))
+        browser.until(lambda: "begins with https://" in browser.text("#remark"))
         browser.type("#url", "http://127.0.0.1/a.jpg")
         browser.click("#url-use")
-        browser.until(lambda: browser.text("#trouble"))
+        browser.until(lambda: browser.text("#error"))
         assert "By the picture at http://127.0.0.1/a.jpg" in browser.text("#chips")
         assert browser.hash() == "#url=http%3A%2F%2F127.0.0.1%2Fa.jpg"
         monkeypatch.setattr(ImageFetcher, "__call__", lambda self, url: picture("red"))
@@ -719,7 +720,7 @@ def test_by_address(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         browser.one("#form button.main").click()
         browser.until(lambda: len(browser.all("article")) == 40)
         assert browser.shown("#weigh")
-        assert browser.text("#trouble") == ""
+        assert browser.text("#error") == ""
 
 
 # ---------------------------------------------------------------- troubles
@@ -733,7 +734,7 @@ def test_a_key_is_asked_for_and_kept_in_the_session_alone(driver: Any) -> None:
         browser.settle()
         browser.type("#key", "wrong")
         browser.click("#key-form button")
-        browser.until(lambda: "does not take this key" in browser.text("#trouble"))
+        browser.until(lambda: "does not accept this key" in browser.text("#error"))
         browser.shot("key")
         browser.type("#key", "sesame")
         browser.click("#key-form button")
@@ -756,7 +757,7 @@ def test_pictures_behind_a_key(driver: Any, drawn: Any) -> None:
         browser.until(lambda: browser.shown("#key"))
         browser.type("#key", "sesame")
         browser.click("#key-form button")
-        browser.until(lambda: len(browser.all(".frame.there")) == 12)
+        browser.until(lambda: len(browser.all(".frame.loaded")) == 12)
         assert browser.run("return document.querySelector('article img').src").startswith("blob:")
         browser.run("sessionStorage.clear()")
         driver.get("about:blank")
@@ -769,9 +770,9 @@ def test_a_busy_server_is_asked_again(driver: Any) -> None:
         for words in ("line 1", "line 2", "line 3"):
             browser.type("#q", words)
             browser.one("#form button.main").click()
-        browser.until(lambda: re.search(r"much to do.Trying again in \d s", browser.text("#trouble")))
+        browser.until(lambda: re.search(r"is busy.Trying again in \d s", browser.text("#error")))
         browser.until(lambda: browser.text("article .snippet") == "line 3 of many")
-        assert browser.text("#trouble") == ""
+        assert browser.text("#error") == ""
 
 
 def test_slow_broken_and_offline(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -790,16 +791,16 @@ def test_slow_broken_and_offline(driver: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Searcher, "search", slow)
     with small(driver) as browser:
         browser.search("slow")
-        assert "longer than the server allows" in browser.text("#trouble")
-        assert browser.text("#trouble button") == "Try again"
+        assert "longer than the server allows" in browser.text("#error")
+        assert browser.text("#error button") == "Try again"
         browser.search("broken")
-        assert "Something went wrong in the server" in browser.text("#trouble")
+        assert "Internal error of the server" in browser.text("#error")
         with browser.network(offline=True):
             browser.search("line 5")
-            assert "You are offline" in browser.text("#trouble")
+            assert "You are offline" in browser.text("#error")
             browser.shot("offline")
         browser.until(lambda: browser.text("article .snippet") == "line 5 of many")
-        assert browser.text("#trouble") == ""
+        assert browser.text("#error") == ""
 
 
 # ---------------------------------------------------------------- status
@@ -837,9 +838,9 @@ def test_status_of_a_run_that_goes_on(words: Browser) -> None:
     """Stages, queues, bytes against the budget and the bottleneck, as a run's progress tells them."""
     told = words.driver.execute_async_script(
         "const [extra, done] = arguments; fetch('v1/status').then((it) => it.json()).then(async (told) => {"
-        "const {render} = await import('./status.js'); document.querySelector('#search').hidden = true;"
+        "const {renderStatus} = await import('./status.js'); document.querySelector('#search').hidden = true;"
         "document.querySelector('#status').hidden = false;"
-        "document.querySelector('#status-body').replaceChildren(render({...told, ...extra}));"
+        "document.querySelector('#status-body').replaceChildren(renderStatus({...told, ...extra}));"
         "done(document.querySelector('#status').innerText)})",
         {"pipeline": progress(), "trouble": f"gone {EVIL}"},
     )
