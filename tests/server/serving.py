@@ -66,7 +66,7 @@ def fill(url: str, chunks: Sequence[Chunk], embedder: Embedder | None = None) ->
 
 
 def either(*embedders: Embedder) -> Any:
-    """Opens an index with the one of these that made it."""
+    """Opens an index with the one of these embedders that filled it."""
 
     def opener(url: str) -> OpenIndex:
         for embedder in embedders[:-1]:
@@ -94,35 +94,35 @@ def served(url: str, settings: Settings = FAST, **options: Any) -> Iterator[Clie
     """A client of a server in a thread."""
     options.setdefault("opener", either(ColourEmbedder()))
     ready = threading.Event()
-    there: list[Any] = []
-    wrong: list[BaseException] = []
+    running: list[Any] = []
+    errors: list[BaseException] = []
 
     def started(server: Server, at: str) -> None:
-        there.extend((server, at))
+        running.extend((server, at))
         ready.set()
 
     def run() -> None:
         try:
             serve(url, settings, started=started, out=io.StringIO(), **options)
         except BaseException as error:
-            wrong.append(error)
+            errors.append(error)
         finally:
             ready.set()
 
     thread = threading.Thread(target=run)
     thread.start()
     ready.wait(30)
-    if wrong:
-        raise wrong[0]
-    with Client(there[1]) as client:
+    if errors:
+        raise errors[0]
+    with Client(running[1]) as client:
         try:
             yield client
         finally:
             client.close()
-            there[0].should_exit = True
+            running[0].should_exit = True
             thread.join(30)
-    if wrong:
-        raise wrong[0]
+    if errors:
+        raise errors[0]
 
 
 def with_settings(**changes: Any) -> Settings:
@@ -130,11 +130,11 @@ def with_settings(**changes: Any) -> Settings:
 
 
 def refused(answer: httpx.Response, status: int, *words: str) -> None:
-    """A clear answer: JSON of one shape, which names what is wrong and shows nothing of the inside."""
+    """A clear error: JSON of one shape, which names the fault and reveals nothing of the inside."""
     assert answer.status_code == status, answer.text
-    told = answer.json()["error"]
-    assert set(told) == {"type", "message"}
+    error = answer.json()["error"]
+    assert set(error) == {"type", "message"}
     for word in words:
-        assert word in told["message"]
+        assert word in error["message"]
     assert "Traceback" not in answer.text
     assert 'File "' not in answer.text

@@ -1,4 +1,4 @@
-"""The server as a process: crowds, and the end."""
+"""The server as a process: many clients, and shutting down."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def process(url: str, **settings: Any) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 @posix
-def test_it_ends_without_cutting_anybody_off(index: str) -> None:
-    """SIGTERM: not ready any more, nothing new is begun, what was begun is finished; then the door is closed."""
+def test_it_shuts_down_without_dropping_requests(index: str) -> None:
+    """SIGTERM: not ready any more, new requests are refused, those in progress finished, then the port closed."""
     with process(index, drain=0.6) as (running, client):
         assert client.get("/readyz").status_code == 200
         answers: list[httpx.Response] = []
@@ -90,7 +90,7 @@ def test_a_second_signal_does_not_wait(index: str) -> None:
         assert running.wait(10) == 0
 
 
-def test_answers_are_not_held_back(index: str) -> None:
+def test_responses_are_sent_at_once(index: str) -> None:
     """With nothing but what the extra installs: asyncio's loop and h11, which sends an answer in two pieces."""
     code = f"""
 import sys, time
@@ -107,7 +107,7 @@ with served({index!r}) as client:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_missing_index_ends_it_before_it_begins(tmp_path: Path) -> None:
+def test_it_does_not_start_without_an_index(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.server.process", f"lance://{tmp_path}/none", "{}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
@@ -144,7 +144,7 @@ async def crowd(url: str, clients: int, each: int) -> Counter[int]:
 
 
 def test_200_searches_at_once(index: str) -> None:
-    """All answered; with a short queue, answered or told to come again."""
+    """All answered; with a short queue, answered or refused with Retry-After."""
     with process(index, seconds=30.0) as (_, client):
         assert asyncio.run(crowd(str(client.base_url), 200, 1)) == {200: 200}
         text = client.get("/metrics").text
@@ -164,7 +164,7 @@ def test_200_clients_for_a_while(index: str) -> None:
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str) -> None:
-    """Its files and no others; nothing inline, nothing from elsewhere, nobody's frame; 304 for who has it."""
+    """Its files and no others; nothing inline, nothing from elsewhere, in no frame; 304 for clients that have it."""
     (tmp_path / "index.html").write_text("<!doctype html><title>Search</title><script src='app.js'></script>")
     (tmp_path / "app.js").write_text("'use strict'")
     (tmp_path / "notes.txt").write_text("not for the page")

@@ -27,8 +27,8 @@ def index() -> SeveralIndex:
 
 @pytest.fixture(scope="module")
 def client(index: SeveralIndex) -> Iterator[Client]:
-    with served_several(index) as made:
-        yield made
+    with served_several(index) as client:
+        yield client
 
 
 def b64(content: bytes) -> str:

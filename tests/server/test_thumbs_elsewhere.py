@@ -1,4 +1,4 @@
-"""Small pictures of images in Parquet files, and behind urls."""
+"""Thumbnails of images in Parquet files, and at urls."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def hidden(client: Client, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("tables") / "root"
-    made.mkdir()
-    return made
+    path = tmp_path_factory.mktemp("tables") / "root"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ class Batcher(Generic[T]):
             for job in jobs:
                 job.future.set_exception(error)
             return
-        # Any other error belongs to whoever sent the input, and the thread goes on for the others.
+        # Any other error may be of one input only: each is tried alone, and the thread continues.
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)

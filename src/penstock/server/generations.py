@@ -122,7 +122,7 @@ class ServedGeneration:
             self._close()
 
     def retire(self) -> None:
-        """Close it once nobody uses it; nobody new may."""
+        """Admit no new users, and close once the last has left."""
         with self._lock:
             self._retired = True
             unused = self._users == 0
@@ -219,7 +219,7 @@ class ServedIndex:
     ) -> Future[tuple[R, float]]:
         """Run the task in a thread of the pool; gives its result and the seconds it waited for the thread.
 
-        `generation` stays open until the thread has ended, even if nobody waits for it any more.
+        `generation` stays open until the thread has ended, even where the result is no longer awaited.
         """
         since = time.perf_counter()
 
@@ -242,7 +242,7 @@ class ServedIndex:
         """Serve the generation that is current now. True if what is served is not `failed` (any more).
 
         A generation that failed and is still the current one is reopened, though not all the time. Where opening fails,
-        `trouble` says why, and what is open is served on.
+        `trouble` says why, and the open generation stays in service.
         """
         with self._following:
             try:
@@ -250,7 +250,7 @@ class ServedIndex:
             except PenstockError as error:
                 self.trouble = str(error)
                 return False
-            # Drivers and models raise what they like. What is open is served on, and the next look may do better.
+            # Drivers and models raise errors of any type; the open generation stays in service, and is checked again.
             except Exception as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 return False

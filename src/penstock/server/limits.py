@@ -96,8 +96,8 @@ class LimitsMiddleware:
             async with asyncio.timeout(self._settings.seconds):
                 await self._app(scope, body, response)
         except ClientDisconnect:
-            response.status = 499  # nobody is left to answer; the status that other servers log for it
-        # Whatever it is, the client gets a response, and the log the type of what nobody foresaw.
+            response.status = 499  # the client has gone; the status that other servers log for it
+        # Any error becomes a response; the log has the type of those that were not foreseen.
         except Exception as error:
             await self._explain(error, scope, receive, response)
         finally:

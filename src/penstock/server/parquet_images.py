@@ -1,4 +1,4 @@
-"""Images in Parquet files, found by the names that the `parquet://` source gives to their rows."""
+"""Images in Parquet files, found by the names that `parquet://` has for their rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ParquetImages:
         self._keys: OrderedDict[str, KeyIndex] = OrderedDict()
 
     def image(self, version: str, file: Callable[[], BinaryIO], name: str, accept: Callable[[bytes], bool]) -> bytes:
-        """Return the first accepted image in the row of that name, whichever column `parquet://` was told to read.
+        """Return the first accepted image in the row of that name, whichever column `parquet://` reads.
 
         `version` names the file and its version. Raises SourceError where there is no such row or image.
         """
@@ -62,7 +62,7 @@ class ParquetImages:
             raise SourceError("no such row, or no such image in it")
 
     def _rows(self, version: str, table: ParquetTable, name: str) -> Iterator[int]:
-        """Rows that may have this name: by key, and by number (where the source was told `?key=`, to use none)."""
+        """Rows that may have this name: by key, and by number (as where the source is given `?key=`)."""
         if (key := key_of(table.fields)) is not None and (row := self._row(version, table, key, name)) is not None:
             yield row
         if (number := _number(name)) is not None:

@@ -75,7 +75,7 @@ def too_many_requests(message: str, seconds: float) -> Problem:
 
 
 def retry_after(seconds: float | None) -> dict[str, str]:
-    """The header that says when to try again: never earlier than asked for, after a second where nobody says."""
+    """The Retry-After header: rounded up, and a second where nothing is known."""
     return {"Retry-After": str(max(1, math.ceil(seconds or 0)))}
 
 

@@ -132,7 +132,7 @@ class StatusRoutes:
                 for name in names:
                     await self._searcher.search(Query(text=PROBE, k=1, using=name))
             return None
-        # Any error at all makes the server unready; the text is given of those that are foreseen.
+        # Any error at all makes the server unready; only foreseen ones have a text that clients may see.
         except Exception as error:
             return problem_of(error) or Problem(503, "internal", type(error).__name__)
         finally:

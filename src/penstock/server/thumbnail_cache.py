@@ -53,7 +53,7 @@ class ThumbnailCache:
         finally:
             job.waiting -= 1
             if not job.waiting:
-                job.future.cancel()  # if it has not begun: nobody waits for it any more
+                job.future.cancel()  # where it has not begun: no request waits for it any more
                 del self._jobs[key]
 
     def _cached(self, key: str) -> Sizes | None:

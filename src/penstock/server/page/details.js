@@ -45,7 +45,7 @@ function vote(name, hit) {
   remark(voted ? "The vote is taken back." : name === "like" ? "More of this kind." : "Less of this kind.");
   const at = $("results").contains(document.activeElement) ? hits.active : null;
   change(changes);
-  // Whoever votes from the keyboard continues from there.
+  // A vote by keyboard leaves the focus where it was.
   if (at !== null) focusResult(at);
 }
 

@@ -102,7 +102,7 @@ async function fetchThumbnail(image, path, frame) {
     image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
     image.src = url;
   } catch {
-    // A picture that is gone is no error of the search: it is said in its place.
+    // A missing picture is no error of the search: its frame says so.
     frame.replaceChildren(el("span", { class: "none" }, "No picture to show"));
   } finally {
     fetching--;

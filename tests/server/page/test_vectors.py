@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.server.browsing import Browser, chromium
+from tests.server.page.browsing import Browser
 from tests.server.several import look_and_words, served_several, several
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("downloads")) as made:
-        yield made
 
 
 @pytest.fixture
@@ -64,7 +57,7 @@ def test_the_vector_is_chosen(browser: Browser) -> None:
 
 @pytest.mark.parametrize("using", ["", "&using=summary", "&using=<b>"])
 def test_a_link_that_names_no_vector_of_the_index(browser: Browser, using: str) -> None:
-    """It is searched by the first one, whatever came in sooner, the results or the status."""
+    """It is searched by the first one, whichever arrives first, the results or the status."""
     browser.go(f"#q=otters{using}")
     browser.until(lambda: first(browser) == "otters: rivers")
     browser.settle()
@@ -80,7 +73,7 @@ def test_status_lists_the_vectors(browser: Browser) -> None:
     browser.shot("status-vectors")
 
 
-def test_pictures_are_offered_where_the_vector_takes_them(driver: Any, tmp_path: Path) -> None:
+def test_pictures_are_offered_where_the_vector_takes_them(driver: Any) -> None:
     index, models = look_and_words("several://page-look")
     with served_several(index, models) as client:
         browser = Browser(driver, str(client.base_url)).go()
