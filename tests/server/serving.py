@@ -16,7 +16,7 @@ from penstock.compose import open_index
 from penstock.core.contracts import Embedder
 from penstock.core.errors import SpaceMismatch
 from penstock.core.records import VECTOR, Chunk, Dense, Point
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.jobs.search import OpenIndex
 from penstock.registry import SINKS, find, scheme
 from penstock.server.server import Server, serve
@@ -25,7 +25,7 @@ from penstock.support.images import decode
 from penstock.testing.embedders import HashingEmbedder
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
-FAST = Settings(port=0, drain=0.0, look=0.1)
+FAST = Settings(port=0, drain=0.0, poll=0.1)
 
 
 class ColourEmbedder(HashingEmbedder):
@@ -60,14 +60,14 @@ def fill(url: str, chunks: Sequence[Chunk], embedder: Embedder | None = None) ->
     embedder = embedder or ColourEmbedder()
     with find(SINKS, scheme(url), "sink")(url) as sink, embedder:
         embedder.open()
-        sink.open(Manifest(embedder.describe()))
+        sink.open(Manifest(single(embedder.describe())))
         vectors = embedder.embed(chunks)
         sink.write([Point(c, {VECTOR: v}) for c, v in zip(chunks, vectors, strict=True)])
         sink.flush()
 
 
 def either(*embedders: Embedder) -> Any:
-    """Opens an index with the one of these that made it."""
+    """Opens an index with the one of these embedders that filled it."""
 
     def opener(url: str) -> OpenIndex:
         for embedder in embedders[:-1]:
@@ -95,35 +95,35 @@ def served(url: str, settings: Settings = FAST, **options: Any) -> Iterator[Clie
     """A client of a server in a thread."""
     options.setdefault("opener", either(ColourEmbedder()))
     ready = threading.Event()
-    there: list[Any] = []
-    wrong: list[BaseException] = []
+    running: list[Any] = []
+    errors: list[BaseException] = []
 
     def started(server: Server, at: str) -> None:
-        there.extend((server, at))
+        running.extend((server, at))
         ready.set()
 
     def run() -> None:
         try:
             serve(url, settings, started=started, out=io.StringIO(), **options)
         except BaseException as error:
-            wrong.append(error)
+            errors.append(error)
         finally:
             ready.set()
 
     thread = threading.Thread(target=run)
     thread.start()
     ready.wait(30)
-    if wrong:
-        raise wrong[0]
-    with Client(there[1]) as client:
+    if errors:
+        raise errors[0]
+    with Client(running[1]) as client:
         try:
             yield client
         finally:
             client.close()
-            there[0].should_exit = True
+            running[0].should_exit = True
             thread.join(30)
-    if wrong:
-        raise wrong[0]
+    if errors:
+        raise errors[0]
 
 
 def with_settings(**changes: Any) -> Settings:
@@ -131,11 +131,11 @@ def with_settings(**changes: Any) -> Settings:
 
 
 def refused(answer: httpx.Response, status: int, *words: str) -> None:
-    """A clear answer: JSON of one shape, which names what is wrong and shows nothing of the inside."""
+    """A clear error: JSON of one shape, which names the fault and reveals nothing of the inside."""
     assert answer.status_code == status, answer.text
-    told = answer.json()["error"]
-    assert set(told) == {"type", "message"}
+    error = answer.json()["error"]
+    assert set(error) == {"type", "message"}
     for word in words:
-        assert word in told["message"]
+        assert word in error["message"]
     assert "Traceback" not in answer.text
     assert 'File "' not in answer.text

@@ -1,4 +1,4 @@
-"""An index that is built anew while it is served: followed, without a failed request, never two spaces in one."""
+"""An index that is rebuilt while it is served: followed without a failed request, and never two spaces mixed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_followed_without_a_failed_request(store: str, tmp_path: Path) -> None:
                 elif (hits := answer.json()["hits"]) and hits[0]["score"] < 0.99:
                     wrong.append(f"{n}: {hits}")
 
-    settings = with_settings(look=0.2, threads=4)
+    settings = with_settings(poll=0.2, threads=4)
     with served(
         live.url, settings, opener=either(HashingEmbedder(64), OtherEmbedder(64), HashingEmbedder(32))
     ) as client:
@@ -113,12 +113,12 @@ def test_an_index_that_goes_away_and_comes_back(caplog: pytest.LogCaptureFixture
     with served(url) as client:
         forget(url)
         answer = client.get("/v1/search?q=words")
-        refused(answer, 503, "the log says why")
+        refused(answer, 503, "log has the reason")
         assert url not in answer.text
         assert f"there is no index at {url}" in caplog.text
         assert answer.headers["retry-after"] == "1"
         ready = client.get("/readyz")
-        assert (ready.status_code, "cannot be asked" in ready.json()["reason"]) == (503, True)
+        assert (ready.status_code, "index is unavailable" in ready.json()["reason"]) == (503, True)
         health = client.get("/health")
         assert (health.status_code, health.headers["retry-after"]) == (503, "1")
         assert client.get("/healthz").status_code == 200
@@ -127,8 +127,8 @@ def test_an_index_that_goes_away_and_comes_back(caplog: pytest.LogCaptureFixture
     forget(url)
 
 
-def test_what_stands_in_the_way_is_said_at_the_start(tmp_path: Path) -> None:
-    """No index, another model's, no such store, no model, a port that is taken: nothing listens then."""
+def test_errors_at_the_start(tmp_path: Path) -> None:
+    """No index, another model's, no such store, no model, a port in use: raised before anything listens."""
     with pytest.raises(SinkError, match="no index"), served("memory://serve-nowhere"):
         pass
     with pytest.raises(SinkError, match="no index"), served(f"lance://{tmp_path}/nowhere"):
@@ -155,15 +155,15 @@ def test_what_stands_in_the_way_is_said_at_the_start(tmp_path: Path) -> None:
     forget(url)
 
 
-def test_the_ledger_is_told(tmp_path: Path) -> None:
+def test_the_ledger_is_reported(tmp_path: Path) -> None:
     """Documents by state, the last run, failures; of the ledger that is current, or why it cannot be read."""
     live = Live("memory://serve-ledger", tmp_path)
     live.pipeline(HashingEmbedder(64)).run()
     opener = either(HashingEmbedder(64), OtherEmbedder(64))
     with served(live.url, with_settings(state=live.state), opener=opener) as client:
-        told = client.get("/v1/status").json()["ledger"]
-        assert (told["documents"], told["done"], told["failures"], len(told["runs"])) == (20, 20, 0, 1)
-        assert told["runs"][0]["status"] == "done"
+        ledger = client.get("/v1/status").json()["ledger"]
+        assert (ledger["documents"], ledger["done"], ledger["failures"], len(ledger["runs"])) == (20, 20, 0, 1)
+        assert ledger["runs"][0]["status"] == "done"
     with served(live.url, with_settings(state=tmp_path / "none.db"), opener=opener) as client:
         assert "no ledger" in client.get("/v1/status").json()["ledger"]["error"]
     forget(live.url)

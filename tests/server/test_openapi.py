@@ -1,4 +1,4 @@
-"""The OpenAPI document: sound, of all routes, and true of what they take and answer."""
+"""The OpenAPI document: valid, of all routes, and true of their requests and responses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from penstock.server import openapi
 from penstock.server.app import Api
-from penstock.server.engine import Engine
+from penstock.server.generations import ServedIndex
 from penstock.server.metrics import Metrics
 from penstock.server.settings import Settings
 from tests.server.serving import Client, either
@@ -21,7 +21,7 @@ def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]})
 
 
-def test_it_is_sound() -> None:
+def test_it_is_valid() -> None:
     pytest.importorskip("openapi_spec_validator").validate(DOCUMENT)
 
 
@@ -31,15 +31,15 @@ def test_it_is_served(client: Client) -> None:
 
 def test_it_has_every_route_and_no_other() -> None:
     settings = Settings()
-    api = Api(Engine("memory://none", either(), settings, Metrics()), settings, Metrics())
+    api = Api(ServedIndex("memory://none", either(), settings, Metrics()), settings, Metrics())
     routed: set[tuple[str, str]] = set()
     for route in api.routes():
         routed |= {(route.path, method.lower()) for method in route.methods - {"HEAD"}}  # type: ignore[attr-defined]
-    told = {(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods}
-    assert routed - {("/{name}", "get")} == told
+    documented = {(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert routed - {("/{name}", "get")} == documented
 
 
-ASKED: list[tuple[str, str, dict[str, Any] | None]] = [
+REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("get", "/v1/search?q=weighs", None),
     ("post", "/v1/search", {"text": "weighs", "k": 3, "distinct": True, "minus": ["much"], "where": {"page": [1, 2]}}),
     ("post", "/v1/search/batch", {"queries": [{"text": "weighs"}, {"like": [f"{20:032x}"]}]}),
@@ -66,9 +66,9 @@ def described(method: str, path: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("method", "path", "body"), ASKED)
-def test_answers_are_as_described(client: Client, method: str, path: str, body: dict[str, Any] | None) -> None:
-    """And so are the questions that get them."""
+@pytest.mark.parametrize(("method", "path", "body"), REQUESTS)
+def test_responses_are_as_described(client: Client, method: str, path: str, body: dict[str, Any] | None) -> None:
+    """And so are the requests."""
     route = described(method, path)
     if body is not None:
         validator(route["requestBody"]["content"]["application/json"]["schema"]).validate(body)
@@ -84,8 +84,8 @@ def test_answers_are_as_described(client: Client, method: str, path: str, body: 
         {"minus": ["a"] * 9}, {"where": []}, {"distinct": "yes"}, {"threshold": "1"}, {"text_weight": -1},
     ],
 )  # fmt: skip
-def test_what_the_document_forbids_is_refused(client: Client, body: dict[str, Any]) -> None:
-    """With an error of the shape that the document has."""
+def test_requests_that_the_document_forbids_are_refused(client: Client, body: dict[str, Any]) -> None:
+    """With an error as documented."""
     body = {"text": "x", **body}
     route = described("post", "/v1/search")
     assert not validator(route["requestBody"]["content"]["application/json"]["schema"]).is_valid(body)

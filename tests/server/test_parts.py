@@ -1,4 +1,4 @@
-"""The small parts, without a server."""
+"""Units, without a server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 
 from penstock.core.errors import UsageError
 from penstock.core.records import Dense
-from penstock.server.answers import Json
 from penstock.server.batcher import Batcher, Embedded
-from penstock.server.combining import collapsed, combined
-from penstock.server.fetching import Fetcher
+from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
+from penstock.server.responses import SafeJSONResponse
 from penstock.server.settings import Settings
+from penstock.server.vector_math import collapse_duplicates, combine
 from penstock.support.fetching import public
 
 X, Y, Z = np.eye(3, dtype=np.float32)
@@ -31,36 +31,36 @@ def same(left: object, right: object) -> bool:
 
 
 def test_a_part_alone_stays_as_it_is() -> None:
-    assert same(combined([(X * 5, 2.0)]), X * 5)
+    assert same(combine([(X * 5, 2.0)]), X * 5)
 
 
 def test_parts_are_summed_by_weight_whatever_their_length() -> None:
-    assert same(combined([(X * 100, 1.0), (Y, 1.0)]), (X + Y) / np.sqrt(2))
-    assert same(combined([(X, 3.0), (Y, 4.0)]), 0.6 * X + 0.8 * Y)
-    assert same(combined([(X, 1.0), (Y, 0.0)]), X)
+    assert same(combine([(X * 100, 1.0), (Y, 1.0)]), (X + Y) / np.sqrt(2))
+    assert same(combine([(X, 3.0), (Y, 4.0)]), 0.6 * X + 0.8 * Y)
+    assert same(combine([(X, 1.0), (Y, 0.0)]), X)
 
 
 def test_examples_and_terms_move_the_query() -> None:
-    """Towards the middle of what is liked, away from what is not."""
-    assert same(combined([], like=[X, Y]), (X + Y) / np.sqrt(2))
-    moved = combined([(X, 1.0)], like=[Y], unlike=[Z])
+    """Towards the mean of liked examples, away from unliked ones."""
+    assert same(combine([], like=[X, Y]), (X + Y) / np.sqrt(2))
+    moved = combine([(X, 1.0)], like=[Y], unlike=[Z])
     assert moved[0] > moved[1] > 0 > moved[2]
-    assert combined([(X + Y, 1.0)], minus=[Y])[1] < combined([(X + Y, 1.0)])[1]
+    assert combine([(X + Y, 1.0)], minus=[Y])[1] < combine([(X + Y, 1.0)])[1]
     assert np.linalg.norm(moved) == pytest.approx(1)
     with pytest.raises(UsageError, match="cancel"):
-        combined([(X, 1.0), (-X, 1.0)])
+        combine([(X, 1.0), (-X, 1.0)])
 
 
 def test_near_duplicates_are_collapsed_into_the_first() -> None:
-    """What has no vector is like nothing; length does not matter."""
+    """A missing vector is like no other; length does not matter."""
     near = X + 0.05 * Y
-    assert collapsed([X, Y, near * 9, None, X, None]) == [(0, 3), (1, 1), (3, 1), (5, 1)]
-    assert collapsed([]) == []
-    assert collapsed([None]) == [(0, 1)]
+    assert collapse_duplicates([X, Y, near * 9, None, X, None]) == [(0, 3), (1, 1), (3, 1), (5, 1)]
+    assert collapse_duplicates([]) == []
+    assert collapse_duplicates([None]) == [(0, 1)]
 
 
 def test_a_batch_gathers_while_the_model_works() -> None:
-    """The first alone, the others together, none twice, in no case more than the most; and all before the end."""
+    """The first alone, the others together, none twice, never more than the maximum; all before it closes."""
     sizes: list[int] = []
 
     def embed(texts: list[str]) -> list[Dense]:
@@ -80,10 +80,10 @@ def test_a_batch_gathers_while_the_model_works() -> None:
     assert not batcher._thread.is_alive()
 
 
-def test_answers_hold_whatever_a_store_holds() -> None:
-    """NaN, dates, half characters: none of them stops an answer."""
-    told = Json({"nan": float("nan"), "deep": [{"inf": float("inf")}], "half": "\ud800", "set": {1}}).body
-    assert told == b'{"nan":null,"deep":[{"inf":null}],"half":"?","set":"{1}"}'
+def test_responses_hold_whatever_a_store_holds() -> None:
+    """NaN, sets, lone surrogates: none of them fails a response."""
+    body = SafeJSONResponse({"nan": float("nan"), "deep": [{"inf": float("inf")}], "half": "\ud800", "set": {1}}).body
+    assert body == b'{"nan":null,"deep":[{"inf":null}],"half":"?","set":"{1}"}'
 
 
 @pytest.mark.parametrize(
@@ -156,39 +156,39 @@ def web() -> Iterator[tuple[str, list[str]]]:
 
 def fetch(url: str, judge: object = None) -> bytes:
     settings = Settings(fetch_urls=True, body=1000, seconds=1.0)
-    return Fetcher(settings, judge or (lambda address: True))(url)  # type: ignore[arg-type]
+    return ImageFetcher(settings, judge or (lambda address: True))(url)  # type: ignore[arg-type]
 
 
-def told(url: str, judge: object = None) -> tuple[int, str]:
+def refusal(url: str, judge: object = None) -> tuple[int, str]:
     with pytest.raises(Problem) as problem:
         fetch(url, judge)
     return problem.value.status, problem.value.message
 
 
 def test_fetching() -> None:
-    """A picture, also one that is led to; not too much, not for too long, not from everywhere, not round in circles."""
+    """A picture, also by a redirect; limited in size, time and redirects."""
     with web() as (url, _):
         assert fetch(f"{url}/good/a.jpg") == b"picture"
         assert fetch(f"{url}/to//good/a.jpg") == b"picture"
-        assert told(f"{url}/none")[0] == 400
-        assert told(f"{url}/good/large")[0] == 413
-        assert told(f"{url}/to/{url}/to//to/")[0] == 400
+        assert refusal(f"{url}/none")[0] == 400
+        assert refusal(f"{url}/good/large")[0] == 413
+        assert refusal(f"{url}/to/{url}/to//to/")[0] == 400
         for slow in ("slow", "headers"):
             began = time.monotonic()
-            assert told(f"{url}/{slow}")[0] == 504
+            assert refusal(f"{url}/{slow}")[0] == 504
             assert time.monotonic() - began < 3
 
 
 def test_private_addresses_are_not_even_connected_to() -> None:
-    """Neither by name nor by number, nor where a public one leads to."""
+    """Neither by name nor by number, nor by a redirect of a public one."""
     with web() as (url, asked):
-        assert told(f"{url}/good/a.jpg", public)[0] == 403
+        assert refusal(f"{url}/good/a.jpg", public)[0] == 403
         port = url.rpartition(":")[2]
         for host in ("127.0.0.1", "[::1]", "0.0.0.0", "127.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"):
-            assert told(f"http://{host}:{port}/good/a.jpg", public)[0] in (400, 403)
+            assert refusal(f"http://{host}:{port}/good/a.jpg", public)[0] in (400, 403)
         assert not asked
         first = iter([True, False])
-        status, message = told(f"{url}/to/{url}/good/a.jpg", lambda address: next(first))
+        status, message = refusal(f"{url}/to/{url}/good/a.jpg", lambda address: next(first))
         assert (status, "not public" in message) == (403, True)
         assert asked == [f"/to/{url}/good/a.jpg"]
 
@@ -211,5 +211,5 @@ def test_private_addresses_are_not_even_connected_to() -> None:
         "http://nowhere.invalid/a.jpg",
     ],
 )
-def test_urls_that_are_none(url: str) -> None:
-    assert told(url)[0] == 400
+def test_invalid_urls(url: str) -> None:
+    assert refusal(url)[0] == 400

@@ -21,28 +21,28 @@ MODEL = ROOT / "tests" / "data" / "shapes-clip"
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, dict[str, str]]]:
-    """A server of 150 pictures, and what each of them shows."""
+    """A server of 150 pictures, and the prompts that describe them."""
     sys.path.insert(0, str(ROOT / "scripts"))
     try:
         from make_shapes import draw, jpeg, scenes
     finally:
         sys.path.remove(str(ROOT / "scripts"))
-    made = tmp_path_factory.mktemp("pictures")
-    folder, random = made / "images", Random(7)
+    base = tmp_path_factory.mktemp("pictures")
+    folder, random = base / "images", Random(7)
     folder.mkdir()
     shown: dict[str, str] = {}
     for number, scene in zip(range(150), scenes(random), strict=False):
-        place = folder / f"{number}.jpg"
-        place.write_bytes(jpeg(draw(scene, random, 160, 120)))
-        shown[place.as_uri()] = scene.prompt
-    url = f"lance://{made}/index"
-    assert ingest(folder, url, model=str(MODEL), state=made / "ledger.db").ok
-    with served(url, with_settings(roots=(folder,), state=made / "ledger.db"), opener=open_index) as client:
+        path = folder / f"{number}.jpg"
+        path.write_bytes(jpeg(draw(scene, random, 160, 120)))
+        shown[path.as_uri()] = scene.prompt
+    url = f"lance://{base}/index"
+    assert ingest(folder, url, model=str(MODEL), state=base / "ledger.db").ok
+    with served(url, with_settings(roots=(folder,), state=base / "ledger.db"), opener=open_index) as client:
         yield client, shown
 
 
 def test_words_find_pictures(drawn: tuple[Client, dict[str, str]]) -> None:
-    """What is asked for comes first, with a small picture of it."""
+    """A matching picture comes first, with a thumbnail of it."""
     client, shown = drawn
     prompts = sorted(set(shown.values()))
     right = sum(shown[client.found(text=prompt, k=1)[0]] == prompt for prompt in prompts)

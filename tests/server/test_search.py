@@ -1,4 +1,4 @@
-"""Searching over HTTP: what can be asked, what comes back, and what cannot be meant."""
+"""Searching over HTTP: queries, responses, and errors of invalid queries."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def b64(content: bytes) -> str:
 
 
 def test_by_words(client: Client) -> None:
-    """A hit says all that its chunk says, and how it was found."""
+    """A hit has all fields of its chunk, a score and a snippet."""
     answer = client.post("/v1/search", json={"text": "number 3 weighs much", "k": 2})
-    told = answer.json()
-    hit = told["hits"][0]
+    content = answer.json()
+    hit = content["hits"][0]
     assert hit["uri"] == "doc:3"
     assert hit["score"] == pytest.approx(1, abs=1e-5)
     assert hit["text"] == hit["snippet"] == "number 3 weighs much"
     assert (hit["page"], hit["headings"], hit["metadata"], hit["span"]) == (3, ["Weights"], {"n": 3}, [0, 20])
     assert hit["thumb"] is None
-    assert len(told["hits"]) == 2
-    assert set(told["took"]) == {"embed", "search", "queue"}
+    assert len(content["hits"]) == 2
+    assert set(content["took"]) == {"embed", "search", "queue"}
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
 
@@ -82,7 +82,7 @@ def test_by_vector(client: Client) -> None:
 
 
 def test_threshold(client: Client) -> None:
-    """Nothing of a lower score, and no cursor to it."""
+    """No hits of a lower score, and no cursor to them."""
     answer = client.post("/v1/search", json={"text": "red", "threshold": 0.9, "k": 1}).json()
     assert [hit["uri"] for hit in answer["hits"]] == ["doc:red"]
     assert answer["cursor"] is None
@@ -106,29 +106,29 @@ def test_pages(client: Client, k: int) -> None:
 
 
 def test_a_cursor_is_of_one_query(client: Client) -> None:
-    """Another one refuses it; so it does what is no cursor, and what is too deep."""
+    """It is refused by another query; so are forged cursors, and those that lead too deep."""
     cursor = client.post("/v1/search", json={"text": "red", "k": 1}).json()["cursor"]
     assert client.get("/v1/search", params={"q": "red", "cursor": cursor, "k": 5}).status_code == 200
     refused(client.post("/v1/search", json={"text": "blue", "cursor": cursor}), 400, "another query")
     refused(client.post("/v1/search", json={"text": "red", "distinct": True, "cursor": cursor}), 400, "another query")
-    told = json.loads(base64.urlsafe_b64decode(cursor + "=="))
+    fields = json.loads(base64.urlsafe_b64decode(cursor + "=="))
     for at in (10_000, -1, True, "1", 1e3, None):
-        forged = base64.urlsafe_b64encode(json.dumps({**told, "at": at}).encode()).decode()
+        forged = base64.urlsafe_b64encode(json.dumps({**fields, "at": at}).encode()).decode()
         refused(client.post("/v1/search", json={"text": "red", "cursor": forged}), 400, "cursor")
     for nonsense in ("x", "%%%", "é", "W10", "bnVsbA", "A" * 200):
         refused(client.post("/v1/search", json={"text": "red", "cursor": nonsense}), 400, "cursor")
 
 
 def test_near_duplicates_are_one(client: Client) -> None:
-    """On every page, and the hit says how many it stands for."""
+    """On every page, and the hit has the number that it stands for."""
     url = "memory://serve-distinct"
     fill(url, [chunk(n, f"word{n % 5}") for n in range(40)])
     try:
-        with served(url) as made:
-            first = made.post("/v1/search", json={"text": "word1", "distinct": True, "k": 2}).json()
+        with served(url) as other:
+            first = other.post("/v1/search", json={"text": "word1", "distinct": True, "k": 2}).json()
             again = {"text": "word1", "distinct": True, "k": 2, "cursor": first["cursor"]}
-            second = made.post("/v1/search", json=again).json()
-            third = made.post("/v1/search", json={**again, "cursor": second["cursor"]}).json()
+            second = other.post("/v1/search", json=again).json()
+            third = other.post("/v1/search", json={**again, "cursor": second["cursor"]}).json()
     finally:
         forget(url)
     assert first["hits"][0]["text"] == "word1"
@@ -140,7 +140,7 @@ def test_near_duplicates_are_one(client: Client) -> None:
 
 
 def test_batch(client: Client) -> None:
-    """Answers in the order of the questions; one that cannot be meant is named, and the others are not searched."""
+    """Results in the order of the queries; an invalid one is named, and none is searched."""
     queries = [{"text": colour, "k": 1} for colour in ("red", "blue", "green")]
     results = client.post("/v1/search/batch", json={"queries": queries}).json()["results"]
     assert [result["hits"][0]["uri"] for result in results] == ["doc:red", "doc:blue", "doc:green"]
@@ -155,14 +155,14 @@ def nots(levels: int) -> dict[str, Any]:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing": ({}, "nothing is asked"),
+    "nothing": ({}, "empty query"),
     "empty text": ({"text": ""}, "text"),
     "blank text": ({"text": "  \n"}, "empty"),
     "long text": ({"text": "x" * 20_001}, "20,001"),
     "text is a number": ({"text": 5}, "integer"),
     "half a character": ({"text": "\ud800"}, "surrogate"),
     "unknown field": ({"text": "x", "limit": 5}, "limit"),
-    "k is 0": ({"text": "x", "k": 0}, "k: 0"),
+    "k is 0": ({"text": "x", "k": 0}, "k: expected"),
     "k is 201": ({"text": "x", "k": 201}, "200"),
     "k is true": ({"text": "x", "k": True}, "boolean"),
     "k is 1.5": ({"text": "x", "k": 1.5}, "number"),
@@ -178,7 +178,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a number beyond floats": ({"vector": [10**400]}, "out of range"),
     "a vector for all of nothing": ({"vector": []}, "empty"),
     "unknown id": ({"like": ["no-such-id"]}, "no point"),
-    "unlike alone": ({"unlike": [f"{20:032x}"]}, "nothing is asked"),
+    "unlike alone": ({"unlike": [f"{20:032x}"]}, "empty query"),
     "unknown filter field": ({"text": "x", "where": {"colour": "red"}}, "colour"),
     "unknown comparison": ({"text": "x", "where": {"page": {"$near": 1}}}, "$near"),
     "filter of a wrong type": ({"text": "x", "where": {"page": "one"}}, "page"),
@@ -191,7 +191,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_meant(client: Client, name: str) -> None:
+def test_invalid_queries(client: Client, name: str) -> None:
     """Each is a clear 400."""
     query, word = BAD[name]
     content = json.dumps(query)
@@ -226,8 +226,8 @@ QUERIES = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(query=QUERIES)
-def test_whatever_is_asked_is_answered_or_refused(client: Client, query: dict[str, Any]) -> None:
-    """No question is a fault of the server's."""
+def test_any_query_is_answered_or_refused(client: Client, query: dict[str, Any]) -> None:
+    """None is an internal error."""
     content = json.dumps(query)
     answer = client.post("/v1/search", content=content, headers={"content-type": "application/json"})
     if answer.status_code != 200:
@@ -242,24 +242,24 @@ def test_parts_that_cancel_each_other_out(client: Client) -> None:
 @pytest.mark.parametrize(
     ("content", "word"),
     [
-        (b"", "no JSON"),
-        (b"{", "no JSON"),
+        (b"", "invalid JSON"),
+        (b"{", "invalid JSON"),
         (b"[]", "array"),
         (b"null", "null"),
         (b'"text"', "string"),
         (b'{"text": NaN}', "NaN"),
-        (b"\xff\xfe\x00", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"\xff\xfe\x00", "invalid JSON"),
+        (b"[" * 100_000, "invalid JSON"),
         (b'{"where": ' + b'{"$not": ' * 5000 + b'{"page": 1}' + b"}" * 5000 + b', "text": "x"}', ""),
     ],
 )
-def test_what_is_no_query_at_all(client: Client, content: bytes, word: str) -> None:
+def test_bodies_that_are_not_queries(client: Client, content: bytes, word: str) -> None:
     answer = client.post("/v1/search", content=content, headers={"content-type": "application/json"})
     refused(answer, 400, word)
 
 
-def test_images_that_are_none(client: Client) -> None:
-    """Each says what is the matter; pixels are counted by the header, before anything is decoded."""
+def test_invalid_images(client: Client) -> None:
+    """The error names the fault; pixels are read from the header, before anything is decoded."""
     for content, status, word in (
         (b"", 400, "zero bytes"),
         (b"<html><body>not found</body></html>", 415, "HTML"),
@@ -271,10 +271,10 @@ def test_images_that_are_none(client: Client) -> None:
         refused(answer, status, word)
 
 
-def test_forms_that_cannot_be_meant(client: Client) -> None:
+def test_invalid_forms(client: Client) -> None:
     good = {"image": ("a.png", picture("red"), "image/png")}
     refused(client.post("/v1/search", files={"other": ("a", b"1")}), 400, "image")
-    refused(client.post("/v1/search", files=good, data={"k": "many"}), 400, "k is no JSON")
+    refused(client.post("/v1/search", files=good, data={"k": "many"}), 400, "k: invalid JSON")
     refused(client.post("/v1/search", files=good, data={"image": "x"}), 400)
     refused(client.post("/v1/search", files=[("image", good["image"])] * 2), 400, "files")
     broken = {"content-type": "multipart/form-data; boundary=x"}
@@ -283,28 +283,28 @@ def test_forms_that_cannot_be_meant(client: Client) -> None:
 
 
 @pytest.mark.parametrize("charset", ["punycode", "undefined", "idna", "utf-7", "nonsense"])
-def test_charsets_of_forms_are_many(client: Client, charset: str) -> None:
+def test_charsets_of_forms(client: Client, charset: str) -> None:
     """Python's codecs have errors of their own kinds."""
     kind = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
     part = b'--x\r\nContent-Disposition: form-data; name="k"\r\n\r\n\xff\xd8\\ud800\r\n--x--\r\n'
     refused(client.post("/v1/search", content=part, headers=kind), 400)
 
 
-def test_a_refusal_does_not_say_all_that_was_said(client: Client) -> None:
+def test_an_error_does_not_repeat_a_long_query(client: Client) -> None:
     answer = client.post("/v1/search", json={"text": "x", "where": {"page": {"A" * 100_000: 1}}})
     refused(answer, 400, "unknown comparison")
     assert len(answer.content) < 1000
 
 
-def test_urls_that_cannot_be_meant(client: Client) -> None:
-    refused(client.get("/v1/search"), 400, "nothing is asked")
+def test_invalid_urls(client: Client) -> None:
+    refused(client.get("/v1/search"), 400, "empty query")
     refused(client.get("/v1/search?q=a&q=b"), 400, "twice")
-    refused(client.get("/v1/search", params={"q": "a", "where": "page=1"}), 400, "where is no JSON")
+    refused(client.get("/v1/search", params={"q": "a", "where": "page=1"}), 400, "where: invalid JSON")
     refused(client.get("/v1/search", params={"q": "a", "color": "1"}), 400, "color")
 
 
 def test_content_types_and_methods(client: Client) -> None:
-    """JSON is said to be JSON: a form of a foreign web page says otherwise."""
+    """JSON must be declared as JSON, which a form of a foreign web page cannot do."""
     refused(
         client.post("/v1/search", content='{"text": "x"}', headers={"content-type": "text/plain"}), 415, "text/plain"
     )
@@ -315,22 +315,22 @@ def test_content_types_and_methods(client: Client) -> None:
 
 
 def test_urls_are_not_fetched_unless_allowed(client: Client) -> None:
-    refused(client.post("/v1/search", json={"image_url": "https://example.org/a.jpg"}), 403, "fetches nothing")
+    refused(client.post("/v1/search", json={"image_url": "https://example.org/a.jpg"}), 403, "does not fetch")
 
 
-def test_an_index_without_images_says_so() -> None:
+def test_an_index_without_images() -> None:
     url = "memory://serve-words"
     fill(url, [chunk(1, "words")], HashingEmbedder())
     try:
-        with served(url, opener=either(HashingEmbedder())) as made:
-            refused(made.post("/v1/search", json={"image": b64(picture("red"))}), 400, "hashing takes no images")
-            assert made.found(text="words") == ["doc:1"]
+        with served(url, opener=either(HashingEmbedder())) as other:
+            refused(other.post("/v1/search", json={"image": b64(picture("red"))}), 400, "hashing embeds no images")
+            assert other.found(text="words") == ["doc:1"]
     finally:
         forget(url)
 
 
 def test_points(client: Client) -> None:
-    """One by its id, with its vector if that is wanted."""
+    """One by its id, with its vector on request."""
     point = client.get(f"/v1/points/{3:032x}").json()
     assert (point["uri"], point["page"]) == ("doc:3", 3)
     assert "vector" not in point
@@ -341,14 +341,14 @@ def test_points(client: Client) -> None:
     refused(client.get("/v1/points/%00"), 404)
 
 
-def test_openai_embeddings_have_the_dimensions_they_have(client: Client) -> None:
+def test_dimensions_of_openai_embeddings(client: Client) -> None:
     dim = len(client.post("/v1/embeddings", json={"input": "red"}).json()["data"][0]["embedding"])
     assert client.post("/v1/embeddings", json={"input": "red", "dimensions": dim}).status_code == 200
     refused(client.post("/v1/embeddings", json={"input": "red", "dimensions": dim + 1}), 400, "dimensions")
 
 
 def test_openai_embeddings(client: Client) -> None:
-    """A text or several; floats or base64; the model's name as it was asked for."""
+    """A text or several; floats or base64; the model's name as in the request."""
     one = client.post("/v1/embeddings", json={"input": "red", "model": "text-embedding-3-small"}).json()
     assert (one["object"], one["model"], one["usage"]["prompt_tokens"]) == ("list", "text-embedding-3-small", 1)
     wanted = ColourEmbedder().query(["red", "blue"])
@@ -364,7 +364,7 @@ def test_openai_embeddings(client: Client) -> None:
 
 
 def test_clip_retrieval_clients(client: Client) -> None:
-    """What its client sends, and what it reads."""
+    """The fields that its client sends and reads."""
     asked = {
         "text": "red", "image": None, "image_url": None, "embedding_input": None, "modality": "image", "num_images": 3,
         "indice_name": "any", "use_mclip": False, "deduplicate": True, "use_safety_model": True,
@@ -379,7 +379,7 @@ def test_clip_retrieval_clients(client: Client) -> None:
     vector = ColourEmbedder().query(["green"])[0].values.tolist()
     assert client.post("/knn-service", json={"embedding_input": vector}).json()[0]["url"] == "doc:green"
     assert client.get("/indices-list").json() == ["memory://serve-api"]
-    refused(client.post("/knn-service", json={}), 400, "nothing is asked")
+    refused(client.post("/knn-service", json={}), 400, "empty query")
 
 
 def test_the_image_search_example_clients(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""The server as a process: crowds, and the end."""
+"""The server as a process: many clients, and shutting down."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from penstock.server.page import Page
+from penstock.server.page_files import PageFiles
 from tests.server.serving import Client, chunk, fill, refused, served, with_settings
 
 ROOT = Path(__file__).parents[2]
@@ -49,8 +49,8 @@ def process(url: str, **settings: Any) -> Iterator[tuple[subprocess.Popen[str], 
 
 
 @posix
-def test_it_ends_without_cutting_anybody_off(index: str) -> None:
-    """SIGTERM: not ready any more, nothing new is begun, what was begun is finished; then the door is closed."""
+def test_it_shuts_down_without_dropping_requests(index: str) -> None:
+    """SIGTERM: not ready any more, new requests are refused, those in progress finished, then the port closed."""
     with process(index, drain=0.6) as (running, client):
         assert client.get("/readyz").status_code == 200
         answers: list[httpx.Response] = []
@@ -68,7 +68,7 @@ def test_it_ends_without_cutting_anybody_off(index: str) -> None:
         assert (ready.status_code, "draining" in ready.json()["reason"]) == (503, True)
         assert client.get("/healthz").status_code == 200
         answer = client.get("/v1/search?q=line")
-        refused(answer, 503, "about to end")
+        refused(answer, 503, "shutting down")
         assert answer.headers["retry-after"] == "1"
         slow.join()
         assert answers[0].status_code == 200
@@ -90,7 +90,7 @@ def test_a_second_signal_does_not_wait(index: str) -> None:
         assert running.wait(10) == 0
 
 
-def test_answers_are_not_held_back(index: str) -> None:
+def test_responses_are_sent_at_once(index: str) -> None:
     """With nothing but what the extra installs: asyncio's loop and h11, which sends an answer in two pieces."""
     code = f"""
 import sys, time
@@ -107,7 +107,7 @@ with served({index!r}) as client:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_missing_index_ends_it_before_it_begins(tmp_path: Path) -> None:
+def test_it_does_not_start_without_an_index(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.server.process", f"lance://{tmp_path}/none", "{}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
@@ -144,7 +144,7 @@ async def crowd(url: str, clients: int, each: int) -> Counter[int]:
 
 
 def test_200_searches_at_once(index: str) -> None:
-    """All answered; with a short queue, answered or told to come again."""
+    """All answered; with a short queue, answered or refused with Retry-After."""
     with process(index, seconds=30.0) as (_, client):
         assert asyncio.run(crowd(str(client.base_url), 200, 1)) == {200: 200}
         text = client.get("/metrics").text
@@ -164,11 +164,11 @@ def test_200_clients_for_a_while(index: str) -> None:
 
 
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str) -> None:
-    """Its files and no others; nothing inline, nothing from elsewhere, nobody's frame; 304 for who has it."""
+    """Its files and no others; nothing inline, nothing from elsewhere, in no frame; 304 for clients that have it."""
     (tmp_path / "index.html").write_text("<!doctype html><title>Search</title><script src='app.js'></script>")
     (tmp_path / "app.js").write_text("'use strict'")
     (tmp_path / "notes.txt").write_text("not for the page")
-    monkeypatch.setattr(Page.__init__, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(PageFiles.__init__, "__defaults__", (tmp_path,))
     with served(index, with_settings(keys=("k",))) as client:
         first = client.get("/")
         assert first.headers["content-type"] == "text/html; charset=utf-8"
@@ -180,4 +180,4 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: str) -
         assert client.get("/app.js").headers["content-type"].startswith("text/javascript")
         for path in ("/notes.txt", "/app.py", "/..%2fapp.py", "/index.html/x"):
             refused(client.get(path), 401)
-            refused(client.get(path, headers={"X-API-Key": "k"}), 404, "nothing here")
+            refused(client.get(path, headers={"X-API-Key": "k"}), 404, "no such page")

@@ -1,4 +1,4 @@
-"""Small pictures: of what is indexed, from beneath the roots, and nothing else of the machine."""
+"""Thumbnails of indexed images beneath the roots, and of nothing else on the machine."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def near(content: bytes, at: tuple[int, int], colour: str) -> bool:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with pictures, and beside it what is nobody's business."""
-    made = tmp_path_factory.mktemp("thumbs")
-    root, outside = made / "root", made / "outside"
-    for place in (root / "deep", outside, made / "root-not"):
-        place.mkdir(parents=True)
-    for place in (root / "a.png", root / "deep" / "b ü#?.png", outside / "secret.png", made / "root-not" / "c.png"):
-        place.write_bytes(picture("red", size=(600, 300)))
+    """A root with pictures, and private files beside it."""
+    base = tmp_path_factory.mktemp("thumbs")
+    root, outside = base / "root", base / "outside"
+    for path in (root / "deep", outside, base / "root-not"):
+        path.mkdir(parents=True)
+    for path in (root / "a.png", root / "deep" / "b ü#?.png", outside / "secret.png", base / "root-not" / "c.png"):
+        path.write_bytes(picture("red", size=(600, 300)))
     (root / "secret.txt").write_bytes(picture("red"))
     (root / "no-ending").write_bytes(picture("blue"))
     (root / "broken.png").write_bytes(picture("red")[:60])
@@ -41,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "link-inside.png").symlink_to(root / "a.png")
     (root / "link-outside.png").symlink_to(outside / "secret.png")
     (root / "linked").symlink_to(outside)
-    for place in (root / "in.zip", outside / "out.zip"):
-        with ZipFile(place, "w") as packed:
+    for path in (root / "in.zip", outside / "out.zip"):
+        with ZipFile(path, "w") as packed:
             packed.writestr("deep/a ü.png", picture("green", size=(600, 300)))
             packed.writestr("a.txt", picture("red"))
             packed.writestr("broken.png", picture("red")[:60])
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     turned.save(root / "turned.jpg", exif=exif, quality=95)
-    return made
+    return base
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,8 @@ def client(folder: Path) -> Iterator[Client]:
     chunks.append(chunk(25, image=b"", uri=(folder / "outside" / "secret.png").as_uri()))
     chunks.append(chunk(50, image=picture("green", size=(800, 400)), uri="zip:one"))
     fill(URL, chunks)
-    with served(URL, with_settings(roots=(root,), pixels=1_000_000)) as made:
-        yield made
+    with served(URL, with_settings(roots=(root,), pixels=1_000_000)) as client:
+        yield client
     forget(URL)
 
 
@@ -118,7 +118,7 @@ def thumb(client: Client, number: int, **params: str) -> str:
 
 @pytest.mark.parametrize("size", [128, 256, 512])
 def test_sizes(client: Client, size: int) -> None:
-    """JPEG, no side longer than asked for, never larger than it was."""
+    """JPEG, no side longer than requested, never larger than the original."""
     answer = client.get(thumb(client, 1, size=str(size)))
     assert answer.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(answer.content)).size == (size, size // 2)
@@ -128,7 +128,7 @@ def test_sizes(client: Client, size: int) -> None:
 
 
 def test_caching(client: Client) -> None:
-    """304 for who has it; another size is another picture; a file that changed is, too."""
+    """304 for clients that have it; another size has another ETag."""
     first = client.get(thumb(client, 2))
     assert first.status_code == 200
     assert "max-age" in first.headers["cache-control"]
@@ -141,18 +141,18 @@ def test_caching(client: Client) -> None:
 
 
 def test_a_changed_file_is_another_picture(client: Client, folder: Path) -> None:
-    place = folder / "root" / "deep" / "b ü#?.png"
+    path = folder / "root" / "deep" / "b ü#?.png"
     etag = client.get(thumb(client, 2)).headers["etag"]
-    before = place.read_bytes()
-    place.write_bytes(picture("blue"))
+    before = path.read_bytes()
+    path.write_bytes(picture("blue"))
     try:
         assert near(client.get(thumb(client, 2), headers={"If-None-Match": etag}).content, (5, 5), "blue")
     finally:
-        place.write_bytes(before)
+        path.write_bytes(before)
 
 
 def test_upright(client: Client) -> None:
-    """As its EXIF data say; and these are not in what is shown."""
+    """As its EXIF data say, which the thumbnail does not contain."""
     content = client.get(thumb(client, 19, size="128")).content
     assert Image.open(io.BytesIO(content)).size == (20, 40)
     assert near(content, (10, 5), "blue")
@@ -160,8 +160,8 @@ def test_upright(client: Client) -> None:
     assert not Image.open(io.BytesIO(content)).getexif()
 
 
-def test_a_picture_is_one_whatever_its_name(client: Client) -> None:
-    """The index says that it is one, with an image of no bytes."""
+def test_a_picture_of_any_name(client: Client) -> None:
+    """The index marks it as one, with an image of no bytes."""
     assert near(client.get(thumb(client, 24)).content, (5, 5), "blue")
 
 
@@ -170,26 +170,26 @@ def test_a_link_within_the_root_is_followed(client: Client) -> None:
 
 
 def test_a_member_of_an_archive(client: Client, folder: Path) -> None:
-    """Is shown as a file would be; and when the archive is another one, so is the picture."""
+    """It is shown as a file would be; when the archive changes, so does the picture."""
     answer = client.get(thumb(client, 26))
     assert near(answer.content, (5, 5), "green")
     assert client.get(thumb(client, 27)).status_code == 200
     refused(client.get(thumb(client, 28)), 400)
-    place = folder / "root" / "in.zip"
-    before = place.read_bytes()
+    path = folder / "root" / "in.zip"
+    before = path.read_bytes()
     try:
-        with ZipFile(place, "w") as packed:
+        with ZipFile(path, "w") as packed:
             packed.writestr("else", "")
             packed.writestr("deep/a ü.png", picture("blue"))
         again = client.get(thumb(client, 26), headers={"If-None-Match": answer.headers["etag"]})
         assert near(again.content, (5, 5), "blue")
     finally:
-        place.write_bytes(before)
+        path.write_bytes(before)
 
 
 @pytest.mark.parametrize("number", [3, *range(5, 17), *range(20, 24), 25, *range(30, 40)])
 def test_nothing_else_is_shown(client: Client, number: int) -> None:
-    """One answer to all of them: it does not even tell which files there are."""
+    """One error for all of them, which does not reveal which files exist."""
     answer = client.get(thumb(client, number))
     refused(answer, 404, "no picture")
     assert answer.json()["error"]["message"] == f"there is no picture of {number:032x}"
@@ -200,15 +200,15 @@ def test_only_what_is_indexed(client: Client, id: str) -> None:
     refused(client.get(f"/v1/thumbs/{id}"), 404)
 
 
-def test_what_cannot_be_decoded(client: Client) -> None:
+def test_undecodable_images(client: Client) -> None:
     refused(client.get(thumb(client, 17)), 400)
     refused(client.get(thumb(client, 18)), 415, "HTML")
     for size in ("0", "1000", "²", "-1", "a"):
         refused(client.get(thumb(client, 1, size=size)), 400, "size")
 
 
-def test_hits_link_to_what_may_be_shown(client: Client) -> None:
-    """A link that turns out to lead outside is seen through when the picture is asked for."""
+def test_hits_link_to_pictures_that_may_be_shown(client: Client) -> None:
+    """Symbolic links are resolved when the picture is requested."""
     hits = client.get("/v1/search", params={"q": "words", "k": "100"}).json()["hits"]
     linked = {int(hit["id"], 16) for hit in hits if hit["thumb"]}
     assert {1, 2, 4, 19, 50} <= linked
@@ -216,18 +216,18 @@ def test_hits_link_to_what_may_be_shown(client: Client) -> None:
 
 
 def test_a_bomb_is_refused_by_its_header(client: Client, folder: Path) -> None:
-    place = folder / "root" / "a.png"
-    before = place.read_bytes()
-    place.write_bytes(picture("red", size=(4000, 4000)))
+    path = folder / "root" / "a.png"
+    before = path.read_bytes()
+    path.write_bytes(picture("red", size=(4000, 4000)))
     try:
         refused(client.get(thumb(client, 1)), 413, "4,000 x 4,000")
     finally:
-        place.write_bytes(before)
+        path.write_bytes(before)
 
 
 def test_without_roots_no_file_is_shown(folder: Path) -> None:
     with served(URL) as client:
         refused(client.get(thumb(client, 1)), 404)
         assert client.get(thumb(client, 50)).status_code == 200
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="not a folder"):
         Settings(roots=(folder / "nowhere",))

@@ -1,4 +1,4 @@
-"""Small pictures of images in Parquet files, and behind urls."""
+"""Thumbnails of images in Parquet files, and at urls."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from PIL import Image
 from penstock.core.errors import ParseError
 from penstock.core.records import Chunk, Upsert
 from penstock.engine.identity import content_of
-from penstock.server import app, made, tables, thumbs
-from penstock.server.fetching import Fetcher
-from penstock.server.made import Made, Sizes
+from penstock.server import app, parquet_images, thumbnail_cache, thumbnails
+from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.problems import Problem
+from penstock.server.thumbnail_cache import Sizes, ThumbnailCache
 from penstock.sinks.memory import forget
 from penstock.sources.rows import Rows
 from tests.server.serving import Client, chunk, fill, picture, refused, served, with_settings
@@ -48,9 +48,9 @@ def hidden(client: Client, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("tables") / "root"
-    made.mkdir()
-    return made
+    path = tmp_path_factory.mktemp("tables") / "root"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +153,12 @@ def test_keys_are_read_once(client: Client, root: Path, monkeypatch: pytest.Monk
     """For all pictures of a file; and a picture is made once, in all its sizes."""
     scans: list[str] = []
     reads: list[int] = []
-    places, image = tables._places, tables.ParquetTable.image
-    monkeypatch.setattr(tables, "_places", lambda table, key: scans.append(key) or places(table, key))
-    monkeypatch.setattr(tables.ParquetTable, "image", lambda self, *args: reads.append(args[1]) or image(self, *args))
+    table_class, read_keys = parquet_images.ParquetTable, parquet_images._read_keys
+    image = table_class.image
+    monkeypatch.setattr(parquet_images, "_read_keys", lambda table, key: scans.append(key) or read_keys(table, key))
+    monkeypatch.setattr(
+        parquet_images.ParquetTable, "image", lambda self, *args: reads.append(args[1]) or image(self, *args)
+    )
     keyed(root / "keyed.parquet")  # a new file
     for size in ("128", "256", "512"):
         for number in (3, 4, 5):
@@ -165,7 +168,11 @@ def test_keys_are_read_once(client: Client, root: Path, monkeypatch: pytest.Monk
 
 def test_what_is_large_is_left_alone(client: Client, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image; a row group; a file of too many keys."""
-    for holder, name, status in ((thumbs, "LARGEST", 413), (tables, "GROUP", 404), (tables, "KNOWN", 404)):
+    for holder, name, status in (
+        (thumbnails, "MAX_BYTES", 413),
+        (parquet_images, "MAX_GROUP", 404),
+        (parquet_images, "MAX_KEYS", 404),
+    ):
         keyed(root / "keyed.parquet")
         with monkeypatch.context() as patch:
             patch.setattr(holder, name, 2)
@@ -173,12 +180,12 @@ def test_what_is_large_is_left_alone(client: Client, root: Path, monkeypatch: py
 
 
 def test_places_of_the_latest_files_are_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "KNOWN", 7)
+    monkeypatch.setattr(parquet_images, "MAX_KEYS", 7)
     keyed(place := root.parent / "one.parquet")
-    found = tables.Tables()
+    found = parquet_images.ParquetImages()
     for stamp in ("1", "2", "1", "3"):
         assert found.image(stamp, partial(open, place, "rb"), "a", bool) == picture("red")
-    assert list(found._known) == ["1", "3"]
+    assert list(found._keys) == ["1", "3"]
 
 
 # ---------------------------------------------------------------- urls
@@ -249,8 +256,8 @@ def number_of(name: str) -> int:
 
 @pytest.fixture
 def fetching(web: Web, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    monkeypatch.setattr(app, "Fetcher", partial(Fetcher, judge=lambda address: address == "127.0.0.1"))
-    monkeypatch.setattr(thumbs, "FETCHING", 2)
+    monkeypatch.setattr(app, "ImageFetcher", partial(ImageFetcher, judge=lambda address: address == "127.0.0.1"))
+    monkeypatch.setattr(thumbnails, "FETCH_THREADS", 2)
     with served(URLS, with_settings(fetch_urls=True, body=50_000, seconds=1.0)) as found:
         yield found
 
@@ -292,8 +299,8 @@ def test_what_cannot_be_fetched(fetching: Client, web: Web, monkeypatch: pytest.
         refused(fetching.get(thumb(fetching, number_of("large.png"))), 413, "50,000 bytes")
     assert web.asked == {"/gone.png": 1, "/away.png": 1, "/page.jpg": 1, "/large.png": 1}
     with monkeypatch.context() as patch:
-        later = time.monotonic() + made.AGAIN
-        patch.setattr(made.time, "monotonic", lambda: later)
+        later = time.monotonic() + thumbnail_cache.RETRY_AFTER
+        patch.setattr(thumbnail_cache.time, "monotonic", lambda: later)
         hidden(fetching, number_of("gone.png"))
     assert web.asked["/gone.png"] == 2
 
@@ -318,9 +325,9 @@ def test_slow_hosts_hold_up_nobody_else(fetching: Client, web: Web) -> None:
 # ---------------------------------------------------------------- made once
 
 
-def run(task: Callable[[Made], Any], threads: int = 1) -> Any:
+def run(task: Callable[[ThumbnailCache], Any], threads: int = 1) -> Any:
     async def begin() -> Any:
-        return await task(Made("test", threads))
+        return await task(ThumbnailCache("test", threads))
 
     return asyncio.run(begin())
 
@@ -330,14 +337,14 @@ def counted(calls: list[str], name: str, size: int = 1) -> Callable[[], Sizes]:
 
 
 def test_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(made, "KEPT", 10)
+    monkeypatch.setattr(thumbnail_cache, "MAX_BYTES", 10)
     calls: list[str] = []
 
-    async def task(kept: Made) -> None:
+    async def task(kept: ThumbnailCache) -> None:
         for name in ("a", "b", "a", "c", "a", "b"):
-            await kept.of(name, counted(calls, name, 4))
+            await kept.get(name, counted(calls, name, 4))
         assert kept._bytes == 8
-        await kept.of("d", counted(calls, "d", 11))
+        await kept.get("d", counted(calls, "d", 11))
         assert kept._bytes == 0
 
     run(task)
@@ -353,17 +360,17 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
         go_on.wait(5)
         return counted(calls, "slow")()
 
-    async def task(kept: Made) -> None:
-        first, second = (asyncio.create_task(kept.of("slow", slow)) for _ in range(2))
-        queued = asyncio.create_task(kept.of("queued", counted(calls, "queued")))
+    async def task(kept: ThumbnailCache) -> None:
+        first, second = (asyncio.create_task(kept.get("slow", slow)) for _ in range(2))
+        queued = asyncio.create_task(kept.get("queued", counted(calls, "queued")))
         await asyncio.sleep(0.02)
         first.cancel()
         queued.cancel()
         await asyncio.sleep(0.02)
         go_on.set()
         assert await second == {128: b"\0"}
-        assert await kept.of("slow", slow) == {128: b"\0"}
-        await kept.of("next", counted(calls, "next"))
+        assert await kept.get("slow", slow) == {128: b"\0"}
+        await kept.get("next", counted(calls, "next"))
         assert not kept._jobs
 
     run(task)
@@ -372,20 +379,20 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
 
 def test_failures_are_remembered_if_they_were_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some of them; a fault of our own is not."""
-    monkeypatch.setattr(made, "FAILURES", 1)
+    monkeypatch.setattr(thumbnail_cache, "MAX_FAILURES", 1)
     calls: list[str] = []
 
     def fails(error: Exception) -> Sizes:
         calls.append(str(error))
         raise error
 
-    async def task(kept: Made) -> None:
+    async def task(kept: ThumbnailCache) -> None:
         for name in ("a", "a", "b", "a"):
             with pytest.raises((ParseError, Problem), match=name):
-                await kept.of(name, partial(fails, ParseError(name)))
+                await kept.get(name, partial(fails, ParseError(name)))
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                await kept.of("0", partial(fails, ZeroDivisionError("0")))
+                await kept.get("0", partial(fails, ZeroDivisionError("0")))
 
     run(task)
     assert calls == ["a", "b", "a", "0", "0"]

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import sys
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli.display import clean, duration, moment, place, size, terminal
+from penstock.jobs.snippets import snippet as snippet
+from penstock.jobs.snippets import words_of as words_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,33 +41,6 @@ def say(*what: RenderableType, indent: int = 0) -> None:
             console.print(Padding(one, (0, 0, 0, indent)) if indent else one)
         else:
             console.print(Text(" " * indent) + one if isinstance(one, Text) else one, soft_wrap=True)
-
-
-def words_of(query: str) -> re.Pattern[str] | None:
-    """Finds a query's words where they occur, endings aside; short ones only where the query has no others."""
-    words = set(re.findall(r"\w+", query.lower()))
-    words = {word for word in words if len(word) > 3} or words
-    if not words:
-        return None
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})\w*", re.IGNORECASE)
-
-
-def snippet(text: str, words: re.Pattern[str] | None, width: int = 280) -> str:
-    """The stretch of the text that has the most of the words."""
-    text = clean(text)
-    if len(text) <= width:
-        return text
-    found = [match.start() for match in words.finditer(text)] if words else []
-    starts = [max(0, at - width // 5) for at in found] or [0]
-    start = max(starts, key=lambda s: (bisect_left(found, s + width) - bisect_left(found, s), -s))
-    start = min(start, len(text) - width)
-    if start:
-        start = (text.find(" ", start, start + width // 5) + 1) or start
-    end = start + width
-    if end < len(text):
-        cut = text.rfind(" ", end - width // 5, end)
-        end = cut if cut > 0 else end
-    return ("… " if start else "") + text[start:end].strip() + (" …" if end < len(text) else "")
 
 
 def hit_head(number: int, hit: Hit) -> Text:

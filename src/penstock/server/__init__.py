@@ -1,8 +1,8 @@
-"""An index served over HTTP: search by words, images, vectors and likes, with a page for people.
+"""An index served over HTTP: search by text, images, vectors and examples, with a page for people.
 
-    limits     who may ask, how much, how often, how long     shapes, asking   what a request may say
-    engine     model and index, kept together, followed        searching        from a request to hits
-    app        the routes                                      server           listens, drains, ends
+    server  connections  limits             listening, slow clients, keys and quotas
+    app  compatibility  schemas  queries    the routes, and what a request may contain
+    generations  batcher  search            the index and its models; from a query to hits
 
 The event loop only waits: models, stores and files are worked on in threads.
 """

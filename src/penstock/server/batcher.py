@@ -1,4 +1,4 @@
-"""Queries that wait for the model are given to it together, by one thread."""
+"""Batches of concurrent queries: those that wait for the model are embedded together, by one thread."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, NamedTuple, TypeVar
 
+from penstock.core.errors import Transient
 from penstock.core.records import Vector
 from penstock.server.metrics import Metrics
 
@@ -22,24 +23,26 @@ class Embedded(NamedTuple):
 
 
 class _Job(NamedTuple, Generic[T]):
-    what: T
+    input: T
     future: Future[Embedded]
     since: float
 
 
 class Batcher(Generic[T]):
-    """Takes what waits, up to `most`, and waits for nothing: alone, a query is embedded at once; in a crowd, the next
-    batch gathers while the model works on the one before."""
+    """Embeds what has gathered, up to `max_size` inputs, and waits for no more: a lone query is embedded at once; under
+    load the next batch gathers while the model works on the one before."""
 
-    def __init__(self, kind: str, embed: Callable[[list[T]], Sequence[Vector]], most: int, metrics: Metrics) -> None:
-        self._kind, self._embed, self._most, self._metrics = kind, embed, most, metrics
+    def __init__(
+        self, kind: str, embed: Callable[[list[T]], Sequence[Vector]], max_size: int, metrics: Metrics
+    ) -> None:
+        self._kind, self._embed, self._max_size, self._metrics = kind, embed, max_size, metrics
         self._waiting: queue.SimpleQueue[_Job[T] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"penstock-embed-{kind}", daemon=True)
         self._thread.start()
 
-    def submit(self, what: T) -> Future[Embedded]:
+    def submit(self, input: T) -> Future[Embedded]:
         future: Future[Embedded] = Future()
-        self._waiting.put(_Job(what, future, time.perf_counter()))
+        self._waiting.put(_Job(input, future, time.perf_counter()))
         return future
 
     @property
@@ -47,7 +50,7 @@ class Batcher(Generic[T]):
         return self._waiting.qsize()
 
     def close(self) -> None:
-        """What was submitted is still embedded."""
+        """Embed what was submitted, and end the thread."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -59,26 +62,30 @@ class Batcher(Generic[T]):
             while job is not None:
                 if job.future.set_running_or_notify_cancel():
                     jobs.append(job)
-                if len(jobs) == self._most or self._waiting.empty():
+                if len(jobs) == self._max_size or self._waiting.empty():
                     break
                 job = self._waiting.get()
             ended = job is None
             if jobs:
-                self._together(jobs)
+                self._run(jobs)
 
-    def _together(self, jobs: Sequence[_Job[T]]) -> None:
+    def _run(self, jobs: Sequence[_Job[T]]) -> None:
         began = time.perf_counter()
         try:
-            vectors = self._embed([job.what for job in jobs])
+            vectors = self._embed([job.input for job in jobs])
             took = time.perf_counter() - began
             answers = [Embedded(v, began - j.since, took) for v, j in zip(vectors, jobs, strict=True)]
-        # Whatever it is, it belongs to whoever asked, and the thread goes on for the others.
+        except Transient as error:  # the model is busy: to ask it again for each of them would make it busier
+            for job in jobs:
+                job.future.set_exception(error)
+            return
+        # Any other error may be of one input only: each is tried alone, and the thread continues.
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
-            else:  # one of them is at fault: the others shall not suffer for it
+            else:
                 for job in jobs:
-                    self._together([job])
+                    self._run([job])
             return
         self._metrics.observe("penstock_batch_size", len(jobs), kind=self._kind)
         for job, answer in zip(jobs, answers, strict=True):

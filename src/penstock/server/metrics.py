@@ -1,4 +1,4 @@
-"""Counters and histograms, written down as Prometheus reads them."""
+"""Counters, gauges and histograms, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Histogram:
 
 
 class Metrics:
-    """May be told things from any thread."""
+    """Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,19 +35,22 @@ class Metrics:
         self._gauges: dict[str, Callable[[], float]] = {}
         self._counter("penstock_requests_total", "Requests answered, by route and status.")
         self._counter("penstock_refused_total", "Requests answered with 429, by reason.")
-        self._counter("penstock_index_opened_total", "Openings of an index: the first, and where it moved to.")
+        self._counter(
+            "penstock_index_opened_total",
+            "Openings of the index: at the start, and of each generation that is followed.",
+        )
         self._histogram("penstock_request_seconds", "From a request's arrival to its answer, by route.", SECONDS)
         self._histogram("penstock_stage_seconds", "Time spent in a stage: queue, embed, search, thumb, fetch.", SECONDS)
-        self._histogram("penstock_batch_size", "Inputs that the model got at once, by kind.", SIZES)
+        self._histogram("penstock_batch_size", "Inputs embedded together, by kind.", SIZES)
 
-    def _counter(self, name: str, about: str) -> None:
-        self._help[name], self._counters[name] = ("counter", about), {}
+    def _counter(self, name: str, description: str) -> None:
+        self._help[name], self._counters[name] = ("counter", description), {}
 
-    def _histogram(self, name: str, about: str, bounds: Sequence[float]) -> None:
-        self._help[name], self._histograms[name], self._bounds[name] = ("histogram", about), {}, bounds
+    def _histogram(self, name: str, description: str, bounds: Sequence[float]) -> None:
+        self._help[name], self._histograms[name], self._bounds[name] = ("histogram", description), {}, bounds
 
-    def gauge(self, name: str, about: str, value: Callable[[], float]) -> None:
-        self._help[name], self._gauges[name] = ("gauge", about), value
+    def gauge(self, name: str, description: str, value: Callable[[], float]) -> None:
+        self._help[name], self._gauges[name] = ("gauge", description), value
 
     def count(self, name: str, **labels: str) -> None:
         key = tuple(sorted(labels.items()))
@@ -58,10 +61,10 @@ class Metrics:
     def observe(self, name: str, value: float, **labels: str) -> None:
         key = tuple(sorted(labels.items()))
         with self._lock:
-            found = self._histograms[name]
-            if key not in found:
-                found[key] = _Histogram(self._bounds[name])
-            found[key].add(value)
+            histograms = self._histograms[name]
+            if key not in histograms:
+                histograms[key] = _Histogram(self._bounds[name])
+            histograms[key].add(value)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -74,8 +77,8 @@ class Metrics:
     def text(self) -> str:
         lines: list[str] = []
         with self._lock:
-            for name, (kind, about) in self._help.items():
-                lines += [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]
+            for name, (kind, description) in self._help.items():
+                lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}"]
                 if kind == "gauge":
                     lines.append(f"{name} {self._gauges[name]():g}")
                 for key, value in sorted(self._counters.get(name, {}).items()):

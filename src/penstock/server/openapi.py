@@ -1,32 +1,32 @@
-"""The API as an OpenAPI document. What requests may say comes from the shapes that they are held to."""
+"""The API as an OpenAPI document. The schemas of requests are those that `schemas.validate` checks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from penstock import __version__
-from penstock.server import shapes
-from penstock.server.shapes import Shape
-from penstock.server.thumbs import SIZES
+from penstock.server import schemas
+from penstock.server.schemas import Schema
+from penstock.server.thumbnails import SIZES
 
-_TEXT: Shape = {"type": "string"}
-_NUMBER: Shape = {"type": "number"}
-_COUNT: Shape = {"type": "integer"}
+_TEXT: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "number"}
+_COUNT: Schema = {"type": "integer"}
 
 
-def _maybe(kind: str) -> Shape:
+def _maybe(kind: str) -> Schema:
     return {"type": [kind, "null"]}
 
 
-def _object(**properties: Shape) -> Shape:
+def _object(**properties: Schema) -> Schema:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def _list(items: Shape) -> Shape:
+def _list(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
-def _ref(name: str) -> Shape:
+def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -40,20 +40,29 @@ _POINT = {
     "metadata": {"type": "object"},
     "thumb": _maybe("string"),
 }
-_STANDS = {"type": "integer", "minimum": 1, "description": "Hits that this one stands for, itself among them."}
+_STANDS_FOR = {"type": "integer", "minimum": 1, "description": "Hits that this one stands for, itself among them."}
+_SPEC = {
+    "model": _TEXT,
+    "dim": _COUNT,
+    "kind": {"type": "string", "enum": ["Dense", "Sparse", "MultiVector"]},
+    "metric": _TEXT,
+    "dtype": _TEXT,
+    "fingerprint": _TEXT,
+    "images": {"type": "boolean", "description": "Whether it can be searched by images."},
+}
 
-SCHEMAS: dict[str, Shape] = {
-    "Query": shapes.SEARCH,
-    "Batch": shapes.BATCH,
+SCHEMAS: dict[str, Schema] = {
+    "Query": schemas.SEARCH,
+    "Batch": schemas.BATCH,
     "Point": _object(**_POINT),
-    "Hit": _object(**_POINT, score=_NUMBER, snippet=_TEXT, stands_for=_STANDS),
+    "Hit": _object(**_POINT, score=_NUMBER, snippet=_TEXT, stands_for=_STANDS_FOR),
     "Hits": _object(
         hits=_list(_ref("Hit")),
         cursor=_maybe("string"),
         took=_object(embed=_NUMBER, search=_NUMBER, queue=_NUMBER) | {"description": "Milliseconds."},
     ),
     "Results": _object(results=_list(_ref("Hits"))),
-    "EmbeddingsQuery": shapes.EMBEDDINGS,
+    "EmbeddingsQuery": schemas.EMBEDDINGS,
     "Embeddings": _object(
         object=_TEXT,
         data=_list(_object(object=_TEXT, index=_COUNT, embedding={"type": ["array", "string"]})),
@@ -63,7 +72,8 @@ SCHEMAS: dict[str, Shape] = {
     "Status": _object(
         version=_TEXT,
         index=_TEXT,
-        model={"type": "object"},
+        model=_object(**_SPEC) | {"description": "The only vector, or the first of several."},
+        vectors=_list(_object(name=_TEXT, **_SPEC)),
         opened=_NUMBER,
         points=_maybe("integer"),
         trouble=_maybe("string"),
@@ -71,10 +81,10 @@ SCHEMAS: dict[str, Shape] = {
         ledger=_maybe("object"),
         pipeline=_maybe("object"),
     ),
-    "KnnQuery": shapes.KNN,
-    "Neighbours": _list(_object(id=_TEXT, similarity=_NUMBER, url=_TEXT, caption=_TEXT)),
-    "ExampleQuery": shapes.EXAMPLE,
-    "Images": _list(_object(image_path=_TEXT, similarity=_NUMBER)),
+    "KnnQuery": schemas.KNN,
+    "KnnResults": _list(_object(id=_TEXT, similarity=_NUMBER, url=_TEXT, caption=_TEXT)),
+    "ImageSearchQuery": schemas.IMAGE_SEARCH,
+    "ImageSearchResults": _list(_object(image_path=_TEXT, similarity=_NUMBER)),
     "Error": _object(error=_object(type=_TEXT, message=_TEXT)),
 }
 
@@ -82,33 +92,34 @@ _FORM = {
     "type": "object",
     "properties": {
         name: {"type": "string", "format": "binary"} if name == "image" else {"type": "string"}
-        for name in shapes.SEARCH["properties"]
+        for name in schemas.SEARCH["properties"]
     },
 }
-_REFUSALS = {
-    "400": "What is asked cannot be meant.",
-    "401": "No key, or a wrong one.",
-    "413": "Too many bytes or pixels.",
-    "415": "Neither JSON, nor a form, nor an image that can be read.",
-    "429": "Too much at once: come again after Retry-After.",
-    "503": "The index cannot be searched now, or the server is about to end.",
-    "504": "It took too long.",
+_ERRORS = {
+    "400": "The request is invalid.",
+    "401": "The key is missing or wrong.",
+    "413": "The request or the image is too large.",
+    "415": "The Content-Type or the kind of image is not supported.",
+    "429": "Too many requests: try again after Retry-After.",
+    "503": "The index or the model is unavailable, or the server is shutting down: try again after Retry-After.",
+    "504": "The request took too long.",
 }
 
 
 def document() -> dict[str, Any]:
     in_path = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
     size = _parameter("size", {"type": "integer", "enum": list(SIZES), "default": 256})
+    using = _parameter("using", schemas.USING)
     with_vector = _parameter("vector", {"type": "boolean", "default": False})
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Penstock", "version": __version__, "description": "Search in an index of Penstock."},
+        "info": {"title": "Penstock", "version": __version__, "description": "Search an index built by Penstock."},
         "security": [{}, {"bearer": []}, {"key": []}],
         "paths": {
             "/v1/search": {
-                "get": _route("Search by words.", _json(_ref("Hits")), parameters=_searched()),
+                "get": _route("Search by text.", _json(_ref("Hits")), parameters=_search_parameters()),
                 "post": _route(
-                    "Search by words, an image, a vector, examples, or some of these together.",
+                    "Search by text, an image, a vector, examples, or several of these together.",
                     _json(_ref("Hits")),
                     body=_json(_ref("Query")) | {"multipart/form-data": {"schema": _FORM}},
                 ),
@@ -117,45 +128,52 @@ def document() -> dict[str, Any]:
                 "post": _route("Several searches.", _json(_ref("Results")), body=_json(_ref("Batch")))
             },
             "/v1/points/{id}": {
-                "get": _route("What the index holds.", _json(_ref("Point")), parameters=[in_path, with_vector])
+                "get": _route("One point of the index.", _json(_ref("Point")), parameters=[in_path, with_vector, using])
             },
-            "/v1/thumbs/{id}": {"get": _route("A small picture.", _files("image/jpeg"), parameters=[in_path, size])},
+            "/v1/thumbs/{id}": {
+                "get": _route("A thumbnail of an indexed image.", _files("image/jpeg"), parameters=[in_path, size])
+            },
             "/v1/embeddings": {
                 "post": _route(
-                    "Vectors of texts, as OpenAI's API has it.",
+                    "Embed texts; compatible with OpenAI's embeddings API.",
                     _json(_ref("Embeddings")),
                     body=_json(_ref("EmbeddingsQuery")),
                 )
             },
-            "/v1/status": {"get": _route("What is served, and how it is.", _json(_ref("Status")))},
-            "/healthz": {"get": _route("Alive.", _json({"type": "object"}))},
-            "/readyz": {"get": _route("Ready: model, index and a search work.", _json({"type": "object"}))},
-            "/metrics": {"get": _route("For Prometheus.", _files("text/plain"))},
+            "/v1/status": {"get": _route("The index, the limits, and the state of the ledger.", _json(_ref("Status")))},
+            "/healthz": {"get": _route("Whether the server is alive.", _json({"type": "object"}))},
+            "/readyz": {"get": _route("Whether searches work.", _json({"type": "object"}))},
+            "/metrics": {"get": _route("Metrics in the format of Prometheus.", _files("text/plain"))},
             "/openapi.json": {"get": _route("This document.", _json({"type": "object"}))},
             "/knn-service": {
-                "post": _route("As clip-retrieval has it.", _json(_ref("Neighbours")), body=_json(_ref("KnnQuery")))
+                "post": _route(
+                    "Compatible with clip-retrieval.", _json(_ref("KnnResults")), body=_json(_ref("KnnQuery"))
+                )
             },
-            "/indices-list": {"get": _route("As clip-retrieval has it.", _json(_list(_TEXT)))},
+            "/indices-list": {"get": _route("Compatible with clip-retrieval.", _json(_list(_TEXT)))},
             "/search": {
                 "get": _route(
-                    "As SkyPilot's image search example.",
-                    _json(_object(results=_ref("Images"))),
+                    "Compatible with SkyPilot's image search example.",
+                    _json(_object(results=_ref("ImageSearchResults"))),
                     parameters=[
                         _parameter("query", _TEXT) | {"required": True},
-                        _parameter("n_results", shapes.EXAMPLE["properties"]["n_results"]),
+                        _parameter("n_results", schemas.IMAGE_SEARCH["properties"]["n_results"]),
+                        using,
                     ],
                 ),
                 "post": _route(
-                    "As SkyPilot's image search example.", _json(_ref("Images")), body=_json(_ref("ExampleQuery"))
+                    "Compatible with SkyPilot's image search example.",
+                    _json(_ref("ImageSearchResults")),
+                    body=_json(_ref("ImageSearchQuery")),
                 ),
             },
             "/health": {
                 "get": _route(
-                    "As SkyPilot's image search example, but true.",
+                    "Whether searches work; compatible with SkyPilot's image search example.",
                     _json(_object(status=_TEXT, collection_size=_COUNT)),
                 )
             },
-            "/": {"get": _route("The page for people.", _files("text/html"))},
+            "/": {"get": _route("The search page.", _files("text/html"))},
         },
         "components": {
             "schemas": SCHEMAS,
@@ -167,9 +185,14 @@ def document() -> dict[str, Any]:
     }
 
 
-def _route(about: str, answer: Shape, *, parameters: list[Shape] | None = None, body: Shape | None = None) -> Shape:
-    refused = {status: {"description": why, "content": _json(_ref("Error"))} for status, why in _REFUSALS.items()}
-    route: Shape = {"summary": about, "responses": {"200": {"description": "Well.", "content": answer}, **refused}}
+def _route(
+    summary: str, response: Schema, *, parameters: list[Schema] | None = None, body: Schema | None = None
+) -> Schema:
+    errors = {status: {"description": why, "content": _json(_ref("Error"))} for status, why in _ERRORS.items()}
+    route: Schema = {
+        "summary": summary,
+        "responses": {"200": {"description": "Success.", "content": response}, **errors},
+    }
     if parameters:
         route["parameters"] = parameters
     if body:
@@ -177,24 +200,24 @@ def _route(about: str, answer: Shape, *, parameters: list[Shape] | None = None, 
     return route
 
 
-def _searched() -> list[Shape]:
-    """A search in a url: q stands for the text; lists and objects are written in JSON."""
-    found = [_parameter("q", shapes.SEARCH["properties"]["text"])]
-    for name, shape in shapes.SEARCH["properties"].items():
+def _search_parameters() -> list[Schema]:
+    """The fields of a search in a url: q is the text; lists and objects are written in JSON."""
+    parameters = [_parameter("q", schemas.SEARCH["properties"]["text"])]
+    for name, shape in schemas.SEARCH["properties"].items():
         if shape["type"] in ("object", "array"):
-            found.append({"name": name, "in": "query", "content": _json(shape)})
+            parameters.append({"name": name, "in": "query", "content": _json(shape)})
         elif name not in ("text", "image"):
-            found.append(_parameter(name, shape))
-    return found
+            parameters.append(_parameter(name, shape))
+    return parameters
 
 
-def _parameter(name: str, shape: Shape) -> Shape:
+def _parameter(name: str, shape: Schema) -> Schema:
     return {"name": name, "in": "query", "schema": shape}
 
 
-def _json(shape: Shape) -> Shape:
+def _json(shape: Schema) -> Schema:
     return {"application/json": {"schema": shape}}
 
 
-def _files(media_type: str) -> Shape:
+def _files(media_type: str) -> Schema:
     return {media_type: {}}

@@ -1,21 +1,24 @@
-"""What went wrong, as a client is told it: a status and `{"error": {"type", "message"}}`."""
+"""Errors as clients see them: a status and `{"error": {"type", "message"}}`."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 
 from penstock.core.errors import (
     EmbedError,
     LimitExceeded,
     MissingExtra,
+    ModelError,
     ParseError,
     SinkError,
     SpaceMismatch,
+    Transient,
     Unsupported,
     UsageError,
 )
-from penstock.server.answers import Json
+from penstock.server.responses import SafeJSONResponse
 
 log = logging.getLogger("penstock.server")
 
@@ -28,49 +31,64 @@ _KINDS: tuple[tuple[type[BaseException], int, str], ...] = (
     (EmbedError, 400, "cannot_be_embedded"),
     (SpaceMismatch, 503, "index_unavailable"),
     (SinkError, 503, "index_unavailable"),
+    # Errors of an index are SinkErrors by the time they come here, so these two can only be a model's.
+    (Transient, 503, "model_unavailable"),
+    (ModelError, 503, "model_unavailable"),
     (TimeoutError, 504, "timeout"),
 )
 
+_UNAVAILABLE = {
+    "index_unavailable": "the index is unavailable at the moment; the server's log has the reason",
+    "model_unavailable": "the model is unavailable or busy at the moment; the server's log has the reason",
+}
+"""What a driver says is for the log alone: it names paths, statements, hosts and accounts."""
 
-LONGEST = 500
-"""Characters of a message: names that a client made up may be in it."""
-AWAY = "the index cannot be asked at the moment; the log says why"
-"""What a store's driver says is for the log alone: it tells of places, statements and hosts."""
+MAX_MESSAGE = 500
+"""Characters of a message: it may repeat names that a client made up."""
 
 
 class Problem(Exception):
-    """An answer that is an error."""
+    """An error response."""
 
     def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.kind, self.message, self.headers = status, kind, message, dict(headers or {})
 
-    def response(self) -> Json:
-        message = self.message if len(self.message) <= LONGEST else f"{self.message[:LONGEST]} …"
-        told = {"error": {"type": self.kind, "message": message}}
-        return Json(told, self.status, headers=self.headers)
+    def response(self) -> SafeJSONResponse:
+        message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} …"
+        return SafeJSONResponse({"error": {"type": self.kind, "message": message}}, self.status, headers=self.headers)
 
 
-INTERNAL = Problem(500, "internal", "something went wrong here; the server's log says what")
+INTERNAL = Problem(500, "internal", "internal error; the server's log has the details")
 
 
-def bad(message: str) -> Problem:
+def bad_request(message: str) -> Problem:
     return Problem(400, "bad_request", message)
 
 
-def busy(message: str, seconds: float) -> Problem:
-    return Problem(429, "too_many_requests", message, {"Retry-After": str(max(1, round(seconds)))})
+def not_found(message: str) -> Problem:
+    return Problem(404, "not_found", message)
 
 
-def problem(error: BaseException) -> Problem | None:
-    """The answer to an error that was foreseen; None for a fault of our own, whose text is for the log alone."""
+def too_many_requests(message: str, seconds: float) -> Problem:
+    return Problem(429, "too_many_requests", message, retry_after(seconds))
+
+
+def retry_after(seconds: float | None) -> dict[str, str]:
+    """The Retry-After header: rounded up, and a second where nothing is known."""
+    return {"Retry-After": str(max(1, math.ceil(seconds or 0)))}
+
+
+def problem_of(error: BaseException) -> Problem | None:
+    """The response to a foreseen error; None for a fault of the server's, whose text is for the log alone."""
     if isinstance(error, Problem):
         return error
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
-            said = " ".join(str(error).split())
-            if status == 503:
-                log.warning("%s: %.500s", name, said)
-                return Problem(status, name, AWAY, {"Retry-After": "1"})
-            return Problem(status, name, said or "it took too long")
+            text = " ".join(str(error).split())
+            if name in _UNAVAILABLE:
+                log.warning("%s: %.500s", name, text)
+                seconds = error.retry_after if isinstance(error, Transient) else None
+                return Problem(status, name, _UNAVAILABLE[name], retry_after(seconds))
+            return Problem(status, name, text or "the request took too long")
     return None

@@ -1,4 +1,4 @@
-"""Listens, serves, and ends without cutting anybody off."""
+"""Starts the server, and stops it without dropping requests."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from penstock.server.metrics import Metrics
 from penstock.server.settings import KEYS, Settings
 
 try:
-    import python_multipart  # noqa: F401 - starlette wants it when the first form comes
+    import python_multipart  # noqa: F401 - starlette imports it with the first form
     import uvicorn
 
     from penstock.server.app import Api
-    from penstock.server.connections import KEPT, Connection
-    from penstock.server.engine import Engine, Opener
-    from penstock.server.limits import Guard
+    from penstock.server.connections import KEEP_ALIVE, Connection
+    from penstock.server.generations import Opener, ServedIndex
+    from penstock.server.limits import LimitsMiddleware
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] == "penstock":
         raise
@@ -33,11 +33,11 @@ except ModuleNotFoundError as error:
 
 
 class Server(uvicorn.Server):
-    """Told to end, it says so for a while and refuses what is new, finishes what it has begun, and closes."""
+    """On SIGTERM it refuses new requests and reports not ready for a while, finishes those it has, and closes."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, limits: LimitsMiddleware, drain: float) -> None:
         super().__init__(config)
-        self._guard, self._drain = guard, drain
+        self._limits, self._drain = limits, drain
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -45,21 +45,22 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the end, a second one does not wait. Not kept for later: ending was no failure."""
-        if self._loop is None or self._guard.draining:
+        """Shut down: gently on the first signal, at once on the second. The signal is not raised again afterwards, as
+        uvicorn would: to be stopped is no failure."""
+        if self._loop is None or self._limits.draining:
             self.should_exit = self.force_exit = True
-        elif sig == signal.SIGINT:  # nobody's load balancer presses Ctrl-C
-            self._guard.draining = self.should_exit = True
+        elif sig == signal.SIGINT:  # Ctrl-C: there is no load balancer to wait for
+            self._limits.draining = self.should_exit = True
         else:
             self._loop.call_soon_threadsafe(self.drain)
 
     def drain(self) -> None:
-        """On the event loop."""
-        if not self._guard.draining:
-            self._guard.draining = True
-            asyncio.get_running_loop().call_later(self._drain, self._leave)
+        """Begin to shut down. To be called on the event loop."""
+        if not self._limits.draining:
+            self._limits.draining = True
+            asyncio.get_running_loop().call_later(self._drain, self._exit)
 
-    def _leave(self) -> None:
+    def _exit(self) -> None:
         self.should_exit = True
 
 
@@ -72,64 +73,65 @@ def serve(
     out: TextIO | None = None,
     started: Callable[[Server, str], object] | None = None,
 ) -> None:
-    """Serve an index until SIGTERM or Ctrl-C. The url it listens at is printed, and handed to `started`.
+    """Serve an index until SIGTERM or Ctrl-C. The url is printed, and passed to `started`.
 
-    What stands in the way (no index, no model, a port that is taken) is raised before anything listens.
-    `opener`: how an index is opened with its model, if not by `open_index`.
+    A missing index or model, or a port in use, is raised before anything listens. `opener` opens the index with its
+    models, if not `open_index`.
     """
     settings = settings or Settings()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     metrics = Metrics()
-    engine = Engine(index_url, opener or (lambda url: open_index(url, model)), settings, metrics)
-    engine.open()
+    served = ServedIndex(index_url, opener or (lambda url: open_index(url, model)), settings, metrics)
+    served.open()
     try:
-        api = Api(engine, settings, metrics)
-        listening = _listening(settings.host, settings.port)
+        api = Api(served, settings, metrics)
+        listener = _listen(settings.host, settings.port)
         config = uvicorn.Config(
             api.app,
             http=Connection,
             ws="none",
-            log_level="error",  # not a line for whatever strangers send
+            log_level="error",  # no line for each invalid request
             access_log=False,
-            proxy_headers=False,  # whoever asks could say to be anybody
+            proxy_headers=False,  # any client could send such headers
             server_header=False,
             lifespan="off",
-            timeout_keep_alive=KEPT,
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(settings.seconds)),
         )
-        server = Server(config, api.guard, settings.drain)
-        url = _url(settings.host, listening)
-        print(f"serving {engine.url} at {url}", file=out or sys.stdout, flush=True)
+        server = Server(config, api.limits, settings.drain)
+        url = _url(settings.host, listener)
+        print(f"serving {served.url} at {url}", file=out or sys.stdout, flush=True)
         if not settings.keys and not _loopback(settings.host):
-            print(f"penstock: whoever reaches {url} can search it; {KEYS} sets keys", file=sys.stderr, flush=True)
+            message = f"penstock: anybody who can reach {url} can search the index; set {KEYS} to require a key"
+            print(message, file=sys.stderr, flush=True)
         if started is not None:
             started(server, url)
-        server.run([listening])
+        server.run([listener])
     finally:
-        engine.close()
+        served.close()
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        # asyncio looks for the protocol by its name before it turns Nagle's algorithm off: 40 ms an answer.
-        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        # Without the protocol's number asyncio leaves Nagle's algorithm on: 40 ms a response.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
-        raise UsageError(f"cannot listen at {host}: {error.strerror}") from None
+        raise UsageError(f"cannot listen at host {host}: {error.strerror}") from None
     try:
         if os.name == "posix":
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-        made.listen(1024)
-        made.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+        listener.setblocking(False)
     except OSError as error:
-        made.close()
+        listener.close()
         raise UsageError(f"cannot listen at {host}, port {port}: {error.strerror}") from None
-    return made
+    return listener
 
 
-def _url(host: str, listening: socket.socket) -> str:
-    port = listening.getsockname()[1]
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 

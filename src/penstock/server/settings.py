@@ -1,4 +1,4 @@
-"""What a server is told once, when it starts."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -16,57 +16,60 @@ KEYS = "PENSTOCK_API_KEYS"
 class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
-    """0: any that is free."""
+    """0: any free port."""
     roots: tuple[Path, ...] = ()
-    """Folders whose images may be shown, if they are in the index."""
+    """Folders whose images may be shown, where they are in the index."""
     state: Path | None = None
-    """The ledger that the status tells of."""
+    """The ledger that the status reports."""
     fetch_urls: bool = False
-    """Whether the server may fetch: an image that a search names by its url, and those in the index that have one."""
+    """Whether the server may fetch urls: of images that a search names, and of those in the index."""
     origins: tuple[str, ...] = ()
-    """Whose web pages may ask: `https://example.org`. None but our own, if nothing is said."""
+    """Origins whose web pages may call the API, such as `https://example.org`. By default only the server's own."""
     keys: tuple[str, ...] = field(default=(), repr=False)
-    """Where there are keys, nobody searches without one."""
+    """API keys. Where there are any, searching needs one."""
     rate: float = 0.0
-    """Requests a second that one key or address may make; 0: as many as it likes."""
+    """Requests a second that one key or address may make; 0: no limit."""
     body: int = 16 << 20
     """The largest request, in bytes."""
     pixels: int = 50_000_000
+    """The largest image, in pixels."""
     seconds: float = 10.0
-    """How long a request may take."""
+    """The longest that a request may take."""
     queue: int = 256
-    """Searches inside at once, working or waiting: the next one is told to come again."""
+    """Searches at once, running or waiting; further ones are refused with 429."""
     batch: int = 32
-    """Texts that the model gets at once, at most."""
+    """Texts that the model embeds at once, at most."""
     threads: int = 8
-    """Searches of the index at once."""
+    """Threads that search the index."""
     drain: float = 2.0
-    """Seconds between saying that the end is near and closing the door, so that a load balancer sees it."""
-    look: float = 2.0
-    """Seconds between two looks at where the index is now."""
+    """Seconds between reporting that the server shuts down and closing its port, so that a load balancer notices."""
+    poll: float = 2.0
+    """Seconds between two checks of which generation of the index is current."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
-            raise UsageError(f"port {self.port}: there are 0 to 65535")
-        for name in ("body", "pixels", "seconds", "queue", "batch", "threads", "look"):
+            raise UsageError(f"invalid port {self.port}: expected 0 to 65535")
+        for name in ("body", "pixels", "seconds", "queue", "batch", "threads", "poll"):
             if not getattr(self, name) > 0:
-                raise UsageError(f"{name}: {getattr(self, name)} is not above 0")
+                raise UsageError(f"invalid {name} {getattr(self, name)}: expected a number above 0")
         if self.rate < 0:
-            raise UsageError(f"rate: {self.rate} is below 0")
+            raise UsageError(f"invalid rate {self.rate}: expected 0 or more requests a second")
         for origin in self.origins:
             parts = urlsplit(origin)
             if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != origin:
-                raise UsageError(f"{origin!r} is no origin; write it like https://example.org")
+                raise UsageError(
+                    f"invalid origin {origin!r}: expected a scheme and a host, such as https://example.org"
+                )
         for root in self.roots:
             if not root.is_dir():
-                raise UsageError(f"{root} is no folder, so no images can be shown from there")
+                raise UsageError(f"{root} is not a folder, so no images can be shown from it")
 
 
 def keys_from(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The keys that the environment holds. Set, but to nothing, is an accident that must not open the door."""
-    if (told := environment.get(KEYS)) is None:
+    """Read the keys from the environment. Set but empty it is an accident, which must not open the server."""
+    if (value := environment.get(KEYS)) is None:
         return ()
-    keys = tuple(key for part in told.split(",") if (key := part.strip()))
+    keys = tuple(key for part in value.split(",") if (key := part.strip()))
     if not keys:
-        raise UsageError(f"{KEYS} is set but holds no key; unset it to serve without keys")
+        raise UsageError(f"{KEYS} is set but holds no key: expected KEY,KEY,...; unset it to serve without keys")
     return keys

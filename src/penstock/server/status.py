@@ -1,4 +1,4 @@
-"""How the server is: alive, ready, and what it serves."""
+"""Routes about the server itself: alive, ready, and what it serves."""
 
 from __future__ import annotations
 
@@ -14,61 +14,76 @@ from starlette.responses import Response
 
 from penstock import __version__
 from penstock.core.errors import PenstockError, SinkError
-from penstock.jobs import progress_file as bulletin
+from penstock.jobs import progress_file
 from penstock.jobs.components import current_ledger
 from penstock.ledger import Ledger
-from penstock.server.answers import Json
-from penstock.server.asking import DEPTH, Ask
-from penstock.server.engine import Engine
-from penstock.server.problems import problem
-from penstock.server.searching import Searcher
+from penstock.server.generations import PROBE, NamedVector, ServedIndex
+from penstock.server.problems import Problem, problem_of, retry_after
+from penstock.server.queries import MAX_DEPTH, Query
+from penstock.server.responses import SafeJSONResponse
+from penstock.server.schemas import MAX_BATCH, MAX_HITS
+from penstock.server.search import Searcher
 from penstock.server.settings import Settings
-from penstock.server.shapes import MOST, TOGETHER
-from penstock.server.thumbs import SIZES
+from penstock.server.thumbnails import SIZES
 
-FRESH = 1.0
-"""Seconds that an answer to `ready?` is good for: asking is free, and a probe is not."""
-PATIENCE = 5.0
-NAMED = 20
-"""Failures that are named."""
+PROBE_TTL = 1.0
+"""Seconds for which the result of a probe is repeated."""
+PROBE_TIMEOUT = 5.0
+MAX_FAILURES = 20
+"""Failures that are listed."""
 
 
-class Status:
-    def __init__(self, engine: Engine, settings: Settings, searcher: Searcher) -> None:
-        self._engine, self._settings, self._searcher = engine, settings, searcher
+class StatusRoutes:
+    def __init__(self, served: ServedIndex, settings: Settings, searcher: Searcher) -> None:
+        self._served, self._settings, self._searcher = served, settings, searcher
         self.draining: Callable[[], bool] = lambda: False
-        self._probe: asyncio.Task[str | None] | None = None
+        self._probe: asyncio.Task[Problem | None] | None = None
         self._probed = float("-inf")
 
     async def alive(self, request: Request) -> Response:
-        return Json({"status": "alive"})
+        return SafeJSONResponse({"status": "alive"})
 
     async def ready(self, request: Request) -> Response:
-        if (why := await self._unready()) is not None:
-            return Json({"status": "not ready", "reason": why}, 503, {"Retry-After": "1"})
-        return Json({"status": "ready"})
+        if (problem := await self._unready()) is not None:
+            content = {"status": "not ready", "reason": problem.message}
+            return SafeJSONResponse(content, 503, retry_after(None) | problem.headers)
+        return SafeJSONResponse({"status": "ready"})
 
     async def health(self, request: Request) -> Response:
-        """As the image search example of SkyPilot answers, but for that it is true."""
-        if (why := await self._unready()) is not None:
-            return Json({"status": "unhealthy", "reason": why, "collection_size": 0}, 503, {"Retry-After": "1"})
-        return Json({"status": "healthy", "collection_size": await self._searcher.count()})
+        """The route of SkyPilot's image search example; here it tells whether searches work."""
+        if (problem := await self._unready()) is not None:
+            content = {"status": "unhealthy", "reason": problem.message, "collection_size": 0}
+            return SafeJSONResponse(content, 503, retry_after(None) | problem.headers)
+        return SafeJSONResponse({"status": "healthy", "collection_size": await self._searcher.count()})
 
     async def status(self, request: Request) -> Response:
-        with self._engine.lease() as generation:
-            told: dict[str, Any] = {
-                "version": __version__,
-                "index": generation.index.url,
-                "model": asdict(generation.space) | {"images": generation.images is not None},
-                "opened": generation.opened_at,
-            }
+        with self._served.lease() as generation:
+            url, opened_at = generation.index.url, generation.opened_at
+            vectors = [{"name": name, **_describe(vector)} for name, vector in generation.vectors.items()]
+            first = next(iter(generation.vectors.values()))
+        content: dict[str, Any] = {
+            "version": __version__,
+            "index": url,
+            "model": _describe(first),
+            "vectors": vectors,
+            "opened": opened_at,
+            "points": await self._points(),
+            "trouble": self._served.trouble,
+            "limits": self._limits(),
+            "ledger": None,
+            "pipeline": None,
+        }
+        if self._settings.state is not None:
+            reading = self._served.work("files", self._ledger)
+            (content["ledger"], content["pipeline"]), _ = await asyncio.wrap_future(reading)
+        return SafeJSONResponse(content)
+
+    def _limits(self) -> dict[str, Any]:
         settings = self._settings
-        told["points"] = await self._points()
-        told["trouble"] = self._engine.trouble
-        told["limits"] = {
-            "k": MOST,
-            "depth": DEPTH,
-            "batch": TOGETHER,
+        return {
+            "k": MAX_HITS,
+            "depth": MAX_DEPTH,
+            "batch": MAX_BATCH,
             "body": settings.body,
             "pixels": settings.pixels,
             "seconds": settings.seconds,
@@ -78,48 +93,51 @@ class Status:
             "fetch_urls": settings.fetch_urls,
             "thumbs": list(SIZES),
         }
-        told["ledger"] = told["pipeline"] = None
-        if settings.state is not None:
-            (told["ledger"], told["pipeline"]), _ = await asyncio.wrap_future(self._engine.work("files", self._ledger))
-        return Json(told)
 
     async def _points(self) -> int | None:
         try:
             return await self._searcher.count()
-        except SinkError:  # `ready` says why; the rest of the status is still worth telling
+        except SinkError:  # `ready` gives the reason; the rest of the status is still of use
             return None
 
     def _ledger(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """What the ledger knows, and how a run is getting on, if one does."""
+        """The ledger's counts and failures, and the progress of a run, if there is one."""
         assert self._settings.state is not None
         try:
             with Ledger.reader(current_ledger(self._settings.state)) as ledger:
                 failing = [
                     {"uri": f.uri, "stage": f.stage, "place": f.place, "cause": f.cause}
-                    for f in islice(ledger.failures(), NAMED)
+                    for f in islice(ledger.failures(), MAX_FAILURES)
                 ]
                 runs = [asdict(run) for run in ledger.runs(1)]
-                told = {**asdict(ledger.counts()), "runs": runs, "failing": failing, "asked": time.time()}
-                return told, bulletin.read(ledger.path)
+                counts = {**asdict(ledger.counts()), "runs": runs, "failing": failing, "asked": time.time()}
+                return counts, progress_file.read(ledger.path)
         except PenstockError as error:
             return {"error": str(error)}, None
 
-    async def _unready(self) -> str | None:
-        """Why a search would not be answered: a real one is made. Those who ask meanwhile get the same answer."""
+    async def _unready(self) -> Problem | None:
+        """Why a search would fail. A real one is tried; requests that come meanwhile get the same result."""
         if self.draining():
-            return "draining: the server is about to end"
-        if self._probe is None or (self._probe.done() and time.monotonic() - self._probed > FRESH):
-            self._probe = asyncio.get_running_loop().create_task(self._probing())
+            return Problem(503, "draining", "draining: the server is shutting down")
+        if self._probe is None or (self._probe.done() and time.monotonic() - self._probed > PROBE_TTL):
+            self._probe = asyncio.get_running_loop().create_task(self._search())
         return await asyncio.shield(self._probe)
 
-    async def _probing(self) -> str | None:
+    async def _search(self) -> Problem | None:
+        """Search by each of the vectors."""
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._searcher.answer(Ask(text="ready?", k=1))
+            with self._served.lease() as generation:
+                names = list(generation.vectors)
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                for name in names:
+                    await self._searcher.search(Query(text=PROBE, k=1, using=name))
             return None
-        # Any reason at all is a reason not to be ready; those that we know are told.
+        # Any error at all makes the server unready; only foreseen ones have a text that clients may see.
         except Exception as error:
-            found = problem(error)
-            return found.message if found else type(error).__name__
+            return problem_of(error) or Problem(503, "internal", type(error).__name__)
         finally:
             self._probed = time.monotonic()
+
+
+def _describe(vector: NamedVector) -> dict[str, Any]:
+    return asdict(vector.spec) | {"images": vector.images is not None}

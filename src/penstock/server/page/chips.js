@@ -1,37 +1,37 @@
-// What is searched by besides the words in the box, as chips that can be taken away.
+// The parts of the query besides the words in the box, as chips that can be removed.
 
-import { Trouble, ask } from "./api.js";
+import { ApiError, requestJson } from "./api.js";
 import { $, clean, el, icon } from "./dom.js";
 import { title } from "./hits.js";
-import { terms } from "./query.js";
+import { parseBox } from "./query.js";
 
-const names = new Map(); // of points, by id
+const titles = new Map(); // of points, by id
 
-/** These have been seen, and need not be asked for. */
-export function met(hits) {
-  for (const hit of hits) names.set(hit.id, title(hit));
+/** Remember the titles of hits, so that they need not be fetched. */
+export function rememberTitles(hits) {
+  for (const hit of hits) titles.set(hit.id, title(hit));
 }
 
-/** `change` is told what the question becomes; `unpicture` takes the user's own picture away. */
-export function chips(state, picture, change, unpicture) {
-  const made = [];
-  if (picture) made.push(chip(picture.name, "By the picture", picture.seen, unpicture));
-  else if (state.url) made.push(chip(state.url, "By the picture at", null, () => change({ url: "" })));
+/** `change` is called with the changes of the query; `removePicture` removes the user's own picture. */
+export function showChips(query, picture, change, removePicture) {
+  const items = [];
+  if (picture) items.push(chip(picture.name, "By the picture", picture.preview, removePicture));
+  else if (query.url) items.push(chip(query.url, "By the picture at", null, () => change({ url: "" })));
   for (const [kind, words] of [["like", "Like"], ["unlike", "Unlike"]]) {
-    for (const id of state[kind]) {
-      const whole = chip(names.get(id) ?? id.slice(0, 8), words, null, () => change({ [kind]: state[kind].filter((one) => one !== id) }), kind);
-      if (!names.has(id)) learn(id, whole.querySelector(".what"));
-      made.push(whole);
+    for (const id of query[kind]) {
+      const whole = chip(titles.get(id) ?? id.slice(0, 8), words, null, () => change({ [kind]: query[kind].filter((one) => one !== id) }), kind);
+      if (!titles.has(id)) fetchTitle(id, whole.querySelector(".what"));
+      items.push(whole);
     }
   }
-  for (const words of terms(state.box).minus) {
-    made.push(el("li", { class: "chip minus" }, el("span", { class: "dim" }, "Without "), clean(words, 60)));
+  for (const words of parseBox(query.box).minus) {
+    items.push(el("li", { class: "chip minus" }, el("span", { class: "dim" }, "Without "), clean(words, 60)));
   }
-  $("chips").replaceChildren(...made);
+  $("chips").replaceChildren(...items);
 }
 
 function chip(name, kind, image, remove, sort = "") {
-  const label = `No longer: ${kind.toLowerCase()} ${clean(name, 60)}`;
+  const label = `Remove: ${kind.toLowerCase()} ${clean(name, 60)}`;
   return el(
     "li",
     { class: `chip ${sort}` },
@@ -42,12 +42,12 @@ function chip(name, kind, image, remove, sort = "") {
   );
 }
 
-/** The name of a point that came with a link. */
-async function learn(id, place) {
+/** Show the title of a point that came with a link. */
+async function fetchTitle(id, element) {
   try {
-    met([await ask(`v1/points/${encodeURIComponent(id)}`)]);
-    place.textContent = clean(names.get(id), 60);
+    rememberTitles([await requestJson(`v1/points/${encodeURIComponent(id)}`)]);
+    element.textContent = clean(titles.get(id), 60);
   } catch (error) {
-    if (!(error instanceof Trouble)) throw error; // the search tells what is wrong with the id
+    if (!(error instanceof ApiError)) throw error; // the search reports what is wrong with the id
   }
 }

@@ -1,4 +1,4 @@
-// What is shown, as a file.
+// Results as files.
 
 const COLUMNS = ["id", "uri", "score", "page", "headings", "text", "stands_for", "metadata"];
 
@@ -13,7 +13,7 @@ function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(value);
   let text = typeof value === "object" ? JSON.stringify(value) : String(value);
-  // A table that is opened in a spreadsheet must not compute: what looks like a formula is made a text.
+  // A spreadsheet must not compute what looks like a formula: a quote makes it text.
   if (/^[=+\-@\t\r]/.test(text)) text = `'${text}`;
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }

@@ -1,9 +1,9 @@
-// Filters: rows that people fill in, and the JSON that the server takes; each is made from the other where it can be.
+// Filters: rows of conditions, and the JSON that the server takes; each is converted to the other where it can be.
 
 import { el, icon } from "./dom.js";
-import { object } from "./query.js";
+import { parseObject } from "./query.js";
 
-const FIELDS = { uri: "Address", page: "Page", ordinal: "Place in its document", text: "Text", id: "Id" };
+const FIELDS = { uri: "Address", page: "Page", ordinal: "Position in its document", text: "Text", id: "Id" };
 const NUMBERS = ["page", "ordinal"];
 const SIGNS = {
   $eq: "is",
@@ -13,10 +13,10 @@ const SIGNS = {
   $gte: "is at least",
   $lte: "is at most",
 };
-const LAST = "\u{10ffff}"; // the last character there is: what begins with x lies between x and x + LAST
+const LAST = "\u{10ffff}"; // the last character of all: texts that begin with x lie between x and x + LAST
 
-/** [{field, sign, value}] as a filter; null where nothing is asked. Raises Error in words. */
-export function made(rows) {
+/** Rows of {field, sign, value} as a filter; null where all are empty. Raises Error with a message for users. */
+export function toFilter(rows) {
   const terms = rows.filter(({ value }) => value.trim()).map(term);
   return terms.length > 1 ? { $and: terms } : (terms[0] ?? null);
 }
@@ -29,18 +29,18 @@ function term({ field, sign, value }) {
 
 function typed(field, value) {
   if (!NUMBERS.includes(field)) return value.trim();
-  if (!/^\s*-?\d{1,15}\s*$/.test(value)) throw new Error(`${FIELDS[field]}: “${value.trim()}” is no whole number.`);
+  if (!/^\s*-?\d{1,15}\s*$/.test(value)) throw new Error(`${FIELDS[field]}: invalid whole number “${value.trim()}”.`);
   return Number(value);
 }
 
-/** The rows that a filter is made of; null where it says more than rows can. */
-export function rowsOf(where) {
+/** A filter as rows; null where rows cannot express it. */
+export function toRows(where) {
   if (!where) return [];
   const names = Object.keys(where);
   const parts = names.length === 1 && names[0] === "$and" ? where.$and : names.map((name) => ({ [name]: where[name] }));
   if (!Array.isArray(parts)) return null;
   const rows = parts.map(row);
-  const same = rows.every(Boolean) && canonical(made(rows)) === canonical(parts.length > 1 ? { $and: parts } : parts[0]);
+  const same = rows.every(Boolean) && canonical(toFilter(rows)) === canonical(parts.length > 1 ? { $and: parts } : parts[0]);
   return same ? rows : null;
 }
 
@@ -50,29 +50,29 @@ function row(part) {
   const names = part && typeof part === "object" ? Object.keys(part) : [];
   const field = names[0];
   if (names.length !== 1 || !Object.hasOwn(FIELDS, field)) return null;
-  const wanted = part[field];
-  if (wanted === null || typeof wanted !== "object") return { field, sign: "$eq", value: String(wanted) };
-  const signs = Object.keys(wanted);
-  if (signs.join() === "$gte,$lt" && wanted.$lt === wanted.$gte + LAST) {
-    return { field, sign: "$prefix", value: wanted.$gte };
+  const condition = part[field];
+  if (condition === null || typeof condition !== "object") return { field, sign: "$eq", value: String(condition) };
+  const signs = Object.keys(condition);
+  if (signs.join() === "$gte,$lt" && condition.$lt === condition.$gte + LAST) {
+    return { field, sign: "$prefix", value: condition.$gte };
   }
   if (signs.length !== 1 || !Object.hasOwn(SIGNS, signs[0])) return null;
-  const value = wanted[signs[0]];
+  const value = condition[signs[0]];
   return { field, sign: signs[0], value: Array.isArray(value) ? value.join(", ") : String(value) };
 }
 
 export class Filters {
-  /** `changed` is told the new filter. */
-  constructor(place, changed) {
-    this.changed = changed;
+  /** `onChange` is called with the new filter. */
+  constructor(parent, onChange) {
+    this.onChange = onChange;
     this.rows = el("div", { class: "rows" });
-    this.raw = el("textarea", { rows: 3, spellcheck: "false", "aria-label": "The filter as JSON", oninput: () => this.#typed() });
+    this.raw = el("textarea", { rows: 3, spellcheck: "false", "aria-label": "The filter as JSON", oninput: () => this.#jsonEdited() });
     this.wrong = el("p", { class: "wrong", role: "alert" });
-    this.foreign = el("p", { class: "dim", hidden: true }, "This filter says more than rows can show; it is to be changed as JSON.");
+    this.complex = el("p", { class: "dim", hidden: true }, "Rows cannot express this filter; edit it as JSON.");
     this.add = el("button", { type: "button", class: "quiet", onclick: () => this.#add().focus() }, "Add a condition");
     const clear = el("button", { type: "button", class: "quiet", onclick: () => this.#clear() }, "Clear");
-    place.append(
-      this.foreign,
+    parent.append(
+      this.complex,
       this.rows,
       el("div", { class: "row" }, this.add, clear),
       el("details", {}, el("summary", {}, "As JSON"), this.raw),
@@ -81,24 +81,24 @@ export class Filters {
   }
 
   show(where) {
-    const rows = rowsOf(where);
+    const rows = toRows(where);
     this.rows.replaceChildren();
-    this.foreign.hidden = rows !== null;
+    this.complex.hidden = rows !== null;
     this.rows.hidden = this.add.hidden = rows === null;
     for (const one of rows?.length ? rows : [{ field: "uri", sign: "$prefix", value: "" }]) this.#add(one);
-    this.raw.value = where ? written(where) : "";
+    this.raw.value = where ? format(where) : "";
     this.wrong.textContent = "";
   }
 
   #add({ field, sign, value } = { field: "page", sign: "$eq", value: "" }) {
     const options = (names, chosen) =>
       Object.entries(names).map(([name, shown]) => el("option", { value: name, selected: name === chosen }, shown));
-    const input = el("input", { value, "aria-label": "Value", oninput: () => this.#filled(), spellcheck: "false" });
+    const input = el("input", { value, "aria-label": "Value", oninput: () => this.#rowsEdited(), spellcheck: "false" });
     const whole = el(
       "div",
       { class: "row condition", role: "group", "aria-label": "Condition" },
-      el("select", { "aria-label": "What", onchange: () => this.#filled() }, options(FIELDS, field)),
-      el("select", { "aria-label": "How", onchange: () => this.#filled() }, options(SIGNS, sign)),
+      el("select", { "aria-label": "What", onchange: () => this.#rowsEdited() }, options(FIELDS, field)),
+      el("select", { "aria-label": "How", onchange: () => this.#rowsEdited() }, options(SIGNS, sign)),
       input,
       el("button", { type: "button", class: "quiet icon", "aria-label": "Remove this condition", onclick: () => this.#remove(whole) }, icon("close")),
     );
@@ -108,44 +108,44 @@ export class Filters {
 
   #remove(row) {
     row.remove();
-    this.#filled();
+    this.#rowsEdited();
     this.add.focus();
   }
 
   #clear() {
     this.show(null);
-    this.changed(null);
+    this.onChange(null);
   }
 
-  #filled() {
+  #rowsEdited() {
     try {
       const rows = [...this.rows.children].map((one) => {
         const [field, sign, value] = one.querySelectorAll("select, input");
         return { field: field.value, sign: sign.value, value: value.value };
       });
       const bad = rows.find(({ field, sign, value }) => value.trim() && sign === "$prefix" && NUMBERS.includes(field));
-      if (bad) throw new Error(`${FIELDS[bad.field]}: a number begins with nothing; choose “is”.`);
-      const where = made(rows);
+      if (bad) throw new Error(`${FIELDS[bad.field]}: a number has no beginning; choose “is”.`);
+      const where = toFilter(rows);
       this.wrong.textContent = "";
-      this.raw.value = where ? written(where) : "";
-      this.changed(where);
+      this.raw.value = where ? format(where) : "";
+      this.onChange(where);
     } catch (error) {
       this.wrong.textContent = error.message;
     }
   }
 
-  #typed() {
+  #jsonEdited() {
     const text = this.raw.value.trim();
-    const where = object(text);
+    const where = parseObject(text);
     if (text && text !== "{}" && !where) {
-      this.wrong.textContent = "This is no object of JSON yet.";
+      this.wrong.textContent = "Invalid JSON: expected an object.";
       return;
     }
     this.show(where);
-    this.raw.value = text; // as it was typed
-    this.changed(where);
+    this.raw.value = text; // as typed
+    this.onChange(where);
   }
 }
 
-/** As JSON whose every character can be seen. */
-const written = (where) => JSON.stringify(where, null, 1).replaceAll(LAST, "\\udbff\\udfff");
+/** JSON with every character visible. */
+const format = (where) => JSON.stringify(where, null, 1).replaceAll(LAST, "\\udbff\\udfff");

@@ -1,18 +1,18 @@
-// Hits as people see them: a grid of pictures or a list of passages, and one of them in full.
+// Hits on the page: a grid of pictures or a list of passages, and one of them in full.
 
 import { $, address, clean, count, el, icon } from "./dom.js";
-import { key, picture } from "./api.js";
+import { key, requestBlob } from "./api.js";
 
-const PICTURE = /\.(jpe?g?|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i;
-const AT_ONCE = 6; // pictures that are fetched by hand
+const PICTURE_ENDING = /\.(jpe?g?|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i;
+const MAX_FETCHES = 6; // pictures that are fetched by script at once
 
-const isPicture = (hit) => Boolean(hit.thumb) || (!hit.text && PICTURE.test(hit.uri));
+const isPicture = (hit) => Boolean(hit.thumb) || (!hit.text && PICTURE_ENDING.test(hit.uri));
 
-/** Whether most of them are pictures that say little. */
-export const pictures = (hits) =>
+/** Whether most hits are pictures with little text. */
+const mostlyPictures = (hits) =>
   hits.filter((hit) => isPicture(hit) && hit.text.length < 200).length * 2 > hits.length;
 
-/** What people would call it. */
+/** A title for people: the metadata's, a picture's text, or the file's name. */
 export function title(hit) {
   for (const name of ["title", "caption"]) {
     if (typeof hit.metadata[name] === "string" && hit.metadata[name].trim()) return clean(hit.metadata[name], 200);
@@ -27,27 +27,27 @@ export function title(hit) {
 }
 
 /** Text with the query's words marked. */
-function marked(text, words) {
+function highlight(text, words) {
   if (!words) return [text];
   const parts = [];
   let at = 0;
-  for (const found of text.matchAll(words)) {
-    parts.push(text.slice(at, found.index), el("mark", {}, found[0]));
-    at = found.index + found[0].length;
+  for (const match of text.matchAll(words)) {
+    parts.push(text.slice(at, match.index), el("mark", {}, match[0]));
+    at = match.index + match[0].length;
   }
   return [...parts, text.slice(at)];
 }
 
 const score = (hit) => hit.score?.toFixed(3) ?? "";
 
-function place(hit) {
+function addressOf(hit) {
   const link = address(hit.uri);
   const paged = link && hit.page !== null && /\.pdf$/i.test(hit.uri) ? `${link}#page=${Number(hit.page)}` : link;
   const shown = clean(hit.uri, 2000);
   return paged ? el("a", { href: paged, target: "_blank", rel: "noopener noreferrer" }, shown) : el("span", {}, shown);
 }
 
-function where(hit) {
+function positionIn(hit) {
   const parts = [];
   if (hit.page !== null) parts.push(`page ${hit.page}`);
   if (hit.headings.length) parts.push(clean(hit.headings.join(" › "), 300));
@@ -59,8 +59,8 @@ function where(hit) {
 let fetching = 0;
 const waiting = [];
 
-/** A small picture. What cannot be loaded plainly (a key is wanted, or the server is busy) is fetched by hand. */
-function thumb(hit, size, alt) {
+/** A thumbnail. Where an <img> cannot load it (a key is required, or the server is busy), a script fetches it. */
+function thumbnail(hit, size, alt) {
   const frame = el("span", { class: "frame" });
   const path = `v1/thumbs/${encodeURIComponent(hit.id)}?size=${size}`;
   if (!hit.thumb) {
@@ -68,12 +68,12 @@ function thumb(hit, size, alt) {
     return frame;
   }
   const image = el("img", { alt, loading: "lazy", decoding: "async", draggable: "false" });
-  image.addEventListener("load", () => frame.classList.add("there"));
+  image.addEventListener("load", () => frame.classList.add("loaded"));
   image.addEventListener("error", () => {
     if (image.src.startsWith("blob:")) frame.replaceChildren(el("span", { class: "none" }, "No picture to show"));
-    else byHand(image, path, frame);
+    else fetchThumbnail(image, path, frame);
   });
-  if (key.get()) whenNear(image, () => byHand(image, path, frame));
+  if (key.get()) whenNear(image, () => fetchThumbnail(image, path, frame));
   else image.src = path;
   frame.append(image);
   return frame;
@@ -94,15 +94,15 @@ function whenNear(image, task) {
   near.observe(image);
 }
 
-async function byHand(image, path, frame) {
-  if (fetching >= AT_ONCE) await new Promise((resolve) => waiting.push(resolve));
+async function fetchThumbnail(image, path, frame) {
+  if (fetching >= MAX_FETCHES) await new Promise((resolve) => waiting.push(resolve));
   fetching++;
   try {
-    const url = URL.createObjectURL(await picture(path));
+    const url = URL.createObjectURL(await requestBlob(path));
     image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
     image.src = url;
   } catch {
-    // A picture that is gone is no trouble of the search: its place says so.
+    // A missing picture is no error of the search: its frame says so.
     frame.replaceChildren(el("span", { class: "none" }, "No picture to show"));
   } finally {
     fetching--;
@@ -113,10 +113,10 @@ async function byHand(image, path, frame) {
 // ---------------------------------------------------------------- many
 
 export class Hits {
-  /** `act(name, hit)`: open, more, like, unlike. */
-  constructor(feed, act) {
-    Object.assign(this, { feed, act, hits: [], active: 0, words: null });
-    feed.addEventListener("keydown", (event) => this.#pressed(event));
+  /** `act(name, number)` is to be set: it opens a hit, searches for more like it, votes (open, more, like, unlike). */
+  constructor(feed) {
+    Object.assign(this, { feed, act: () => {}, hits: [], active: 0, words: null });
+    feed.addEventListener("keydown", (event) => this.#keyPressed(event));
     feed.addEventListener("focusin", (event) => {
       const at = [...feed.children].indexOf(event.target.closest("article"));
       if (at >= 0) this.#activate(at);
@@ -129,17 +129,17 @@ export class Hits {
   }
 
   add(hits, votes) {
-    if (!this.hits.length) this.feed.className = pictures(hits) ? "grid" : "list";
+    if (!this.hits.length) this.feed.className = mostlyPictures(hits) ? "grid" : "list";
     const grid = this.feed.className === "grid";
     const from = this.hits.length;
     this.hits.push(...hits);
     this.feed.append(...hits.map((hit, n) => (grid ? this.#tile(hit, from + n) : this.#entry(hit, from + n))));
-    this.vote(votes);
+    this.showVotes(votes);
     if (from === 0 && hits.length) this.#activate(0);
   }
 
-  /** Shows what is liked and what is not. */
-  vote({ like, unlike }) {
+  /** Mark the hits that are voted for and against. */
+  showVotes({ like, unlike }) {
     const sets = { like: new Set(like), unlike: new Set(unlike) };
     for (const [n, article] of [...this.feed.children].entries()) {
       for (const name of ["like", "unlike"]) {
@@ -159,7 +159,7 @@ export class Hits {
 
   #tile(hit, n) {
     const open = el("button", { type: "button", class: "open", tabindex: -1, "aria-label": "Open", onclick: () => this.act("open", n) });
-    open.append(isPicture(hit) ? thumb(hit, 256, "") : el("span", { class: "frame words", dir: "auto" }, ...marked(clean(hit.snippet), this.words)));
+    open.append(isPicture(hit) ? thumbnail(hit, 256, "") : el("span", { class: "frame words", dir: "auto" }, ...highlight(clean(hit.snippet), this.words)));
     return this.#article(
       hit,
       n,
@@ -173,13 +173,13 @@ export class Hits {
     return this.#article(
       hit,
       n,
-      hit.thumb ? el("div", { class: "aside" }, thumb(hit, 256, "")) : null,
+      hit.thumb ? el("div", { class: "aside" }, thumbnail(hit, 256, "")) : null,
       el(
         "div",
         { class: "passage" },
         el("h3", { id: `hit-${n}`, dir: "auto" }, open),
-        el("p", { class: "where" }, ...where(hit).map((part) => el("span", {}, part)), place(hit)),
-        el("p", { class: "snippet", dir: "auto" }, ...marked(clean(hit.snippet), this.words)),
+        el("p", { class: "where" }, ...positionIn(hit).map((part) => el("span", {}, part)), addressOf(hit)),
+        el("p", { class: "snippet", dir: "auto" }, ...highlight(clean(hit.snippet), this.words)),
         this.#numbers(hit),
       ),
     );
@@ -210,7 +210,7 @@ export class Hits {
     );
   }
 
-  /** One article at a time is a stop of the Tab key, with its buttons. */
+  /** Make one article the only stop of the Tab key, with its buttons. */
   #activate(at) {
     const stops = (n, index) => {
       const article = this.feed.children[n];
@@ -221,7 +221,7 @@ export class Hits {
     stops(at, 0);
   }
 
-  #pressed(event) {
+  #keyPressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const acts = { m: "more", "+": "like", "=": "like", "-": "unlike", "−": "unlike" };
     const articles = this.feed.children;
@@ -231,8 +231,8 @@ export class Hits {
     else if (acts[event.key]) this.act(acts[event.key], at);
     else if (event.key === "ArrowRight") to = at + 1;
     else if (event.key === "ArrowLeft") to = at - 1;
-    else if (event.key === "ArrowDown") to = at + this.#across();
-    else if (event.key === "ArrowUp") to = at - this.#across();
+    else if (event.key === "ArrowDown") to = at + this.#columns();
+    else if (event.key === "ArrowUp") to = at - this.#columns();
     else if (event.key === "Home") to = 0;
     else if (event.key === "End") to = articles.length - 1;
     else return;
@@ -242,8 +242,8 @@ export class Hits {
     else this.focus(Math.min(articles.length - 1, Math.max(0, to)));
   }
 
-  /** How many stand side by side. */
-  #across() {
+  /** The number of articles in a row. */
+  #columns() {
     const tops = [...this.feed.children].slice(0, 50).map((article) => article.offsetTop);
     const next = tops.findIndex((top) => top > tops[0]);
     return next > 0 ? next : this.feed.className === "grid" ? tops.length : 1;
@@ -252,11 +252,11 @@ export class Hits {
 
 // ---------------------------------------------------------------- one
 
-/** The hit in full. `act` as above, without a number. */
-export function detail(hit, words, votes, act) {
-  const told = [
+/** The hit in full. `act` as above, without the number. */
+export function renderDetail(hit, words, votes, act) {
+  const facts = [
     ["Score", score(hit)],
-    ["Address", place(hit)],
+    ["Address", addressOf(hit)],
     ["Page", hit.page === null ? null : String(hit.page)],
     ["Headings", hit.headings.length ? clean(hit.headings.join(" › "), 2000) : null],
     ["Stands for", hit.stands_for > 1 ? count(hit.stands_for, "hit") : null],
@@ -270,14 +270,14 @@ export function detail(hit, words, votes, act) {
   return el(
     "div",
     { class: hit.thumb ? "one seen" : "one" },
-    hit.thumb ? thumb(hit, 512, title(hit)) : null,
+    hit.thumb ? thumbnail(hit, 512, title(hit)) : null,
     el(
       "div",
       { class: "about" },
       el("h2", { id: "detail-name", dir: "auto" }, title(hit)),
-      hit.text && clean(hit.text.trim()) !== title(hit) ? el("p", { class: "whole", dir: "auto" }, ...marked(clean(hit.text, 100_000), words)) : null,
+      hit.text && clean(hit.text.trim()) !== title(hit) ? el("p", { class: "whole", dir: "auto" }, ...highlight(clean(hit.text, 100_000), words)) : null,
       el("div", { class: "row" }, button("more", "More like this"), button("like", "This is it"), button("unlike", "Not this")),
-      el("dl", { class: "facts" }, ...told.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+      el("dl", { class: "facts" }, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
     ),
   );
 }

@@ -1,19 +1,19 @@
-// A picture to search by: dropped, pasted, chosen or named by its address.
+// Pictures to search by: dropped, pasted or chosen as a file.
 
-const LARGE = 2 << 20; // bytes from which it is shrunk here: every page of results sends it again
-const EDGE = 1024;
+const MAX_BYTES = 2 << 20; // larger files are shrunk here: every page of results sends the picture again
+const MAX_EDGE = 1024;
 
-/** A picture of the user's: its bytes in base64, and how it looks, if the browser can tell. */
-export async function taken(file) {
+/** Read a picture of the user's: its bytes in base64, and a preview, if the browser can decode it. */
+export async function readPicture(file) {
   if (!file.size) throw new Error("The file is empty.");
-  const bitmap = await createImageBitmap(file).catch(() => null); // the server may know kinds that the browser does not
-  const blob = bitmap && file.size > LARGE ? await shrunk(bitmap) : file;
+  const bitmap = await createImageBitmap(file).catch(() => null); // the server may know formats that the browser does not
+  const blob = bitmap && file.size > MAX_BYTES ? await shrink(bitmap) : file;
   bitmap?.close();
-  return { name: file.name || "picture", base64: await base64(blob), seen: bitmap ? URL.createObjectURL(blob) : null };
+  return { name: file.name || "picture", base64: await base64(blob), preview: bitmap ? URL.createObjectURL(blob) : null };
 }
 
-async function shrunk(bitmap) {
-  const scale = Math.min(1, EDGE / Math.max(bitmap.width, bitmap.height));
+async function shrink(bitmap) {
+  const scale = Math.min(1, MAX_EDGE / Math.max(bitmap.width, bitmap.height));
   const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
@@ -32,7 +32,7 @@ function base64(blob) {
 }
 
 /** The picture, or the address of one, in what was dropped or pasted. */
-export function within(transfer) {
+function pictureIn(transfer) {
   const files = [...(transfer?.files ?? [])];
   const file = files.find((one) => one.type.startsWith("image/") || /\.(hei[cf]|tiff?|avif)$/i.test(one.name)) ?? files[0];
   if (file) return { file };
@@ -40,33 +40,33 @@ export function within(transfer) {
   return url ? { url: url.trim() } : null;
 }
 
-/** Watches the page for pictures that come by themselves. */
-export function watch(veil, found) {
-  let depth = 0; // dragging into a child tells of leaving its parent
-  const over = (event) => {
+/** Call `onPicture` with pictures that are dropped or pasted; `overlay` is shown while one is dragged. */
+export function watchForPictures(overlay, onPicture) {
+  let depth = 0; // dragging into a child element fires dragleave of its parent
+  const isPicture = (event) => {
     const kinds = [...(event.dataTransfer?.types ?? [])];
     return kinds.includes("Files") || kinds.includes("text/uri-list");
   };
   addEventListener("dragenter", (event) => {
-    if (over(event)) veil.hidden = ++depth < 1;
+    if (isPicture(event)) overlay.hidden = ++depth < 1;
   });
   addEventListener("dragleave", (event) => {
-    if (over(event)) veil.hidden = (depth = Math.max(0, depth - 1)) < 1;
+    if (isPicture(event)) overlay.hidden = (depth = Math.max(0, depth - 1)) < 1;
   });
   addEventListener("dragover", (event) => {
-    if (over(event)) event.preventDefault();
+    if (isPicture(event)) event.preventDefault();
   });
   addEventListener("drop", (event) => {
     depth = 0;
-    veil.hidden = true;
-    const got = within(event.dataTransfer);
-    if (!got) return;
+    overlay.hidden = true;
+    const picture = pictureIn(event.dataTransfer);
+    if (!picture) return;
     event.preventDefault();
-    found(got);
+    onPicture(picture);
   });
   addEventListener("paste", (event) => {
-    if (!event.clipboardData?.files.length) return; // words are pasted where the cursor is
+    if (!event.clipboardData?.files.length) return; // text is pasted where the cursor is
     event.preventDefault();
-    found(within(event.clipboardData));
+    onPicture(pictureIn(event.clipboardData));
   });
 }

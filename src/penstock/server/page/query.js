@@ -1,10 +1,11 @@
-// What is searched for: read from the box, sent as JSON, kept in the address.
+// The query: parsed from the box, sent as JSON, kept in the address.
 
-export const NOTHING = Object.freeze({
+export const EMPTY = Object.freeze({
   box: "",
   share: 0.5, // how much the picture counts, against the words
   url: "", // of a picture
   uploaded: false, // a picture of the user's own, which no address can hold
+  using: "", // the vector to search by, where the index has several
   like: Object.freeze([]),
   unlike: Object.freeze([]),
   where: null,
@@ -14,98 +15,101 @@ export const NOTHING = Object.freeze({
 
 const PARTS = /("[^"]*")|(?:^|\s)-(?:"([^"]+)"|([\p{L}\p{N}]\S*))/gu;
 
-/** The box's words, and those with a minus sign before them. What is in quotes is left as it is. */
-export function terms(box) {
+/** The box's text, and the words with a minus sign before them. Quoted text is left as it is. */
+export function parseBox(box) {
   const minus = [];
-  const text = box.replace(PARTS, (found, kept, quoted, word) => {
-    if (kept) return found;
+  const text = box.replace(PARTS, (match, kept, quoted, word) => {
+    if (kept) return match;
     minus.push((quoted ?? word).trim());
     return " ";
   });
   return { text: text.replace(/\s+/g, " ").trim(), minus: minus.filter(Boolean) };
 }
 
-/** Why it cannot be searched for, in words; null where it can. */
-export function lacking(state) {
-  if (terms(state.box).text || state.url || state.uploaded || state.like.length) return null;
-  if (terms(state.box).minus.length) return "Say also what to look for, not only what to leave out.";
-  if (state.unlike.length) return "Say also what to look for, not only what it should be unlike.";
+/** What the query lacks to be searched for, in words; null where it lacks nothing. */
+export function missing(query) {
+  if (parseBox(query.box).text || query.url || query.uploaded || query.like.length) return null;
+  if (parseBox(query.box).minus.length) return "Add what to look for, not only what to leave out.";
+  if (query.unlike.length) return "Add what to look for, not only what it should be unlike.";
   return "";
 }
 
 /** The body of a request. `picture` is one of the user's own, in base64. */
-export function body(state, picture = null, cursor = null, k = 40) {
-  const { text, minus } = terms(state.box);
-  const asked = { k };
-  if (text) asked.text = text;
-  if (picture) asked.image = picture;
-  else if (state.url) asked.image_url = state.url;
-  if (text && (picture || state.url)) {
-    asked.text_weight = round(1 - state.share);
-    asked.image_weight = round(state.share);
+export function toBody(query, picture = null, cursor = null, k = 40) {
+  const { text, minus } = parseBox(query.box);
+  const request = { k };
+  if (text) request.text = text;
+  if (picture) request.image = picture;
+  else if (query.url) request.image_url = query.url;
+  if (text && (picture || query.url)) {
+    request.text_weight = round(1 - query.share);
+    request.image_weight = round(query.share);
   }
-  if (minus.length) asked.minus = minus;
-  if (state.like.length) asked.like = state.like;
-  if (state.unlike.length) asked.unlike = state.unlike;
-  if (state.where) asked.where = state.where;
-  if (state.threshold !== null) asked.threshold = state.threshold;
-  if (state.distinct) asked.distinct = true;
-  if (cursor) asked.cursor = cursor;
-  return asked;
+  if (query.using) request.using = query.using;
+  if (minus.length) request.minus = minus;
+  if (query.like.length) request.like = query.like;
+  if (query.unlike.length) request.unlike = query.unlike;
+  if (query.where) request.where = query.where;
+  if (query.threshold !== null) request.threshold = query.threshold;
+  if (query.distinct) request.distinct = true;
+  if (cursor) request.cursor = cursor;
+  return request;
 }
 
 const round = (number) => Math.round(number * 100) / 100;
 
-export function toHash(state) {
-  const told = new URLSearchParams();
-  if (state.box.trim()) told.set("q", state.box.trim());
-  if (state.url) told.set("url", state.url);
-  if (state.uploaded) told.set("picture", "own");
-  if (state.share !== NOTHING.share) told.set("share", round(state.share));
-  for (const id of state.like) told.append("like", id);
-  for (const id of state.unlike) told.append("unlike", id);
-  if (state.where) told.set("where", JSON.stringify(state.where));
-  if (state.distinct) told.set("distinct", "1");
-  if (state.threshold !== null) told.set("least", state.threshold);
-  const text = told.toString();
+export function toHash(query) {
+  const params = new URLSearchParams();
+  if (query.box.trim()) params.set("q", query.box.trim());
+  if (query.url) params.set("url", query.url);
+  if (query.uploaded) params.set("picture", "own");
+  if (query.using) params.set("using", query.using);
+  if (query.share !== EMPTY.share) params.set("share", round(query.share));
+  for (const id of query.like) params.append("like", id);
+  for (const id of query.unlike) params.append("unlike", id);
+  if (query.where) params.set("where", JSON.stringify(query.where));
+  if (query.distinct) params.set("distinct", "1");
+  if (query.threshold !== null) params.set("least", query.threshold);
+  const text = params.toString();
   return text ? `#${text}` : "";
 }
 
-/** From an address, which anybody may have written: what makes no sense in it is left out. */
+/** The query in an address, which anybody may have written: invalid parts are left out. */
 export function fromHash(hash) {
-  const told = new URLSearchParams(hash.replace(/^#/, ""));
-  const ids = (name) => [...new Set(told.getAll(name).filter((id) => id && id.length <= 200))].slice(0, 100);
-  const share = number(told.get("share"));
+  const params = new URLSearchParams(hash.replace(/^#/, ""));
+  const ids = (name) => [...new Set(params.getAll(name).filter((id) => id && id.length <= 200))].slice(0, 100);
+  const share = number(params.get("share"));
   return {
-    box: (told.get("q") ?? "").slice(0, 20_000),
-    url: /^https?:\/\//i.test(told.get("url") ?? "") ? told.get("url").slice(0, 4096) : "",
-    uploaded: told.get("picture") === "own",
-    share: share === null ? NOTHING.share : Math.min(1, Math.max(0, share)),
+    box: (params.get("q") ?? "").slice(0, 20_000),
+    url: /^https?:\/\//i.test(params.get("url") ?? "") ? params.get("url").slice(0, 4096) : "",
+    uploaded: params.get("picture") === "own",
+    using: /^[a-z][a-z0-9_]{0,31}$/.test(params.get("using") ?? "") ? params.get("using") : "",
+    share: share === null ? EMPTY.share : Math.min(1, Math.max(0, share)),
     like: ids("like"),
     unlike: ids("unlike"),
-    where: object(told.get("where")),
-    distinct: told.get("distinct") === "1",
-    threshold: number(told.get("least")),
+    where: parseObject(params.get("where")),
+    distinct: params.get("distinct") === "1",
+    threshold: number(params.get("least")),
   };
 }
 
 function number(text) {
-  const found = text === null || text.trim() === "" ? NaN : Number(text);
-  return Number.isFinite(found) ? found : null;
+  const value = text === null || text.trim() === "" ? NaN : Number(text);
+  return Number.isFinite(value) ? value : null;
 }
 
-/** An object of JSON that is not empty, or null. */
-export function object(text) {
+/** Parse a JSON object; null where it is anything else, or empty. */
+export function parseObject(text) {
   try {
-    const found = JSON.parse(text);
-    const good = found !== null && typeof found === "object" && !Array.isArray(found) && Object.keys(found).length;
-    return good ? found : null;
+    const value = JSON.parse(text);
+    const valid = value !== null && typeof value === "object" && !Array.isArray(value) && Object.keys(value).length;
+    return valid ? value : null;
   } catch {
     return null;
   }
 }
 
-/** Finds the query's words in a text, endings aside; short ones only where there are no others. As the server does. */
+/** A pattern of the query's words, endings aside; short ones only where it has no others. As the server does. */
 export function wordsOf(text) {
   const all = [...new Set(text.toLowerCase().match(/[\p{L}\p{N}_]+/gu) ?? [])].slice(0, 200);
   const long = all.filter((word) => word.length > 3);

@@ -1,8 +1,8 @@
-// How things are: the index, its documents, and the run that is going on.
+// The status tab: the index, its documents, and the run in progress.
 
 import { clean, count, el } from "./dom.js";
 
-const STATES = { done: "in the index", open: "half done", failed: "failing", skipped: "of no known type" };
+const STATES = { done: "in the index", open: "unfinished", failed: "failing", skipped: "of no known type" };
 const STAGES = { items: "prepare", chunks: "embed", points: "write", commits: "commit" };
 
 export const size = (bytes) => {
@@ -34,77 +34,84 @@ function meter(share, label, kind = "") {
   return el("span", { class: "meter", role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(share * 100) }, full);
 }
 
-/** All of /v1/status. `now` is in seconds. */
-export function render(told, now = Date.now() / 1000) {
+/** Render /v1/status. `now` is in seconds. */
+export function renderStatus(status, now = Date.now() / 1000) {
   return el(
     "div",
     { class: "cards" },
-    told.trouble ? el("p", { class: "wrong whole", role: "alert" }, `The index has moved and could not be followed: ${clean(told.trouble, 1000)}`) : null,
-    told.pipeline ? pipeline(told.pipeline) : null,
-    index(told, now),
-    ...ledger(told.ledger, now),
-    limits(told.limits),
+    status.trouble ? el("p", { class: "wrong whole", role: "alert" }, `The index has moved and could not be followed: ${clean(status.trouble, 1000)}`) : null,
+    status.pipeline ? pipeline(status.pipeline) : null,
+    index(status, now),
+    ...ledger(status.ledger, now),
+    limits(status.limits),
   );
 }
 
-function index(told, now) {
-  const model = told.model;
+function index(status, now) {
+  const { points, vectors } = status;
+  const images = vectors.some((vector) => vector.images);
   return card(
     "Index",
-    told.points === null ? el("p", { class: "wrong" }, "The index cannot be asked at the moment.") : number(told.points, told.points === 1 ? "point" : "points"),
+    points === null ? el("p", { class: "wrong" }, "The index is unavailable at the moment.") : number(points, points === 1 ? "point" : "points"),
     facts([
-      ["Place", clean(told.index, 2000)],
-      ["Model", clean(model.model, 300)],
-      ["Dimensions", model.dim ? model.dim.toLocaleString("en") : null],
-      ["Searched by", model.images ? "words and pictures" : "words"],
-      ["Opened", ago(told.opened, now)],
-      ["Penstock", clean(told.version, 50)],
+      ["Location", clean(status.index, 2000)],
+      ...(vectors.length > 1 ? vectors.map(named) : only(vectors[0])),
+      ["Searched by", images ? "words and pictures" : "words"],
+      ["Opened", ago(status.opened, now)],
+      ["Penstock", clean(status.version, 50)],
     ]),
   );
 }
 
-function ledger(told, now) {
-  if (!told) return [card("Documents", el("p", { class: "dim" }, "This server was not told where the ledger is, so it knows the points alone."))];
-  if (told.error) return [card("Documents", el("p", { class: "wrong" }, clean(told.error, 1000)))];
+const only = ({ model, dim }) => [["Model", clean(model, 300)], ["Dimensions", dim ? dim.toLocaleString("en") : null]];
+
+const named = ({ name, model, dim, kind }) => [
+  `Vector ${name}`,
+  `${clean(model, 300)}, ${[dim ? `${dim.toLocaleString("en")} dimensions` : null, kind === "Dense" ? null : kind].filter(Boolean).join(", ")}`,
+];
+
+function ledger(counts, now) {
+  if (!counts) return [card("Documents", el("p", { class: "dim" }, "This server was started without a ledger, so it knows only the points."))];
+  if (counts.error) return [card("Documents", el("p", { class: "wrong" }, clean(counts.error, 1000)))];
   const documents = card(
     "Documents",
-    number(told.documents, told.documents === 1 ? "document" : "documents"),
-    states(told),
+    number(counts.documents, counts.documents === 1 ? "document" : "documents"),
+    states(counts),
     facts([
-      ["Passages", told.chunks.toLocaleString("en")],
-      ["Acknowledged", `${told.acknowledged.toLocaleString("en")} of them`],
-      ["Failures", told.failures ? el("strong", { class: "bad" }, count(told.failures, "failure")) : "none"],
+      ["Passages", counts.chunks.toLocaleString("en")],
+      ["Acknowledged", `${counts.acknowledged.toLocaleString("en")} of them`],
+      ["Failures", counts.failures ? el("strong", { class: "bad" }, count(counts.failures, "failure")) : "none"],
     ]),
-    told.failing?.length ? el("ul", { class: "failing" }, ...told.failing.map(failure)) : null,
-    told.failures ? el("p", { class: "dim" }, el("code", {}, "penstock failures"), " lists them, ", el("code", {}, "penstock retry"), " tries them again.") : null,
+    counts.failing?.length ? el("ul", { class: "failing" }, ...counts.failing.map(failure)) : null,
+    counts.failures ? el("p", { class: "dim" }, el("code", {}, "penstock failures"), " lists them, ", el("code", {}, "penstock retry"), " tries them again.") : null,
   );
-  return [documents, card("Last run", ...run(told.runs?.[0], now))];
+  return [documents, card("Last run", ...run(counts.runs?.[0], now))];
 }
 
 function failure({ uri, stage, cause }) {
   return el("li", {}, el("strong", {}, clean(uri, 300)), ` ${clean(stage, 40)}: ${clean(cause, 300)}`);
 }
 
-function states(told) {
-  const all = Math.max(1, told.documents);
-  const parts = Object.keys(STATES).filter((name) => told[name]);
+function states(counts) {
+  const all = Math.max(1, counts.documents);
+  const parts = Object.keys(STATES).filter((name) => counts[name]);
   const bar = el("div", { class: "states", "aria-hidden": "true" });
   for (const name of parts) {
     const part = el("span", { class: name });
-    part.style.flexGrow = told[name] / all;
+    part.style.flexGrow = counts[name] / all;
     bar.append(part);
   }
-  const entry = (name) => el("li", { class: name }, `${told[name].toLocaleString("en")} ${STATES[name]}`);
+  const entry = (name) => el("li", { class: name }, `${counts[name].toLocaleString("en")} ${STATES[name]}`);
   return el("div", {}, bar, el("ul", { class: "legend" }, ...parts.map(entry)));
 }
 
 function run(last, now) {
-  if (!last) return [el("p", { class: "dim" }, "Nothing has been run yet.")];
+  if (!last) return [el("p", { class: "dim" }, "No run yet.")];
   const counts = last.report?.counts ?? {};
   const ended = last.ended ?? null;
   const some = (name) => (counts[name] === undefined ? null : counts[name].toLocaleString("en"));
   return [
-    el("p", { class: "big" }, el("strong", {}, ended ? span(now - ended) : "now"), el("span", {}, ended ? "since the last run ended" : "a run goes on")),
+    el("p", { class: "big" }, el("strong", {}, ended ? span(now - ended) : "now"), el("span", {}, ended ? "since the last run ended" : "a run is in progress")),
     facts([
       ["Ended as", clean(last.status ?? "running", 50)],
       ["Began", ago(last.started, now)],
@@ -117,20 +124,20 @@ function run(last, now) {
   ];
 }
 
-/** A run that is going on, as `Progress.to_json()` tells it. */
-function pipeline(told) {
+/** The run in progress, as `Progress.to_json()` describes it. */
+function pipeline(progress) {
   const order = Object.keys(STAGES);
-  const channels = Object.entries(told.channels ?? {}).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
+  const channels = Object.entries(progress.channels ?? {}).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
   const rows = channels.map(([name, { pieces, bytes, capacity }]) => {
     const stage = STAGES[name] ?? name;
-    const slow = stage === told.bottleneck;
+    const slow = stage === progress.bottleneck;
     return el(
       "li",
       { class: slow ? "slow" : "" },
       el("span", { class: "stage" }, stage),
       meter(bytes / Math.max(1, capacity), `Waiting for ${stage}`, slow ? "warm" : ""),
       el("span", { class: "dim" }, `${count(pieces, "piece")}, ${size(bytes)} of ${size(capacity)}`),
-      slow ? el("span", { class: "tag" }, "bottleneck") : null,
+      slow ? el("span", { class: "badge" }, "bottleneck") : null,
     );
   });
   return el(
@@ -140,10 +147,10 @@ function pipeline(told) {
     el(
       "div",
       { class: "row bigs" },
-      number(told.documents ?? 0, "documents"),
-      number(told.embedded ?? 0, "passages embedded"),
-      number(told.written ?? 0, "points written"),
-      number(told.failed ?? 0, "failed", told.failed ? "bad" : ""),
+      number(progress.documents ?? 0, "documents"),
+      number(progress.embedded ?? 0, "passages embedded"),
+      number(progress.written ?? 0, "points written"),
+      number(progress.failed ?? 0, "failed", progress.failed ? "bad" : ""),
     ),
     el(
       "ol",
@@ -152,32 +159,32 @@ function pipeline(told) {
         "li",
         {},
         el("span", { class: "stage" }, "memory"),
-        meter(told.in_flight / Math.max(1, told.budget), "Memory in flight"),
-        el("span", { class: "dim" }, `${size(told.in_flight)} in flight of a budget of ${size(told.budget)}`),
+        meter(progress.in_flight / Math.max(1, progress.budget), "Memory in flight"),
+        el("span", { class: "dim" }, `${size(progress.in_flight)} in flight of a budget of ${size(progress.budget)}`),
       ),
       ...rows,
     ),
     facts([
-      ["Bottleneck", clean(told.bottleneck ?? "none", 50)],
-      ["Running for", span(told.seconds)],
-      ["To go", told.eta === null || told.eta === undefined ? "not known yet" : span(told.eta)],
-      ["Waits for", told.waiting ? clean(told.waiting, 500) : null],
+      ["Bottleneck", clean(progress.bottleneck ?? "none", 50)],
+      ["Running for", span(progress.seconds)],
+      ["Time left", progress.eta === null || progress.eta === undefined ? "unknown yet" : span(progress.eta)],
+      ["Waits for", progress.waiting ? clean(progress.waiting, 500) : null],
     ]),
   );
 }
 
-function limits(told) {
-  if (!told) return null;
+function limits(settings) {
+  if (!settings) return null;
   return card(
     "Limits",
     facts([
-      ["Request", size(told.body)],
-      ["Picture", `${(told.pixels / 1e6).toLocaleString("en")} million pixels`],
-      ["Time", span(told.seconds)],
-      ["Rate", told.rate ? `${told.rate} a second` : "as many as you like"],
-      ["At once", `${told.queue.toLocaleString("en")} searches`],
-      ["Addresses", told.fetch_urls ? "fetched" : "not fetched"],
-      ["Keys", told.keys ? "wanted" : "not wanted"],
+      ["Request", size(settings.body)],
+      ["Picture", `${(settings.pixels / 1e6).toLocaleString("en")} million pixels`],
+      ["Time", span(settings.seconds)],
+      ["Rate", settings.rate ? `${settings.rate} a second` : "unlimited"],
+      ["At once", `${settings.queue.toLocaleString("en")} searches`],
+      ["Addresses", settings.fetch_urls ? "fetched" : "not fetched"],
+      ["Keys", settings.keys ? "required" : "not required"],
     ]),
   );
 }

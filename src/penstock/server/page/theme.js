@@ -1,9 +1,9 @@
-// No module, and loaded before the styles: a page that turns dark after it was light hurts the eyes.
+// Loaded before the styles, and so no module: a page should not flash light before it turns dark.
 (() => {
   try {
     const theme = localStorage.getItem("theme");
     if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
   } catch {
-    // Storage may be forbidden; then the system's preference stands.
+    // Where storage is forbidden, the system's preference applies.
   }
 })();

@@ -1,4 +1,4 @@
-"""A page in a real headless Chromium, and words for what one does with it."""
+"""Drives the page in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--window-size=1280,900", "--force-prefers-reduced-motion", "--disable-dev-shm-usage"),
-    # Somebody with a mouse.
+    # A user with a mouse.
     "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
 )
 T = TypeVar("T")
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @contextmanager
 def chromium(downloads: Path) -> Iterator[Any]:
-    """Skips where there is none; everywhere else a browser that does not start fails the test."""
+    """Start the browser. Skips where it is not installed; one that does not start fails the test."""
     if not CHROMIUM or not DRIVER:
         pytest.skip("Chromium and chromedriver are not installed")
     from selenium import webdriver
@@ -46,13 +46,13 @@ def chromium(downloads: Path) -> Iterator[Any]:
 
 
 class Browser:
-    """`url` is where the server is; selectors are those of CSS."""
+    """`url` is the server's; selectors are those of CSS."""
 
     def __init__(self, driver: Any, url: str) -> None:
         self.driver, self.url = driver, url.rstrip("/")
 
     def go(self, hash: str = "") -> Browser:
-        """A fresh page, whatever was there before."""
+        """Load a fresh page."""
         self.driver.get("about:blank")
         self.driver.get(f"{self.url}/{hash}")
         self.until(lambda: self.run("return document.readyState === 'complete'"))
@@ -63,21 +63,21 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def until(self, task: Callable[[], T], seconds: float = 12) -> T:
-        """What the task gives, once that is true."""
-        end, found = time.monotonic() + seconds, task()
-        while not found:
-            assert time.monotonic() < end, f"it does not come: {self.told()}"
+        """Call the task until its result is true, and return that."""
+        end, result = time.monotonic() + seconds, task()
+        while not result:
+            assert time.monotonic() < end, f"timed out: {self.describe()}"
             time.sleep(0.03)
-            found = task()
-        return found
+            result = task()
+        return result
 
-    def told(self) -> str:
-        """All that the page says, and what its console does."""
+    def describe(self) -> str:
+        """The text of the page and the messages of its console."""
         return f"{self.run('return document.body.innerText')[:1500]!r} {self.driver.get_log('browser')}"
 
     def all(self, selector: str) -> list[Any]:
-        found: list[Any] = self.driver.find_elements("css selector", selector)
-        return found
+        elements: list[Any] = self.driver.find_elements("css selector", selector)
+        return elements
 
     def one(self, selector: str) -> Any:
         return self.until(lambda: self.all(selector))[0]
@@ -87,8 +87,8 @@ class Browser:
 
     def texts(self, selector: str) -> list[str]:
         script = "return [...document.querySelectorAll(arguments[0])].map(one => one.textContent)"
-        found: list[str] = self.run(script, selector)
-        return found
+        texts: list[str] = self.run(script, selector)
+        return texts
 
     def shown(self, selector: str) -> bool:
         return bool(self.run("return document.querySelector(arguments[0])?.checkVisibility() ?? false", selector))
@@ -102,11 +102,11 @@ class Browser:
         self.one(selector).send_keys(text)
 
     def press(self, *keys: str) -> None:
-        """To whatever has the focus."""
+        """Send keys to the element that has the focus."""
         self.driver.switch_to.active_element.send_keys(*keys)
 
     def search(self, words: str) -> None:
-        """Waits for the answer."""
+        """Search and wait for the results."""
         self.type("#q", words)
         self.one("#form button.main").click()
         self.settle()
@@ -119,13 +119,13 @@ class Browser:
         return str(self.run("return location.hash"))
 
     def complaints(self) -> list[str]:
-        """Of the console: errors of scripts, refusals of the content policy."""
+        """Errors of scripts and violations of the content policy, from the console."""
         logged = self.driver.get_log("browser")
         wrong = ("Content Security Policy", "Uncaught", "SyntaxError", "TypeError", "ReferenceError")
         return [entry["message"] for entry in logged if any(word in entry["message"] for word in wrong)]
 
     def shot(self, name: str) -> None:
-        """To look at: kept where PENSTOCK_SHOTS says, if it says anything."""
+        """Save a screenshot in the folder that PENSTOCK_SHOTS names, if it does."""
         if folder := os.environ.get("PENSTOCK_SHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.run("scrollTo(0, 0)")
@@ -136,7 +136,7 @@ class Browser:
     def seen(
         self, *, theme: str = "light", width: int = 1280, height: int = 900, phone: bool = False
     ) -> Iterator[None]:
-        """As on another screen, or with other colours in the system's settings."""
+        """Emulate another screen, or other colours in the system's settings."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         features = [
             {"name": "prefers-color-scheme", "value": theme},
@@ -144,6 +144,7 @@ class Browser:
         ]
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.until(lambda: self.run("return matchMedia(arguments[0]).matches", f"(width: {width}px)"))
         try:
             yield
         finally:
@@ -152,13 +153,13 @@ class Browser:
 
     @contextmanager
     def network(self, offline: bool) -> Iterator[None]:
-        def be(off: bool) -> None:
-            told = {"offline": off, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-            self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", told)
+        def set_offline(off: bool) -> None:
+            conditions = {"offline": off, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+            self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", conditions)
 
         self.driver.execute_cdp_cmd("Network.enable", {})
-        be(offline)
+        set_offline(offline)
         try:
             yield
         finally:
-            be(False)
+            set_offline(False)

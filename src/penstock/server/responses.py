@@ -1,4 +1,4 @@
-"""JSON as it goes out: whatever a store holds, it can be told."""
+"""JSON responses that can hold whatever a store holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 
-class Json(JSONResponse):
+class SafeJSONResponse(JSONResponse):
+    """NaN and infinity become null, lone surrogates `?`, and objects that JSON does not know their text."""
+
     def render(self, content: Any) -> bytes:
         try:
             text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)

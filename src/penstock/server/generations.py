@@ -1,0 +1,283 @@
+"""The served index: its current generation, open together with its models, and followed to the next one.
+
+A generation stays open until the last request that uses it has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from penstock.core.contracts import Index, MultiEmbedder
+from penstock.core.errors import PenstockError, SinkError, SinkUnavailable, Transient
+from penstock.core.generations import current
+from penstock.core.schema import IndexSchema, VectorSpec
+from penstock.embedders.named import image_queries
+from penstock.jobs.search import OpenIndex
+from penstock.registry import INDEXES, find, scheme
+from penstock.server.batcher import Batcher
+from penstock.server.metrics import Metrics
+from penstock.server.problems import Problem
+from penstock.server.settings import Settings
+
+R = TypeVar("R")
+Opener = Callable[[str], OpenIndex]
+
+MAX_IMAGES = 8
+"""Images that the model gets at once: they are decoded by the same thread."""
+CLOSE_TIMEOUT = 5.0
+"""Seconds that closing waits for threads: those in native code do not survive the end of the interpreter well."""
+REOPEN_INTERVAL = 5.0
+"""Seconds between two attempts to reopen a failed index that has not moved: each loads the model, too."""
+PROBE = "ready?"
+"""The text that is searched for to see that model and index work."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedVector:
+    """One of the vectors that a chunk has, with the queues for queries of that space."""
+
+    name: str
+    spec: VectorSpec
+    texts: Batcher[str]
+    images: Batcher[bytes] | None
+    """None where the model takes no images."""
+
+    @property
+    def batchers(self) -> list[Batcher[str] | Batcher[bytes]]:
+        return [self.texts] if self.images is None else [self.texts, self.images]
+
+
+class ServedGeneration:
+    """One generation of the index with its models, from its opening until its last user leaves."""
+
+    def __init__(self, opened: OpenIndex, settings: Settings, metrics: Metrics) -> None:
+        self.index: Index = opened.index
+        self.embedder: MultiEmbedder = opened.embedder
+        try:
+            self.schema: IndexSchema = opened.manifest.schema
+            self.embedder.open()
+            for name in self.schema.vectors:
+                self._probe(name)
+        except BaseException:
+            opened.close()
+            raise
+        self.opened_at = time.time()
+        self.closed = threading.Event()
+        self.vectors: Mapping[str, NamedVector] = {
+            name: self._vector(name, spec, settings, metrics) for name, spec in self.schema.vectors.items()
+        }
+        self._opened = opened
+        self._users, self._retired = 0, False
+        self._lock = threading.Lock()
+
+    def _probe(self, name: str) -> None:
+        vector = self.embedder.query([PROBE], name)[0]
+        self.call(lambda index: index.search(vector, 1, using=name))
+
+    def _vector(self, name: str, spec: VectorSpec, settings: Settings, metrics: Metrics) -> NamedVector:
+        texts: Batcher[str] = Batcher("texts", partial(self.embedder.query, using=name), settings.batch, metrics)
+        images: Batcher[bytes] | None = None
+        if (queries := image_queries(self.embedder, name)) is not None:
+            images = Batcher("images", queries.query_images, min(MAX_IMAGES, settings.batch), metrics)
+        return NamedVector(name, spec, texts, images)
+
+    def vector(self, using: str | None) -> NamedVector:
+        """The vector of that name, or the only one. Raises UsageError where it is unknown, or one of several."""
+        return self.vectors[self.schema.name(using)]
+
+    @property
+    def identity(self) -> tuple[str, IndexSchema]:
+        return self.index.url, self.schema
+
+    @property
+    def depth(self) -> int:
+        """Inputs that wait for the models."""
+        return sum(batcher.depth for vector in self.vectors.values() for batcher in vector.batchers)
+
+    def acquire(self) -> bool:
+        """Keep it open until `release`. False where it is closed, or about to be."""
+        with self._lock:
+            if self._retired:
+                return False
+            self._users += 1
+            return True
+
+    def share(self) -> None:
+        """Acquire it once more, on behalf of a user who holds it."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._users -= 1
+            unused = self._retired and self._users == 0
+        if unused:
+            self._close()
+
+    def retire(self) -> None:
+        """Admit no new users, and close once the last has left."""
+        with self._lock:
+            self._retired = True
+            unused = self._users == 0
+        if unused:
+            self._close()
+
+    def call(self, task: Callable[[Index], R]) -> R:
+        """Call the index. Whatever its driver raises becomes a SinkError, so that it is not taken for the model's."""
+        try:
+            return task(self.index)
+        except SinkError:
+            raise
+        except Transient as error:
+            raise SinkUnavailable(str(error), retry_after=error.retry_after) from error
+        except PenstockError:
+            raise
+        except Exception as error:  # its text may hold secrets
+            raise SinkError(f"{self.index.url} failed: {type(error).__name__}") from error
+
+    def _close(self) -> None:
+        # The last user may be a thread of these pools, or the event loop: neither is kept waiting.
+        threading.Thread(target=self._closing, name="penstock-retire", daemon=True).start()
+
+    def _closing(self) -> None:
+        for vector in self.vectors.values():
+            for batcher in vector.batchers:
+                batcher.close()
+        self._opened.close()
+        self.closed.set()
+
+
+class ServedIndex:
+    """The index at a url, whichever generation is current. `opener` opens a url together with its models."""
+
+    def __init__(self, url: str, opener: Opener, settings: Settings, metrics: Metrics) -> None:
+        self._url, self._opener, self._settings, self._metrics = url, opener, settings, metrics
+        self._generation: ServedGeneration | None = None
+        self._base: Index | None = None
+        self._following = threading.Lock()
+        self._reopened = float("-inf")
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self.trouble: str | None = None
+        """Why the current generation could not be opened, while another one is served."""
+
+    def open(self) -> None:
+        """Raises whatever keeps the index from being served."""
+        self._generation = self._open()
+        self._base = find(INDEXES, scheme(self._url), "index")(self._url)
+        for name, threads in (("search", self._settings.threads), ("files", 4), ("fetch", 4)):
+            self._pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=f"penstock-{name}")
+        self._watcher = threading.Thread(target=self._watch, name="penstock-follow", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        if self._generation is not None:
+            self._generation.retire()
+            self._generation.closed.wait(CLOSE_TIMEOUT)
+        if self._base is not None:
+            self._base.close()
+
+    @property
+    def url(self) -> str:
+        """Without secrets."""
+        return self._base.url if self._base is not None else ""
+
+    @property
+    def depth(self) -> int:
+        """Inputs that wait for the models."""
+        return self._generation.depth if self._generation is not None else 0
+
+    @contextmanager
+    def lease(self) -> Iterator[ServedGeneration]:
+        """The present generation; it stays open as long as it is leased."""
+        while True:
+            assert self._generation is not None, "the index is open before requests come in"
+            if (generation := self._generation).acquire():
+                break
+            if self._stop.is_set():
+                raise Problem(503, "draining", "the server is shutting down")
+        try:
+            yield generation
+        finally:
+            generation.release()
+
+    def work(
+        self, pool: str, task: Callable[[], R], generation: ServedGeneration | None = None
+    ) -> Future[tuple[R, float]]:
+        """Run the task in a thread of the pool; gives its result and the seconds it waited for the thread.
+
+        `generation` stays open until the thread has ended, even where the result is no longer awaited.
+        """
+        since = time.perf_counter()
+
+        def run() -> tuple[R, float]:
+            waited = time.perf_counter() - since
+            return task(), waited
+
+        if generation is None:
+            return self._pools[pool].submit(run)
+        generation.share()
+        try:
+            future = self._pools[pool].submit(run)
+        except BaseException:
+            generation.release()
+            raise
+        future.add_done_callback(lambda _: generation.release())
+        return future
+
+    def follow(self, failed: ServedGeneration | None = None) -> bool:
+        """Serve the generation that is current now. True if what is served is not `failed` (any more).
+
+        A generation that failed and is still the current one is reopened, though not all the time. Where opening fails,
+        `trouble` says why, and the open generation stays in service.
+        """
+        with self._following:
+            try:
+                followed = self._follow(failed)
+            except PenstockError as error:
+                self.trouble = str(error)
+                return False
+            # Drivers and models raise errors of any type; the open generation stays in service, and is checked again.
+            except Exception as error:
+                self.trouble = f"{type(error).__name__}: {error}"
+                return False
+            if followed or failed is None:
+                self.trouble = None
+            return followed
+
+    def _follow(self, failed: ServedGeneration | None) -> bool:
+        assert self._base is not None
+        assert self._generation is not None
+        if failed is not None and self._generation is not failed:
+            return True
+        location = current(self._base)
+        manifest = location.manifest()
+        if manifest is not None and (location.url, manifest.schema) == self._generation.identity:
+            if failed is None or time.monotonic() - self._reopened < REOPEN_INTERVAL:
+                return False
+            self._reopened = time.monotonic()
+        before, self._generation = self._generation, self._open()
+        before.retire()
+        return True
+
+    def _open(self) -> ServedGeneration:
+        generation = ServedGeneration(self._opener(self._url), self._settings, self._metrics)
+        self._metrics.count("penstock_index_opened_total")
+        return generation
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._settings.poll):
+            self.follow()

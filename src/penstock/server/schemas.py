@@ -1,0 +1,213 @@
+"""JSON Schemas of the requests: the OpenAPI document shows them, and `validate` holds requests to them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from penstock.server.problems import bad_request
+
+Schema = dict[str, Any]
+
+MAX_HITS = 200
+"""Hits a page."""
+MAX_BATCH = 32
+"""Searches a batch."""
+MAX_TEXTS = 256
+"""Texts to embed in one request."""
+MAX_TEXT = 20_000
+"""Characters of a text; what a model takes is far less."""
+
+
+def _described(description: str, **schema: Any) -> Schema:
+    return {**schema, "description": description}
+
+
+def _text(description: str) -> Schema:
+    return _described(description, type="string", minLength=1, maxLength=MAX_TEXT)
+
+
+def _weight(of: str) -> Schema:
+    return _described(f"How much the {of} counts.", type="number", minimum=0, maximum=100, default=1)
+
+
+def _list(items: Schema, most: int, description: str) -> Schema:
+    return _described(description, type="array", items=items, maxItems=most)
+
+
+_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
+USING = _described(
+    "The name of the vector to search by. Optional where the index has one vector a chunk.",
+    type="string",
+    minLength=1,
+    maxLength=32,
+)
+
+SEARCH: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "text": _text("Search by text."),
+        "text_weight": _weight("text"),
+        "image": _described("Search by an image: its bytes in base64.", type="string", contentEncoding="base64"),
+        "image_url": _described(
+            "Search by the image at a url, where the server may fetch urls.", type="string", maxLength=4096
+        ),
+        "image_weight": _weight("image"),
+        "vector": _described(
+            "Search by a vector of the index's own space.",
+            type="array",
+            items={"type": "number"},
+            minItems=1,
+            maxItems=1 << 16,
+        ),
+        "using": USING,
+        "like": _list(_ID, 100, "Ids of points to search near."),
+        "unlike": _list(_ID, 100, "Ids of points to search away from; they are left out of the hits."),
+        "minus": _list(_text("A term."), 8, "Terms to search away from."),
+        "where": _described("A filter, such as {'page': {'$gte': 2}}.", type="object"),
+        "k": _described("Hits a page.", type="integer", minimum=1, maximum=MAX_HITS, default=20),
+        "cursor": _described("The cursor that the page before gave.", type="string", maxLength=200),
+        "threshold": _described("The lowest score of a hit.", type="number"),
+        "distinct": _described("Collapse near-duplicates into one hit.", type="boolean", default=False),
+    },
+}
+BATCH: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["queries"],
+    "properties": {"queries": {"type": "array", "minItems": 1, "maxItems": MAX_BATCH, "items": SEARCH}},
+}
+EMBEDDINGS: Schema = {
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "input": {
+            "description": "A text, or a list of texts.",
+            "oneOf": [
+                _text("A text."),
+                {"type": "array", "items": _text("A text."), "minItems": 1, "maxItems": MAX_TEXTS},
+            ],
+        },
+        "model": _described("Repeated in the response; the index's model embeds.", type="string", maxLength=1000),
+        "using": USING,
+        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
+        "dimensions": _described("The model's dimensions; no others are available.", type="integer", minimum=1),
+    },
+}
+KNN: Schema = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "maxLength": MAX_TEXT},
+        "image": {"type": "string", "contentEncoding": "base64"},
+        "image_url": {"type": "string", "maxLength": 4096},
+        "embedding_input": SEARCH["properties"]["vector"],
+        "using": USING,
+        "num_images": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+        "num_result_ids": {"type": "integer", "minimum": 1, "maximum": 100_000},
+        "deduplicate": {"type": "boolean", "default": False},
+    },
+}
+IMAGE_SEARCH: Schema = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {
+        "text": _text("Search by text."),
+        "n_results": SEARCH["properties"]["k"] | {"default": 5},
+        "using": USING,
+    },
+}
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+}
+
+
+def parse_json(text: bytes | str, name: str = "the body") -> Any:
+    """Parse strict JSON: no NaN, no infinity. Raises Problem."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise bad_request(f"{name}: invalid JSON: {str(error)[:200]}") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def validate(value: Any, schema: Schema, name: str = "the body") -> Any:
+    """Check a value and fill in defaults; null counts as absent. Raises Problem where the schema does not allow it."""
+    if "oneOf" in schema:
+        return validate(value, schema["oneOf"][isinstance(value, list)], name)
+    expected = schema["type"]
+    if not isinstance(value, _TYPES[expected]) or (isinstance(value, bool) and expected != "boolean"):
+        raise bad_request(f"{name}: expected {expected}, got {_type_of(value)}")
+    if isinstance(value, dict):
+        return _object(value, schema, name) if "properties" in schema else value
+    if isinstance(value, list):
+        _length(value, schema, "minItems", "maxItems", name)
+        return [validate(one, schema["items"], f"{name}[{n}]") for n, one in enumerate(value)]
+    if isinstance(value, str):
+        _length(value, schema, "minLength", "maxLength", name)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise bad_request(f"{name}: a lone surrogate is not a character") from None
+        if value not in schema.get("enum", (value,)):
+            raise bad_request(f"{name}: expected one of {', '.join(schema['enum'])}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        _range(value, schema, name)
+    return value
+
+
+def _object(value: Mapping[str, Any], schema: Schema, name: str) -> dict[str, Any]:
+    known: dict[str, Schema] = schema["properties"]
+    prefix = "" if name == "the body" else f"{name}."
+    present = {key: one for key, one in value.items() if one is not None}
+    if not schema.get("additionalProperties", True) and (unknown := sorted(present.keys() - known.keys())):
+        raise bad_request(f"{prefix}{unknown[0][:100]}: unknown field; expected one of {', '.join(known)}")
+    if missing := [key for key in schema.get("required", ()) if key not in present]:
+        raise bad_request(f"{prefix}{missing[0]} is missing")
+    defaults = {key: one["default"] for key, one in known.items() if "default" in one}
+    return defaults | {key: validate(present[key], known[key], prefix + key) for key in present if key in known}
+
+
+def _length(value: str | list[Any], schema: Schema, least: str, most: str, name: str) -> None:
+    if len(value) < schema.get(least, 0):
+        raise bad_request(f"{name} is empty")
+    if len(value) > schema.get(most, len(value)):
+        unit = "characters" if isinstance(value, str) else "entries"
+        raise bad_request(f"{name}: {len(value):,} {unit}; at most {schema[most]:,} are allowed")
+
+
+def _range(value: float, schema: Schema, name: str) -> None:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an integer too large for a float
+        finite = False
+    if not finite or abs(value) > 1e30:
+        raise bad_request(f"{name}: out of range")
+    least, most = schema.get("minimum", value), schema.get("maximum", value)
+    if not least <= value <= most:
+        bounds = f"at least {least}" if "maximum" not in schema else f"between {least} and {most}"
+        raise bad_request(f"{name}: expected {bounds}, got {value}")
+
+
+def _type_of(value: Any) -> str:
+    return next((name for name, types in _TYPES.items() if type(value) in types), "null")
+
+
+def from_strings(fields: Mapping[str, str], schema: Schema) -> dict[str, Any]:
+    """Values of a url or a form, with the types that the schema expects."""
+    values: dict[str, Any] = {}
+    for key, text in fields.items():
+        kind = schema["properties"].get(key, {}).get("type", "string")
+        values[key] = text if kind == "string" else parse_json(text.lower() if kind == "boolean" else text, key)
+    return values
