@@ -27,7 +27,7 @@ import numpy as np
 from figures import record
 
 from penstock.core.records import VECTOR, Chunk, Dense, Point
-from penstock.core.schema import Manifest
+from penstock.core.schema import Manifest, single
 from penstock.jobs.search import OpenIndex, open_index
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.embedders import NothingEmbedder
@@ -81,7 +81,7 @@ def build(url: str, clouds: Clouds, count: int) -> None:
     if sink.manifest() is not None:
         return
     with sink:
-        sink.open(Manifest(NothingEmbedder(clouds.dim).describe()))
+        sink.open(Manifest(single(NothingEmbedder(clouds.dim).describe())))
         number = 0
         for page in clouds.pages(count):
             points = []
