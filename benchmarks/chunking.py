@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from corpus import Writer
+from figures import record
 
 from penstock.chunkers.text import Chunking, TextChunker
 from penstock.core.records import Piece
@@ -87,6 +88,7 @@ def main() -> None:
                 new, old = timed(way), best.get(name)
                 best[name] = Result(min(new.wall, old.wall), min(new.cpu, old.cpu), new.pieces) if old else new
     bare = best["encode_batch_fast"]
+    corpus_name = f"{options.mb:g} MB of " + (options.files.resolve().name if options.files else "drawn Markdown")
     print(f"{size:.1f} MB of Markdown, best of {options.repeat}")
     print(f"{'':28}{'MB/s':>8}{'bare':>7}{'MB/CPU-s':>10}{'bare':>7}{'chunks':>9}{'mean':>7}{'most':>6}")
     for name, (wall, cpu, pieces) in best.items():
@@ -95,6 +97,9 @@ def main() -> None:
             fill = [len(piece.text if piece.tokens is None else piece.tokens) for piece in pieces]
             row += f"{len(fill):9}{sum(fill) / len(fill):7.0f}{max(fill):6}"
         print(row)
+        record(f"{name}, {corpus_name}: rate", size / wall, "MB/s")
+        record(f"{name}, {corpus_name}: of bare tokenization", bare.wall / wall)
+        record(f"{name}, {corpus_name}: of bare tokenization by CPU time", bare.cpu / cpu)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from figures import record
 
 if TYPE_CHECKING:
     from penstock.embedders.onnx import OnnxEmbedder
@@ -72,8 +74,8 @@ def bare_loop(token_id_lists: Sequence[Sequence[int]], model: OnnxEmbedder, batc
             with lock:
                 if not todo:
                     return
-                places = todo.pop()
-            session.run([rows[i] for i in places])
+                batch = todo.pop()
+            session.run([rows[i] for i in batch])
 
     return _together(work, model.workers)
 
@@ -88,8 +90,18 @@ def _together(work: Callable[[], None], count: int) -> float:
     return time.perf_counter() - start
 
 
-def likeness(ids: Sequence[Sequence[int]], model: OnnxEmbedder, rounded: OnnxEmbedder) -> str:
-    """How near the vectors are, and how many of a text's ten nearest are the same."""
+class Likeness(NamedTuple):
+    """Agreement of rounded vectors with exact ones."""
+
+    median: float
+    least: float
+    """Cosines."""
+    same: float
+    """Share of a text's ten nearest that are the same."""
+
+
+def likeness(ids: Sequence[Sequence[int]], model: OnnxEmbedder, rounded: OnnxEmbedder) -> Likeness:
+    """Compare the vectors of the two models for the same texts."""
     import numpy as np
 
     from penstock.core.records import Chunk
@@ -99,7 +111,7 @@ def likeness(ids: Sequence[Sequence[int]], model: OnnxEmbedder, rounded: OnnxEmb
     cosines = (exact * near).sum(axis=1)
     first, second = (np.argsort(2 * np.eye(len(of)) - of @ of.T)[:, :10] for of in (exact, near))
     same = np.mean([len({*a} & {*b}) / 10 for a, b in zip(first, second, strict=True)])
-    return f"cosine {np.median(cosines):.4f}, at least {cosines.min():.4f}; of the ten nearest {same:.1%} are the same"
+    return Likeness(float(np.median(cosines)), float(cosines.min()), float(same))
 
 
 def dense_weights(model: OnnxEmbedder) -> tuple[int, int]:
@@ -194,14 +206,26 @@ def main() -> None:
         print(f"{model!r}: {len(ids)} chunks, {tokens / len(ids):.0f} tokens each, {model.workers} threads")
         print(f"bare matrix product: {limit:.0f} GFLOP/s; RSS {before:.0f} MiB before, {rss_mib():.0f} MiB after")
         print(f"{'batch tokens':>12} {'chunks/s':>9} {'tokens/s':>9} {'GFLOP/s':>8} {'of the limit':>12}")
+        texts_name = options.files.resolve().name if options.files else "drawn texts"
+        corpus = f"at most {options.chunks} chunks of {texts_name}"
         for (name, size), took in best.items():
             rate = 2 * weights * tokens / took / 1e9
+            record(f"{name} {corpus}, {size} tokens a batch: rate".lstrip(), len(ids) / took, "chunks/s")
+            record(f"{name} {corpus}, {size} tokens a batch: of a bare matrix product".lstrip(), rate / limit)
             print(
                 f"{f'{name} {size}':>12} {len(ids) / took:9.1f} {tokens / took:9.0f} {rate:8.0f} {rate / limit:12.0%}"
             )
         if options.int8:
             size = options.batch_tokens[0]
-            print(f"int8: / exact {best['', size] / best['int8:', size]:.2f}; {likeness(ids, model, rounded)}")
+            faster, near = best["", size] / best["int8:", size], likeness(ids, model, rounded)
+            print(
+                f"int8: / exact {faster:.2f}; cosine {near.median:.4f}, at least {near.least:.4f};"
+                f" of the ten nearest {near.same:.1%} are the same"
+            )
+            record(f"int8 / exact, {corpus}", faster)
+            record(f"int8 cosine, {corpus}: median", near.median)
+            record(f"int8 cosine, {corpus}: least", near.least)
+            record(f"int8 of the ten nearest the same, {corpus}", 100 * near.same, "%")
 
 
 if __name__ == "__main__":

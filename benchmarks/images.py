@@ -26,6 +26,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from figures import record
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,7 @@ from make_shapes import draw, jpeg, scenes  # noqa: E402
 
 MODEL = ROOT / "tests" / "data" / "shapes-clip"
 BATCH = 32
+BAR_EMBEDDER, BAR_BY_HAND = 0.9, 2.0
 BY_HAND = """
 import sys, time
 from pathlib import Path
@@ -59,17 +61,17 @@ for line in sys.stdin:
 
 
 def drawn(count: int, width: int, height: int) -> list[bytes]:
-    """JPEGs of shapes, with a photograph's grain."""
-    chance, made = Random(1), []
+    """Draw JPEGs of shapes, with a photograph's grain."""
+    chance, jpegs = Random(1), []
     for number, scene in zip(range(count), scenes(chance), strict=False):
         grain = np.random.RandomState(number).randint(-12, 13, (height, width, 3), np.int16)
         pixels = np.asarray(draw(scene, chance, width, height), np.int16) + grain
-        made.append(jpeg(Image.fromarray(pixels.clip(0, 255).astype(np.uint8))))
-    return made
+        jpegs.append(jpeg(Image.fromarray(pixels.clip(0, 255).astype(np.uint8))))
+    return jpegs
 
 
 def spread(work: Callable[[Sequence[bytes]], object], images: Sequence[bytes], threads: int) -> float:
-    """Seconds for all images, in batches, by so many threads."""
+    """Seconds for all images, in batches, on this many threads."""
     parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
@@ -80,7 +82,7 @@ def spread(work: Callable[[Sequence[bytes]], object], images: Sequence[bytes], t
 
 @contextmanager
 def by_hand(python: str, model: str, images: Sequence[bytes]) -> Iterator[Callable[[], float]]:
-    """A process of its own that goes through all images when it is told to."""
+    """Start a process of its own; the yielded function makes it go through all images once and returns its seconds."""
     with tempfile.TemporaryDirectory() as folder:
         for number, image in enumerate(images):
             (Path(folder) / f"{number:05}.jpg").write_bytes(image)
@@ -89,7 +91,7 @@ def by_hand(python: str, model: str, images: Sequence[bytes]) -> Iterator[Callab
             assert child.stdin
             assert child.stdout
             if child.stdout.readline() != "ready\n":
-                raise SystemExit("the loop by hand did not start")
+                raise SystemExit(f"the loop by hand did not start in {python}: its error is above")
 
             def run() -> float:
                 print(file=child.stdin, flush=True)
@@ -108,23 +110,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--peers-python", help="a Python that has torch, transformers and Pillow")
-    told = parser.parse_args()
+    options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        if told.model in LARGE:
+        name = Path(options.model).name + (" int8" if options.int8 else "")
+        if options.model in LARGE:
             os.environ["PENSTOCK_CACHE"] = folder  # what is made of it goes with it
-            told.model = str(make(told.model, Path(folder)))
-        for size in told.size:
-            print(f"{size}, {told.images} images")
-            measure(told, *map(int, size.split("x")))
+            options.model = str(make(options.model, Path(folder)))
+        for size in options.size:
+            print(f"{size}, {options.images} images")
+            measure(options, name, *map(int, size.split("x")))
 
 
-def measure(told: argparse.Namespace, width: int, height: int) -> None:
+def measure(options: argparse.Namespace, name: str, width: int, height: int) -> None:
     from penstock.core.records import Chunk
     from penstock.embedders.clip import AT_ONCE, ClipEmbedder
 
-    images = drawn(told.images, width, height)
-    embedder = ClipEmbedder(told.model, exact=not told.int8)
+    name += f" {width}x{height}"
+    images = drawn(options.images, width, height)
+    embedder = ClipEmbedder(options.model, exact=not options.int8)
     embedder.open()
     embedder.query_images(images[:1])
     assert embedder.checkpoint
@@ -143,38 +147,43 @@ def measure(told: argparse.Namespace, width: int, height: int) -> None:
     def embed(part: Sequence[bytes]) -> None:
         embedder.embed([Chunk(f"{i:032}", "memory://i", i, "", (0, 0), image=image) for i, image in enumerate(part)])
 
-    if told.int8:
-        with ClipEmbedder(told.model) as exact:
+    if options.int8:
+        with ClipEmbedder(options.model) as exact:
             exact.open()
             vectors = [np.stack([one.values for one in by.query_images(images[:32])]) for by in (exact, embedder)]
         near = (vectors[0] * vectors[1]).sum(axis=1)
         print(f"  cosine with exact vectors: {np.median(near):.4f}, at least {near.min():.4f}")
+        record(f"{name}: cosine with exact vectors", np.median(near))
 
     ways: dict[str, Callable[[], float]] = {
-        "decode and resize": lambda: spread(decode, images, told.threads),
-        "model": lambda: spread(model, images, told.threads),
-        "embedder": lambda: spread(embed, images, told.threads),
+        "decode and resize": lambda: spread(decode, images, options.threads),
+        "model": lambda: spread(model, images, options.threads),
+        "embedder": lambda: spread(embed, images, options.threads),
     }
-    if told.peers_python:
-        with by_hand(told.peers_python, told.model, images) as hand:
-            rounds(ways | {"transformers by hand": hand}, told.images, told.rounds)
+    if options.peers_python:
+        with by_hand(options.peers_python, options.model, images) as hand:
+            rounds(name, ways | {"transformers by hand": hand}, options.images, options.rounds)
     else:
-        rounds(ways, told.images, told.rounds)
+        rounds(name, ways, options.images, options.rounds)
 
 
-def rounds(ways: dict[str, Callable[[], float]], count: int, times: int) -> None:
+def rounds(model_name: str, ways: dict[str, Callable[[], float]], count: int, times: int) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(times):
         for name, way in ways.items():
             seconds[name].append(way())
     rates = {name: count / statistics.median(taken) for name, taken in seconds.items()}
     for name, rate in rates.items():
+        record(f"{model_name}: {name}", rate, "images/s")
         print(f"{name:<22} {rate:8.1f} images/s   rounds {', '.join(f'{count / s:.1f}' for s in seconds[name])}")
     decode, model, both = rates["decode and resize"], rates["model"], rates["embedder"]
     print(f"embedder / slower of the two      {both / min(decode, model):6.2f}")
+    record(f"{model_name}: embedder / slower of the two", both / min(decode, model), bar=BAR_EMBEDDER)
     print(f"embedder / both in turn           {both / (1 / (1 / decode + 1 / model)):6.2f}")
     if "transformers by hand" in rates:
-        print(f"embedder / transformers by hand   {both / rates['transformers by hand']:6.2f}")
+        ratio = both / rates["transformers by hand"]
+        print(f"embedder / transformers by hand   {ratio:6.2f}")
+        record(f"{model_name}: embedder / transformers by hand", ratio, bar=BAR_BY_HAND)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long one waits: for help, for a run that finds nothing changed, for the first vector of a large corpus.
+"""Time until a command answers: for help, for a run that finds nothing changed, for the first vector of a large corpus.
 
     python benchmarks/latency.py                 # 20,000 files; a corpus of 1.6 GB
     python benchmarks/latency.py --files 2000 --mb 100
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from corpus import make
+from figures import record
 
 BARS = {"penstock --help": 0.3, "nothing changed": 2.0, "first vector": 3.0}
 
@@ -36,9 +37,9 @@ def main() -> None:
 
         many = folder / "many"
         for number in range(options.files):
-            place = many / f"{number // 500:03}"
-            place.mkdir(parents=True, exist_ok=True)
-            (place / f"{number}.md").write_text(f"# Note {number}\n\nThe only sentence of note {number}.\n")
+            part = many / f"{number // 500:03}"
+            part.mkdir(parents=True, exist_ok=True)
+            (part / f"{number}.md").write_text(f"# Note {number}\n\nThe only sentence of note {number}.\n")
         ingest = ["ingest", str(many), "--into", f"lance://{folder}/many-index", "--state", f"{folder}/many.db", "-q"]
         began = time.perf_counter()
         clock(ingest)
@@ -48,8 +49,10 @@ def main() -> None:
         large = folder / "large"
         make(large, options.mb * 1_000_000, file_size=200_000)
         rows["first vector"] = [first_vector(large, folder / f"index-{i}") for i in range(options.rounds)]
+    sizes = {"nothing changed": f" in {options.files:,} files", "first vector": f" of {options.mb:,} MB"}
     print(f"\n{'':18}{'median s':>9}{'worst':>8}{'bar':>6}")
     for what, seconds in rows.items():
+        record(what + sizes.get(what, ""), statistics.median(seconds), "s", bar=BARS[what], better="lower")
         print(f"{what:18}{statistics.median(seconds):>9.2f}{max(seconds):>8.2f}{BARS[what]:>6}")
 
 
@@ -60,7 +63,7 @@ def clock(arguments: list[str]) -> float:
 
 
 def first_vector(docs: Path, index: Path) -> float:
-    """Until another process, which only watches the folder, can see rows committed in the index; then it is ended."""
+    """Seconds until another process, which only watches the folder, sees rows committed in the index."""
     began = time.perf_counter()
     run = subprocess.Popen(
         [sys.executable, "-m", "penstock", "ingest", str(docs), "--into", f"lance://{index}", "-q"],

@@ -1,4 +1,4 @@
-"""How much memory an ingest takes, whatever the size of the corpus: 16 MB, 160 MB, 1.6 GB, and single files of 2 GB.
+"""Memory of an ingest, whatever the size of the corpus: 16 MB, 160 MB, 1.6 GB, and single files of 2 GB.
 
     python benchmarks/memory.py                                   # about fifteen minutes, 2 GB of disk at a time
     python benchmarks/memory.py --quick                           # small sizes, a minute: tells that it runs, no more
@@ -29,6 +29,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from figures import MISSED, record
 
 if TYPE_CHECKING:
     from penstock.engine.progress import Progress
@@ -149,8 +151,8 @@ def ingest(folder: Path, size: int, budget: int, crawl: float) -> dict[str, Any]
 
 
 @contextmanager
-def made(corpus: Corpus, root: Path) -> Iterator[Path]:
-    """The corpus on disk, for as long as it is needed."""
+def written(corpus: Corpus, root: Path) -> Iterator[Path]:
+    """Write the corpus to a folder; remove it afterwards."""
     from corpus import make
 
     folder = root / "corpus"
@@ -162,7 +164,7 @@ def made(corpus: Corpus, root: Path) -> Iterator[Path]:
 
 
 def measure(corpus: Corpus, root: Path, budget: int, crawl: float) -> Measured:
-    with made(corpus, root) as folder:
+    with written(corpus, root) as folder:
         command = [sys.executable, str(Path(__file__).resolve()), "--ingest", str(folder)]
         command += [str(corpus.size), str(budget), str(crawl)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -172,48 +174,54 @@ def measure(corpus: Corpus, root: Path, budget: int, crawl: float) -> Measured:
 
 
 def base(root: Path, budget: int) -> int:
-    found = measure(Corpus("one small document", 2_000, one_file=True), root, budget, 0.0)
-    return found.peak
+    return measure(Corpus("one small document", 2_000, one_file=True), root, budget, 0.0).peak
 
 
 def peer(python: str, model: Path, sizes: Sequence[int], root: Path) -> list[tuple[int, int]]:
-    """EmbedAnything: bytes of text, peak RSS of its process."""
+    """Measure EmbedAnything: bytes of text, peak RSS of its process."""
+    from peers import export_model
+
     script, hub = str(Path(__file__).with_name("peers.py").resolve()), str(root / "hub")
     quiet = os.environ | {"HF_HOME": hub, "HF_HUB_OFFLINE": "1"}
-    export = [python, script, "--export", str(model), hub, "--tiny"]
-    subprocess.run(export, check=True, stderr=subprocess.DEVNULL, env=quiet)
-    found = []
+    export_model(python, model, Path(hub), tiny=True)
+    peaks = []
     for size in sizes:
-        with made(Corpus("peer", size), root) as folder:
+        with written(Corpus("peer", size), root) as folder:
             command = [python, script, "--embed-once", str(folder)]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=quiet)
         figures = json.loads(done.stdout.splitlines()[-1])
-        found.append((size, figures["peak"]))
+        peaks.append((size, figures["peak"]))
+        record(f"EmbedAnything, {size / 1e6:.0f} MB: peak", figures["peak"] / MIB, "MiB", better="lower")
         print(
             f"EmbedAnything, {size / 1e6:.0f} MB: {figures['peak'] / MIB:.0f} MiB, {figures['seconds']:.0f} s",
             flush=True,
         )
-    return found
+    return peaks
 
 
-# ---------------------------------------------------------------- what it says
+# ---------------------------------------------------------------- tables and picture
 
 
-def show(found: Measured) -> None:
-    fill = found.figures["fill"]
+def show(one: Measured, limit: int) -> None:
+    fill = one.figures["fill"]
     print(
-        f"{found.corpus.name:24} {found.peak / MIB:8.0f} {found.workers / MIB:8.0f}"
-        f" {found.figures['in flight'] / MIB:10.0f} {fill['chunks']:7.0%} {fill['points']:7.0%}"
-        f" {found.figures['written']:10,} {found.seconds:8.0f}",
+        f"{one.corpus.name:24} {one.peak / MIB:8.0f} {one.workers / MIB:8.0f}"
+        f" {one.figures['in flight'] / MIB:10.0f} {fill['chunks']:7.0%} {fill['points']:7.0%}"
+        f" {one.figures['written']:10,} {one.seconds:8.0f}",
         flush=True,
     )
+    record(f"{one.corpus.name}: peak", one.peak / MIB, "MiB", bar=limit / MIB, better="lower")
 
 
-def judge(found: Sequence[Measured], ground: int, budget: int) -> bool:
-    """Print how it stands with the bars."""
-    folders = [one.peak for one in found if not one.corpus.one_file] or [ground]
-    spread = (max(folders) - min(folders)) / min(folders)
-    highest = max((one.peak for one in found), default=ground)
+def judge(runs: Sequence[Measured], ground: int, budget: int) -> bool:
+    """Print which bars are reached."""
+    folders = [one for one in runs if not one.corpus.one_file]
+    peaks = [one.peak for one in folders] or [ground]
+    spread = (max(peaks) - min(peaks)) / min(peaks)
+    if len(folders) > 1:
+        names = ", ".join(one.corpus.name for one in folders)
+        record(f"spread over {names}", 100 * spread, "%", bar=100 * SPREAD, better="lower")
+    highest = max((one.peak for one in runs), default=ground)
     fits, flat = highest <= ground + budget, spread < SPREAD
     print(f"spread over corpus sizes: {spread:.1%} ({'ok' if flat else 'MISSED'}: below {SPREAD:.0%})")
     print(
@@ -223,7 +231,7 @@ def judge(found: Sequence[Measured], ground: int, budget: int) -> bool:
     return fits and flat
 
 
-def draw(target: Path, found: Sequence[Measured], peers: Sequence[tuple[int, int]], ground: int, budget: int) -> None:
+def draw(target: Path, runs: Sequence[Measured], peers: Sequence[tuple[int, int]], ground: int, budget: int) -> None:
     import matplotlib
 
     matplotlib.use("svg")
@@ -235,7 +243,7 @@ def draw(target: Path, found: Sequence[Measured], peers: Sequence[tuple[int, int
     figure, axes = pyplot.subplots(figsize=(8, 4))
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
-    for one in found:
+    for one in runs:
         steps = thinned([(done / 1e6, rss / MIB) for done, rss in one.series if done >= 1e5])
         line = "--" if one.corpus.one_file else "-"
         axes.plot(*zip(*steps, strict=True), line, linewidth=1.6, label=f"Penstock, {one.corpus.name}")
@@ -259,13 +267,13 @@ def draw(target: Path, found: Sequence[Measured], peers: Sequence[tuple[int, int
 
 
 def thinned(steps: Sequence[tuple[float, float]], count: int = 150) -> list[tuple[float, float]]:
-    """At most about `count` points, the highest of its neighbours each, at equal steps of the logarithm."""
+    """Keep about `count` points at most, the highest of its neighbours each, at equal steps of the logarithm."""
     kept: dict[int, tuple[float, float]] = {}
     for done, rss in steps:
-        place = int(count * math.log10(done / 0.1) / 4.5)
-        if place not in kept or rss > kept[place][1]:
-            kept[place] = (done, rss)
-    return [kept[place] for place in sorted(kept)]
+        step = int(count * math.log10(done / 0.1) / 4.5)
+        if step not in kept or rss > kept[step][1]:
+            kept[step] = (done, rss)
+    return [kept[step] for step in sorted(kept)]
 
 
 FULL = [
@@ -315,6 +323,7 @@ def main() -> None:
         root = Path(folder)
         ground = kept["base"] or base(root, budget)
         print(f"base {ground / MIB:.0f} MiB, budget {budget / MIB:.0f} MiB, chunks of {CHUNK}")
+        record(f"base with a budget of {budget / MIB:.0f} MiB", ground / MIB, "MiB", better="lower")
         titles = (
             ("peak MiB", 8),
             ("workers", 8),
@@ -325,21 +334,21 @@ def main() -> None:
             ("s", 8),
         )
         print(" " * 24, *(f"{title:>{width}}" for title, width in titles))
-        found = []
+        runs = []
         for corpus in corpora:
-            found.append(known.get(corpus.name) or measure(corpus, root, budget, crawl))
-            show(found[-1])
-        well = judge(found, ground, budget)
+            runs.append(known.get(corpus.name) or measure(corpus, root, budget, crawl))
+            show(runs[-1], ground + budget)
+        well = judge(runs, ground, budget)
         peers = kept["peers"]
         if options.peers_python and not peers:
             sizes = [1, 2] if options.quick else [2, 8, 16]
             peers = peer(options.peers_python, resolve(), [n * 1_000_000 for n in sizes], root)
     if options.save:
-        figures = {"base": ground, "budget": budget, "runs": [asdict(one) for one in found], "peers": peers}
+        figures = {"base": ground, "budget": budget, "runs": [asdict(one) for one in runs], "peers": peers}
         options.save.write_text(json.dumps(figures))
     if options.plot:
-        draw(options.plot, found, peers, ground, budget)
-    sys.exit(0 if well or options.quick else 1)
+        draw(options.plot, runs, peers, ground, budget)
+    sys.exit(0 if well or options.quick else MISSED)
 
 
 if __name__ == "__main__":

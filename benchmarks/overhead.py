@@ -1,4 +1,4 @@
-"""What the pipeline costs beside the model: a whole ingest against a bare loop over the same token ids.
+"""Cost of the pipeline beside the model: a whole ingest against a bare loop over the same token ids.
 
     python benchmarks/overhead.py                # 1 MB of Markdown, three rounds of each, in turn
     python benchmarks/overhead.py --mb 0.1 --rounds 1
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from corpus import make
 from embed_loop import bare_loop
+from figures import record
 
 from penstock import OnnxEmbedder, Pipeline, TextChunker
 from penstock.core.records import Block, Upsert
@@ -61,19 +62,21 @@ def main() -> None:
     for name, seconds in (("bare loop", loops), ("whole ingest", runs)):
         middle = statistics.median(seconds)
         print(f"{name:14}{len(ids) / middle:>10.1f}{tokens / middle:>10,.0f}")
+        record(f"{name} over {options.mb:g} MB", tokens / middle, "tokens/s")
     print(f"\ningest / loop: {statistics.median(ratios):.3f} (bar: {BAR})")
+    record(f"ingest / bare loop over {options.mb:g} MB", statistics.median(ratios), bar=BAR)
 
 
 def token_ids(docs: Path, model: OnnxEmbedder) -> list[list[int]]:
     assert model.tokenizer is not None
     chunker = TextChunker(min(256, model.tokenizer.max_tokens), tokenizer=model.tokenizer)
-    found = []
+    ids = []
     with Parsers() as parsers:
         for change in from_url(docs).changes():
             if isinstance(change, Upsert):
                 blocks = (block for block in parsers.parse(change.item).blocks if isinstance(block, Block))
-                found += [list(piece.tokens or ()) for piece in chunker(blocks)]
-    return found
+                ids += [list(piece.tokens or ()) for piece in chunker(blocks)]
+    return ids
 
 
 if __name__ == "__main__":

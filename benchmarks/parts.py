@@ -1,4 +1,4 @@
-"""How fast parts are made, proved and loaded into LanceDB, and how much memory that takes.
+"""Speed and memory of making parts, verifying them and loading them into LanceDB.
 
     python benchmarks/parts.py                       # 25,000 and 100,000 vectors; 1,000 and 10,000 images
     python benchmarks/parts.py --vectors 1000000
@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from figures import record
 
 from penstock.compose import embed, load
 from penstock.core.contracts import Embedder
@@ -89,7 +90,7 @@ def make_parts(out: Path, vectors: int) -> None:
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Bitmaps, which are made in no time."""
+    """Write bitmaps, the format that is fastest to make."""
     header = b"BM" + (54 + 768).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
     header += (40).to_bytes(4, "little") + (16).to_bytes(4, "little") * 2 + b"\1\0\x18\0" + bytes(24)
     for n in range(count):
@@ -99,12 +100,12 @@ def make_images(folder: Path, count: int) -> None:
         path.write_bytes(header + hashlib.blake2b(str(n).encode(), digest_size=48).digest() * 16)
 
 
-def measured(what: str, place: Path) -> dict[str, float]:
+def measured(what: str, root: Path) -> dict[str, float]:
     began = time.perf_counter()
     if what == "verify":
-        found = verify(place / "parts")
-        assert found.ok, found.troubles
-        result = {"rows": found.rows, "seconds": time.perf_counter() - began}
+        proof = verify(root / "parts")
+        assert proof.ok, proof.troubles
+        result = {"rows": proof.rows, "seconds": time.perf_counter() - began}
     elif what == "load":
         inside = began
 
@@ -112,51 +113,55 @@ def measured(what: str, place: Path) -> dict[str, float]:
             nonlocal inside
             inside = time.perf_counter()
 
-        done = load(place / "parts", f"lance://{place}/index", tell, state=place / "state")
+        done = load(root / "parts", f"lance://{root}/index", tell, state=root / "state")
         assert done.ok, done
         whole = time.perf_counter()
         result = {"rows": done.written, "seconds": inside - began, "after": whole - inside}
     else:
-        made = embed(str(place / "images"), Nothing(), place / "out")
-        assert made.ok, made
-        result = {"rows": made.counts["embedded"], "seconds": made.seconds}
+        embedded = embed(str(root / "images"), Nothing(), root / "out")
+        assert embedded.ok, embedded
+        result = {"rows": embedded.counts["embedded"], "seconds": embedded.seconds}
     return result | {"mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def alone(what: str, place: Path) -> dict[str, float]:
-    """In a process of its own."""
-    command = [sys.executable, __file__, "--measure", what, str(place)]
+def alone(what: str, root: Path) -> dict[str, float]:
+    """Measure in a process of its own."""
+    command = [sys.executable, __file__, "--measure", what, str(root)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def show(what: str, told: dict[str, float]) -> None:
-    after = f"   index {told['after']:6.1f} s" if "after" in told else ""
-    rate = told["rows"] / told["seconds"]
-    print(f"{what:8} {told['rows']:>10,.0f} {told['seconds']:>8.1f} s {rate:>9,.0f}/s {told['mib']:>7,.0f} MiB{after}")
+def show(what: str, result: dict[str, float]) -> None:
+    rows, seconds, mib = result["rows"], result["seconds"], result["mib"]
+    after = f"   index {result['after']:6.1f} s" if "after" in result else ""
+    print(f"{what:8} {rows:>10,.0f} {seconds:>8.1f} s {rows / seconds:>9,.0f}/s {mib:>7,.0f} MiB{after}")
+    name = f"{what} {rows:,.0f} " + ("images" if what == "embed" else "vectors")
+    record(f"{name}: time", seconds + result.get("after", 0.0), "s")
+    record(f"{name}: rate", rows / seconds, "/s")
+    record(f"{name}: peak", mib, "MiB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vectors", type=int, default=100_000, help="vectors to prove and load (100,000)")
+    parser.add_argument("--vectors", type=int, default=100_000, help="vectors to verify and load (100,000)")
     parser.add_argument("--images", type=int, default=10_000, help="images to make parts of (10,000)")
     parser.add_argument("--folder", help="where the files go (the system's temporary folder)")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.measure:
-        os.chdir(told.measure[1])
-        print(json.dumps(measured(told.measure[0], Path(told.measure[1]))))
+    options = parser.parse_args()
+    if options.measure:
+        os.chdir(options.measure[1])
+        print(json.dumps(measured(options.measure[0], Path(options.measure[1]))))
         return
     print(f"{'':8} {'rows':>10} {'time':>10} {'rate':>11} {'peak':>11}")
-    for count in sorted({min(1000, told.images), told.images}):
+    for count in sorted({min(1000, options.images), options.images}):
         if count:
-            with tempfile.TemporaryDirectory(dir=told.folder) as folder:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 make_images(Path(folder) / "images", count)
                 show("embed", alone("embed", Path(folder)))
-    for count in (told.vectors // 4, told.vectors):
+    for count in (options.vectors // 4, options.vectors):
         if count:
-            with tempfile.TemporaryDirectory(dir=told.folder) as folder:
+            with tempfile.TemporaryDirectory(dir=options.folder) as folder:
                 make_parts(Path(folder) / "parts", count)
                 for what in ("verify", "load"):
                     show(what, alone(what, Path(folder)))

@@ -12,7 +12,7 @@
 
 Each is a process of its own that has loaded its model and been through the files once before anything is timed; then
 they take turns, in rounds, and ratios are medians over the rounds. MB/s are bytes of the files: chunkers cut
-differently, so between unlike chunks that is the fair unit, and chunks/s are told beside it.
+differently, so between unlike chunks that is the fair unit, and chunks/s stand beside it.
 
 Penstock runs in the interpreter that runs this; the peers in --peers-python, by default the same. Nothing is fetched:
 the ONNX file is exported from the same weights, by torch.
@@ -36,12 +36,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from figures import MISSED, record
+
 NAME = "benchmark/model"
 REVISION = "0" * 40
 BATCH = 32
 CHARACTERS = 1000
 FASTER = {"sentence-transformers": 1.35, "embed-anything": 3.7}
-"""How many times as fast Penstock has to be."""
+"""Bars: times the peer's rate."""
 PAUSE = 0.5
 """Seconds between two turns: OpenMP's threads spin a while after their work."""
 
@@ -108,7 +110,7 @@ def sentence_transformers(model: Path, threads: int) -> Contender:
 
 
 def embed_anything(backend: str) -> Contender:
-    """The model is NAME in the hub cache that HF_HOME tells."""
+    """Run EmbedAnything with the model NAME of the hub cache in HF_HOME."""
     import embed_anything
     from embed_anything.vectordb import Adapter
 
@@ -179,7 +181,7 @@ def serve(name: str, model: Path, threads: int) -> None:
 
 
 def limit(model: Path, threads: int) -> dict[str, float]:
-    """What a bare matrix product of the model's shapes reaches, and the multiplications a token needs in its layers."""
+    """GFLOP/s of a bare matrix product of the model's shapes, and the multiplications a token needs in its layers."""
     from embed_loop import dense_weights, matrix_limit
 
     from penstock.embedders.onnx import OnnxEmbedder
@@ -196,6 +198,18 @@ def peak() -> int:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) << 10
     raise OSError("no VmHWM in /proc/self/status")
+
+
+def export_model(python: str, model: Path, hub: Path, *, tiny: bool = False) -> None:
+    """Have the peers' interpreter export the model; where that fails, end with its error."""
+    command = [python, str(Path(__file__).resolve()), "--export", str(model), str(hub), *(["--tiny"] if tiny else [])]
+    quiet = os.environ | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=quiet)
+    if done.returncode:
+        sys.exit(
+            f"{python} could not export the model to ONNX (it needs torch, transformers and onnx):\n"
+            f"{done.stderr[-3000:].rstrip()}"
+        )
 
 
 def export(model: Path, hub: Path, tiny: bool) -> None:
@@ -277,8 +291,8 @@ class Process:
         if not line:
             self._log.seek(0)
             sys.exit(f"{self.name} ended:\n{self._log.read()[-3000:]}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -303,7 +317,7 @@ class Score:
 
 
 def names(python: str, candle: bool) -> list[str]:
-    found = ["penstock", "penstock int8", "penstock 1000"]
+    present = ["penstock", "penstock int8", "penstock 1000"]
     peers = {"sentence_transformers": ["sentence-transformers"], "embed_anything": ["embed-anything"]}
     if candle:
         peers["embed_anything"].append("embed-anything candle")
@@ -312,14 +326,14 @@ def names(python: str, candle: bool) -> list[str]:
         if subprocess.run([python, "-c", test], check=False).returncode:
             print(f"{own[0]} is not installed: pip install 'penstock[peers]', here or for --peers-python")
         else:
-            found += own
-    return found
+            present += own
+    return present
 
 
 def contest(
     files: Path, contenders: Sequence[Process], model: Path, threads: int, rounds: int, folder: Path
 ) -> tuple[dict[str, Score], list[dict[str, float]]]:
-    """The scores, and for each round what a bare matrix product reached in it."""
+    """Return the scores, and for each round the limit measured in it."""
     from penstock.embedders.onnx import OnnxEmbedder
 
     chunks = folder / "penstock.json"
@@ -328,9 +342,9 @@ def contest(
         embedder.open()
         assert embedder.tokenizer is not None
         for one in contenders:
-            told = folder / f"{one.name}.json"
-            one.ask(files=str(files), chunks=str(chunks), texts=str(told))
-            texts = json.loads(told.read_text())
+            cut = folder / f"{one.name}.json"
+            one.ask(files=str(files), chunks=str(chunks), texts=str(cut))
+            texts = json.loads(cut.read_text())
             tokens = sum(map(len, embedder.tokenizer.encode(texts)))
             scores[one.name] = Score(len(texts), tokens, sum(len(text.encode()) for text in texts))
     order, limits = list(contenders), []
@@ -355,10 +369,12 @@ def show(scores: dict[str, Score], size: int) -> None:
             f"{name:22} {score.chunks:7} {score.chunks / took:9.1f} {score.tokens / took:9.0f} {size / took / 1e6:7.4f}"
             f" {score.text / size:10.1%} {score.peak / (1 << 20):13.0f}"
         )
+        record(f"{name}, {size / 1e6:.2f} MB: rate", score.chunks / took, "chunks/s")
+        record(f"{name}, {size / 1e6:.2f} MB: peak RSS", score.peak / (1 << 20), "MiB", better="lower")
 
 
 def show_share(ours: Score, limits: Sequence[dict[str, float]]) -> None:
-    """How near the whole pipeline comes to what the model's dense layers would take by themselves."""
+    """Print the share of a bare matrix product that the whole pipeline reaches in the model's dense layers."""
     gflop = 2 * limits[0]["weights"] * (ours.tokens + 2 * ours.chunks) / 1e9
     reached = [gflop / took for took in ours.seconds]
     share = statistics.median(a / b["gflops"] for a, b in zip(reached, limits, strict=True))
@@ -366,7 +382,7 @@ def show_share(ours: Score, limits: Sequence[dict[str, float]]) -> None:
     print(f"penstock, whole: {mean:.0f} GFLOP/s in dense layers, {share:.0%} of what a bare matrix product reaches")
 
 
-def judge(scores: dict[str, Score]) -> bool:
+def judge(scores: dict[str, Score], size: int) -> bool:
     """Print Penstock's ratios, and whether they reach the bars."""
     well = True
     for peer, own in (
@@ -388,6 +404,8 @@ def judge(scores: dict[str, Score]) -> bool:
             f"{own} / {peer}: {ratio:.2f} x by MB/s{word}, {chunks:.2f} x by chunks/s;"
             f" rounds from {min(rounds):.2f} to {max(rounds):.2f}"
         )
+        record(f"{own} / {peer}, {size / 1e6:.2f} MB: by MB/s", ratio, "×", bar=bar or None)
+        record(f"{own} / {peer}, {size / 1e6:.2f} MB: by chunks/s", chunks, "×")
     return well
 
 
@@ -424,8 +442,7 @@ def main() -> None:
         model, hub = resolve(options.model), folder / "hub"
         taking_part = names(options.peers_python, options.candle)
         if any(name.startswith("embed-anything") for name in taking_part):
-            command = [options.peers_python, str(Path(__file__).resolve()), "--export", str(model), str(hub)]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            export_model(options.peers_python, model, hub)
         contenders = []
         for name in taking_part:
             python = sys.executable if name.startswith("penstock") else options.peers_python
@@ -435,8 +452,8 @@ def main() -> None:
         print(f"{size / 1e6:.2f} MB of Markdown, {options.threads} threads each, {rounds} rounds; medians")
         show(scores, size)
         show_share(scores["penstock"], limits)
-        well = judge(scores)
-    sys.exit(0 if well or options.quick else 1)
+        well = judge(scores, size)
+    sys.exit(0 if well or options.quick else MISSED)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a search takes in a large index, and whether a crowd is served.
+"""Time of a search in a large index, alone, by HTTP and among many clients.
 
     python benchmarks/serve.py                       # 100,000 vectors
     python benchmarks/serve.py --vectors 1000000
@@ -24,15 +24,18 @@ from typing import Any
 
 import httpx
 import numpy as np
+from figures import record
 
 from penstock.compose import open_index
 from penstock.core.records import VECTOR, Chunk, Dense, Point
-from penstock.core.schema import Manifest
+from penstock.core.schema import Manifest, single
 from penstock.jobs.search import OpenIndex
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.testing.embedders import NothingEmbedder
 
 CENTRES, K = 4096, 20
+BAR = 15.0
+"""Milliseconds of the median search."""
 
 
 def main() -> None:
@@ -65,8 +68,8 @@ class Clouds:
     def draw(self, count: int, seed: int) -> Any:
         random = np.random.default_rng(seed)
         around = self._centres[random.integers(0, CENTRES, count)]
-        found = around + 0.8 * random.standard_normal((count, self.dim), np.float32)
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
+        vectors = around + 0.8 * random.standard_normal((count, self.dim), np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def pages(self, count: int) -> Iterator[Any]:
         for start in range(0, count, 1024):
@@ -79,7 +82,7 @@ def build(url: str, clouds: Clouds, count: int) -> None:
     if sink.manifest() is not None:
         return
     with sink:
-        sink.open(Manifest(NothingEmbedder(clouds.dim).describe()))
+        sink.open(Manifest(single(NothingEmbedder(clouds.dim).describe())))
         number = 0
         for page in clouds.pages(count):
             points = []
@@ -95,29 +98,34 @@ def build(url: str, clouds: Clouds, count: int) -> None:
     print(f"{count:,} vectors loaded in {loaded:.0f} s, compacted and indexed in {indexed:.0f} s", flush=True)
 
 
-def row(what: str, seconds: Sequence[float]) -> None:
-    p99 = sorted(seconds)[min(len(seconds) - 1, round(0.99 * len(seconds)))]
-    print(f"{what:34}{statistics.median(seconds) * 1e3:>9.1f}{p99 * 1e3:>9.1f}", flush=True)
+def row(what: str, seconds: Sequence[float], vectors: int, bar: float | None = None) -> None:
+    p50 = statistics.median(seconds) * 1e3
+    p99 = sorted(seconds)[min(len(seconds) - 1, round(0.99 * len(seconds)))] * 1e3
+    print(f"{what:34}{p50:>9.1f}{p99:>9.1f}", flush=True)
+    record(f"{what}, {vectors:,} vectors: p50", p50, "ms", bar=bar, better="lower")
+    record(f"{what}, {vectors:,} vectors: p99", p99, "ms", better="lower")
 
 
 def index_alone(url: str, clouds: Clouds, queries: Any, count: int) -> None:
     with LanceIndex(url) as index:
         index.open()
-        seconds, found = [], []
+        seconds, answers = [], []
         for query in queries:
             began = time.perf_counter()
             hits = index.search(Dense(query), K)
             seconds.append(time.perf_counter() - began)
-            found.append({int(hit.chunk.id, 16) for hit in hits})
-    row("search of the index", seconds[10:] or seconds)
+            answers.append({int(hit.chunk.id, 16) for hit in hits})
+    row("search of the index", seconds[10:] or seconds, count, BAR)
     some = queries[:20]
     true = nearest(clouds, some, count)
-    shares = [len(set(t.tolist()) & f) / len(t) for t, f in zip(true, found[: len(some)], strict=True)]
-    print(f"{'':4}recall of the first 10: {statistics.mean(shares):.1%}")
+    shares = [len(set(t.tolist()) & f) / len(t) for t, f in zip(true, answers[: len(some)], strict=True)]
+    recall = statistics.mean(shares)
+    print(f"{'':4}recall of the first 10: {recall:.1%}")
+    record(f"recall of the first 10, {count:,} vectors", 100 * recall, "%")
 
 
 def nearest(clouds: Clouds, queries: Any, count: int) -> Any:
-    """The numbers of the true nearest 10, by comparing with all, a page at a time."""
+    """Numbers of the true nearest 10, by comparing with all, a page at a time."""
     best, names = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
     start = 0
     for page in clouds.pages(count):
@@ -131,10 +139,11 @@ def nearest(clouds: Clouds, queries: Any, count: int) -> Any:
 
 def with_server(url: str, queries: Any, options: argparse.Namespace) -> None:
     process = multiprocessing.get_context("spawn")
-    told = process.Queue()
-    server = process.Process(target=run, args=(url, options.dim, told), daemon=True)
+    addresses = process.Queue()
+    server = process.Process(target=run, args=(url, options.dim, addresses), daemon=True)
     server.start()
-    at = told.get(timeout=120)
+    at = addresses.get(timeout=120)
+    vectors = options.vectors
     try:
         with httpx.Client(base_url=at, trust_env=False, timeout=60) as client:
             whole, inside = [], []
@@ -143,12 +152,16 @@ def with_server(url: str, queries: Any, options: argparse.Namespace) -> None:
                 answer = client.post("/v1/search", json={"vector": query.tolist(), "k": K})
                 whole.append(time.perf_counter() - began)
                 inside.append(answer.raise_for_status().json()["took"]["search"] / 1e3)
-            row("by HTTP: the search", inside[10:] or inside)
-            row("by HTTP: the whole request", whole[10:] or whole)
+            row("by HTTP: the search", inside[10:] or inside, vectors)
+            row("by HTTP: the whole request", whole[10:] or whole, vectors)
         statuses, seconds, wall = asyncio.run(crowd(at, options.clients, options.each))
-        row(f"{options.clients} clients at once", seconds)
+        crowded = f"{options.clients} clients at once"
+        row(crowded, seconds, vectors)
         counted = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
         print(f"{'':4}{counted}; {sum(statuses.values()) / wall:,.0f} requests/s")
+        errors = sum(count for status, count in statuses.items() if status not in (200, 429))
+        record(f"{crowded}, {vectors:,} vectors: rate", sum(statuses.values()) / wall, "requests/s")
+        record(f"{crowded}, {vectors:,} vectors: errors other than 429", errors, bar=0, better="lower")
     finally:
         server.terminate()
         server.join()
@@ -158,12 +171,12 @@ def opened(url: str, dim: int) -> OpenIndex:
     return open_index(url, NothingEmbedder(dim))
 
 
-def run(url: str, dim: int, told: Any) -> None:
+def run(url: str, dim: int, addresses: Any) -> None:
     from penstock.server.server import serve
     from penstock.server.settings import Settings
 
     settings = Settings(port=0, drain=0.0, seconds=30.0)
-    serve(url, settings, opener=lambda url: opened(url, dim), started=lambda _, at: told.put(at))
+    serve(url, settings, opener=lambda url: opened(url, dim), started=lambda _, at: addresses.put(at))
 
 
 async def crowd(url: str, clients: int, each: int) -> tuple[Counter[int], list[float], float]:

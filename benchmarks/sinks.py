@@ -1,4 +1,4 @@
-"""How fast points go into each sink, next to a bulk loop written by hand with the same client.
+"""Rate of writing points into each sink, next to a bulk loop written by hand with the same client.
 
     python benchmarks/sinks.py                                  # 20,000 points, every embedded sink
     python benchmarks/sinks.py --sinks pgvector milvus --rounds 3
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import record
 
 from penstock.core.records import VECTOR, Chunk, Dense, Point
 from penstock.core.schema import Manifest, VectorSpec, single
@@ -40,6 +41,9 @@ from penstock.testing.postgres import running
 DIM = 384
 TEXT = "the quick brown fox jumps over the lazy dog and does it again, " * 13
 BAR = 0.9
+BAR_LANCE = {"points/s": 20_000.0, "fragments": 100.0}
+BAR_FLAT = 10.0
+"""Percent."""
 READY = 8
 """Batches that are made at a time: the clock stands still meanwhile."""
 LINGER = 0.5
@@ -85,7 +89,7 @@ def points(total: int, size: int) -> Iterator[list[Point]]:
 
 
 @contextmanager
-def _place(name: str, folder: Path) -> Iterator[str]:
+def _store(name: str, folder: Path) -> Iterator[str]:
     if name == "pgvector":
         folder.chmod(0o755)
         with running(folder, fsync=True) as server:
@@ -116,12 +120,12 @@ EMULATED = {
         "pinecone://my-index/notes?cloud=aws&region=us-east-1&host=127.0.0.1:{0.port}",
     ),
 }
-"""Servers that cannot run here: where their emulators are, how one is made, and its url."""
+"""Servers that cannot run here: import of the emulator, its constructor, its url."""
 
 
 @contextmanager
 def _emulator(name: str) -> Iterator[str]:
-    """In a process of its own, which is the greater part of the time: the ratio is about the clients' side only."""
+    """Start it in a process of its own, so that the ratio is about the clients' side only."""
     where, make, url = EMULATED[name]
     code = f"import sys; {where}\nwith {make} as server: print({url!r}.format(server), flush=True); sys.stdin.read()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -136,7 +140,7 @@ def _emulator(name: str) -> Iterator[str]:
 
 
 def ours(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
-    with _place(name, folder) as url:
+    with _store(name, folder) as url:
         return _ours(name, url, total, size)
 
 
@@ -196,7 +200,7 @@ def _search(index: Any) -> float:
 def by_hand(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
     make, best = HANDS[name]
     spent, size = 0.0, size or best or find(SINKS, name, "sink").max_rows
-    with _place(name, folder) as url:
+    with _store(name, folder) as url:
         write, finish = make(url if name in {"pgvector", *EMULATED} else folder)
         for columns, vectors in batches(total, size):
             started = time.perf_counter()
@@ -214,7 +218,7 @@ def _rows(columns: dict[str, list[Any]], *left_out: str) -> list[dict[str, Any]]
 
 
 def _nothing() -> None:
-    """What was written is as durable as the loop cares to make it."""
+    """Finish a loop that has nothing to flush."""
 
 
 def _arrow(columns: dict[str, list[Any]], vectors: Any) -> Any:
@@ -431,15 +435,15 @@ HANDS: dict[str, tuple[Any, int]] = {
     "weaviate": (_weaviate, 1000),
     "pinecone": (_pinecone, 1000),
 }
-"""The loops, and the size of their best batch; 0: that of the sink."""
+"""Loop of each store, and the size of its best batch; 0: that of the sink."""
 
 
 def measure(name: str, way: str, total: int, size: int) -> dict[str, Any]:
-    """In a process of its own."""
+    """Measure in a process of its own."""
     arguments = [sys.executable, __file__, "--one", name, way, "--points", str(total), "--rows", str(size)]
     done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def one(name: str, way: str, total: int, size: int) -> None:
@@ -450,10 +454,25 @@ def one(name: str, way: str, total: int, size: int) -> None:
 
 
 def flat(name: str) -> None:
-    """Writing takes as much memory however many points there are."""
+    """Compare peak memory while few and while many points are written."""
     few, many = (measure(name, "penstock", total, 0)["loaded MB"] for total in (20_000, 500_000))
     print(f"{name}: at most {few:,.0f} MB while 20,000 points are written, {many:,.0f} MB while 500,000 are")
-    print(f"{name}: {many / few - 1:.1%} more (bar: 10 %)")
+    more = 100 * (many / few - 1)
+    print(f"{name}: {more:.1f}% more (bar: {BAR_FLAT:.0f} %)")
+    record(f"{name}: more memory for 500,000 points than for 20,000", more, "%", bar=BAR_FLAT, better="lower")
+
+
+def keep(name: str, points: int, rates: list[float], last: dict[str, Any]) -> None:
+    """Record the figures of a sink: the median rate, and the rest of its last round."""
+    bars = BAR_LANCE if name == "lance" else {}
+    record(f"{name}, {points:,} points: rate", statistics.median(rates), "points/s", bar=bars.get("points/s"))
+    record(f"{name}, {points:,} points: peak", last["peak MB"], "MiB", better="lower")
+    if "fragments" in last:
+        written = f"{points + min(points, 20_000):,}"
+        fragments = last["fragments"]
+        record(f"{name}, fragments left of {written} points", fragments, bar=bars.get("fragments"), better="lower")
+    if "search ms" in last:
+        record(f"{name}, {points:,} points: search", last["search ms"], "ms", better="lower")
 
 
 def main() -> None:
@@ -464,30 +483,34 @@ def main() -> None:
     parser.add_argument("--sinks", nargs="+", default=["memory", "lance", "sqlite", "parquet"])
     parser.add_argument("--flat", action="store_true", help="compare peak memory instead, of the default store")
     parser.add_argument("--one", nargs=2, metavar=("SINK", "WAY"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        one(*given.one, given.points, given.rows)
+    options = parser.parse_args()
+    if options.one:
+        one(*options.one, options.points, options.rows)
         return
-    if given.flat:
+    if options.flat:
         flat("lance")
         return
     columns = ["rows", "points/s", "again/s", "maintain s", "fragments", "search ms", "loaded MB", "peak MB"]
-    print(f"{given.points:,} points of {DIM} dimensions with 800 characters of text")
+    print(f"{options.points:,} points of {DIM} dimensions with 800 characters of text")
     print(f"{'':22}" + "".join(f"{column:>12}" for column in columns))
-    for name in given.sinks:
+    for name in options.sinks:
         ways = ("penstock", "by hand")[: 1 if name == "memory" else 2]
         rates: dict[str, list[float]] = {way: [] for way in ways}
-        for way in ways * given.rounds:
-            found = measure(name, way, given.points, given.rows)
-            rates[way].append(found["points/s"])
+        last: dict[str, dict[str, Any]] = {}
+        for way in ways * options.rounds:
+            figures = measure(name, way, options.points, options.rows)
+            rates[way].append(figures["points/s"])
             cells = (
-                f"{found[c]:>12,.{1 if c.endswith('s') and c[-2] == ' ' else 0}f}" if c in found else " " * 12
+                f"{figures[c]:>12,.{1 if c.endswith('s') and c[-2] == ' ' else 0}f}" if c in figures else " " * 12
                 for c in columns
             )
             print(f"{name + ' ' + way:22}" + "".join(cells), flush=True)
+            last[way] = figures
+        keep(name, options.points, rates["penstock"], last["penstock"])
         if len(ways) > 1:
             ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
             print(f"{name}: {ratio:.2f} of the rate by hand (bar: {BAR})", flush=True)
+            record(f"{name} / by hand, {options.points:,} points", ratio, bar=BAR)
 
 
 if __name__ == "__main__":

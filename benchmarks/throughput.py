@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus import make
+from figures import record
 
 from penstock import OnnxEmbedder, Pipeline
 from penstock.testing.embedders import NothingEmbedder
@@ -59,6 +60,9 @@ def main() -> None:
     ratio = statistics.median(a / b for a, b in zip(rates["tokens"], rates["bare tokenizer"], strict=True))
     print(f"\ncharacters: {statistics.median(rates['characters']):.1f} MB/s (bar: {BAR_CHARACTERS})")
     print(f"tokens / bare tokenizer: {ratio:.2f} (bar: {BAR_TOKENS})")
+    record(f"characters over {options.mb:g} MB", statistics.median(rates["characters"]), "MB/s", bar=BAR_CHARACTERS)
+    record(f"tokens over {options.mb / 5:g} MB", statistics.median(rates["tokens"]), "MB/s")
+    record(f"tokens / bare tokenizer over {options.mb / 5:g} MB", ratio, bar=BAR_TOKENS)
 
 
 def texts(folder: Path) -> list[str]:

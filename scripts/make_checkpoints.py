@@ -106,7 +106,7 @@ RECIPES = {
 
 
 class _Random:
-    """Weights by name: the same for a name whatever is made before it."""
+    """Weights by name: the same for a name, whatever precedes it."""
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
@@ -118,20 +118,20 @@ class _Random:
 
 def weights(recipe: Recipe, vocabulary: int, table: int) -> dict[str, np.ndarray]:
     random = _Random(recipe.kind)
-    found: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
 
     def linear(name: str, out: int, into: int) -> None:
-        found[f"{name}.weight"], found[f"{name}.bias"] = random(name, out, into), random(name + ".b", out)
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = random(name, out, into), random(name + ".b", out)
 
     def norm(name: str) -> None:
-        found[f"{name}.weight"] = random(name, HIDDEN, around=1.0)
-        found[f"{name}.bias"] = random(name + ".b", HIDDEN)
+        tensors[f"{name}.weight"] = random(name, HIDDEN, around=1.0)
+        tensors[f"{name}.bias"] = random(name + ".b", HIDDEN)
 
     for name, rows in {"word": vocabulary, "position": table, "token_type": 2}.items():
         if name == "token_type" and recipe.kind in ("distilbert", "mpnet"):
             continue
         rows = 1 if name == "token_type" and "roberta" in recipe.kind else rows
-        found[f"embeddings.{name}_embeddings.weight"] = random(name, rows, HIDDEN, scale=1.0)
+        tensors[f"embeddings.{name}_embeddings.weight"] = random(name, rows, HIDDEN, scale=1.0)
     norm("embeddings.LayerNorm")
     attention, out = "attention.self.query attention.self.key attention.self.value", "attention.output.dense"
     norms, up, down = ("attention.output.LayerNorm", "output.LayerNorm"), "intermediate.dense", "output.dense"
@@ -139,7 +139,7 @@ def weights(recipe: Recipe, vocabulary: int, table: int) -> dict[str, np.ndarray
     if recipe.kind == "mpnet":
         attention, out = "attention.attn.q attention.attn.k attention.attn.v", "attention.attn.o"
         norms = ("attention.LayerNorm", "output.LayerNorm")
-        found["encoder.relative_attention_bias.weight"] = random("relative", 32, HEADS, scale=1.0)
+        tensors["encoder.relative_attention_bias.weight"] = random("relative", 32, HEADS, scale=1.0)
     elif recipe.kind == "distilbert":
         attention, out = "attention.q_lin attention.k_lin attention.v_lin", "attention.out_lin"
         norms, up, down, at = ("sa_layer_norm", "output_layer_norm"), "ffn.lin1", "ffn.lin2", "transformer.layer"
@@ -150,7 +150,7 @@ def weights(recipe: Recipe, vocabulary: int, table: int) -> dict[str, np.ndarray
         linear(f"{at}.{layer}.{down}", HIDDEN, INNER)
         for name in norms:
             norm(f"{at}.{layer}.{name}")
-    return {recipe.prefix + name: np.ascontiguousarray(value) for name, value in found.items()}
+    return {recipe.prefix + name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
 
 def configuration(recipe: Recipe, vocabulary: int, table: int, pad: int) -> dict[str, Any]:

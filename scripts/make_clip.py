@@ -49,7 +49,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def pictures(count: int, random: Random) -> tuple[np.ndarray, list[str], list[list[int]]]:
-    """Images, captions, and what is to be seen: colour, shape, number and size."""
+    """Draw images, with their captions and classes: colour, shape, number and size."""
     images, captions, seen = [], [], []
     for _, scene in zip(range(count), scenes(random), strict=False):
         width, height = random.choice(((80, 80), (107, 80), (80, 107), (120, 68)))
@@ -58,13 +58,13 @@ def pictures(count: int, random: Random) -> tuple[np.ndarray, list[str], list[li
         if scene.size and random.random() < 0.3:
             said = said.replace(scene.size + " ", "").replace("a orange", "an orange")
         captions.append(random.choice(("", "", "", "a photo of ", "a picture of ")) + said)
-        seen.append([found.index(it) for found, it in zip(SEEN, astuple(scene), strict=True)])
+        seen.append([names.index(it) for names, it in zip(SEEN, astuple(scene), strict=True)])
     return np.stack(images), captions, seen
 
 
 def train(model: CLIPModel, tokenizer: Tokenizer, steps: int) -> None:
     started = time.monotonic()
-    images, captions, told = pictures(PICTURES, Random(1))
+    images, captions, classes = pictures(PICTURES, Random(1))
     print(f"{PICTURES} pictures drawn in {time.monotonic() - started:.0f} s", flush=True)
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id(END), pad_token=END)
     rows = torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(captions)])
@@ -72,7 +72,7 @@ def train(model: CLIPModel, tokenizer: Tokenizer, steps: int) -> None:
     kinds = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     labels = torch.tensor([kinds[caption] for caption in captions])
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
-    seen = torch.tensor(told)
+    seen = torch.tensor(classes)
     # Naming what is to be seen, besides, teaches the image tower its shapes much sooner. These heads are thrown away.
     heads = torch.nn.ModuleList(torch.nn.Linear(WIDTH, len(names)) for names in SEEN)
     optimizer = torch.optim.AdamW(
@@ -89,13 +89,13 @@ def train(model: CLIPModel, tokenizer: Tokenizer, steps: int) -> None:
         shown = (shown + 0.02 * torch.randn_like(shown)).clamp(0, 1)
         shown = shown.flip(-1) if step % 2 else shown
         shown = shown.roll(tuple(int(by) for by in chance.randint(-4, 5, 2)), dims=(2, 3))
-        found = model(input_ids=rows[chosen], pixel_values=(shown - mean) / std)
+        output = model(input_ids=rows[chosen], pixel_values=(shown - mean) / std)
         # Several pictures of a batch may have the same caption: each is right for all of them.
         same = (labels[chosen][:, None] == labels[chosen][None]).float()
         wanted = same / same.sum(dim=1, keepdim=True)
-        logits = found.logits_per_image
+        logits = output.logits_per_image
         loss = sum(-(wanted * way.log_softmax(dim=1)).sum(dim=1).mean() for way in (logits, logits.T)) / 2
-        pooled = found.vision_model_output.last_hidden_state[:, 0]
+        pooled = output.vision_model_output.last_hidden_state[:, 0]
         pooled = model.vision_model.post_layernorm(pooled)
         named = [head(pooled) for head in heads]
         right = [round((guess.argmax(1) == seen[chosen, i]).float().mean().item(), 2) for i, guess in enumerate(named)]

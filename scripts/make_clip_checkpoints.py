@@ -65,12 +65,12 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
 
 
 def weights(seed: str, recipe: Recipe, vocabulary: int) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
     hidden = recipe.hidden
 
     def random(name: str, *shape: int, scale: float = 0.15, around: float = 0.0) -> None:
         state = np.random.RandomState(crc32(f"{seed}/{name}".encode()))
-        found[name] = np.array(state.standard_normal(shape) * scale + around, np.float32)
+        tensors[name] = np.array(state.standard_normal(shape) * scale + around, np.float32)
 
     def linear(name: str, out: int, into: int) -> None:
         random(f"{name}.weight", out, into)
@@ -116,7 +116,7 @@ def weights(seed: str, recipe: Recipe, vocabulary: int) -> dict[str, np.ndarray]
         random("visual_projection.weight", recipe.dim, hidden)
         random("text_projection.weight", recipe.dim, hidden)
     random("logit_scale", *(1 for _ in range(siglip)))
-    return found
+    return tensors
 
 
 def configuration(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -37,15 +37,15 @@ TEXTS = [
 
 
 def pictures() -> list[Path]:
-    """Shapes, with grain that tells one way of resampling from another."""
-    made = []
+    """Draw shapes, with grain that tells one way of resampling from another."""
+    paths = []
     for number, (scene, (width, height)) in enumerate(zip(scenes(Random(7)), SIZES, strict=False)):
         grain = np.random.RandomState(number).randint(-30, 30, (height, width, 3))
         pixels = np.asarray(draw(scene, Random(number), width, height)).astype(int) + grain
         path = TARGET / f"{number}.{'png' if number % 3 == 1 else 'jpg'}"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=90)
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
 def vectors(folder: Path, paths: list[Path], texts: list[str]) -> dict[str, np.ndarray]:
@@ -60,11 +60,11 @@ def vectors(folder: Path, paths: list[Path], texts: list[str]) -> dict[str, np.n
     tokens = tokenizer(texts, padding="max_length" if siglip else True, max_length=length, return_tensors="pt")
     tokens.pop("token_type_ids", None)
     with torch.inference_mode():
-        found = {
+        features = {
             "images": model.get_image_features(pixel_values=pixels).pooler_output,
             "texts": model.get_text_features(**tokens).pooler_output,
         }
-    return {name: torch.nn.functional.normalize(value).numpy() for name, value in found.items()}
+    return {name: torch.nn.functional.normalize(value).numpy() for name, value in features.items()}
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ def _paragraph(text: str, style: str = "") -> str:
 
 
 def pptx() -> bytes:
-    """Two slides, told in the order opposite to their file names; the first has notes."""
+    """Two slides, shown in the reverse order of their file names; the first has notes."""
     spaces = (
         'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main" '
         f'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main" xmlns:r="{R}"'

@@ -75,7 +75,7 @@ def draw(scene: Scene, random: Random, width: int, height: int) -> Image.Image:
     near, far = {"small": (0.17, 0.19), "": (0.22, 0.24), "large": (0.28, 0.32)}[scene.size]
     radius = edge * random.uniform(near, far) * (1 if scene.count == 1 else 0.66 if scene.count == 2 else 0.62)
     colour = _near(COLOURS[scene.colour], random, 14)
-    for x, y in _places(scene.count, edge, random):
+    for x, y in _centres(scene.count, edge, random):
         _shape(canvas, scene.shape, left + x, top + y, radius, colour, random)
     return image.resize((width, height), Image.Resampling.BOX)
 
@@ -102,7 +102,7 @@ def _background(scene: Scene, random: Random, width: int, height: int) -> Image.
     return Image.composite(Image.new("RGB", ramp.size, one), Image.new("RGB", ramp.size, _near(one, random, 20)), ramp)
 
 
-def _places(count: int, edge: float, random: Random) -> list[tuple[float, float]]:
+def _centres(count: int, edge: float, random: Random) -> list[tuple[float, float]]:
     """Centres that lie apart: about the middle, side by side, or in a triangle that stands on either end."""
     if count == 1:
         near, anchors = 0.12, [(0.5, 0.5)]
@@ -118,11 +118,11 @@ def _shape(
     canvas: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, colour: RGB, random: Random
 ) -> None:
     def corners(angles: int, *radii: float) -> list[tuple[float, float]]:
-        found = []
+        points = []
         for i in range(angles):
             far, angle = radii[i % len(radii)], turn + 2 * math.pi * i / angles
-            found.append((x + far * math.sin(angle), y - far * math.cos(angle)))
-        return found
+            points.append((x + far * math.sin(angle), y - far * math.cos(angle)))
+        return points
 
     turn = random.uniform(-0.2, 0.2)
     if shape == "circle":

@@ -67,6 +67,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __version__ = "0.1.0"
+"""The only place of the version: pyproject.toml reads it here."""
 __all__ = [
     "Block",
     "Checkpoint",

@@ -1,0 +1,83 @@
+"""Marks tests as `fast`: everything but the slow tests listed here, within a minute on two cores.
+
+A module counts as fast until it is listed. List one whose tests start stores, servers, browsers or many processes, load
+large models, or take more than a few seconds together; `--durations=20` shows them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SLOW = (
+    "chunkers/test_text.py::test_a_long_line_in_tokens_needs_no_more_memory_than_a_short_one",
+    "chunkers/test_text.py::test_an_edit_changes_only_the_chunks_near_it",
+    "chunkers/test_text.py::test_many_windows_give_the_pieces_of_one",
+    "chunkers/test_text.py::test_one_chunker_serves_two_documents_at_once",
+    "chunkers/test_text.py::test_one_endless_line_flows_through_in_constant_memory",
+    "chunkers/test_text.py::test_units_are_alone_and_pieces_carry_where_they_begin",
+    "cli/test_display.py::test_nothing_shown_can_command_a_terminal",
+    "cli/test_images.py",
+    "cli/test_stopping.py",
+    "docs",
+    "embedders/test_clip.py",
+    "embedders/test_clip_torch.py",
+    "embedders/test_int8.py",
+    "embedders/test_onnx.py",
+    "parsers/test_documents.py::test_pdf_flate_bomb_ends_at_the_limit_of_memory",
+    "parsers/test_isolation.py",
+    "reliability/test_chaos.py",
+    "reliability/test_crashes.py",
+    "reliability/test_faults.py",
+    "reliability/test_model.py",
+    "reliability/test_pipeline.py",
+    "reliability/test_reindex.py",
+    "reliability/test_reindex_stores.py",
+    "server",
+    "shards/test_embedding.py",
+    "shards/test_kills.py",
+    "shards/test_loading.py",
+    "shards/test_search.py",
+    "shards/test_skypilot.py",
+    "shards/test_store.py",
+    "sinks/test_chroma.py",
+    "sinks/test_delta.py",
+    "sinks/test_elastic.py",
+    "sinks/test_fanout.py",
+    "sinks/test_lance.py",
+    "sinks/test_milvus.py",
+    "sinks/test_parquet.py",
+    "sinks/test_pgvector.py",
+    "sinks/test_pinecone.py",
+    "sinks/test_qdrant.py",
+    "sinks/test_suite_itself.py",
+    "sinks/test_weaviate.py",
+    "sources/test_archives.py::test_many_members_in_flat_memory",
+    "sources/test_local.py::test_a_large_folder_is_listed_in_constant_memory",
+    "test_benchmarks.py",
+    "test_image_pipeline.py",
+)
+"""Folders, modules and tests, as paths from this folder."""
+
+
+def is_slow(path: Path, test: str | None = None) -> bool:
+    """Tell whether a module, or a test of it, is listed by itself or with its folder."""
+    parts = path.relative_to(TESTS).parts
+    names = {"/".join(parts[: end + 1]) for end in range(len(parts))}
+    return bool(names & set(SLOW)) or (test is not None and f"{'/'.join(parts)}::{test}" in SLOW)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave slow modules out of `-m fast`: importing their clients would take longer than the fast tests do."""
+    inside = config.option.markexpr == "fast" and TESTS in collection_path.parents
+    return True if inside and is_slow(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        slow = is_slow(item.path, item.name.partition("[")[0])
+        if not (slow or item.get_closest_marker("heavy") or item.get_closest_marker("peers")):
+            item.add_marker(pytest.mark.fast)
