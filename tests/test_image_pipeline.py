@@ -19,8 +19,8 @@ import pytest
 from penstock import Pipeline, open_index
 from penstock.cli.results import hit_body
 from penstock.core.records import VECTOR, Dense, Point
-from penstock.embedders import from_name
 from penstock.embedders.clip import ClipEmbedder
+from penstock.embedders.names import from_name
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.sinks.memory import MemorySink, forget
 

@@ -83,7 +83,7 @@ def _one_embedder(model: OneModel | None) -> Embedder:
     if isinstance(model, Embedder):
         return model
     if model is None or isinstance(model, str):
-        from penstock.embedders import from_name
+        from penstock.embedders.names import from_name
 
         return from_name(model)
     from penstock.embedders.functions import FunctionEmbedder

@@ -17,9 +17,9 @@ import pytest
 
 from penstock import Pipeline, open_index
 from penstock.core.errors import EmbedError, MissingExtra, ModelError, UsageError
-from penstock.embedders import from_name
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.clip_torch import TorchTowers
+from penstock.embedders.names import from_name
 from penstock.sinks.memory import forget
 from tests.embedders.conftest import ROOT
 from tests.embedders.test_clip import GOLDEN, PICTURES, TEXTS, TRAINED, cosines, matrix, said, shown

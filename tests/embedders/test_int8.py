@@ -12,10 +12,11 @@ import pytest
 from penstock import Pipeline, open_index
 from penstock.core.errors import UsageError
 from penstock.core.records import Chunk, Dense
-from penstock.embedders import from_name, int8
+from penstock.embedders import int8
 from penstock.embedders.builder import Graph
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.graph import product
+from penstock.embedders.names import from_name
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.embedders.runtime import session
 from penstock.sinks.memory import forget

@@ -15,9 +15,10 @@ from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError, ModelError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
-from penstock.embedders import INT8, int8, models
 from penstock.embedders import checkpoint as checkpoints
+from penstock.embedders import int8, models
 from penstock.embedders.checkpoint import Checkpoint
+from penstock.embedders.prefixes import INT8
 from penstock.embedders.runtime import session
 from penstock.support.cores import usable_cores
 

@@ -184,7 +184,8 @@ class Parsers:
 
         with self._lock:
             if self._workers is None:
-                self._workers = Workers(self._timeout, self._memory)
+                extras = {entry.target: entry.extra for entry in PARSERS.values()}
+                self._workers = Workers(self._timeout, self._memory, extras)
             return self._workers
 
 

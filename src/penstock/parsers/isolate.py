@@ -15,11 +15,11 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 
 from penstock.core.errors import LimitExceeded, ParseError, Unsupported
-from penstock.core.records import Block, Gap, Item
+from penstock.core.records import NOTHING, Block, Gap, Item
 from penstock.parsers.wire import LONGEST, Frame, packed, to_part, unpacked
 
 _DOCUMENTS = 1000
@@ -34,20 +34,18 @@ _ERRORS: dict[str, type[ParseError]] = {"Unsupported": Unsupported, "LimitExceed
 class Workers:
     """Lends a worker to each document being parsed, and keeps the idle ones. Safe to use from several threads."""
 
-    def __init__(self, timeout: float, memory: int) -> None:
-        self._timeout, self._memory = timeout, memory
+    def __init__(self, timeout: float, memory: int, extras: Mapping[str, str | None] = NOTHING) -> None:
+        """`extras`: the extra that a parser needs, by its import path."""
+        self._timeout, self._memory, self._extras = timeout, memory, extras
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()
         self._closed = False
         self._end = weakref.finalize(self, _kill_all, self._idle)
 
     def parse(self, target: str, path: str, item: Item) -> Generator[Block | Gap, None, None]:
-        from penstock.parsers import PARSERS
-
-        extra = next((entry.extra for entry in PARSERS.values() if entry.target == target), None)
         request: Frame = {
             "target": target,
-            "extra": extra,
+            "extra": self._extras.get(target),
             "path": path,
             "uri": item.uri,
             "media_type": item.media_type,

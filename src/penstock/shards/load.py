@@ -25,10 +25,10 @@ from penstock.core.generations import switch
 from penstock.core.records import VECTOR, Chunk, Dense, Point
 from penstock.core.retry import Retry
 from penstock.core.schema import Manifest
-from penstock.jobs.copy import PAGE, held_equal, write_all
 from penstock.shards import store as stores
 from penstock.shards.folder import Folder
 from penstock.shards.format import Listed, Part, Row, records
+from penstock.sinks.transfer import PAGE, held_equal, write_all
 
 OWNER = "parts:"
 """What the owner of a place begins with that parts were loaded into."""

@@ -7,8 +7,8 @@ import argparse
 from penstock.cli.commands.answering import OK, emit
 from penstock.cli.display import clean, size
 from penstock.cli.results import say, table
-from penstock.embedders import INT8, TORCH
 from penstock.embedders.models import list_models, resolve
+from penstock.embedders.prefixes import INT8, TORCH
 
 
 def models(args: argparse.Namespace) -> int:

@@ -7,13 +7,10 @@ import re
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from penstock.testing.emulators.elastic_index import Refusal, refuse
-
-if TYPE_CHECKING:
-    from penstock.testing.emulators.elastic import ElasticServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,21 @@ def parse_json(data: bytes) -> dict[str, Any]:
     return value
 
 
-def handler(server: ElasticServer) -> type[BaseHTTPRequestHandler]:
+class Server(Protocol):
+    """The server as its handler sees it."""
+
+    flavor: str
+    version: int
+    product: bool
+    secrets: set[str]
+    requests: list[tuple[str, str]]
+    largest: int
+
+    def fault(self, path: str) -> Fault | None: ...
+    def answer(self, method: str, path: str, params: dict[str, str], body: bytes) -> tuple[int, Any]: ...
+
+
+def handler(server: Server) -> type[BaseHTTPRequestHandler]:
     """The class that answers a server's requests."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -22,8 +22,9 @@ from urllib.parse import unquote
 
 import orjson
 
+from penstock.testing.emulators.listener import Listener, to_json
 from penstock.testing.emulators.pinecone_filter import Refusal, compile_filter
-from penstock.testing.emulators.pinecone_http import Listener, handler, to_json
+from penstock.testing.emulators.pinecone_http import handler
 from penstock.testing.emulators.pinecone_index import (
     METRICS,
     MOST_VALUES,

@@ -1,47 +1,35 @@
-"""How the emulator of Pinecone is reached: ports, HTTP, the key and the API's versions."""
+"""How the emulator of Pinecone is reached: HTTP, the key and the API's versions."""
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import BaseHTTPRequestHandler
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-import orjson
-
+from penstock.testing.emulators.listener import to_json
 from penstock.testing.emulators.pinecone_filter import Refusal
-
-if TYPE_CHECKING:
-    from penstock.testing.emulators.pinecone import PineconeServer
-    from penstock.testing.emulators.pinecone_index import Index
+from penstock.testing.emulators.pinecone_index import Index
 
 VERSIONS = ("2025-10", "2026-07")
 URL = 8000
 """Bytes of a url."""
 
 
-class Listener:
-    """A port of this machine, and the thread that serves it."""
-
-    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        self.port = int(self._http.server_address[1])
-        self.base = f"http://127.0.0.1:{self.port}"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+Answer = tuple[int, Any, dict[str, str]]
 
 
-def to_json(answer: Any) -> bytes:
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+class Server(Protocol):
+    """The server as its listeners see it."""
+
+    key: str
+    requests: list[tuple[str, str, int]]
+
+    def fault(self, path: str) -> tuple[int, int | None] | None: ...
+    def control(self, method: str, path: str, body: bytes, version: str) -> Answer: ...
+    def data(self, index: Index, method: str, path: str, params: dict[str, list[str]], body: bytes) -> Answer: ...
 
 
-def handler(server: PineconeServer, index: Index | None) -> type[BaseHTTPRequestHandler]:
+def handler(server: Server, index: Index | None) -> type[BaseHTTPRequestHandler]:
     """The class that answers the requests of the control plane, or of an index."""
 
     class Handler(BaseHTTPRequestHandler):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from penstock.testing.emulators.listener import Listener, to_json
 from penstock.testing.emulators.pinecone_filter import Refusal
-from penstock.testing.emulators.pinecone_http import Listener, to_json
 
 METRICS = ("cosine", "dotproduct", "euclidean")
 METADATA = 40_960
