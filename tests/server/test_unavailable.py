@@ -6,17 +6,23 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from penstock.compose import open_index
-from penstock.core.contracts import Index
+from penstock.core.contracts import Embedder, Index
 from penstock.core.errors import SinkError, SinkUnavailable, Transient
 from penstock.core.records import Dense
 from penstock.jobs.search import OpenIndex
+from penstock.pipeline import Pipeline
+from penstock.server import generations
 from penstock.sinks.memory import MemoryIndex, forget
+from penstock.testing.chaos import Lines
+from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.sources import ListSource
 from tests.server.serving import Client, ColourEmbedder, chunk, either, fill, refused, served, with_settings
 
 URL = "memory://serve-unavailable"
@@ -160,3 +166,43 @@ def test_an_index_that_cannot_be_opened_anew_is_still_away() -> None:
         assert "no room for the model" in client.get("/v1/status").json()["trouble"]
         index.error = None
         assert client.found(text="line 1", k=1) == ["doc:1"]
+
+
+def test_a_model_that_is_busy_when_the_index_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old generation is served on; index and model are opened again when the model says, not at each look."""
+    monkeypatch.setattr(generations, "REOPEN_INTERVAL", 0.1)
+    url, state = "memory://serve-busy", tmp_path / "ledger.db"
+    source = ListSource({f"doc:{n}": f"line {n}".encode() for n in range(5)})
+
+    def pipeline(model: Embedder) -> Pipeline:
+        return Pipeline(source, into=url, model=model, chunk=Lines(), state=state)
+
+    pipeline(HashingEmbedder(64)).run()
+    opens: list[float] = []
+    choose = either(HashingEmbedder(64), busy := Busy())
+    busy.error = Transient("loading", retry_after=1.0)
+
+    def opener(url: str) -> OpenIndex:
+        opens.append(time.monotonic())
+        found: OpenIndex = choose(url)
+        return found
+
+    with served(url, with_settings(poll=0.05), opener=opener) as client:
+        pipeline(ColourEmbedder()).reindex()
+        deadline = time.monotonic() + 5
+        while "loading" not in str(client.get("/v1/status").json()["trouble"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert client.found(text="line 1", k=1) == ["doc:1"]
+        time.sleep(0.5)
+        assert "loading" in client.get("/v1/status").json()["trouble"]
+        assert len(opens) == 2
+        busy.error = None
+        while client.get("/v1/status").json()["model"]["model"] != "colours":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert client.get("/v1/status").json()["trouble"] is None
+        assert len(opens) == 3
+        assert opens[2] - opens[1] >= 1.0
+    for name in ("", "_1"):
+        forget(url + name)

@@ -34,7 +34,7 @@ MAX_IMAGES = 8
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing waits for threads: those in native code do not survive the end of the interpreter well."""
 REOPEN_INTERVAL = 5.0
-"""Seconds between two attempts to reopen a failed index that has not moved: each loads the model, too."""
+"""Seconds between two attempts to open one generation: each loads the model, too."""
 PROBE = "ready?"
 """The text that is searched for to see that model and index work."""
 
@@ -162,7 +162,9 @@ class ServedIndex:
         self._generation: ServedGeneration | None = None
         self._base: Index | None = None
         self._following = threading.Lock()
-        self._reopened = float("-inf")
+        self._attempted: tuple[str, IndexSchema] | None = None
+        self._next_attempt = float("-inf")
+        """When the generation that was attempted last may be opened again."""
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
         self._pools: dict[str, ThreadPoolExecutor] = {}
@@ -241,22 +243,16 @@ class ServedIndex:
     def follow(self, failed: ServedGeneration | None = None) -> bool:
         """Serve the generation that is current now. True if what is served is not `failed` (any more).
 
-        A generation that failed and is still the current one is reopened, though not all the time. Where opening fails,
-        `trouble` says why, and the open generation stays in service.
+        A generation that failed and is still the current one is reopened. Where opening fails, `trouble` says why, the
+        open generation stays in service, and opening is tried again after a while: a busy model says after which.
         """
         with self._following:
             try:
-                followed = self._follow(failed)
-            except PenstockError as error:
-                self.trouble = str(error)
-                return False
+                return self._follow(failed)
             # Drivers and models raise errors of any type; the open generation stays in service, and is checked again.
             except Exception as error:
-                self.trouble = f"{type(error).__name__}: {error}"
+                self.trouble = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
                 return False
-            if followed or failed is None:
-                self.trouble = None
-            return followed
 
     def _follow(self, failed: ServedGeneration | None) -> bool:
         assert self._base is not None
@@ -265,12 +261,23 @@ class ServedIndex:
             return True
         location = current(self._base)
         manifest = location.manifest()
-        if manifest is not None and (location.url, manifest.schema) == self._generation.identity:
-            if failed is None or time.monotonic() - self._reopened < REOPEN_INTERVAL:
-                return False
-            self._reopened = time.monotonic()
-        before, self._generation = self._generation, self._open()
+        target = None if manifest is None else (location.url, manifest.schema)
+        if failed is None and target == self._generation.identity:
+            self.trouble = None
+            return False
+        now = time.monotonic()
+        if target == self._attempted and now < self._next_attempt:
+            return False
+        self._attempted, self._next_attempt = target, now + REOPEN_INTERVAL
+        try:
+            before, self._generation = self._generation, self._open()
+        except Transient as error:
+            self._next_attempt = now + max(REOPEN_INTERVAL, error.retry_after or 0.0)
+            raise
+        if target != before.identity:
+            self._next_attempt = float("-inf")
         before.retire()
+        self.trouble = None
         return True
 
     def _open(self) -> ServedGeneration:
