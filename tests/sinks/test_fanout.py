@@ -19,6 +19,7 @@ from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.embedders.named import Named
 from penstock.engine.flow import Flow, Setup
 from penstock.ledger import Ledger, Row
 from penstock.sinks.fanout import FanOut, joining
@@ -253,7 +254,7 @@ class World:
                 Setup(
                     changes=changes,
                     parse=parse,
-                    embedder=self.embedder,
+                    embedder=Named(self.embedder),
                     sink=fan,
                     ready=lambda: lines,
                     ledger=ledger,
