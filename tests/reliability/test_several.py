@@ -105,7 +105,7 @@ def test_one_that_was_away_catches_up(several: Several, monkeypatch: pytest.Monk
     changed = {**DOCUMENTS, "doc:3": "something else", "doc:new": "new"}
     del changed["doc:4"]
     several.tell(changed)
-    monkeypatch.setattr("penstock.sinks.fanout_group.Member.wait", lambda self, pause: None)
+    monkeypatch.setattr("penstock.sinks.fanout.group.Member.wait", lambda self, pause: None)
     report = several.pipeline().run()
     assert not report.ok
     assert report.behind == (several.two,)

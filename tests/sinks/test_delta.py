@@ -20,8 +20,8 @@ from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import MultiVector
 from penstock.core.schema import Manifest, VectorSpec, single
-from penstock.sinks import delta, delta_files
-from penstock.sinks.delta import DeltaSink
+from penstock.sinks.delta import DeltaSink, files
+from penstock.sinks.delta import sink as delta
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
 from tests.s3 import moto
 
@@ -43,9 +43,9 @@ class TestInSmallCommits(TestDelta):
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(delta_files, "PENDING_IDS", 7)
-        monkeypatch.setattr(delta_files, "GROUP_ROWS", 3)
-        monkeypatch.setattr(delta_files, "PART_ROWS", 8)
+        monkeypatch.setattr(files, "PENDING_IDS", 7)
+        monkeypatch.setattr(files, "GROUP_ROWS", 3)
+        monkeypatch.setattr(files, "PART_ROWS", 8)
         monkeypatch.setattr(delta, "PART_ROWS", 8)
         monkeypatch.setattr(delta, "SMALL_PARTS", 2)
 
@@ -167,7 +167,7 @@ def test_many_flushes_make_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_waits_for_a_flush_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the limit it is committed, by writes as by deletes."""
-    monkeypatch.setattr(delta_files, "PENDING_IDS", 20)
+    monkeypatch.setattr(files, "PENDING_IDS", 20)
     with DeltaSink(f"delta://{tmp_path}/chunks") as sink:
         sink.open(MANIFEST)
         for n in range(0, 100, 10):

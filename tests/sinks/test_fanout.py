@@ -19,10 +19,11 @@ from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.embedders.named import Named
 from penstock.engine.flow import Flow, Setup
 from penstock.ledger import Ledger, Row
-from penstock.sinks import fanout, fanout_joining
-from penstock.sinks.fanout import FanOut
+from penstock.sinks.fanout import FanOut, joining
+from penstock.sinks.fanout import sink as fanout
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink
 from penstock.sinks.sqlite import SqliteSink
@@ -253,7 +254,7 @@ class World:
                 Setup(
                     changes=changes,
                     parse=parse,
-                    embedder=self.embedder,
+                    embedder=Named(self.embedder),
                     sink=fan,
                     ready=lambda: lines,
                     ledger=ledger,
@@ -855,8 +856,8 @@ def test_a_batch_too_large_for_one_is_split_for_that_one(tmp_path: Path) -> None
 
 def test_no_older_version_after_a_newer_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers write new versions of the same ids all the while one catches up, a page of one point at a time."""
-    monkeypatch.setattr(fanout_joining, "PAGE", 1)
-    monkeypatch.setattr(fanout_joining, "FIRST", 1)
+    monkeypatch.setattr(joining, "PAGE", 1)
+    monkeypatch.setattr(joining, "FIRST", 1)
     monkeypatch.setattr(fanout, "SLICE", 0.0)
     a, b = world.stores
     with world.opened() as (fan, ledger):
@@ -922,7 +923,7 @@ def test_no_newer_version_between_reading_and_writing_a_page(world: World) -> No
 def test_a_newer_version_that_cannot_be_read_yet(world: World, monkeypatch: pytest.MonkeyPatch, flushed: bool) -> None:
     """Written while one catches up: the version that can be read does not come after it. A flush that another thread
     began when the write had begun, and ended before it was there, does not count."""
-    monkeypatch.setattr(fanout_joining, "FIRST", 1)
+    monkeypatch.setattr(joining, "FIRST", 1)
     monkeypatch.setattr(fanout, "SLICE", 0.0)
     a, b = world.stores
     with world.opened() as (fan, ledger):
@@ -998,8 +999,8 @@ def test_it_is_copied_in_pages(world: World) -> None:
         b.down = False
         fan.catch_up()
         assert b.real.count() == 3000
-        assert b.most == fanout_joining.PAGE
-        assert max(len(ids) for name, ids in a.log if name == "fetch") == fanout_joining.PAGE
+        assert b.most == joining.PAGE
+        assert max(len(ids) for name, ids in a.log if name == "fetch") == joining.PAGE
     small = World(world.folder / "small")
     small.stores = [small.store(n, max_rows=4096) for n in range(2)]
     with small.opened() as (fan, ledger):
@@ -1010,7 +1011,7 @@ def test_it_is_copied_in_pages(world: World) -> None:
         small.stores[1].down = False
         fan.catch_up()
         fetched = [len(ids) for name, ids in small.stores[0].log if name == "fetch"]
-        assert fetched[0] == fanout_joining.FIRST
+        assert fetched[0] == joining.FIRST
         assert set(fetched[1:]) <= {1, 2, 3, 4}
         assert small.stores[1].real.count() == 40
 

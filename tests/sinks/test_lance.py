@@ -16,8 +16,10 @@ import pytest
 
 from penstock.core.errors import Rejected, SinkError, UsageError
 from penstock.core.records import VECTOR, Dense, MultiVector
-from penstock.sinks import lance, lance_compact
+from penstock.sinks import lance, manifests
 from penstock.sinks.lance import LanceIndex, LanceSink
+from penstock.sinks.lance.compact import alone, compact
+from penstock.sinks.lance.table import TableFiles
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, similarity
 
 MANIFEST = SinkSuite().manifest
@@ -101,7 +103,7 @@ def test_importing_and_asking_for_the_manifest_loads_no_driver(tmp_path: Path) -
 def test_a_flush_syncs_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file once, its folder each time there was a new one; nothing when nothing was written."""
     synced: list[str] = []
-    monkeypatch.setattr(lance.manifests, "sync", lambda path: synced.append(str(path)))
+    monkeypatch.setattr(manifests, "sync", lambda path: synced.append(str(path)))
     with LanceSink(f"lance://{tmp_path}") as sink:
         sink.open(MANIFEST)
         sink.flush()
@@ -132,7 +134,7 @@ def test_points_that_cannot_be_written_are_named(tmp_path: Path) -> None:
 
 def test_fragments_are_compacted_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Overwriting and deleting during compactions in other processes, nothing is lost and few fragments are left."""
-    monkeypatch.setattr(lance, "FRAGMENTS", 8)
+    monkeypatch.setattr(lance.table, "FRAGMENTS", 8)
     with LanceSink(f"lance://{tmp_path}") as sink:
         sink.open(MANIFEST)
         rounds, first, deadline = 0, None, time.monotonic() + 30
@@ -154,12 +156,12 @@ def test_many_rows_get_an_index_and_search_still_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int, kind: str
 ) -> None:
     """Scores stay exact, rows written after the index was made are found, and filters hold."""
-    monkeypatch.setattr(lance, "INDEX_ROWS", 2000)
+    monkeypatch.setattr(lance.table, "INDEX_ROWS", 2000)
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink, LanceIndex(url) as index:
         sink.open(replace(MANIFEST, schema=respec(MANIFEST.schema, dim=dim)))
         sink.write([point(n, dim=dim) for n in range(2000)])
-        lance_compact.compact(url)
+        compact(url)
         assert sink._table.index_stats("vector_idx").index_type == kind
         sink.write([point(n, dim=dim) for n in range(2000, 2100)])
         sink.flush()
@@ -180,7 +182,7 @@ def test_compaction_is_alone(tmp_path: Path) -> None:
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink:
         sink.open(MANIFEST)
-    with lance_compact._alone(lance._Place(url)) as first, lance_compact._alone(lance._Place(url)) as second:
+    with alone(TableFiles(url)) as first, alone(TableFiles(url)) as second:
         assert (first, second) == (True, False)
 
 
@@ -204,14 +206,14 @@ def test_an_append_that_failed_after_all_is_merged(tmp_path: Path, monkeypatch: 
 
 def test_old_versions_go_at_the_end_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After maintenance the folder holds what the newest version needs: not the fragments that were put together."""
-    monkeypatch.setattr(lance, "FRAGMENTS", 8)
+    monkeypatch.setattr(lance.table, "FRAGMENTS", 8)
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink:
         sink.open(MANIFEST)
         for n in range(10):
             sink.write([point(i, text="x" * 1000) for i in range(10 * n, 10 * n + 10)])
         sink.flush()
-        lance_compact.compact(url)  # as it is done during a run: the old fragments stay for a while
+        compact(url)  # as it is done during a run: the old fragments stay for a while
         assert len(list((tmp_path / "chunks.lance" / "data").iterdir())) > 8
         sink._compactor.ran = True
         sink.maintain()
@@ -255,7 +257,7 @@ def test_readers_survive_a_cleanup(tmp_path: Path) -> None:
             thread.start()
         for n in range(40):
             sink.write([point(i, version=n) for i in range(n, n + 5)])
-            lance_compact.compact(url, clean=True)
+            compact(url, clean=True)
         done.set()
         for thread in threads:
             thread.join(30)
@@ -265,8 +267,7 @@ def test_readers_survive_a_cleanup(tmp_path: Path) -> None:
 
 def test_ids_taken_slowly_survive_a_cleanup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of them are read, then the table is rewritten and cleaned: the other half are those of before."""
-    monkeypatch.setattr(lance, "PAGE", 10)
-    monkeypatch.setattr(lance, "SPOOLED", 100)
+    monkeypatch.setattr(lance.sink, "PAGE", 10)
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink:
         sink.open(MANIFEST)
@@ -274,5 +275,5 @@ def test_ids_taken_slowly_survive_a_cleanup(tmp_path: Path, monkeypatch: pytest.
         pages = sink.ids()
         first = list(next(pages))
         sink.write([point(n, version=1) for n in range(50)])
-        lance_compact.compact(url, clean=True)
+        compact(url, clean=True)
         assert sorted(first + [id for page in pages for id in page]) == [point(n).id for n in range(100)]

@@ -1,9 +1,9 @@
-"""Where a collection is: on a server, or in a folder or file of this machine.
+"""Urls of indexes: of a collection on a server, or of a folder or file of this machine.
 
     qdrant://host:6333/notes?tls=1      the collection `notes` of a server
     chroma://./stores/notes             the collection `notes` in the folder ./stores; or ///srv/stores/notes
 
-Keys and passwords are not part of it: they come from environment variables, which every adapter names.
+Keys and passwords are not part of them: they come from environment variables, which every sink names.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from penstock.core.errors import UsageError
 @dataclass(frozen=True, slots=True)
 class Address:
     url: str
-    """To show: it holds no secret."""
+    """Without secrets, so it can be shown."""
     names: tuple[str, ...]
-    """What the path says on a server: a database and a table, or one collection. In a folder, the last part of it."""
+    """The parts of the path on a server: a database and a table, or one collection. In a folder, its last part."""
     host: str = ""
     port: int = 0
     user: str = ""
@@ -35,31 +35,47 @@ class Address:
 
 
 def parse(url: str, scheme: str, example: str, *, port: int, names: int = 1, options: frozenset[str]) -> Address:
-    """Raises UsageError, which shows an example, where the url cannot be meant."""
+    """Parse the url of a collection. Raises UsageError, which shows an example, where it is not one."""
     if not url.lower().startswith(f"{scheme}://") or re.search(r"[\0-\x1f\x7f]", url):
-        raise UsageError(f"{_shown(url)!r} does not name a place; write it like {example}")
+        raise UsageError(f"invalid url {_printable(url)!r}: expected one like {example}")
     head, _, query = url.partition("?")
     rest = head[len(scheme) + 3 :]
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := sorted(given.keys() - options):
-        raise UsageError(f"{head}: unknown option {unknown[0]!r}; there are: {', '.join(sorted(options)) or 'none'}")
+    known = _options(query, options, head)
     if rest.startswith(("/", ".", "~")):
         folder, _, name = rest.rstrip("/").rpartition("/")
         if not folder or name in ("", ".", ".."):
-            raise UsageError(f"{head!r} names no collection; write it like {example}")
-        return Address(url, (name,), folder=Path(folder).expanduser(), options=given)
+            raise UsageError(f"{head!r} names no collection; expected a url like {example}")
+        return Address(url, (name,), folder=Path(folder).expanduser(), options=known)
     try:
         parts = urlsplit(head)
         host, number = parts.hostname or "", parts.port or port
     except ValueError:
-        raise UsageError(f"{_shown(head)!r} has no such port; write it like {example}") from None
+        raise UsageError(f"invalid port in {_printable(head)!r}: expected a url like {example}") from None
     if parts.password is not None:
-        raise UsageError(f"{_shown(head)!r}: a url is no place for a password; set the environment variable")
+        raise UsageError(f"{_printable(head)!r} has a password in it; set the environment variable instead")
     path = tuple(unquote(part) for part in parts.path.strip("/").split("/") if part)
     if not host or len(path) != names:
-        raise UsageError(f"{head!r} does not name a place; write it like {example}")
-    return Address(url, path, host, number, unquote(parts.username or ""), options=given)
+        raise UsageError(f"invalid url {head!r}: expected one like {example}")
+    return Address(url, path, host, number, unquote(parts.username or ""), options=known)
 
 
-def _shown(url: str) -> str:
+def local(url: str, scheme: str, example: str, *, options: frozenset[str] = frozenset()) -> tuple[Path, dict[str, str]]:
+    """Parse the url of a folder or file: its path and its options. Raises UsageError where it is not one."""
+    head, separator, tail = url.partition("://")
+    path, _, query = tail.partition("?")
+    if not separator or head.lower() != scheme or not path.strip():
+        raise UsageError(f"invalid url {url!r}: expected one like {example}")
+    if "\0" in path:
+        raise UsageError(f"invalid url {url!r}: its path has a NUL byte")
+    return Path(path).expanduser(), _options(query, options, url)
+
+
+def _options(query: str, known: frozenset[str], url: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(options.keys() - known):
+        raise UsageError(f"{url}: unknown option {unknown[0]!r}; expected {', '.join(sorted(known)) or 'none'}")
+    return options
+
+
+def _printable(url: str) -> str:
     return re.sub(r"://[^/@]*@", "://", url).partition("?")[0]

@@ -1,4 +1,4 @@
-"""Where an index is, which space it holds, and how that is kept beside it."""
+"""Manifests: how they are kept with an index, and whether a sink can be opened with one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
@@ -20,19 +18,8 @@ PRODUCTS: Mapping[str, Sequence[str]] = dict.fromkeys(("Sparse", "MultiVector"),
 """Metrics by kind, of stores that compare only dense vectors by their distance."""
 
 
-def place(url: str, scheme: str, example: str) -> tuple[Path, dict[str, str]]:
-    """The path and options of `scheme://path?option=value`."""
-    head, separator, tail = url.partition("://")
-    path, _, query = tail.partition("?")
-    if not separator or head.lower() != scheme or not path.strip():
-        raise UsageError(f"{url!r} does not name a place; write it like {example}")
-    if "\0" in path:
-        raise UsageError(f"{url!r} has a NUL byte in its path")
-    return Path(path).expanduser(), dict(parse_qsl(query, keep_blank_values=True))
-
-
 def numbered(url: str, number: int | str) -> str:
-    """The place of that number beside the one of the url: `scheme://store/notes_1?option=value`."""
+    """The url of a generation, or of another index beside this one: `scheme://store/notes_1?option=value`."""
     head, mark, options = url.partition("?")
     return f"{head.rstrip('/')}_{number}{mark}{options}"
 
@@ -109,6 +96,13 @@ def supported(schema: IndexSchema, sink: Sink, metrics: Mapping[str, Sequence[st
             raise UsageError(f"{sink.url} knows the metrics {', '.join(known)}{of_kind}, not {spec.metric!r}")
 
 
+def admit(sink: Sink, kept: Manifest | None, wanted: Manifest, metrics: Mapping[str, Sequence[str]] = NOTHING) -> None:
+    """Raise SpaceMismatch where the index is of another schema, and UsageError where the sink cannot hold this one."""
+    if kept is not None:
+        agree(kept, wanted, sink.url)
+    supported(wanted.schema, sink, metrics)
+
+
 def make_folder(folder: Path, url: str) -> None:
     """Create the folder and see that it can be written to, so that a run ends before it reads anything."""
     try:
@@ -144,10 +138,3 @@ def sync(path: Path | str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def options(given: dict[str, str], known: set[str], url: str) -> dict[str, Any]:
-    if unknown := sorted(given.keys() - known):
-        allowed = ", ".join(sorted(known)) or "none"
-        raise UsageError(f"{url!r}: unknown option {unknown[0]!r}; there are: {allowed}")
-    return dict(given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from penstock.core.errors import SinkError, UsageError
 from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
+from penstock.sinks.base import Located
 
 PAGE = 1024
 
@@ -37,11 +38,11 @@ def forget(url: str) -> None:
 def _name(url: str) -> str:
     scheme, separator, name = url.partition("://")
     if not separator or scheme.lower() != "memory":
-        raise UsageError(f"{url!r} is not of the form memory://name")
+        raise UsageError(f"invalid url {url!r}: expected memory://NAME")
     return name
 
 
-class MemorySink(Sink):
+class MemorySink(Located, Sink):
     """A store of this process: whoever opens the same name here sees the same points."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
@@ -50,14 +51,8 @@ class MemorySink(Sink):
     writers = 8
 
     def __init__(self, url: str = "memory://") -> None:
-        self._url, self._name = url, _name(url)
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"MemorySink({self._url!r})"
+        super().__init__(url)
+        self._name = _name(url)
 
     @property
     def _store(self) -> _Store:
@@ -69,9 +64,6 @@ class MemorySink(Sink):
             raise SinkError(f"{self._url} is not open")
         return manifest
 
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self._url, number))
-
     def manifest(self) -> Manifest | None:
         return self._store.manifest
 
@@ -79,11 +71,9 @@ class MemorySink(Sink):
         forget(self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema, self)
-        if (kept := self._store.manifest) is None:
+        manifests.admit(self, self._store.manifest, manifest)
+        if self._store.manifest is None:
             self._store.manifest = manifest
-        else:
-            manifests.agree(kept, manifest, self._url)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         self._store.manifest = manifest
@@ -127,22 +117,16 @@ def _copy(vector: Vector) -> Vector:
     return type(vector)(np.array(vector.values, dtype=np.float32))
 
 
-class MemoryIndex(Index):
+class MemoryIndex(Located, Index):
     """Exact search: every vector is compared."""
 
     def __init__(self, url: str = "memory://") -> None:
+        super().__init__(url)
         self._sink = MemorySink(url)
-
-    @property
-    def url(self) -> str:
-        return self._sink.url
-
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self.url, number))
 
     def open(self) -> None:
         if self._sink.manifest() is None:
-            raise SinkError(f"there is no index at {self._sink.url}")
+            raise SinkError(f"there is no index at {self._url}")
 
     def manifest(self) -> Manifest:
         self.open()
@@ -157,7 +141,7 @@ class MemoryIndex(Index):
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        name, space = rows.target(vector, self.manifest().schema, using, self._sink.url)
+        name, space = rows.target(vector, self.manifest().schema, using, self._url)
         wanted = filters.parse(where)
         with self._sink._store.lock:
             points = list(self._sink._store.points.values())

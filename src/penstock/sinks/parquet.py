@@ -18,14 +18,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.records import Dense, MultiVector, Point
-from penstock.core.schema import IndexSchema, Manifest
-from penstock.sinks import manifests, rows
+from penstock.core.schema import Manifest
+from penstock.sinks import address, manifests, rows
+from penstock.sinks.base import Opened
 from penstock.support.locks import Held, Lockfile
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class _Part:
         self._temporary.unlink(missing_ok=True)
 
 
-class ParquetSink(Sink):
+class ParquetSink(Opened[_Folder], Sink):
     """A folder of Parquet files: `parquet://./folder`. One process writes at a time."""
 
     accepts = frozenset({Dense, MultiVector})
@@ -216,51 +217,33 @@ class ParquetSink(Sink):
     max_rows = 4096
 
     def __init__(self, url: str) -> None:
-        path, given = manifests.place(url, "parquet", EXAMPLE)
-        manifests.options(given, set(), url)
-        self._url, self._path = url, path
-        self._folder: _Folder | None = None
-        self._manifest: Manifest | None = None
+        super().__init__(url)
+        self._path, _ = address.local(url, "parquet", EXAMPLE)
         self._part: _Part | None = None
         self._lock = threading.Lock()
         self._claimed: Lockfile | None = None
 
     @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"ParquetSink({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
-
-    @property
     def _sidecar(self) -> Path:
         return self._path / "_penstock.json"
-
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self._url, number))
 
     def manifest(self) -> Manifest | None:
         return manifests.read(self._sidecar, self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema, self)
-        if kept := self.manifest():
-            manifests.agree(kept, manifest, self._url)
+        kept = self.manifest()
+        manifests.admit(self, kept, manifest)
         manifests.make_folder(self._path, self._url)
         with _errors(self._url):
             if kept is None:
                 if any(self._path.glob("*.parquet")):
                     raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; name another folder")
                 manifests.keep(self._sidecar, manifest)
-        self._folder, self._manifest = _Folder(self._path), kept or manifest
+        self._hold(_Folder(self._path), (kept or manifest).schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         with _errors(self._url):
             manifests.keep(self._sidecar, manifest)
-        self._manifest = manifest
 
     def drop(self) -> None:
         self.close()
@@ -276,11 +259,6 @@ class ParquetSink(Sink):
         with suppress(OSError):  # something of the user's is in there
             (self._path / ".lock").unlink(missing_ok=True)
             self._path.rmdir()
-
-    def _opened(self) -> tuple[_Folder, IndexSchema]:
-        if self._folder is None or self._manifest is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._folder, self._manifest.schema
 
     def _claim(self) -> None:
         """Become the one that writes here, until `close`: parts are numbered, and two would take the same numbers."""
@@ -392,4 +370,5 @@ class ParquetSink(Sink):
                 self._part.drop()
             if self._claimed is not None:
                 self._claimed.release()
-        self._part = self._folder = self._claimed = None
+        self._part = self._claimed = None
+        super().close()

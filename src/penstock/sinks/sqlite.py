@@ -19,13 +19,15 @@ from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
-from penstock.sinks import manifests, rows
+from penstock.sinks import address, manifests, rows
+from penstock.sinks.base import Opened
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
 PAGE = 500
 METRICS = {"Dense": ("cosine", "l2")}
+"""Those of sqlite-vec."""
 LARGEST_K = 4096
-"""What sqlite-vec answers at most."""
+"""The most results that sqlite-vec gives."""
 
 _COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
 _SCHEMA = """
@@ -35,32 +37,6 @@ CREATE TABLE chunks ("key" INTEGER PRIMARY KEY, "id" TEXT NOT NULL UNIQUE, "uri"
 CREATE INDEX chunks_uri ON chunks(uri);
 CREATE TABLE meta (manifest TEXT NOT NULL);
 """
-
-
-def _path(url: str) -> Path:
-    path, given = manifests.place(url, "sqlite", EXAMPLE)
-    manifests.options(given, set(), url)
-    return path
-
-
-def _beside(url: str, number: int) -> str:
-    """`notes_1.db` beside `notes.db`."""
-    path = _path(url)
-    return f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}"
-
-
-def _kept(path: Path, url: str) -> Manifest | None:
-    """The manifest, by the standard library alone. A file that is locked or being made is one to wait for."""
-    if not path.is_file():
-        return None
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
-            if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                return None
-            found = file.execute("SELECT manifest FROM meta").fetchone()
-    except sqlite3.Error as error:
-        raise SinkError(f"{url} cannot be read: {error}") from error
-    return manifests.from_json(found[0], url) if found else None
 
 
 class _File:
@@ -139,32 +115,52 @@ def _dense(blob: bytes) -> Dense:
     return Dense(np.frombuffer(blob, dtype=np.float32))
 
 
-class SqliteSink(Sink):
+class _Store(Opened[_File]):
+    """What the sink and the index share: the file, its manifest, reading by id."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._path, _ = address.local(url, "sqlite", EXAMPLE)
+
+    def generation(self, number: int) -> Self:
+        """`notes_1.db` beside `notes.db`."""
+        path = self._path
+        return type(self)(f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}")
+
+    def _kept(self) -> Manifest | None:
+        """The manifest, by the standard library alone. A file that is locked or being made is waited for."""
+        if not self._path.is_file():
+            return None
+        try:
+            with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
+                if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                    return None
+                row = file.execute("SELECT manifest FROM meta").fetchone()
+        except sqlite3.Error as error:
+            raise SinkError(f"{self._url} cannot be read: {error}") from error
+        return manifests.from_json(row[0], self._url) if row else None
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        file, schema = self._opened()
+        return file.fetch(ids, schema)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        super().close()
+
+
+class SqliteSink(_Store, Sink):
     """One file: `sqlite://./notes.db`. Any number of processes read while one writes."""
 
     named = True
     max_rows = 1024
 
-    def __init__(self, url: str) -> None:
-        self._url, self._path = url, _path(url)
-        self._file: _File | None = None
-        self._manifest: Manifest | None = None
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"SqliteSink({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
-
-    def generation(self, number: int) -> Self:
-        return type(self)(_beside(self._url, number))
-
     def manifest(self) -> Manifest | None:
-        return _kept(self._path, self._url)
+        return self._kept()
 
     def drop(self) -> None:
         self.close()
@@ -174,9 +170,8 @@ class SqliteSink(Sink):
             path.unlink(missing_ok=True)
 
     def open(self, manifest: Manifest) -> None:
-        if kept := self.manifest():
-            manifests.agree(kept, manifest, self._url)
-        manifests.supported(manifest.schema, self, METRICS)
+        kept = self.manifest()
+        manifests.admit(self, kept, manifest, METRICS)
         manifests.make_folder(self._path.parent, self._url)
         file = _File(self._path, self._url, readonly=False)
         try:
@@ -188,7 +183,7 @@ class SqliteSink(Sink):
         except BaseException:
             file.close()
             raise
-        self._file, self._manifest = file, kept or manifest
+        self._hold(file, (kept or manifest).schema)
 
     def _create(self, file: _File, manifest: Manifest) -> None:
         if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
@@ -200,15 +195,9 @@ class SqliteSink(Sink):
                 file.connection.execute(f"CREATE VIRTUAL TABLE {_table(name)} USING vec0({embedding})")
             file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
 
-    def _opened(self) -> tuple[_File, IndexSchema]:
-        if self._file is None or self._manifest is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.schema
-
     def replace_manifest(self, manifest: Manifest) -> None:
         file, _ = self._opened()
         file.all("UPDATE meta SET manifest = ?", (manifests.to_json(manifest),))
-        self._manifest = manifest
 
     def write(self, points: Sequence[Point]) -> None:
         file, schema = self._opened()
@@ -242,9 +231,6 @@ class SqliteSink(Sink):
         """Each write is a transaction, synced when it commits."""
         self._opened()
 
-    def count(self) -> int:
-        return self._opened()[0].count()
-
     def ids(self) -> Iterator[Sequence[str]]:
         file, _ = self._opened()
         last = ""
@@ -252,55 +238,18 @@ class SqliteSink(Sink):
             yield [id for (id,) in page]
             last = page[-1][0]
 
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        file, schema = self._opened()
-        return file.fetch(ids, schema)
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-
-class SqliteIndex(Index):
+class SqliteIndex(_Store, Index):
     """Compares with every vector, or with those of the rows that `where` leaves."""
 
-    def __init__(self, url: str) -> None:
-        self._url, self._path = url, _path(url)
-        self._file: _File | None = None
-        self._manifest: Manifest | None = None
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def generation(self, number: int) -> Self:
-        return type(self)(_beside(self._url, number))
-
-    def __repr__(self) -> str:
-        return f"SqliteIndex({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
-
     def open(self) -> None:
-        self._manifest = self.manifest()
-        self._file = _File(self._path, self._url, readonly=True)
+        schema = self.manifest().schema
+        self._hold(_File(self._path, self._url, readonly=True), schema)
 
     def manifest(self) -> Manifest:
-        if (kept := _kept(self._path, self._url)) is None:
+        if (kept := self._kept()) is None:
             raise SinkError(f"there is no index at {self._url}")
         return kept
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-    def _opened(self) -> tuple[_File, IndexSchema]:
-        if self._file is None or self._manifest is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._file, self._manifest.schema
 
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
@@ -324,10 +273,3 @@ class SqliteIndex(Index):
         found = file.all(sql, [query, k, *values])
         best = 1.0 if space.metric == "cosine" else 0.0
         return [Hit(best - cells[-1], rows.chunk(cells[:-1])) for cells in found]
-
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        file, schema = self._opened()
-        return file.fetch(ids, schema)
-
-    def count(self) -> int:
-        return self._opened()[0].count()

@@ -39,7 +39,7 @@ from penstock.engine.flow import Setup
 from penstock.jobs import session as sessions
 from penstock.pipeline import Pipeline
 from penstock.registry import SINKS, find
-from penstock.sinks import manifests
+from penstock.sinks import address, manifests
 from penstock.sinks.memory import MemorySink, forget
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import LEDGER_MOMENTS, SINK_MOMENTS, Fuse, wire
@@ -120,7 +120,7 @@ class JournalSink(Sink):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._path, _ = manifests.place(url, "journal", "journal:///tmp/index")
+        self._path, _ = address.local(url, "journal", "journal:///tmp/index")
         self._file: int | None = None
         self._points: dict[str, Point] = {}
 

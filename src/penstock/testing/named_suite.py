@@ -18,13 +18,12 @@ from penstock.core.errors import SinkError, SpaceMismatch, UsageError
 from penstock.core.records import VECTOR, Dense, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.testing.points import DIM, MakeIndex, MakeSink, holds, point, similarity
+from penstock.testing.suite_base import SinkBase
 
 TITLE_DIM = 4
 
 
-class NamedVectors:
-    kind: type[Vector] = Dense
-
+class NamedVectors(SinkBase):
     @property
     def named(self) -> Manifest:
         """Of an index with two vectors a point, of other models, dimensions and, where both are dense, metrics."""

@@ -17,6 +17,7 @@ MakeSink = Callable[[], Sink]
 MakeIndex = Callable[[], Index]
 
 DIM = 8
+URI = 'file:///docs/it\'s "quoted" \\ and 100%25 naïve.md'
 
 
 def point(n: int, *, kind: type[Vector] = Dense, dim: int = DIM, version: int = 0, **fields: Any) -> Point:

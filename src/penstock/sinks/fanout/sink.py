@@ -19,8 +19,8 @@ from penstock.core.contracts import Sink
 from penstock.core.errors import Rejected, SinkUnavailable, Transient, UsageError
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
-from penstock.sinks.fanout_group import BEHIND, UP, Book, Group, Member, put
-from penstock.sinks.fanout_joining import FIRST, Joining, give
+from penstock.sinks.fanout.group import BEHIND, UP, Book, Group, Member, put
+from penstock.sinks.fanout.joining import FIRST, Joining, give
 
 SLICE = 1.0
 """Seconds that a flush spends on members that catch up."""

@@ -23,7 +23,7 @@ from penstock.core.errors import OwnershipError, SinkUnavailable, Transient
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests
-from penstock.sinks.fanout_group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
+from penstock.sinks.fanout.group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
 
 FIRST, PAGE, PAGE_BYTES = 16, 256, 4 << 20
 """Points that are copied while the others wait: at first, at most, and about how many bytes."""

@@ -21,15 +21,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
 from penstock.core.records import Dense, MultiVector, Point
-from penstock.core.schema import IndexSchema, Manifest
-from penstock.sinks import manifests, rows
-from penstock.sinks.delta_files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
+from penstock.core.schema import Manifest
+from penstock.sinks import address, manifests, rows
+from penstock.sinks.base import Opened
+from penstock.sinks.delta.files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
 from penstock.sinks.store import line
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ SMALL_PARTS = 64
 COMMITS = 12
 """How often a commit is tried that others came before."""
 LIMITS = {"timeout": "60s", "connect_timeout": "10s", "max_retries": "3", "retry_timeout": "60s"}
-UNTOLD = re.compile(r"[\[\]\\^|\x00-\x1f\x7f]|%[0-9a-f]{2}", re.IGNORECASE)
+UNSAFE = re.compile(r"[\[\]\\^|\x00-\x1f\x7f]|%[0-9a-f]{2}", re.IGNORECASE)
 """In a path, these make the driver panic or look elsewhere (deltalake 1.6.6)."""
 PART = re.compile(r"part-[^/]*\.parquet")
 AWAY = re.compile(r"error sending request|timed? ?out|connect|\b(429|500|502|503|504)\b|SlowDown", re.IGNORECASE)
@@ -65,7 +66,7 @@ def _errors(url: str) -> Iterator[None]:
         raise kind(f"{url}: {line(error)}") from error
 
 
-class DeltaSink(Sink):
+class DeltaSink(Opened[Files], Sink):
     """A Delta table: `delta://./lake/chunks`. Several may write at once."""
 
     accepts = frozenset({Dense, MultiVector})
@@ -73,43 +74,23 @@ class DeltaSink(Sink):
     max_rows = 4096
 
     def __init__(self, url: str) -> None:
+        super().__init__(url)
         scheme = url.partition("://")[0].lower()
         if scheme not in STORES:
-            raise UsageError(f"{url!r} does not name a place; write it like {EXAMPLE}")
+            raise UsageError(f"invalid url {url!r}: expected one like {EXAMPLE}")
         if (remote := STORES[scheme]) and "@" in url.partition("://")[2].partition("/")[0]:
-            raise UsageError(f"a {scheme} url is no place for a password; set the environment variables of the store")
-        path, given = manifests.place(url, scheme, EXAMPLE)
-        manifests.options(given, set(), url)
+            raise UsageError(f"a {scheme} url holds no password; set the environment variables of the store")
+        path, _ = address.local(url, scheme, EXAMPLE)
         if remote and (len(path.parts) < 2 or path.is_absolute()):
-            raise UsageError(f"{url!r} names no folder in a bucket; write it like {EXAMPLE}")
-        self._url = url
+            raise UsageError(f"{url!r} names no folder in a bucket: expected a url like {EXAMPLE}")
         self._path = None if remote else path.absolute()
         self._uri = remote + path.as_posix() if remote else str(self._path)
-        if odd := UNTOLD.search(self._uri):
-            raise UsageError(f"{url!r}: a Delta table cannot be in a path with {odd[0]!r} in it; name another place")
+        if odd := UNSAFE.search(self._uri):
+            raise UsageError(f"{url!r}: a Delta table cannot be in a path with {odd[0]!r} in it; take another path")
         self._options = dict(LIMITS) if remote else {}
-        self._opened: tuple[Files, IndexSchema] | None = None
         self._pending = Pending()
         self._lock = threading.Lock()
         self._near = ""
-
-    @property
-    def url(self) -> str:
-        return self._url
-
-    def __repr__(self) -> str:
-        return f"DeltaSink({self._url!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._url,)
-
-    def generation(self, number: int) -> Self:
-        return type(self)(manifests.numbered(self._url, number))
-
-    def _open(self) -> tuple[Files, IndexSchema]:
-        if self._opened is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._opened
 
     # ------------------------------------------------------------ the table and its manifest
 
@@ -127,7 +108,7 @@ class DeltaSink(Sink):
 
     def _mine(self) -> DeltaTable:
         """The newest version, where there has to be one of this space."""
-        _, schema = self._open()
+        _, schema = self._opened()
         table = self._table()
         kept = None if table is None else self._kept(table)
         if table is None or kept is None:
@@ -148,28 +129,26 @@ class DeltaSink(Sink):
             return None if table is None else self._kept(table)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.supported(manifest.schema, self)
         with _errors(self._url):
             table = self._table()
             kept = None if table is None else self._kept(table)
-            if kept is not None:
-                manifests.agree(kept, manifest, self._url)
-            elif table is not None:
-                raise SinkError(f"{self._url} is a Delta table that is not Penstock's; name another place")
+            manifests.admit(self, kept, manifest)
+            if kept is None and table is not None:
+                raise SinkError(f"{self._url} is a Delta table that is not Penstock's; take another path")
             if self._path is not None:
                 manifests.make_folder(self._path, self._url)
             files = Files(self._uri, self._path, self._options)
             if kept is None:
                 kept = self._create(files, manifest)
-        self._opened, self._pending = (files, kept.schema), Pending()
+        self._hold(files, kept.schema)
 
     def _create(self, files: Files, manifest: Manifest) -> Manifest:
         """Make the table; gives the manifest that it has."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
-        if there := [name for name in files.names() if name != "_delta_log"]:
-            raise SinkError(f"{self._url} holds files that are not Penstock's ({there[0]}); name another place")
+        if others := [name for name in files.names() if name != "_delta_log"]:
+            raise SinkError(f"{self._url} holds files that are not Penstock's ({others[0]}); take another path")
         properties = {PROPERTY: manifests.to_json(manifest), "delta.dataSkippingStatsColumns": "uri"}
         try:
             DeltaTable.create(
@@ -220,7 +199,7 @@ class DeltaSink(Sink):
     # ------------------------------------------------------------ writing
 
     def write(self, points: Sequence[Point]) -> None:
-        _, schema = self._open()
+        _, schema = self._opened()
         batch = rows.Batch(points, schema, self._url)
         if batch.rows:
             import pyarrow as pa
@@ -232,13 +211,13 @@ class DeltaSink(Sink):
         batch.finish()
 
     def delete(self, ids: Sequence[str]) -> None:
-        self._open()
+        self._opened()
         with self._lock, _errors(self._url):
             self._make_room()
             self._pending.newest.update(dict.fromkeys(ids, -1))
 
     def flush(self) -> None:
-        self._open()
+        self._opened()
         with self._lock, _errors(self._url):
             self._commit()
 
@@ -300,7 +279,7 @@ class DeltaSink(Sink):
         from deltalake import CommitProperties
         from deltalake.transaction import RemoveAction
 
-        files, schema = self._open()
+        files, schema = self._opened()
         shape, changes = table_schema(schema), out is not None
         groups = (group for name in sorted(old) for group in files.read(name, shape))
         kept = (group if out is None else without(group, out) for group in groups)
@@ -327,7 +306,7 @@ class DeltaSink(Sink):
     # ------------------------------------------------------------ reading
 
     def _dataset(self, table: DeltaTable) -> Any:
-        return table.to_pyarrow_dataset(filesystem=self._open()[0].system)
+        return table.to_pyarrow_dataset(filesystem=self._opened()[0].system)
 
     def _holding(self, table: DeltaTable, ids: pa.Array) -> set[str]:
         """The files that hold rows of these ids."""
@@ -358,7 +337,7 @@ class DeltaSink(Sink):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        _, schema = self._open()
+        _, schema = self._opened()
         wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
         found: list[Point] = []
         with _errors(self._url):
@@ -376,7 +355,8 @@ class DeltaSink(Sink):
         return found
 
     def close(self) -> None:
-        self._opened, self._pending = None, Pending()
+        self._pending = Pending()
+        super().close()
 
 
 def _sizes(table: DeltaTable) -> dict[str, tuple[int, int]]:

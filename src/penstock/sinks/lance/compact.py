@@ -1,0 +1,122 @@
+"""Compacts a LanceDB table and indexes its vectors: `python -m penstock.sinks.lance.compact lance://./index`.
+
+A process of its own, since compaction in the one that writes took a gigabyte there. Versions of the last minutes
+stay, for a writer that goes on meanwhile; with `--clean` none but the newest does.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from penstock.core.errors import SinkError
+from penstock.sinks import rows
+from penstock.sinks.lance import table as tables
+from penstock.sinks.lance.table import TableFiles, crowded, unindexed
+
+KEEP = timedelta(minutes=5)
+NOW = timedelta(milliseconds=1)
+"""Keeps the newest version only. At 0 LanceDB warns that reads of others fail; those of Penstock are repeated."""
+
+
+def compact(url: str, *, clean: bool = False) -> None:
+    """`clean` removes what only older versions need: nobody may be writing then."""
+    files = TableFiles(url)
+    if (manifest := files.manifest()) is None:
+        raise SinkError(f"there is no index at {url}")
+    with alone(files) as first:
+        if not first:
+            return
+        table = files.connect().open_table(files.name)
+        if clean or crowded(table):
+            table.optimize(cleanup_older_than=KEEP)
+        for name in unindexed(table, manifest.schema):
+            from lancedb.index import IvfRq, IvfSq
+
+            space = manifest.schema.vectors[name]
+            # A bit a dimension tells well enough which few to compare exactly, and is read in no time.
+            kind = IvfSq if space.dim % 8 else IvfRq
+            # As many parts as each then has rows: half as many rows are looked at as in parts of LanceDB's own size.
+            parts = math.isqrt(table.count_rows())
+            how = kind(distance_type=space.metric, num_partitions=parts, max_iterations=10)
+            table.create_index(rows.vector_column(name), config=how)
+        if clean:
+            table.optimize(cleanup_older_than=NOW)
+
+
+@contextmanager
+def alone(files: TableFiles) -> Iterator[bool]:
+    """Whether no other process compacts this table; the system drops the lock with the process."""
+    with open(files.folder / f".{files.name}.compacting", "wb") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: LanceDB itself refuses the second of two that conflict
+            yield True
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+class Compactor:
+    """Runs this module in a process of its own, at most one at a time, when there is enough to gain."""
+
+    def __init__(self, url: str, rows: int) -> None:
+        self._url = url
+        self._process: subprocess.Popen[bytes] | None = None
+        self.ran = False
+        """It has compacted since old versions were removed."""
+        self._rows, self._fresh, self._writes = rows, 0, 0
+        self._lock = threading.Lock()
+
+    def wrote(self, count: int) -> None:
+        with self._lock:
+            self._writes, self._fresh = self._writes + 1, self._fresh + count
+            # Compaction rewrites the table: doing it as the table grows by half keeps its cost in proportion.
+            if self._writes >= tables.FRAGMENTS and self._fresh * 2 >= self._rows and not self._running():
+                self._start()
+
+    def wait(self) -> None:
+        with self._lock:
+            self._wait()
+
+    def clean(self) -> None:
+        """Compact, and remove what only older versions need, while nobody writes. Readers read again."""
+        with self._lock:
+            self._wait()
+            self._start("--clean")
+            self._wait()
+            self.ran = False
+
+    def _running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _start(self, *options: str) -> None:
+        self._rows, self._fresh, self._writes, self.ran = self._rows + self._fresh, 0, 0, True
+        command = [sys.executable, "-m", "penstock.sinks.lance.compact", self._url, *options]
+        # A session of its own: Ctrl-C is for the run, which waits for this one and is done.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _wait(self) -> None:
+        # A failed compaction harms nothing: the table is as before, and the next run compacts again.
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+
+if __name__ == "__main__":
+    compact(sys.argv[1], clean="--clean" in sys.argv[2:])

@@ -1,0 +1,64 @@
+"""Beside a LanceDB table: which ids it may hold, and which of its files are on the disk for good."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from penstock.sinks import manifests
+from penstock.sinks.lance.table import PAGE
+
+
+class KnownIds:
+    """Which ids may be in the table, in 8 MB (a Bloom filter): those that are not are appended and need no merge.
+
+    A merge reads all ids of the table, which takes time and memory in proportion to it. With tens of millions of
+    ids the filter says `maybe` to all, and every batch is merged.
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        import numpy as np
+
+        self._bits = np.zeros(1 << 23, np.uint8)
+        pages = iter(ids)
+        while page := list(islice(pages, PAGE)):
+            self.among(page)
+
+    def among(self, ids: Sequence[str]) -> list[str]:
+        """Which of these may be in the table already; from now on all of them are."""
+        import numpy as np
+
+        digests = b"".join(blake2b(id.encode(), digest_size=16).digest() for id in ids)
+        places = np.frombuffer(digests, np.uint32).reshape(-1, 4) & np.uint32((1 << 26) - 1)
+        bits = np.left_shift(1, places & 7).astype(np.uint8)
+        known = (self._bits[places >> 3] & bits) != 0
+        np.bitwise_or.at(self._bits, places >> 3, bits)
+        return [ids[row] for row in np.flatnonzero(known.all(axis=1)).tolist()]
+
+
+class Disk:
+    """Syncs what LanceDB wrote since the last time. Its files are never written twice, so a name tells all."""
+
+    def __init__(self, database: Path, data: Path) -> None:
+        self._database, self._data = database, data
+        self._synced: set[str] = set()
+        self._lock = threading.Lock()
+
+    def sync(self) -> None:
+        with self._lock:
+            present, folders = set(), [str(self._database)]
+            for folder, _, names in os.walk(self._data):
+                paths = {os.path.join(folder, name) for name in names}
+                present |= paths
+                if paths - self._synced:
+                    folders.append(folder)
+            for path in [*sorted(present - self._synced), *folders]:
+                try:
+                    manifests.sync(path)
+                except FileNotFoundError:
+                    continue  # compaction removed it meanwhile: no version needs it any more
+            self._synced = present

@@ -1,0 +1,113 @@
+"""Searches a LanceDB table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from penstock.core import filters
+from penstock.core.contracts import Index
+from penstock.core.errors import SinkError
+from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
+from penstock.core.schema import Manifest
+from penstock.sinks import rows
+from penstock.sinks.base import Opened
+from penstock.sinks.lance.table import TableFiles, errors, fetch, reread
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SETTLED = 1_000_000_000
+"""Nanoseconds: a version that comes so much later has another time than the one before; and how old a look may be."""
+PROBES, COMPARED = 100, 200
+"""How many parts of the ANN index are looked into, and how many of the vectors there compared exactly, at least."""
+
+T = TypeVar("T")
+
+
+class LanceIndex(Opened[Any], Index):
+    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds.
+
+    It searches the newest version, which the time of the folder of versions tells; where folders keep no times, one
+    that was the newest a second ago.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._files = TableFiles(url)
+        self._changed = self._looked = 0
+        """The time of the folder of versions when it was looked into last, and when that was."""
+
+    def generation(self, number: int) -> Self:
+        return type(self)(self._files.generation(number))
+
+    def open(self) -> None:
+        manifest = self.manifest()
+        with errors(self._url):
+            table = reread(lambda: self._files.connect("search").open_table(self._files.name))
+        self._hold(table, manifest.schema)
+
+    def manifest(self) -> Manifest:
+        if (kept := self._files.manifest()) is None:
+            raise SinkError(f"there is no index at {self._url}")
+        return kept
+
+    def _read(self, read: Callable[[Any], T]) -> T:
+        """Read the newest version of the table."""
+        table, _ = self._opened()
+
+        def newest() -> T:
+            now, changed = time.time_ns(), self._files.versions.stat().st_mtime_ns
+            # A version so new may be followed by another one within the same tick of the clock; and folders of mounted
+            # buckets keep no times.
+            if changed != self._changed or not changed + SETTLED < now < self._looked + SETTLED:
+                table.checkout_latest()
+                self._changed, self._looked = changed, now
+            try:
+                return read(table)
+            except RuntimeError:
+                self._changed = 0  # the next read looks again
+                raise
+
+        with errors(self._url):
+            return reread(newest)
+
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
+        _, schema = self._opened()
+        name, space = rows.target(vector, schema, using, self._url)
+        assert isinstance(vector, Dense | MultiVector)
+        if k < 1:
+            return []
+        wanted = filters.parse(where)
+
+        def read(table: Any) -> pa.Table:
+            query = table.search(vector.values, vector_column_name=rows.vector_column(name))
+            query = query.distance_type(space.metric).limit(k).nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k)))
+            query = query.select([*rows.COLUMNS, "_distance"])
+            if wanted:
+                # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
+                query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
+            return query.to_arrow()
+
+        return _hits(self._read(read), vector, space.metric)
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        _, schema = self._opened()
+        return self._read(lambda table: fetch(table, schema, ids))
+
+    def count(self) -> int:
+        return self._read(lambda table: int(table.count_rows()))
+
+
+def _hits(found: pa.Table, query: Dense | MultiVector, metric: str) -> list[Hit]:
+    scores: list[float] = []
+    for distance in found.column("_distance").to_pylist():
+        if metric == "l2":
+            scores.append(-distance)
+        else:  # MaxSim adds up one similarity a row of the query
+            scores.append((len(query.values) if isinstance(query, MultiVector) else 1) - distance)
+    chunks = [chunk for batch in found.to_batches() for chunk in rows.chunks(batch)]
+    return [Hit(score, chunk) for score, chunk in zip(scores, chunks, strict=True)]

@@ -1,0 +1,175 @@
+"""Fills a LanceDB table.
+
+LanceDB writes one version and one fragment a batch and syncs nothing to disk; what this file adds is a folder
+that stays quick (compaction, in another process, so that its memory is not ours) and that survives a power cut
+from one `flush` to the next.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any, Self
+
+from penstock.core.contracts import Sink
+from penstock.core.errors import SinkError
+from penstock.core.records import Dense, MultiVector, Point
+from penstock.core.schema import Manifest
+from penstock.sinks import manifests, rows
+from penstock.sinks.base import Opened
+from penstock.sinks.lance.compact import Compactor
+from penstock.sinks.lance.disk import Disk, KnownIds
+from penstock.sinks.lance.table import PAGE, TableFiles, crowded, errors, fetch, reread, unindexed
+from penstock.support import scratch
+
+FEW = 16
+"""So few ids of a batch that may be in the table are looked up: most are by chance, and a merge would read all ids."""
+
+
+class LanceSink(Opened[Any], Sink):
+    """A LanceDB table: `lance://./index`, `lance:///srv/index`; its name is `chunks` or `?table=notes`.
+
+    One process writes at a time; any number reads meanwhile.
+    """
+
+    accepts = frozenset({Dense, MultiVector})
+    named = True
+    max_rows = 1024  # benchmarks/sinks.py, 200,000 points: 398 MB at its peak; 700 with batches of 2,048
+    writers = 2
+    """One makes a table of its points while the other's is written."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._files = TableFiles(url)
+        self._disk: Disk | None = None
+        self._known: KnownIds | None = None
+        self._compactor: Compactor | None = None
+        self._turn = threading.Lock()
+
+    def generation(self, number: int) -> Self:
+        return type(self)(self._files.generation(number))
+
+    def manifest(self) -> Manifest | None:
+        return self._files.manifest()
+
+    def drop(self) -> None:
+        self.close()
+        with errors(self._url):
+            self._files.sidecar.unlink(missing_ok=True)  # first, so that nobody takes what is left for an index
+            if self._files.data.exists():
+                self._files.connect().drop_table(self._files.name)
+
+    def open(self, manifest: Manifest) -> None:
+        kept = self.manifest()
+        manifests.admit(self, kept, manifest)
+        manifests.make_folder(self._files.folder, self._url)
+        with errors(self._url):
+            database = self._files.connect()
+            if kept is None:
+                self._create(database, manifest)
+            table = database.open_table(self._files.name)
+            self._hold(table, (kept or manifest).schema)
+            self._disk = Disk(self._files.folder, self._files.data)
+            self._compactor = Compactor(self._url, table.count_rows())
+
+    def _create(self, database: Any, manifest: Manifest) -> None:
+        """Make the table and then its manifest. A run that died between the two left an empty table."""
+        name = self._files.name
+        if self._files.exists:
+            if database.open_table(name).count_rows():
+                raise SinkError(f"{self._url}: the table {name!r} is not Penstock's; name another one with ?table=")
+            database.drop_table(name)  # it may be of another space
+        # In this format a column whose values are mostly equal is read at once: benchmarks/serve.py.
+        options = {"new_table_data_storage_version": "2.1"}
+        table = database.create_table(name, schema=rows.schema(manifest.schema), storage_options=options)
+        table.set_unenforced_primary_key("id")
+        manifests.keep(self._files.sidecar, manifest)
+
+    def replace_manifest(self, manifest: Manifest) -> None:
+        with errors(self._url):
+            manifests.keep(self._files.sidecar, manifest)
+
+    @property
+    def _table(self) -> Any:
+        return self._opened()[0]
+
+    def write(self, points: Sequence[Point]) -> None:
+        table, schema = self._opened()
+        batch = rows.Batch(points, schema, self._url)
+        if batch.rows:
+            import pyarrow as pa
+
+            new = pa.Table.from_batches([batch.arrow()])
+            with self._turn, errors(self._url):
+                if self._known is None:
+                    self._known = KnownIds(id for page in self._ids() for id in page)
+                # Before the write: where that fails, nobody knows what of it is there, and a second try merges.
+                known = self._known.among([cells[0] for cells in batch.rows])
+                if 0 < len(known) <= FEW and not table.count_rows(rows.listed(known)):
+                    known = []
+                if known:
+                    table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(new)
+                else:
+                    table.add(new)
+            if self._compactor:
+                self._compactor.wrote(len(batch.rows))
+        batch.finish()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        table = self._table
+        if ids:
+            with errors(self._url):
+                table.delete(rows.listed(ids))
+
+    def flush(self) -> None:
+        self._opened()
+        if self._disk:
+            with errors(self._url):
+                self._disk.sync()
+
+    def count(self) -> int:
+        table = self._table
+        with errors(self._url):
+            return int(reread(table.count_rows))
+
+    def ids(self) -> Iterator[Sequence[str]]:
+        """List them from a copy that is read at once, so that no cleanup by another process comes between."""
+        self._opened()
+        with closing(scratch.database("CREATE TABLE pages (ids TEXT NOT NULL)")) as copy:
+
+            def read() -> None:
+                copy.execute("DELETE FROM pages")
+                copy.executemany("INSERT INTO pages VALUES (?)", ((json.dumps(page),) for page in self._ids()))
+
+            with errors(self._url):
+                reread(read)
+            for (page,) in copy.execute("SELECT ids FROM pages ORDER BY rowid"):
+                yield json.loads(page)
+
+    def _ids(self) -> Iterator[Sequence[str]]:
+        for batch in self._table.search().select(["id"]).to_batches(PAGE):
+            yield batch.column("id").to_pylist()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        table, schema = self._opened()
+        with errors(self._url):
+            return reread(lambda: fetch(table, schema, ids))
+
+    def maintain(self) -> None:
+        """Compact where there are many fragments, index the vectors where there are many rows, and remove what only
+        older versions need."""
+        table, schema = self._opened()
+        with errors(self._url):
+            if self._compactor:
+                self._compactor.wait()
+                if self._compactor.ran or crowded(table) or unindexed(table, schema):
+                    self._compactor.clean()
+        self.flush()
+
+    def close(self) -> None:
+        if self._compactor:
+            self._compactor.wait()
+        self._disk = self._compactor = self._known = None
+        super().close()

@@ -1,0 +1,113 @@
+"""A LanceDB table: where its files are, how it is opened and read, and when it needs compaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from penstock.core.errors import SinkError, SinkUnavailable, UsageError
+from penstock.core.records import Point
+from penstock.core.schema import IndexSchema, Manifest
+from penstock.sinks import address, manifests, rows
+
+EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
+PAGE = 4096
+FRAGMENTS = 64
+"""More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
+CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
+"""Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
+READS = 5
+"""Tries of a read whose version is cleaned up meanwhile."""
+INDEX_ROWS = 100_000
+"""Below, comparing with every vector is quick enough and exact."""
+
+T = TypeVar("T")
+
+
+class TableFiles:
+    """A table and the manifest beside it: `FOLDER/TABLE.lance`, `FOLDER/TABLE.penstock.json`."""
+
+    def __init__(self, url: str) -> None:
+        folder, options = address.local(url, "lance", EXAMPLE, options=frozenset({"table"}))
+        self.url, self.folder = url, folder
+        self.name = options.get("table", "chunks")
+        if not self.name.replace("_", "").replace("-", "").isalnum():
+            raise UsageError(f"invalid table {self.name!r} in {url!r}: expected letters, digits, - and _")
+        self.data = folder / f"{self.name}.lance"
+        self.versions = self.data / "_versions"
+        self.sidecar = folder / f"{self.name}.penstock.json"
+
+    def generation(self, number: int) -> str:
+        """The url of another table of the folder."""
+        return f"{self.url.partition('?')[0]}?table={self.name}_{number}"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the table has a version: a run may have died when there was no more than its folder."""
+        return self.versions.is_dir() and any(self.versions.iterdir())
+
+    def manifest(self) -> Manifest | None:
+        """The manifest beside the table; None where either of the two is missing."""
+        return manifests.read(self.sidecar, self.url) if self.exists else None
+
+    def connect(self, purpose: str = "write") -> Any:
+        import lancedb
+
+        indexes, metadata = CACHES[purpose]
+        session = lancedb.Session(index_cache_size_bytes=indexes, metadata_cache_size_bytes=metadata)
+        # Every read looks for the newest version: readers see what was written, and compaction never breaks them.
+        # LanceDB takes 2 ms for that, which a search has no time for: see LanceIndex.
+        often = timedelta(0) if purpose == "write" else None
+        return lancedb.connect(str(self.folder), read_consistency_interval=often, session=session)
+
+
+@contextmanager
+def errors(url: str) -> Iterator[None]:
+    """LanceDB raises plain RuntimeError, OSError and ValueError; a lost race with compaction passes on a new try."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:500]
+        kind = SinkUnavailable if "conflict" in text.lower() else SinkError
+        raise kind(f"{url}: {text}") from error
+
+
+def reread(read: Callable[[], T]) -> T:
+    """Read, and again where a cleanup removed files of the version that was read: the newest one has its own."""
+    for _ in range(READS - 1):
+        try:
+            return read()
+        except (RuntimeError, OSError, ValueError) as error:
+            if "not found" not in str(error).lower():
+                raise
+    return read()
+
+
+def fetch(table: Any, schema: IndexSchema, ids: Sequence[str]) -> list[Point]:
+    points: list[Point] = []
+    wanted = list(dict.fromkeys(ids))
+    columns = [*rows.COLUMNS, *map(rows.vector_column, schema.vectors)]
+    for start in range(0, len(wanted), PAGE):
+        query = table.search().where(rows.listed(wanted[start : start + PAGE])).select(columns)
+        for batch in query.to_batches(PAGE):
+            points += rows.points(batch, schema)
+    return points
+
+
+def crowded(table: Any) -> bool:
+    """Whether there are so many fragments, or so many rows newer than an ANN index, that reading gets slow."""
+    if table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
+        return True
+    stats = (table.index_stats(index.name) for index in table.list_indices())
+    return any(one.num_unindexed_rows > INDEX_ROWS // 4 for one in stats if one)
+
+
+def unindexed(table: Any, schema: IndexSchema) -> list[str]:
+    """The names of dense vectors that lack an ANN index, once the table has outgrown comparing with every one."""
+    dense = [name for name, space in schema.vectors.items() if space.kind == "Dense"]
+    if not dense or table.count_rows() < INDEX_ROWS:
+        return []
+    indexed = {column for index in table.list_indices() for column in index.columns}
+    return [name for name in dense if rows.vector_column(name) not in indexed]
