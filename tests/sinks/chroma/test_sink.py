@@ -216,7 +216,8 @@ def test_a_kill_loses_nothing(tmp_path: Path) -> None:
     url = f"chroma://{tmp_path}/notes"
     code = f"""
 from penstock.sinks.chroma import ChromaSink
-from penstock.testing.sink_suite import SinkSuite, write_flush_and_die
+from penstock.testing.lifecycle_suite import write_flush_and_die
+from penstock.testing.sink_suite import SinkSuite
 sink = ChromaSink({url!r}); sink.open(SinkSuite().manifest); write_flush_and_die(sink)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -9

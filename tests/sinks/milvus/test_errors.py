@@ -21,13 +21,13 @@ import pytest
 from penstock.core.errors import MissingExtra, SinkError, Transient, UsageError
 from penstock.core.schema import Manifest
 from penstock.sinks.milvus import MilvusIndex, MilvusSink, wire
+from penstock.testing.lifecycle_suite import write_flush_and_die
 from penstock.testing.sink_suite import (
     holds,
     point,
     respec,
     silent_port,
     unreachable,
-    write_flush_and_die,
 )
 from tests.sinks.milvus import KEY, MANIFEST, SPARSE, message
 
