@@ -19,6 +19,7 @@ from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Rejected, SinkError, SpaceMismatch, Transient, UsageError
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.embedders.named import Named
 from penstock.engine.flow import Flow, Setup
 from penstock.ledger import Ledger, Row
 from penstock.sinks.fanout import FanOut, joining
@@ -75,13 +76,13 @@ class TestFanOutWithALedger(SinkSuite):
         with make_sink() as sink, pytest.raises(OwnershipError, match="/a was filled by another ledger"):
             sink.open(Manifest(self.manifest.schema, owners={"": "ledger 2"}))
 
-    def test_the_manifest_tells_where_the_index_went(self, make_sink: MakeSink) -> None:
-        """The current place is told to every member; namespaces of pipelines that do not fill it are not."""
+    def test_the_manifest_keeps_owners_and_generations(self, make_sink: MakeSink) -> None:
+        """Every member keeps the current generation, and of the owners those that fill it."""
         with self.opened(make_sink) as sink:
             sink.replace_manifest(Manifest(self.manifest.schema, {"": "ledger 1", "wiki": "ledger 2"}, 2, 0))
             assert isinstance(sink, FanOut)
-            told = Manifest(self.manifest.schema, {"": "ledger 1"}, 2, 0)
-            assert [member.manifest() for member in sink.sinks] == [told, told]
+            kept = Manifest(self.manifest.schema, {"": "ledger 1"}, 2, 0)
+            assert [member.manifest() for member in sink.sinks] == [kept, kept]
 
 
 # ---------------------------------------------------------------- a store with a will of its own
@@ -253,7 +254,7 @@ class World:
                 Setup(
                     changes=changes,
                     parse=parse,
-                    embedder=self.embedder,
+                    embedder=Named(self.embedder),
                     sink=fan,
                     ready=lambda: lines,
                     ledger=ledger,

@@ -268,7 +268,6 @@ def test_readers_survive_a_cleanup(tmp_path: Path) -> None:
 def test_ids_taken_slowly_survive_a_cleanup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of them are read, then the table is rewritten and cleaned: the other half are those of before."""
     monkeypatch.setattr(lance.sink, "PAGE", 10)
-    monkeypatch.setattr(lance.sink, "SPOOLED", 100)
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink:
         sink.open(MANIFEST)

@@ -1,7 +1,7 @@
 """`sqlite://`: one SQLite file searched by sqlite-vec, exactly. Small in memory: 46 MB at its peak, whatever it holds.
 
-`chunks` has the columns of `rows.COLUMNS`, `vectors` the embeddings under the same rowid, `meta` the manifest.
-The driver is apsw, since many a Python is built without loadable extensions.
+`chunks` has the columns of `rows.COLUMNS`, `vectors` the embeddings under the same rowid, or `title_vectors` those that
+have a name; `meta` has the manifest. The driver is apsw, since many a Python is built without loadable extensions.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _File:
         return int(self.all("SELECT count(*) FROM chunks")[0][0])
 
     def fetch(self, ids: Sequence[str], schema: IndexSchema) -> list[Point]:
-        found: list[Point] = []
+        points: list[Point] = []
         wanted = list(dict.fromkeys(ids))
         names, width = tuple(schema.vectors), len(rows.COLUMNS)
         embeddings = ", ".join(f"{_table(name)}.embedding" for name in names)
@@ -86,8 +86,8 @@ class _File:
             sql = f"SELECT {_COLUMNS}, {embeddings} FROM chunks {joins} WHERE id IN ({_marks(page)})"
             for cells in self.all(sql, page):
                 vectors = dict(zip(names, map(_dense, cells[width:]), strict=True))
-                found.append(Point(rows.chunk(cells[:width]), vectors))
-        return found
+                points.append(Point(rows.chunk(cells[:width]), vectors))
+        return points
 
     def close(self) -> None:
         with self.turn():
@@ -95,8 +95,8 @@ class _File:
 
 
 def _table(name: str) -> str:
-    """The table of the vectors of that name."""
-    return "vectors" if name == VECTOR else f"vectors_{name}"
+    """The table of the vectors of that name. sqlite-vec has others whose names begin with it: `vectors_info`."""
+    return "vectors" if name == VECTOR else f"{name}_vectors"
 
 
 def _marks(values: Sequence[object]) -> str:

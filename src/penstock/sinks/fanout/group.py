@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, Rejected, SinkError, SinkUnavailable, TooLarge, Transient
 from penstock.core.records import Point
+from penstock.sinks.bisect import in_halves
 
 T = TypeVar("T")
 
@@ -214,17 +215,20 @@ class Group:
 
 
 def put(sink: Sink, points: Sequence[Point]) -> dict[str, str]:
-    """Write these; gives the ids that were refused for good, and why."""
-    try:
-        sink.write(points)
-    except Rejected as error:
-        return error.reasons
-    except TooLarge as error:
-        if len(points) == 1:
-            return {points[0].id: str(error)}
-        half = len(points) // 2
-        return put(sink, points[:half]) | put(sink, points[half:])
-    return {}
+    """Write these, in parts where they are too many at once. Return the ids refused for good, and why."""
+
+    def write(some: Sequence[Point]) -> list[tuple[str, str]]:
+        try:
+            sink.write(some)
+        except Rejected as error:
+            return list(error.reasons.items())
+        except TooLarge as error:
+            if len(some) > 1:
+                raise
+            return [(some[0].id, str(error))]
+        return []
+
+    return dict(in_halves(points, write, TooLarge))
 
 
 def broken(member: Member, error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from tempfile import SpooledTemporaryFile
+from contextlib import closing
 from typing import Any, Self
 
 from penstock.core.contracts import Sink
@@ -22,11 +22,10 @@ from penstock.sinks.base import Opened
 from penstock.sinks.lance.compact import Compactor
 from penstock.sinks.lance.disk import Disk, KnownIds
 from penstock.sinks.lance.table import PAGE, TableFiles, crowded, errors, fetch, reread, unindexed
+from penstock.support import scratch
 
 FEW = 16
 """So few ids of a batch that may be in the table are looked up: most are by chance, and a merge would read all ids."""
-SPOOLED = 4 << 20
-"""Bytes of ids that are held in memory; more of them wait in a file."""
 
 
 class LanceSink(Opened[Any], Sink):
@@ -138,18 +137,16 @@ class LanceSink(Opened[Any], Sink):
     def ids(self) -> Iterator[Sequence[str]]:
         """List them from a copy that is read at once, so that no cleanup by another process comes between."""
         self._opened()
-        with SpooledTemporaryFile(SPOOLED, "w+", encoding="utf-8") as file:
+        with closing(scratch.database("CREATE TABLE pages (ids TEXT NOT NULL)")) as copy:
 
             def read() -> None:
-                file.seek(0)
-                file.truncate()
-                file.writelines(f"{json.dumps(page)}\n" for page in self._ids())
+                copy.execute("DELETE FROM pages")
+                copy.executemany("INSERT INTO pages VALUES (?)", ((json.dumps(page),) for page in self._ids()))
 
             with errors(self._url):
                 reread(read)
-            file.seek(0)
-            for line in file:
-                yield json.loads(line)
+            for (page,) in copy.execute("SELECT ids FROM pages ORDER BY rowid"):
+                yield json.loads(page)
 
     def _ids(self) -> Iterator[Sequence[str]]:
         for batch in self._table.search().select(["id"]).to_batches(PAGE):
