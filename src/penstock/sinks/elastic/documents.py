@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.core.errors import SinkError
 from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Sparse, Vector
@@ -50,6 +50,18 @@ def bits_field(name: str) -> str:
     return "bits" if name == VECTOR else f"bits_{name}"
 
 
+class VectorFields(NamedTuple):
+    """The fields that hold the vectors of one name, and their space."""
+
+    compared: str
+    bits: str
+    space: VectorSpec
+
+
+def vector_fields(schema: IndexSchema) -> list[VectorFields]:
+    return [VectorFields(rows.vector_column(name), bits_field(name), space) for name, space in schema.vectors.items()]
+
+
 class Documents(wire.Server):
     """An index of chunks. The manifest is in the mapping's `_meta`."""
 
@@ -68,9 +80,8 @@ class Documents(wire.Server):
         for space in manifest.schema.vectors.values():
             self.check_version(space)
         fields = dict(_FIELDS)
-        for name, space in manifest.schema.vectors.items():
-            fields[rows.vector_column(name)] = self.dialect.mapping(space)
-            fields[bits_field(name)] = {"type": "binary"}
+        for field, bits, space in vector_fields(manifest.schema):
+            fields |= {field: self.dialect.mapping(space), bits: {"type": "binary"}}
         meta = {"penstock": manifests.to_json(manifest)}
         mappings = {"dynamic": "strict", "_meta": meta, "properties": fields}
         try:
@@ -81,19 +92,18 @@ class Documents(wire.Server):
             return kept
         return manifest
 
-    def document(self, row: rows.Row, vectors: Mapping[str, Any], schema: IndexSchema) -> bytes:
+    def document(self, row: rows.Row, vectors: Iterable[tuple[VectorFields, Any]]) -> bytes:
         """The lines of a bulk request that write it. Raises ValueError or TypeError for what no document can hold."""
         fields = dict(zip(rows.COLUMNS, row, strict=True))
         fields["image"] = None if fields["image"] is None else _base64(fields["image"])
         fields["digest"] = digest(fields["text"])
-        for name, vector in vectors.items():
-            field, space = rows.vector_column(name), schema.vectors[name]
+        for (field, bits, space), vector in vectors:
             if isinstance(vector, Sparse):
-                fields[field], fields[bits_field(name)] = weights(vector), _base64(sparse.packed(vector))
+                fields[field], fields[bits] = weights(vector), _base64(sparse.packed(vector))
                 continue
             if space.kind == "MultiVector" and not len(vector):
                 raise ValueError("its vector has no rows")
-            fields[field], fields[bits_field(name)] = compared(vector, space), _base64(vector)
+            fields[field], fields[bits] = compared(vector, space), _base64(vector)
         return self.dumps({"index": {"_id": key(fields["id"])}}) + b"\n" + self.dumps(fields)
 
     def removal(self, id: str) -> bytes:

@@ -11,7 +11,7 @@ from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
 from penstock.sinks.elastic import dialects, wire
-from penstock.sinks.elastic.documents import Documents
+from penstock.sinks.elastic.documents import Documents, vector_fields
 
 PAGE = 1000
 
@@ -85,10 +85,10 @@ class ElasticSink(ElasticStore, CollectionSink[Documents]):
 
 
 def _actions(server: Documents, batch: rows.Batch, schema: IndexSchema) -> Iterator[tuple[str, bytes]]:
-    columns = {name: column.rows for name, column in batch.columns.items()}
-    for row, *vectors in zip(batch.rows, *columns.values(), strict=True):
+    fields, columns = vector_fields(schema), [batch.columns[name].rows for name in schema.vectors]
+    for row, *vectors in zip(batch.rows, *columns, strict=True):
         try:
-            line = server.document(row, dict(zip(columns, vectors, strict=True)), schema)
+            line = server.document(row, zip(fields, vectors, strict=True))
         except (ValueError, TypeError) as error:  # TypeError: a number of more than 64 bits
             batch.reasons[row[0]] = str(error)
         else:

@@ -13,7 +13,7 @@ from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
 from penstock.sinks.pgvector.connection import BUILD, scalar
 from penstock.sinks.pgvector.table import COLUMNS, PAGE, Hnsw, Table, parse
-from penstock.sinks.pgvector.values import decoded, encoded, storable, to_binary
+from penstock.sinks.pgvector.values import decoded, encoded, encoder, storable
 
 if TYPE_CHECKING:
     import psycopg
@@ -168,11 +168,11 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
 def _copied(batch: rows.Batch) -> Iterator[rows.Row]:
     """The rows that can be written, with their vectors as bytes; reasons for the others go into the batch."""
     columns = batch.columns.values()
-    spaces = [column.space for column in columns]
+    encoders = [encoder(column.space) for column in columns]
     for cells, *vectors in zip(batch.rows, *(column.rows for column in columns), strict=True):
         id, uri, ordinal, text, *rest = cells
         try:
-            data = [to_binary(vector, space) for vector, space in zip(vectors, spaces, strict=True)]
+            data = [encode(vector) for encode, vector in zip(encoders, vectors, strict=True)]
             stored = encoded(id)
             if len(stored.encode()) > LONGEST_ID:
                 raise ValueError(f"its id has more than {LONGEST_ID:,} bytes")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from penstock.core.records import Chunk, Dense, Sparse, Vector
@@ -51,10 +51,22 @@ def literal(vector: Vector) -> str:
     return f"{{{','.join(f'{index + 1}:{value!r}' for index, value in pairs if value and index < WIDTH)}}}/{WIDTH}"
 
 
-def to_binary(vector: Any, space: VectorSpec) -> bytes:
-    """A Sparse, or a dense vector's values, as COPY takes them. Raises ValueError where pgvector has no such index."""
-    if not isinstance(vector, Sparse):
-        return bytes(struct.pack(">hh", space.dim, 0) + vector.astype(">f4").tobytes())
+def encoder(space: VectorSpec) -> Callable[[Any], bytes]:
+    """The function that turns a vector of the space into the bytes that COPY takes: a Sparse, or a dense one's values.
+
+    It raises ValueError for an index that pgvector does not have.
+    """
+    if space.kind == "Sparse":
+        return _sparse_bytes
+    head = struct.pack(">hh", space.dim, 0)
+
+    def dense_bytes(values: Any) -> bytes:
+        return bytes(head + values.astype(">f4").tobytes())
+
+    return dense_bytes
+
+
+def _sparse_bytes(vector: Sparse) -> bytes:
     if len(vector.indices) and int(vector.indices[-1]) >= WIDTH:
         raise ValueError(f"its vector has an index beyond {WIDTH - 1:,}, the last that pgvector has")
     entries = vector.indices.astype(">i4").tobytes() + vector.values.astype(">f4").tobytes()
