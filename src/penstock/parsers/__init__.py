@@ -193,8 +193,8 @@ def _name(item: Item) -> str:
 
 
 def _among_images(media_type: str | None, item: Item) -> str | None:
-    """Of a file that is no image, where images are looked for: its type, or an empty one's if it is the caption of
-    one."""
+    """The type of a file that is no image, where images are looked for: an empty file's if it is the caption of one.
+    Raises ParseError if it is named like an image."""
     stem, ending = os.path.splitext(_name(item))
     if ending.lower() in ENDINGS:
         raise ParseError(f"it is named like an image, and is {media_type or 'of an unknown type'}")
@@ -208,7 +208,7 @@ def _among_images(media_type: str | None, item: Item) -> str | None:
 
 
 def beside(item: Item) -> Mapping[str, Callable[[], BinaryIO]]:
-    """Of an archive's member, the other members of its sample, by the end of their names: its opener tells them."""
+    """The other members in the sample of an archive's member, by the end of their names."""
     members: Mapping[str, Callable[[], BinaryIO]] = getattr(item.opener, "beside", {})
     return members
 
@@ -294,9 +294,9 @@ def _detected(stream: BinaryIO, item: Item) -> str | None:
 
 
 def _charset(hint: str | None) -> str:
-    """What an HTTP server says of the encoding is kept beside the detected type."""
-    found = re.search(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", hint or "", re.IGNORECASE)
-    return f"; charset={found[1]}" if found else ""
+    """The encoding that an HTTP server names, to be kept beside the detected type."""
+    match = re.search(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", hint or "", re.IGNORECASE)
+    return f"; charset={match[1]}" if match else ""
 
 
 # ---------------------------------------------------------------- failures

@@ -95,7 +95,7 @@ def _head(rows: Sequence[Row]) -> _Head:
 
 
 def _titles(rows: Sequence[Row]) -> int:
-    """How many of the first rows are titles: one cell of several is filled, and beneath are headings."""
+    """The number of rows at the top that are titles: one cell of several is filled, and beneath are headings."""
     at = 0
     while at < len(rows) - 1 and len(rows[at]) > 1 and len(_filled(rows[at])) == 1:
         at += 1
