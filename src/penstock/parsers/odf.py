@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from penstock.core.records import Block, Gap, Item
-from penstock.parsers.headings import Row, units
+from penstock.parsers.headings import Cells, units
 from penstock.parsers.package import Event, Outline, Package
 
 _SPACE = {"tab": "\t", "line-break": "\n"}
@@ -84,7 +84,7 @@ def _sheets(events: Iterator[Event]) -> Iterator[Block | Gap]:
             yield from units(_rows(events), {"sheet": value.get("name", "")[:200]})
 
 
-def _rows(events: Iterator[Event]) -> Iterator[Row]:
+def _rows(events: Iterator[Event]) -> Iterator[Cells]:
     """Those of one sheet, to its end."""
     repeat, wide = 1, 0
     cells: list[str | None] = []
