@@ -1,4 +1,4 @@
-"""A folder of images through the whole pipeline: found by words, and what is no image is told."""
+"""A folder of images through the whole pipeline: found by words, and what is no image is reported."""
 
 from __future__ import annotations
 
@@ -107,26 +107,26 @@ def test_captions_are_kept_true(folder: Path, url: str) -> None:
         other.unlink()
     caption, fields = first.with_suffix(".txt"), second.with_suffix(".json")
 
-    def told() -> dict[str, str]:
+    def captions() -> dict[str, str]:
         return {Path(p.chunk.uri).name: p.chunk.text for ids in MemorySink(url).ids() for p in fetched(url, ids)}
 
     assert pipeline.run().ok
-    assert told() == {first.name: "", second.name: ""}
+    assert captions() == {first.name: "", second.name: ""}
     caption.write_text("first")
     fields.write_text("{no JSON")
     assert not pipeline.run().ok
     caption.write_text("another")
     fields.write_text('{"caption": "second"}')
     assert pipeline.run().ok
-    assert told() == {first.name: "another", second.name: "second"}
+    assert captions() == {first.name: "another", second.name: "second"}
     fields.unlink()
     held = first.read_bytes()
     first.unlink()
     assert pipeline.run(allow_mass_delete=True).ok
-    assert told() == {caption.name: "another", second.name: ""}
+    assert captions() == {caption.name: "another", second.name: ""}
     first.write_bytes(held)
     assert pipeline.run(allow_mass_delete=True).ok
-    assert told() == {first.name: "another", second.name: ""}
+    assert captions() == {first.name: "another", second.name: ""}
     assert pipeline.verify().ok
 
 

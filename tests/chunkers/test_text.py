@@ -473,7 +473,7 @@ def test_chunks_the_model_would_truncate_are_refused() -> None:
 
 
 def test_binding_gives_the_chunker_that_is_meant() -> None:
-    """And its spec, told without a tokenizer, is the same."""
+    """And its spec, known without a tokenizer, is the same."""
 
     def own(blocks: Any) -> list[Piece]:
         return []

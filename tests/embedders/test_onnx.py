@@ -261,8 +261,8 @@ def test_prompts_are_found_by_their_usual_names(
 ) -> None:
     folder = tmp_path / "prompted"
     shutil.copytree(small("mpnet"), folder)
-    told = {"prompts": prompts, "default_prompt_name": default}
-    (folder / "config_sentence_transformers.json").write_text(json.dumps(told))
+    settings = {"prompts": prompts, "default_prompt_name": default}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
     checkpoint = load(folder, "prompted")
     assert (checkpoint.passage_prompt, checkpoint.query_prompt) == expected
 

@@ -95,6 +95,14 @@ def test_a_merged_heading_without_others_beneath_is_that_of_all_its_columns(read
     assert texts(read(ods, "a.ods")) == expected
 
 
+def test_a_row_of_data_beneath_a_merged_heading_is_no_heading(read: Read, make: Any) -> None:
+    rows = [["Name", "", "City"], ["Ada", "Lovelace", ""], ["Alan", "Turing", "Wilmslow"]]
+    assert texts(read(xlsx_of(make, rows, ["A1:B1"]), "a.xlsx")) == [
+        "Name: Ada\nName: Lovelace\n\n",
+        "Name: Alan\nName: Turing\nCity: Wilmslow\n\n",
+    ]
+
+
 def test_years_are_headings_beneath_a_merged_one(read: Read, make: Any) -> None:
     rows = [["Product", "Sales", ""], ["", "2023", "2024"], ["Pump", "5", "6"]]
     assert texts(read(xlsx_of(make, rows, ["A1:A2", "B1:C1"]), "a.xlsx")) == [
@@ -110,6 +118,11 @@ def test_years_are_headings_beneath_a_merged_one(read: Read, make: Any) -> None:
         ([["name"], ["Ada"], ["Alan"]], ["name: Ada\n\n", "name: Alan\n\n"]),
         ([["", "a"], ["0", "x"]], ["column 1: 0\na: x\n\n"]),
         ([["name", "note"], ["Ada", ""], ["Alan", "x"]], ["name: Ada\n\n", "name: Alan\nnote: x\n\n"]),
+        ([["a", "", "c"], ["x", "y", ""], ["p", "q", "5"]], ["a: x\ncolumn 2: y\n\n", "a: p\ncolumn 2: q\nc: 5\n\n"]),
+        (
+            [["a", "", "c"], ["x", "y", "-"], ["p", "q", "5"]],
+            ["a: x\ncolumn 2: y\nc: -\n\n", "a: p\ncolumn 2: q\nc: 5\n\n"],
+        ),
         ([["only", "headings"]], []),
         ([], []),
     ],

@@ -66,7 +66,7 @@ def test_a_caption_beside_it(image: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "content",
     [
         b"{",
         b"[1]",
@@ -76,11 +76,11 @@ def test_a_caption_beside_it(image: Path) -> None:
         b'{"caption": "x"}' + b" " * 300_000,
         b'{"a": 1' + b"}" * 9,
     ],
-    ids=lambda told: told[:8].hex(),
+    ids=lambda content: content[:8].hex(),
 )
-def test_a_broken_caption_costs_the_caption(told: bytes, image: Path) -> None:
+def test_a_broken_caption_costs_the_caption(content: bytes, image: Path) -> None:
     """And is listed; the image is there all the same."""
-    image.with_suffix(".json").write_bytes(told)
+    image.with_suffix(".json").write_bytes(content)
     gap, block = parsed(image)
     assert isinstance(gap, Gap)
     assert "the caption beside it cannot be read" in gap.cause
@@ -131,7 +131,7 @@ def test_a_file_that_is_too_large(image: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_pillow(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line that installs it is told."""
+    """The message has the line that installs it."""
     from penstock.support import images as decoding
 
     decoding._pillow.cache_clear()

@@ -91,11 +91,11 @@ class _Suite(SourceSuite):
         return remove
 
     def test_listing_reads_no_content(self, make_source: MakeSource, put: Put) -> None:
-        """Once the archive is another one, a place in it means nothing: the next listing tells the new ones."""
+        """Once the archive is another one, an offset in it means nothing: the next listing has the new ones."""
         put("a.md", b"before")
         (item,) = found(make_source()).values()
         put("a.md", b"after it")
-        with pytest.raises((OSError, ParseError), match=r"anew|does not unpack to what"):
+        with pytest.raises((OSError, ParseError), match=r"rewritten|does not unpack to the size"):
             item.open()
 
 
@@ -198,7 +198,7 @@ def read(item: Item) -> bytes:
         return stream.read()
 
 
-# ---------------------------------------------------------------- what is told
+# ---------------------------------------------------------------- listing
 
 
 @each_kind
@@ -228,10 +228,10 @@ def test_names(tmp_path: Path) -> None:
     long = "f/" * 300 + "g.md"
     for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         path = written(tmp_path / "a.tar", tarred({"./é #?%.md": b"1", long: b"2", "a//./b.md": b"3"}, format))
-        told = inside(path)
-        assert list(told) == ["%C3%A9%20%23%3F%25.md", long, "a/b.md"]
-        assert [read(item) for item in told.values()] == [b"1", b"2", b"3"]
-        assert all(Files(path).lookup(item.uri) == item for item in told.values())
+        listed = inside(path)
+        assert list(listed) == ["%C3%A9%20%23%3F%25.md", long, "a/b.md"]
+        assert [read(item) for item in listed.values()] == [b"1", b"2", b"3"]
+        assert all(Files(path).lookup(item.uri) == item for item in listed.values())
     deep = "d" * 90 + "/" + "n" * 90
     assert list(inside(written(tmp_path / "b.tar", tarred({deep: b""}, tarfile.USTAR_FORMAT)))) == [deep]
     raw = zipped({"plain.md": b"1", "é.md": b"2"})
@@ -241,7 +241,7 @@ def test_names(tmp_path: Path) -> None:
 
 @each_kind
 def test_no_name_leads_out(tmp_path: Path, kind: str) -> None:
-    """Each such member is a failure, of its own, and the others are told."""
+    """Each such member is a failure, of its own, and the others are listed."""
     bad = ["../out.md", "a/../../out.md", "/etc/passwd", "a\\b.md", "C:\\x.md", "..", "."]
     path = written(tmp_path / f"in.{kind}", PACK[kind]({"a.md": b"1", **dict.fromkeys(bad, b"x"), "z.md": b"2"}))
     source = Files(path)
@@ -276,9 +276,9 @@ def test_a_name_twice(tmp_path: Path, kind: str) -> None:
     (failure,) = failures(list(source.changes()))
     assert failure.uri.startswith(f"{path.as_uri()}/a.md#")
     assert "another member of this name" in failure.cause
-    told = inside(path)
-    assert [read(item) for item in told.values()] == [b"1", b"2"]
-    assert source.lookup(f"{path.as_uri()}/a.md") == told["a.md"]
+    listed = inside(path)
+    assert [read(item) for item in listed.values()] == [b"1", b"2"]
+    assert source.lookup(f"{path.as_uri()}/a.md") == listed["a.md"]
 
 
 def test_links_and_devices_are_left_alone(tmp_path: Path) -> None:
@@ -308,8 +308,8 @@ def test_links_and_devices_are_left_alone(tmp_path: Path) -> None:
 def test_members_of_a_sample_know_each_other(tmp_path: Path, kind: str) -> None:
     """What stands together under one key: an image its caption, a caption what it is of."""
     names = ["a.jpg", "a.txt", "b/a.jpg", "b/a.JSON", "b/a.left.png", "c.jpg", "d.txt", "c.txt", "e.txt", "e.json"]
-    told = inside(written(tmp_path / f"in.{kind}", PACK[kind]({name: name.encode() for name in names})))
-    known = {name: set(item.opener.beside) for name, item in told.items()}  # type: ignore[attr-defined]
+    listed = inside(written(tmp_path / f"in.{kind}", PACK[kind]({name: name.encode() for name in names})))
+    known = {name: set(item.opener.beside) for name, item in listed.items()}  # type: ignore[attr-defined]
     assert known == {
         **{name: set() for name in names},
         "a.jpg": {".txt"},
@@ -318,9 +318,9 @@ def test_members_of_a_sample_know_each_other(tmp_path: Path, kind: str) -> None:
         "b/a.left.png": {".json"},
         "b/a.JSON": {".jpg", ".png"},
     }
-    with told["a.jpg"].opener.beside[".txt"]() as stream:  # type: ignore[attr-defined]
+    with listed["a.jpg"].opener.beside[".txt"]() as stream:  # type: ignore[attr-defined]
         assert stream.read() == b"a.txt"
-    before = told["a.jpg"].fingerprint
+    before = listed["a.jpg"].fingerprint
     content = {name: name.encode() for name in names} | {"a.txt": b"another"}
     after = inside(written(tmp_path / f"in.{kind}", PACK[kind](content)))
     assert after["a.jpg"].fingerprint != before
@@ -356,10 +356,10 @@ def test_large_members_are_read_a_piece_at_a_time(tmp_path: Path, monkeypatch: p
 
 
 def test_a_tar_cut_anywhere(tmp_path: Path) -> None:
-    """What came before the cut is told, the archive is a failure, and what may lie behind it is not gone."""
+    """What came before the cut is listed, the archive is a failure, and what may lie behind it is not gone."""
     content = {f"{name}.md": os.urandom(size) for name, size in zip("abc", (10, 700, 512), strict=True)}
     whole = tarred({**content, "n" * 150: b"x"}, tarfile.GNU_FORMAT)
-    told = [len(inside(written(tmp_path / "in.tar", whole)))]
+    counts = [len(inside(written(tmp_path / "in.tar", whole)))]
     for cut in [*range(0, 6000, 512), *range(1, 6000, 300)]:
         path = written(tmp_path / "in.tar", whole[:cut])
         *changes, mark = Files(path).changes()
@@ -368,14 +368,14 @@ def test_a_tar_cut_anywhere(tmp_path: Path) -> None:
         assert all(failure.uri == path.as_uri() and not failure.listing for failure in failures(changes))
         items = [change.item for change in changes if isinstance(change, Upsert)]
         assert [read(item) for item in items[:3]] == list(content.values())[: len(items)]
-        told.append(len(items))
-    assert set(told) == {0, 1, 2, 3, 4}
+        counts.append(len(items))
+    assert set(counts) == {0, 1, 2, 3, 4}
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_broken_archives_never_break_the_listing(data: st.DataObject) -> None:
-    """Whatever bytes are wrong: told, failed, or not readable; never anything else."""
+    """Whatever bytes are wrong: listed, failed, or not readable; never anything else."""
     kind = data.draw(st.sampled_from(["tar", "zip"]))
     raw = bytearray(PACK[kind]({"a.md": b"some words", "b/é.txt": b"more" * 300, "l" * 120: b""}))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -456,16 +456,16 @@ def test_sparse_files_and_what_is_too_long_are_failures(tmp_path: Path) -> None:
 def by_hand(members: list[dict[str, Any]], before: bytes = b"") -> bytes:
     """A zip that says of its members whatever one likes."""
     out, directory = bytearray(before), bytearray()
-    for told in members:
-        name, data = told["name"], told.get("data", b"")
-        method, flags = told.get("method", 0), told.get("flags", 0)
-        crc = told.get("crc", zlib.crc32(data))
-        packed, size = told.get("packed", len(data)), told.get("size", len(data))
-        at = told.get("at", len(out) - len(before))
-        if "at" not in told:
+    for member in members:
+        name, data = member["name"], member.get("data", b"")
+        method, flags = member.get("method", 0), member.get("flags", 0)
+        crc = member.get("crc", zlib.crc32(data))
+        packed, size = member.get("packed", len(data)), member.get("size", len(data))
+        at = member.get("at", len(out) - len(before))
+        if "at" not in member:
             out += struct.pack("<4s5H3L2H", b"PK\3\4", 20, flags, method, 0, 0, crc, packed, size, len(name), 0)
             out += name + data
-        extra = told.get("extra", b"")
+        extra = member.get("extra", b"")
         directory += struct.pack(
             "<4s6H3L5H2L",
             b"PK\1\2",
@@ -504,7 +504,7 @@ BOMB = deflated(bytes(2 << 20))
     ("member", "error", "cause"),
     [
         ({"data": BOMB, "method": 8, "size": 2 << 20, "crc": zlib.crc32(bytes(2 << 20))}, LimitExceeded, "2 MiB"),
-        ({"data": BOMB, "method": 8, "size": 100}, ParseError, "does not unpack to what"),
+        ({"data": BOMB, "method": 8, "size": 100}, ParseError, "does not unpack to the size"),
         ({"data": deflated(b"abc"), "method": 8, "size": 4, "crc": zlib.crc32(b"abc")}, ParseError, "does not unpack"),
         ({"data": deflated(b"abc")[:-1], "method": 8, "size": 3, "crc": zlib.crc32(b"abc")}, ParseError, "not unpack"),
         ({"data": b"\xff" * 50, "method": 8, "size": 100}, ParseError, "damaged"),
@@ -520,10 +520,10 @@ BOMB = deflated(bytes(2 << 20))
 def test_members_that_lie(tmp_path: Path, member: dict[str, Any], error: type[Exception], cause: str) -> None:
     """About sizes, sums and places, or that are too much: each a failure of its own, when it is opened."""
     members = [{"name": b"good.md", "data": b"good" * 50}, {"name": b"bad.md", **member}]
-    told = inside(written(tmp_path / "in.zip", by_hand(members, before=bytes(100))))
+    listed = inside(written(tmp_path / "in.zip", by_hand(members, before=bytes(100))))
     with pytest.raises(error, match=cause):
-        told["bad.md"].open()
-    assert read(told["good.md"]) == b"good" * 50
+        listed["bad.md"].open()
+    assert read(listed["good.md"]) == b"good" * 50
 
 
 def test_overlapping_members(tmp_path: Path) -> None:
@@ -607,7 +607,7 @@ def test_lookups_do_not_read_the_archive_again(tmp_path: Path, monkeypatch: pyte
             "file:///x.tar", str(path), os.stat(written(path, tarred({f"{n}": b"x" * number for n in range(300)})))
         )
         assert archive.find(b"299") is not None
-    assert sum(len(known[0]) for known in archives._places._known.values()) <= 700
+    assert sum(len(known[0]) for known in archives._directory._known.values()) <= 700
 
 
 # ---------------------------------------------------------------- from end to end
@@ -627,22 +627,22 @@ def test_documents_in_a_zip(tmp_path: Path, url: str) -> None:
     pipeline = Pipeline(tmp_path / "docs.zip", into=url, model=HashingEmbedder(64), state=tmp_path / "ledger.db")
     assert pipeline.run().ok
 
-    def told() -> set[str]:
+    def listed() -> set[str]:
         with open_index(url, HashingEmbedder(64)) as index:
             return {hit.chunk.uri.removeprefix(path.as_uri() + "/") for hit in index.search("otters hold hands", k=99)}
 
-    assert told() == {"a.md", "b/c.md", "d.pdf"}
+    assert listed() == {"a.md", "b/c.md", "d.pdf"}
     again = pipeline.run()
     assert (again.embedded, again.counts["unchanged"]) == (0, 3)
     del content["b/c.md"]
     written(path, zipped(content))
     less = pipeline.run()
     assert (less.embedded, less.counts["unchanged"], less.counts["deleted"]) == (0, 2, 1)
-    assert told() == {"a.md", "d.pdf"}
+    assert listed() == {"a.md", "d.pdf"}
     written(path, zipped(content)[:-40])
     broken = pipeline.run()
     assert not broken.ok
-    assert told() == {"a.md", "d.pdf"}
+    assert listed() == {"a.md", "d.pdf"}
     with pipeline.ledger as ledger:
         ledger.open(exclusive=False)
         assert [(failure.uri, failure.stage) for failure in ledger.failures()] == [(path.as_uri(), "list")]
@@ -694,7 +694,7 @@ def test_a_shard_that_cannot_be_listed_leaves_its_piece_open(
 
 
 def test_what_was_told_before_the_damage_counts_once(tmp_path: Path, url: str) -> None:
-    """Of a tar cut short the first documents are told, and the others may be there as well: none is missing."""
+    """Of a tar cut short the first documents are listed, and the others may exist as well: none is missing."""
     path = written(tmp_path / "docs.tar", tarred({f"{number}.md": b"Otters." for number in range(9)}))
     pipeline = Pipeline(path, into=url, model=HashingEmbedder(64), state=tmp_path / "ledger.db")
     assert pipeline.run().ok

@@ -153,12 +153,12 @@ class Shared(ListSource):
 # ---------------------------------------------------------------- wrong ones
 
 
-class NoMark(Shared):
+class NoEnd(Shared):
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
         return (change for change in super().changes() if not isinstance(change, ListingEnd))
 
 
-class AlwaysMark(Shared):
+class AlwaysEnd(Shared):
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
         yield from (change for change in super().changes() if not isinstance(change, ListingEnd))
         yield ListingEnd()
@@ -174,9 +174,9 @@ class Shuffled(Shared):
     turn = 0
 
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
-        *told, mark = super().changes()
+        *changes, end = super().changes()
         Shuffled.turn += 1
-        return iter([*(told if Shuffled.turn % 2 else told[::-1]), mark])
+        return iter([*(changes if Shuffled.turn % 2 else changes[::-1]), end])
 
 
 class BySize(Shared):
@@ -215,10 +215,10 @@ class Unpicklable(Shared):
 @pytest.mark.parametrize(
     ("wrong", "test"),
     [
-        (NoMark, "test_tells_every_document_and_then_a_mark"),
-        (AlwaysMark, "test_a_listing_that_fails_has_no_mark"),
-        (Twice, "test_tells_every_document_and_then_a_mark"),
-        (Shuffled, "test_tells_in_the_same_order_again"),
+        (NoEnd, "test_lists_every_document_and_then_ends"),
+        (AlwaysEnd, "test_a_listing_that_fails_has_no_end"),
+        (Twice, "test_lists_every_document_and_then_ends"),
+        (Shuffled, "test_lists_in_the_same_order_again"),
         (BySize, "test_the_fingerprint_changes_with_the_content"),
         (Random, "test_the_fingerprint_changes_with_the_content"),
         (ListSource, "test_listing_reads_no_content"),
@@ -244,7 +244,7 @@ def test_the_suite_finds_what_is_wrong(wrong: Any, test: str) -> None:
 
 
 def test_the_broken_listings_are_in_part(tmp_path: Path) -> None:
-    """The suite's own trap: documents before and after the folder that fails are told."""
+    """The suite's own trap: documents before and after the folder that fails are listed."""
     source: Source = ListSource({**{f"doc:{name}": b"x" for name in NAMES[:2]}, "doc:f": UNLISTED, "doc:z": b"x"})
-    told = list(source.changes())
-    assert [type(change) for change in told] == [Upsert, Upsert, Unreadable, Upsert]
+    changes = list(source.changes())
+    assert [type(change) for change in changes] == [Upsert, Upsert, Unreadable, Upsert]

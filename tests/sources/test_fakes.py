@@ -1,4 +1,4 @@
-"""The sources that do as they are told."""
+"""Sources that do as a test says."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_list_does_as_told() -> None:
     assert isinstance(b, Unreadable)
     assert not b.listing
     assert isinstance(c, Upsert)
-    with pytest.raises(OSError, match="told not to open"):
+    with pytest.raises(OSError, match="set not to open"):
         c.item.open()
     assert isinstance(d, Upsert)
     assert mark == ListingEnd()
@@ -88,5 +88,5 @@ def test_a_feed_aborts_once_and_can_grow() -> None:
     with pytest.raises(SourceError):
         next(stream)
     source.script.append(document("c", b"3"))
-    told = [change.item.uri for change in source.changes(mark.cursor) if isinstance(change, Upsert)]
-    assert told == ["b", "c"]
+    uris = [change.item.uri for change in source.changes(mark.cursor) if isinstance(change, Upsert)]
+    assert uris == ["b", "c"]

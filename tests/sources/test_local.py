@@ -23,8 +23,8 @@ from penstock.sources.files import Files, local
 from penstock.sources.files.local import path_of, uri_of
 
 
-def told(source: Files, root: Path) -> list[str]:
-    """The paths below the root that a complete listing tells."""
+def listed(source: Files, root: Path) -> list[str]:
+    """The paths below the root that a complete listing names."""
     changes = list(source.changes())
     assert changes[-1] == ListingEnd()
     return [below(change, root) for change in changes[:-1] if isinstance(change, Upsert)]
@@ -71,14 +71,14 @@ def test_hidden_files_and_folders_are_left_alone(tmp_path: Path) -> None:
     """Unless asked for; and they are counted."""
     write(tmp_path, "a.md", ".hidden.md", ".git/config", "sub/.DS_Store", "sub/b.md")
     source = Files(tmp_path)
-    assert told(source, tmp_path) == ["a.md", "sub/b.md"]
+    assert listed(source, tmp_path) == ["a.md", "sub/b.md"]
     assert source.passed_over == {"hidden": 3}
-    assert len(told(Files(tmp_path, hidden=True), tmp_path)) == 5
+    assert len(listed(Files(tmp_path, hidden=True), tmp_path)) == 5
 
 
 def test_a_hidden_root_was_meant(tmp_path: Path) -> None:
     write(tmp_path, ".github/a.md")
-    assert told(Files(tmp_path / ".github"), tmp_path) == [".github/a.md"]
+    assert listed(Files(tmp_path / ".github"), tmp_path) == [".github/a.md"]
 
 
 def test_links_are_left_alone_by_default(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_links_are_left_alone_by_default(tmp_path: Path) -> None:
     (tmp_path / "docs/key").symlink_to(tmp_path / "secret/key")
     (tmp_path / "docs/more").symlink_to(tmp_path / "secret/more")
     source = Files(tmp_path / "docs")
-    assert told(source, tmp_path) == ["docs/a.md"]
+    assert listed(source, tmp_path) == ["docs/a.md"]
     assert source.passed_over == {"link": 2}
 
 
@@ -113,7 +113,7 @@ def test_links_are_followed_when_asked(tmp_path: Path) -> None:
 def test_a_root_may_be_a_link(tmp_path: Path) -> None:
     write(tmp_path, "real/a.md")
     (tmp_path / "docs").symlink_to(tmp_path / "real")
-    assert told(Files(tmp_path / "docs"), tmp_path) == ["docs/a.md"]
+    assert listed(Files(tmp_path / "docs"), tmp_path) == ["docs/a.md"]
 
 
 def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_pipes_and_sockets_are_not_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         source = Files(tmp_path)
-        assert told(source, tmp_path) == ["a.md"]
+        assert listed(source, tmp_path) == ["a.md"]
         assert source.passed_over == {"special": 2}
         assert source.lookup((tmp_path / "pipe").as_uri()) is None
 
@@ -174,7 +174,7 @@ def test_a_folder_whose_name_is_not_text(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read_takes_the_mark_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest is told; what is under the folder is not gone."""
+    """The rest is listed; what is under the folder is not gone."""
     write(tmp_path, "a.md", "shut/b.md", "z.md")
     scandir = os.scandir
 
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_read_takes_the_mark_away(tmp_path: Path, monkey
 
 
 def test_a_folder_that_breaks_off_midway_takes_the_mark_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that fails after some entries of a large folder, which is read as it is told."""
+    """A disk that fails after some entries of a large folder, which is read as it is listed."""
     write(tmp_path, *[f"sub/{i}.md" for i in range(9)])
     scandir = os.scandir
 
@@ -215,7 +215,7 @@ def test_a_file_that_cannot_be_read_is_listed(tmp_path: Path) -> None:
     """It is there. That it does not open is for whoever opens it."""
     write(tmp_path, "a.md")
     os.chmod(tmp_path / "a.md", 0)
-    assert told(Files(tmp_path), tmp_path) == ["a.md"]
+    assert listed(Files(tmp_path), tmp_path) == ["a.md"]
 
 
 @pytest.mark.parametrize(("number", "outcome"), [(2, []), (13, [False]), (5, [False])])
@@ -267,7 +267,7 @@ def test_a_root_that_goes_away_takes_the_mark_with_it(tmp_path: Path, replace: b
 
 
 def test_a_root_that_is_not_there(tmp_path: Path) -> None:
-    """SourceError from open and from changes before anything is told, though the other root is there."""
+    """SourceError from open and from changes before anything is listed, though the other root exists."""
     source = Files(tmp_path, tmp_path.parent / "typo")
     with pytest.raises(SourceError, match="No such file"):
         source.open()
@@ -303,7 +303,7 @@ def deep() -> Iterator[Path]:
 
 
 def test_a_deep_tree_is_listed_as_far_as_paths_go(deep: Path) -> None:
-    """What the system can name is told; the level it cannot name is Unreadable, and there is no ListingEnd."""
+    """What the system can name is listed; the level it cannot name is Unreadable, and there is no ListingEnd."""
     changes = list(Files(deep).changes())
     assert len([change for change in changes if isinstance(change, Upsert)]) == 2
     (failed,) = unreadable(changes)
@@ -315,7 +315,7 @@ def test_a_deep_tree_is_listed_as_far_as_paths_go(deep: Path) -> None:
 def test_a_large_folder_is_listed_in_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit entries are not gathered for sorting; up to it they are in order."""
     write(tmp_path, *[f"{i}.md" for i in range(3000)])
-    names = told(Files(tmp_path), tmp_path)
+    names = listed(Files(tmp_path), tmp_path)
     assert names == sorted(names)
     monkeypatch.setattr(local, "SORTED", 100)
     peaks = []
@@ -329,7 +329,7 @@ def test_a_large_folder_is_listed_in_constant_memory(tmp_path: Path, monkeypatch
         changes.close()  # type: ignore[attr-defined]
         assert seen == count - 1
     assert peaks[1] < peaks[0] + 20_000
-    assert sorted(told(Files(tmp_path), tmp_path)) == names
+    assert sorted(listed(Files(tmp_path), tmp_path)) == names
 
 
 # ---------------------------------------------------------------- roots, names, patterns
@@ -339,13 +339,13 @@ def test_several_roots_one_inside_another_are_told_once(tmp_path: Path) -> None:
     """Whichever comes first."""
     write(tmp_path, "a.md", "sub/b.md", "c.pdf")
     for roots in (["", "sub", "c.pdf"], ["c.pdf", "sub", "", "sub/"]):
-        names = told(Files(*(tmp_path / root for root in roots)), tmp_path)
+        names = listed(Files(*(tmp_path / root for root in roots)), tmp_path)
         assert sorted(names) == ["a.md", "c.pdf", "sub/b.md"]
 
 
 def test_a_file_as_root_is_taken_whatever_the_patterns(tmp_path: Path) -> None:
     write(tmp_path, ".b.pdf")
-    assert told(Files(tmp_path / ".b.pdf", include=["*.md"]), tmp_path) == [".b.pdf"]
+    assert listed(Files(tmp_path / ".b.pdf", include=["*.md"]), tmp_path) == [".b.pdf"]
 
 
 def test_an_index_inside_its_documents_is_left_out(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_an_index_inside_its_documents_is_left_out(tmp_path: Path) -> None:
     ]
     write(tmp_path, "real/index/data.lance")
     for source in sources:
-        assert len(told(source, tmp_path)) == 2
+        assert len(listed(source, tmp_path)) == 2
         assert source.lookup((tmp_path / "docs/index/data.lance").as_uri().replace("docs", source.name[-4:])) is None
     assert sources[2].name == Files(tmp_path / "real").name
 
@@ -374,12 +374,12 @@ def test_the_name_is_the_same_from_anywhere(tmp_path: Path, monkeypatch: pytest.
     assert (
         absolute.name == relative.name == Files("../b.md", (tmp_path / "docs").as_uri(), include=["*.md", "*.txt"]).name
     )
-    assert told(relative, tmp_path) == ["b.md", "docs/a.md"]
+    assert listed(relative, tmp_path) == ["b.md", "docs/a.md"]
     others = [Files("."), Files(".", exclude=["x"]), Files(".", hidden=True), Files(".", follow_links=True)]
     assert len({absolute.name, *(source.name for source in others)}) == 5
 
 
-def test_lookup_tells_what_a_listing_would(tmp_path: Path) -> None:
+def test_lookup_gives_what_a_listing_would(tmp_path: Path) -> None:
     """What is hidden, excluded, behind a link or a folder is not an item of this source."""
     write(tmp_path, "docs/a.md", "docs/.h/b.md", "docs/x/c.md", "other/d.md", "docs/e.txt")
     (tmp_path / "docs/link").symlink_to(tmp_path / "other")
@@ -430,9 +430,9 @@ def test_arguments_that_cannot_be_meant() -> None:
 
 
 def test_a_root_within_what_is_skipped_is_looked_up_as_it_is_walked(tmp_path: Path) -> None:
-    """What a listing tells is there for a retry as well, and not taken for gone."""
+    """What a listing names exists for a retry as well."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("x")
     source = Files(tmp_path / "docs", skip=[tmp_path])
-    (told,) = (change.item for change in source.changes() if isinstance(change, Upsert))
-    assert source.lookup(told.uri) == told
+    (item,) = (change.item for change in source.changes() if isinstance(change, Upsert))
+    assert source.lookup(item.uri) == item

@@ -43,7 +43,7 @@ def test_patterns_and_hidden_hold_in_a_store() -> None:
 
 
 def test_one_file_in_a_store_and_roots_inside_each_other() -> None:
-    """A file may be a root, and what two roots hold is told once."""
+    """A file may be a root, and what two roots hold is listed once."""
     fs = fsspec.filesystem("memory")
     for name in ("a.md", "x/b.md"):
         fs.pipe_file(f"/remote-roots/{name}", b"x")
@@ -65,7 +65,7 @@ def test_a_store_that_says_nothing_of_versions_is_read_again(monkeypatch: pytest
 
 
 def test_s3_is_listed_by_pages(s3: Any, storage: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each page is asked for when the one before was told; folder marks and hidden keys are left out."""
+    """Each page is asked for when the one before was listed; folder marks and hidden keys are left out."""
     import s3fs
 
     s3.mkdir("paged")
@@ -256,7 +256,7 @@ def test_a_password_opens_a_page_and_shows_nowhere(site: str) -> None:
         assert stream.read() == b"<h1>hello</h1>"
 
 
-@pytest.mark.parametrize(("page", "says"), [("gone", "not there"), ("broken", "HTTP 500"), ("private", "HTTP 401")])
+@pytest.mark.parametrize(("page", "says"), [("gone", "not found"), ("broken", "HTTP 500"), ("private", "HTTP 401")])
 def test_a_page_that_cannot_be_had(site: str, page: str, says: str) -> None:
     """SourceError before the first change; a retry learns that it is gone only from 404 or 410."""
     source = Files(f"{site}/{page}?token=deadbeef")
@@ -279,7 +279,7 @@ def test_no_server_is_no_listing() -> None:
 
 
 def test_a_page_that_fails_after_the_check_takes_the_mark_away(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several roots the others are told."""
+    """Of several roots the others are listed."""
     fsspec.filesystem("memory").pipe_file("/remote-web/a.md", b"x")
     source = Files("memory://remote-web", f"{site}/page")
     changes = source.changes()

@@ -127,7 +127,7 @@ def test_options_name_other_columns(tmp_path: Path) -> None:
         ({"a": [b"1"], "b": [b"2"]}, "", "several .*'a', 'b'.*image=NAME"),
         ({"img": [b"1"], "image": [b"2"]}, "", "several"),
         ({"url": ["x"], "path": ["y"]}, "", "several"),
-        ({"n": [1], "word": ["x"]}, "", "no column is known.*'n', 'word'"),
+        ({"n": [1], "word": ["x"]}, "", "no column fits.*'n', 'word'"),
         ({"image": [b"1"]}, "?image=picture", "picture: no such column.*'image'"),
         ({"image": [b"1"]}, "?key=nr", "no such column"),
         ({"image": [b"1"], "n": [1]}, "?image=n", "neither images"),
@@ -152,12 +152,12 @@ def test_rows_are_numbered_without_a_key(tmp_path: Path) -> None:
 
 
 def test_no_row_is_lost_for_its_key(tmp_path: Path) -> None:
-    """One that is another's, or none, is told; one that would lead out stays in."""
+    """One that is another's, or none, is a failure; one that would lead out stays in."""
     keys = ["a", "a", None, "", "../../etc/passwd", ".", "x//y", "a?b#c", "%2E"]
     source = write(tmp_path / "a.parquet", {"image": [b"%d" % n for n in range(9)], "key": keys})
     changes = list(source.changes())
-    told = [change for change in changes if type(change) is Upsert]
-    ends = [change.item.uri.partition(".parquet/")[2] for change in told]
+    listed = [change for change in changes if type(change) is Upsert]
+    ends = [change.item.uri.partition(".parquet/")[2] for change in listed]
     assert ends == ["a", "..%2F..%2Fetc%2Fpasswd", ".", "x%2F%2Fy", "a%3Fb%23c", "%252E"]
     lost = [(change.cause, change.listing) for change in changes if type(change) is Unreadable]
     assert [listing for _, listing in lost] == [False] * 3
@@ -168,7 +168,7 @@ def test_no_row_is_lost_for_its_key(tmp_path: Path) -> None:
 
 
 def test_paths_lead_to_files_beneath(tmp_path: Path) -> None:
-    """With the files' own fingerprints; none leads out, by name or link; one told twice is counted."""
+    """With the files' own fingerprints; none leads out, by name or link; one that is named twice is counted."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     (tmp_path / "secret.jpg").write_bytes(b"secret")
@@ -192,9 +192,9 @@ def test_paths_lead_to_files_beneath(tmp_path: Path) -> None:
     assert item.path == str(folder / "sub" / "ä b.jpg")
     assert item.metadata == {"caption": "x"}
     assert source.passed_over["duplicate"] == 1
-    told = [change for change in source.changes() if type(change) is Unreadable]
-    assert len(told) == len(bad)
-    assert "secret" not in "".join(change.cause for change in told)
+    listed = [change for change in source.changes() if type(change) is Unreadable]
+    assert len(listed) == len(bad)
+    assert "secret" not in "".join(change.cause for change in listed)
     (folder / "sub" / "ä b.jpg").write_bytes(b"another")
     found = source.lookup(item.uri)
     assert found is not None
@@ -221,7 +221,7 @@ def test_a_table_in_a_bucket_is_read_by_one_worker(
     s3: Any, storage: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claim: bool
 ) -> None:
     """Its images are read one after the other. Whatever the keys are like, and the folders, no row is forgotten, nor
-    one that cannot be told by a key."""
+    one that cannot be named by a key."""
     bucket = f"rows-shared-{claim:d}"
     s3.makedirs(bucket, exist_ok=True)
     keys = ["a", "x.tar/b", "y=1/c.parquet", "d.parq", "e.PARQUET/f", "g/h.tar"]
@@ -253,7 +253,7 @@ def test_a_table_in_a_bucket_is_read_by_one_worker(
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told by its own name, so that nothing of it is deleted."""
+    """It is listed by its own name, so that nothing of it is deleted."""
     (tmp_path / "x.jpg").write_bytes(b"x")
     source = write(tmp_path / "a.parquet", {"path": ["x.jpg"]})
     stat = os.stat
@@ -264,8 +264,8 @@ def test_a_file_that_cannot_be_looked_at_is_not_gone(tmp_path: Path, monkeypatch
         return stat(path, **options)
 
     monkeypatch.setattr(os, "stat", refuse)
-    told = [change for change in source.changes() if type(change) is Unreadable]
-    assert [change.uri for change in told] == [f"file://{tmp_path}/x.jpg"]
+    listed = [change for change in source.changes() if type(change) is Unreadable]
+    assert [change.uri for change in listed] == [f"file://{tmp_path}/x.jpg"]
 
 
 def test_metadata_are_bounded(tmp_path: Path) -> None:
@@ -336,14 +336,14 @@ def test_broken_files_and_trouble_are_told_apart(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cells.Watched, "readinto", refuse)
     with pytest.raises(ConnectionResetError):
         pickle.loads(pickle.dumps(found[0])).open()
-    told = others(list(source.changes()))
-    assert [type(change) for change in told] == [Unreadable]
-    assert "ConnectionResetError: gone" in told[0].cause  # type: ignore[union-attr]
-    assert told[0].listing  # type: ignore[union-attr]
+    listed = others(list(source.changes()))
+    assert [type(change) for change in listed] == [Unreadable]
+    assert "ConnectionResetError: gone" in listed[0].cause  # type: ignore[union-attr]
+    assert listed[0].listing  # type: ignore[union-attr]
     monkeypatch.setattr(cells.Watched, "readinto", read)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    told = others(list(Rows(tmp_path).changes()))
-    assert [(type(change), getattr(change, "listing", None)) for change in told] == [
+    listed = others(list(Rows(tmp_path).changes()))
+    assert [(type(change), getattr(change, "listing", None)) for change in listed] == [
         (Unreadable, False),
         (ListingEnd, None),
     ]
@@ -352,12 +352,12 @@ def test_broken_files_and_trouble_are_told_apart(tmp_path: Path, monkeypatch: py
 
 
 def test_a_broken_table_of_paths_takes_nothing_with_it(tmp_path: Path) -> None:
-    """Which files it told, nobody knows: the listing is not complete."""
+    """Which files it named is unknown: the listing is not complete."""
     write(tmp_path / "a.parquet", {"path": ["x.jpg"]})
     (tmp_path / "x.jpg").write_bytes(b"x")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 and no more")
-    told = others(list(Rows(tmp_path).changes()))
-    assert [(type(change), getattr(change, "listing", None)) for change in told] == [(Unreadable, True)]
+    listed = others(list(Rows(tmp_path).changes()))
+    assert [(type(change), getattr(change, "listing", None)) for change in listed] == [(Unreadable, True)]
 
 
 def test_a_source_is_of_one_kind(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_source_is_of_one_kind(tmp_path: Path) -> None:
     assert list(items(source))
     changes = list(Rows(tmp_path).changes())
     assert [type(change) for change in changes] == [Upsert, Unreadable]
-    assert "two sources" in changes[1].cause  # type: ignore[union-attr]
+    assert "not both" in changes[1].cause  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------- end to end

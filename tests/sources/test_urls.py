@@ -104,7 +104,7 @@ def picture(colour: str) -> bytes:
     return file.getvalue()
 
 
-def told(source: Urls) -> tuple[dict[str, Item], list[str]]:
+def listed(source: Urls) -> tuple[dict[str, Item], list[str]]:
     """Items by uri; and causes, all else being well."""
     changes = list(source.changes())
     assert changes[-1] == ListingEnd()
@@ -149,7 +149,7 @@ class TestUrls(SourceSuite):
 
 
 def test_lists_of_all_kinds(tmp_path: Path) -> None:
-    """The same two rows in each; broken lines are told by number, and what is secret is not."""
+    """The same two rows in each; broken lines are named by number, and what is secret is not."""
     one, two = "https://example.org/1.jpg?size=9", "http://example.org/2"
     rows = [{"URL": one, "TEXT": "a cat", "n": 1}, {"URL": two, "TEXT": None, "n": 2}]
     (tmp_path / "a.txt").write_text(
@@ -161,12 +161,12 @@ def test_lists_of_all_kinds(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "e.parquet")
     for name, caption, causes in (
         ("a.txt", None, ["row 5: this is no url", "row 6: this is no url", f"row 7: it has more than {LINE:,} bytes"]),
-        ("b.csv", "a\ncat", ["row 5: nothing says"]),
+        ("b.csv", "a\ncat", ["row 5: it names no image"]),
         ("c.tsv", "a cat", []),
-        ("d.jsonl", "a cat", [*(f"row {n}: it is no JSON object" for n in (3, 4, 5)), "row 6: nothing says"]),
+        ("d.jsonl", "a cat", [*(f"row {n}: it is no JSON object" for n in (3, 4, 5)), "row 6: it names no image"]),
         ("e.parquet", "a cat", []),
     ):
-        found, bad = told(Urls(tmp_path / name))
+        found, bad = listed(Urls(tmp_path / name))
         assert list(found) == [one, two], name
         assert found[one].metadata.get("caption") == caption
         assert caption is None or str(found[one].metadata["n"]) == "1"
@@ -174,7 +174,7 @@ def test_lists_of_all_kinds(tmp_path: Path) -> None:
         assert "pw" not in "".join(bad)
     source = from_url([f"urls://{tmp_path}/"], skip=[tmp_path / "a.txt"])
     assert isinstance(source, Urls)
-    assert list(told(source)[0]) == [one, two]
+    assert list(listed(source)[0]) == [one, two]
     assert source.passed_over["duplicate"] == 6
 
 
@@ -188,7 +188,7 @@ def test_what_is_unclear_is_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown option 'image' of urls://.*: it takes url, caption, key, private$"):
         Urls(f"urls://{tmp_path}/a.csv?image=b")
     (tmp_path / "a.csv").write_text("a,b\nhttp://example.org/,y\n")
-    assert list(told(Urls(f"urls://{tmp_path}/a.csv?url=a"))[0]) == ["http://example.org/"]
+    assert list(listed(Urls(f"urls://{tmp_path}/a.csv?url=a"))[0]) == ["http://example.org/"]
 
 
 def test_signatures_are_not_kept(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_signatures_are_not_kept(tmp_path: Path) -> None:
     url = "https://example.org/{}.jpg?X-Amz-Signature={}"
     (tmp_path / "a.txt").write_text("\n".join([url.format("a", 1), url.format("a", 2), url.format("b", 1)]))
     source = Urls(tmp_path / "a.txt")
-    found, causes = told(source)
+    found, causes = listed(source)
     assert list(found) == ["https://example.org/a.jpg", "https://example.org/b.jpg"]
     assert len(causes) == 1
     assert "secret" in causes[0]
@@ -396,7 +396,7 @@ def test_a_list_into_parts(site: Site, tmp_path: Path) -> None:
     assert made.counts["embedded"] == 12
     assert made.counts["failed"] == 2
     assert verify(tmp_path / "parts").counts["failed"] == 2
-    item = next(iter(told(Urls(source))[0].values()))
+    item = next(iter(listed(Urls(source))[0].values()))
     assert pickle.loads(pickle.dumps(item)) == item
 
 
@@ -436,12 +436,12 @@ def test_a_list_written_anew_while_it_is_read_is_not_whole(tmp_path: Path) -> No
     path = tmp_path / "list.txt"
     path.write_text("".join(f"https://e.org/{number:05}\n" for number in range(20_000)))
     changes = iter(Urls(path).changes())
-    told = [next(changes) for _ in range(10)]
+    so_far = [next(changes) for _ in range(10)]
     os.truncate(path, 100_000)
-    told += changes
-    assert not any(isinstance(change, ListingEnd) for change in told)
-    assert isinstance(told[-1], Unreadable)
-    assert told[-1].listing
+    so_far += changes
+    assert not any(isinstance(change, ListingEnd) for change in so_far)
+    assert isinstance(so_far[-1], Unreadable)
+    assert so_far[-1].listing
 
 
 def test_many_addresses_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

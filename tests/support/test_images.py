@@ -31,7 +31,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def gradient(width: int = 80, height: int = 60) -> Image.Image:
-    """Every pixel tells where it was."""
+    """Every pixel encodes where it was."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
 
@@ -268,7 +268,7 @@ def test_a_picture_smaller_than_the_edge_is_left_alone() -> None:
 def test_without_pillow_the_install_line_is_told() -> None:
     code = (
         "import sys; sys.modules['PIL'] = None\n"
-        "from penstock import images\n"
+        "from penstock.support import images\n"
         "try: images.decode(b'a')\n"
         "except images.MissingExtra as error: print(error)"
     )

@@ -10,7 +10,7 @@ from penstock.core.records import Block, Piece
 
 
 class FunctionChunker:
-    """Gives each run of text (a page, a section; or the whole document) to `split` and finds the strings it gives back.
+    """Gives each run of text (a page, a section; or the whole document) to `split` and locates the strings it returns.
 
     The run is held whole: a splitter that wants the text at once pays for it.
     """
@@ -36,18 +36,20 @@ class FunctionChunker:
                     text, (base, base + len(text)), first.page, first.headings, first.metadata, image=first.image
                 )
             else:
-                for start, part in self._found(text):
+                for start, part in self._located(text):
                     span = (base + start, base + start + len(part))
                     yield Piece(part, span, first.page, first.headings, first.metadata)
             base += len(text)
 
-    def _found(self, text: str) -> Iterator[tuple[int, str]]:
+    def _located(self, text: str) -> Iterator[tuple[int, str]]:
         at = 0
         for part in self.split(text):
             if not part.strip():
                 continue
             start = text.find(part, at)
             if start < 0:
-                raise ParseError(f"{self.spec} gave a text that does not stand in the document: {part[:60]!r}")
+                raise ParseError(
+                    f"{self.spec} returned a text that is not in the document, or not in order: {part[:60]!r}"
+                )
             yield start, part
             at = start + 1  # the next may overlap this one, but comes after it

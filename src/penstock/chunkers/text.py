@@ -31,17 +31,17 @@ Unit = Literal["tokens", "characters"]
 WINDOW = 1 << 16
 """Characters that are collected before they are measured and cut: large enough to keep a tokenizer busy."""
 MARGIN = 64
-"""Characters before and after a place that may bear on whether, and how well, it can be cut there."""
+"""Characters before and after a position that may bear on whether, and how well, it can be cut there."""
 SMALLEST = 8
 ROOMY = 16
 """A token stands for at most so many characters of a piece: a megabyte of blanks has no tokens at all."""
 
 NOWHERE, WORD, CLAUSE, SENTENCE, LINE, BLANK, PARAGRAPH, SECTION = range(8)
-"""How good a place is to cut at. A paragraph is what follows a blank line and is not indented."""
+"""How well a text is cut at a position. A paragraph follows a blank line and is not indented."""
 FENCED = BLANK
-"""How much worse it is inside a code fence: the best place there is less than a sentence's end."""
+"""How much worse it is inside a code fence: the best position there is less than a sentence's end."""
 LEVELS = (NOWHERE, BLANK, PARAGRAPH, LINE, SENTENCE)
-"""Of the groups in SEAM, which are counted from 1."""
+"""Levels of the groups in SEAM, which are counted from 1."""
 # Possessive quantifiers and bounded repeats: time is linear in the text, whatever the text. The one class that all
 # alternatives begin with lets the engine skip to it.
 SEAM = re.compile(
@@ -57,7 +57,7 @@ SOFT = (
     (WORD, 3, re.compile(r"[ \t\r\n]{1,16}+")),
     (NOWHERE, 3, re.compile(r"[^\w\s]")),
 )
-"""Where to divide what has no seam, and in which last part of it to look."""
+"""Patterns that divide a text without a seam, and in which last part of it to look."""
 _BLANK = re.compile(r"\n[ \t\r]{0,32}+\n")
 FENCE = re.compile(r"```(?:(?<=\A```)|(?<=\n```)|(?<=\n ```)|(?<=\n  ```)|(?<=\n   ```))")
 WHITE = " \t\r\n"
@@ -65,7 +65,7 @@ WHITE = " \t\r\n"
 
 
 class Chunking(NamedTuple):
-    """How to cut: the first arguments of a TextChunker."""
+    """Size, unit and overlap of chunks: the first arguments of a TextChunker."""
 
     size: int = 256
     unit: Unit = "tokens"
@@ -81,18 +81,18 @@ def parse_chunking(text: str) -> Chunking:
         r"(\d{1,9}+)(?:/(\d{1,9}+))?\s*(tokens|chars|characters)?(?:, overlap (\d{1,9}+))?", text.strip(), re.ASCII
     )
     if match is None or (match[2] and match[4]):
-        raise UsageError(f"cannot read the chunking {text!r}; write e.g. 256, 256/32 (overlap) or '1000 chars'")
+        raise UsageError(f"invalid chunking {text!r}: expected e.g. 256, 256/32 (overlap) or '1000 chars'")
     unit: Unit = "characters" if (match[3] or "").startswith("char") else "tokens"
     return _checked(Chunking(int(match[1]), unit, int(match[2] or match[4] or 0)))
 
 
 def _checked(how: Chunking) -> Chunking:
     if how.unit not in ("tokens", "characters"):
-        raise UsageError(f"chunks are sized in tokens or characters, not in {how.unit!r}")
+        raise UsageError(f"invalid unit {how.unit!r}: expected tokens or characters")
     if how.size < SMALLEST:
-        raise UsageError(f"a chunk size of {how.size} is too small: {SMALLEST} {how.unit} at least")
+        raise UsageError(f"invalid chunk size {how.size}: expected at least {SMALLEST} {how.unit}")
     if not 0 <= how.overlap < how.size:
-        raise UsageError(f"an overlap of {how.overlap} does not go with a chunk size of {how.size}: it must be smaller")
+        raise UsageError(f"invalid overlap {how.overlap}: expected less than the chunk size, {how.size}")
     return how
 
 
@@ -127,12 +127,14 @@ class TextChunker:
 
     @property
     def spec(self) -> str:
-        """What cut the chunks, e.g. `256 tokens, overlap 32`: part of what a vector space is."""
+        """The chunking in words, e.g. `256 tokens, overlap 32`: part of an index's schema."""
         return str(self.chunking)
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
         if self.chunking.unit == "tokens" and self.tokenizer is None:
-            raise UsageError("chunks sized in tokens need the model's tokenizer; size them in characters, or give it")
+            raise UsageError(
+                "chunks sized in tokens need the model's tokenizer: size them in characters, or pass tokenizer="
+            )
         begin = partial(_Run, self.chunking, self.tokenizer if self.chunking.unit == "tokens" else None)
         run = begin(0)
         for block in blocks:
@@ -157,7 +159,7 @@ class TextChunker:
 
 
 def _divide(text: str, at: int, marks: Iterable[int], known: int, longest: int) -> tuple[list[int], list[int]]:
-    """Where the units from `at` on end, and how good a place each end is, as far as the text up to `known` tells.
+    """The ends of the units from `at` on, and the level of each, as far as the text up to `known` decides.
 
     Sections begin at the marks. Seams that would make small units are passed over: many take longer to measure.
     """
@@ -170,8 +172,8 @@ def _divide(text: str, at: int, marks: Iterable[int], known: int, longest: int) 
             match = SEAM.match(text, blank.start(), stop) if blank else SEAM.search(text, at + short, stop)
             if match is None:
                 break
-            place, level = match.end(), LEVELS[match.lastindex or 0]
-            if place >= edge:
+            cut, level = match.end(), LEVELS[match.lastindex or 0]
+            if cut >= edge:
                 if stop > known:
                     edge = min(edge, match.start())
                 break
@@ -179,8 +181,8 @@ def _divide(text: str, at: int, marks: Iterable[int], known: int, longest: int) 
                 _soften(text, at, match.start(), longest, ends, levels)
                 at = ends[-1]
             else:
-                at = place
-                ends.append(place)
+                at = cut
+                ends.append(cut)
                 levels.append(level)
         _soften(text, at, edge, longest, ends, levels)
         if stop > known:
@@ -193,22 +195,22 @@ def _divide(text: str, at: int, marks: Iterable[int], known: int, longest: int) 
 
 
 def _soften(text: str, at: int, end: int, longest: int, ends: list[int], levels: list[int]) -> None:
-    """Divide what has no seam, until no more than `longest` is left. Each place follows from the one before."""
+    """Divide what has no seam, until no more than `longest` is left. Each end follows from the one before."""
     while end - at > longest:
         high = at + longest
         for level, share, pattern in SOFT:  # noqa: B007
-            if places := [match.end() for match in pattern.finditer(text, high - longest // share, high)]:
+            if candidates := [match.end() for match in pattern.finditer(text, high - longest // share, high)]:
                 break
-        at = _pick(text, places or [high])
+        at = _pick(text, candidates or [high])
         ends.append(at)
         levels.append(level)
 
 
-def _pick(text: str, places: Sequence[int]) -> int:
-    """One of equal places, by what follows it and not by where it is. The last of those that are alike."""
-    if len(places) == 1:
-        return places[0]
-    return min(places, key=lambda at: (crc32(text[at : at + 32].encode("utf-8", "replace")), -at))
+def _pick(text: str, ends: Sequence[int]) -> int:
+    """One of equally good ends, by the text after it and not by its offset; the last of those that are alike."""
+    if len(ends) == 1:
+        return ends[0]
+    return min(ends, key=lambda at: (crc32(text[at : at + 32].encode("utf-8", "replace")), -at))
 
 
 # ---------------------------------------------------------------- a window of text
@@ -226,7 +228,7 @@ class _Window:
         self.rows: list[list[int]] = []
         """The units' tokens."""
         self.sums = self.ends
-        """How many tokens, or characters, there are before each end."""
+        """The number of tokens, or characters, before each end."""
         if tokenizer is not None:
             self._tokenize(tokenizer, heaviest)
             self.sums = list(accumulate(map(len, self.rows), initial=0))
@@ -282,7 +284,7 @@ class _Window:
             limit = min(limit * self.size // len(tokens), self.sums[end] - self.sums[start] - 1)
 
     def _best(self, start: int, done: int, high: int, limit: int) -> int:
-        """Where to end the piece that begins at `start` and may end after `done` and up to `high`."""
+        """The end of the piece that begins at `start` and may end after `done` and up to `high`."""
         ends, levels, sums, here = self.ends, self.levels, self.sums, self.sums[start]
         low = min(max(bisect_left(sums, here + limit * 3 // 5), done + 1), high)
         best = max(levels[low : high + 1])
@@ -301,12 +303,12 @@ class _Window:
         if self.tokenizer is None:
             return None
         text, ends = self.text, self.ends
-        if self.tokenizer.additive and all(text[place - 1] in WHITE for place in ends[start + 1 : end]):
+        if self.tokenizer.additive and all(text[end - 1] in WHITE for end in ends[start + 1 : end]):
             return array("i", list(chain.from_iterable(self.rows[start:end])))
         return array("i", self.tokenizer.encode([text[ends[start] : ends[end]].strip()])[0])
 
     def back(self, end: int, overlap: int, after: int) -> int:
-        """Where the next piece begins: up to `overlap` before the end of this one, but after a place in its text, and
+        """The start of the next piece: up to `overlap` before the end of this one, but after `after` in the text, and
         not before the section."""
         if self.levels[end] == SECTION:
             return end
@@ -319,7 +321,7 @@ class _Window:
 
 
 class _Run:
-    """Blocks that are cut as one text, on its way through. Places are offsets in the document."""
+    """Blocks that are cut as one text, on its way through. Offsets are in the document."""
 
     def __init__(self, chunking: Chunking, tokenizer: Tokenizer | None, base: int) -> None:
         self.tokenizer = tokenizer
@@ -332,25 +334,25 @@ class _Run:
             self.longest, ample = min(self.size, max(32, 3 * most)), 32 * self.size
         self.heaviest = min(self.size // 2, max(16, most))
         self.window = max(WINDOW, ample)
-        """How many characters make a window: several pieces, so that little of it is measured twice."""
+        """The characters of a window: several pieces, so that little of it is measured twice."""
         self.text, self.base = "", base
-        """What is held, and where it begins."""
+        """The text that is held, and its offset."""
         self.parts: list[str] = []
         self.pending = 0
         """Characters added and not yet looked at."""
         self.begin = self.start = self.done = base
-        """Where the units begin; where the next piece begins; where the last one ended."""
+        """Offsets: of the first unit, of the next piece, and of the end of the last one."""
         self.fenced = False
         """The units begin inside a code fence."""
         self.marks: list[int] = []
-        """Where a new section or page begins, and the block that begins it."""
+        """Offsets at which a new section or page begins, and the blocks that begin them."""
         self.origins: list[Block] = []
         self.image: bytes | None = None
         """Goes with the first piece of its block."""
 
     @property
     def length(self) -> int:
-        """Of the document, so far."""
+        """Of the document so far, in characters."""
         return self.base + len(self.text) + self.pending
 
     def add(self, block: Block, text: str) -> None:
@@ -362,7 +364,7 @@ class _Run:
         self.pending += len(text)
 
     def cut(self, final: bool) -> Iterator[Piece]:
-        """The pieces that can be told from the text so far; all of them if it is final."""
+        """The pieces that the text so far decides; all of them if it is final."""
         text = self.text = "".join([self.text, *self.parts])
         self.parts, self.pending = [], 0
         begin, known = self.begin - self.base, len(text) - (0 if final else MARGIN)

@@ -54,17 +54,17 @@ def cached(name: str, build: Callable[[], Any], cache: Path) -> Path:
     if graph.is_file():
         return graph
     folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
     try:
-        save(build(), made / graph.name)
+        save(build(), scratch / graph.name)
         try:
-            os.rename(made, folder)
+            os.rename(scratch, folder)
         except OSError:
             # Another process was first: its graph is the same.
             if not graph.is_file():
                 raise
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     return graph
 
 

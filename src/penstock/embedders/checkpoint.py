@@ -1,4 +1,4 @@
-"""What a sentence-transformers checkpoint says of itself: family, pooling, prompts, limits. Reads no weights.
+"""The configuration of a sentence-transformers checkpoint: family, pooling, prompts, limits. Reads no weights.
 
 modules.json                       Transformer, Pooling, Dense ..., Normalize
 config.json                        family and sizes
@@ -67,9 +67,9 @@ class Checkpoint:
     offset: int
     """Position of the first token in the position table."""
     positions: int
-    """How many tokens the position table holds from there; the most the model can take, special tokens included."""
+    """The tokens that the position table holds from there; the most the model can take, special tokens included."""
     length: int
-    """How many it was made to take: what its authors set, special tokens included."""
+    """The tokens it takes by its authors' setting, special tokens included."""
     pooling: tuple[str, ...]
     projections: tuple[Projection, ...]
     normalize: bool
@@ -111,7 +111,7 @@ class Checkpoint:
 
     @property
     def traits(self) -> dict[str, Any]:
-        """What bears on a vector besides weights and tokenizer; neither paths nor limits."""
+        """The settings that bear on a vector, besides weights and tokenizer; neither paths nor limits."""
         left_out = {"folder", "name", "length", "positions"}
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 
@@ -224,11 +224,11 @@ def _modules(folder: Path) -> tuple[tuple[str, ...], tuple[Projection, ...], boo
 
 
 def _pooling(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    told = config.get("pooling_mode")
-    if told is None:
+    named = config.get("pooling_mode")
+    if named is None:
         modes = tuple(mode for flag, mode in POOLINGS.items() if config.get(flag)) or ("mean",)
     else:
-        modes = (told,) if isinstance(told, str) else tuple(told)
+        modes = (named,) if isinstance(named, str) else tuple(named)
     if unknown := set(modes) - set(POOLINGS.values()):
         raise ModelError(f"{folder} pools by {', '.join(sorted(unknown))}, which Penstock does not know")
     if not config.get("include_prompt", True):
@@ -268,14 +268,14 @@ def _prompts(folder: Path) -> tuple[str, str]:
     prompts: Mapping[str, str] = config.get("prompts") or {}
     usual = str(config.get("default_prompt_name") or "")
     default = prompts.get(usual) or ""
-    told = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name) is not None]
+    passages = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name) is not None]
     # A default that is the query's own is not meant for passages.
-    passage = told[0] if told else ("" if usual == "query" else default)
+    passage = passages[0] if passages else ("" if usual == "query" else default)
     query = prompts.get("query")
     return passage, default if query is None else query
 
 
 def fingerprint(traits: Mapping[str, Any], digests: Sequence[str]) -> str:
     """A hash of all that bears on a vector, of which `digests` are those of its files; wherever the model lies."""
-    told = json.dumps([traits, list(digests)], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    hashed = json.dumps([traits, list(digests)], sort_keys=True)
+    return hashlib.sha256(hashed.encode()).hexdigest()[:32]

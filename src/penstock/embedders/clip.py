@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 AT_ONCE = 8
 """Images a call of the model takes: more are no faster on one core, and their states leave its cache."""
 DEVICE_ROWS, DEVICE_TOKENS = 64, 4096
-"""What a batch has where PyTorch runs it: a GPU has more to do at once."""
+"""Size of a batch where PyTorch runs it: a GPU does more at once."""
 
 
 class ClipEmbedder(Embedder):
@@ -100,16 +100,16 @@ class ClipEmbedder(Embedder):
         return self._tokenizer
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
-        found: list[Any] = [None] * len(chunks)
+        results: list[Any] = [None] * len(chunks)
         shown = [i for i, chunk in enumerate(chunks) if chunk.image is not None]
-        said = [i for i, chunk in enumerate(chunks) if chunk.image is None]
+        captions = [i for i, chunk in enumerate(chunks) if chunk.image is None]
         for places, vectors in (
             (shown, self._images(self._decoded(chunks[i] for i in shown))),
-            (said, self._captions([chunks[i] for i in said])),
+            (captions, self._captions([chunks[i] for i in captions])),
         ):
             for i, vector in zip(places, vectors, strict=True):
-                found[i] = vector
-        return found
+                results[i] = vector
+        return results
 
     def query(self, texts: Sequence[str]) -> list[Dense]:
         tokenizer, _ = self._opened()
@@ -174,12 +174,12 @@ class ClipEmbedder(Embedder):
         tokenizer, towers = self._opened()
         checkpoint = self._load()
         whole = [[*tokenizer.prefix, *row, *tokenizer.suffix] for row in rows]
-        found: list[Any] = [None] * len(rows)
-        seen = [checkpoint.positions if checkpoint.family == "siglip" else len(row) for row in whole]
-        for places in batches(seen, self.batch_tokens):
+        results: list[Any] = [None] * len(rows)
+        lengths = [checkpoint.positions if checkpoint.family == "siglip" else len(row) for row in whole]
+        for places in batches(lengths, self.batch_tokens):
             for i, vector in zip(places, towers.text([whole[i] for i in places]), strict=True):
-                found[i] = Dense(vector)
-        return found
+                results[i] = Dense(vector)
+        return results
 
 
 class _Towers:
@@ -199,10 +199,10 @@ class _Towers:
     def text(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         import numpy as np
 
-        given: dict[str, Any] = {"ids": self._checkpoint.filled(rows)}
+        inputs: dict[str, Any] = {"ids": self._checkpoint.filled(rows)}
         if self._checkpoint.family == "clip":
-            given["ends"] = np.array([self._end(row) for row in rows], np.int32)
-        vectors: NDArray[np.float32] = self._session("text").run(None, given)[0]
+            inputs["ends"] = np.array([self._end(row) for row in rows], np.int32)
+        vectors: NDArray[np.float32] = self._session("text").run(None, inputs)[0]
         return vectors
 
     def _end(self, row: Sequence[int]) -> int:

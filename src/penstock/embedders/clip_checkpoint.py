@@ -1,4 +1,4 @@
-"""What a CLIP or SigLIP checkpoint in Hugging Face's format says of itself. Reads no weights.
+"""The configuration of a CLIP or SigLIP checkpoint in Hugging Face's format. Reads no weights.
 
 config.json                two towers: sizes, activations, how a text is pooled
 preprocessor_config.json   what is done to an image first (penstock.embedders.pixels)
@@ -40,7 +40,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "both": _SHARED | {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
     },
 }
-"""What a configuration leaves unsaid: transformers writes only what differs from these."""
+"""Defaults of a configuration: transformers writes only what differs from these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class ClipCheckpoint:
     text: Tower
     vision: Tower
     positions: int
-    """How many tokens a text may have, special ones included."""
+    """The most tokens of a text, special ones included."""
     end: int | None
     """The token at whose first place a text is pooled; None: the one with the highest id."""
     pad: int
@@ -85,7 +85,7 @@ class ClipCheckpoint:
 
     @property
     def traits(self) -> dict[str, Any]:
-        """What bears on a vector besides weights and tokenizer; no paths."""
+        """The settings that bear on a vector, besides weights and tokenizer; no paths."""
         return {key: value for key, value in asdict(self).items() if key not in ("folder", "name")}
 
     def filled(self, rows: Sequence[Sequence[int]]) -> NDArray[np.int32]:
@@ -115,7 +115,8 @@ def _load(folder: Path, name: str, config: Mapping[str, Any]) -> ClipCheckpoint:
         raise ModelError(f"{folder}: its type is {family or 'not said'}, none of {', '.join(FAMILIES)}")
     # Old files say it a second time, in `text_config_dict`, and there they are right.
     text, vision = (
-        {**_DEFAULTS[family]["both"], **_DEFAULTS[family][side], **_told(config, side)} for side in ("text", "vision")
+        {**_DEFAULTS[family]["both"], **_DEFAULTS[family][side], **_settings(config, side)}
+        for side in ("text", "vision")
     )
     if not vision.get("vision_use_head", True):
         raise ModelError(f"{folder} has no pooling head: it does not make one vector of an image")
@@ -141,9 +142,9 @@ def _load(folder: Path, name: str, config: Mapping[str, Any]) -> ClipCheckpoint:
     )
 
 
-def _told(config: Mapping[str, Any], side: str) -> dict[str, Any]:
-    told = [config.get(f"{side}_config") or {}, config.get(f"{side}_config_dict") or {}]
-    return {key: value for part in told for key, value in part.items() if value is not None}
+def _settings(config: Mapping[str, Any], side: str) -> dict[str, Any]:
+    parts = [config.get(f"{side}_config") or {}, config.get(f"{side}_config_dict") or {}]
+    return {key: value for part in parts for key, value in part.items() if value is not None}
 
 
 def _tower(config: Mapping[str, Any]) -> Tower:

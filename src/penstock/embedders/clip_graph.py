@@ -96,8 +96,8 @@ def _text(graph: Graph, checkpoint: ClipCheckpoint, weights: Weights) -> str:
         last = graph.constant(np.array(-1, np.int64))
         pooled = _layers(graph, tower, weights, state, "final_layer_norm", lambda x: _at(graph, x, last))
         return str(graph.add("Add", *linear(graph, weights, "head", pooled)))
-    place = graph.add("Unsqueeze", graph.add("Cast", "ends", to=TensorProto.INT64), _axis(graph))
-    end = lambda x: str(graph.add("GatherND", x, place, batch_dims=1))  # noqa: E731
+    position = graph.add("Unsqueeze", graph.add("Cast", "ends", to=TensorProto.INT64), _axis(graph))
+    end = lambda x: str(graph.add("GatherND", x, position, batch_dims=1))  # noqa: E731
     return _layers(graph, tower, weights, state, "final_layer_norm", end, causal=True)
 
 
@@ -160,7 +160,7 @@ def _layers(
     weights: Weights,
     state: str,
     after: str,
-    place: Callable[[str], str] | None = None,
+    position: Callable[[str], str] | None = None,
     causal: bool = False,
 ) -> str:
     """All layers, and the norm after them; of the one `place` that is wanted, if one is."""
@@ -169,8 +169,8 @@ def _layers(
         qkv = [f"{at}self_attn.{which}_proj" for which in "qkv"]
         value = normed(graph, weights, at + "layer_norm1", state, tower.epsilon)
         value = attention(graph, weights, qkv, value, tower.heads, causal=causal)
-        if place is not None and layer == tower.layers - 1:
-            value, state = place(value), place(state)
+        if position is not None and layer == tower.layers - 1:
+            value, state = position(value), position(state)
         state = summed(graph, state, *linear(graph, weights, at + "self_attn.out_proj", value))
         value = normed(graph, weights, at + "layer_norm2", state, tower.epsilon)
         value = activated(graph, tower.activation, *linear(graph, weights, at + "mlp.fc1", value))
@@ -203,8 +203,8 @@ def _attended(graph: Graph, tower: Tower, weights: Weights, hidden: str) -> str:
     return str(graph.add("Add", state, graph.add("Add", *linear(graph, weights, "head.mlp.fc2", inner))))
 
 
-def _at(graph: Graph, value: str, place: str) -> str:
-    return str(graph.add("Gather", value, place, axis=1))
+def _at(graph: Graph, value: str, position: str) -> str:
+    return str(graph.add("Gather", value, position, axis=1))
 
 
 def _axis(graph: Graph, number: int = 1) -> str:

@@ -62,13 +62,13 @@ class TorchTowers:
     def _run(self, rows: NDArray[Any], features: Callable[[Any], Any]) -> NDArray[np.float32]:
         import numpy as np
 
-        found: list[NDArray[np.float32]] = []
+        parts: list[NDArray[np.float32]] = []
         done = 0
         with self._lock, self._torch.inference_mode():
             while done < len(rows):
                 some = rows[done : done + self.at_once]
                 if (vectors := self._tried(some, features)) is not None:
-                    found.append(vectors)
+                    parts.append(vectors)
                     done += len(some)
                 elif len(some) > 1:
                     self.at_once = len(some) // 2
@@ -76,7 +76,7 @@ class TorchTowers:
                 else:
                     name = self._checkpoint.name
                     raise ModelError(f"{self.device} has too little memory left to run {name} on even one row")
-        return np.concatenate(found)
+        return np.concatenate(parts)
 
     def _tried(self, rows: NDArray[Any], features: Callable[[Any], Any]) -> NDArray[np.float32] | None:
         """None where they do not fit: by then nothing holds on to what was allocated for them, as an exception does."""
@@ -104,7 +104,7 @@ def _device(torch: Any, name: str) -> Any:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
-    # Each kind of device has its own way to say that it is not there, assertions among them.
+    # Each kind of device fails in its own way where there is none, with assertions among them.
     except Exception as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"PyTorch has no device {name!r} here: {why}") from error
@@ -121,10 +121,10 @@ def _loaded(torch: Any, checkpoint: ClipCheckpoint, device: Any) -> Any:
     configuration, model = (getattr(transformers, name) for name in names)
     config = configuration.from_dict(read(checkpoint.folder / "config.json"), attn_implementation="sdpa")
     with torch.device(device):
-        made = model(config).float().requires_grad_(False).eval()
+        network = model(config).float().requires_grad_(False).eval()
     weights = {name: value for path in checkpoint.weights for name, value in load_file(path).items()}
-    missing, _ = made.load_state_dict(weights, strict=False)
+    missing, _ = network.load_state_dict(weights, strict=False)
     # How similarities are scaled bears on no vector.
     if lacking := sorted(name for name in missing if not name.startswith("logit_")):
         raise ModelError(f"{checkpoint.folder} lacks the weight {lacking[0]!r}")
-    return made
+    return network

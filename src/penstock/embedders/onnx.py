@@ -124,10 +124,12 @@ class OnnxEmbedder(Embedder):
     def _load(self) -> Checkpoint:
         if self.checkpoint is None:
             folder, named = located(self.model)
-            found = checkpoints.load(folder, named)
-            if not found.fused and not self.exact:
-                raise ModelError(f"{found.name} has weights in ONNX only, which are run as they are: without int8:")
-            self.checkpoint = found
+            checkpoint = checkpoints.load(folder, named)
+            if not checkpoint.fused and not self.exact:
+                raise ModelError(
+                    f"{checkpoint.name} has weights in ONNX only, which are run as they are: without int8:"
+                )
+            self.checkpoint = checkpoint
         return self.checkpoint
 
     def _opened(self) -> tuple[HFTokenizer, Checkpoint]:
@@ -138,16 +140,16 @@ class OnnxEmbedder(Embedder):
     def _vectors(self, rows: Sequence[Sequence[int]]) -> list[Dense]:
         if self.session is None:
             raise EmbedError("the embedder is not open")
-        found: list[Any] = [None] * len(rows)
-        for places in batches([len(row) for row in rows], self.batch_tokens):
-            values = self.session.run([rows[i] for i in places])
-            for i, vector in zip(places, values, strict=True):
-                found[i] = Dense(vector)
-        return found
+        results: list[Any] = [None] * len(rows)
+        for batch in batches([len(row) for row in rows], self.batch_tokens):
+            values = self.session.run([rows[i] for i in batch])
+            for i, vector in zip(batch, values, strict=True):
+                results[i] = Dense(vector)
+        return results
 
 
 def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Places of rows, of like length together, at most so many tokens a batch with padding counted; longest first."""
+    """Indexes of rows, of like length together, at most so many tokens a batch with padding counted; longest first."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and lengths[batch[0]] * (len(batch) + 1) > tokens:
@@ -159,15 +161,14 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 def located(model: str | Path | None) -> tuple[Path, str]:
-    """A model's folder, and its name: what is kept with an index is resolved again by whoever searches it, from any
-    folder."""
+    """A model's folder, and its name as it is kept with an index: absolute, as searches run in any folder."""
     folder = models.resolve(model)
-    given = model and Path(model).expanduser() == folder
-    return folder, str(folder.absolute()) if given else str(model or models.DEFAULT)
+    is_folder = model and Path(model).expanduser() == folder
+    return folder, str(folder.absolute()) if is_folder else str(model or models.DEFAULT)
 
 
 class Named(Protocol):
-    """What of a checkpoint says which vectors it makes."""
+    """The parts of a checkpoint that decide its vectors."""
 
     @property
     def name(self) -> str: ...
@@ -244,8 +245,8 @@ class _Exported:
 
         ids, lengths = padded(rows, self._checkpoint.pad)
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        given = {"input_ids": ids.astype(np.int64), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-        hidden = self._session.run([self._output], {name: given[name] for name in self._inputs})[0]
+        inputs = {"input_ids": ids.astype(np.int64), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
+        hidden = self._session.run([self._output], {name: inputs[name] for name in self._inputs})[0]
         pooled = [_pool(mode, hidden, mask, lengths) for mode in self._checkpoint.pooling]
         vectors = np.concatenate(pooled, axis=1).astype(np.float32)
         if self._checkpoint.normalize:

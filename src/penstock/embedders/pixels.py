@@ -1,4 +1,4 @@
-"""What a checkpoint's preprocessor_config.json has done to an image before its model sees it.
+"""The preprocessing of a checkpoint's preprocessor_config.json: from an image to the pixels of its model.
 
 Decoding, resizing and cropping are Pillow's, as in the checkpoint's training; scale, mean and deviation are left to the
 graph, which takes bytes: they are part of its first matrix.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GAP = 2
 """Shrinking on load stops where the image is still so many times larger than the model wants it: what Pillow's
-resampling then does is hardly to be told from the same done to the whole."""
+resampling then does hardly differs from the same done to the whole."""
 
 CLIP = {
     "size": {"shortest_edge": 224},
@@ -39,7 +39,7 @@ SIGLIP = {
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
-"""What transformers takes for granted where the file does not say it."""
+"""Defaults of transformers for settings that the file leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Preprocessing:
     size: tuple[int, int] | None
     """... or both are, height first, out of proportion or not; or the image is left as it is."""
     crop: tuple[int, int] | None
-    """What is cut out of the middle then, height first; black where there is less."""
+    """Height and width cut out of the middle then; black where there is less."""
     resample: int
     """Pillow's number of the filter."""
     scale: float
@@ -128,11 +128,11 @@ def _size(config: Mapping[str, Any], folder: Path) -> tuple[int | None, tuple[in
     if not isinstance(size, Mapping):
         # Older files give a number: CLIP's shorter side.
         return (int(size), None) if "crop_size" in config else (None, _both(size))
-    given = {key: value for key, value in size.items() if value is not None}
-    if given.keys() == {"shortest_edge"}:
-        return int(given["shortest_edge"]), None
-    if given.keys() == {"height", "width"}:
-        return None, (int(given["height"]), int(given["width"]))
+    sizes = {key: value for key, value in size.items() if value is not None}
+    if sizes.keys() == {"shortest_edge"}:
+        return int(sizes["shortest_edge"]), None
+    if sizes.keys() == {"height", "width"}:
+        return None, (int(sizes["height"]), int(sizes["width"]))
     raise ModelError(f"{folder} resizes images to {dict(size)}, which Penstock does not do")
 
 

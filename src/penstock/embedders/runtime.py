@@ -15,11 +15,11 @@ def session(model: Path | bytes) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    given = str(model) if isinstance(model, Path) else model
+    model_or_path = str(model) if isinstance(model, Path) else model
     slower = ["SkipLayerNormFusion"]  # made one with the sum before it, a norm takes several times as long as both
     try:
         return onnxruntime.InferenceSession(
-            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=slower
+            model_or_path, options, providers=["CPUExecutionProvider"], disabled_optimizers=slower
         )
     # The runtime raises types of its own, which share no base but Exception.
     except Exception as error:

@@ -47,7 +47,7 @@ class HFTokenizer:
 
 
 def _specials(inner: Any) -> tuple[list[int], list[int]]:
-    """What the model wants before and after a text: [CLS] and [SEP]."""
+    """Special tokens before and after a text: [CLS] and [SEP]."""
     encoding = inner.encode("a")
     mask = encoding.special_tokens_mask
     if 0 not in mask:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from penstock.parsers.isolate import Workers
 
 
-class Entry(NamedTuple):
+class ParserEntry(NamedTuple):
     """A parser of ours."""
 
     target: str
@@ -49,30 +49,30 @@ class Entry(NamedTuple):
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _ODF = "application/vnd.oasis.opendocument."
 
-PARSERS: dict[str, Entry] = {
-    "application/x-empty": Entry("penstock.parsers.text:empty"),
-    "text/*": Entry("penstock.parsers.text:parse"),
-    "text/markdown": Entry("penstock.parsers.markdown:parse"),
-    "text/html": Entry("penstock.parsers.html:parse", isolated=True),
-    "text/csv": Entry("penstock.parsers.tables:separated"),
-    "text/tab-separated-values": Entry("penstock.parsers.tables:separated"),
-    "application/x-ndjson": Entry("penstock.parsers.tables:lines"),
-    "application/json": Entry("penstock.parsers.json:parse"),
-    "application/xml": Entry("penstock.parsers.xml:parse", isolated=True),
-    "application/pdf": Entry("penstock.parsers.pdf:parse", isolated=True),
-    "application/epub+zip": Entry("penstock.parsers.epub:parse", isolated=True),
-    "message/rfc822": Entry("penstock.parsers.mail:parse", isolated=True),
-    _OOXML + "wordprocessingml.document": Entry("penstock.parsers.docx:parse", isolated=True),
-    _OOXML + "presentationml.presentation": Entry("penstock.parsers.pptx:parse", isolated=True),
-    _OOXML + "spreadsheetml.sheet": Entry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
-    _ODF + "text": Entry("penstock.parsers.odf:parse", isolated=True),
-    _ODF + "presentation": Entry("penstock.parsers.odf:parse", isolated=True),
-    _ODF + "spreadsheet": Entry("penstock.parsers.odf:parse", isolated=True),
-    "application/vnd.ms-excel": Entry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
-    "application/vnd.ms-outlook": Entry("penstock.parsers.outlook:parse", isolated=True, extra="office"),
-    "application/x-encrypted-office": Entry("penstock.parsers.package:encrypted"),
-    "application/rtf": Entry("penstock.parsers.rtf:parse", isolated=True, extra="office"),
-    "image/*": Entry("penstock.parsers.images:parse", extra="images"),
+PARSERS: dict[str, ParserEntry] = {
+    "application/x-empty": ParserEntry("penstock.parsers.text:empty"),
+    "text/*": ParserEntry("penstock.parsers.text:parse"),
+    "text/markdown": ParserEntry("penstock.parsers.markdown:parse"),
+    "text/html": ParserEntry("penstock.parsers.html:parse", isolated=True),
+    "text/csv": ParserEntry("penstock.parsers.tables:separated"),
+    "text/tab-separated-values": ParserEntry("penstock.parsers.tables:separated"),
+    "application/x-ndjson": ParserEntry("penstock.parsers.tables:lines"),
+    "application/json": ParserEntry("penstock.parsers.json:parse"),
+    "application/xml": ParserEntry("penstock.parsers.xml:parse", isolated=True),
+    "application/pdf": ParserEntry("penstock.parsers.pdf:parse", isolated=True),
+    "application/epub+zip": ParserEntry("penstock.parsers.epub:parse", isolated=True),
+    "message/rfc822": ParserEntry("penstock.parsers.mail:parse", isolated=True),
+    _OOXML + "wordprocessingml.document": ParserEntry("penstock.parsers.docx:parse", isolated=True),
+    _OOXML + "presentationml.presentation": ParserEntry("penstock.parsers.pptx:parse", isolated=True),
+    _OOXML + "spreadsheetml.sheet": ParserEntry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
+    _ODF + "text": ParserEntry("penstock.parsers.odf:parse", isolated=True),
+    _ODF + "presentation": ParserEntry("penstock.parsers.odf:parse", isolated=True),
+    _ODF + "spreadsheet": ParserEntry("penstock.parsers.odf:parse", isolated=True),
+    "application/vnd.ms-excel": ParserEntry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
+    "application/vnd.ms-outlook": ParserEntry("penstock.parsers.outlook:parse", isolated=True, extra="office"),
+    "application/x-encrypted-office": ParserEntry("penstock.parsers.package:encrypted"),
+    "application/rtf": ParserEntry("penstock.parsers.rtf:parse", isolated=True, extra="office"),
+    "image/*": ParserEntry("penstock.parsers.images:parse", extra="images"),
 }
 
 _PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
@@ -194,8 +194,8 @@ def _name(item: Item) -> str:
 
 
 def _among_images(media_type: str | None, item: Item) -> str | None:
-    """Of a file that is no image, where images are looked for: its type, or an empty one's if it is the caption of
-    one."""
+    """The type of a file that is no image, where images are looked for: an empty file's if it is the caption of one.
+    Raises ParseError if it is named like an image."""
     stem, ending = os.path.splitext(_name(item))
     if ending.lower() in ENDINGS:
         raise ParseError(f"it is named like an image, and is {media_type or 'of an unknown type'}")
@@ -209,7 +209,7 @@ def _among_images(media_type: str | None, item: Item) -> str | None:
 
 
 def beside(item: Item) -> Mapping[str, Callable[[], BinaryIO]]:
-    """Of an archive's member, the other members of its sample, by the end of their names: its opener tells them."""
+    """The other members in the sample of an archive's member, by the end of their names."""
     members: Mapping[str, Callable[[], BinaryIO]] = getattr(item.opener, "beside", {})
     return members
 
@@ -295,9 +295,9 @@ def _detected(stream: BinaryIO, item: Item) -> str | None:
 
 
 def _charset(hint: str | None) -> str:
-    """What an HTTP server says of the encoding is kept beside the detected type."""
-    found = re.search(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", hint or "", re.IGNORECASE)
-    return f"; charset={found[1]}" if found else ""
+    """The encoding that an HTTP server names, to be kept beside the detected type."""
+    match = re.search(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", hint or "", re.IGNORECASE)
+    return f"; charset={match[1]}" if match else ""
 
 
 # ---------------------------------------------------------------- failures

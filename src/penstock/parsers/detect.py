@@ -1,6 +1,6 @@
-"""What a file is: magic bytes first, then text or not, and only among kinds of text the name decides.
+"""Detects media types: magic bytes first, then text or not, and only among kinds of text the name decides.
 
-So a lying extension is found out, and a file without one is read all the same. Only the head is read, and of
+So a wrong extension does no harm, and a file without one is read all the same. Only the head is read, and of
 archives the end.
 """
 
@@ -161,7 +161,7 @@ def _binary(head: bytes, peek: Peek, extension: str) -> str | None:
 
 
 def _zip(head: bytes, peek: Peek, extension: str) -> str:
-    """OpenDocument and EPUB name themselves in their first member; Office is told by the names in the directory."""
+    """OpenDocument and EPUB name themselves in their first member; Office is known by the names in the directory."""
     if head[30:38] == b"mimetype":
         declared = re.match(rb"(?:application/[\w.+-]{1,100}?)(?=PK|[^\w.+-]|$)", head[38:200])
         if declared:
@@ -191,14 +191,14 @@ def _ole(head: bytes, peek: Peek) -> str:
 
 
 def bom(head: bytes) -> str | None:
-    """The encoding a byte order mark tells."""
+    """The encoding of a byte order mark."""
     if not head.startswith(_MARKS):
         return None
     return next(encoding for mark, encoding in _BOMS if head.startswith(mark))
 
 
 def wide(head: bytes) -> str | None:
-    """UTF-16 or UTF-32 without a mark, told by where the NULs of its ASCII characters stand."""
+    """UTF-16 or UTF-32 without a mark, recognized by the NULs of its ASCII characters."""
     head = head[:2048]
     if len(head) < 8 or b"\0" not in head:
         return None
@@ -245,12 +245,12 @@ def _text(head: bytes, name: str, extension: str, hint: str | None) -> str:
         head = head[3:]
     if _HTML.match(head):
         return "text/html"
-    said = bare(hint)
-    if said.endswith(("+json", "+xml")) and said not in SYNONYMS:
-        said = "application/" + said.rpartition("+")[2]
-    said = SYNONYMS.get(said, said)
-    if said in _HINTS:
-        return said
+    declared = bare(hint)
+    if declared.endswith(("+json", "+xml")) and declared not in SYNONYMS:
+        declared = "application/" + declared.rpartition("+")[2]
+    declared = SYNONYMS.get(declared, declared)
+    if declared in _HINTS:
+        return declared
     base = name.rpartition("/")[2].lower()
     if media_type := _NAMES.get(base) or EXTENSIONS.get(extension if "." in base else ""):
         return media_type

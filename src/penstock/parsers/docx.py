@@ -38,8 +38,8 @@ def _heading_styles(package: Package) -> dict[str, int]:
             continue
         if tag == "style":
             style = value.get("styleId", "")
-        elif tag == "name" and (found := _HEADING.match(value.get("val", ""))):
-            levels[style] = int(found[1])
+        elif tag == "name" and (match := _HEADING.match(value.get("val", ""))):
+            levels[style] = int(match[1])
         elif tag == "name" and value.get("val", "").lower() == "title":
             levels[style] = 1
         elif tag == "outlineLvl" and value.get("val", "").isdigit() and int(value["val"]) < 9:

@@ -1,7 +1,7 @@
-"""A table's rows as units, each value under the heading of its column; titles and headings of several columns are met
-as spreadsheets have them: a cell over all columns, a cell over some with others beneath it.
+"""A table's rows as units, each value under the heading of its column.
 
-Only the first rows are looked at for that. A row with a number under a heading that is none is data.
+Titles above a table, merged headings and headings over others are recognized, from the first rows alone. Where it is
+unclear whether a row is of headings or of data, it is data: as a heading it would not be found.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from penstock.core.records import Block, Gap
 
-Row = Sequence[str | None]
-"""Cells; None for one that the cell to its left covers."""
+Cells = Sequence[str | None]
+"""The cells of a row; None for one that the cell to its left covers."""
 _LOOK = 12
 """Rows that may stand before the first one of data."""
 _NUMBER = re.compile(r"[-+(]?[$€£]?\s?\d[\d.,'\s]*[%)$€£]?")
@@ -32,7 +32,7 @@ class _Head(NamedTuple):
     rows: int
 
 
-def units(rows: Iterable[Row | Gap | Broken], metadata: Mapping[str, Any]) -> Iterator[Block | Gap]:
+def units(rows: Iterable[Cells | Gap | Broken], metadata: Mapping[str, Any]) -> Iterator[Block | Gap]:
     """The blocks of a table. A title goes to the headings of all that follow it; rows are counted without those."""
     rows = iter(rows)
     before, first, after = _first(rows)
@@ -52,17 +52,17 @@ def units(rows: Iterable[Row | Gap | Broken], metadata: Mapping[str, Any]) -> It
                 yield Block(text, headings=tuple(head.titles), unit=True, metadata={**metadata, "row": number})
 
 
-def labelled(names: Sequence[str], row: Row) -> str:
+def labelled(names: Sequence[str], row: Cells) -> str:
     """A row as text: `column: value` a line, empty ones left out, and a blank line after it."""
     pairs = ((names[n] if n < len(names) else f"column {n + 1}", (value or "").strip()) for n, value in enumerate(row))
     text = "".join(f"{name}: {value}\n" for name, value in pairs if value)
     return text and text + "\n"
 
 
-def _first(rows: Iterator[Row | Gap | Broken]) -> tuple[list[Gap | Broken], list[Row], list[Gap | Broken]]:
+def _first(rows: Iterator[Cells | Gap | Broken]) -> tuple[list[Gap | Broken], list[Cells], list[Gap | Broken]]:
     """The first rows that hold anything, up to something that is no row; and what else came before and after them."""
     before: list[Gap | Broken] = []
-    first: list[Row] = []
+    first: list[Cells] = []
     for row in rows:
         if isinstance(row, Gap | Broken):
             if first:
@@ -75,7 +75,7 @@ def _first(rows: Iterator[Row | Gap | Broken]) -> tuple[list[Gap | Broken], list
     return before, first, []
 
 
-def _head(rows: Sequence[Row]) -> _Head:
+def _head(rows: Sequence[Cells]) -> _Head:
     at = _titles(rows)
     if at == len(rows):
         return _Head((), (), 0)
@@ -94,8 +94,8 @@ def _head(rows: Sequence[Row]) -> _Head:
     return _Head(titles, names, at + 1 + two)
 
 
-def _titles(rows: Sequence[Row]) -> int:
-    """How many of the first rows are titles: one cell of several is filled, and beneath are headings."""
+def _titles(rows: Sequence[Cells]) -> int:
+    """The number of rows at the top that are titles: one cell of several is filled, and beneath are headings."""
     at = 0
     while at < len(rows) - 1 and len(rows[at]) > 1 and len(_filled(rows[at])) == 1:
         at += 1
@@ -107,25 +107,28 @@ def _titles(rows: Sequence[Row]) -> int:
     return 0
 
 
-def _over(upper: Row, below: Row, third: Row) -> bool:
+def _over(upper: Cells, below: Cells, third: Cells) -> bool:
     """Whether the upper row is of headings over the headings in the row below it."""
     filled = {n for n, _ in _filled(below)}
     above = {n for n, _ in _filled(upper)}
     bare = {n for n in filled - above if above and n > min(above)}
     if not bare:
         return False
-    if None in upper and not {n for n, cell in enumerate(upper) if cell is None} <= filled:
-        return False
-    # A heading that is as high as both rows has nothing beneath it.
-    return bool(above - filled) or _differ(below, third)
+    if None in upper:
+        covered = {n for n, cell in enumerate(upper) if cell is None}
+        # The first heading is as high as both rows: a row of data seldom begins with an empty cell.
+        return covered <= filled and (min(above) not in filled or _differ(below, third))
+    return bare <= _numbers(third) and _differ(below, third)
 
 
-def _differ(heading: Row, row: Row) -> bool:
+def _differ(heading: Cells, row: Cells) -> bool:
     """Whether there is a number under a text, and no number in the heading."""
-    numbers = {n for n, value in _filled(row) if _NUMBER.fullmatch(value)}
-    texts = _filled(heading)
-    return not any(_NUMBER.fullmatch(value) for _, value in texts) and any(n in numbers for n, _ in texts)
+    return not _numbers(heading) and not _numbers(row).isdisjoint(n for n, _ in _filled(heading))
 
 
-def _filled(row: Row) -> list[tuple[int, str]]:
+def _numbers(row: Cells) -> set[int]:
+    return {n for n, value in _filled(row) if _NUMBER.fullmatch(value)}
+
+
+def _filled(row: Cells) -> list[tuple[int, str]]:
     return [(n, cell.strip()) for n, cell in enumerate(row) if cell and cell.strip()]

@@ -59,11 +59,11 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
 
 def declared(data: bytes) -> str | None:
     """The charset a page says of itself, if it is true."""
-    found = _META.search(data[:4096])
-    if not found:
+    match = _META.search(data[:4096])
+    if not match:
         return None
     try:
-        name = {"iso-8859-1": "cp1252"}.get(said := found[1].decode().lower(), said)  # what every browser does
+        name = {"iso-8859-1": "cp1252"}.get(own := match[1].decode().lower(), own)  # what every browser does
         return name if fits(data, name) else None
     except LookupError:
         return None
@@ -82,10 +82,10 @@ def blocks(text: str, metadata: Mapping[str, Any] = NOTHING, *, whole: bool = Fa
             main = everything
     path: list[tuple[int, str]] = []
     start = 0
-    for found in _HEADING.finditer(main):
-        yield from _section(main[start : found.start()], path, metadata)
-        start = found.start()
-        level, heading = int(found[1]), " ".join(plain(found[2]).split())[:200]
+    for match in _HEADING.finditer(main):
+        yield from _section(main[start : match.start()], path, metadata)
+        start = match.start()
+        level, heading = int(match[1]), " ".join(plain(match[2]).split())[:200]
         while path and path[-1][0] >= level:
             path.pop()
         if heading:

@@ -1,6 +1,6 @@
 """An image, whole, with its size and its caption. It is decoded where it is embedded; here its header is asked.
 
-The caption is what the item's metadata say (`caption` or `text`), or a file beside the image: `a.txt`, or `a.json` with
+The caption is in the item's metadata (`caption` or `text`), or in a file beside the image: `a.txt`, or `a.json` with
 one of these among its fields, the others of which go into the metadata. Only beside files of this machine and within an
 archive: in a bucket it would cost every image two requests.
 """
@@ -30,17 +30,17 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
     if len(data) > BYTES:
         raise LimitExceeded(f"the image has more than {BYTES:,} bytes")
     _, width, height = measure(data)
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     caption = _caption(item.metadata)
     if not caption:
         try:
-            told = _told(_beside(item))
+            fields = _fields(_beside(item))
         except (OSError, ParseError, ValueError, RecursionError) as error:
             if isinstance(error, OSError) and item.path is None:
-                raise  # it may pass, and the next run tries again
+                raise  # the next run tries again
             yield Gap(f"the caption beside it cannot be read: {type(error).__name__}: {error}")
-        caption = _caption(told)
-    rest = {name: value for name, value in told.items() if name not in CAPTIONS}
+        caption = _caption(fields)
+    rest = {name: value for name, value in fields.items() if name not in CAPTIONS}
     yield Block(caption, data, unit=True, metadata={**rest, "width": width, "height": height})
 
 
@@ -49,7 +49,7 @@ def _caption(metadata: Mapping[str, Any]) -> str:
 
 
 def _beside(item: Item) -> Callable[[str], bytes | None]:
-    """Reads what lies beside the image, by the end of its name; None of what is not there."""
+    """A reader of the files beside the image, by the ends of their names; None where there is no such file."""
     if item.path is not None:
         image = PurePath(item.path)
         return lambda ending: _read(image.with_suffix(ending))
@@ -57,14 +57,14 @@ def _beside(item: Item) -> Callable[[str], bytes | None]:
     return lambda ending: _member(members[ending]) if ending in members else None
 
 
-def _told(read: Callable[[str], bytes | None]) -> dict[str, Any]:
+def _fields(read: Callable[[str], bytes | None]) -> dict[str, Any]:
     if (data := read(".json")) is not None:
-        told = json.loads(data)
-        if not isinstance(told, dict):
-            raise ValueError(f"a {type(told).__name__}, where fields were expected")
-        if not _caption(told) and (text := read(".txt")) is not None:
-            told["caption"] = text.decode(errors="replace")
-        return told
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
+            raise ValueError(f"a {type(fields).__name__}, where fields were expected")
+        if not _caption(fields) and (text := read(".txt")) is not None:
+            fields["caption"] = text.decode(errors="replace")
+        return fields
     data = read(".txt")
     return {} if data is None else {"caption": data.decode(errors="replace")}
 
@@ -80,12 +80,12 @@ def _member(opener: Callable[[], BinaryIO]) -> bytes:
 def _read(path: PurePath) -> bytes | None:
     """A link is left alone: it may lead to anything."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return None
-    if found.st_size > CAPTION_BYTES:
-        raise ValueError(f"{found.st_size:,} bytes are no caption")
+    if status.st_size > CAPTION_BYTES:
+        raise ValueError(f"{status.st_size:,} bytes are no caption")
     with open(path, "rb") as file:
         return file.read(CAPTION_BYTES)

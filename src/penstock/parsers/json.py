@@ -43,8 +43,8 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
         return
     blocks = joined(_document(text))
     try:
-        found = list(blocks) if small else blocks
-        for block in found:
+        complete = list(blocks) if small else blocks
+        for block in complete:
             yield from text.gaps()
             yield block
     except _Invalid as error:
@@ -131,8 +131,8 @@ class _Text:
         return blank.end() if blank else self._at
 
     def skip(self, expected: str) -> None:
-        if (found := self.peek()) not in expected or not found:
-            raise _Invalid(f"{found!r} where one of {expected} belongs" if found else "it breaks off")
+        if (character := self.peek()) not in expected or not character:
+            raise _Invalid(f"{character!r} where one of {expected} belongs" if character else "it breaks off")
         self._at += 1
 
     def value(self, most: int) -> Any:

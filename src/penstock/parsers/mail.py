@@ -21,12 +21,12 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block]:
         raise LimitExceeded(f"a message of more than {LARGEST >> 20} MiB")
     message = BytesParser(policy=policy.default).parse(stream)
     assert isinstance(message, EmailMessage)
-    said = {name: " ".join(str(message.get(name, "")).split())[:500] for name in ("subject", "from", "to", "date")}
+    headers = {name: " ".join(str(message.get(name, "")).split())[:500] for name in ("subject", "from", "to", "date")}
     names = [str(part.get_filename() or part.get_content_type())[:200] for part in message.iter_attachments()]
-    metadata: dict[str, Any] = {name: value for name, value in said.items() if value}
+    metadata: dict[str, Any] = {name: value for name, value in headers.items() if value}
     if names:
         metadata["attachments"] = names[:100]
-    yield from letter(said["subject"], _body(message, "plain"), _body(message, "html"), metadata)
+    yield from letter(headers["subject"], _body(message, "plain"), _body(message, "html"), metadata)
 
 
 def letter(subject: str, plain: str, html: str, metadata: dict[str, Any]) -> Iterator[Block]:

@@ -61,7 +61,7 @@ class _Outline:
         self._headings: tuple[str, ...] = ()
         self._fence: re.Pattern[str] | None = None
         self._before = "\n\n"
-        """What was given out last: two characters are enough to tell a line's start, and a blank line."""
+        """The last text that was yielded: two characters are enough to know a line's start, and a blank line."""
         self._held = ""
 
     def front_matter(self, text: str) -> str:

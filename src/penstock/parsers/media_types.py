@@ -24,8 +24,8 @@ def registered(detected: str | None, extension: str, hint: str | None, own: Coll
     the source (a Content-Type), or the one with the file's extension in it. A `.log` is `text/x-log` that way."""
     if detected not in _VAGUE or not own:
         return detected
-    if (said := bare(hint)) in own:
-        return said
+    if (declared := bare(hint)) in own:
+        return declared
     return next((each for each in own if extension and _form(each) == extension), detected)
 
 
@@ -44,5 +44,5 @@ def check(own: Iterable[str]) -> None:
 
 
 def _form(media_type: str) -> str:
-    """What an extension is compared with: `log` of `text/x-log`."""
+    """The part that an extension is compared with: `log` of `text/x-log`."""
     return media_type.partition("/")[2].removeprefix("x-")

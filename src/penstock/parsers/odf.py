@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from penstock.core.records import Block, Gap, Item
-from penstock.parsers.headings import Row, units
+from penstock.parsers.headings import Cells, units
 from penstock.parsers.package import Event, Outline, Package
 
 _SPACE = {"tab": "\t", "line-break": "\n"}
@@ -47,33 +47,33 @@ def _text(events: Iterator[Event], outline: Outline) -> Iterator[Block]:
     cells: list[str] | None = None
     level, page, inside = 1, 0, 0
     for kind, tag, value in events:
-        made: Iterator[Block] = iter(())
+        blocks: Iterator[Block] = iter(())
         if kind == "text":
             if inside:
                 words.append(value)
         elif tag in ("p", "h"):
             inside += 1 if kind == "start" else -1
             if kind == "start" and tag == "h":
-                said = value.get("outline-level", "1")
-                level = int(said) if said.isdigit() else 1
+                number = value.get("outline-level", "1")
+                level = int(number) if number.isdigit() else 1
             elif kind == "end":
                 text = "".join(words)
                 if cells is not None:
                     words.append(" ")
                     continue
                 words = []
-                made = outline.heading(level, text) if tag == "h" else outline.paragraph(text)
+                blocks = outline.heading(level, text) if tag == "h" else outline.paragraph(text)
         elif tag == "table-row":
             if kind == "end" and cells is not None:
-                made = outline.paragraph(" | ".join(cells) if any(cells) else "")
+                blocks = outline.paragraph(" | ".join(cells) if any(cells) else "")
             cells = [] if kind == "start" else None
         elif tag == "table-cell" and kind == "end" and cells is not None:
             cells.append(" ".join("".join(words).split()))
             words = []
         elif tag == "page":  # a slide
-            made = outline.flush()
+            blocks = outline.flush()
             page += kind == "start"
-        for block in made:
+        for block in blocks:
             yield replace(block, page=page, unit=True) if page else block
     yield from outline.flush()
 
@@ -84,7 +84,7 @@ def _sheets(events: Iterator[Event]) -> Iterator[Block | Gap]:
             yield from units(_rows(events), {"sheet": value.get("name", "")[:200]})
 
 
-def _rows(events: Iterator[Event]) -> Iterator[Row]:
+def _rows(events: Iterator[Event]) -> Iterator[Cells]:
     """Those of one sheet, to its end."""
     repeat, wide = 1, 0
     cells: list[str | None] = []

@@ -88,7 +88,7 @@ class Package:
         return events(self.pieces(name))
 
     def relations(self, part: str) -> dict[str, str]:
-        """What a part of an Office package refers to: member names by relation id."""
+        """The members that a part of an Office package refers to, by relation id."""
         folder, base = posixpath.split(part)
         name = f"{folder}/_rels/{base}.rels"
         if name not in self.names:
@@ -127,7 +127,7 @@ def resolved(folder: str, target: str) -> str:
 
 
 def events(pieces: Iterator[bytes], *, encoding: str | None = None, doctype: bool = False) -> Iterator[Event]:
-    """What expat says of XML, a piece at a time. `encoding`: the bytes' own, whatever the document says of it.
+    """Events of an XML document, a piece at a time. `encoding`: that of the bytes, whatever the document declares.
     `doctype`: one is allowed, but no entity of its own; nothing outside the document is ever read."""
     ready: list[Event] = []
     depth = fed = 0

@@ -1,6 +1,6 @@
 """Text in any encoding, streamed: a 2 GB file of one line takes no more memory than a note.
 
-The encoding is that of the byte order mark, else what the source says, else UTF-8, else what charset-normalizer makes
+The encoding is that of the byte order mark, else the declared one, else UTF-8, else what charset-normalizer makes
 of the first piece that is not UTF-8. A file that was UTF-8 and then is not, yields a Gap and goes on with U+FFFD.
 Line ends become "\\n". NULs are dropped (by the dispatch, for every parser).
 """
@@ -29,7 +29,7 @@ _LATIN = frozenset(
 )
 _UNLIKELY = ["utf_16", "utf_16_be", "utf_16_le", "utf_32", "utf_32_be", "utf_32_le", "utf_7"]
 _UNLIKELY += ["cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140"]
-"""Wide ones are told by their NULs before; EBCDIC is not met in files."""
+"""Wide ones are recognized by their NULs before; EBCDIC is not met in files."""
 
 
 def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
@@ -66,10 +66,10 @@ def known_encoding(name: str) -> str | None:
     return known.name if known is not None and getattr(known, "_is_text_encoding", False) else None
 
 
-def decoded(stream: BinaryIO, said: str | None = None) -> Iterator[str | Gap]:
+def decoded(stream: BinaryIO, declared: str | None = None) -> Iterator[str | Gap]:
     """The text in pieces, as they come, and at most one Gap that says from where on it is damaged."""
     piece = stream.read(PIECE)
-    encoding = bom(piece) or wide(piece) or (said if said and fits(piece, said) else "utf-8")
+    encoding = bom(piece) or wide(piece) or (declared if declared and fits(piece, declared) else "utf-8")
     decoder = _decoder(encoding)
     position, still_ascii = 0, encoding == "utf-8"
     while True:
@@ -98,9 +98,9 @@ def decoded(stream: BinaryIO, said: str | None = None) -> Iterator[str | Gap]:
         piece = stream.read(PIECE)
 
 
-def decode(data: bytes, said: str | None = None) -> str:
+def decode(data: bytes, declared: str | None = None) -> str:
     """All of a text that is held anyway."""
-    return "".join(part for part in decoded(io.BytesIO(data), said) if isinstance(part, str))
+    return "".join(part for part in decoded(io.BytesIO(data), declared) if isinstance(part, str))
 
 
 def fits(sample: bytes, encoding: str) -> bool:

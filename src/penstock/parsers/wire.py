@@ -1,4 +1,4 @@
-"""What passes between this process and a worker: frames of JSON, each after its length in four bytes.
+"""Messages between this process and a worker: frames of JSON, each after its length in four bytes.
 
 A worker reads hostile input: nothing it sends is unpickled, and what it sends is checked.
 """

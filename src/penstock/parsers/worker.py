@@ -100,7 +100,7 @@ def held() -> int:
     try:
         with open("/proc/self/statm") as statm:
             return int(statm.read().split()[1]) * resource.getpagesize()
-    except OSError:  # no Linux: the peak will do, which macOS tells in bytes
+    except OSError:  # no Linux: the peak will do, which macOS gives in bytes
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

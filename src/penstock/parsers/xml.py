@@ -37,9 +37,9 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
     head = stream.read(1024)
     stream.seek(0)
     declared = _DECLARED.match(head.lstrip())
-    said = charset(item) or (known_encoding(declared[1].decode()) if declared else None)
+    encoding = charset(item) or (known_encoding(declared[1].decode()) if declared else None)
     gaps: list[Gap] = []
-    texts = _without(decoded(stream, said), gaps)
+    texts = _without(decoded(stream, encoding), gaps)
     held = _head(texts)
     small = sum(map(len, held)) <= HELD
     blocks = joined(_Walk().blocks(events(_encoded(chain(held, texts)), encoding="utf-8", doctype=True)))
@@ -243,7 +243,7 @@ class _Walk:
         yield from _blocks(element, self._path(element.tag), here.rows, repeats)
 
     def _path(self, tag: str) -> str:
-        """Of a child of the innermost element that is entered. The root's name says nothing, and is left out."""
+        """The path of a child of the innermost element that is entered. The root's name is left out."""
         return "" if len(self._entered) == 1 else _below(self._entered[-1].path, tag)
 
 

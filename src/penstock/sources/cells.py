@@ -18,34 +18,36 @@ from typing import Any, BinaryIO, NamedTuple
 from penstock.core.errors import LimitExceeded, ParseError, SourceError
 
 BYTES, TEXT, PLAIN = "bytes", "text", "plain"
-"""What a column holds: images, words, other single values."""
+"""Kinds of columns: images, texts, other single values."""
 ROWS = 1024
-"""That a listing reads at a time, at most."""
+"""The most rows that a listing reads at a time."""
 LISTED = 4 << 20
-"""Bytes that a listing reads at a time, on the average."""
+"""Bytes that a listing reads at a time, on average."""
 FILES = 2
-"""That are open for their images."""
+"""Files that are kept open for their images."""
 KEPT = 32 << 20
 """Bytes of the latest values of an open file: threads that read side by side come a little out of order."""
 _BUFFER = 1 << 20
 _CURSORS = 2
 _LIKELY = 1000
-"""Rows a byte that a file may have: a column of equals takes next to nothing."""
+"""The most rows a byte of a file: a column of equal values takes next to nothing."""
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
+    """A row of a file, with where it is."""
+
     number: int
     """In its file, from 0 on; of a list the line, from 1 on."""
     values: Mapping[str, Any] | None
     """None of a row that is broken."""
     group: int = 0
-    place: int = 0
+    offset: int = 0
     """In its group."""
     cause: str = ""
 
 
 class Watched(io.RawIOBase):
-    """Remembers what went wrong with reading: whatever else a reader raises is the content's fault."""
+    """Remembers a failure to read; whatever else a format's reader raises is the content's fault."""
 
     def __init__(self, real: BinaryIO) -> None:
         self.trouble: Exception | None = None
@@ -102,7 +104,7 @@ class ParquetTable:
         size = stream.seek(0, io.SEEK_END)
         self._file = pq.ParquetFile(stream, buffer_size=_BUFFER, pre_buffer=False)
         if self._file.metadata.num_rows > size * _LIKELY:
-            raise ParseError("the Parquet file says that it has more rows than it can hold")
+            raise ParseError("the Parquet file claims more rows than it can hold")
         self.fields: dict[str, str] = {}
         for field in self._file.schema_arrow:
             if (kind := _kind(field.type, pa.types)) is not None:
@@ -116,18 +118,18 @@ class ParquetTable:
     def count(self) -> int:
         return int(self._file.metadata.num_rows)
 
-    def rows(self, names: Sequence[str] | None = None) -> Iterator[Row]:
-        """With the values of these columns; of all that hold no images, if nothing is said."""
+    def rows(self, names: Sequence[str] | None = None) -> Iterator[TableRow]:
+        """The rows with the values of these columns; by default of all that hold no images."""
         names = [name for name, kind in self.fields.items() if kind != BYTES] if names is None else names
         number = 0
         for group in range(self._file.num_row_groups):
-            for place, values in enumerate(self._group(group, names)):
-                yield Row(number, values, group, place)
+            for offset, values in enumerate(self._group(group, names)):
+                yield TableRow(number, values, group, offset)
                 number += 1
 
     def image(self, column: str, number: int, most: int) -> bytes | None:
-        """Of one row. Reads the images that are before it in its row group, some at a time, and keeps none. Raises
-        LimitExceeded where the row group has more than `most` bytes of them."""
+        """The image of one row. Reads those before it in its row group, some at a time, and keeps none. Raises
+        LimitExceeded where the row group has more than `most` bytes of images."""
         group = 0
         while group < self._file.num_row_groups and number >= (rows := self._file.metadata.row_group(group).num_rows):
             group, number = group + 1, number - rows
@@ -157,13 +159,13 @@ class ParquetTable:
         yield from self._file.iter_batches(rows, row_groups=[group], columns=list(paths), use_threads=False)
 
     def _size(self, group: int, paths: Sequence[str]) -> int:
-        told, wanted = self._file.metadata.row_group(group), {*paths}
-        columns = (told.column(at) for at in range(told.num_columns))
+        metadata, wanted = self._file.metadata.row_group(group), {*paths}
+        columns = (metadata.column(at) for at in range(metadata.num_columns))
         return sum(column.total_uncompressed_size for column in columns if column.path_in_schema in wanted)
 
 
 def _path(field: Any) -> str:
-    """Of a column of images, as Parquet names it."""
+    """The name that Parquet has for a column of images."""
     import pyarrow as pa
 
     return f"{field.name}.bytes" if pa.types.is_struct(field.type) else str(field.name)
@@ -171,8 +173,8 @@ def _path(field: Any) -> str:
 
 def _bytes(value: Any) -> bytes | None:
     held = value.as_py()
-    found: bytes | None = held["bytes"] if isinstance(held, dict) else held
-    return found
+    image: bytes | None = held["bytes"] if isinstance(held, dict) else held
+    return image
 
 
 def _kind(type_: Any, types: Any) -> str | None:
@@ -199,7 +201,7 @@ def _plain(column: Any) -> list[Any]:
         return [None if at is None else words[at] for at in column.indices.to_pylist()]
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp(column.type.unit))  # to say it in a zone wants a list of zones
+            column = column.cast(pa.timestamp(column.type.unit))  # a zone would need the list of zones
         column = column.cast(pa.string())
     return [_value(value) for value in column.to_pylist()]
 
@@ -233,7 +235,7 @@ class Cell:
 
 
 class _Open:
-    """A file, read forward; what came by is kept for a while."""
+    """A file that is read forward; the latest values are kept."""
 
     def __init__(self, cell: Cell) -> None:
         import pyarrow.parquet as pq
@@ -247,7 +249,7 @@ class _Open:
             self.close()
             raise
         self._cursors: OrderedDict[int, tuple[Iterator[Any], int]] = OrderedDict()
-        """Of row groups: where one ends and the next begins, threads read both."""
+        """By row group: threads read two of them where one ends and the next begins."""
         self._kept: OrderedDict[tuple[int, int], bytes | None] = OrderedDict()
         self._bytes = 0
 
@@ -289,7 +291,7 @@ class _Open:
 
 @contextmanager
 def _blaming(stream: Stream) -> Iterator[None]:
-    """Trouble with reading is the source's, all else the content's."""
+    """Raise what went wrong with reading as it was, and all else as a ParseError."""
     try:
         yield
     except SourceError:
@@ -331,6 +333,6 @@ class _Shelf:
 _shelf = _Shelf()
 
 
-def let_go() -> None:
-    """Close the files that images were read from. Who still reads from one opens it again."""
+def close_files() -> None:
+    """Close the files that images were read from. A thread that still reads from one opens it again."""
     _shelf.clear()

@@ -1,4 +1,4 @@
-"""Which column of a table is which: as was said, or by its name."""
+"""Which column of a table is which: as an option says, or by its name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Fields = Mapping[str, str]
 
 
 class Columns(NamedTuple):
-    """Which is which."""
+    """The columns of a table that are used."""
 
     image: str
     kind: str
@@ -31,19 +31,19 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """How columns are chosen."""
+    """The rules by which columns are chosen."""
 
     options: Mapping[str, str]
-    """The names that were said, by `picks`, `caption` and `key`."""
+    """The names of columns by option: `picks`, `caption` and `key`."""
     picks: str
     """The option that names the column of images."""
     takes: Sequence[str]
-    """What that column may hold."""
+    """The kinds that this column may have."""
     leading: Sequence[str]
     """Names of columns that lead to images elsewhere."""
 
     def of(self, fields: Fields) -> Columns:
-        """Raises UsageError where neither says."""
+        """The columns of a table with these fields. Raises UsageError where neither option nor name decides."""
         if not fields and BYTES not in self.takes:
             return Columns("", TEXT)  # an empty list
         image = self._image(fields)
@@ -56,7 +56,7 @@ class Choice:
     def _image(self, fields: Fields) -> str:
         if (named := self._named(self.picks, fields)) is not None:
             if fields[named] not in self.takes:
-                raise UsageError(f"the column {shown(named)} holds neither images nor where they are")
+                raise UsageError(f"the column {shown(named)} holds neither images nor paths or urls of them")
             return named
         found = next(filter(None, self._candidates(fields)), [])
         return found[0] if len(found) == 1 else self._unclear(found, fields)
@@ -70,9 +70,9 @@ class Choice:
             yield [name for name, kind in fields.items() if kind == BYTES]
 
     def _unclear(self, found: Sequence[str], fields: Fields) -> str:
-        what = f"several columns may be meant ({', '.join(map(shown, found))})" if found else "no column is known"
-        there = ", ".join(map(shown, fields))
-        raise UsageError(f"{what}: say which with ?{self.picks}=NAME. There are: {there}")
+        what = f"several columns fit ({', '.join(map(shown, found))})" if found else "no column fits"
+        names = ", ".join(map(shown, fields))
+        raise UsageError(f"{what}: name one with ?{self.picks}=NAME. There are: {names}")
 
     def _named(self, option: str, fields: Fields) -> str | None:
         if not (name := self.options.get(option)):
@@ -83,7 +83,7 @@ class Choice:
 
 
 def key_of(fields: Fields) -> str | None:
-    """The column with the rows' names, as its own name tells."""
+    """The column with the rows' names, by its own name."""
     return next(iter(among(KEYS, fields, TEXT, PLAIN)), None)
 
 

@@ -23,12 +23,12 @@ from penstock.core.contracts import Source
 from penstock.core.errors import PenstockError, SourceError, UsageError
 from penstock.core.options import Option, chosen, unknown
 from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
-from penstock.sources.cells import BYTES, TEXT, Cell, ParquetTable, Row, let_go, opened
+from penstock.sources.cells import BYTES, TEXT, Cell, ParquetTable, TableRow, close_files, opened
 from penstock.sources.columns import PATHS, URLS, Choice, Columns, Fields, shown
 from penstock.sources.files import Files
 from penstock.sources.files.address import Address
 from penstock.sources.files.remote import UNKNOWN
-from penstock.sources.told import Told, mark_of
+from penstock.sources.listing import ListingLog, digest_of
 from penstock.support.fetching import Fetched, good
 
 _PARQUET = re.compile(r"\.(?=parq(?:uet)?(?:/|$))", re.IGNORECASE)
@@ -37,13 +37,13 @@ METADATA = 16 << 10
 
 
 class Table(Protocol):
-    """What a file's rows are read from. Not for two readers at once."""
+    """A file whose rows are read. Not for two readers at once."""
 
     @property
     def fields(self) -> Fields:
         """Columns and what they hold: BYTES, TEXT or PLAIN. Raises what the format's reader raises."""
 
-    def rows(self) -> Iterator[Row]: ...
+    def rows(self) -> Iterator[TableRow]: ...
 
 
 _COLUMNS = (
@@ -81,7 +81,7 @@ class Rows(Source):
 
     def __init__(
         self,
-        *places: str | os.PathLike[str],
+        *urls: str | os.PathLike[str],
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         hidden: bool = False,
@@ -97,37 +97,37 @@ class Rows(Source):
             if value is not None and value is not False
         }
         self._choice = Choice(self._options, self.columns[0].name, self.takes, self.leading)
-        roots = [self._root(os.fspath(place)) for place in places]
+        roots = [self._root(os.fspath(url)) for url in urls]
         self._storage = dict(storage or {})
         wanted = include or [f"*.{form}" for ending in self.endings for form in (ending, ending.upper())]
         self._files = Files(*roots, include=wanted, exclude=exclude, hidden=hidden, skip=skip, storage=self._storage)
-        told = [("include", glob) for glob in sorted(include)] + [("exclude", glob) for glob in sorted(exclude)]
-        told += [("hidden", "1")] * hidden + sorted(self._options.items())
-        self._name = f"{self.scheme}+{Files(*roots).name}" + (f"?{urlencode(told)}" if told else "")
+        query = [("include", glob) for glob in sorted(include)] + [("exclude", glob) for glob in sorted(exclude)]
+        query += [("hidden", "1")] * hidden + sorted(self._options.items())
+        self._name = f"{self.scheme}+{Files(*roots).name}" + (f"?{urlencode(query)}" if query else "")
         self._private = next(each for each in self.columns if each.name == "private").parse(
             self._options.get("private", "0")
         )
         self._passed_over: Counter[str] = Counter()
         self._elsewhere: bool | None = None
-        """Known once it is open. True where items are not named by the file that tells them: of a file that is broken,
-        nothing shows then which ones it told."""
+        """Known once it is open. True where items are not named by the file that lists them: which ones a broken file
+        listed cannot be known then."""
         self._beside: tuple[str, Files] | None = None
-        self._known: tuple[bytes, Told] | None = None
+        self._known: tuple[bytes, ListingLog] | None = None
 
-    def _root(self, place: str) -> str:
-        """The file or folder, less the options."""
+    def _root(self, url: str) -> str:
+        """The file or folder, without the options."""
         known = [option.name for option in self.columns]
-        kind, _, rest = place.partition("://")
+        kind, _, rest = url.partition("://")
         outer, _, inner = kind.partition("+")
         if outer != self.scheme or not rest:
-            return place
+            return url
         root, _, query = rest.rpartition("?") if "?" in rest else (rest, "", "")
         kept = []
         for part in filter(None, query.split("&")):
             ((name, value),) = parse_qsl(part, keep_blank_values=True) or [("", "")]
             if name in known:
                 if self._options.setdefault(name, value) != value:
-                    raise UsageError(f"{name} is said twice: {self._options[name]!r} and {value!r}")
+                    raise UsageError(f"{name} is given twice: {self._options[name]!r} and {value!r}")
             elif inner in ("http", "https"):
                 kept.append(part)  # the server's
             else:
@@ -147,7 +147,7 @@ class Rows(Source):
 
     @property
     def passed_over(self) -> Counter[str]:
-        """What the files have (see Files), `duplicate` rows, and `long field`s that were left out of metadata."""
+        """Entries of Files, `duplicate` rows, and `long field`s that were left out of metadata."""
         return self._files.passed_over + self._passed_over
 
     def open(self) -> None:
@@ -163,32 +163,32 @@ class Rows(Source):
                 except UsageError as error:
                     raise UsageError(f"{change.item.uri}: {error}") from None
                 except Exception:
-                    continue  # which the listing will tell
+                    continue  # the listing reports it
 
     def close(self) -> None:
         self._files.close()
         self._forget()
         self._elsewhere = None
-        let_go()
+        close_files()
 
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
         complete = True
-        with closing(Told()) as told:
-            for change in self._walk(told):
+        with closing(ListingLog()) as log:
+            for change in self._walk(log):
                 complete &= isinstance(change, Upsert) or not change.listing
                 yield change
         if complete:
             yield ListingEnd()
 
     def lookup(self, uri: str) -> Item | None:
-        """Of many, the first takes as long as a listing."""
+        """The item as it is now. The first of many takes as long as a listing."""
         state = self._state()
         if self._known is None or self._known[0] != state:
             self._forget()
-            self._known = state, Told()
+            self._known = state, ListingLog()
             for change in self._walk(self._known[1]):
-                self._known[1].keep(change)
-        known = self._known[1].kept(uri)
+                self._known[1].add(change)
+        known = self._known[1].get(uri)
         if isinstance(known, Upsert):
             return known.item
         if known is None and self._known[1].complete:
@@ -197,11 +197,11 @@ class Rows(Source):
         raise SourceError(f"cannot read {uri}: {cause}")
 
     def _state(self) -> bytes:
-        """Another one if any file is."""
+        """A hash that changes if any file does."""
         hashed = hashlib.blake2b(digest_size=16)
         for change in self._listed():
-            told = (change.item.uri, change.item.fingerprint) if isinstance(change, Upsert) else repr(change)
-            hashed.update(repr(told).encode(errors="replace"))
+            state = (change.item.uri, change.item.fingerprint) if isinstance(change, Upsert) else repr(change)
+            hashed.update(repr(state).encode(errors="replace"))
         return hashed.digest()
 
     def _forget(self) -> None:
@@ -215,7 +215,7 @@ class Rows(Source):
         self._files.select_container = select
         return self._files.changes()
 
-    def _walk(self, told: Told) -> Iterator[Upsert | Unreadable]:
+    def _walk(self, log: ListingLog) -> Iterator[Upsert | Unreadable]:
         if self._elsewhere is None:
             self.open()
         self._passed_over.clear()
@@ -224,12 +224,12 @@ class Rows(Source):
         for change in self._listed(select):
             if isinstance(change, Upsert):
                 if select is None or select(change.item.uri):
-                    yield from self._rows(change.item, told)
+                    yield from self._rows(change.item, log)
             elif isinstance(change, Unreadable):
-                told.complete = False
+                log.complete = False
                 yield replace(change, listing=change.listing or bool(self._elsewhere))
 
-    def _rows(self, file: Item, told: Told) -> Iterator[Upsert | Unreadable]:
+    def _rows(self, file: Item, log: ListingLog) -> Iterator[Upsert | Unreadable]:
         stream = None
         elsewhere = bool(self._elsewhere)
         try:
@@ -238,45 +238,45 @@ class Rows(Source):
             columns = self._choice.of(table.fields)
             elsewhere = columns.kind != BYTES
             if elsewhere != self._elsewhere:
-                raise UsageError("images in the table, and tables of where images are, are two sources")
+                raise UsageError("a source reads images in tables, or tables that say where images are, not both")
             for row in table.rows():
-                if (change := self._change(file, columns, row, told)) is not None:
+                if (change := self._change(file, columns, row, log)) is not None:
                     yield change
             self._still(file)
         except Exception as error:  # pyarrow and csv raise what they like
-            # What could not be fetched or read may be as it was; what is broken tells nothing of its rows.
+            # What could not be fetched or read may be as it was; a broken file names none of its rows.
             trouble = error if stream is None else stream.raw.trouble
-            told.complete = False
+            log.complete = False
             listing = trouble is not None or elsewhere
-            yield Unreadable(file.uri, said(trouble or error), listing=listing)
+            yield Unreadable(file.uri, cause_of(trouble or error), listing=listing)
         finally:
             if stream is not None:
                 stream.close()
 
     def _still(self, file: Item) -> None:
-        """A list that somebody else is writing ends anywhere: what it does not name need not be gone."""
+        """Raise SourceError if the file has changed: one that is being written names only some of its items."""
         now = self._files.lookup(file.uri)
         if now is None or (now.fingerprint != file.fingerprint and not file.fingerprint.startswith(UNKNOWN)):
-            raise SourceError("it was written anew while it was read")
+            raise SourceError("it was rewritten while it was read")
 
     def _table(self, stream: BinaryIO, file: Item) -> Table:
         return ParquetTable(stream)
 
     # ------------------------------------------------------------ rows
 
-    def _change(self, file: Item, columns: Columns, row: Row, told: Told) -> Upsert | Unreadable | None:
+    def _change(self, file: Item, columns: Columns, row: TableRow, log: ListingLog) -> Upsert | Unreadable | None:
         here = f"{file.uri}#{row.number}"
         if row.values is None:
             return Unreadable(here, f"row {row.number}: {row.cause}")
         try:
             if columns.kind == BYTES:
-                return Upsert(self._held(file, columns, row, row.values, told))
-            found = self._pointed(file, columns, row.values, told)
+                return Upsert(self._held(file, columns, row, row.values, log))
+            pointed = self._pointed(file, columns, row.values, log)
         except SourceError as error:
             return Unreadable(here, f"row {row.number}: {error}")
-        return Upsert(found) if isinstance(found, Item) else found
+        return Upsert(pointed) if isinstance(pointed, Item) else pointed
 
-    def _held(self, file: Item, columns: Columns, row: Row, values: Mapping[str, Any], told: Told) -> Item:
+    def _held(self, file: Item, columns: Columns, row: TableRow, values: Mapping[str, Any], log: ListingLog) -> Item:
         """The image is in the table."""
         uri = f"{file.uri}/{row.number}"
         if columns.key is not None:
@@ -284,27 +284,29 @@ class Rows(Source):
             if key is None or key == "":
                 raise SourceError(f"it has no {shown(columns.key)}")
             uri = f"{file.uri}/{quoted(str(key))}"
-            if told.before(uri) is not None:
+            if log.earlier(uri) is not None:
                 raise SourceError(f"an earlier row has its {shown(columns.key)}; ?key= names another column")
-        opener = Cell(file.opener, file.fingerprint, columns.image, row.group, row.place)
+        opener = Cell(file.opener, file.fingerprint, columns.image, row.group, row.offset)
         fingerprint = f"{file.fingerprint}-{row.number}"
         return Item(uri, fingerprint, opener, media_type="image/*", metadata=self._metadata(columns, values))
 
-    def _pointed(self, file: Item, columns: Columns, values: Mapping[str, Any], told: Told) -> Item | Unreadable | None:
+    def _pointed(
+        self, file: Item, columns: Columns, values: Mapping[str, Any], log: ListingLog
+    ) -> Item | Unreadable | None:
         """The image is elsewhere. None if an earlier row led there."""
         value = values.get(columns.image)
         if not isinstance(value, str) or not (value := value.strip()):
-            raise SourceError("nothing says where the image is")
+            raise SourceError("it names no image")
         metadata = self._metadata(columns, values)
         if web := value.lower().startswith(("http://", "https://")):
             value = urldefrag(value).url
         item = self._at_url(value, metadata) if web else self._at_path(file, value, metadata)
         if isinstance(item, Unreadable):
             return item
-        mark = mark_of(value)
-        if (before := told.before(item.uri, mark)) is None:
+        digest = digest_of(value)
+        if (earlier := log.earlier(item.uri, digest)) is None:
             return item
-        if before != mark and web:
+        if earlier != digest and web:
             raise SourceError("an earlier url differs only in what is secret, which is not kept in names")
         self._passed_over["duplicate"] += 1
         return None
@@ -312,7 +314,7 @@ class Rows(Source):
     def _at_url(self, url: str, metadata: dict[str, Any]) -> Item:
         if not good(url):
             raise SourceError("this is no url to fetch, or one with a user in it, or not quoted as urls are")
-        fingerprint = mark_of(json.dumps([url, metadata], sort_keys=True)).hex()
+        fingerprint = digest_of(json.dumps([url, metadata], sort_keys=True)).hex()
         return Item(Address(url, {}).uri, fingerprint, Fetched(url, self._private), metadata=metadata)
 
     def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item | Unreadable:
@@ -328,7 +330,7 @@ class Rows(Source):
         try:
             item = self._beside[1].lookup(uri)
         except SourceError as error:
-            return Unreadable(uri, said(error))  # by its own name: what is in the index of it stays there
+            return Unreadable(uri, cause_of(error))  # by its own name: what is in the index of it stays there
         if item is None:
             raise SourceError("the file it names is not there, or a link")
         return replace(item, metadata=metadata)
@@ -337,21 +339,21 @@ class Rows(Source):
         own = (columns.image, columns.key, columns.caption)
         fields = [("caption", values.get(columns.caption or ""))]
         fields += [(name, value) for name, value in values.items() if name not in own]
-        told: dict[str, Any] = {}
+        metadata: dict[str, Any] = {}
         left = METADATA
         for name, value in fields:
-            if value is None or value == "" or name in told:
+            if value is None or value == "" or name in metadata:
                 continue
             left -= (size := len(name) + (len(value) if isinstance(value, str) else 20))
             if left < 0:
                 left += size
                 self._passed_over["long field"] += 1
             else:
-                told[name] = value
-        return told
+                metadata[name] = value
+        return metadata
 
 
-def said(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, PenstockError) else f"{type(error).__name__}: {text}"
 

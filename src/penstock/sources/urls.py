@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from penstock.core.errors import ParseError, SourceError
 from penstock.core.options import Option
 from penstock.core.records import Item, Unreadable
-from penstock.sources.cells import PLAIN, TEXT, ParquetTable, Row
+from penstock.sources.cells import PLAIN, TEXT, ParquetTable, TableRow
 from penstock.sources.columns import URLS, Fields
 from penstock.sources.rows import Rows, Table
 
@@ -25,7 +25,7 @@ LINE = 64 << 10
 
 
 class Urls(Rows):
-    """What is at the urls of lists, which are files or all the lists beneath a folder: a state source.
+    """The documents at the urls of lists, which are files or all the lists beneath a folder: a state source.
 
     An item is named by its url, as in Rows; a line that has none is a failure, with its number. What is at a url is
     taken not to change: it is fetched again when its row is another. Two connections at once lead to a host at most,
@@ -61,12 +61,12 @@ class Lines:
         self._stream = stream
         self.fields: Fields = {"url": TEXT}
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         for number, line in _lines(self._stream):
             if line is None:
-                yield Row(number, None, cause=_TOO_LONG)
+                yield TableRow(number, None, cause=_TOO_LONG)
             elif (line := line.strip()) and not line.startswith("#"):
-                yield Row(number, {"url": line})
+                yield TableRow(number, {"url": line})
 
 
 class Separated:
@@ -78,11 +78,11 @@ class Separated:
         self._names = [name.strip() for name in next(self._reader, [])]
         self.fields: Fields = dict.fromkeys(self._names, TEXT)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         for values in self._reader:
             self._taken = 0
             if values:
-                yield Row(self._reader.line_num, dict(zip(self._names, values, strict=False)))
+                yield TableRow(self._reader.line_num, dict(zip(self._names, values, strict=False)))
 
     def _whole(self, stream: BinaryIO) -> Iterator[str]:
         """A line left out may have had a quote in it, and then all that follows means something else."""
@@ -105,10 +105,10 @@ class Objects:
         self.fields: Fields = {name: TEXT if isinstance(value, str) else PLAIN for name, value in first.items()}
         stream.seek(0)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[TableRow]:
         for number, line in _lines(self._stream):
             if line is None:
-                yield Row(number, None, cause=_TOO_LONG)
+                yield TableRow(number, None, cause=_TOO_LONG)
             elif line.strip():
                 yield _object(number, line)
 
@@ -116,12 +116,12 @@ class Objects:
 _TOO_LONG = f"it has more than {LINE:,} bytes"
 
 
-def _object(number: int, line: str) -> Row:
+def _object(number: int, line: str) -> TableRow:
     with suppress(ValueError, RecursionError):
-        told = json.loads(line)
-        if isinstance(told, dict):
-            return Row(number, {name: value for name, value in told.items() if _single(value)})
-    return Row(number, None, cause="it is no JSON object")
+        value = json.loads(line)
+        if isinstance(value, dict):
+            return TableRow(number, {name: own for name, own in value.items() if _single(own)})
+    return TableRow(number, None, cause="it is no JSON object")
 
 
 def _single(value: object) -> bool:

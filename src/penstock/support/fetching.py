@@ -1,8 +1,8 @@
-"""What is at a url, for who fetches urls that others wrote: from public addresses only, and never much or long.
+"""Fetching urls that others wrote: from public addresses only, and bounded in bytes and time.
 
 The name is looked up once, each address is judged, and the connection goes to an address that was judged; so are those
-that a redirect leads to. What is final (nothing there, not public, no url) is a ParseError, what is too much a
-LimitExceeded; what may pass is a SourceError, or a TimeoutError where it took too long.
+that a redirect leads to. What is final (404, not public, no url) is a ParseError, what is too much a
+LimitExceeded; what may succeed later is a SourceError, or a TimeoutError where it took too long.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ BYTES = 128 << 20
 AT_ONCE = 2
 """Connections to one host."""
 LONGEST = 3600.0
-"""Seconds for which a host is left alone, whatever it asks for."""
+"""The most seconds for which a host is left alone, whatever it asks for."""
 _HOSTS = 4096
-"""Hosts that are remembered for having asked to be left alone."""
+"""The most hosts whose Retry-After is remembered."""
 _IN_MEMORY = 4 << 20
 
 Judge = Callable[[str], bool]
@@ -47,7 +47,7 @@ def public(address: str) -> bool:
     """Whether the address is one of the internet, not of this machine or of a network around it."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        # Addresses of IPv4 in the clothes of IPv6: mapped, 6to4, and NAT64's prefix.
+        # IPv4 addresses within IPv6: mapped, 6to4, and NAT64's prefix.
         inner = ip.ipv4_mapped or ip.sixtofour
         if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
@@ -71,7 +71,7 @@ def near(address: str) -> bool:
 
 
 class Manners:
-    """How often a host is asked: few connections at once, and none before the time that it named. Safe to use from
+    """Limits for each host: few connections at once, and none before the time of its Retry-After. Safe to use from
     several threads, which wait for their turn here."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Fetcher:
 
     most: int = BYTES
     seconds: float = SECONDS
-    """From the first turn on to the last byte, redirects included."""
+    """The most, from the first turn to the last byte, redirects included."""
     judge: Judge = public
     accept: str = "*/*"
     manners: Manners | None = None
@@ -128,24 +128,24 @@ class Fetcher:
                 raise ParseError("it leads away from https")
             host = parts.hostname or ""
             with self.manners.turn(host) if self.manners else nullcontext():
-                # Waiting for a turn is no fault of the host's.
+                # The clock starts after the wait for a turn.
                 end = end or time.monotonic() + self.seconds
                 while True:
                     self._keep_quiet(host, end)
                     addresses = _addresses(parts, judge)
                     try:
-                        there = self._one(parts, addresses, end, into)
+                        location = self._one(parts, addresses, end, into)
                         break
                     except _Busy as busy:
                         self._heed(host, busy, end)
                     except (OSError, http.client.HTTPException) as error:
                         _left(end)
                         raise SourceError(f"it cannot be fetched ({type(error).__name__})") from None
-            if there is None:
+            if location is None:
                 return
             if all(map(public, addresses)):
-                judge = public  # who is outside says nothing about what is inside
-            came_from, url = parts.scheme, urljoin(url, there)
+                judge = public  # a public host must not lead into the own network
+            came_from, url = parts.scheme, urljoin(url, location)
         raise ParseError(f"it leads on more than {REDIRECTS} times")
 
     def _keep_quiet(self, host: str, end: float) -> None:
@@ -165,7 +165,7 @@ class Fetcher:
         raise SourceError(f"it answers with status {busy.status}")
 
     def _one(self, parts: SplitResult, addresses: Sequence[str], end: float, into: IO[bytes]) -> str | None:
-        """Where it is said to be, if it is not here."""
+        """Fetch it; returns the url that it redirects to, if it does."""
         connection = _Pinned(parts, addresses, end)
         # Timeouts of a socket begin anew with every byte: this one does not.
         clock = threading.Timer(_left(end), connection.cut)
@@ -176,8 +176,8 @@ class Fetcher:
             headers = {"User-Agent": "penstock", "Accept": self.accept, "Accept-Encoding": "identity"}
             connection.request("GET", target, headers=headers)
             with connection.getresponse() as response:
-                if response.status in (301, 302, 303, 307, 308) and (there := response.getheader("Location")):
-                    return there
+                if response.status in (301, 302, 303, 307, 308) and (location := response.getheader("Location")):
+                    return location
                 if response.status in (429, 503):
                     raise _Busy(response.status, _seconds(response.getheader("Retry-After")))
                 if response.status in (404, 410):
@@ -193,7 +193,7 @@ class Fetcher:
     def _body(self, response: http.client.HTTPResponse, end: float, into: IO[bytes]) -> None:
         if (coding := response.getheader("Content-Encoding", "identity").lower()) != "identity":
             raise SourceError(f"it is sent as {coding[:20]}, without being asked to")
-        told, size = response.length, 0
+        expected, size = response.length, 0
         while True:
             piece = response.read1(1 << 16)
             _left(end)
@@ -203,13 +203,13 @@ class Fetcher:
             if size > self.most:
                 raise LimitExceeded(f"it has more than {self.most:,} bytes")
             into.write(piece)
-        if told is not None and size != told:
-            raise SourceError(f"it broke off after {size:,} of {told:,} bytes")
+        if expected is not None and size != expected:
+            raise SourceError(f"it broke off after {size:,} of {expected:,} bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Opens what is at a url, fetched to its end."""
+    """Opens a url, fetched to its end."""
 
     url: str = field(repr=False)
     private: bool = False
@@ -227,7 +227,7 @@ class Fetched:
 
 
 _manners = Manners()
-"""Of this process, whatever is fetched in it."""
+"""For all that this process fetches."""
 
 
 class _Busy(Exception):
@@ -249,7 +249,7 @@ class _Pinned(http.client.HTTPConnection):
         self._line: socket.socket | None = None
 
     def cut(self) -> None:
-        """From another thread. The socket may have passed to the response, so it is kept here."""
+        """End the connection, from another thread. The socket may have passed to the response, so it is kept here."""
         if self._line is not None:
             with suppress(OSError):  # it has ended meanwhile
                 self._line.shutdown(socket.SHUT_RDWR)
@@ -271,12 +271,12 @@ class _Pinned(http.client.HTTPConnection):
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Made once: it reads every certificate that this machine trusts."""
+    """One for all: it reads every certificate that this machine trusts."""
     return ssl.create_default_context()
 
 
 def good(url: str) -> bool:
-    """Whether it can be meant as a url to fetch: of http or https, without a user, quoted as it should be."""
+    """Whether it is a url to fetch: of http or https, without a user, quoted properly."""
     try:
         parts = urlsplit(url)
         fit = parts.scheme in ("http", "https") and parts.hostname and parts.username is None
@@ -288,19 +288,19 @@ def good(url: str) -> bool:
 
 def _parts(url: str) -> SplitResult:
     if not good(url):
-        raise ParseError("a url is wanted such as https://example.org/a.jpg, without a user")
+        raise ParseError("invalid url: expected one such as https://example.org/a.jpg, without a user")
     return urlsplit(url)
 
 
 def _addresses(parts: SplitResult, judge: Judge) -> list[str]:
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        # Which a machine without a network says of every host.
+        # So it is for every host where there is no network.
         raise SourceError("its host is not known") from None
-    addresses = [str(entry[4][0]) for entry in found]
-    # One private address among public ones is no accident.
+    addresses = [str(entry[4][0]) for entry in entries]
+    # A private address among public ones is an attempt to get inside.
     if not addresses or not all(map(judge, addresses)):
         raise NotPublic("it leads to an address that is not public")
     return list(dict.fromkeys(addresses))
@@ -312,13 +312,13 @@ def _left(end: float) -> float:
     return left
 
 
-def _seconds(told: str | None) -> float | None:
-    """What a Retry-After header says: seconds, or a date."""
-    if told is None:
+def _seconds(header: str | None) -> float | None:
+    """The seconds of a Retry-After header, which may be a date."""
+    if header is None:
         return None
     try:
-        if told.strip().isdigit():
-            return float(told)
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+        if header.strip().isdigit():
+            return float(header)
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, OverflowError):
         return None

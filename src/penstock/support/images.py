@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
 CAPTIONS = (".json", ".txt")
-"""Of files beside an image that say what it shows."""
+"""Endings of files beside an image that hold its caption."""
 PIXELS = 100_000_000
 """The most pixels an image may have: 300 MB once it is decoded, twice that if it is transparent."""
 LARGE = 16_000_000
 """Pixels of an image that takes so much memory that there is only one such at a time."""
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF")
-"""What is tried. Pillow reads dozens more, some of them by running other programs."""
+"""The formats that are tried. Pillow reads dozens more, some of them by running other programs."""
 SCANS = 64
 """Passes over a JPEG; a photograph has a dozen. A pass over millions of pixels may take few bytes, and a second."""
 MARKERS = 10_000
-"""Of a JPEG that may have so many passes; they are sought one by one."""
+"""The most markers of a JPEG with many passes; they are searched one by one."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF's orientation -> Pillow's transposition."""
@@ -89,13 +89,13 @@ def _blaming(image: Any) -> Iterator[None]:
         raise
     # Pillow's decoders raise whatever hostile bytes make them raise: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        raise ParseError(f"the {image.format} image cannot be decoded: {_said(error)}") from error
+        raise ParseError(f"the {image.format} image cannot be decoded: {_cause(error)}") from error
 
 
 def extent(image: Image) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the picture within a decoded image."""
-    found: tuple[float, float, float, float] = image.info.get("extent", (0, 0, *image.size))
-    return found
+    box: tuple[float, float, float, float] = image.info.get("extent", (0, 0, *image.size))
+    return box
 
 
 def measure(source: bytes | BinaryIO, *, pixels: int = PIXELS) -> tuple[str, int, int]:
@@ -118,9 +118,9 @@ def _open(source: bytes | BinaryIO, pixels: int) -> Any:
             raise ParseError("the image is broken: its header makes no sense, or is cut short") from error
         raise Unsupported(_unknown(begins)) from error
     except (module.DecompressionBombError, module.DecompressionBombWarning) as error:
-        raise LimitExceeded(f"the image has more than {pixels:,} pixels: {_said(error)}") from error
+        raise LimitExceeded(f"the image has more than {pixels:,} pixels: {_cause(error)}") from error
     except Exception as error:  # as in decode()
-        raise ParseError(f"the image's header cannot be read: {_said(error)}") from error
+        raise ParseError(f"the image's header cannot be read: {_cause(error)}") from error
     if image.width * image.height > pixels:
         raise LimitExceeded(f"the image has {image.width:,} x {image.height:,} pixels, more than {pixels:,}")
     return image
@@ -180,7 +180,7 @@ def _few_scans(image: Any) -> None:
 
 
 def _turned(filled: tuple[float, float], size: tuple[int, int], orientation: int) -> tuple[float, float, float, float]:
-    """Where the filled part of an image lies once it is upright: what was last may be first."""
+    """The filled part of an image once it is upright: the last row may be the first then."""
     width, height = filled if orientation < 5 else filled[::-1]
     left = size[0] - width if orientation in (2, 3, 6, 7) else 0.0
     top = size[1] - height if orientation in (3, 4, 7, 8) else 0.0
@@ -237,5 +237,5 @@ def _unknown(begins: bytes) -> str:
     return f"this is no image that can be read here: it begins with {begins[:8]!r}"
 
 
-def _said(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     return f"{error}".strip() or type(error).__name__

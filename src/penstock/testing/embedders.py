@@ -1,4 +1,4 @@
-"""Embedders for tests and benchmarks: one that does nothing, as fast as can be, and one whose search makes sense."""
+"""Embedders for tests and benchmarks: one that does nothing, as fast as possible, and one whose search makes sense."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class HashingEmbedder(Embedder):
 
 
 class OtherEmbedder(HashingEmbedder):
-    """The same in another space of as many dimensions: what a search must not mix up with the first."""
+    """The same in another space of as many dimensions: a search must not mix it up with the first."""
 
     def describe(self) -> VectorSpec:
         return VectorSpec(model="other", dim=self.dim, fingerprint="other")

@@ -1,4 +1,4 @@
-"""Faults on order: an embedder and a source that fail as planned, and a fuse that ends everything at a chosen moment.
+"""Fault injectors: an embedder and a source that fail as planned, and a fuse that ends everything at a chosen moment.
 
     FaultyEmbedder(real, EmbedFaults(transient=frozenset({0, 3}), poison="DROP TABLE"))
     FaultySource(real, SourceFaults(abort=10))
@@ -27,20 +27,20 @@ from penstock.core.schema import VectorSpec
 
 @dataclass(frozen=True, slots=True)
 class EmbedFaults:
-    """What goes wrong, and in which of the calls of `embed`, counted from 0."""
+    """Faults by the calls of `embed`, counted from 0."""
 
     transient: frozenset[int] = frozenset()
     """HTTP 429 and the like."""
     broken: frozenset[int] = frozenset()
-    """Fails in a way that no contract names."""
+    """Fails with an error that no contract names."""
     fatal: frozenset[int] = frozenset()
-    """Fails so that the run has to end."""
+    """Fails with an error that ends the run."""
     short: frozenset[int] = frozenset()
-    """Gives one vector too few."""
+    """Returns one vector too few."""
     poison: str | None = None
     """A batch with a chunk that holds these characters is refused."""
     seconds: float = 0.0
-    """How long each call takes at least."""
+    """The least seconds of each call."""
 
 
 class FaultyEmbedder(Embedder):
@@ -96,18 +96,18 @@ class FaultyEmbedder(Embedder):
 
 @dataclass(frozen=True, slots=True)
 class SourceFaults:
-    """What goes wrong with a listing. Numbers count changes, from 0."""
+    """Faults of a listing. Numbers count changes, from 0."""
 
     abort: int | None = None
     """SourceError instead of this change."""
     cut: int | None = None
-    """The listing ends before this change, and says that it is not complete by giving no ListingEnd."""
+    """The listing ends before this change, without a ListingEnd: it is not complete."""
     unreadable: frozenset[str] = frozenset()
-    """These uris are told as Unreadable."""
+    """These uris are listed as Unreadable."""
     unopenable: frozenset[str] = frozenset()
     """These are listed, and cannot be opened."""
     unsure: frozenset[str] = frozenset()
-    """`lookup` cannot tell whether these are there."""
+    """`lookup` raises SourceError for these."""
 
 
 class FaultySource(Source):
@@ -142,7 +142,7 @@ class FaultySource(Source):
 
     def lookup(self, uri: str) -> Item | None:
         if uri in self.faults.unsure:
-            raise SourceError(f"cannot tell whether {uri} is there")
+            raise SourceError(f"cannot tell whether {uri} exists")
         item = self.real.lookup(uri)
         return _unopenable(item) if item is not None and uri in self.faults.unopenable else item
 
@@ -166,19 +166,19 @@ def crash(moment: str) -> None:
 
 
 class Fuse:
-    """Is told of moments, and blows at the nth one of a name, or the nth of all. Blown, it blows at each that follows:
-    nothing goes on after a crash. `told` counts them."""
+    """Called at moments; blows at the nth of a name, or the nth of all, and at each that follows: nothing goes on
+    after a crash. `counts` has how often each came."""
 
     def __init__(self, moment: str | None = None, nth: int = 0, blow: Callable[[str], object] = crash) -> None:
         self._moment, self._nth, self._blow = moment, nth, blow
         self.blown = False
-        self.told: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __call__(self, moment: str) -> None:
         with self._lock:
-            self.told[moment] = self.told.get(moment, 0) + 1
-            count = sum(self.told.values()) if self._moment is None else self.told[moment]
+            self.counts[moment] = self.counts.get(moment, 0) + 1
+            count = sum(self.counts.values()) if self._moment is None else self.counts[moment]
             self.blown |= self._moment in (None, moment) and count == self._nth
             blown = self.blown
         if blown:
@@ -205,12 +205,12 @@ _BATCHED = ("write", "delete")
 
 
 def wire(component: Any, fuse: Fuse, moments: Sequence[str], label: str) -> None:
-    """Tell the fuse before and after each call of these methods; a batch's write or deletion also when half is done."""
+    """Call the fuse before and after each call of these methods; for a batch also when half of it is done."""
     for name in moments:
-        setattr(component, name, _told(getattr(component, name), fuse, f"{label}.{name}", name in _BATCHED))
+        setattr(component, name, _wired(getattr(component, name), fuse, f"{label}.{name}", name in _BATCHED))
 
 
-def _told(method: Callable[..., Any], fuse: Fuse, what: str, batched: bool) -> Callable[..., Any]:
+def _wired(method: Callable[..., Any], fuse: Fuse, what: str, batched: bool) -> Callable[..., Any]:
     @wraps(method)
     def call(*arguments: Any, **named: Any) -> Any:
         fuse(f"before {what}")

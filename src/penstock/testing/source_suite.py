@@ -1,4 +1,4 @@
-"""What every state source must do, as tests. Subclass, and say how documents come and go:
+"""The contract of a state source, as tests. Subclass, and say how documents come and go:
 
     class TestFiles(SourceSuite):
         @pytest.fixture
@@ -51,7 +51,7 @@ class SourceSuite:
     def break_listing(self) -> Callable[[], object]:
         pytest.skip("nothing here makes this listing fail")
 
-    def test_tells_every_document_and_then_a_mark(self, make_source: MakeSource, put: Put) -> None:
+    def test_lists_every_document_and_then_ends(self, make_source: MakeSource, put: Put) -> None:
         """A complete listing is Upserts, each uri once, and one ListingEnd, last."""
         for name in NAMES:
             put(name, name.encode())
@@ -64,14 +64,14 @@ class SourceSuite:
         assert len(uris) == len(set(uris)) == len(NAMES)
         assert all(any(uri.endswith(name) for uri in uris) for name in NAMES)
 
-    def test_tells_in_the_same_order_again(self, make_source: MakeSource, put: Put) -> None:
+    def test_lists_in_the_same_order_again(self, make_source: MakeSource, put: Put) -> None:
         """Two listings of one state are equal, by another instance too."""
         for name in reversed(NAMES):
             put(name, b"x")
         assert list(_listing(make_source())) == list(_listing(make_source()))
 
     def test_an_item_opens_to_its_bytes(self, make_source: MakeSource, put: Put) -> None:
-        """The stream is binary and seekable, its size is as told, and it opens as often as one likes."""
+        """The stream is binary and seekable, its size is the listed one, and it opens any number of times."""
         content = bytes(range(256)) * 300
         put("a.md", content)
         item = _find(_listing(make_source()), "a.md")
@@ -89,7 +89,7 @@ class SourceSuite:
             assert stream.read() == b""
 
     def test_listing_reads_no_content(self, make_source: MakeSource, put: Put) -> None:
-        """What is opened is what is there when it is opened, not a copy made while listing."""
+        """The content is that of the moment it is opened, not of the listing."""
         put("a.md", b"before")
         item = _find(_listing(make_source()), "a.md")
         put("a.md", b"after it")
@@ -108,7 +108,7 @@ class SourceSuite:
         assert _find(before, "b.md").fingerprint == _find(after, "b.md").fingerprint
 
     def test_what_is_removed_is_told_no_more(self, make_source: MakeSource, put: Put, remove: Remove) -> None:
-        """By the same open source too: nothing is remembered from an earlier listing."""
+        """By the same open source too: it keeps nothing of an earlier listing."""
         for name in NAMES:
             put(name, b"x")
         with make_source() as source:
@@ -183,10 +183,10 @@ class SourceSuite:
             assert len(list(islice(source.changes(), 2))) == 2
             assert len(_listing(source)) == len(NAMES)
 
-    def test_a_listing_that_fails_has_no_mark(
+    def test_a_listing_that_fails_has_no_end(
         self, make_source: MakeSource, put: Put, break_listing: Callable[[], object]
     ) -> None:
-        """What could not be listed is told as such, or SourceError comes before the first change; and no ListingEnd."""
+        """What could not be listed is Unreadable, or SourceError comes before the first change; and no ListingEnd."""
         for name in NAMES:
             put(name, b"x")
         source = make_source()

@@ -1,4 +1,4 @@
-"""Sources that do as they are told, so that a test of recovery reads as a list.
+"""Sources that do as a test says, so that a test of recovery reads as a list.
 
     ListSource({"doc:a": b"text", "doc:b": UNREADABLE, "here": CUT, "doc:c": b"more"})      a state source
     FeedSource([document("doc:a", b"text"), Delete("doc:b"), ABORT, document("doc:c", b"more")])      a feed
@@ -63,7 +63,7 @@ class Bytes:
         if self.opened is not None:
             self.opened.append(self.uri)
         if self.content is None:
-            raise OSError(f"{self.uri} was told not to open")
+            raise OSError(f"{self.uri} is set not to open")
         return io.BytesIO(self.content)
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -76,7 +76,7 @@ def document(uri: str, content: bytes, *, media_type: str | None = None) -> Upse
 
 
 class ListSource(Source):
-    """A state source from a dict, uri to bytes or sentinel, told in the dict's order. Change `entries` as you like
+    """A state source from a dict, uri to bytes or sentinel, listed in the dict's order. Change `entries` as you like
     between and during runs. `opened` is every uri that was opened, in order."""
 
     def __init__(self, entries: Mapping[str, Entry] | None = None, *, name: str = "list:") -> None:
@@ -105,10 +105,10 @@ class ListSource(Source):
                 case Sentinel.CUT:
                     return
                 case Sentinel.UNREADABLE:
-                    yield Unreadable(uri, "told to be unreadable")
+                    yield Unreadable(uri, "set to be unreadable")
                 case Sentinel.UNLISTED:
                     complete = False
-                    yield Unreadable(uri, "told not to be listed", listing=True)
+                    yield Unreadable(uri, "set not to be listed", listing=True)
                 case Pause():
                     time.sleep(entry.seconds)
                 case _:

@@ -44,14 +44,14 @@ class Files(Source):
 
     A root is a local file or folder, a `file://`, `s3://`, `gs://`, `az://`, `memory://` or any other fsspec
     url, or one file at `https://`. A file named as a root is taken whatever the patterns say. Tars and zips are
-    folders: what they hold is told, by the same patterns (see `archives`); but not of those at `https://`, or within
-    another one.
+    folders: their members are listed, by the same patterns (see `archives`); but not those of archives at `https://`,
+    or within another one.
 
     - `include`, `exclude`: patterns in the manner of .gitignore, from each root down (see `globs`).
     - `hidden`: also files and folders whose name begins with a dot.
     - `follow_links`: as for ripgrep and rsync, symbolic links are left alone unless this says otherwise: a link may
-      lead out of the folder, and what it leads to inside would be told twice. A root may itself be a link.
-    - `skip`: local paths that are never told, such as an index inside the folder it is made of.
+      lead out of the folder, and what it leads to inside would be listed twice. A root may itself be a link.
+    - `skip`: local paths that are never listed, such as an index inside its own folder of documents.
     - `storage`: what fsspec's file system takes (`endpoint_url`, `anon`, keys). It never shows in a name.
 
     Pipes, sockets and devices are left alone. What was left alone in the latest listing is counted in `passed_over`.
@@ -84,7 +84,7 @@ class Files(Source):
         self._follow_links = follow_links
         self._skip = tuple(os.path.abspath(path) for path in skip)
         self._storage = dict(storage or {})
-        # Made absolute here: the name must not hang on where the process stands when it runs.
+        # Absolute: the name must not depend on the folder in which the process runs.
         self._roots = tuple(dict.fromkeys(_normal(os.fspath(root)) for root in roots))
         self._trees = tuple(self._tree(root) for root in self._roots)
 
@@ -103,22 +103,22 @@ class Files(Source):
     def _tree(self, root: str) -> Tree:
         others = [other for other in self._roots if other != root]
         if not scheme(root):
-            # A root inside another one is told once, by itself.
+            # A root inside another one is listed once, by itself.
             skip = [os.path.realpath(path) for path in (*self._skip, *others) if not scheme(path)]
             return LocalTree(root, self._selection, self._follow_links, skip)
         if scheme(root) in ("http", "https"):
-            from penstock.sources.files.web import WebFile  # brings http and ssl: 20 ms nobody else should wait
+            from penstock.sources.files.web import WebFile  # brings http and ssl, which take 20 ms to import
 
             return WebFile(root)
         return RemoteTree(root, self._selection, [Address(other, {}).uri for other in others], self._storage)
 
     @property
     def name(self) -> str:
-        told = [("include", glob) for glob in sorted(self._selection.include)]
-        told += [("exclude", glob) for glob in sorted(self._selection.exclude)]
-        told += [(flag, "1") for flag, set_ in self._flags() if set_]
+        query = [("include", glob) for glob in sorted(self._selection.include)]
+        query += [("exclude", glob) for glob in sorted(self._selection.exclude)]
+        query += [(flag, "1") for flag, set_ in self._flags() if set_]
         roots = " ".join(sorted(tree.uri.replace(" ", "%20") for tree in self._trees))
-        return f"{roots}?{urlencode(told)}" if told else roots
+        return f"{roots}?{urlencode(query)}" if query else roots
 
     def _flags(self) -> list[tuple[str, bool]]:
         return [("hidden", self._selection.hidden), ("follow_links", self._follow_links)]
@@ -128,7 +128,7 @@ class Files(Source):
 
     @property
     def passed_over(self) -> Counter[str]:
-        """How many entries the latest listing left alone: hidden, excluded, link, loop, special."""
+        """The entries that the latest listing left alone: hidden, excluded, link, loop, special."""
         return sum((tree.passed_over for tree in self._trees), Counter())
 
     def open(self) -> None:
@@ -152,7 +152,7 @@ class Files(Source):
         holding = [tree for tree in self._trees if tree.holds(uri)]
         if not holding:
             raise SourceError(f"not within {self.name}: {uri}")
-        # The innermost root is the one that tells it.
+        # The innermost root is the one that lists it.
         return max(holding, key=lambda tree: len(tree.uri)).lookup(uri)
 
 

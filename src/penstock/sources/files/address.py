@@ -50,9 +50,9 @@ class Address:
         return text
 
     def cause(self, error: BaseException) -> str:
-        """What went wrong, in a line without secrets."""
-        said = " ".join(str(error).split())
-        return self.hide(f"{type(error).__name__}: {said}" if said else type(error).__name__)
+        """The cause of an error, in a line without secrets."""
+        text = " ".join(str(error).split())
+        return self.hide(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
     def __repr__(self) -> str:
         return self.uri

@@ -1,11 +1,11 @@
 """Tars and zips as folders: a member is an item, whose uri is the archive's with the member's name beneath it.
 
-A member is opened by its place, so an archive is never unpacked, and is listed in constant memory. Archives within
+A member is opened by its offset, so an archive is never unpacked, and is listed in constant memory. Archives within
 archives are not entered. Names are taken as names only: one that is absolute, leads out or holds backslashes is a
 failure of that member. Of members with one name the first is read, and each other one is a failure.
 
 What follows one another and differs only from the first dot of its base name on is a *sample*, as in WebDataset: in it
-the opener of `a.txt` and `a.json` knows what else is there, and every other one knows these two.
+the opener of `a.txt` and `a.json` knows the other members of the sample, and each of those knows these two.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Places = tuple[NDArray[np.int64], NDArray[np.int64], str]
+    Offsets = tuple[NDArray[np.int64], NDArray[np.int64], str]
     """Hashes of names, in order; where reading may begin to meet the member; what the archive breaks off with."""
 
 SAMPLE = 64
@@ -38,7 +38,7 @@ SAMPLE = 64
 LONGEST = 4096
 """The most bytes of a name."""
 KNOWN = 4 << 20
-"""Members whose places are kept at hand, 16 bytes each."""
+"""Members whose offsets are kept at hand, 16 bytes each."""
 
 _SIDES = (".txt", ".json")
 
@@ -55,8 +55,8 @@ class Archive:
     read: Reader
 
     def walk(self, selection: Selection, folder: str, passed_over: Counter[str]) -> Iterator[Upsert | Unreadable]:
-        """What it tells. `folder` is its path below the root, with a slash; nothing where it is the root. What makes no
-        sense is Unreadable; trouble with reading is raised."""
+        """The changes of a listing. `folder` is the archive's path below the root, with a slash; empty where it is the
+        root. Damaged members are Unreadable; failures to read are raised."""
         with closing(_Names()) as names:
             try:
                 for entry, name, fault in self._members():
@@ -69,9 +69,9 @@ class Archive:
                         passed_over["excluded"] += 1
                     elif fault or names.again(name):
                         cause = fault or "another member of this name comes before it, and is the one that is read"
-                        # By its place: the uri that its name makes may be another one's, or none.
-                        said = quote_from_bytes(name[:200].replace(b"\0", b"?"), safe="")
-                        yield Unreadable(f"{self.uri}/{said}#{entry.at}", cause)
+                        # By its offset: the uri that its name makes may be another one's, or none.
+                        shown = quote_from_bytes(name[:200].replace(b"\0", b"?"), safe="")
+                        yield Unreadable(f"{self.uri}/{shown}#{entry.at}", cause)
                     elif entry.fault:
                         yield Unreadable(self._uri(name), entry.fault)
                     else:
@@ -81,9 +81,9 @@ class Archive:
                 yield Unreadable(self.uri, str(damage))
 
     def find(self, name: bytes) -> Item | None:
-        """The member of that name, as `walk` tells it. Reads the headers once, and then keeps the places at hand."""
-        places, damage = _places.of(self, name)
-        for start in places:
+        """The member of that name, as `walk` lists it. Reads the headers once, and then keeps the offsets at hand."""
+        offsets, damage = _directory.of(self, name)
+        for start in offsets:
             for entry, its, fault in self._members(start):
                 if its == name and not (fault or entry.left):
                     return None if entry.fault else self._item(entry, name)
@@ -94,7 +94,7 @@ class Archive:
         return None
 
     def _item(self, entry: Entry, name: bytes) -> Item:
-        # A zip has a sum of each member. A tar has not: with the archive all its members may have changed.
+        # A zip has a checksum of each member. A tar has none: with the archive all its members may have changed.
         kind = f"{self.fingerprint}-" if self.uri[-4:].lower() == ".tar" else ""
         return Item(self._uri(name), kind + entry.stamp, entry.opener, entry.size)
 
@@ -102,7 +102,7 @@ class Archive:
         return f"{self.uri}/{quote_from_bytes(name)}"
 
     def _members(self, start: int = 0) -> Iterator[tuple[Entry, bytes, str]]:
-        """Each with its proper name, and what is wrong with the name. Of a sample, each knows what is beside it."""
+        """Each member with its proper name, and the fault of that name. Those of a sample know each other."""
         read = tars.entries if self.uri[-4:].lower() == ".tar" else zips.entries
         sample: list[tuple[Entry, bytes, str]] = []
         key: bytes | None = None
@@ -114,7 +114,7 @@ class Archive:
                     yield from _knowing(sample)
                     sample, key = [], its
                 sample.append((entry, name, fault))
-        except Exception as error:  # the members before it are told first
+        except Exception as error:  # the members before it come first
             broken = error
         yield from _knowing(sample)
         if broken is not None:
@@ -122,7 +122,7 @@ class Archive:
 
 
 def _proper(name: bytes) -> tuple[bytes, str]:
-    """A name without `./`, and why it is none."""
+    """A name without `./`, and its fault."""
     if len(name) > LONGEST:
         return name, f"a name of {len(name):,} bytes"
     if name.startswith(b"/"):
@@ -147,10 +147,12 @@ def _knowing(sample: list[tuple[Entry, bytes, str]]) -> Iterator[tuple[Entry, by
         yield from sample
         return
     endings = [os.fsdecode(name[len(_key(name)) :]).lower() for _, name, _ in sample]
-    told = [(ending, entry) for ending, (entry, _, fault) in zip(endings, sample, strict=True) if not fault]
-    there = [(ending, entry) for ending, entry in reversed(told) if not (entry.left or entry.fault)]  # the first counts
-    sides = {ending: entry for ending, entry in there if ending in _SIDES}
-    others = {f".{ending.rpartition('.')[2]}": entry.opener for ending, entry in there if ending not in _SIDES}
+    named = [(ending, entry) for ending, (entry, _, fault) in zip(endings, sample, strict=True) if not fault]
+    present = [
+        (ending, entry) for ending, entry in reversed(named) if not (entry.left or entry.fault)
+    ]  # the first counts
+    sides = {ending: entry for ending, entry in present if ending in _SIDES}
+    others = {f".{ending.rpartition('.')[2]}": entry.opener for ending, entry in present if ending not in _SIDES}
     for ending, (entry, name, fault) in zip(endings, sample, strict=True):
         if ending in _SIDES and others:
             entry = _beside(entry, others)
@@ -166,7 +168,7 @@ def _beside(entry: Entry, others: Mapping[str, Opener]) -> Entry:
 
 
 class _Names:
-    """Which names were told. In a temporary file once they are many: an archive may have millions."""
+    """The names that were listed. In a temporary file once they are many: an archive may have millions."""
 
     def __init__(self) -> None:
         # An unnamed database is a file that vanishes with the connection.
@@ -182,33 +184,33 @@ class _Names:
         self._db.close()
 
 
-class _Places:
-    """Where the members of the archives asked for last are: the most recent ones, up to KNOWN members in all."""
+class _Directory:
+    """Offsets of members in the archives used last, up to KNOWN members in all."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[Archive, Places] = OrderedDict()
+        self._known: OrderedDict[Archive, Offsets] = OrderedDict()
 
     def of(self, archive: Archive, name: bytes) -> tuple[list[int], str]:
         import numpy as np
 
-        with self._lock:  # held while it is read: who asks for the same one meanwhile need not read it, too
-            found = self._known.pop(archive, None) or _read_places(archive)
+        with self._lock:  # held while it is read: another thread that wants the same one waits for it
+            found = self._known.pop(archive, None) or _read_offsets(archive)
             self._known[archive] = found
             while len(self._known) > 1 and sum(len(known[0]) for known in self._known.values()) > KNOWN:
                 self._known.popitem(last=False)
-        hashes, places, damage = found
+        hashes, offsets, damage = found
         wanted = hash(name)
         first, last = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, side="right")
-        return [int(place) for place in places[first:last]], damage
+        return [int(offset) for offset in offsets[first:last]], damage
 
 
-def _read_places(archive: Archive) -> Places:
+def _read_offsets(archive: Archive) -> Offsets:
     import numpy as np
 
     damage = ""
 
-    def told() -> Iterator[tuple[int, int]]:
+    def offsets() -> Iterator[tuple[int, int]]:
         nonlocal damage
         start, key = 0, None
         try:
@@ -220,9 +222,9 @@ def _read_places(archive: Archive) -> Places:
         except Damaged as error:
             damage = str(error)
 
-    table = np.fromiter(told(), dtype=np.dtype((np.int64, 2)))
+    table = np.fromiter(offsets(), dtype=np.dtype((np.int64, 2)))
     order = np.argsort(table[:, 0], kind="stable")  # of one name twice, the first one comes first
     return table[order, 0], table[order, 1], damage
 
 
-_places = _Places()
+_directory = _Directory()

@@ -44,7 +44,7 @@ class Selection:
         return self._exclude is None or not self._exclude.match(path + "/")
 
     def wants(self, path: str) -> bool:
-        """Whether a walk from the root would tell the file at this path."""
+        """Whether a walk from the root would list the file at this path."""
         if not self.hidden and any(part.startswith(".") for part in path.split("/")):
             return False
         return self.takes(path)

@@ -22,7 +22,7 @@ from penstock.sources.files.globs import Selection
 from penstock.support.images import CAPTIONS, ENDINGS
 
 SORTED = 50_000
-"""Folders of up to this many entries are told by name; larger ones in the order they have, in constant memory."""
+"""Folders of up to this many entries are listed by name; larger ones in the order they have, in constant memory."""
 
 _plain = re.compile(r"[A-Za-z0-9_.~-]*").fullmatch
 _GONE = (errno.ENOENT, errno.ENOTDIR)
@@ -36,12 +36,14 @@ class LocalFile:
     path: str
 
     def __call__(self) -> BinaryIO:
-        return open(self.path, "rb", io.DEFAULT_BUFFER_SIZE, opener=_open_regular)  # told, so no question of a tty
+        return open(
+            self.path, "rb", io.DEFAULT_BUFFER_SIZE, opener=_open_regular
+        )  # a size, so that it does not ask whether it is a tty
 
 
 @dataclass(frozen=True, slots=True)
 class LocalBytes:
-    """Reads an archive here and there, as long as it is the one that was listed."""
+    """Reads parts of an archive, as long as it is the one that was listed."""
 
     path: str
     size: int
@@ -53,9 +55,9 @@ class LocalBytes:
     def __call__(self, start: int, size: int) -> bytes:
         handle = _open_regular(self.path, os.O_RDONLY | self.flags)
         try:
-            found = os.fstat(handle)
-            if (found.st_size, found.st_mtime_ns) != (self.size, self.mtime):
-                raise OSError(errno.ESTALE, "the archive was written anew meanwhile", self.path)
+            status = os.fstat(handle)
+            if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime):
+                raise OSError(errno.ESTALE, "the archive was rewritten meanwhile", self.path)
             parts = []
             while size > 0 and (part := os.pread(handle, min(size, 1 << 30), start)):
                 parts.append(part)
@@ -98,7 +100,7 @@ def cause_of(error: OSError) -> str:
 class LocalTree:
     """One root: a folder with all beneath it, or a single file (which is taken whatever the patterns say).
 
-    `skip`: real paths that are never told, such as an index that lies inside its own documents.
+    `skip`: real paths that are never listed, such as an index inside its own documents.
     """
 
     def __init__(self, root: str, selection: Selection, follow_links: bool, skip: Iterable[str]) -> None:
@@ -190,7 +192,7 @@ class LocalTree:
                         if not (enters if is_archive(name) else takes)(path[base:]):
                             passed_over["excluded"] += 1
                             continue
-                        found = entry.stat()
+                        status = entry.stat()
                     except OSError as error:
                         uri = uri_prefix + _quoted(name)
                         if link and error.errno in (errno.ENOENT, errno.ELOOP):
@@ -198,14 +200,14 @@ class LocalTree:
                         elif error.errno != errno.ENOENT:
                             yield Unreadable(uri, cause_of(error), listing=may_be_folder)
                         continue
-                    if not stat.S_ISREG(found.st_mode):
+                    if not stat.S_ISREG(status.st_mode):
                         passed_over["special"] += 1
                         continue
                     uri = uri_prefix + (name if _plain(name) else _quoted(name))
                     if is_archive(name):
-                        yield from self._enter(uri, path, found, path[base:] + "/")
+                        yield from self._enter(uri, path, status, path[base:] + "/")
                     else:
-                        yield Upsert(_item(uri, path, found))
+                        yield Upsert(_item(uri, path, status))
                 else:
                     frames.pop()
                     ancestors.pop()
@@ -214,11 +216,11 @@ class LocalTree:
                 frames.pop()
                 ancestors.pop()
 
-    def _enter(self, uri: str, path: str, found: os.stat_result, folder: str) -> Iterator[Upsert | Unreadable]:
+    def _enter(self, uri: str, path: str, status: os.stat_result, folder: str) -> Iterator[Upsert | Unreadable]:
         if self.select_container is not None and not self.select_container(uri):
             return
         try:
-            yield from archive_of(uri, path, found).walk(self._selection, folder, self.passed_over)
+            yield from archive_of(uri, path, status).walk(self._selection, folder, self.passed_over)
         except OSError as error:
             yield Unreadable(uri, cause_of(error), listing=True)
 
@@ -240,20 +242,20 @@ class LocalTree:
         self.check()
         file, member = within(path)
         try:
-            found = os.stat(file)
-            if is_archive(file) and not member and stat.S_ISREG(found.st_mode):
+            status = os.stat(file)
+            if is_archive(file) and not member and stat.S_ISREG(status.st_mode):
                 raise SourceError(f"an archive, which the next listing will read again: {uri}")
-            if not stat.S_ISREG(found.st_mode) or not self._tells(file, member):
+            if not stat.S_ISREG(status.st_mode) or not self._lists(file, member):
                 return None
             if member:
-                return archive_of(uri_of(file), file, found).find(os.fsencode(member))
+                return archive_of(uri_of(file), file, status).find(os.fsencode(member))
         except OSError as error:
             if error.errno in (*_GONE, errno.ELOOP):
                 return None
             raise SourceError(f"cannot read {uri}: {cause_of(error)}") from None
-        return _item(uri_of(file), file, found)
+        return _item(uri_of(file), file, status)
 
-    def _tells(self, path: str, member: str) -> bool:
+    def _lists(self, path: str, member: str) -> bool:
         if path == self.root:
             return not member or self._selection.wants(member)
         below = path[len(_prefix(self.root)) :]
@@ -276,59 +278,59 @@ def within(path: str) -> tuple[str, str]:
     return path, ""
 
 
-def archive_of(uri: str, path: str, found: os.stat_result, flags: int = 0) -> Archive:
-    read = LocalBytes(path, found.st_size, found.st_mtime_ns, flags)
-    return Archive(uri, _fingerprint(found), found.st_size, read)
+def archive_of(uri: str, path: str, status: os.stat_result, flags: int = 0) -> Archive:
+    read = LocalBytes(path, status.st_size, status.st_mtime_ns, flags)
+    return Archive(uri, _fingerprint(status), status.st_size, read)
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
-        head = list(islice(found, SORTED + 1))
+    with os.scandir(folder) as entries:
+        head = list(islice(entries, SORTED + 1))
     if len(head) > SORTED:
         return _as_they_come(folder)
     head.sort(key=attrgetter("name"), reverse=True)
-    return _let_go(head)
+    return _popped(head)
 
 
-def _let_go(entries: list[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
-    """From the last to the first. An entry holds on to what it was asked: a thousand of them to half a megabyte."""
+def _popped(entries: list[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+    """Yield from the last to the first, and keep none: a thousand entries that were used hold half a megabyte."""
     while entries:
         yield entries.pop()
 
 
 def _as_they_come(folder: str) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
-        yield from found
+    with os.scandir(folder) as entries:
+        yield from entries
 
 
 def _identity(folder: str) -> _Identity:
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
-def _item(uri: str, path: str, found: os.stat_result) -> Item:
-    return Item(uri, _fingerprint(found) + _beside(path), LocalFile(path), found.st_size, None, path)
+def _item(uri: str, path: str, status: os.stat_result) -> Item:
+    return Item(uri, _fingerprint(status) + _beside(path), LocalFile(path), status.st_size, None, path)
 
 
 def _beside(path: str) -> str:
-    """What neighbours add to a fingerprint: to that of an image its captions, to that of a text that it may be one."""
+    """The part of a fingerprint that neighbours make: an image's captions; of a text, that it may be a caption."""
     stem, ending = os.path.splitext(path)
     if (ending := ending.lower()) in ENDINGS:
-        told = [f"{side}-{_fingerprint(found)}" for side in CAPTIONS if (found := _regular(stem + side)) is not None]
-        return "".join(told)
+        parts = [f"{side}-{_fingerprint(status)}" for side in CAPTIONS if (status := _regular(stem + side)) is not None]
+        return "".join(parts)
     return "-beside" if ending in CAPTIONS and any(_regular(stem + image) for image in ENDINGS) else ""
 
 
 def _regular(path: str) -> os.stat_result | None:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
-def _fingerprint(found: os.stat_result) -> str:
-    return f"{found.st_size}-{found.st_mtime_ns}"
+def _fingerprint(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _prefix(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What tars and zips have in common: bytes that are read from anywhere, and members that are opened by their place."""
+"""Common to tars and zips: bytes that are read from anywhere, and members that are opened by their offset."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SMALL = 4 << 20
 
 
 class Reader(Protocol):
-    """An archive's bytes, from anywhere. It pickles, and is opened anew by whoever asks."""
+    """An archive's bytes, from anywhere. It pickles, and opens the archive for each read."""
 
     @property
     def ahead(self) -> int:
-        """How many bytes are best read at once."""
+        """The number of bytes that are best read at once."""
 
     def __call__(self, start: int, size: int) -> bytes:
-        """Fewer only at its end. OSError if the archive is another one by now, where that can be told."""
+        """The bytes there, fewer only at the end. OSError if the archive has changed, where that can be known."""
 
 
 class Opener(Protocol):
     @property
     def beside(self) -> Mapping[str, Opener]:
-        """Of a member of a sample (see `archives`): the others that matter to it, by the end of their names."""
+        """For a member of a sample (see `archives`): the others that matter to it, by the end of their names."""
 
     def __call__(self) -> BinaryIO: ...
 
@@ -39,18 +39,18 @@ ALONE = cast(Mapping[str, Opener], NOTHING)
 
 
 class Damaged(Exception):
-    """From here on the archive makes no sense."""
+    """The archive is damaged from here on."""
 
 
 class Entry(NamedTuple):
-    """A member as its archive tells it."""
+    """A member as its archive lists it."""
 
     at: int
-    """Where reading the archive may begin, to meet this one first."""
+    """The offset at which reading the archive may begin, to meet this one first."""
     name: bytes
     size: int
     stamp: str
-    """What its fingerprint is made of."""
+    """The member's part of its fingerprint."""
     opener: Opener
     left: str = ""
     """Why it is left alone: `link` or `special`."""
@@ -110,4 +110,4 @@ def window(read: Reader, start: int, size: int) -> BinaryIO:
 
 def moved() -> OSError:
     """Tried again by the next run, whose listing knows better."""
-    return OSError(errno.ESTALE, "it is not where its archive said it is: damaged, or written anew meanwhile")
+    return OSError(errno.ESTALE, "it is not where its archive said it is: damaged, or rewritten meanwhile")

@@ -42,7 +42,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteBytes:
-    """Reads an archive here and there: each time one request."""
+    """Reads parts of an archive, with a request each."""
 
     fs: Any
     path: str
@@ -78,7 +78,7 @@ class RemoteTree:
             try:
                 from fsspec.core import url_to_fs
 
-                # A cached listing is yesterday's, and grows with the store.
+                # A cached listing may be out of date, and grows with the store.
                 fs, path = url_to_fs(self._address.url, **{"use_listings_cache": False, **self._storage})
             except ImportError as error:
                 extra = SOURCES.get(self._address.scheme, ("", None))[1]
@@ -110,22 +110,22 @@ class RemoteTree:
                 yield Upsert(self._item(fs, self.uri, root))
             return
         listed = self._pages(fs, path) if hasattr(fs, "call_s3") else self._folders(fs, path)
-        for found in listed:
-            if isinstance(found, Unreadable):
-                yield found
+        for info in listed:
+            if isinstance(info, Unreadable):
+                yield info
                 continue
-            below = found["name"][len(path) + 1 :]
+            below = info["name"][len(path) + 1 :]
             uri = f"{self.uri}/{below}"
             if not self._selection.hidden and (below[0] == "." or "/." in below):
                 self.passed_over["hidden"] += 1
             elif uri in self._skip or not self._takes(below):
                 self.passed_over["excluded"] += 1
-            elif found["type"] != "file":
+            elif info["type"] != "file":
                 self.passed_over["special"] += 1
             elif is_archive(below):
-                yield from self._enter(fs, uri, found, below + "/")
+                yield from self._enter(fs, uri, info, below + "/")
             else:
-                yield Upsert(self._item(fs, uri, found))
+                yield Upsert(self._item(fs, uri, info))
 
     def _takes(self, below: str) -> bool:
         # An archive is entered, like a folder.
@@ -213,14 +213,14 @@ class RemoteTree:
         fs, path = self._connect()
         try:
             for file, member in _readings(f"{path}/{below}" if below else path, len(path)):
-                info = self._there(fs, file)
+                info = self._file_info(fs, file)
                 if info is None:
                     continue
                 if is_archive(file) and not member:
                     raise SourceError(f"an archive, which the next listing will read again: {uri}")
                 name = unquote_to_bytes(member)
-                told = below[: len(below) - len(member)] + os.fsdecode(name)
-                if told and not self._selection.wants(told):
+                name_below = below[: len(below) - len(member)] + os.fsdecode(name)
+                if name_below and not self._selection.wants(name_below):
                     return None
                 if member:
                     return self._archive(fs, uri[: -1 - len(member)], info).find(name)
@@ -231,7 +231,7 @@ class RemoteTree:
             raise SourceError(f"cannot read {uri}: {self._address.cause(error)}") from None
         return None
 
-    def _there(self, fs: Any, file: str) -> _Info | None:
+    def _file_info(self, fs: Any, file: str) -> _Info | None:
         try:
             info = cast(_Info, fs.info(file))
         except (FileNotFoundError, NotADirectoryError):
@@ -241,7 +241,7 @@ class RemoteTree:
     def _archive(self, fs: Any, uri: str, info: _Info) -> Archive:
         size = info.get("size")
         if size is None:
-            raise SourceError("the store does not tell its size")
+            raise SourceError("the store does not say its size")
         return Archive(uri, _fingerprint(info, size), size, RemoteBytes(fs, info["name"]))
 
     def _item(self, fs: Any, uri: str, info: _Info) -> Item:
@@ -273,5 +273,5 @@ UNKNOWN = "unknown-"
 
 
 def unknown() -> str:
-    """A fingerprint like no other: where a store says nothing of versions, the content is read again each time."""
+    """A unique fingerprint: where a store has no versions, the content is read again each time."""
     return f"{UNKNOWN}{uuid4().hex}"

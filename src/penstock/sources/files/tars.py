@@ -32,9 +32,9 @@ _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"(\xb5/\xfd")
 class TarMember:
     read: Reader
     at: int
-    """Of its header."""
+    """The offset of its header."""
     sum: int
-    """Of its header: another archive has another one there."""
+    """The checksum of its header: another archive has another one there."""
     size: int
     beside: Mapping[str, Opener] = field(default=ALONE, hash=False)
 
@@ -47,10 +47,10 @@ class TarMember:
 
 
 def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
-    """From the beginning, or from where an entry said. Raises Damaged where it makes no sense any more."""
+    """The members from the beginning, or from an entry's offset. Raises Damaged where it makes no sense any more."""
     ahead = Ahead(read)
     at = begun = start
-    said: dict[bytes, bytes] = {}
+    extended: dict[bytes, bytes] = {}
     zeros = 0
     if not size:
         raise Damaged("empty: zero bytes")
@@ -61,7 +61,7 @@ def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
         if block == _ZERO[: len(block)]:
             zeros += len(block)
             at += len(block)
-            if said or zeros > ZEROS:
+            if extended or zeros > ZEROS:
                 raise Damaged(f"damaged at byte {at:,}: zeros where a member was to follow")
             begun = at
             continue
@@ -72,14 +72,14 @@ def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
             if length > MORE:
                 raise Damaged(f"damaged at byte {at:,}: {length:,} bytes about one member")
             _whole(data, length, size, name)
-            told = ahead(data, length).rstrip(b"\0")
-            said |= _pax(told, data) if kind in b"xX" else {kind: told}
+            record = ahead(data, length).rstrip(b"\0")
+            extended |= _pax(record, data) if kind in b"xX" else {kind: record}
             at = _after(data, length)
             continue
-        sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in said)
-        name = said.get(b"GNU.sparse.name") or said.get(b"path") or said.get(b"L") or name
-        if b"size" in said:
-            length = int(said[b"size"])
+        sparse = kind == b"S" or any(key.startswith(b"GNU.sparse.") for key in extended)
+        name = extended.get(b"GNU.sparse.name") or extended.get(b"path") or extended.get(b"L") or name
+        if b"size" in extended:
+            length = int(extended[b"size"])
         folder = kind == b"5" or (kind == b"\0" and name.endswith(b"/"))
         more = kind == b"S" and block[482]
         while more:
@@ -95,7 +95,7 @@ def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
             yield Entry(begun, name, length, f"{data}-{length}", opener, left, fault)
         at = _after(data, length)
         if kind != b"g":
-            begun, said = at, {}
+            begun, extended = at, {}
     if not zeros:
         raise Damaged("cut short: it has no end")
 
@@ -145,15 +145,15 @@ def _octal(field: bytes) -> int:
 
 def _pax(data: bytes, at: int) -> dict[bytes, bytes]:
     """Lines of `length key=value`."""
-    said = {}
+    extended = {}
     while data:
         digits = data[:20].partition(b" ")[0]
         length = int(digits) if digits.isdigit() else 0
         key, equals, value = data[len(digits) + 1 : max(length - 1, 0)].partition(b"=")
         if not equals or length > len(data):
-            raise Damaged(f"damaged at byte {at:,}: what is said of a member makes no sense")
+            raise Damaged(f"damaged at byte {at:,}: its extended header makes no sense")
         if key == b"size" and not (value.isdigit() and len(value) < 20):
             raise Damaged(f"damaged at byte {at:,}: no number where one belongs")
-        said[key] = value
+        extended[key] = value
         data = data[length:]
-    return said
+    return extended

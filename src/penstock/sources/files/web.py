@@ -50,7 +50,7 @@ def _ask(address: Address, method: str) -> http.client.HTTPResponse:
         request.add_header("User-Agent", "penstock")
         if user:
             token = base64.b64encode(unquote(user).encode()).decode()
-            # Unredirected: another host must not get to see it.
+            # Unredirected: no other host may see it.
             request.add_unredirected_header("Authorization", f"Basic {token}")
         response = urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT)
         return cast(http.client.HTTPResponse, response)
@@ -78,9 +78,9 @@ class WebContent:
                     spool.write(piece)
                     if spool.tell() > LARGEST:
                         raise OSError(errno.EFBIG, f"larger than {LARGEST >> 30} GiB", address.uri)
-                told = response.headers.get("Content-Length")
-                if told is not None and told.isdigit() and spool.tell() != int(told):
-                    raise OSError(errno.EIO, f"broke off after {spool.tell()} of {told} bytes", address.uri)
+                length = response.headers.get("Content-Length")
+                if length is not None and length.isdigit() and spool.tell() != int(length):
+                    raise OSError(errno.EIO, f"broke off after {spool.tell()} of {length} bytes", address.uri)
             except BaseException as error:
                 spool.close()
                 if isinstance(error, http.client.HTTPException):
@@ -101,7 +101,7 @@ class WebFile:
 
     def check(self) -> None:
         if self.lookup(self.uri) is None:
-            raise SourceError(f"not there: {self.uri}")
+            raise SourceError(f"not found: {self.uri}")
 
     def walk(self) -> Iterator[Upsert | Unreadable]:
         try:
@@ -142,6 +142,6 @@ class WebFile:
         except urllib.error.HTTPError as error:
             if error.code in (404, 410):
                 raise
-        # Some servers know no HEAD, and a url signed for GET answers to nothing else.
+        # Some servers have no HEAD, and a url signed for GET answers to nothing else.
         with _ask(self._address, "GET") as response:
             return response.headers

@@ -36,11 +36,11 @@ _UNIX = 3
 
 @dataclass(frozen=True, slots=True)
 class ZipMember:
-    """Its sum is compared before a byte of it is given to anyone."""
+    """Opens a member. Its checksum is compared before a byte of it is handed out."""
 
     read: Reader
     at: int
-    """Of its header."""
+    """The offset of its header."""
     name: bytes
     packed: int
     size: int
@@ -102,7 +102,7 @@ class ZipMember:
                 crc = zlib.crc32(piece, crc)
                 spool.write(piece)
             if size != self.size or crc != self.crc or not stream.eof:
-                raise ParseError("damaged: it does not unpack to what the archive says of it")
+                raise ParseError("damaged: it does not unpack to the size and checksum in the directory")
         except BaseException:
             spool.close()
             raise
@@ -111,7 +111,7 @@ class ZipMember:
 
 
 def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
-    """From the beginning, or from where an entry said. Raises Damaged where it makes no sense any more."""
+    """The members from the beginning, or from an entry's offset. Raises Damaged where it makes no sense any more."""
     if not size:
         raise Damaged("empty: zero bytes")
     directory = _directory(read, size)
@@ -122,26 +122,26 @@ def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
         head = ahead(at, _CENTRAL.size)
         if len(head) < _CENTRAL.size or head[:4] != b"PK\1\2":
             raise Damaged(f"damaged at byte {at:,}: its directory breaks off")
-        (_, made, _, flags, method, _, _, crc, packed, length, named, more, said, _, _, mode, place) = _CENTRAL.unpack(
-            head
+        (_, made_by, _, flags, method, _, _, crc, packed, length, named, more, comment, _, _, mode, offset) = (
+            _CENTRAL.unpack(head)
         )
         raw = ahead(at + _CENTRAL.size, named + more)
         if len(raw) < named + more:
             raise Damaged("its directory is cut short")
         raw, extra = raw[:named], raw[named:]
-        if 0xFFFFFFFF in (packed, length, place):
-            length, packed, place = _wide(extra, length, packed, place)
+        if 0xFFFFFFFF in (packed, length, offset):
+            length, packed, offset = _wide(extra, length, packed, offset)
         claimed += _LOCAL.size + named + packed
         if claimed > directory.start:
             raise Damaged("its members claim more bytes than it has: they overlap")
-        mode = mode >> 16 if made >> 8 == _UNIX else 0
+        mode = mode >> 16 if made_by >> 8 == _UNIX else 0
         if not (raw.endswith((b"/", b"\\")) and not length) and not stat.S_ISDIR(mode):
-            opener = ZipMember(read, place + directory.shift, raw, packed, length, crc, method, bool(flags & 1))
+            opener = ZipMember(read, offset + directory.shift, raw, packed, length, crc, method, bool(flags & 1))
             yield Entry(at, _name(raw), length, f"{length}-{crc:08x}", opener, _left(mode))
         count += 1
-        at += _CENTRAL.size + named + more + said
+        at += _CENTRAL.size + named + more + comment
     if not start and (count - directory.entries) % (1 << 16):
-        raise Damaged(f"its directory has {count:,} entries, and says that there are {directory.entries:,}")
+        raise Damaged(f"its directory has {count:,} entries, and claims {directory.entries:,}")
 
 
 class _Directory(NamedTuple):
@@ -149,7 +149,7 @@ class _Directory(NamedTuple):
     end: int
     entries: int
     shift: int
-    """How far everything lies behind where it says: the length of what was put before the archive."""
+    """How far everything lies behind its stated offset: the length of what was put before the archive."""
 
 
 def _directory(read: Reader, size: int) -> _Directory:
@@ -180,7 +180,7 @@ def _directory(read: Reader, size: int) -> _Directory:
 
 
 def _wide(extra: bytes, *numbers: int) -> list[int]:
-    """Length, packed length and place: those that did not fit stand in a field of their own, in this order."""
+    """Length, packed length and offset: those that did not fit are in a field of their own, in this order."""
     while len(extra) >= 4:
         kind, size = unpack_from("<HH", extra)
         if kind == 1:
@@ -204,7 +204,7 @@ def _left(mode: int) -> str:
 
 
 def _name(raw: bytes) -> bytes:
-    """In UTF-8, whether its flag says so or not: many write that without saying it, and no other text looks like it."""
+    """In UTF-8, whatever its flag: many write it without the flag, and no other encoding looks like it."""
     try:
         raw.decode()
     except UnicodeDecodeError:
