@@ -51,10 +51,12 @@ def test_snippets_run(document: str, folder: Path) -> None:
         elif language == "toml":
             (folder / "penstock.toml").write_text(code)
         elif language == "python":
-            done = subprocess.run(
-                [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True, timeout=200
-            )
-            assert done.returncode == 0, f"{code}\n{done.stderr}"
+            argv = [sys.executable, "-W", "error", "-c", code]
+            if "class Test" in code:
+                (folder / "test_snippet.py").write_text(code)
+                argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_snippet.py"]
+            done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=200)
+            assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
 
 
 def run(line: str, folder: Path) -> None:
