@@ -20,7 +20,8 @@ from typing import NamedTuple
 from corpus import Writer
 from figures import record
 
-from penstock.chunkers.text import Chunking, TextChunker
+from penstock.chunkers.sizes import Chunking
+from penstock.chunkers.text import TextChunker
 from penstock.core.records import Piece
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.parsers.markdown import outlined

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from penstock.chunkers import bind, spec, text
 from penstock.chunkers.fitted import Fitted
-from penstock.chunkers.text import Chunking, TextChunker, parse_chunking
+from penstock.chunkers.sizes import Chunking, parse_chunking
+from penstock.chunkers.text import TextChunker
 from penstock.core.errors import UsageError
 from penstock.core.records import Block, Piece
 

@@ -234,3 +234,12 @@ def test_xml_is_streamed(here: Read) -> None:
         tracemalloc.stop()
     assert count == 8000
     assert peak < 12_000_000
+
+
+def test_what_lies_very_deep_is_json_itself(read: Read) -> None:
+    data = {"a": 1}
+    for _ in range(60):
+        data = {"k": data}  # type: ignore[dict-item]
+    (block,) = read(json.dumps([data]).encode(), "a.json")
+    assert isinstance(block, Block)
+    assert '{"a": "1"}}' in block.text

@@ -8,7 +8,8 @@ from typing import cast
 
 from penstock.chunkers.fitted import Fitted
 from penstock.chunkers.functions import FunctionChunker
-from penstock.chunkers.text import Chunking, TextChunker, parse_chunking, within
+from penstock.chunkers.sizes import Chunking, parse_chunking, within
+from penstock.chunkers.text import TextChunker
 from penstock.core.contracts import Chunker, Tokenizer
 
 Splitter = Callable[[str], Iterable[str]]

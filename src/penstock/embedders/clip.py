@@ -41,7 +41,7 @@ class ClipEmbedder(Embedder):
 
     A chunk with an image is embedded as that image, one without as its text. `pixels`: the most an image may have.
     `workers`: by default as many as there are cores to use. `device`: one of PyTorch's ("cuda", "cuda:1", "mps"), or
-    "best" for the best that is there; by default the model runs without PyTorch. The space is the same. `exact=False`:
+    "best" for the best one available; by default the model runs without PyTorch. The space is the same. `exact=False`:
     as `int8:` before its name (penstock.embedders.int8).
     """
 

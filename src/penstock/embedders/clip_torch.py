@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BEST = "best"
-"""The first of `cuda`, `mps` and `cpu` that is there."""
+"""The first of `cuda`, `mps` and `cpu` that is available."""
 
 
 class TorchTowers:

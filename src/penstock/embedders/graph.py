@@ -68,7 +68,7 @@ RELATIVE_DISTANCE = 128
 
 
 def read_weights(checkpoint: Checkpoint) -> Weights:
-    """All tensors as float32, without a prefix such as `bert.`, which is there when a model was saved with a head."""
+    """All tensors as float32, without a prefix such as `bert.`, which a model has when it was saved with a head."""
     tensors = read_tensors(checkpoint.weights)
     return {
         name.removeprefix(f"{checkpoint.family}.").removeprefix("roberta."): value for name, value in tensors.items()

@@ -157,6 +157,7 @@ def _delimiter(sample: str) -> str:
 
 
 def flat(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Name and text of each value within a value, names joined by dots; deeper than _DEEPEST the JSON itself."""
     if isinstance(value, dict) and depth < _DEEPEST:
         for key, inner in value.items():
             yield from flat(f"{name}.{key}" if name else key, inner, depth + 1)
@@ -168,5 +169,7 @@ def flat(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, str]]:
             yield name, text
     elif isinstance(value, bool):
         yield name, "true" if value else "false"
+    elif isinstance(value, dict | list):
+        yield name, json.dumps(value, ensure_ascii=False)
     elif value is not None and value != "":
         yield name, str(value)

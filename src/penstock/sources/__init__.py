@@ -1,4 +1,4 @@
-"""Where documents come from."""
+"""Sources, by the urls that name them."""
 
 from __future__ import annotations
 

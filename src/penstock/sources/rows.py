@@ -332,7 +332,7 @@ class Rows(Source):
         except SourceError as error:
             return Unreadable(uri, cause_of(error))  # by its own name: what is in the index of it stays there
         if item is None:
-            raise SourceError("the file it names is not there, or a link")
+            raise SourceError("the file it names does not exist, or is a link")
         return replace(item, metadata=metadata)
 
     def _metadata(self, columns: Columns, values: Mapping[str, Any]) -> dict[str, Any]:

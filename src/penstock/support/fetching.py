@@ -181,7 +181,7 @@ class Fetcher:
                 if response.status in (429, 503):
                     raise _Busy(response.status, _seconds(response.getheader("Retry-After")))
                 if response.status in (404, 410):
-                    raise ParseError(f"it answers with status {response.status}: nothing is there")
+                    raise ParseError(f"it answers with status {response.status}: there is no such document")
                 if response.status != 200:
                     raise SourceError(f"it answers with status {response.status}")
                 self._body(response, end, into)

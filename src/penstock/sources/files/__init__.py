@@ -29,7 +29,7 @@ class Tree(Protocol):
     select_container: Callable[[str], bool] | None
 
     def check(self) -> None:
-        """Raises SourceError unless the root is there."""
+        """Raise SourceError unless the root exists."""
 
     def walk(self) -> Iterator[Upsert | Unreadable]: ...
 
