@@ -36,8 +36,8 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_s3(bucket: str) -> None:
-    """Written, overwritten, deleted, maintained, read back and dropped, beside another one."""
-    with DeltaSink(f"delta+s3://{bucket}/lake/chunks") as sink, sink.generation(1) as beside:
+    """Written, overwritten, deleted, maintained, read back and dropped; so is another generation."""
+    with DeltaSink(f"delta+s3://{bucket}/lake/chunks") as sink, sink.generation(1) as other:
         assert sink.manifest() is None
         sink.open(MANIFEST)
         assert DeltaSink(sink.url).manifest() == MANIFEST
@@ -47,10 +47,10 @@ def test_s3(bucket: str) -> None:
         sink.delete([point(19).id])
         holds(sink, [*(point(n, version=1) for n in range(5)), *(point(n) for n in range(5, 19))])
         sink.maintain()
-        beside.open(MANIFEST)
-        holds(beside, [])
-        beside.drop()
-        assert beside.manifest() is None
+        other.open(MANIFEST)
+        holds(other, [])
+        other.drop()
+        assert other.manifest() is None
         holds(sink, [*(point(n, version=1) for n in range(5)), *(point(n) for n in range(5, 19))])
         sink.drop()
         assert sink.manifest() is None
@@ -75,7 +75,7 @@ for _name in [n for n in dir(SinkSuite) if n.startswith("test_")]:
 
 
 def test_a_store_that_is_away_is_transient(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told in seconds, without a key; a bucket that does not exist is an error for good."""
+    """Raised in seconds, without a key; a bucket that does not exist is an error for good."""
     with pytest.raises(SinkError) as raised:
         DeltaSink(f"delta+s3://no-{bucket}/chunks").open(MANIFEST)
     assert not isinstance(raised.value, Transient)

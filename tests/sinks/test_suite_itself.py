@@ -1,4 +1,4 @@
-"""The suite is worth something: each of these sinks breaks one promise, and fails the test that guards it."""
+"""Each of these sinks breaks one promise, and fails the test of the suite that guards it."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class Duplicates(MemorySink):
     """... what is written again, as a store without a key does."""
 
     def write(self, points: Sequence[Point]) -> None:
-        there = {p.id for p in self.fetch([p.id for p in points])}
-        super().write([replace(p, chunk=replace(p.chunk, id=p.id + "'")) if p.id in there else p for p in points])
+        kept = {p.id for p in self.fetch([p.id for p in points])}
+        super().write([replace(p, chunk=replace(p.chunk, id=p.id + "'")) if p.id in kept else p for p in points])
 
 
 class KeepsTheFirst(MemorySink):
     """... of an id, and ignores what comes later."""
 
     def write(self, points: Sequence[Point]) -> None:
-        there = {p.id for p in self.fetch([p.id for p in points])}
-        super().write([p for p in points if p.id not in there])
+        kept = {p.id for p in self.fetch([p.id for p in points])}
+        super().write([p for p in points if p.id not in kept])
 
 
 class FirstOfABatch(MemorySink):
@@ -91,7 +91,7 @@ class MergesMetadata(MemorySink):
 
 
 class DropsNulls(MemorySink):
-    """... of the metadata, as Pinecone wants it."""
+    """... of the metadata, as Pinecone requires."""
 
     def write(self, points: Sequence[Point]) -> None:
         kept = [{key: value for key, value in p.chunk.metadata.items() if value is not None} for p in points]
@@ -218,7 +218,7 @@ class ThinksInThrees(MemoryIndex):
 
 
 class UnderstandsEverything(MemoryIndex):
-    """... and answers what it cannot mean with nothing."""
+    """... and answers an invalid filter with no hits."""
 
     def search(self, vector: object, k: int = 10, where: object = None) -> list[Hit]:
         try:
@@ -230,8 +230,8 @@ class UnderstandsEverything(MemoryIndex):
 class TellsDistances(MemoryIndex):
     """... for scores."""
 
-    def search(self, *given: object, **options: object) -> list[Hit]:
-        return [replace(hit, score=1 - hit.score) for hit in super().search(*given, **options)]  # type: ignore[arg-type]
+    def search(self, *args: object, **options: object) -> list[Hit]:
+        return [replace(hit, score=1 - hit.score) for hit in super().search(*args, **options)]  # type: ignore[arg-type]
 
 
 class FiltersAfterwards(MemoryIndex):

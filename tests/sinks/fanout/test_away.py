@@ -20,16 +20,16 @@ def test_a_member_away_for_a_while_catches_up_in_the_run(world: World) -> None:
     a, b = world.stores
 
     def changes() -> Iterator[Any]:
-        told = iter(listing(DOCUMENTS))
-        yield from itertools.islice(told, 2)
+        changes = iter(listing(DOCUMENTS))
+        yield from itertools.islice(changes, 2)
         wait_for(lambda: a.real.count() > 0)
         b.down = True
-        yield from itertools.islice(told, 2)
+        yield from itertools.islice(changes, 2)
         wait_for(lambda: a.real.count() >= 20)
         b.down = False
-        yield from itertools.islice(told, 2)
+        yield from itertools.islice(changes, 2)
         wait_for(lambda: b.real.count() >= 30)
-        yield from told
+        yield from changes
 
     world.run(DOCUMENTS, changes=changes(), after=False)
     world.all_hold(DOCUMENTS)
@@ -38,8 +38,8 @@ def test_a_member_away_for_a_while_catches_up_in_the_run(world: World) -> None:
     assert "caught up" in world.notices[-1]
 
 
-def test_a_blink_is_waited_for(world: World) -> None:
-    """Within the grace nobody is left behind."""
+def test_a_short_outage_is_waited_for(world: World) -> None:
+    """Within the grace no member falls behind."""
     b = world.stores[1]
     b.fails = lambda what, call: what == "write" and sum(1 for name, _ in b.log if name == "write") == 1 and once()
     answers = iter([True, True])
@@ -74,7 +74,7 @@ def test_away_until_the_end_it_catches_up_in_the_next_run(world: World) -> None:
     assert "caught up: " in world.notices[-1]
 
 
-def test_a_member_that_never_comes_back_blocks_nobody(world: World) -> None:
+def test_a_member_that_never_comes_back_blocks_no_other(world: World) -> None:
     """Not in the first run nor in later ones, and it is said each time there is something to write."""
     world.stores[1].down = True
     for n in range(3):
@@ -97,7 +97,7 @@ def test_what_was_written_but_not_flushed_is_written_again(world: World) -> None
 
 
 def test_all_away_waits_for_max_wait(world: World) -> None:
-    """Then the run ends with what is away, and the next one goes on; nobody is called behind for it."""
+    """Then the run ends with that error, and the next one goes on; no member is behind for it."""
     for store in world.stores:
         store.fails = lambda what, call: what == "write"
     with pytest.raises(Exception, match="the store is away"):

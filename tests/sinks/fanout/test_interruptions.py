@@ -82,7 +82,7 @@ def test_killed_at_any_point_of_catching_up(world: World, which: int) -> None:
 
 
 def test_killed_between_two_notes_of_catching_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before and after each thing that the ledger is told in it."""
+    """Before and after each record in the ledger."""
     world.run(DOCUMENTS)
     for name, when in itertools.product(("deleted", "caught_up", "fell_behind"), ("before", "after")):
         b = world.stores[1]
@@ -108,9 +108,9 @@ def test_killed_between_two_notes_of_catching_up(world: World, monkeypatch: pyte
 def _kill(patch: pytest.MonkeyPatch, name: str, when: str) -> None:
     real = getattr(Ledger, name)
 
-    def killed(self: Ledger, *given: Any) -> None:
+    def killed(self: Ledger, *args: Any) -> None:
         if when == "after":
-            real(self, *given)
+            real(self, *args)
         raise Died("killed")
 
     patch.setattr(Ledger, name, killed)

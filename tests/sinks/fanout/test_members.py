@@ -167,7 +167,7 @@ def test_taken_over_from_another_ledger(world: World) -> None:
     world.all_hold(DOCUMENTS)
 
 
-def test_one_of_another_space_or_ledger_is_told_by_name(world: World) -> None:
+def test_one_of_another_space_or_ledger_is_named(world: World) -> None:
     _a, b = world.stores
     b.real.open(Manifest(single(VectorSpec("another", 4, "other"))))
     with pytest.raises(SpaceMismatch, match=b.url):

@@ -59,7 +59,7 @@ def test_no_older_version_after_a_newer_one(world: World, monkeypatch: pytest.Mo
 
 
 def test_no_newer_version_between_reading_and_writing_a_page(world: World) -> None:
-    """Who writes meanwhile waits until the page is there."""
+    """A write meanwhile waits until the page is written."""
     a, b = world.stores
     with world.opened() as (fan, ledger):
         run = ledger.begin_run(SPACE.fingerprint)

@@ -103,7 +103,7 @@ def test_a_member_that_cannot_be_read(world: World, unreadable: int) -> None:
 
 
 def test_restores_what_a_member_lost(world: World) -> None:
-    """From the others; what no other has is told."""
+    """From the others; ids that no other has are returned."""
     world.run(DOCUMENTS)
     a, b = world.stores
     ids = [p.id for p in everything(a.real).values() if p.chunk.uri == "doc:3"]
@@ -130,7 +130,7 @@ def test_capabilities_are_the_least_of_all(tmp_path: Path) -> None:
         FanOut([MemorySink("memory://a"), MemorySink("memory://a")])
 
 
-def test_without_a_ledger_nobody_is_left_behind(tmp_path: Path) -> None:
+def test_without_a_ledger_no_member_falls_behind(tmp_path: Path) -> None:
     """What one cannot take, or not now, is an error as of a single sink."""
     a = MemorySink(f"memory://{tmp_path}/a")
     b = FaultySink(

@@ -46,7 +46,7 @@ class TestFanOutWithALedger(SinkSuite):
             yield make
 
     def test_pickles_before_open(self, make_sink: MakeSink) -> None:
-        """It leaves the ledger behind, and so nobody else."""
+        """Without its ledger, so no member falls behind."""
         with pickle.loads(pickle.dumps(make_sink())) as sink:
             sink.open(self.manifest)
             assert not sink.lagging

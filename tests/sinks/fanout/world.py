@@ -1,4 +1,4 @@
-"""Stores that fail as they are told to, and pipelines that fill them."""
+"""Stores that fail as planned, and pipelines that fill them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOCUMENTS = {f"doc:{n}": "\n".join(f"line {i} of {n}" for i in range(6)) for n i
 
 
 class Store(Sink):
-    """What is written is seen by readers after a flush, and lost if the store is left behind before."""
+    """A store whose readers see writes after a flush, and which loses them where it falls behind before."""
 
     accepts = frozenset({Dense})
     max_rows = 8
@@ -38,11 +38,11 @@ class Store(Sink):
         self.readable, self.max_rows = readable, max_rows
         self.down = False
         self.fails: Callable[[str, int], bool] = lambda what, call: False
-        """Whether a call of that name, the how-manieth of all, finds the store away."""
+        """Whether the store is unavailable for a call, by its name and its number among all calls."""
         self.dies: int | None = None
-        """The call after which the process is gone."""
+        """The number of the call after which the process has died."""
         self.dead = threading.Event()
-        """It is: no other thread of it gets any further."""
+        """Set once it has: no other thread of it goes on."""
         self.refuses: set[str] = set()
         self.broken = False
         self.calls = 0
@@ -56,7 +56,7 @@ class Store(Sink):
         return self.real.url
 
     @contextmanager
-    def _reach(self, what: str, told: Any = None) -> Iterator[None]:
+    def _reach(self, what: str, detail: Any = None) -> Iterator[None]:
         with self._lock:
             call, self.calls = self.calls, self.calls + 1
             if self.dead.is_set():
@@ -65,7 +65,7 @@ class Store(Sink):
                 raise Transient("the store is away")
             if self.broken and what == "write":
                 raise SinkError("the disk is gone")
-            self.log.append((what, told))
+            self.log.append((what, detail))
             yield
             if call == self.dies:
                 self.dead.set()
