@@ -23,7 +23,6 @@ from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks.delta import DeltaSink, files
 from penstock.sinks.delta import sink as delta
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
-from tests.s3 import moto
 
 deltalake = pytest.importorskip("deltalake")
 
@@ -64,12 +63,12 @@ def sink(tmp_path: Path) -> Iterator[Sink]:
 
 
 def read(where: Path | str, version: int | None = None) -> dict[str, str]:
-    """Id and text of each row, as DataFusion reads them; an id that is there twice is an error."""
+    """Id and text of each row, as DataFusion reads them; an id with two rows is an error."""
     import pyarrow as pa
 
     table = pa.table(deltalake.DeltaTable(where, version=version).scan(columns=["id", "text"]))
     found = dict(zip(table.column("id").to_pylist(), table.column("text").to_pylist(), strict=True))
-    assert len(found) == len(table), "an id is there twice"
+    assert len(found) == len(table), "an id has two rows"
     return found
 
 
@@ -79,20 +78,20 @@ def texts(*points: Any) -> dict[str, str]:
 
 def test_other_engines_read_whole_versions(sink: Sink, tmp_path: Path) -> None:
     """Nothing of a flush is seen before it, all of it after it, deletions included; and each is one commit."""
-    place = tmp_path / "chunks"
+    folder = tmp_path / "chunks"
     old = [point(n, page=n) for n in range(10)]
     sink.write(old)
-    assert read(place) == {}
+    assert read(folder) == {}
     sink.flush()
-    assert read(place) == texts(*old)
+    assert read(folder) == texts(*old)
     new = [point(n, version=1) for n in range(5, 12)]
     sink.write(new)
     sink.delete([old[0].id])
-    assert read(place) == texts(*old)
-    before = deltalake.DeltaTable(place).version()
+    assert read(folder) == texts(*old)
+    before = deltalake.DeltaTable(folder).version()
     sink.flush()
-    assert read(place) == texts(*old[1:5], *new)
-    assert deltalake.DeltaTable(place).version() == before + 1
+    assert read(folder) == texts(*old[1:5], *new)
+    assert deltalake.DeltaTable(folder).version() == before + 1
 
 
 def test_vectors_are_lists_of_floats(sink: Sink, tmp_path: Path) -> None:
@@ -110,29 +109,29 @@ def test_vectors_are_lists_of_floats(sink: Sink, tmp_path: Path) -> None:
 
 def test_old_versions_are_read_after_maintenance(sink: Sink, tmp_path: Path) -> None:
     """A reader of yesterday's version goes on; the newest one has few files, and its log is summed up."""
-    place = tmp_path / "chunks"
+    folder = tmp_path / "chunks"
     for n in range(10):
         sink.write([point(n), point(0, version=n)])
         sink.flush()
-    version = deltalake.DeltaTable(place).version()
+    version = deltalake.DeltaTable(folder).version()
     sink.write([point(n, version=1) for n in range(10)])
     sink.flush()
     sink.maintain()
-    assert len(deltalake.DeltaTable(place).file_uris()) == 1
-    assert list((place / "_delta_log").glob("*.checkpoint.parquet"))
-    assert read(place) == texts(*(point(n, version=1) for n in range(10)))
-    assert read(place, version) == texts(point(0, version=9), *(point(n) for n in range(1, 10)))
-    before = deltalake.DeltaTable(place).version()
+    assert len(deltalake.DeltaTable(folder).file_uris()) == 1
+    assert list((folder / "_delta_log").glob("*.checkpoint.parquet"))
+    assert read(folder) == texts(*(point(n, version=1) for n in range(10)))
+    assert read(folder, version) == texts(point(0, version=9), *(point(n) for n in range(1, 10)))
+    before = deltalake.DeltaTable(folder).version()
     sink.maintain()
-    assert deltalake.DeltaTable(place).version() == before, "there was nothing to do"
+    assert deltalake.DeltaTable(folder).version() == before, "nothing was to be done"
 
 
-def test_what_no_version_needs_goes_and_files_of_others_stay(sink: Sink, tmp_path: Path) -> None:
+def test_files_that_no_version_needs_go_and_those_of_others_stay(sink: Sink, tmp_path: Path) -> None:
     """After the retention. What a kill left is in no version and goes as well, but not what others keep there."""
-    place = tmp_path / "chunks"
+    folder = tmp_path / "chunks"
     sink.write([point(1)])
     sink.flush()
-    torn, theirs = place / "part-torn.parquet", place / "more" / "part-0.parquet"
+    torn, theirs = folder / "part-torn.parquet", folder / "more" / "part-0.parquet"
     theirs.parent.mkdir()
     for file in (torn, theirs):
         file.write_bytes(b"PAR1")
@@ -143,13 +142,13 @@ def test_what_no_version_needs_goes_and_files_of_others_stay(sink: Sink, tmp_pat
     theirs.unlink()
     sink.maintain()
     assert not torn.exists()
-    table = deltalake.DeltaTable(place)
+    table = deltalake.DeltaTable(folder)
     table.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 seconds"})
     sink.write([point(1, version=1)])
     sink.flush()
     time.sleep(1.1)
     sink.maintain()
-    assert len(list(place.glob("*.parquet"))) == 1
+    assert len(list(folder.glob("*.parquet"))) == 1
     holds(sink, [point(1, version=1)])
 
 
@@ -165,7 +164,7 @@ def test_many_flushes_make_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         holds(sink, [point(n) for n in range(30)])
 
 
-def test_what_waits_for_a_flush_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_wait_for_a_flush_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the limit it is committed, by writes as by deletes."""
     monkeypatch.setattr(files, "PENDING_IDS", 20)
     with DeltaSink(f"delta://{tmp_path}/chunks") as sink:
@@ -180,10 +179,10 @@ def test_what_waits_for_a_flush_is_bounded(tmp_path: Path, monkeypatch: pytest.M
         holds(sink, [])
 
 
-def test_a_commit_that_others_came_before_is_made_anew(
+def test_a_commit_that_others_came_before_is_repeated(
     sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same id was written by another in between: it is there once. Too often: Transient, and nothing is lost."""
+    """The same id was written by another in between: it has one row. Too often: Transient, and nothing is lost."""
     other = DeltaSink(sink.url)
     other.open(MANIFEST)
     look, turns = DeltaSink._holding, 0
@@ -213,7 +212,7 @@ def test_a_commit_that_others_came_before_is_made_anew(
     other.close()
 
 
-def write_for_ever(sink: Sink) -> None:
+def write_forever(sink: Sink) -> None:
     write_and_flush(sink)
     sink.delete([point(n).id for n in range(60, 100)])
     sink.flush()
@@ -230,8 +229,8 @@ def write_for_ever(sink: Sink) -> None:
 
 def test_killed_anywhere(tmp_path: Path) -> None:
     """Every version is readable and holds each id once, whenever the writer died; the next run puts it right."""
-    place = tmp_path / "chunks"
-    suite, make = TestDelta(), DeltaSink(f"delta://{place}")
+    folder = tmp_path / "chunks"
+    suite, make = TestDelta(), DeltaSink(f"delta://{folder}")
     for turn in range(5):
         code = "import pickle,sys;s,m,task=pickle.load(sys.stdin.buffer);s.open(m);task(s)"
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -240,16 +239,16 @@ def test_killed_anywhere(tmp_path: Path) -> None:
         ) as child:
             assert child.stdin is not None
             assert child.stdout is not None
-            child.stdin.write(pickle.dumps((make, suite.manifest, write_for_ever)))
+            child.stdin.write(pickle.dumps((make, suite.manifest, write_forever)))
             child.stdin.close()
             assert child.stdout.readline() == b"open\n"
             time.sleep(0.25 + 0.083 * turn)
             child.send_signal(signal.SIGKILL)
-        newest = deltalake.DeltaTable(place).version()
+        newest = deltalake.DeltaTable(folder).version()
         assert newest > 0
         for version in (newest, newest - 1):
-            assert read(place, version).keys() <= {point(n).id for n in range(60)}
-    with DeltaSink(f"delta://{place}") as sink:
+            assert read(folder, version).keys() <= {point(n).id for n in range(60)}
+    with DeltaSink(f"delta://{folder}") as sink:
         sink.open(suite.manifest)
         sink.write([point(n) for n in range(60)])
         holds(sink, [point(n) for n in range(60)])
@@ -276,7 +275,7 @@ def test_tables_of_others_are_not_written_to(tmp_path: Path) -> None:
 
 
 def test_columns_of_others_are_not_lost(sink: Sink, tmp_path: Path) -> None:
-    """A table that got a column more is told, not written to: a file written again would be without it."""
+    """A table with another column is refused: a file that is rewritten would lose it."""
     table = deltalake.DeltaTable(tmp_path / "chunks")
     table.alter.add_columns([deltalake.Field("mine", deltalake.schema.PrimitiveType("string"))])
     sink.write([point(1)])
@@ -284,8 +283,8 @@ def test_columns_of_others_are_not_lost(sink: Sink, tmp_path: Path) -> None:
         sink.flush()
 
 
-def test_a_table_that_became_another_one_is_told(sink: Sink) -> None:
-    """Dropped under a writer, or dropped and made anew in another space, it gets nothing of the old one."""
+def test_a_table_that_was_replaced_is_an_error(sink: Sink) -> None:
+    """Dropped while it is written to, or dropped and created in another space, it gets no rows of the old one."""
     sink.write([point(1)])
     DeltaSink(sink.url).drop()
     with pytest.raises(SinkError, match="is gone"):
@@ -309,7 +308,7 @@ def test_a_table_that_became_another_one_is_told(sink: Sink) -> None:
         "delta+s3://key:secret@bucket/path",
     ],
 )
-def test_urls_that_cannot_be_meant(url: str) -> None:
+def test_invalid_urls(url: str) -> None:
     """They are refused before anything is touched, and without a secret in the message."""
     with pytest.raises(UsageError) as raised:
         DeltaSink(url)
@@ -348,8 +347,8 @@ def write_more_than_fits(sink: Sink) -> None:
     print(sink.count())
 
 
-def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
-    """One line that names the place; the table is as it was, and takes all of it once there is room again."""
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
+    """One line that names the table; it is as it was, and takes all of it once there is room again."""
     done = TestDelta().in_another_process(DeltaSink(f"delta://{tmp_path}/chunks"), write_more_than_fits)
     lines = done.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == ["SinkError", "SinkError", "59"], done.stderr.decode()
@@ -360,101 +359,35 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
 # ------------------------------------------------------------ object stores
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with moto() as url:
-        yield url
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    import boto3
-
-    given = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "very-secret-key", "REGION": "us-east-1"}
-    for name, value in {**given, "ENDPOINT_URL": server, "ALLOW_HTTP": "true"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    client = boto3.client("s3", region_name="us-east-1", endpoint_url=server)
-    name = f"lake-{time.monotonic_ns()}"
-    client.create_bucket(Bucket=name)
-    return name
-
-
-def test_s3(bucket: str) -> None:
-    """Written, overwritten, deleted, maintained, read back and dropped, beside another one."""
-    with DeltaSink(f"delta+s3://{bucket}/lake/chunks") as sink, sink.generation(1) as beside:
-        assert sink.manifest() is None
-        sink.open(MANIFEST)
-        assert DeltaSink(sink.url).manifest() == MANIFEST
-        sink.write([point(n) for n in range(20)])
-        sink.flush()
-        sink.write([point(n, version=1) for n in range(5)])
-        sink.delete([point(19).id])
-        holds(sink, [*(point(n, version=1) for n in range(5)), *(point(n) for n in range(5, 19))])
-        sink.maintain()
-        beside.open(MANIFEST)
-        holds(beside, [])
-        beside.drop()
-        assert beside.manifest() is None
-        holds(sink, [*(point(n, version=1) for n in range(5)), *(point(n) for n in range(5, 19))])
-        sink.drop()
-        assert sink.manifest() is None
-
-
-class TestDeltaS3(TestDelta):
-    """Two at once, where a commit is a conditional put."""
-
-    @pytest.fixture
-    def make_sink(self, bucket: str) -> MakeSink:
-        return lambda: DeltaSink(f"delta+s3://{bucket}/chunks")
-
-
-for _name in [n for n in dir(SinkSuite) if n.startswith("test_")]:
-    if _name not in ("test_two_write_at_once", "test_the_manifest_is_kept", "test_deletes_what_is_there"):
-        setattr(TestDeltaS3, _name, None)
-
-
-def test_a_store_that_is_away_is_transient(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told in seconds, without a key; a bucket that does not exist is an error for good."""
-    with pytest.raises(SinkError) as raised:
-        DeltaSink(f"delta+s3://no-{bucket}/chunks").open(MANIFEST)
-    assert not isinstance(raised.value, Transient)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    began = time.monotonic()
-    with pytest.raises(Transient) as raised:
-        DeltaSink(f"delta+s3://{bucket}/chunks").manifest()
-    assert time.monotonic() - began < 20
-    assert "very-secret-key" not in str(raised.value)
-
-
-def streamed(place: Path) -> list[int]:
-    """How many rows each commit adds to those who stream the table, as Spark counts them: files that change data."""
+def streamed(folder: Path) -> list[int]:
+    """The rows that each commit adds for streams of the table, as Spark counts them: files that change data."""
     counts = []
-    for log in sorted((place / "_delta_log").glob("*.json")):
+    for log in sorted((folder / "_delta_log").glob("*.json")):
         actions = [json.loads(line) for line in log.read_text().splitlines()]
         adds = [action["add"] for action in actions if action.get("add", {}).get("dataChange")]
         counts.append(sum(json.loads(add["stats"])["numRecords"] for add in adds))
     return counts
 
 
-def test_who_streams_the_table_sees_each_row_once(sink: Sink, tmp_path: Path) -> None:
+def test_streams_of_the_table_see_each_row_once(sink: Sink, tmp_path: Path) -> None:
     """Compaction is a commit of its own and says that it changes no data: 30 rows are 30, not 60."""
     for n in range(30):
         sink.write([point(n)])
         sink.flush()
     sink.maintain()
-    place = tmp_path / "chunks"
-    assert len(deltalake.DeltaTable(place).file_uris()) == 1
-    assert streamed(place) == [0] + [1] * 30 + [0]
-    assert read(place) == texts(*(point(n) for n in range(30)))
+    folder = tmp_path / "chunks"
+    assert len(deltalake.DeltaTable(folder).file_uris()) == 1
+    assert streamed(folder) == [0] + [1] * 30 + [0]
+    assert read(folder) == texts(*(point(n) for n in range(30)))
     removed = [
         action["remove"]["dataChange"]
-        for action in map(json.loads, sorted((place / "_delta_log").glob("*.json"))[-1].read_text().splitlines())
+        for action in map(json.loads, sorted((folder / "_delta_log").glob("*.json"))[-1].read_text().splitlines())
         if "remove" in action
     ]
     assert removed == [False] * 30
 
 
-def test_a_flush_that_compacts_tells_streams_of_its_own_rows(
+def test_streams_see_each_row_once_while_a_run_compacts(
     sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """During a run as well: with small files put together by the way, each commit that changes data has its rows."""
@@ -462,10 +395,10 @@ def test_a_flush_that_compacts_tells_streams_of_its_own_rows(
     for n in range(10):
         sink.write([point(n)])
         sink.flush()
-    place = tmp_path / "chunks"
-    assert sum(streamed(place)) == 10
-    assert len(deltalake.DeltaTable(place).file_uris()) <= 4
-    assert read(place) == texts(*(point(n) for n in range(10)))
+    folder = tmp_path / "chunks"
+    assert sum(streamed(folder)) == 10
+    assert len(deltalake.DeltaTable(folder).file_uris()) <= 4
+    assert read(folder) == texts(*(point(n) for n in range(10)))
 
 
 def test_compaction_that_is_overtaken_is_left_to_the_next(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,13 +45,13 @@ URLS = ["lance://", "lance:/index", "index", "lance://./x?tabel=a", "lance://./x
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_wrong_url_is_told_at_once(url: str) -> None:
-    """Before anything is imported or made."""
+def test_an_invalid_url_is_refused_at_once(url: str) -> None:
+    """Before anything is imported or created."""
     with pytest.raises(UsageError):
         LanceSink(url)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     """One line that names the url and the reason."""
     (tmp_path / "file").write_text("in the way")
     with LanceSink(f"lance://{tmp_path}/file/index") as sink, pytest.raises(SinkError, match="Not a directory"):
@@ -72,7 +72,7 @@ def test_a_table_of_others_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_half_an_index_is_none(tmp_path: Path) -> None:
-    """Dead between making the table and its manifest, or with the table removed since: made anew."""
+    """A run died between creating the table and its manifest, or the table was removed since: it is created again."""
     with LanceSink(f"lance://{tmp_path}") as sink:
         sink.open(MANIFEST)
         sink.close()
@@ -89,8 +89,8 @@ def test_half_an_index_is_none(tmp_path: Path) -> None:
         holds(sink, [])
 
 
-def test_importing_and_asking_for_the_manifest_loads_no_driver(tmp_path: Path) -> None:
-    """LanceDB takes a second to import: `open` does it, nothing before."""
+def test_importing_and_reading_the_manifest_loads_no_driver(tmp_path: Path) -> None:
+    """LanceDB takes a second to import: only `open` does it."""
     with LanceSink(f"lance://{tmp_path}") as sink:
         sink.open(MANIFEST)
     code = (
@@ -178,7 +178,7 @@ def test_many_rows_get_an_index_and_search_still_finds(
 
 
 def test_compaction_is_alone(tmp_path: Path) -> None:
-    """The second of two at a time goes home."""
+    """The second of two at a time does nothing."""
     url = f"lance://{tmp_path}"
     with LanceSink(url) as sink:
         sink.open(MANIFEST)

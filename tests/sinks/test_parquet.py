@@ -56,7 +56,7 @@ def read(folder: Path) -> list[str]:
 
 
 def test_other_tools_read_clean_files_after_a_run(sink: Sink, tmp_path: Path) -> None:
-    """Before maintenance an overwritten point is there twice, afterwards once; deleted ones are gone."""
+    """Before maintenance an overwritten point has two rows, afterwards one; deleted points have none."""
     sink.write([point(n) for n in range(10)])
     sink.flush()
     sink.write([point(n, version=1) for n in range(5)])
@@ -113,13 +113,13 @@ def test_maintenance_may_die_anywhere(sink: Sink, tmp_path: Path, monkeypatch: p
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    """A folder with Parquet files and no manifest is somebody else's."""
+    """A folder with Parquet files and no manifest is not Penstock's."""
     (tmp_path / "sales.parquet").write_bytes(b"PAR1")
     with ParquetSink(f"parquet://{tmp_path}") as sink, pytest.raises(SinkError, match="not Penstock's"):
         sink.open(TestParquet().manifest)
 
 
-def test_a_second_writer_is_told(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     """Both would number their parts alike. A reader is no trouble, and what is being written survives it."""
     url = f"parquet://{tmp_path}/parts"
     manifest = TestParquet().manifest
@@ -158,7 +158,7 @@ def test_a_part_that_was_removed_is_no_success(sink: Sink, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("step", ["fsync", "replace", "sync"])
 def test_a_flush_that_failed_goes_on_where_it_was(sink: Sink, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Each step may fail once, as a busy disk does: tried again, rows and deletions are there, or the flush fails."""
+    """Each step may fail once, as a busy disk does: tried again, the flush keeps rows and deletions, or fails."""
     sink.write([point(n) for n in range(5)])
     sink.flush()
     sink.write([point(n, version=1) for n in range(3)])
@@ -166,7 +166,7 @@ def test_a_flush_that_failed_goes_on_where_it_was(sink: Sink, monkeypatch: pytes
     failing_once(monkeypatch, step)
     with pytest.raises(SinkError):
         sink.flush()
-    if step == "fsync":  # nobody knows what of it is on the disk
+    if step == "fsync":  # it is unknown which of it is on the disk
         with pytest.raises(SinkError):
             sink.flush()
     else:
@@ -178,16 +178,16 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     where = parquet.manifests if step == "sync" else os
     real, failures = getattr(where, step), [OSError(5, "Input/output error")]
 
-    def call(*given: object) -> object:
+    def call(*args: object) -> object:
         if failures:
             raise failures.pop()
-        return real(*given)
+        return real(*args)
 
     monkeypatch.setattr(where, step, call)
 
 
 def test_a_full_part_that_cannot_finish_loses_no_rows(sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batch is written again, as the engine does, and what the part held before is there as well."""
+    """The batch is written again, as the engine does, and the rows that the part held before are kept."""
     monkeypatch.setattr(parquet, "PART_ROWS", 8)
     sink.write([point(n) for n in range(5)])
     failing_once(monkeypatch, "replace")

@@ -37,8 +37,8 @@ def test_another_database_is_left_alone(tmp_path: Path) -> None:
         assert file.execute("SELECT name FROM sqlite_master").fetchall() == [("bills",)]
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
-    """Garbage where the database should be: one clear line."""
+def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
+    """Garbage instead of a database: one clear line."""
     (tmp_path / "x.db").write_bytes(b"hello" * 1000)
     sink = SqliteSink(f"sqlite://{tmp_path}/x.db")
     with pytest.raises(SinkError, match="cannot be read"):

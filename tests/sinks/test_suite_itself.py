@@ -1,4 +1,4 @@
-"""The suite is worth something: each of these sinks breaks one promise, and fails the test that guards it."""
+"""Each of these sinks breaks one promise, and fails the test of the suite that guards it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,24 @@ from penstock.core.contracts import Index
 from penstock.core.errors import PenstockError, SinkError, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, Point
 from penstock.core.schema import Manifest
-from penstock.sinks.memory import MemoryIndex, MemorySink, forget, scores
+from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from penstock.testing.sink_suite import SinkSuite
+from tests.sinks.wrong_names import (
+    CallsAllVector,
+    IgnoresUsing,
+    KeepsBeforeItRefuses,
+    KeepsOneOfSeveral,
+    LooksAtTheFirstSpace,
+    MixesNamesUp,
+    OneMetricForAll,
+    OneVector,
+    SearchesTheOther,
+    SortsNames,
+    TakesOtherNames,
+    TakesTheFirst,
+    TakesTheFirstName,
+    WantsTheirOrder,
+)
 
 URL = "memory://wrong"
 FAILURES = (AssertionError, PenstockError, KeyError, TypeError, pytest.fail.Exception)
@@ -32,16 +48,16 @@ class Duplicates(MemorySink):
     """... what is written again, as a store without a key does."""
 
     def write(self, points: Sequence[Point]) -> None:
-        there = {p.id for p in self.fetch([p.id for p in points])}
-        super().write([replace(p, chunk=replace(p.chunk, id=p.id + "'")) if p.id in there else p for p in points])
+        kept = {p.id for p in self.fetch([p.id for p in points])}
+        super().write([replace(p, chunk=replace(p.chunk, id=p.id + "'")) if p.id in kept else p for p in points])
 
 
 class KeepsTheFirst(MemorySink):
     """... of an id, and ignores what comes later."""
 
     def write(self, points: Sequence[Point]) -> None:
-        there = {p.id for p in self.fetch([p.id for p in points])}
-        super().write([p for p in points if p.id not in there])
+        kept = {p.id for p in self.fetch([p.id for p in points])}
+        super().write([p for p in points if p.id not in kept])
 
 
 class FirstOfABatch(MemorySink):
@@ -75,7 +91,7 @@ class MergesMetadata(MemorySink):
 
 
 class DropsNulls(MemorySink):
-    """... of the metadata, as Pinecone wants it."""
+    """... of the metadata, as Pinecone requires."""
 
     def write(self, points: Sequence[Point]) -> None:
         kept = [{key: value for key, value in p.chunk.metadata.items() if value is not None} for p in points]
@@ -202,7 +218,7 @@ class ThinksInThrees(MemoryIndex):
 
 
 class UnderstandsEverything(MemoryIndex):
-    """... and answers what it cannot mean with nothing."""
+    """... and answers an invalid filter with no hits."""
 
     def search(self, vector: object, k: int = 10, where: object = None) -> list[Hit]:
         try:
@@ -214,8 +230,8 @@ class UnderstandsEverything(MemoryIndex):
 class TellsDistances(MemoryIndex):
     """... for scores."""
 
-    def search(self, *given: object, **options: object) -> list[Hit]:
-        return [replace(hit, score=1 - hit.score) for hit in super().search(*given, **options)]  # type: ignore[arg-type]
+    def search(self, *args: object, **options: object) -> list[Hit]:
+        return [replace(hit, score=1 - hit.score) for hit in super().search(*args, **options)]  # type: ignore[arg-type]
 
 
 class FiltersAfterwards(MemoryIndex):
@@ -230,139 +246,6 @@ class FiltersAfterwards(MemoryIndex):
 class IgnoresFilters(MemoryIndex):
     def search(self, vector: object, k: int = 10, where: object = None) -> list[Hit]:
         return super().search(vector, k)  # type: ignore[arg-type]
-
-
-class MixesNamesUp(MemorySink):
-    """... and gives each vector back under another name."""
-
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return [
-            Point(p.chunk, dict(zip(p.vectors, reversed(list(p.vectors.values())), strict=True)))
-            for p in super().fetch(ids)
-        ]
-
-
-class KeepsOneOfSeveral(MemorySink):
-    """... and drops the others without a word."""
-
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return [Point(p.chunk, dict(list(p.vectors.items())[:1])) for p in super().fetch(ids)]
-
-
-class TakesOtherNames(MemorySink):
-    """... of points than those of its schema."""
-
-    def write(self, points: Sequence[Point]) -> None:
-        missing = [(p, self._manifest.schema.vectors.keys() - p.vectors.keys()) for p in points]
-        super().write([p for p, names in missing if not names and len(p.vectors) == 2])
-
-
-class LooksAtTheFirstSpace(MemorySink):
-    """... only, when it compares schemas."""
-
-    def open(self, manifest: Manifest) -> None:
-        kept = self.manifest()
-        name = next(iter(kept.schema.vectors)) if kept else ""
-        other = manifest.schema.vectors.get(name)
-        if kept is None or other is None or not kept.schema.vectors[name].same_space(other):
-            super().open(manifest)
-
-
-class WantsTheirOrder(MemorySink):
-    """... of the names, to be that of the schema."""
-
-    def write(self, points: Sequence[Point]) -> None:
-        if any(list(p.vectors) != list(self._manifest.schema.vectors) for p in points):
-            raise SinkError("wrong order")
-        super().write(points)
-
-
-class SortsNames(MemorySink):
-    """... in the manifest that it keeps."""
-
-    def manifest(self) -> Manifest | None:
-        if (kept := super().manifest()) is None:
-            return None
-        vectors = dict(sorted(kept.schema.vectors.items()))
-        return replace(kept, schema=replace(kept.schema, vectors=vectors))
-
-
-class CallsAllVector(MemorySink):
-    """... whatever its name is, where there is one."""
-
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return [Point(p.chunk, {VECTOR: next(iter(p.vectors.values()))}) for p in super().fetch(ids)]
-
-
-class OneVector(MemorySink):
-    """Right, and of one vector a point."""
-
-    named = False
-
-
-class TakesTheFirst(MemorySink):
-    """... vector of several, though it holds one a point."""
-
-    named = False
-
-    def open(self, manifest: Manifest) -> None:
-        spec = next(iter(manifest.schema.vectors.values()))
-        super().open(replace(manifest, schema=replace(manifest.schema, vectors={VECTOR: spec})))
-
-
-class KeepsBeforeItRefuses(MemorySink):
-    """... what it is opened with."""
-
-    named = False
-
-    def open(self, manifest: Manifest) -> None:
-        if self.manifest() is None:
-            self._store.manifest = manifest
-        super().open(manifest)
-
-
-class IgnoresUsing(MemoryIndex):
-    """... and searches the first vector that the query fits."""
-
-    def search(self, vector: object, k: int = 10, where: object = None, *, using: str | None = None) -> list[Hit]:
-        for name in self.manifest().schema.vectors:
-            try:
-                return super().search(vector, k, where, using=name)  # type: ignore[arg-type]
-            except SinkError:
-                continue
-        raise SinkError("no such vector")
-
-
-class TakesTheFirstName(MemoryIndex):
-    """... where a search names none."""
-
-    def search(self, vector: object, k: int = 10, where: object = None, *, using: str | None = None) -> list[Hit]:
-        using = using or next(iter(self.manifest().schema.vectors))
-        return super().search(vector, k, where, using=using)  # type: ignore[arg-type]
-
-
-class SearchesTheOther(MemoryIndex):
-    """... vector of the two, with that of the point that the query is nearest to."""
-
-    def search(self, vector: object, k: int = 10, where: object = None, *, using: str | None = None) -> list[Hit]:
-        hits = super().search(vector, k, where, using=using)  # type: ignore[arg-type]
-        names = [name for name in self.manifest().schema.vectors if name != using]
-        if using is None or not names or not hits:
-            return hits
-        (nearest,) = self.fetch([hits[0].chunk.id])
-        return super().search(nearest.vectors[names[0]], k, where, using=names[0])  # type: ignore[arg-type]
-
-
-class OneMetricForAll(MemoryIndex):
-    """... names, namely the first one's."""
-
-    def search(self, vector: object, k: int = 10, where: object = None, *, using: str | None = None) -> list[Hit]:
-        hits = super().search(vector, 1000, where, using=using)  # type: ignore[arg-type]
-        found = {p.id: p for p in self.fetch([hit.chunk.id for hit in hits])}
-        spec = next(iter(self.manifest().schema.vectors.values()))
-        values = [found[hit.chunk.id].vectors[using or VECTOR] for hit in hits]
-        ranked = scores(vector, values, spec.metric)  # type: ignore[arg-type]
-        return [Hit(float(ranked[i]), hits[i].chunk) for i in np.argsort(-ranked)[:k]]
 
 
 WRONG: list[tuple[type[MemorySink] | type[MemoryIndex], str]] = [

@@ -1,4 +1,4 @@
-"""The sinks of `penstock.testing.sinks`: what they promise to those who test with them."""
+"""The sinks of `penstock.testing.sinks` fail as planned and keep their other promises."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_it_pickles(real: Sink) -> None:
 
 
 def test_nothing_is_kept() -> None:
-    """It counts what it is given."""
+    """It counts the points and keeps none."""
     sink = NothingSink()
     sink.open(TestFaultySinkWithoutFaults().manifest)
     sink.write(POINTS)

@@ -31,7 +31,7 @@ BOTH: Made = ("one", LanceSink, LanceIndex, "c85c32578b7c4c2b9b615e31c2fe960d")
 SQLITE: Made = ("index.db", SqliteSink, SqliteIndex, "3aff91d5297d4357bc51af39a63a6eea")
 
 
-@pytest.mark.parametrize(("name", "sink", "index", "owner"), [LANCE, BOTH, SQLITE], ids=lambda given: str(given))
+@pytest.mark.parametrize(("name", "sink", "index", "owner"), [LANCE, BOTH, SQLITE], ids=str)
 def test_an_index_of_format_1(
     tmp_path: Path, name: str, sink: Callable[[str], Sink], index: Callable[[str], Index], owner: str
 ) -> None:

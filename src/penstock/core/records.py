@@ -259,34 +259,6 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class VectorSpec:
-    """A vector space: what must agree between all vectors of an index and every query put to it."""
-
-    model: str
-    """The model's name, for people."""
-    dim: int
-    fingerprint: str
-    """A hash of everything that bears on a vector: weights, pooling, normalization, prompts, preprocessing."""
-    chunking: str = ""
-    """What cut the chunks, e.g. `256 tokens`."""
-    metric: str = "cosine"
-    kind: str = "Dense"
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """Kept with the index: its space, which ledgers fill it, and where it has been built anew."""
-
-    space: VectorSpec
-    owners: Mapping[str, str] = NOTHING
-    """The ledger that fills each namespace. One without a namespace (`""`) has the index to itself."""
-    current: int = 0
-    """Which of the places side by side is the one to search. 0 is this one: `notes`, `notes_1`, `notes_2`, ..."""
-    former: int | None = None
-    """The one that was current before, if it is still kept."""
-
-
-@dataclass(frozen=True, slots=True)
 class Hit:
     """A search result. `score` is larger for nearer, whatever the store: for cosine spaces the cosine itself, for those
     of dot products the product, for l2 something that falls with the distance, by the store's own measure."""
