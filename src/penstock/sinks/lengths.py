@@ -1,7 +1,7 @@
-"""For stores that scale the vectors of their cosine collections, and know points by UUIDs.
+"""Lengths of vectors, for stores that scale those of cosine collections; and UUIDs of points.
 
-A cosine space is kept there as one of dot products: vectors whose length is 1, as models make them, lie in it as they
-are; of any other lies a copy of length 1, and its own bytes beside it.
+A cosine space is kept there as one of dot products. Vectors of length 1, as models make them, are stored as they are;
+of any other a copy of length 1 is stored, and its own bytes beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from penstock.sinks import rows
 
 UNIT = 1e-6
-"""How far from 1 a length may be: what a float32 resolves in a sum of some hundred products."""
+"""The rounding of a length of 1: about that of a sum of some hundred float32 products."""
 
 _HEX = re.compile("[0-9a-f]{32}")
 
@@ -27,7 +27,7 @@ def key(id: str) -> str:
 
 
 def units(values: Any) -> tuple[Any, Any]:
-    """The rows with length 1, and which of them had another one. A row of zeros stays one."""
+    """Scale the rows to length 1, and tell which had another one. A row of zeros stays as it is."""
     import numpy as np
 
     lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))

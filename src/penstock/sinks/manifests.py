@@ -25,7 +25,7 @@ def numbered(url: str, number: int | str) -> str:
 
 
 FORMAT = 2
-"""Of a manifest. 1 had one vector space (`space`), and at first one `owner`."""
+"""The format of manifests. 1 had one vector space (`space`), and at first one `owner`."""
 
 
 def to_json(manifest: Manifest) -> str:
@@ -48,8 +48,8 @@ def from_json(text: str | bytes, url: str) -> Manifest:
                 f" {FORMAT}): upgrade with `pip install --upgrade penstock`"
             )
         owners = kept.get("owners") or ({"": kept["owner"]} if kept.get("owner") else {})
-        made_of = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
-        return Manifest(made_of, owners, kept.get("current", 0), kept.get("former"))
+        schema = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
+        return Manifest(schema, owners, kept.get("current", 0), kept.get("former"))
     except (ValueError, KeyError, TypeError) as error:
         raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -69,7 +69,7 @@ def keep(path: Path, manifest: Manifest) -> None:
 
 
 def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
-    """Raise SpaceMismatch unless both are of one space; the model's name is for people and may differ."""
+    """Raise SpaceMismatch unless both have the same schema; the names of models may differ."""
     if not kept.schema.same_space(wanted.schema):
         raise SpaceMismatch(
             f"{url} holds {kept.schema}; this run makes {wanted.schema}. Index into another url, or have"
@@ -80,7 +80,7 @@ def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
 def supported(schema: IndexSchema, sink: Sink, metrics: Mapping[str, Sequence[str]] = NOTHING) -> None:
     """Raise UsageError unless the sink can hold vectors of this schema: their number, names, kinds and metrics.
 
-    `metrics` has those of each kind for which the store does not know all.
+    `metrics` has the metrics of each kind for which the store does not know all.
     """
     if not sink.named and schema.vectors.keys() != {VECTOR}:
         raise UsageError(
@@ -104,7 +104,7 @@ def admit(sink: Sink, kept: Manifest | None, wanted: Manifest, metrics: Mapping[
 
 
 def make_folder(folder: Path, url: str) -> None:
-    """Create the folder and see that it can be written to, so that a run ends before it reads anything."""
+    """Create the folder and check that it can be written to, so that a run ends before it reads anything."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -114,7 +114,7 @@ def make_folder(folder: Path, url: str) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """The old content or the new one, whatever happens in between."""
+    """Replace a file: a reader, and a crash at any time, leave it the old content or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -123,7 +123,7 @@ def write_durably(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
+        with suppress(OSError):  # the first error is the one to raise
             temporary.unlink()
         raise
     sync(path.parent)

@@ -31,7 +31,7 @@ _stores: dict[str, _Store] = {}
 
 
 def forget(url: str) -> None:
-    """Let go of a store and all its points."""
+    """Drop a store with all its points."""
     _stores.pop(_name(url), None)
 
 
@@ -43,7 +43,7 @@ def _name(url: str) -> str:
 
 
 class MemorySink(Located, Sink):
-    """A store of this process: whoever opens the same name here sees the same points."""
+    """A store of this process: all that open the same name in it share the points."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
     named = True
@@ -95,7 +95,7 @@ class MemorySink(Located, Sink):
                 self._store.points.pop(id, None)
 
     def flush(self) -> None:
-        """Written is visible already; memory is as durable as it is."""
+        """Writes are visible at once, and memory is not durable."""
 
     def count(self) -> int:
         return len(self._store.points)
@@ -148,13 +148,13 @@ class MemoryIndex(Located, Index):
         points = [p for p in points if wanted is None or filters.passes(p.chunk, wanted)]
         if not points or k < 1:
             return []
-        found = scores(vector, [p.vectors[name] for p in points], space.metric)
-        best = np.argsort(-found, kind="stable")[:k]
-        return [Hit(float(found[i]), points[i].chunk) for i in best]
+        ranked = scores(vector, [p.vectors[name] for p in points], space.metric)
+        best = np.argsort(-ranked, kind="stable")[:k]
+        return [Hit(float(ranked[i]), points[i].chunk) for i in best]
 
 
 def scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:
-    """What an exact search goes by: larger is nearer."""
+    """Compare the query with each vector: larger is nearer."""
     if isinstance(query, Dense):
         return _similarity(np.stack([v.values for v in vectors]), query.values[None, :], metric)[:, 0]
     if isinstance(query, MultiVector):  # MaxSim: each row of the query with the nearest of the document's
@@ -163,7 +163,7 @@ def scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:
 
 
 def _similarity(left: Any, right: Any, metric: str) -> Any:
-    """Of each row of the one with each row of the other: larger is nearer."""
+    """Compare each row of the one with each row of the other: larger is nearer."""
     if metric == "l2":
         return -((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)
     if metric == "cosine":

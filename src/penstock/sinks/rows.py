@@ -24,7 +24,7 @@ Row = tuple[Any, ...]
 
 
 def row(chunk: Chunk) -> Row:
-    """The chunk's values in the order of COLUMNS. Raises ValueError or TypeError where it cannot be told in them."""
+    """The chunk's values in the order of COLUMNS. Raises ValueError or TypeError where they cannot hold it."""
     headings = _headings(chunk.headings) if chunk.headings else "[]"
     metadata = _json(chunk.metadata) if chunk.metadata else "{}"
     for text in (chunk.id, chunk.uri, chunk.text, headings, metadata):
@@ -51,7 +51,7 @@ def chunk(row: Row) -> Chunk:
 
 @lru_cache(64)
 def _headings(headings: tuple[str, ...]) -> str:
-    """Neighbours have the same ones."""
+    """Cached, since neighbours have the same headings."""
     return _json(headings)
 
 
@@ -106,7 +106,7 @@ class Batch:
             name: Vectors(name, space, [_values(point.vectors[name]) for point in newest])
             for name, space in schema.vectors.items()
         }
-        # Asked of all values together, since asking takes longer than looking.
+        # All values in one call, since the call takes longer than looking at them.
         unsound = [column for column in self.columns.values() if not np.isfinite(column.flat).all()]
         for position, point in enumerate(newest):
             try:
@@ -204,7 +204,7 @@ def target(query: Vector, schema: IndexSchema, using: str | None, url: str) -> t
 
 
 def vector_column(name: str) -> str:
-    """The column or field that holds the vectors of that name."""
+    """The column or field that holds the vectors of that name: `vector`, or `vector_title`."""
     return VECTOR if name == VECTOR else f"{VECTOR}_{name}"
 
 

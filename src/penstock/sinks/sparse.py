@@ -1,7 +1,7 @@
 """Sparse vectors as the stores take them: entries in the order of their indices, each index once.
 
-All stores compare them by the product, whatever they call it: for vectors of length 1 that is the cosine. Who wrote
-them unordered reads them ordered.
+All stores compare them by the product, whatever they call it: for vectors of length 1 that is the cosine. Vectors that
+are written unordered come back ordered.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def batched(points: Sequence[Point], schema: IndexSchema, url: str, *, refused: 
 
 
 def _taken(vector: Sparse, refused: str, most: int) -> Sparse:
-    """With its entries in order. Raises ValueError where the store does not take it."""
+    """The vector with its entries in order. Raises ValueError where the store does not take it."""
     vector = ordered(vector)
     if most and len(vector.values) > most:
         raise ValueError(f"its vector has {len(vector.values):,} values, and the store takes {most:,}")
@@ -53,13 +53,13 @@ def _taken(vector: Sparse, refused: str, most: int) -> Sparse:
 
 
 def asked(query: Sparse, url: str, *, negative: bool = True) -> Sparse:
-    """A query's vector without its zeros, which weigh nothing. Raises SinkError where it cannot be one."""
+    """The query without its zeros, which weigh nothing. Raises SinkError where the store cannot compare with it."""
     import numpy as np
 
     try:
         vector = ordered(query)
     except ValueError as error:
-        raise SinkError(f"a query of {url} is no vector: {error}") from None
+        raise SinkError(f"invalid query of {url}: {error}") from None
     if not np.isfinite(vector.values).all():
         raise SinkError(f"a query of {url} holds NaN or infinity: nothing is near it")
     if not negative and (vector.values < 0).any():
@@ -68,7 +68,7 @@ def asked(query: Sparse, url: str, *, negative: bool = True) -> Sparse:
 
 
 def ordered(vector: Sparse) -> Sparse:
-    """With its entries in order. Raises ValueError where indices and values are no vector."""
+    """The vector with its entries in order. Raises ValueError where indices and values do not match."""
     import numpy as np
 
     indices, values = np.asarray(vector.indices, np.int64), np.asarray(vector.values, np.float32)
@@ -85,7 +85,7 @@ def ordered(vector: Sparse) -> Sparse:
 
 
 def packed(vector: Sparse) -> bytes:
-    """Its indices, then its values."""
+    """The bytes of its indices, then of its values."""
     return bytes(vector.indices.astype("<i4").tobytes() + vector.values.astype("<f4").tobytes())
 
 

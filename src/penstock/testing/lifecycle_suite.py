@@ -1,4 +1,4 @@
-"""What every sink must do from `open` to `close`, as tests: part of `sink_suite.SinkSuite`.
+"""Tests of a sink from `open` to `close`: part of `sink_suite.SinkSuite`.
 
 Manifests, generations, visibility, maintenance, several writers and other processes.
 """
@@ -32,7 +32,7 @@ task(sink)
 
 
 def patiently(call: Callable[[], None]) -> None:
-    """As the engine does it: what fails for now is tried again."""
+    """Call again what raises Transient, as the engine does."""
     for pause in (0.01, 0.05, 0.2, 0.5, 1.0):
         try:
             return call()
@@ -51,11 +51,13 @@ def write_flush_and_die(sink: Sink) -> None:
     os.kill(os.getpid(), 9)
 
 
-def print_what_is_there(sink: Sink) -> None:
+def print_counts(sink: Sink) -> None:
     print(sink.count(), sum(len(page) for page in sink.ids()) if sink.readable else -1)
 
 
 class Lifecycle(SinkBase):
+    """Manifests and generations, opening and closing, what readers and other processes see."""
+
     def test_the_manifest_is_kept(self, make_sink: MakeSink) -> None:
         """None before there is an index; afterwards what was opened with, before any `open`, until replaced."""
         assert make_sink().manifest() is None
@@ -69,63 +71,63 @@ class Lifecycle(SinkBase):
             assert sink.manifest() == Manifest(self.manifest.schema, owners={"": "ledger 2"})
         assert make_sink().manifest() == Manifest(self.manifest.schema, owners={"": "ledger 2"})
 
-    def test_the_manifest_tells_where_the_index_went(self, make_sink: MakeSink) -> None:
-        """Namespaces, the current place and the former one come back as they were kept."""
+    def test_the_manifest_keeps_owners_and_generations(self, make_sink: MakeSink) -> None:
+        """Owners by namespace, the current generation and the former one come back as they were kept."""
         moved = replace(self.manifest, owners={"docs": "ledger 1", "wiki": "ledger 2"}, current=2, former=0)
         with self.opened(make_sink) as sink:
             sink.replace_manifest(moved)
         assert make_sink().manifest() == moved
 
-    def test_places_lie_beside_each_other(self, make_sink: MakeSink) -> None:
-        """A place of another number holds an index of its own, and goes without taking the other with it."""
-        if not self.places:
-            pytest.skip("this sink has no places beside it")
+    def test_generations_are_indexes_of_their_own(self, make_sink: MakeSink) -> None:
+        """Another generation holds its own points and manifest, and is dropped without the base."""
+        if not self.generations:
+            pytest.skip("this sink has no generations")
         schema = replace(respec(self.manifest.schema, fingerprint="e" * 32), chunking="64 tokens")
-        other = replace(self.manifest, schema=schema)
+        manifest = replace(self.manifest, schema=schema)
         with self.opened(make_sink) as sink:
             sink.write(self.points(1, 2))
             sink.flush()
-            with make_sink().generation(1) as beside:
-                assert beside.url != sink.url
-                assert beside.manifest() is None
-                beside.drop()  # where nothing is, nothing happens
-                beside.open(other)
-                beside.write(self.points(2, 3, version=1))
-                holds(beside, self.points(2, 3, version=1))
+            with make_sink().generation(1) as other:
+                assert other.url != sink.url
+                assert other.manifest() is None
+                other.drop()  # absent, so nothing happens
+                other.open(manifest)
+                other.write(self.points(2, 3, version=1))
+                holds(other, self.points(2, 3, version=1))
                 holds(sink, self.points(1, 2))
             again = make_sink().generation(1)
-            assert again.manifest() == other
+            assert again.manifest() == manifest
             again.drop()
             again.drop()
             assert make_sink().generation(1).manifest() is None
             holds(sink, self.points(1, 2))
-            with make_sink().generation(1) as beside:
-                beside.open(self.manifest)
-                holds(beside, [])
-                beside.drop()
+            with make_sink().generation(1) as other:
+                other.open(self.manifest)
+                holds(other, [])
+                other.drop()
 
-    def test_an_index_beside_is_searched(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """The index of a number finds what the sink of that number wrote."""
-        if not self.places:
-            pytest.skip("this sink has no places beside it")
-        with self.opened(make_sink) as sink, make_sink().generation(2) as beside:
+    def test_another_generation_is_searched(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """The index of a generation finds the points that the sink of that generation wrote."""
+        if not self.generations:
+            pytest.skip("this sink has no generations")
+        with self.opened(make_sink) as sink, make_sink().generation(2) as other:
             sink.write(self.points(1))
             sink.flush()
-            beside.open(self.manifest)
-            beside.write(self.points(2))
-            beside.flush()
+            other.open(self.manifest)
+            other.write(self.points(2))
+            other.flush()
             with make_index().generation(2) as index:
-                assert index.url == beside.url
+                assert index.url == other.url
                 index.open()
                 assert [hit.chunk.id for hit in index.search(self.points(1)[0].vectors[VECTOR], 5)] == [point(2).id]
         make_sink().generation(2).drop()
 
-    def test_the_alias_is_the_place_it_was_put_to(self, make_sink: MakeSink, aliased: Aliased) -> None:
-        """Put to one place and then to another, by its one name; a store without aliases gives no name."""
-        if not self.places:
-            pytest.skip("this sink has no places beside it")
-        with self.opened(make_sink), make_sink().generation(1) as beside:
-            beside.open(self.manifest)
+    def test_the_alias_stands_for_the_latest_generation_given(self, make_sink: MakeSink, aliased: Aliased) -> None:
+        """It has one name, whatever it stands for; a store without aliases returns no name."""
+        if not self.generations:
+            pytest.skip("this sink has no generations")
+        with self.opened(make_sink), make_sink().generation(1) as other:
+            other.open(self.manifest)
             names = {make_sink().alias(number) for number in (0, 1, 1, 0)}
             assert len(names) == 1
             if aliased is None:
@@ -156,15 +158,15 @@ class Lifecycle(SinkBase):
             holds(sink, self.points(1))
         assert sink.url == make_sink().url
 
-    def test_tells_no_secret(self, make_sink: MakeSink) -> None:
-        """The url is one to show, and neither it nor the repr holds a password or a key."""
+    def test_shows_no_secret(self, make_sink: MakeSink) -> None:
+        """Neither the url nor the repr holds a password or a key."""
         sink = make_sink()
         assert "://" in sink.url
         if self.secret is not None:
             assert self.secret not in sink.url + repr(sink)
 
     def test_what_was_flushed_is_seen(self, make_sink: MakeSink) -> None:
-        """After a flush a second instance, and one that was open all along, see all of it."""
+        """After a flush a second instance, and one that has been open meanwhile, see all of it."""
         with self.opened(make_sink) as writer:
             writer.write(self.points(1))
             writer.flush()
@@ -176,7 +178,7 @@ class Lifecycle(SinkBase):
                 holds(reader, self.points(1, version=1))
 
     def test_maintenance_changes_nothing(self, make_sink: MakeSink) -> None:
-        """After `maintain` all is as before, and stays so when written to."""
+        """After `maintain` the points are as before, and so they are when written to."""
         with self.opened(make_sink) as sink:
             for n in range(12):
                 sink.write(self.points(n, n + 1, version=n % 2))
@@ -191,11 +193,11 @@ class Lifecycle(SinkBase):
 
     @pytest.mark.parametrize("common", [0, 40])
     def test_two_write_at_once(self, make_sink: MakeSink, common: int) -> None:
-        """Two of one collection, each its own ids, or some of them both: each point is there once, as written."""
+        """Two sinks of one index write their own ids, or some of them both: each point is kept once, as written."""
         if common and not self.same_ids:
-            pytest.skip("here an id is one writer's, as the ledger's lock sees to")
+            pytest.skip("two writers of the same ids are not supported")
         if not self.several_writers:
-            pytest.skip("here there is one writer at a time")
+            pytest.skip("several writers are not supported")
         points = self.points(*range(120))
         with self.opened(make_sink) as one, self.opened(make_sink) as other, ThreadPoolExecutor(2) as threads:
 
@@ -231,15 +233,15 @@ class Lifecycle(SinkBase):
         with self.readable(make_sink) as sink:
             sink.write(self.points(*range(30)))
             sink.flush()
-            done = self.in_another_process(make_sink(), print_what_is_there)
+            done = self.in_another_process(make_sink(), print_counts)
             assert done.stdout.split() == [b"30", b"30"], done.stderr.decode()
             sink.write(self.points(30))
             holds(sink, self.points(*range(31)))
 
     def test_a_kill_after_a_flush_loses_nothing(self, make_sink: MakeSink) -> None:
-        """The process is gone with SIGKILL right after `flush` returned; all it wrote is there."""
+        """The process is killed right after `flush` returned; all that it wrote is kept."""
         if self.kind is not Dense:
-            pytest.skip("done once, with dense vectors")
+            pytest.skip("tested once, with dense vectors")
         done = self.in_another_process(make_sink(), write_flush_and_die)
         assert done.returncode == -9, done.stderr.decode()
         with self.opened(make_sink) as sink:

@@ -1,7 +1,7 @@
-"""What every sink must do with named vectors, as tests: part of `sink_suite.SinkSuite`.
+"""Tests of named vectors: part of `sink_suite.SinkSuite`.
 
-A sink that says `named = True` keeps several vectors a point, each of a space of its own, and searches the one that is
-asked for. Any other refuses them when it is opened.
+A sink with `named = True` keeps several vectors a point, each of a space of its own, and its index searches the one
+that `using` names. Any other refuses them when it is opened.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from penstock.testing.points import DIM, MakeIndex, MakeSink, holds, point, simi
 from penstock.testing.suite_base import SinkBase
 
 TITLE_DIM = 4
+NAMES = (("vector", "chunks", "uri"), ("id", "id_info", "a" * 32))
 
 
 class NamedVectors(SinkBase):
+    """Points with the vectors `title` and `body`."""
+
     @property
     def named(self) -> Manifest:
         """Of an index with two vectors a point, of other models, dimensions and, where both are dense, metrics."""
@@ -73,6 +76,38 @@ class NamedVectors(SinkBase):
         with self.opened_named(make_sink) as sink:
             holds(sink, wanted)
 
+    def alike(self, names: tuple[str, ...]) -> tuple[Manifest, list[Point]]:
+        """Points with vectors of these names, which are alike but for their models."""
+        body = self.named.schema.vectors["body"]
+        vectors = {name: replace(body, fingerprint=f"{n:032x}") for n, name in enumerate(names)}
+        columns = [self.points(*range(10), version=version) for version in range(len(names))]
+        points = [
+            Point(same_id[0].chunk, {name: p.vectors[VECTOR] for name, p in zip(names, same_id, strict=True)})
+            for same_id in zip(*columns, strict=True)
+        ]
+        return Manifest(IndexSchema(vectors)), points
+
+    @pytest.mark.parametrize("names", NAMES, ids=str)
+    def test_any_name_is_taken(self, make_sink: MakeSink, names: tuple[str, ...]) -> None:
+        """Names that are those of columns as well, that begin alike, and the longest."""
+        manifest, points = self.alike(names)
+        with self.opened_named(make_sink, manifest) as sink:
+            sink.write(points)
+            sink.delete([points[9].id])
+            holds(sink, points[:9])
+
+    @pytest.mark.parametrize("names", NAMES, ids=str)
+    def test_any_name_is_searched(self, make_sink: MakeSink, make_index: MakeIndex, names: tuple[str, ...]) -> None:
+        """The nearest by each of them, though all are of one dimension."""
+        manifest, points = self.alike(names)
+        with self.opened_named(make_sink, manifest) as sink:
+            sink.write(points)
+            sink.flush()
+        with make_index() as index:
+            index.open()
+            for name in names:
+                assert index.search(points[4].vectors[name], k=1, using=name)[0].chunk == points[4].chunk
+
     def test_the_manifest_of_named_vectors_is_kept(self, make_sink: MakeSink) -> None:
         """Names, models, dimensions, metrics and kinds, in their order; replaced as any other."""
         self.opened_named(make_sink).close()
@@ -104,7 +139,7 @@ class NamedVectors(SinkBase):
         with self.opened_named(make_sink) as sink:
             holds(sink, points)
 
-    def test_the_order_of_names_is_of_no_account(self, make_sink: MakeSink) -> None:
+    def test_the_order_of_names_does_not_matter(self, make_sink: MakeSink) -> None:
         """The same names in another order are the same index, and points may have them in any."""
         points = self.named_points(*range(4))
         self.opened_named(make_sink).close()
@@ -143,7 +178,7 @@ class NamedVectors(SinkBase):
             holds(sink, self.one_named(*range(20)))
 
     def test_a_search_leaves_an_only_name_out(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """Where there is one vector, its name may be said; any other is refused."""
+        """Where there is one vector, `using` may name it; any other name is refused."""
         points = self.one_named(*range(20))
         with self.opened_named(make_sink, Manifest(self.one_name)) as sink:
             sink.write(points)
@@ -178,7 +213,7 @@ class NamedVectors(SinkBase):
             assert [dict(p.vectors).keys() for p in fetched] == [{"title", "body"}]
 
     def test_a_search_without_a_name_is_refused(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """Where there are several vectors; and with a name that none of them has. The error tells the names."""
+        """Where there are several vectors; and with a name that none of them has. The error lists the names."""
         points = self.named_points(1)
         with self.searched_named(make_sink, make_index, points) as index:
             for using in (None, "summary", VECTOR):
@@ -187,8 +222,8 @@ class NamedVectors(SinkBase):
             with pytest.raises(SinkError):
                 index.search(points[0].vectors["title"], using="body")
 
-    def test_a_search_names_no_other_vector(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """Where there is one without a name: its own name may be said, and any other is refused."""
+    def test_an_unnamed_vector_is_searched_as_vector(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """Where there is one without a name, `using` may be left out or be `vector`; any other is refused."""
         points = [point(n, kind=self.kind) for n in range(10)]
         manifest = replace(self.named, schema=IndexSchema({VECTOR: self.named.schema.vectors["body"]}))
         with make_sink() as sink:
@@ -204,7 +239,7 @@ class NamedVectors(SinkBase):
                 index.search(query, using="title")
 
     def test_refuses_several_vectors(self, make_sink: MakeSink) -> None:
-        """A sink of one vector a point says so when it is opened, and leaves nothing behind."""
+        """A sink of one vector a point refuses them when it is opened, and leaves nothing behind."""
         if make_sink().named:
             pytest.skip("this sink holds several vectors a point")
         for schema in (self.named.schema, self.one_name):

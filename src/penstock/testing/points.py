@@ -23,8 +23,8 @@ URI = 'file:///docs/it\'s "quoted" \\ and 100%25 naïve.md'
 def point(n: int, *, kind: type[Vector] = Dense, dim: int = DIM, version: int = 0, **fields: Any) -> Point:
     """The nth of a series of points; another version of it has the same id, and other text and vector."""
     rng = np.random.default_rng([n, version])
-    given: dict[str, Any] = {"text": f"text {n}, version {version}", "uri": f"file:///docs/{n // 50}.md"}
-    chunk = Chunk(id=f"{n:032x}", ordinal=n, span=(10 * n, 10 * n + 9), **(given | fields))
+    defaults: dict[str, Any] = {"text": f"text {n}, version {version}", "uri": f"file:///docs/{n // 50}.md"}
+    chunk = Chunk(id=f"{n:032x}", ordinal=n, span=(10 * n, 10 * n + 9), **(defaults | fields))
     return Point(chunk, {VECTOR: _vector(rng, kind, dim)})
 
 
@@ -38,7 +38,7 @@ def _vector(rng: np.random.Generator, kind: type[Vector], dim: int) -> Vector:
 
 
 def everything(sink: Sink) -> dict[str, Point]:
-    """All that a sink gives back, by id."""
+    """All points that a sink returns, by id."""
     found: dict[str, Point] = {}
     for page in sink.ids():
         points = sink.fetch(page)
@@ -50,7 +50,7 @@ def everything(sink: Sink) -> dict[str, Point]:
 
 
 def same(found: Point, wanted: Point) -> None:
-    """The point came back as it was, to the bit."""
+    """The point came back as it was written, to the bit."""
     assert found.chunk == wanted.chunk
     assert dict(found.chunk.metadata) == dict(wanted.chunk.metadata)
     assert found.vectors.keys() == wanted.vectors.keys()
@@ -77,7 +77,7 @@ def holds(sink: Sink, wanted: Sequence[Point]) -> None:
 
 
 def similarity(query: Vector, found: Vector) -> float:
-    """What a score has to be: the cosine, for many vectors the sum of each one's best, for sparse ones the product."""
+    """The score of a hit: the cosine, for many vectors the sum of each one's best, for sparse ones the product."""
     if isinstance(query, Sparse) and isinstance(found, Sparse):
         other = dict(zip(found.indices.tolist(), found.values.tolist(), strict=True))
         pairs = zip(query.indices.tolist(), query.values.tolist(), strict=True)

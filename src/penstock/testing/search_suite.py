@@ -1,4 +1,4 @@
-"""What every index must find, as tests: part of `sink_suite.SinkSuite`."""
+"""Tests of searches: part of `sink_suite.SinkSuite`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ FILTERS: tuple[Metadata, ...] = (
     {"$not": {"$or": [{"page": None}, {"uri": "doc:1'%_\\"}]}},
     {"id": {"$in": [f"{n:032x}" for n in (3, 14, 99)]}},
 )
-"""Of every form. The pages of the points they are put to are 1 to 6, or absent."""
+"""One of every form. The points that they filter have pages 1 to 6, or none."""
 
 
 class Searching(SinkBase):
+    """Scores and their order, filters, what an open index sees."""
+
     def searched(self, make_sink: MakeSink, make_index: MakeIndex, points: Sequence[Point]) -> Index:
         with self.opened(make_sink) as sink:
             sink.write(points)
@@ -59,7 +61,7 @@ class Searching(SinkBase):
             assert sorted(p.id for p in index.fetch([points[3].id, "absent"])) == [points[3].id]
 
     def test_search_within(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """`where` narrows before the nearest are chosen; quotes in a uri are no trouble; other fields are refused."""
+        """`where` narrows before the nearest are chosen; quotes in a uri are literal; other fields are refused."""
         odd = self.points(*range(300, 303), uri=URI, page=9)
         with self.searched(make_sink, make_index, self.points(*range(200)) + odd) as index:
             query = self.points(5)[0].vectors[VECTOR]
@@ -72,31 +74,33 @@ class Searching(SinkBase):
 
     @pytest.mark.parametrize("where", FILTERS, ids=str)
     def test_filters(self, make_sink: MakeSink, make_index: MakeIndex, where: Metadata) -> None:
-        """Every form of filter finds what it means, absent pages included, and nothing else."""
+        """Every form of filter finds the points that pass it, absent pages included, and no others."""
         points = [p for n in range(30) for p in self.points(n, page=n % 7 or None, uri=f"doc:{n // 10}'%_\\")]
         wanted = parse(where)
         assert wanted is not None
         with self.searched(make_sink, make_index, points) as index:
             found = index.search(self.points(5)[0].vectors[VECTOR], k=100, where=where)
-        meant = {p.id for p in points if passes(p.chunk, wanted)}
-        assert {hit.chunk.id for hit in found} == meant or (self.kind is Sparse and {h.chunk.id for h in found} < meant)
+        passing = {p.id for p in points if passes(p.chunk, wanted)}
+        assert {hit.chunk.id for hit in found} == passing or (
+            self.kind is Sparse and {h.chunk.id for h in found} < passing
+        )
 
-    def test_filters_that_cannot_be_meant(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """They are refused, not answered with nothing."""
+    def test_invalid_filters(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
+        """They are refused; an empty result would hide the mistake."""
         with self.searched(make_sink, make_index, self.points(1)) as index:
-            unmeant: tuple[Metadata, ...] = (
+            invalid: tuple[Metadata, ...] = (
                 {"page": "3"},
                 {"uri": {"$like": "x"}},
                 {"$or": []},
                 {"page": {}},
                 {"ordinal": True},
             )
-            for where in unmeant:
+            for where in invalid:
                 with pytest.raises(UsageError):
                     index.search(self.points(1)[0].vectors[VECTOR], where=where)
 
     def test_search_sees_what_is_written(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """An open index finds what was written since, and no more what was deleted."""
+        """An open index finds points written since, and none that were deleted."""
         with self.searched(make_sink, make_index, self.points(1, 2)) as index, self.opened(make_sink) as sink:
             sink.write(self.points(3))
             sink.delete([p.id for p in self.points(1)])
@@ -106,13 +110,13 @@ class Searching(SinkBase):
             assert index.count() == 2
 
     def test_search_refuses_another_dimension(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
-        """A query of another model is told, not answered."""
+        """A query of another model is an error."""
         if self.kind is Sparse:
             pytest.skip("sparse vectors have no fixed length")
         with self.searched(make_sink, make_index, self.points(1)) as index, pytest.raises(SinkError):
             index.search(point(1, kind=self.kind, dim=DIM + 1).vectors[VECTOR])
 
-    def test_no_index_is_told(self, make_index: MakeIndex) -> None:
-        """Where there is nothing, opening says so."""
+    def test_opening_no_index_is_an_error(self, make_index: MakeIndex) -> None:
+        """`open` raises where nothing was written."""
         with make_index() as index, pytest.raises(SinkError):
             index.open()

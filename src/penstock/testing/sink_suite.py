@@ -1,19 +1,11 @@
-"""What every sink must do, as tests. Subclass, and say how to reach one:
+"""Tests that every sink has to pass. Subclass `SinkSuite` with the fixtures and attributes of `suite_base.SinkBase`:
 
-    class TestLance(SinkSuite):
-        @pytest.fixture
-        def make_sink(self, tmp_path): return lambda: LanceSink(f"lance://{tmp_path}/index")
+class TestLance(SinkSuite):
+    @pytest.fixture
+    def make_sink(self, tmp_path): return lambda: LanceSink(f"lance://{tmp_path}/index")
 
-        @pytest.fixture
-        def make_index(self, tmp_path): return lambda: LanceIndex(f"lance://{tmp_path}/index")
-
-`make_sink()` gives a new sink, not open, of the same place each time, which is empty when a test begins. Leave
-`make_index` out where there is no search. `shared = False` says that other processes cannot see the place;
-`secret` is the password or key that `make_sink` gives, if there is one. `several_writers = False` says that one process
-writes at a time, and `same_ids = False` that two may, but each its own ids. `places = False` is for a sink without
-`beside`; the fixture `aliased` tells which number an alias stands for now, where the store has aliases.
-
-For a store that is a server, `unreachable(sink, index, secret)` is one more test, put to a port where nobody listens.
+    @pytest.fixture
+    def make_index(self, tmp_path): return lambda: LanceIndex(f"lance://{tmp_path}/index")
 """
 
 from __future__ import annotations
@@ -82,6 +74,8 @@ ODD: Metadata = {
 
 
 class SinkSuite(Lifecycle, Searching, NamedVectors):
+    """All of them. For a store that is a server, `unreachable` is one more test."""
+
     # ------------------------------------------------------------ upsert and delete
 
     def test_writing_again_changes_nothing(self, make_sink: MakeSink) -> None:
@@ -96,7 +90,7 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
             holds(sink, points)
 
     def test_the_newest_of_an_id_counts(self, make_sink: MakeSink) -> None:
-        """A write replaces the point of that id: text, vector, metadata and all."""
+        """A write replaces the whole point of that id: text, vector and metadata."""
         with self.opened(make_sink) as sink:
             sink.write(self.points(*range(10), metadata={"old": 1, "both": 1}, page=4, headings=("Old",)))
             sink.flush()
@@ -106,15 +100,15 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
             holds(sink, old + new)
 
     def test_an_id_twice_in_a_batch(self, make_sink: MakeSink) -> None:
-        """The last one counts, whether the id was there before or not."""
+        """The last one counts, for new ids and for others."""
         with self.opened(make_sink) as sink:
             sink.write(self.points(1))
             batch = self.points(1, 2, version=1) + self.points(3) + self.points(2, 1, version=2)
             sink.write(batch)
             holds(sink, self.points(1, 2, version=2) + self.points(3))
 
-    def test_deletes_what_is_there(self, make_sink: MakeSink) -> None:
-        """Absent ids are no error; the rest goes and stays away; it can be written again."""
+    def test_deletions(self, make_sink: MakeSink) -> None:
+        """Absent ids are no error; deleted points stay away until they are written again."""
         with self.opened(make_sink) as sink:
             sink.write(self.points(*range(10)))
             sink.delete([p.id for p in self.points(2, 3, 99)] + ['not an id, it\'s a "trap"'])
@@ -125,7 +119,7 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
             holds(sink, self.points(0, 1, *range(4, 10)) + self.points(2, version=1))
 
     def test_empty_batches(self, make_sink: MakeSink) -> None:
-        """Nothing written, nothing deleted and nothing fetched is fine, in an empty index too."""
+        """Writing, deleting and fetching nothing are no errors, in an empty index either."""
         with self.opened(make_sink) as sink:
             sink.write([])
             sink.delete([])
@@ -176,8 +170,8 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
             sink.write(points)
             holds(sink, points)
 
-    def test_tokens_are_not_missed(self, make_sink: MakeSink) -> None:
-        """Token ids are for the embedder: a chunk that has them is written all the same."""
+    def test_tokens_are_not_kept(self, make_sink: MakeSink) -> None:
+        """Token ids are for the embedder: a chunk with them is written and comes back without."""
         with self.opened(make_sink) as sink:
             points = self.points(1, 2, tokens=(1, 2, 3))
             sink.write(points)
@@ -193,7 +187,7 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
             assert max(len(page) for page in sink.ids()) < 5000
 
     def test_fetch_leaves_absent_ids_out(self, make_sink: MakeSink) -> None:
-        """What is not there is not in the answer; an id asked for twice is there once."""
+        """Absent ids are no error, and an id asked for twice is returned once."""
         with self.readable(make_sink) as sink:
             points = self.points(1, 2)
             sink.write(points)
@@ -205,7 +199,7 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
     # ------------------------------------------------------------ refusals
 
     def test_refuses_another_dimension(self, make_sink: MakeSink) -> None:
-        """A vector of another length is an error, and nothing of it is kept."""
+        """A vector of another length is an error, and its point is not kept."""
         if self.kind is Sparse:
             pytest.skip("sparse vectors have no fixed length")
         with self.opened(make_sink) as sink:
@@ -214,7 +208,7 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
             holds(sink, [])
 
     def test_refuses_another_space(self, make_sink: MakeSink) -> None:
-        """Another model, dimension, metric or chunking is told before anything is written, with both named."""
+        """Another model, dimension, metric or chunking raises before anything is written, and the error names both."""
         with self.opened(make_sink) as sink:
             sink.write(self.points(1))
             sink.flush()
@@ -234,21 +228,21 @@ class SinkSuite(Lifecycle, Searching, NamedVectors):
             holds(sink, self.points(1))
 
     def test_needs_to_be_open(self, make_sink: MakeSink) -> None:
-        """Written to before it is open, a sink says so."""
+        """Writing to a sink that is not open is an error."""
         with make_sink() as sink, pytest.raises(PenstockError):
             sink.write(self.points(1))
 
 
 @contextmanager
 def silent_port() -> Iterator[int]:
-    """A port that nobody listens at, nor will meanwhile."""
+    """A port at which nobody listens, nor will meanwhile."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield int(held.getsockname()[1])
 
 
 def unreachable(sink: Sink, index: Index, secret: str) -> None:
-    """It is told soon, in one line that names the place and holds no secret, whatever is asked first."""
+    """Every call fails soon, with one line that names the url and holds no secret."""
     manifest = Manifest(single(VectorSpec("a model", DIM, "f" * 32), "256 tokens"), owners={"": "ledger 1"})
     with sink, index:
         for call in (sink.manifest, lambda: sink.open(manifest), index.manifest, index.open, sink.drop):
@@ -256,8 +250,8 @@ def unreachable(sink: Sink, index: Index, secret: str) -> None:
             with pytest.raises(SinkError) as raised:
                 call()
             assert time.monotonic() - began < 10, "it took too long to say so"
-            told = str(raised.value)
-            assert sink.url in told
-            assert "\n" not in told
-            assert len(told) < 600
-            assert secret not in told
+            message = str(raised.value)
+            assert sink.url in message
+            assert "\n" not in message
+            assert len(message) < 600
+            assert secret not in message

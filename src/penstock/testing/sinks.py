@@ -15,7 +15,7 @@ from penstock.core.schema import Manifest
 
 
 class NothingSink(Sink):
-    """Takes anything, counts it and keeps nothing: what is measured with it is all but the store."""
+    """Takes anything, counts it and keeps nothing: benchmarks with it measure everything but the store."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
     named = True
@@ -55,19 +55,19 @@ class NothingSink(Sink):
 
 
 class Died(BaseException):
-    """What a sink raises that takes its process with it: no engine catches it by mistake."""
+    """Stands for the end of the process: no engine catches it by mistake."""
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong, and in which of the calls of `write`, counted from 0."""
+    """Planned failures, by the calls of `write`, counted from 0."""
 
     transient: frozenset[int] = frozenset()
     """Fails before it writes anything, for now."""
     half: frozenset[int] = frozenset()
     """Writes the first half of the batch, then fails, for now."""
     after: frozenset[int] = frozenset()
-    """Writes all of it, then fails, for now: the acknowledgement got lost."""
+    """Writes all of it, then fails, for now: the acknowledgement is lost."""
     dies: frozenset[int] = frozenset()
     """Writes all of it, then raises Died."""
     broken: frozenset[int] = frozenset()
@@ -77,7 +77,7 @@ class Faults:
     max_rows: int | None = None
     """Batches of more are TooLarge."""
     seconds: float = 0.0
-    """How long each call takes at least."""
+    """The least time that a call takes."""
     away: tuple[int, float] | None = None
     """From this call on, the store cannot be reached for so many seconds."""
     flush: frozenset[int] = frozenset()
@@ -85,7 +85,7 @@ class Faults:
 
 
 class FaultySink(Sink):
-    """Another sink, failing as planned; what passes reaches the real one. `calls` tells how often it was asked."""
+    """Wraps a sink and fails as planned; other calls reach the real one. `calls` counts those of `write`."""
 
     def __init__(self, real: Sink, faults: Faults) -> None:
         self.real, self.faults = real, faults
@@ -123,7 +123,7 @@ class FaultySink(Sink):
         if call in faults.dies:
             self._fail(Died("died after writing"))
         if call in faults.after:
-            self._fail(SinkUnavailable("the acknowledgement got lost"))
+            self._fail(SinkUnavailable("the acknowledgement is lost"))
         if refused:
             self._fail(Rejected(refused))
 

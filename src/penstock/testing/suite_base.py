@@ -1,4 +1,4 @@
-"""What the tests of a sink start from: how to reach one, and points for it. Part of `sink_suite.SinkSuite`."""
+"""The fixtures and attributes by which tests of a sink reach it: part of `sink_suite.SinkSuite`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,34 @@ Aliased = Callable[[str], int] | None
 
 
 class SinkBase:
+    """How to reach a sink, and points for it."""
+
     kind: type[Vector] = Dense
+    """The vectors of the points. Subclass once more for each other kind that the sink accepts."""
     shared = True
+    """Other processes can open the same index."""
     secret: str | None = None
+    """The password or key of the sinks that `make_sink` returns, if they have one."""
     several_writers = True
+    """Several processes may write at a time ..."""
     same_ids = True
-    places = True
+    """... and the same ids."""
+    generations = True
+    """The sink implements `generation`."""
 
     @pytest.fixture
     def make_sink(self) -> MakeSink:
+        """Returns a new sink, not open, of the same index each time, which does not exist when a test begins."""
         pytest.fail("the suite needs a fixture make_sink")
 
     @pytest.fixture
     def make_index(self) -> MakeIndex:
+        """Returns a new index, not open, of what `make_sink` writes to. Leave it out where there is no search."""
         pytest.skip("no search here")
 
     @pytest.fixture
     def aliased(self) -> Aliased:
+        """Returns the generation that an alias of that name stands for, where the store has aliases."""
         return None
 
     @property
@@ -49,6 +60,7 @@ class SinkBase:
         return sink
 
     def readable(self, make_sink: MakeSink) -> Sink:
+        """An open sink, where it can be read back."""
         sink = self.opened(make_sink)
         if not sink.readable:
             sink.close()
