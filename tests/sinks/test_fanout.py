@@ -709,7 +709,7 @@ def test_the_one_that_was_up_is_gone_for_good(world: World) -> None:
     assert world.held(b) == expected(changed)
     assert world.embedder.texts[embedded:]
     assert set(world.embedder.texts[embedded:]) <= {"other", "more"}
-    assert "no place holds 2 points any more" in world.notices[0]
+    assert "no store holds 2 points any more" in world.notices[0]
 
 
 def test_taken_over_from_another_ledger(world: World) -> None:

@@ -12,7 +12,7 @@ H = TypeVar("H")
 
 
 class Located:
-    """A component that is its url: by that it is shown, sent to other processes and made anew beside itself."""
+    """A component that is its url: by it, it is shown, pickled and has other generations."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -1,13 +1,10 @@
 """`parquet://`: a folder of Parquet files, for DuckDB, Polars, Spark and whatever comes next.
 
-Files are written once. So an overwritten point is there twice, the later one counts, and a deletion is a note:
+Files are written once: of several rows of an id the latest counts, unless a later note of deletions names it.
 
     part-00000007.parquet    rows, in the order they were written
-    part-00000007.gone       JSON: which ids were deleted, each with how many rows of part 7 were there by then
+    part-00000007.gone       JSON: the deleted ids, each with the number of rows that part 7 had by then
     _penstock.json           the manifest
-
-A row counts if its id is in no later row and in no later note. At the end of a run `maintain` rewrites the parts that
-hold rows which do not count, and small ones where there are many: after that `*.parquet` is the index, plainly.
 """
 
 from __future__ import annotations
@@ -36,11 +33,11 @@ EXAMPLE = "parquet://./folder or parquet:///srv/folder"
 PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 SMALL_PARTS = 16
-"""So many parts of less than half the size are put together."""
+"""More parts than that of less than half the size are put together."""
 IDS_HELD = 2_000_000
-"""Of so many ids the rows are held, 12 bytes each, to fetch points without reading all ids again."""
+"""Ids whose rows are held in memory, 12 bytes each, to fetch points without reading all ids again."""
 IDS_AT_ONCE = 100_000
-"""How many ids are compared at a time to find the rows that count: what bounds the memory of reading."""
+"""Ids that are compared at a time to find the rows that count, which bounds the memory of reading."""
 
 
 @contextmanager
@@ -48,7 +45,7 @@ def _errors(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise SinkUnavailable(f"{url}: {error.filename or error} went away: the folder is being rewritten") from error
+        raise SinkUnavailable(f"{url}: {error.filename or error} was removed: the folder is being rewritten") from error
     except (OSError, ValueError) as error:
         raise SinkError(f"{url}: {error}") from error
 
@@ -60,7 +57,7 @@ class _Folder:
         self.path = path
         self._seen: tuple[list[str], dict[str, Any]] | None = None
         self._hashes: dict[str, tuple[Any, Any]] = {}
-        """Of a part's ids, in order, and the row of each: those of the parts looked into last, IDS_HELD in all."""
+        """By part: the hashes of its ids, in order, and the row of each. Of the parts read last, IDS_HELD in all."""
 
     def names(self, ending: str) -> list[str]:
         return sorted(name for name in os.listdir(self.path) if name.startswith("part-") and name.endswith(ending))
@@ -74,11 +71,11 @@ class _Folder:
         return pq.ParquetFile(self.path / name)
 
     def gone(self, name: str) -> dict[str, int]:
-        found: dict[str, int] = json.loads((self.path / name).read_bytes())
-        return found
+        note: dict[str, int] = json.loads((self.path / name).read_bytes())
+        return note
 
     def live(self) -> dict[str, Any]:
-        """A mask a part. Files never change, so their names tell whether it is as before."""
+        """By part: a mask of the rows that count. Files never change, so their names tell whether it still holds."""
         import numpy as np
 
         parts, notes = self.names(".parquet"), self.names(".gone")
@@ -108,15 +105,15 @@ class _Folder:
         return masks
 
     def among(self, name: str, ids: Sequence[str]) -> Any:
-        """A mask of the part's rows that may be of these ids: by a hash, so the rows have to be compared."""
+        """A mask of the part's rows that may have these ids: by their hashes, so the ids have to be compared."""
         import numpy as np
 
-        hashes, places = self._hashed(name)
+        hashes, positions = self._hashed(name)
         wanted = np.fromiter(map(hash, ids), np.int64, len(ids))
         starts, ends = np.searchsorted(hashes, wanted, "left"), np.searchsorted(hashes, wanted, "right")
         mask = np.zeros(len(hashes), dtype=bool)
         for n in np.flatnonzero(starts < ends):
-            mask[places[starts[n] : ends[n]]] = True
+            mask[positions[starts[n] : ends[n]]] = True
         return mask
 
     def _hashed(self, name: str) -> tuple[Any, Any]:
@@ -124,10 +121,10 @@ class _Folder:
 
         if (held := self._hashes.pop(name, None)) is None:
             hashes = np.fromiter(map(hash, self._ids(name)), np.int64)
-            places = np.argsort(hashes, kind="stable").astype(np.int32)
-            held = hashes[places], places
+            positions = np.argsort(hashes, kind="stable").astype(np.int32)
+            held = hashes[positions], positions
         self._hashes[name] = held
-        while len(self._hashes) > 1 and sum(len(places) for _, places in self._hashes.values()) > IDS_HELD:
+        while len(self._hashes) > 1 and sum(len(positions) for _, positions in self._hashes.values()) > IDS_HELD:
             del self._hashes[next(iter(self._hashes))]
         return held
 
@@ -137,7 +134,7 @@ class _Folder:
                 yield from batch.column("id").to_pylist()
 
     def tables(self, name: str, mask: Any, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows of a part that the mask marks, one row group at a time; other groups are not read."""
+        """Read the rows of a part that the mask marks, one row group at a time; other groups are not read."""
         end = 0
         with self.open(name) as file:
             for group in range(file.num_row_groups):
@@ -149,7 +146,7 @@ class _Folder:
 
 
 class _Part:
-    """A part being written: row groups go to disk as they come, and the name is its own once it is whole."""
+    """A part being written: row groups go to disk as they come, and it gets its name once it is whole."""
 
     def __init__(self, folder: Path, number: int, schema: pa.Schema) -> None:
         import pyarrow.parquet as pq
@@ -158,7 +155,7 @@ class _Part:
         self.rows = 0
         self.gone: dict[str, int] = {}
         self.sealed = False
-        """It takes no more rows: `finish` was called, and is to be called again if it failed."""
+        """It takes no more rows: `finish` was called, and has to be called again if it failed."""
         self._broken = self._named = False
         self._temporary = folder / f".{self.path.name}.tmp"
         self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed by finish or drop
@@ -175,13 +172,13 @@ class _Part:
         return self.rows >= PART_ROWS or len(self.gone) >= PART_ROWS or self._file.tell() >= PART_BYTES
 
     def finish(self) -> None:
-        """Rows first, then the note of deletions: between the two nothing is missing.
+        """Make the part durable: rows first, then the note of deletions, so that nothing is missing in between.
 
-        Where it fails, it can be called again: it goes on with the step that failed.
+        Where it fails, call it again: it goes on with the step that failed.
         """
         self.sealed = True
         if self._broken:
-            raise SinkError(f"{self.path} could not be written to the end; what it was to hold has to be written again")
+            raise SinkError(f"{self.path} could not be written to the end: its rows have to be written again")
         if not self._file.closed:
             self._broken = True
             self._writer.close()
@@ -203,7 +200,7 @@ class _Part:
             manifests.write_durably(self.path.with_suffix(".gone"), json.dumps(self.gone).encode())
 
     def drop(self) -> None:
-        with suppress(OSError, ValueError):  # it may have failed before, and nobody needs what it wrote
+        with suppress(OSError, ValueError):  # it may have failed before, and the file is removed
             self._writer.close()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
@@ -237,7 +234,7 @@ class ParquetSink(Opened[_Folder], Sink):
         with _errors(self._url):
             if kept is None:
                 if any(self._path.glob("*.parquet")):
-                    raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; name another folder")
+                    raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; use another folder")
                 manifests.keep(self._sidecar, manifest)
         self._hold(_Folder(self._path), (kept or manifest).schema)
 
@@ -256,12 +253,12 @@ class ParquetSink(Opened[_Folder], Sink):
             for name in (*folder.names(".gone"), *folder.names(".parquet")):
                 (self._path / name).unlink()
         self.close()
-        with suppress(OSError):  # something of the user's is in there
+        with suppress(OSError):  # files of the user are in it
             (self._path / ".lock").unlink(missing_ok=True)
             self._path.rmdir()
 
     def _claim(self) -> None:
-        """Become the one that writes here, until `close`: parts are numbered, and two would take the same numbers."""
+        """Lock the folder until `close`: parts are numbered, and two writers would take the same numbers."""
         if self._claimed is None:
             try:
                 self._claimed = Lockfile(self._path / ".lock")
@@ -325,19 +322,20 @@ class ParquetSink(Opened[_Folder], Sink):
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         folder, schema = self._opened()
         wanted = dict.fromkeys(ids)
-        found: list[Point] = []
+        points: list[Point] = []
         with _errors(self._url):
             for name, mask in folder.live().items():
-                if len(found) == len(wanted):
+                if len(points) == len(wanted):
                     break
-                rows_of = mask & folder.among(name, list(wanted))
-                for table in folder.tables(name, rows_of) if rows_of.any() else ():
+                hits = mask & folder.among(name, list(wanted))
+                for table in folder.tables(name, hits) if hits.any() else ():
                     for batch in table.combine_chunks().to_batches():
-                        found += [point for point in rows.points(batch, schema) if point.id in wanted]
-        return found
+                        points += [point for point in rows.points(batch, schema) if point.id in wanted]
+        return points
 
     def maintain(self) -> None:
-        """Rewrite what holds rows that do not count, or is cut too small; then let the old files go, notes last."""
+        """Rewrite parts with rows that do not count, and small ones where there are many; then remove the old files,
+        notes last. Afterwards `*.parquet` is the index."""
         folder, schema = self._opened()
         self._claim()
         self.flush()
@@ -366,7 +364,7 @@ class ParquetSink(Opened[_Folder], Sink):
 
     def close(self) -> None:
         with self._lock:
-            if self._part is not None:  # what was not flushed was promised to nobody
+            if self._part is not None:  # it was not flushed, so not acknowledged
                 self._part.drop()
             if self._claimed is not None:
                 self._claimed.release()

@@ -1,7 +1,7 @@
-"""`sqlite://`: one SQLite file searched by sqlite-vec, exactly. Small in memory: 46 MB at its peak, whatever it holds.
+"""`sqlite://`: one SQLite file, searched exactly by sqlite-vec, with 46 MB of memory at its peak, whatever its size.
 
 `chunks` has the columns of `rows.COLUMNS`, `vectors` the embeddings under the same rowid, or `title_vectors` those that
-have a name; `meta` has the manifest. The driver is apsw, since many a Python is built without loadable extensions.
+have a name; `meta` has the manifest. The driver is apsw, since not every Python can load extensions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CREATE TABLE meta (manifest TEXT NOT NULL);
 
 
 class _File:
-    """A connection, and the lock that lets threads take turns with it."""
+    """A connection, and the lock by which threads take turns with it."""
 
     def __init__(self, path: Path, url: str, *, readonly: bool) -> None:
         try:
@@ -165,7 +165,7 @@ class SqliteSink(_Store, Sink):
     def drop(self) -> None:
         self.close()
         if self._path.exists() and self.manifest() is None:
-            raise SinkError(f"{self._url} is a database that is not Penstock's; it stays")
+            raise SinkError(f"{self._url} is a database that is not Penstock's, so it is not removed")
         for path in (self._path, *(self._path.with_name(f"{self._path.name}-{end}") for end in ("wal", "shm"))):
             path.unlink(missing_ok=True)
 
@@ -187,7 +187,7 @@ class SqliteSink(_Store, Sink):
 
     def _create(self, file: _File, manifest: Manifest) -> None:
         if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
-            raise SinkError(f"{self._url} is a database that is not Penstock's; name another file")
+            raise SinkError(f"{self._url} is a database that is not Penstock's; use another file")
         with file.connection:
             file.connection.execute(_SCHEMA)
             for name, space in manifest.schema.vectors.items():
@@ -259,7 +259,7 @@ class SqliteIndex(_Store, Index):
         if k < 1:
             return []
         if k > LARGEST_K:
-            raise UsageError(f"{self._url} finds {LARGEST_K:,} at most, not {k:,}")
+            raise UsageError(f"{self._url} finds at most {LARGEST_K:,} results, not {k:,}")
         values: list[Any] = []
         within = ""
         if wanted := filters.parse(where):

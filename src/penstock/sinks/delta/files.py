@@ -1,4 +1,4 @@
-"""The data files of a Delta table, and what is to be in the next ones."""
+"""The data files of a Delta table, and the rows of the next ones."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 PENDING_BYTES = 32 << 20
 PENDING_IDS = 50_000
-"""What is held in memory before it is committed, flush or no flush."""
+"""Rows and deletions that are held in memory; more are committed without a flush."""
 GROUP_ROWS = 8192
 GROUP_BYTES = 16 << 20
-"""The row groups that are read and written at a time."""
+"""Sizes of the row groups that are read and written at a time."""
 PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 
 
 def table_schema(schema: IndexSchema) -> pa.Schema:
-    """As rows.schema, with lists for vectors: Delta has none of a fixed size."""
+    """The columns of rows.schema, with lists for vectors: Delta has none of a fixed size."""
     import pyarrow as pa
 
     shape = rows.schema(schema)
@@ -41,12 +41,12 @@ def table_schema(schema: IndexSchema) -> pa.Schema:
 
 
 class Pending:
-    """What was written and deleted since the last commit; the latest of an id counts."""
+    """Rows written and ids deleted since the last commit; the latest of an id counts."""
 
     def __init__(self) -> None:
         self.tables: list[pa.Table] = []
         self.newest: dict[str, int] = {}
-        """Where the row of an id is in the tables put together; -1 if it was deleted."""
+        """The row of each id in the tables put together; -1 if it was deleted."""
         self.rows = self.bytes = 0
 
     @property
@@ -60,6 +60,7 @@ class Pending:
         self.bytes += table.nbytes
 
     def counting(self) -> list[pa.Table]:
+        """The rows that count."""
         import numpy as np
 
         mask = np.zeros(self.rows, dtype=bool)
@@ -72,7 +73,7 @@ class Pending:
 
 
 class Files:
-    """The data files of a table, where it is."""
+    """The data files of a table, in a folder or an object store."""
 
     def __init__(self, uri: str, path: Path | None, options: dict[str, str]) -> None:
         from deltalake.fs import DeltaStorageHandler
@@ -98,17 +99,17 @@ class Files:
                 yield file.read_row_group(group, columns=shape.names).select(shape.names).cast(shape)
 
     def write(self, tables: Iterable[pa.Table], schema: pa.Schema, *, changes: bool = True) -> list[AddAction]:
-        """New files with these rows, of about the size wanted: on the disk, in no version of the table yet.
+        """Write files of these rows, of about PART_BYTES: they are in no version of the table yet.
 
         `changes` says whether they change the table, or are rows of files that they replace.
         """
-        made: list[AddAction] = []
+        added: list[AddAction] = []
         groups = grouped(tables)
         for first in groups:
-            made.append(self._part(first, groups, schema, changes))
-        if self.path is not None and made:
+            added.append(self._part(first, groups, schema, changes))
+        if self.path is not None and added:
             manifests.sync(self.path)
-        return made
+        return added
 
     def _part(self, first: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema, changes: bool) -> AddAction:
         import pyarrow.compute as pc
@@ -131,13 +132,13 @@ class Files:
         if self.path is not None:
             manifests.sync(self.path / name)
         stats: dict[str, Any] = {"numRecords": count}
-        if max(map(len, ends)) <= 256:  # whoever asks for a document need not open every file
+        if max(map(len, ends)) <= 256:  # so that queries of one document open few files
             stats |= {"minValues": {"uri": min(ends)}, "maxValues": {"uri": max(ends)}, "nullCount": {"uri": 0}}
         return AddAction(name, size, {}, int(time.time() * 1000), changes, json.dumps(stats))
 
 
 def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in groups worth writing."""
+    """The same rows in groups of about the size of a row group."""
     import pyarrow as pa
 
     held: list[pa.Table] = []
@@ -153,5 +154,5 @@ def grouped(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def without(table: pa.Table, ids: pa.Array) -> pa.Table:
     import pyarrow.compute as pc
 
-    there = pc.is_in(table.column("id"), value_set=ids)
-    return table.filter(pc.invert(there)) if pc.any(there).as_py() else table
+    found = pc.is_in(table.column("id"), value_set=ids)
+    return table.filter(pc.invert(found)) if pc.any(found).as_py() else table

@@ -1,14 +1,8 @@
-"""`delta://`: a Delta Lake table, for Spark, DuckDB, Polars, Trino and whatever else reads the format.
+"""Fills a Delta table. The manifest is a table property.
 
-    delta://./lake/chunks            a folder of this machine; or delta:///srv/lake/chunks
-    delta+s3://bucket/lake/chunks    an object store; as well delta+gs:// and delta+az://container/...
-
-Keys come from the stores' own environment variables only: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and
-AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY.
-
-A flush is one commit: the new rows, and the files in which their ids, or deleted ones, were, written again without
-those. The commit holds for the version of the table that was looked at, and no other: if somebody committed meanwhile,
-all is looked at again. So an id is in every version at most once, whoever writes. The manifest is a table property.
+A flush is one commit: the new rows, and the files that held their ids, or deleted ones, rewritten without those. It
+holds for the version of the table that was read, and is repeated where others committed meanwhile. So an id is in
+every version at most once, whoever writes.
 """
 
 from __future__ import annotations
@@ -41,9 +35,9 @@ STORES = {"delta": "", "delta+s3": "s3://", "delta+gs": "gs://", "delta+az": "az
 EXAMPLE = "delta://./lake/chunks or delta+s3://bucket/lake/chunks"
 PROPERTY = "penstock"
 SMALL_PARTS = 64
-"""More files than that of less than half the size are put together by the next commit: many flushes, few files."""
+"""More files than that of less than half the size are put together by the next flush: many flushes, few files."""
 COMMITS = 12
-"""How often a commit is tried that others came before."""
+"""Tries of a commit that others came before."""
 LIMITS = {"timeout": "60s", "connect_timeout": "10s", "max_retries": "3", "retry_timeout": "60s"}
 UNSAFE = re.compile(r"[\[\]\\^|\x00-\x1f\x7f]|%[0-9a-f]{2}", re.IGNORECASE)
 """In a path, these make the driver panic or look elsewhere (deltalake 1.6.6)."""
@@ -60,14 +54,14 @@ def _errors(url: str) -> Iterator[None]:
     try:
         yield
     except CommitFailedError as error:
-        raise SinkUnavailable(f"{url}: others commit to this table all the time: {line(error)}") from error
+        raise SinkUnavailable(f"{url}: others commit to this table too often: {line(error)}") from error
     except (DeltaError, OSError, ValueError) as error:
         kind = SinkUnavailable if not url.startswith("delta:") and AWAY.search(str(error)) else SinkError
         raise kind(f"{url}: {line(error)}") from error
 
 
 class DeltaSink(Opened[Files], Sink):
-    """A Delta table: `delta://./lake/chunks`. Several may write at once."""
+    """A Delta table: `delta://./lake/chunks`. Several processes may write at once."""
 
     accepts = frozenset({Dense, MultiVector})
     named = True
@@ -91,6 +85,7 @@ class DeltaSink(Opened[Files], Sink):
         self._pending = Pending()
         self._lock = threading.Lock()
         self._near = ""
+        """The file in which the last fetched point was."""
 
     # ------------------------------------------------------------ the table and its manifest
 
@@ -107,7 +102,7 @@ class DeltaSink(Opened[Files], Sink):
             return None
 
     def _mine(self) -> DeltaTable:
-        """The newest version, where there has to be one of this space."""
+        """The newest version. Raises where it is not of this schema."""
         _, schema = self._opened()
         table = self._table()
         kept = None if table is None else self._kept(table)
@@ -116,7 +111,7 @@ class DeltaSink(Opened[Files], Sink):
         manifests.agree(kept, Manifest(schema), self._url)
         wanted = rows.schema(schema).names
         if [field.name for field in table.schema().fields] != wanted:
-            raise SinkError(f"{self._url} has got other columns than {', '.join(wanted)}: writing would lose some")
+            raise SinkError(f"{self._url} has other columns than {', '.join(wanted)}: writing would lose some")
         return table
 
     def _kept(self, table: DeltaTable) -> Manifest | None:
@@ -143,7 +138,7 @@ class DeltaSink(Opened[Files], Sink):
         self._hold(files, kept.schema)
 
     def _create(self, files: Files, manifest: Manifest) -> Manifest:
-        """Make the table; gives the manifest that it has."""
+        """Create the table. Return the manifest that it has."""
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError
 
@@ -158,7 +153,7 @@ class DeltaSink(Opened[Files], Sink):
                 storage_options=self._options,
                 raise_if_key_not_exists=False,
             )
-        except DeltaError:  # another one may have created it in the same moment
+        except DeltaError:  # another process may have created it in the same moment
             if (table := self._table()) is None or (kept := self._kept(table)) is None:
                 raise
             manifests.agree(kept, manifest, self._url)
@@ -178,7 +173,7 @@ class DeltaSink(Opened[Files], Sink):
             table = self._table()
             if table is None or self._kept(table) is None:
                 return
-            table.delete()  # first of all an empty index, so that what a kill leaves is one
+            table.delete()  # an empty index first, so that a kill leaves a valid one
             files = Files(self._uri, self._path, self._options)
             for name in files.names():
                 if PART.fullmatch(name):
@@ -187,7 +182,7 @@ class DeltaSink(Opened[Files], Sink):
                 files.system.delete_dir("_delta_log")
                 return
             shutil.rmtree((self._path / "_delta_log").rename(self._path / f".dropped-{uuid4()}"))
-            with suppress(OSError):  # something of the user's is in there
+            with suppress(OSError):  # files of the user are in it
                 self._path.rmdir()
 
     def _sync(self, version: int) -> None:
@@ -222,7 +217,7 @@ class DeltaSink(Opened[Files], Sink):
             self._commit()
 
     def _make_room(self) -> None:
-        """Before anything is added, so that a commit which fails can be tried again with the same batch."""
+        """Commit before anything is added, so that the same batch can be tried again where the commit fails."""
         if self._pending.full:
             self._commit()
 
@@ -265,7 +260,7 @@ class DeltaSink(Opened[Files], Sink):
         self._replace(table, self._holding(table, out), pending.counting(), out)
 
     def _compact(self, small: int, table: DeltaTable) -> None:
-        """Put small files together. No row changes by it, which the commit says to whoever streams the table."""
+        """Put small files together, in a commit that says no data changed: streams of the table see no row again."""
         little = {
             name for name, (count, size) in _sizes(table).items() if count < PART_ROWS // 2 and size < PART_BYTES // 2
         }
@@ -275,7 +270,7 @@ class DeltaSink(Opened[Files], Sink):
     def _replace(
         self, table: DeltaTable, old: set[str], new: Sequence[pa.Table] = (), out: pa.Array | None = None
     ) -> None:
-        """One version more: with new rows, and those of the old files but for the ids that are out."""
+        """Commit a version with the new rows, and those of the old files without the ids that are out."""
         from deltalake import CommitProperties
         from deltalake.transaction import RemoveAction
 
@@ -283,24 +278,24 @@ class DeltaSink(Opened[Files], Sink):
         shape, changes = table_schema(schema), out is not None
         groups = (group for name in sorted(old) for group in files.read(name, shape))
         kept = (group if out is None else without(group, out) for group in groups)
-        made = files.write(chain(new, kept), shape, changes=changes)
+        added = files.write(chain(new, kept), shape, changes=changes)
         now, sizes = int(time.time() * 1000), _sizes(table) if old else {}
-        gone = [RemoveAction(name, changes, now, sizes[name][1], {}) for name in sorted(old)]
-        if made or gone:
+        removed = [RemoveAction(name, changes, now, sizes[name][1], {}) for name in sorted(old)]
+        if added or removed:
             only_this = CommitProperties(max_commit_retries=0)
-            table.create_write_transaction([*made, *gone], "append", table.schema(), commit_properties=only_this)
+            table.create_write_transaction([*added, *removed], "append", table.schema(), commit_properties=only_this)
             self._sync(table.version())
 
     def maintain(self) -> None:
-        """Put small files together, let go of what no version of the last week needs (or of the time that the table's
-        `delta.deletedFileRetentionDuration` says), and sum the log up."""
+        """Put small files together, write a checkpoint of the log, and remove files that no version of the last week
+        needs, or of the table's `delta.deletedFileRetentionDuration`."""
         with self._lock, _errors(self._url):
             self._commit(small=1)
             table = self._mine()
             table.create_checkpoint()
             table.cleanup_metadata()
             unnamed = table.vacuum(full=True, dry_run=True)
-            # What a killed run left is in no version; but neither is what others keep beneath the folder.
+            # Files that a killed run left are in no version; but neither are files that others keep in the folder.
             table.vacuum(full=all(PART.fullmatch(name) for name in unnamed), dry_run=False)
 
     # ------------------------------------------------------------ reading
@@ -333,26 +328,26 @@ class DeltaSink(Opened[Files], Sink):
                     yield batch.column(0).to_pylist()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        """Where the last ones were, the next ones are looked for first: so a table is copied in one pass."""
+        """Look first where the last ids were found, so that a table is copied in one pass."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         _, schema = self._opened()
         wanted = pa.array(list(dict.fromkeys(ids)), pa.string())
-        found: list[Point] = []
+        points: list[Point] = []
         with _errors(self._url):
             fragments = list(self._dataset(self._mine()).get_fragments())
             start = next((n for n, fragment in enumerate(fragments) if fragment.path == self._near), 0)
             for fragment in (*fragments[start:], *fragments[:start]):
-                if len(found) == len(wanted):
+                if len(points) == len(wanted):
                     break
                 for piece in fragment.split_by_row_group():
                     if piece.count_rows(filter=pc.field("id").isin(wanted)):
                         table = piece.to_table(filter=pc.field("id").isin(wanted))
                         for batch in table.combine_chunks().to_batches():
-                            found += rows.points(batch, schema)
+                            points += rows.points(batch, schema)
                         self._near = fragment.path
-        return found
+        return points
 
     def close(self) -> None:
         self._pending = Pending()

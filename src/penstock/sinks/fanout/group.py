@@ -1,4 +1,4 @@
-"""The members of a fan-out: which of them is up, what the ledger is told of them, and calls of all at once."""
+"""The members of a fan-out: their states, what the ledger records of them, and calls of all at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 UP, JOINING, BEHIND = "up", "joining", "behind"
 SELDOM = 20
-"""Times the pause at first: how long the pause between two tries grows during a run."""
+"""Pauses between two tries grow to so many times the first one."""
 
 
 class Comparison(Protocol):
@@ -29,7 +29,7 @@ class Comparison(Protocol):
 
 
 class Book(Protocol):
-    """What of the ledger it takes; `penstock.ledger` says what each means."""
+    """The part of `penstock.ledger.Ledger` that a fan-out uses."""
 
     def counts(self) -> Mapping[str, int]: ...
     def members(self) -> Mapping[str, int | None]: ...
@@ -51,18 +51,18 @@ class Member:
     sink: Sink
     state: str = UP
     since: int = 0
-    """The run from which on it may lack something, while it is not up; 0 where nothing is known of it."""
+    """The run since which it may lack something, while it is not up; 0 where the ledger does not know it."""
     opened: bool = False
-    had: bool = False
+    had_index: bool = False
     """It held an index when it was opened."""
     refuses: bool = False
-    """It has refused points, one of which it may take one day."""
+    """It has refused points, which it may take in a later version."""
     refused: int = 0
     due: float = 0.0
     """When it is tried again, during a run."""
     tries: int = 0
     steps: Iterator[None] | None = None
-    """Its way back, while it is on it."""
+    """The steps by which it catches up, while it does."""
 
     @property
     def url(self) -> str:
@@ -74,7 +74,7 @@ class Member:
 
 
 class Group:
-    """Without a ledger nobody is left behind: a call fails where one of them does."""
+    """The members. Without a ledger none falls behind: a call fails where one of them does."""
 
     def __init__(self, sinks: Sequence[Sink], grace: float, again: float) -> None:
         self.members = [Member(sink) for sink in sinks]
@@ -83,10 +83,10 @@ class Group:
         self.turns = Turns()
         self.mutex = threading.RLock()
         self.unflushed: list[str] = []
-        """Deleted since the last flush, so perhaps not for good."""
+        """Ids deleted since the last flush, so perhaps not for good."""
         self.unseen = False
-        """Something was written since the last flush, so perhaps nobody can read it yet."""
-        self.said: deque[str] = deque(maxlen=50)
+        """Something was written since the last flush, so perhaps it cannot be read yet."""
+        self.notices: deque[str] = deque(maxlen=50)
 
     @property
     def up(self) -> list[Member]:
@@ -99,8 +99,8 @@ class Group:
     # ------------------------------------------------------------ all at once
 
     def everywhere(self, call: Callable[[Sink], T]) -> dict[Member, T]:
-        """Have every member that is not behind do it, at the same time. Those that are away are left behind, but for
-        the last one that is up."""
+        """Call every member that is not behind, at the same time. Those that are unavailable fall behind, but for the
+        last one that is up."""
         active = [member for member in self.members if member.state != BEHIND]
         if not any(member.state == UP for member in active):
             raise SinkUnavailable(f"none of {self.names} is up to date")
@@ -113,7 +113,7 @@ class Group:
             except BaseException as error:
                 failed[member] = error
 
-        # Daemons, as the engine's: a second Ctrl-C ends the process, whatever a native call is doing.
+        # Daemon threads, as the engine's: a second Ctrl-C ends the process, whatever a native call is doing.
         threads = [threading.Thread(target=work, args=(member,), daemon=True) for member in active[1:]]
         for thread in threads:
             thread.start()
@@ -125,7 +125,7 @@ class Group:
             if member not in away:
                 raise broken(member, error)
         if away:
-            with self.mutex:  # another thread may have left behind a member that has done it
+            with self.mutex:  # a member that has done it may have fallen behind in another thread
                 if self.ledger is None or not any(member.state == UP for member in done):
                     raise next(iter(away.values()))
                 for member, reason in away.items():
@@ -147,7 +147,7 @@ class Group:
     def flush(self) -> None:
         with self.mutex:
             count = len(self.unflushed)
-        self.unseen = False  # before: what is written meanwhile may not be part of it
+        self.unseen = False  # set before: what is written meanwhile may not be part of the flush
         try:
             self.everywhere(lambda sink: sink.flush())
         except BaseException:
@@ -156,10 +156,10 @@ class Group:
         with self.mutex:
             del self.unflushed[:count]
 
-    # ------------------------------------------------------------ what the ledger is told
+    # ------------------------------------------------------------ records in the ledger
 
     def leave(self, member: Member, why: Transient) -> None:
-        """It is behind from now on: in the ledger, before anybody is told that the others are not."""
+        """Record that a member is behind, before writes of the others are acknowledged."""
         assert self.ledger is not None
         with self.mutex:
             self.ledger.fell_behind(member.url, self.unflushed)
@@ -170,11 +170,11 @@ class Group:
             member.wait(self.again)
 
     def miss(self, member: Member, why: Transient) -> None:
-        told = str(why) if member.url in str(why) else f"{member.url}: {why}"
-        self.said.append(f"{told}; the others go on without it, and it catches up when it is back")
+        reason = str(why) if member.url in str(why) else f"{member.url}: {why}"
+        self.notices.append(f"{reason}; the others go on without it, and it catches up when it is back")
 
     def note(self, member: Member, points: Sequence[Point], reasons: Mapping[str, str]) -> None:
-        """What a member refused, and what it has taken after all."""
+        """Record the points that a member refused, and those that it took after having refused them."""
         if self.ledger is None:
             return
         if member.refuses:
@@ -188,17 +188,17 @@ class Group:
     # ------------------------------------------------------------ read
 
     def sources(self, target: Member) -> list[Member]:
-        """Those that can give what another one lacks."""
+        """The members from which another one can get what it lacks."""
         return [member for member in self.up if member.sink.readable and member is not target]
 
     def readers(self) -> list[Member]:
-        """Those that can be read, unless none can. While nobody knows which of them is right, any."""
+        """The members that are up and can be read, or all if none can be. While none is up, those that are open."""
         candidates = self.up or [member for member in self.members if member.opened]
         readable = any(member.sink.readable for member in self.members)
         return [member for member in candidates if member.sink.readable or not readable]
 
     def gather(self, ids: Sequence[str], members: Sequence[Member]) -> dict[str, Point]:
-        """Points from the first that has them: one may have refused what another took."""
+        """The points, each from the first member that has it: one may have refused a point that another took."""
         found: dict[str, Point] = {}
         left = list(dict.fromkeys(ids))
         away: Transient | None = None
@@ -232,17 +232,17 @@ def put(sink: Sink, points: Sequence[Point]) -> dict[str, str]:
 
 
 def broken(member: Member, error: BaseException) -> BaseException:
-    """What ends the run, with the member's name."""
+    """The error that ends the run, with the member's url in it."""
     if not isinstance(error, Exception) or (isinstance(error, PenstockError) and member.url in str(error)):
         return error
-    told = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
-    named = SinkError(f"{member.url}: {told}")
+    message = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
+    named = SinkError(f"{member.url}: {message}")
     named.__cause__ = error
     return named
 
 
 class Turns:
-    """Many at once, or one alone. Whoever waits to be alone goes before those that come later."""
+    """A lock that many share or one holds alone. A thread that waits for it alone goes before those that come later."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

@@ -1,13 +1,4 @@
-"""How a fan-out's members come in: what is known of each when it is opened, and how one that is behind catches up.
-
-1. It deletes what was noted for it; one that the ledger knows nothing of, whatever the ledger does not know.
-2. It joins: from now on it gets every write and deletion.
-3. It gets what was acknowledged since it fell behind, and what is in doubt, from a member that is up. Nothing else is
-   written while a page is copied, so that no older version of a point comes after a newer one.
-4. It is flushed, and is up.
-
-Broken off anywhere, it is behind as before and begins again.
-"""
+"""Opens the members of a fan-out, and has those that are behind catch up: see `Joining`."""
 
 from __future__ import annotations
 
@@ -26,7 +17,7 @@ from penstock.sinks import manifests
 from penstock.sinks.fanout.group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
 
 FIRST, PAGE, PAGE_BYTES = 16, 256, 4 << 20
-"""Points that are copied while the others wait: at first, at most, and about how many bytes."""
+"""Points that are copied while the others wait: at first and at most; and about their most bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +31,17 @@ class _Page:
 
 
 class Joining:
-    """`mine` tells this pipeline's ids in a shared store; `adopt` lets members in that another ledger filled."""
+    """How a member that is behind catches up:
+
+    1. It deletes the ids recorded for it; where the ledger does not know the member, all ids that the ledger lacks.
+    2. It joins: from now on it gets every write and deletion.
+    3. It gets the points acknowledged since it fell behind, and those in doubt, from a member that is up. Nothing else
+       is written while a page is copied, so that no older version of a point comes after a newer one.
+    4. It is flushed, and is up.
+
+    Interrupted anywhere, it is behind as before and begins again. `mine` tells this pipeline's ids in a shared store;
+    `adopt` accepts members that another ledger filled.
+    """
 
     def __init__(
         self, group: Group, ledger: Book, manifest: Manifest, mine: Callable[[str], bool], adopt: bool
@@ -53,7 +54,7 @@ class Joining:
 
     def open(self) -> None:
         group, ledger, members = self._group, self._ledger, self._group.members
-        group.said.clear()
+        group.notices.clear()
         group.unflushed.clear()
         for member in members:
             member.refused = member.tries = 0
@@ -72,7 +73,7 @@ class Joining:
             except Transient as error:
                 away[member] = error
             else:
-                member.opened, member.had = True, found is not None
+                member.opened, member.had_index = True, found is not None
         complete = [member for member in members if since[member] is None]
         if complete and all(member in away for member in complete):
             raise away[complete[0]]
@@ -87,7 +88,7 @@ class Joining:
                 member.wait(group.again)
 
     def _look(self, member: Member) -> Manifest | None:
-        """Its manifest, if it has one that allows filling it from here."""
+        """The manifest of a member, None where it has none. Raises where this ledger may not fill it."""
         kept, owners = member.sink.manifest(), self._manifest.owners
         if kept is not None:
             manifests.agree(kept, self._manifest, member.url)
@@ -97,22 +98,22 @@ class Joining:
         taken = any(kept.owners.get(name, owner) != owner for name, owner in owners.items())
         if taken or (whole and kept.owners.keys() != owners.keys()):
             raise OwnershipError(
-                f"{member.url} was filled by another ledger. Take another place for it, or take it over with --adopt:"
-                " what it holds is then brought up to date with the others"
+                f"{member.url} was filled by another ledger. Use another url for it, or take it over with --adopt: its"
+                " points are then brought up to date with the others'"
             )
         return kept
 
     def _since(
         self, kept: Mapping[Member, Manifest | None], away: Mapping[Member, Transient]
     ) -> dict[Member, int | None]:
-        """From which run on each member may lack something: none if it lacks nothing, 0 if nothing is known of it."""
+        """Since which run each member may lack something: None where it cannot, 0 where the ledger does not know it."""
         known, mine = self._ledger.members(), self._manifest.owners.items()
         empty = not self._ledger.counts()["acknowledged"]
         since: dict[Member, int | None] = {
             member: (None if empty else 0) if member in kept and kept[member] is None else known.get(member.url, 0)
             for member in self._group.members
         }
-        if not known:  # until now there was one sink: that which this ledger filled is as the ledger says
+        if not known:  # until now there was one sink: the one that this ledger filled is up
             filled = [member for member, found in kept.items() if found and mine and mine <= found.owners.items()]
             if len(filled) == 1:
                 since[filled[0]] = None
@@ -122,7 +123,7 @@ class Joining:
 
     def adopt(self) -> None:
         opened = [member for member in self._group.readers() if member.opened]
-        lead = next((member for member in opened if member.had), opened[0])
+        lead = next((member for member in opened if member.had_index), opened[0])
         for member in self._group.members:
             member.state, member.since = (UP if member is lead else BEHIND), 0
         self._ledger.enlist({member.url: None if member is lead else 0 for member in self._group.members})
@@ -130,14 +131,16 @@ class Joining:
     # ------------------------------------------------------------ catch up
 
     def between_runs(self) -> None:
-        """Everybody that can be reached, to the end."""
+        """Have every member that can be reached catch up to the end."""
         self._between_runs = True
         try:
             self.catch_up([member for member in self._group.members if member.state != UP], math.inf)
         finally:
             self._between_runs = False
         if not self._group.up:
-            raise SinkUnavailable(f"none of {self._group.names} is up to date, and the one that is nearest is away")
+            raise SinkUnavailable(
+                f"none of {self._group.names} is up to date, and the one that lacks the least is unavailable"
+            )
 
     def catch_up(self, members: Sequence[Member], seconds: float) -> None:
         if not self._one.acquire(blocking=False):
@@ -166,10 +169,10 @@ class Joining:
         group = self._group
         readable = [one for one in group.members if one.sink.readable]
         if not group.sources(member) and readable and min(group.members, key=_rank) is not member:
-            return  # that one comes first: it lacks the least
+            return  # another one comes first: it lacks the least
         self._reach(member)
         with group.turns.alone():
-            since = member.since  # what was on its way to it when it fell behind has come to an end
+            since = member.since  # calls that were under way when it fell behind have ended
         if since == 0 and member.sink.readable and member.sink.count():
             self._remove_orphans(member)
         while self._delete_noted(member):
@@ -181,10 +184,10 @@ class Joining:
             if page is not None:
                 yield
         if last.lost:
-            group.said.append(f"no place holds {last.lost:,} points any more: their documents are read again")
+            group.notices.append(f"no store holds {last.lost:,} points any more: their documents are read again")
         if member.state == UP:
             member.tries = 0
-            group.said.append(f"{member.url} caught up: {last.copied:,} points")
+            group.notices.append(f"{member.url} caught up: {last.copied:,} points")
 
     def _reach(self, member: Member) -> None:
         kept = self._look(member)
@@ -201,7 +204,7 @@ class Joining:
             member.sink.alias(now.current)
 
     def _remove_orphans(self, member: Member) -> None:
-        """Take out what the ledger does not know. It gets no writes meanwhile, and what it lacks then it gets later."""
+        """Delete the ids that the ledger does not know. The member gets no writes meanwhile; it gets them later."""
         pages = ([id for id in page if self._mine(id)] for page in member.sink.ids())
         comparison = self._ledger.compare(pages)
         try:
@@ -213,7 +216,8 @@ class Joining:
             comparison.close()
 
     def _delete_noted(self, member: Member) -> bool:
-        """Delete some of what was noted. When there is no more, it joins: nothing can be noted in between."""
+        """Delete some of the ids recorded for the member. When there are no more, it joins: none can be recorded in
+        between."""
         with self._group.turns.alone():
             ids = self._ledger.undeleted(member.url, member.sink.max_rows)
             if not ids:
@@ -225,10 +229,10 @@ class Joining:
         return True
 
     def _copy(self, member: Member, since: int, last: _Page) -> _Page | None:
-        """Copy a page of what it missed. None after the last one, when it is up, or once it has fallen behind again."""
+        """Copy a page of the points it missed. None after the last one, when it is up, or once it fell behind again."""
         group, ledger = self._group, self._ledger
         with group.turns.alone():
-            if group.unseen:  # or a version that can be read would come after a newer one that cannot be, yet
+            if group.unseen:  # else an older version could be copied over a newer one that cannot be read yet
                 group.flush()
             if member.state != JOINING:
                 return None
@@ -241,8 +245,8 @@ class Joining:
             points = group.gather([id.hex() for _, id, _ in rows], group.sources(member))
             lost = [(document, id) for document, id, acked in rows if acked and id.hex() not in points]
             if lost and not self._between_runs:
-                # A document that is being read would be called done without them.
-                group.leave(member, SinkUnavailable("no other place has all that it lacks"))
+                # A document that is being read would be finished without them.
+                group.leave(member, SinkUnavailable("no other store has all that it lacks"))
                 return None
             ledger.lose(lost)
             weight = give(group, member, list(points.values()))
@@ -252,12 +256,12 @@ class Joining:
 
 
 def give(group: Group, member: Member, points: Sequence[Point]) -> int:
-    """Write these to one member; gives how many bytes they are."""
+    """Write these to one member. Return their bytes."""
     if points:
         group.note(member, points, put(member.sink, points))
     return sum(point.nbytes for point in points)
 
 
 def _rank(member: Member) -> tuple[bool, int, bool]:
-    """The nearest to the truth first: where none is up, the others are brought up to date with that one."""
+    """Those that lack the least come first: where none is up, the others catch up with that one."""
     return not member.sink.readable, -member.since, not member.opened

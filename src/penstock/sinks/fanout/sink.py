@@ -1,9 +1,8 @@
-"""One pass into several sinks. One that is away does not hold up the others: it is left behind, and catches up.
+"""Fills several sinks in one pass. One that is unavailable does not hold up the others: it is behind, and catches up.
 
-A member is *up* (it has all that is acknowledged, but what it refused), *behind*, or *joining* again. One that is
-behind is written down in the ledger before an acknowledgement of the others can be, with the run from which on it may
-lack something; it gets no more writes, and what it should have deleted is noted. What it lacks it gets from the others
-when it can be reached, during a run and between two. At least one is up at any time, or a write raises SinkUnavailable.
+A member is *up* (it has every acknowledged point but those it refused), *behind*, or *joining* again. Before the
+others' writes are acknowledged, the ledger records that a member is behind, and then which deletions it misses. It gets
+no more writes; when it is reachable, it gets what it lacks from the others.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from penstock.sinks.fanout.joining import FIRST, Joining, give
 SLICE = 1.0
 """Seconds that a flush spends on members that catch up."""
 UNFLUSHED = 10_000
-"""Deletions that are remembered between two flushes."""
+"""Deletions that are held in memory between two flushes."""
 
 
 class FanOut(Sink):
-    """Several sinks, filled together.
+    """Several sinks, filled together. At least one is up at any time, or a write raises SinkUnavailable.
 
-    `grace`: for how many seconds a member that is away is waited for. `again`: after how many it is tried again, during
-    a run. Without a ledger (`attach`) nobody is left behind: a call fails where one of them does.
+    `grace` is the seconds for which a member that is unavailable is waited for, `again` those after which it is tried
+    again during a run. Without a ledger (`attach`) no member falls behind: a call fails where one of them does.
     """
 
     def __init__(self, sinks: Sequence[Sink], grace: float = 10.0, again: float = 30.0) -> None:
@@ -72,26 +71,26 @@ class FanOut(Sink):
     # ------------------------------------------------------------ lifecycle
 
     def attach(self, ledger: Book, mine: Callable[[str], bool] | None = None, *, adopt: bool = False) -> None:
-        """The ledger by which members catch up, given before anything else is asked. `mine` tells this pipeline's ids
-        in a shared store; `adopt` lets members in that another ledger filled."""
+        """Use this ledger to have members catch up; call it before anything else. `mine` tells this pipeline's ids in a
+        shared store; `adopt` accepts members that another ledger filled."""
         self._group.ledger, self._mine, self._adopt = ledger, mine or _any, adopt
 
     def detach(self) -> None:
         self._group.ledger = None
 
     def manifest(self) -> Manifest | None:
-        """Of the first member that has one, those that are up before those that are behind."""
+        """The manifest of the first member that has one; members that are up come before those that are behind."""
         behind = self.behind
         away: Transient | None = None
         for sink in sorted(self._sinks, key=lambda sink: sink.url in behind):
             try:
-                if (found := sink.manifest()) is not None:
-                    return found
+                if (kept := sink.manifest()) is not None:
+                    return kept
             except Transient as error:
                 away = error
         ledger = self._group.ledger
         if away is not None and (ledger is None or ledger.counts()["acknowledged"]):
-            raise away  # it may have one: "there is no index" would be taken for the end of all that was done
+            raise away  # it may have one; without an index the ledger would be started anew
         return None
 
     def open(self, manifest: Manifest) -> None:
@@ -109,8 +108,8 @@ class FanOut(Sink):
             raise
 
     def adopt(self) -> None:
-        """Take the first member that held an index for the truth: the caller reads it back into the ledger, and the
-        others are brought up to date with it."""
+        """Take the first member that held an index as the one that is up. The caller reads it back into the ledger, and
+        the others catch up with it."""
         assert self._joining is not None
         self._joining.adopt()
 
@@ -125,7 +124,7 @@ class FanOut(Sink):
             self._group.everywhere(lambda sink: sink.replace_manifest(self._fitted(sink, manifest)))
 
     def _fitted(self, sink: Sink, manifest: Manifest) -> Manifest:
-        """A store that is shared names the pipelines that fill it, and not those that fill another member."""
+        """The manifest for one member. A shared store keeps the owners that fill it, not those of other members."""
         if self._joining is None or self._manifest is None or (kept := sink.manifest()) is None:
             return manifest
         mine = {name: owner for name, owner in manifest.owners.items() if name in self._manifest.owners}
@@ -138,7 +137,7 @@ class FanOut(Sink):
                 stack.callback(sink.drop)
 
     def alias(self, number: int) -> str:
-        """One that is behind is told when it catches up."""
+        """Set the alias of every member that is up; the others' is set when they catch up."""
         behind = self.behind
         names = [sink.alias(number) for sink in self._sinks if sink.url not in behind]
         return " + ".join(name for name in names if name)
@@ -148,19 +147,19 @@ class FanOut(Sink):
             try:
                 member.sink.maintain()
             except Transient as error:  # nothing is lost by it, and the next run does it
-                self._group.said.append(f"{member.url} could not be maintained: {error}")
+                self._group.notices.append(f"{member.url} could not be maintained: {error}")
 
-    # ------------------------------------------------------------ what there is to say
+    # ------------------------------------------------------------ reports
 
     @property
     def behind(self) -> dict[str, int]:
-        """Which members lack something, and since which run: by the ledger, so before `open` too."""
+        """The members that lack something, by url, and since which run. Read from the ledger, so before `open` too."""
         known = self._group.ledger.members() if self._group.ledger is not None else {}
         return {sink.url: since for sink in self._sinks if (since := known.get(sink.url)) is not None}
 
     @property
     def lagging(self) -> bool:
-        """Whether some member has something to catch up with, or is new."""
+        """Whether a member has to catch up, or is new."""
         known = self._group.ledger.members() if self._group.ledger is not None else None
         return known is not None and any(known.get(sink.url, 0) is not None for sink in self._sinks)
 
@@ -171,7 +170,7 @@ class FanOut(Sink):
             for member in self._group.members
             if member.refused
         ]
-        return [*self._group.said, *refused]
+        return [*self._group.notices, *refused]
 
     # ------------------------------------------------------------ write
 
@@ -181,8 +180,8 @@ class FanOut(Sink):
             try:
                 done = group.everywhere(lambda sink: put(sink, points))
             finally:
-                group.unseen = True  # afterwards: a flush meanwhile may have come too early for it
-            # Without a ledger there is nowhere to note that one lacks what another has.
+                group.unseen = True  # set afterwards: a flush meanwhile may have come too early
+            # Without a ledger nothing records that one lacks a point that another has.
             common = set.intersection if group.ledger is not None else set.union
             nowhere = common(*(set(reasons) for reasons in done.values()))
             for member, reasons in done.items():
@@ -195,7 +194,7 @@ class FanOut(Sink):
         with group.turns.shared():
             if group.ledger is not None:
                 with group.mutex:
-                    group.unflushed += ids  # first: whoever falls behind from now on has them noted
+                    group.unflushed += ids  # first: they are recorded for any member that falls behind from now on
                     behind = [member for member in group.members if member.state == BEHIND]
                 for member in behind:
                     group.ledger.fell_behind(member.url, ids)
@@ -207,7 +206,7 @@ class FanOut(Sink):
                 group.flush()
 
     def flush(self) -> None:
-        """And, now and then, a part of what a member has to catch up with."""
+        """Flush the members, and give those that are behind a part of what they lack."""
         group = self._group
         with group.turns.shared():
             group.flush()
@@ -217,13 +216,13 @@ class FanOut(Sink):
             self._joining.catch_up(due, SLICE)
 
     def catch_up(self) -> None:
-        """Bring every member that can be reached up to date with the others: before and after a run, not during one.
-        Raises SinkUnavailable if none is up then."""
+        """Bring every member that can be reached up to date, before and after a run. Raises SinkUnavailable if none is
+        up then."""
         if self._joining is not None:
             self._joining.between_runs()
 
     def restore(self, url: str, ids: Sequence[str]) -> list[str]:
-        """Write these points, which a member lost, as the others have them; gives the ids that no other has."""
+        """Write points that a member lost, as the others have them. Return the ids that no other has."""
         group = self._group
         member = next(member for member in group.members if member.url == url)
         lost: list[str] = []
@@ -249,12 +248,12 @@ class FanOut(Sink):
         return self._reader().ids()
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        """While all that can be read are behind, nothing is there: what they hold may be of yesterday."""
+        """The points that members which are up hold. Those of members that are behind may be outdated."""
         return list(self._group.gather(ids, self._group.readers()).values())
 
 
 def members(sink: Sink) -> Sequence[Sink]:
-    """The sinks of a fan-out; one sink is its own."""
+    """The sinks of a fan-out; any other sink alone."""
     return sink.sinks if isinstance(sink, FanOut) else (sink,)
 
 

@@ -33,10 +33,10 @@ class KnownIds:
         import numpy as np
 
         digests = b"".join(blake2b(id.encode(), digest_size=16).digest() for id in ids)
-        places = np.frombuffer(digests, np.uint32).reshape(-1, 4) & np.uint32((1 << 26) - 1)
-        bits = np.left_shift(1, places & 7).astype(np.uint8)
-        known = (self._bits[places >> 3] & bits) != 0
-        np.bitwise_or.at(self._bits, places >> 3, bits)
+        positions = np.frombuffer(digests, np.uint32).reshape(-1, 4) & np.uint32((1 << 26) - 1)
+        bits = np.left_shift(1, positions & 7).astype(np.uint8)
+        known = (self._bits[positions >> 3] & bits) != 0
+        np.bitwise_or.at(self._bits, positions >> 3, bits)
         return [ids[row] for row in np.flatnonzero(known.all(axis=1)).tolist()]
 
 

@@ -105,7 +105,7 @@ class LanceSink(Opened[Any], Sink):
             with self._turn, errors(self._url):
                 if self._known is None:
                     self._known = KnownIds(id for page in self._ids() for id in page)
-                # Before the write: where that fails, nobody knows what of it is there, and a second try merges.
+                # Before the write: where that fails, some of its ids may be in the table, and the next try merges.
                 known = self._known.among([cells[0] for cells in batch.rows])
                 if 0 < len(known) <= FEW and not table.count_rows(rows.listed(known)):
                     known = []
