@@ -23,7 +23,6 @@ from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.sinks.delta import DeltaSink, files
 from penstock.sinks.delta import sink as delta
 from penstock.testing.sink_suite import DIM, MakeSink, SinkSuite, holds, point, write_and_flush
-from tests.s3 import moto
 
 deltalake = pytest.importorskip("deltalake")
 
@@ -358,72 +357,6 @@ def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------ object stores
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with moto() as url:
-        yield url
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    import boto3
-
-    given = {"ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "very-secret-key", "REGION": "us-east-1"}
-    for name, value in {**given, "ENDPOINT_URL": server, "ALLOW_HTTP": "true"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    client = boto3.client("s3", region_name="us-east-1", endpoint_url=server)
-    name = f"lake-{time.monotonic_ns()}"
-    client.create_bucket(Bucket=name)
-    return name
-
-
-def test_s3(bucket: str) -> None:
-    """Written, overwritten, deleted, maintained, read back and dropped, beside another one."""
-    with DeltaSink(f"delta+s3://{bucket}/lake/chunks") as sink, sink.generation(1) as beside:
-        assert sink.manifest() is None
-        sink.open(MANIFEST)
-        assert DeltaSink(sink.url).manifest() == MANIFEST
-        sink.write([point(n) for n in range(20)])
-        sink.flush()
-        sink.write([point(n, version=1) for n in range(5)])
-        sink.delete([point(19).id])
-        holds(sink, [*(point(n, version=1) for n in range(5)), *(point(n) for n in range(5, 19))])
-        sink.maintain()
-        beside.open(MANIFEST)
-        holds(beside, [])
-        beside.drop()
-        assert beside.manifest() is None
-        holds(sink, [*(point(n, version=1) for n in range(5)), *(point(n) for n in range(5, 19))])
-        sink.drop()
-        assert sink.manifest() is None
-
-
-class TestDeltaS3(TestDelta):
-    """Two at once, where a commit is a conditional put."""
-
-    @pytest.fixture
-    def make_sink(self, bucket: str) -> MakeSink:
-        return lambda: DeltaSink(f"delta+s3://{bucket}/chunks")
-
-
-for _name in [n for n in dir(SinkSuite) if n.startswith("test_")]:
-    if _name not in ("test_two_write_at_once", "test_the_manifest_is_kept", "test_deletes_what_is_there"):
-        setattr(TestDeltaS3, _name, None)
-
-
-def test_a_store_that_is_away_is_transient(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told in seconds, without a key; a bucket that does not exist is an error for good."""
-    with pytest.raises(SinkError) as raised:
-        DeltaSink(f"delta+s3://no-{bucket}/chunks").open(MANIFEST)
-    assert not isinstance(raised.value, Transient)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    began = time.monotonic()
-    with pytest.raises(Transient) as raised:
-        DeltaSink(f"delta+s3://{bucket}/chunks").manifest()
-    assert time.monotonic() - began < 20
-    assert "very-secret-key" not in str(raised.value)
 
 
 def streamed(place: Path) -> list[int]:

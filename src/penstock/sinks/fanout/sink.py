@@ -18,6 +18,7 @@ from penstock.core.contracts import Sink
 from penstock.core.errors import Rejected, SinkUnavailable, Transient, UsageError
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
+from penstock.sinks import manifests
 from penstock.sinks.fanout.group import BEHIND, UP, Book, Group, Member, put
 from penstock.sinks.fanout.joining import FIRST, Joining, give
 
@@ -94,6 +95,7 @@ class FanOut(Sink):
         return None
 
     def open(self, manifest: Manifest) -> None:
+        manifests.supported(manifest.schema, self)  # before one member is created and another one refuses
         group, self._manifest = self._group, manifest
         try:
             if group.ledger is not None:
