@@ -1,9 +1,19 @@
-"""The suite for sparse vectors in stores that find only points which share an index with the query."""
+"""Sparse vectors, and their suite for stores that find only points which share an index with the query."""
 
 from __future__ import annotations
 
-from penstock.core.records import VECTOR, Sparse
-from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, similarity
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from penstock.core.records import VECTOR, Point, Sparse
+from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, point, similarity
+
+
+def sparse(n: int, indices: Sequence[int], values: Sequence[float]) -> Point:
+    """The nth point, with this vector."""
+    return replace(point(n), vectors={VECTOR: Sparse(np.array(indices, np.int32), np.array(values, np.float32))})
 
 
 class Overlapping(SinkSuite):
