@@ -74,18 +74,18 @@ _MEANING: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def parse(where: Mapping[str, Any] | None) -> Filter | None:
-    """None where nothing is asked. Raises UsageError where it cannot be meant."""
-    found = _parse(where, 1) if where else None
-    if _levels(found) > DEPTH:
+    """The filter; None where there is none. Raises UsageError for an invalid one."""
+    wanted = _parse(where, 1) if where else None
+    if _levels(wanted) > DEPTH:
         raise UsageError(_DEEP)
-    return found
+    return wanted
 
 
 _DEEP = f"a filter of more than {DEPTH} levels"
 
 
-def _levels(found: Filter | None) -> int:
-    match found:
+def _levels(wanted: Filter | None) -> int:
+    match wanted:
         case Every(terms) | Some(terms):
             return 1 + max(map(_levels, terms))
         case Not(term):
@@ -163,8 +163,8 @@ def passes(chunk: Chunk, wanted: Filter) -> bool:
     """What the tree means."""
     match wanted:
         case Compare(field, sign, value):
-            found = getattr(chunk, field)
-            return found is not None and _MEANING[sign](found, value)
+            held = getattr(chunk, field)
+            return held is not None and _MEANING[sign](held, value)
         case Among(field, values):
             return getattr(chunk, field) in values
         case Absent(field):

@@ -1,4 +1,4 @@
-"""What flows through a penstock.
+"""The records that flow through a pipeline.
 
     Change -> Item -> Block -> Piece -> Chunk -> Point -> (search) -> Hit
 
@@ -59,7 +59,7 @@ class _Nothing(Mapping[str, Any]):
 NOTHING: Metadata = _Nothing()
 
 
-# ---------------------------------------------------------------- what a source tells
+# ---------------------------------------------------------------- from sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class Item:
 
     @property
     def nbytes(self) -> int:
-        told = sum(100 + len(value) if isinstance(value, str) else 100 for value in self.metadata.values())
-        return 800 + len(self.uri) + told
+        metadata = sum(100 + len(value) if isinstance(value, str) else 100 for value in self.metadata.values())
+        return 800 + len(self.uri) + metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Checkpoint:
 Change = Upsert | Delete | Unreadable | ListingEnd | Checkpoint
 
 
-# ---------------------------------------------------------------- what parsers and chunkers yield
+# ---------------------------------------------------------------- from parsers and chunkers
 
 
 @_many
@@ -255,7 +255,7 @@ class Point:
         return self.chunk.nbytes + sum(v.nbytes for v in self.vectors.values()) + 550
 
 
-# ---------------------------------------------------------------- what an index is, and finds
+# ---------------------------------------------------------------- search results
 
 
 @dataclass(frozen=True, slots=True)

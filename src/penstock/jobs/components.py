@@ -64,8 +64,8 @@ class Components:
             return self.at(0), held
         # A run on generation 0 has its ledger open anyway, and says there that it is the current one.
         point_ledger(self.at(0).ledger, held.current)
-        there = self.at(held.current)
-        return there, there.sink.manifest()
+        one = self.at(held.current)
+        return one, one.sink.manifest()
 
     def schema(self) -> IndexSchema:
         """What the index must be made of, known before anything is opened."""

@@ -55,7 +55,7 @@ def copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None = None)
         raise UsageError(f"{old.url} cannot be copied into itself")
     if (held := old.manifest()) is None:
         raise SinkError(f"there is no index at {old.url}")
-    if (there := new.manifest()) is not None and there.owners:
+    if (existing := new.manifest()) is not None and existing.owners:
         raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another url")
     old.open(held)
     new.open(Manifest(held.schema))

@@ -184,12 +184,12 @@ def _whole(session: Session, chunk: Chunk) -> Chunk | None:
     return None
 
 
-def _near(kept: Vector, made: Vector) -> bool:
+def _near(kept: Vector, new: Vector) -> bool:
     import numpy as np
 
-    if isinstance(kept, Sparse) and isinstance(made, Sparse) and not np.array_equal(kept.indices, made.indices):
+    if isinstance(kept, Sparse) and isinstance(new, Sparse) and not np.array_equal(kept.indices, new.indices):
         return False
-    a, b = np.ravel(kept.values).astype(np.float64), np.ravel(made.values).astype(np.float64)
+    a, b = np.ravel(kept.values).astype(np.float64), np.ravel(new.values).astype(np.float64)
     return a.shape == b.shape and bool(a @ b >= NEAR * np.linalg.norm(a) * np.linalg.norm(b))
 
 
