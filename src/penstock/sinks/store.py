@@ -6,11 +6,12 @@ import os
 import re
 from abc import abstractmethod
 from contextlib import closing
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.schema import IndexSchema, Manifest
+from penstock.core.schema import Manifest
 from penstock.sinks import manifests
+from penstock.sinks.base import Opened
 
 
 class Handle(Protocol):
@@ -25,25 +26,17 @@ class Handle(Protocol):
 H = TypeVar("H", bound=Handle)
 
 
-class Store(Generic[H]):
-    """A url, perhaps with a client of the user's; and once it is open, a handle and the space of the vectors."""
+class Store(Opened[H]):
+    """A sink or index whose store is reached by a client, perhaps one of the user's."""
 
     def __init__(self, url: str, client: Any = None) -> None:
-        self._url, self._client = url, client
-        self._handle: H | None = None
-        self._schema: IndexSchema | None = None
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
+        super().__init__(url)
+        self._client = client
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._client is not None:
             raise UsageError(f"{self._url}: a client cannot go to another process; leave it out, and one is made there")
-        return type(self), (self._url,)
-
-    @property
-    def url(self) -> str:
-        return self._url
+        return super().__reduce__()
 
     def generation(self, number: int) -> Self:
         self._sibling("live")  # raises where the alias's name is too long, before there is anything to stand for
@@ -76,23 +69,13 @@ class Store(Generic[H]):
             with closing(self._connect()) as handle:
                 handle.remove()
 
-    def _hold(self, handle: H, schema: IndexSchema) -> None:
-        """Be open, with this handle."""
-        self.close()
-        self._handle, self._schema = handle, schema
-
-    def _opened(self) -> tuple[H, IndexSchema]:
-        if self._handle is None or self._schema is None:
-            raise SinkError(f"{self._url} is not open")
-        return self._handle, self._schema
-
     def count(self) -> int:
         return self._opened()[0].count()
 
     def close(self) -> None:
         if self._handle is not None:
             self._handle.close()
-        self._handle = self._schema = None
+        super().close()
 
 
 def secret(variable: str, url: str) -> str:
