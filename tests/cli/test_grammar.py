@@ -13,7 +13,7 @@ import pytest
 from penstock import __version__
 from penstock.cli import main as cli
 from penstock.cli.arguments import make_parser
-from penstock.cli.commands import looking
+from penstock.cli.commands import ledger
 from penstock.core.errors import StageError, UsageError
 from tests.cli.conftest import Run
 
@@ -102,7 +102,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def status(args: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr(looking, "status", status)
+    monkeypatch.setattr(ledger, "status", status)
 
 
 def test_the_unexpected_is_one_line_that_says_how_to_see_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +136,6 @@ def test_ctrl_c_in_a_command_that_only_looks_is_status_130(run: Run, monkeypatch
     def status(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(looking, "status", status)
+    monkeypatch.setattr(ledger, "status", status)
     monkeypatch.setattr(cli, "_leave_if_busy", lambda: None)  # threads of other tests would end this process
     assert run("status").status == 130

@@ -1,26 +1,33 @@
-"""What can be said on the command line.
+"""Commands and options of the command line.
 
-Only the standard library is imported: `penstock --help` answers at once.
+Nothing heavy is imported: `penstock --help` answers at once. The options of a pipeline come from Settings.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from penstock import __version__
+from penstock.core.errors import UsageError
+from penstock.core.options import Option
+from penstock.settings import OPTIONS
+from penstock.sources.options import FILES
 
-COMPOSING = ("into", "model", "chunk", "memory", "include", "exclude", "hidden", "workers", "namespace")
-"""The options that say what a pipeline is made of."""
+PIPELINE_OPTIONS = {name: option for name, option in OPTIONS.items() if name != "source"} | {
+    option.name: option for option in FILES if option.flag
+}
+"""The options of a pipeline and of its source that commands have; its source is an argument."""
 EPILOG = """\
 exit status:
   0    all well
   1    done, but some documents or parts of them failed; or verify found differences; or explain found nothing
-  2    the command line or a setting cannot be meant
+  2    the command line or a setting is invalid
   3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
   130  stopped by Ctrl-C: run it again to go on
-  141  nobody reads the output any more
+  141  the reader of the output is gone
 
 Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.
 """
@@ -45,13 +52,13 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, does: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:])
-        made.set_defaults(command=name)
-        return made
+        parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:])
+        parser.set_defaults(command=name)
+        return parser
 
     ingest = command("ingest", "bring an index up to date with documents: only what changed is embedded")
-    ingest.add_argument("path", metavar="PATH", nargs="+", help="a file, a folder or a url such as s3://bucket/docs")
-    _compose(ingest, required=True)
+    ingest.add_argument("path", metavar="PATH", nargs="+", help=OPTIONS["source"].help)
+    _pipeline(ingest, required=True)
     _permit(ingest)
     _output(ingest)
 
@@ -67,12 +74,13 @@ def make_parser() -> argparse.ArgumentParser:
     search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
     search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
     search.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
+    search.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
     search.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
     _json(search)
 
     plan = command("plan", "say what a run would do, without embedding or writing")
-    plan.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the pipeline that the ledger knows")
-    _compose(plan, required=False)
+    plan.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the ledger's pipeline")
+    _pipeline(plan, required=False)
     _json(plan)
 
     status = command("status", "say what the ledger knows: documents by state, chunks, last runs")
@@ -102,8 +110,10 @@ def make_parser() -> argparse.ArgumentParser:
 
     reindex = command("reindex", "build the index anew beside itself, with another model or chunks, and switch to it")
     reindex.add_argument("--model", metavar="M", help="the model to build with")
-    reindex.add_argument("--chunk", metavar="SIZE", help='how documents are to be cut: "256 tokens"')
-    reindex.add_argument("--recall", metavar="SHARE", type=_share, default=0.95, help="what a search must find (95%%)")
+    reindex.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
+    reindex.add_argument(
+        "--recall", metavar="SHARE", type=_share, default=0.95, help="true neighbours that searches find (95%%)"
+    )
     reindex.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
     back = reindex.add_mutually_exclusive_group()
     back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
@@ -127,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
     share.add_argument("--claim", action="store_true", help="one piece after the other that no other worker has")
     embed.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many pieces (64)")
     embed.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
-    embed.add_argument("--memory", metavar="SIZE", default="512MiB", help="the most bytes in flight (512MiB)")
+    _add(embed, OPTIONS["memory"], default=OPTIONS["memory"].default)
     embed.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
     embed.add_argument("--again", action="store_true", help="try once more what failed in finished pieces")
     _output(embed)
@@ -139,11 +149,11 @@ def make_parser() -> argparse.ArgumentParser:
     load.add_argument("--replace-model", action="store_true", help="though the index is of another model")
     _output(load)
 
-    taking = command("import", "make parts of vectors that clip-retrieval or pickling scripts have written")
-    taking.add_argument("foreign", metavar="FOLDER", help="where they are")
-    taking.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
-    taking.add_argument("--model-name", metavar="NAME", required=True, help="what made the vectors")
-    _output(taking)
+    importing = command("import", "make parts of vectors that clip-retrieval or pickling scripts have written")
+    importing.add_argument("foreign", metavar="FOLDER", help="the folder with them")
+    importing.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
+    importing.add_argument("--model-name", metavar="NAME", required=True, help="the model that made the vectors")
+    _output(importing)
 
     serve = command("serve", "answer searches over HTTP, and show a page to search with")
     serve.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
@@ -171,18 +181,33 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compose(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    more = "the index: lance://./index; may come again, for several that are filled together"
-    parser.add_argument("--into", metavar="URL", required=required, action="append", help=more)
-    parser.add_argument("--model", metavar="M", help="a sentence-transformers model: a name or a folder")
-    parser.add_argument("--chunk", metavar="SIZE", help='how documents are cut: "256 tokens", "1000 characters"')
-    parser.add_argument("--memory", metavar="SIZE", help="the most bytes in flight (512MiB)")
-    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; may come again")
-    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; may come again")
-    parser.add_argument("--hidden", action="store_true", default=None, help="hidden files and folders as well")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="documents read at once (as many as cores)")
-    parser.add_argument("--namespace", metavar="NAME", help="fill a part of an index that others fill, too")
-    _state(parser)
+def _pipeline(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """`required`: there is no pipeline to fall back on, so `--into` has to be given."""
+    for option in PIPELINE_OPTIONS.values():
+        _add(parser, option, required=required and option.name == "into")
+
+
+def _add(parser: argparse.ArgumentParser, option: Option, *, required: bool = False, default: Any = None) -> None:
+    """Add an option as it is declared. Its value is `default` where it is not given, so that one can tell."""
+    flag, help = f"--{option.name.replace('_', '-')}", option.help.replace("%", "%%")
+    if option.type is bool:
+        parser.add_argument(flag, action="store_true", default=default, help=help)
+    elif option.type is tuple:
+        again = "" if "may come again" in help else "; may come again"
+        parser.add_argument(flag, metavar=option.metavar, required=required, action="append", help=help + again)
+    else:
+        shown = f"{help} ({option.default})" if option.default else help
+        parser.add_argument(flag, metavar=option.metavar, type=_value(option), default=default, help=shown)
+
+
+def _value(option: Option) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return option.parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _permit(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +226,7 @@ def _json(parser: argparse._ActionsContainer) -> None:
 
 
 def _state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", metavar="FILE", help="the ledger (one a pipeline, under .penstock/)")
+    _add(parser, OPTIONS["state"])
 
 
 def _share(text: str) -> float:
@@ -209,7 +234,7 @@ def _share(text: str) -> float:
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         if 0 <= number <= 1:
             return number
-    raise argparse.ArgumentTypeError(f"{text!r} is no share such as 1% or 0.01")
+    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 1% or 0.01")
 
 
 def _partition(text: str) -> tuple[int, int]:
@@ -217,11 +242,11 @@ def _partition(text: str) -> tuple[int, int]:
         share, of = (int(part) for part in text.split("/"))
         if 0 < share <= of:
             return share, of
-    raise argparse.ArgumentTypeError(f"{text!r} is no share such as 3/100")
+    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 3/100")
 
 
 def _positive(text: str) -> int:
     with suppress(ValueError):
         if (number := int(text)) > 0:
             return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    raise argparse.ArgumentTypeError(f"invalid number {text!r}: expected at least 1")

@@ -42,9 +42,9 @@ class Workers:
         self._end = weakref.finalize(self, _kill_all, self._idle)
 
     def parse(self, target: str, path: str, item: Item) -> Generator[Block | Gap, None, None]:
-        from penstock.parsers import PARSERS
+        from penstock.registry import PARSERS
 
-        extra = next((entry.extra for entry in PARSERS.values() if entry.target == target), None)
+        extra = next((row.extra for row in PARSERS.values() if row.target == target), None)
         request: Frame = {
             "target": target,
             "extra": extra,
