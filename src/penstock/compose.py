@@ -46,7 +46,9 @@ def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Co
     sinks = [*getattr(sink, "sinks", ())] or [sink]
     # An index inside the folder that it indexes is not a document.
     inside = [path for each in sinks if (path := location_of(each.url))]
-    source = make_source(settings["source"], skip=inside, **options)
+    if "skip" in options:
+        options["skip"] = [*map(os.path.abspath, options["skip"])]
+    source = make_source(settings["source"], **options | {"skip": [*options.get("skip", ()), *inside]})
     state = Path(settings.get("state") or default_state(source.name, sinks[0].url, namespace))
     remembered = None
     if not own and not parsers and not _secrets(settings["source"], options):
@@ -93,7 +95,6 @@ def make_source(source: SourceSpec, *, skip: Sequence[str] = (), **options: Any)
         return source
     from penstock.sources import from_url
 
-    skip = [*map(os.path.abspath, options.pop("skip", ())), *skip]
     return from_url(source, skip=skip, **options)
 
 

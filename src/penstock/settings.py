@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import UsageError
+from penstock.core.errors import MissingExtra, UsageError
 from penstock.core.options import Option, unknown
 from penstock.support.sizes import parse_budget
 
@@ -97,26 +97,33 @@ def check(values: Mapping[str, Any], where: str, *, components: Collection[str] 
         }
         rest = {name: value for name, value in (values | dict(table)).items() if name not in OPTIONS}
         settings["options"] = _of_source(settings["source"], rest)
+    except MissingExtra:
+        raise
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     return settings
 
 
 def _checked(option: Option, value: Any) -> Any:
-    if option.type is tuple and isinstance(value, str | os.PathLike):
-        value = (value,)
-    elif option.type is str and isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    value = option.check(value)
-    return tuple(map(os.fspath, value)) if option.type is tuple else value
+    if option.type is tuple:
+        return tuple(map(os.fspath, option.check(_several(value))))
+    return option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _several(value: Any) -> Any:
+    """A text alone as a list of it, which is how one may write it."""
+    return (value,) if isinstance(value, str | os.PathLike) else value
 
 
 def _of_source(source: Source | tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the source, checked."""
-    from penstock.sources import check_options, owners
+    from penstock.sources import check_options, declared, owners
 
     if isinstance(source, tuple):
-        return check_options(source, values, also=OPTIONS)
+        several = {option.name for option in declared(source) if option.type is tuple}
+        return check_options(
+            source, {name: _several(v) if name in several else v for name, v in values.items()}, OPTIONS
+        )
     for name, value in values.items():
         if not owners(name):
             raise UsageError(unknown(name, OPTIONS, "a pipeline"))

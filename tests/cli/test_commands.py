@@ -51,6 +51,37 @@ def test_quiet_says_nothing(ingest: Run) -> None:
     assert (ran.status, ran.out, ran.err) == (0, "", "")
 
 
+def test_copies_of_a_text_are_one_result(ingest: Run, run: Run, index: str) -> None:
+    """So that five copies of a document do not fill the first five results."""
+    for name in "bcdef":
+        Path(f"docs/{name}.md").write_text(Path("docs/gates.md").read_text())
+    ingest("-q")
+    found = run("search", SENTENCE, "--in", index, "-k", "2")
+    assert found.out.count(SENTENCE) == 1
+    assert "Nothing here is about turbines." in found.out
+    assert "and 5 more: docs/" in found.out
+    assert "and 2 other documents" in found.out
+    first, second = run("search", SENTENCE, "--in", index, "-k", "2", "--json").lines
+    assert len({first["uri"], *first["copies"]}) == 6
+    assert second["copies"] == []
+    assert run("search", SENTENCE, "--in", index, "-k", "5", "--all").out.count(SENTENCE) == 5
+
+
+def test_documents_that_failed_before_are_said_to_have(ingest: Run, run: Run) -> None:
+    Path("docs/broken.pdf").write_bytes(b"%PDF-1.7\nnot at all")
+    ingest("-q")
+    assert "0 changed (2 documents, 1 failed before)" in ingest().out
+    planned = run("plan").out
+    assert "2 unchanged" in planned
+    assert "1 failed before" in planned
+
+
+def test_chunks_that_the_model_could_not_take_whole_are_counted(ingest: Run) -> None:
+    Path("docs/numbers.txt").write_text(" ".join(str(n) for n in range(3000)))
+    shown = ingest("--chunk", "4000 characters").out
+    assert "5 of 7 chunks were divided: a piece of 4000 characters is often more than the 510 tokens that" in shown
+
+
 def test_search_in_one_document_named_by_its_path(ingest: Run, run: Run, index: str) -> None:
     ingest("-q")
     ran = run("search", SENTENCE, "--in", index, "--document", "docs/two words.txt")
@@ -203,6 +234,13 @@ def test_models_are_listed_and_found(run: Run, model: str) -> None:
     assert run("models", "fetch", model).out.strip() == model
 
 
+def test_the_default_model_is_fetched_where_none_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock.cli.commands import models
+
+    monkeypatch.setattr(models, "resolve", lambda name: f"folder of {name}")
+    assert run("models", "fetch").out == "folder of None\n"
+
+
 @pytest.mark.parametrize("error", [PermissionError("not yours"), UnicodeError("odd")])
 def test_an_error_of_the_system_is_no_traceback(
     run: Run, ingest: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, index: str
@@ -255,6 +293,7 @@ def test_namespaces_share_an_index(ingest: Run, run: Run) -> None:
     """Each verified by itself, searched together."""
     for name in ("one", "two"):
         assert ingest("--namespace", name, "--state", f"{name}.db", into=LANCE).status == 0
-    assert len(run("search", SENTENCE, "--in", LANCE, "--json").lines) == 4
+    assert len(run("search", SENTENCE, "--in", LANCE, "--json", "--all").lines) == 4
+    assert [len(hit["copies"]) for hit in run("search", SENTENCE, "--in", LANCE, "--json").lines] == [1, 1]
     assert "points     2 in the index" in run("verify", "--state", "one.db").out
     assert "--namespace" in ingest("--state", "three.db", into=LANCE).err

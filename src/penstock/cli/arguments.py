@@ -6,20 +6,16 @@ Nothing heavy is imported: `penstock --help` answers at once. The options of a p
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock import __version__
 from penstock.core.errors import UsageError
-from penstock.core.options import Option
-from penstock.settings import OPTIONS
-from penstock.sources.options import FILES
 
-PIPELINE_OPTIONS = {name: option for name, option in OPTIONS.items() if name != "source"} | {
-    option.name: option for option in FILES if option.flag
-}
-"""The options of a pipeline and of its source that commands have; its source is an argument."""
+if TYPE_CHECKING:
+    from penstock.core.options import Option
+
 EPILOG = """\
 exit status:
   0    all well
@@ -39,7 +35,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line, complete or, as that is quicker, with the options of some commands `only`."""
     parser = _Parser(
         prog="penstock",
         description="Streams documents through parse, chunk and embed into a vector database, inside a memory budget,"
@@ -50,140 +47,238 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
     parser.set_defaults(command="")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        child = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:])
+        child.set_defaults(command=name, target=command.target, long=command.long)
+        if only is None or name in only:
+            command.add_options(child)
+    return parser
 
-    def command(name: str, does: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:])
-        parser.set_defaults(command=name)
-        return parser
 
-    ingest = command("ingest", "bring an index up to date with documents: only what changed is embedded")
-    ingest.add_argument("path", metavar="PATH", nargs="+", help=OPTIONS["source"].help)
-    _pipeline(ingest, required=True)
-    _permit(ingest)
-    _output(ingest)
+# ---------------------------------------------------------------- commands
 
-    toml = command("run", "bring an index up to date as a penstock.toml says")
-    toml.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
-    _permit(toml)
-    _output(toml)
 
-    search = command("search", "find what an index holds on a question")
-    search.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
-    search.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
-    search.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
-    search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
-    search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
-    search.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
-    search.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
-    search.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
-    _json(search)
+def _ingest(parser: argparse.ArgumentParser) -> None:
+    from penstock.settings import OPTIONS
 
-    plan = command("plan", "say what a run would do, without embedding or writing")
-    plan.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the ledger's pipeline")
-    _pipeline(plan, required=False)
-    _json(plan)
+    parser.add_argument("path", metavar="PATH", nargs="+", help=OPTIONS["source"].help)
+    _pipeline(parser, required=True)
+    _permit(parser)
+    _output(parser)
 
-    status = command("status", "say what the ledger knows: documents by state, chunks, last runs")
-    _state(status)
-    _json(status)
 
-    failures = command("failures", "list what could not be read, parsed, embedded or written, and why")
-    _state(failures)
-    _json(failures)
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
+    _permit(parser)
+    _output(parser)
 
-    retry = command("retry", "try again what failed or was skipped")
-    _state(retry)
-    _output(retry)
 
-    verify = command("verify", "hold source, ledger and index against each other, by ids; or prove parts complete")
-    verify.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
-    verify.add_argument("--repair", action="store_true", help="mend what differs, with a run")
-    verify.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
-    verify.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
-    _state(verify)
-    _output(verify)
+def _search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
+    parser.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
+    parser.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
+    parser.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
+    parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
+    parser.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
+    parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
+    parser.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
+    parser.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
+    _json(parser)
 
-    explain = command("explain", "say where a point of the index comes from")
-    explain.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
-    _state(explain)
-    _json(explain)
 
-    reindex = command("reindex", "build the index anew beside itself, with another model or chunks, and switch to it")
-    reindex.add_argument("--model", metavar="M", help="the model to build with")
-    reindex.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
-    reindex.add_argument(
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the ledger's pipeline")
+    _pipeline(parser, required=False)
+    _json(parser)
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
+    _state(parser)
+    _json(parser)
+
+
+def _failures(parser: argparse.ArgumentParser) -> None:
+    _state(parser)
+    _json(parser)
+
+
+def _retry(parser: argparse.ArgumentParser) -> None:
+    _state(parser)
+    _output(parser)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
+    parser.add_argument("--repair", action="store_true", help="mend what differs, with a run")
+    parser.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
+    parser.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
+    _state(parser)
+    _output(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
+    _state(parser)
+    _json(parser)
+
+
+def _reindex(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="M", help="the model to build with")
+    parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
+    parser.add_argument(
         "--recall", metavar="SHARE", type=_share, default=0.95, help="true neighbours that searches find (95%%)"
     )
-    reindex.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
-    back = reindex.add_mutually_exclusive_group()
+    parser.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
+    back = parser.add_mutually_exclusive_group()
     back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
     back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
-    _state(reindex)
-    _output(reindex)
+    _state(parser)
+    _output(parser)
 
-    copying = command("copy", "bring all points of an index into another store, vectors and all, without a model")
-    copying.add_argument("index", metavar="URL", help="the index to read: lance://./index")
-    copying.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
-    _output(copying)
 
-    embed = command("embed", "embed images into Parquet parts, one share of them or all, on any number of machines")
-    embed.add_argument(
+def _copy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("index", metavar="URL", help="the index to read: lance://./index")
+    parser.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
+    _output(parser)
+
+
+def _embed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "path", metavar="PATH", nargs="+", help="a folder of images, or a url such as s3://bucket/images"
     )
-    embed.add_argument("--model", metavar="M", required=True, help="a CLIP or SigLIP model: a name or a folder")
-    embed.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
-    share = embed.add_mutually_exclusive_group()
+    parser.add_argument("--model", metavar="M", required=True, help="a CLIP or SigLIP model: a name or a folder")
+    parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
+    share = parser.add_mutually_exclusive_group()
     share.add_argument("--partition", metavar="I/N", type=_partition, help="the I-th of N shares: 3/100")
     share.add_argument("--claim", action="store_true", help="one piece after the other that no other worker has")
-    embed.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many pieces (64)")
-    embed.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
-    _add(embed, OPTIONS["memory"], default=OPTIONS["memory"].default)
-    embed.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
-    embed.add_argument("--again", action="store_true", help="try once more what failed in finished pieces")
-    _output(embed)
+    parser.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many pieces (64)")
+    parser.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
+    memory = pipeline_options()["memory"]
+    _add(parser, memory, default=memory.default)
+    parser.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
+    parser.add_argument("--again", action="store_true", help="try once more what failed in finished pieces")
+    _output(parser)
 
-    load = command("load", "build an index of parts beside the current one, and switch to it when it is complete")
-    load.add_argument("parts", metavar="PARTS", help="the folder or url that `embed` wrote to")
-    load.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
-    load.add_argument("--incomplete", action="store_true", help="though some pieces are not finished")
-    load.add_argument("--replace-model", action="store_true", help="though the index is of another model")
-    _output(load)
 
-    importing = command("import", "make parts of vectors that clip-retrieval or pickling scripts have written")
-    importing.add_argument("foreign", metavar="FOLDER", help="the folder with them")
-    importing.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
-    importing.add_argument("--model-name", metavar="NAME", required=True, help="the model that made the vectors")
-    _output(importing)
+def _load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", metavar="PARTS", help="the folder or url that `embed` wrote to")
+    parser.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
+    parser.add_argument("--incomplete", action="store_true", help="though some pieces are not finished")
+    parser.add_argument("--replace-model", action="store_true", help="though the index is of another model")
+    _output(parser)
 
-    serve = command("serve", "answer searches over HTTP, and show a page to search with")
-    serve.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
-    serve.add_argument("--model", metavar="M", help="its model (int8:FOLDER if it was made so), where that has moved")
-    serve.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
-    serve.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
-    serve.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")
-    serve.add_argument("--fetch-urls", action="store_true", help="fetch images: those of searches, and indexed ones")
-    serve.add_argument("--origin", metavar="URL", action="append", help="let pages of that origin ask; may come again")
-    serve.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
-    serve.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")
-    serve.add_argument("--max-body", dest="body", metavar="SIZE", help="the largest request (16MiB)")
-    serve.add_argument("--max-pixels", dest="pixels", metavar="N", type=_positive, help="of an image (50000000)")
-    serve.add_argument("--queue", metavar="N", type=_positive, help="searches inside at once (256)")
-    serve.add_argument("--batch", metavar="N", type=_positive, help="texts that the model gets at once (32)")
-    _state(serve)
 
-    models = command("models", "list the models that are here, or fetch one")
-    _json(models)
-    actions = models.add_subparsers(metavar="ACTION", parser_class=_Parser)
+def _import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("foreign", metavar="FOLDER", help="the folder with them")
+    parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
+    parser.add_argument("--model-name", metavar="NAME", required=True, help="the model that made the vectors")
+    _output(parser)
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
+    parser.add_argument("--model", metavar="M", help="its model (int8:FOLDER if it was made so), where that has moved")
+    parser.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
+    parser.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
+    parser.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")
+    parser.add_argument("--fetch-urls", action="store_true", help="fetch images: those of searches, and indexed ones")
+    parser.add_argument("--origin", metavar="URL", action="append", help="let pages of that origin ask; may come again")
+    parser.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
+    parser.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")
+    parser.add_argument("--max-body", dest="body", metavar="SIZE", help="the largest request (16MiB)")
+    parser.add_argument("--max-pixels", dest="pixels", metavar="N", type=_positive, help="of an image (50000000)")
+    parser.add_argument("--queue", metavar="N", type=_positive, help="searches inside at once (256)")
+    parser.add_argument("--batch", metavar="N", type=_positive, help="texts that the model gets at once (32)")
+    _state(parser)
+
+
+def _models(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    actions = parser.add_subparsers(metavar="ACTION", parser_class=_Parser)
     does = "get a model, unless it is here"
     fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
     fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
-    fetch.set_defaults(command="models fetch")
-    return parser
+    fetch.set_defaults(command="models fetch", target="models:fetch")
+
+
+class Command(NamedTuple):
+    help: str
+    target: str
+    """`module:function` in `penstock.cli.commands`, imported when it is called."""
+    add_options: Callable[[argparse.ArgumentParser], None]
+    long: bool = False
+    """It works for long: the process is its own, so the allocator is set to give memory back."""
+
+
+COMMANDS = {
+    "ingest": Command(
+        "bring an index up to date with documents: only what changed is embedded", "ingest:ingest", _ingest, long=True
+    ),
+    "run": Command("bring an index up to date as a penstock.toml says", "ingest:run", _run, long=True),
+    "search": Command("find what an index holds on a question", "search:search", _search),
+    "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan),
+    "status": Command("say what the ledger knows: documents by state, chunks, last runs", "ledger:status", _status),
+    "failures": Command(
+        "list what could not be read, parsed, embedded or written, and why", "ledger:failures", _failures
+    ),
+    "retry": Command("try again what failed or was skipped", "ingest:retry", _retry, long=True),
+    "verify": Command(
+        "hold source, ledger and index against each other, by ids; or prove parts complete",
+        "verify:verify",
+        _verify,
+        long=True,
+    ),
+    "explain": Command("say where a point of the index comes from", "explain:explain", _explain),
+    "reindex": Command(
+        "build the index anew beside itself, with another model or chunks, and switch to it",
+        "reindex:reindex",
+        _reindex,
+        long=True,
+    ),
+    "copy": Command(
+        "bring all points of an index into another store, vectors and all, without a model",
+        "copy:copy",
+        _copy,
+        long=True,
+    ),
+    "embed": Command(
+        "embed images into Parquet parts, one share of them or all, on any number of machines",
+        "shards:embed",
+        _embed,
+        long=True,
+    ),
+    "load": Command(
+        "build an index of parts beside the current one, and switch to it when it is complete",
+        "shards:load",
+        _load,
+        long=True,
+    ),
+    "import": Command(
+        "make parts of vectors that clip-retrieval or pickling scripts have written",
+        "shards:import_foreign",
+        _import,
+        long=True,
+    ),
+    "serve": Command("answer searches over HTTP, and show a page to search with", "serve:serve", _serve, long=True),
+    "models": Command("list the models that are here, or fetch one", "models:models", _models),
+}
+
+
+# ---------------------------------------------------------------- options that several commands have
+
+
+def pipeline_options() -> dict[str, Option]:
+    """The options of a pipeline and of its source that commands have; its source is an argument."""
+    from penstock.settings import OPTIONS
+    from penstock.sources.options import FILES
+
+    own = {name: option for name, option in OPTIONS.items() if name != "source"}
+    return own | {option.name: option for option in FILES if option.flag}
 
 
 def _pipeline(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """`required`: there is no pipeline to fall back on, so `--into` has to be given."""
-    for option in PIPELINE_OPTIONS.values():
+    for option in pipeline_options().values():
         _add(parser, option, required=required and option.name == "into")
 
 
@@ -226,7 +321,7 @@ def _json(parser: argparse._ActionsContainer) -> None:
 
 
 def _state(parser: argparse.ArgumentParser) -> None:
-    _add(parser, OPTIONS["state"])
+    _add(parser, pipeline_options()["state"])
 
 
 def _share(text: str) -> float:

@@ -17,44 +17,22 @@ from penstock.cli.output.streams import BROKEN_PIPE, FAILED, OK, STOPPED, USAGE,
 from penstock.core.errors import PenstockError, StageError, UsageError
 from penstock.registry import load
 
-COMMANDS = {
-    "ingest": "penstock.cli.commands.ingest:ingest",
-    "run": "penstock.cli.commands.ingest:run",
-    "retry": "penstock.cli.commands.ingest:retry",
-    "verify": "penstock.cli.commands.verify:verify",
-    "reindex": "penstock.cli.commands.reindex:reindex",
-    "copy": "penstock.cli.commands.copy:copy",
-    "search": "penstock.cli.commands.search:search",
-    "plan": "penstock.cli.commands.plan:plan",
-    "status": "penstock.cli.commands.ledger:status",
-    "failures": "penstock.cli.commands.ledger:failures",
-    "explain": "penstock.cli.commands.explain:explain",
-    "embed": "penstock.cli.commands.shards:embed",
-    "load": "penstock.cli.commands.shards:load",
-    "import": "penstock.cli.commands.shards:import_foreign",
-    "serve": "penstock.cli.commands.serve:serve",
-    "models": "penstock.cli.commands.models:models",
-    "models fetch": "penstock.cli.commands.models:fetch",
-}
-"""Imported when they are called."""
-LONG = {"ingest", "run", "retry", "verify", "reindex", "copy", "embed", "load", "import", "serve"}
-"""Commands that work for long: the process is theirs, so its allocator is set to give memory back."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     _replace_unencodable()
     gc.set_threshold(50_000, 20, 50)  # a run makes millions of small records, and hardly a cycle among them
     try:
         try:
-            parser = make_parser()
-            args = parser.parse_args(argv)
+            words = sys.argv[1:] if argv is None else argv
+            parser = make_parser(only=words)
+            args = parser.parse_args(words)
             if not args.command:
                 parser.error("which command? `penstock --help` lists them")
-            if args.command in LONG:
+            if args.long:
                 from penstock.support.heap import tighten
 
                 tighten()
-            status: int = load(COMMANDS[args.command])(args)
+            status: int = load(f"penstock.cli.commands.{args.target}")(args)
         except SystemExit as end:  # argparse has printed the error or the help
             status = end.code if isinstance(end.code, int) else OK
         sys.stdout.flush()

@@ -37,7 +37,7 @@ def declared(source: Specs) -> tuple[Option, ...]:
     return _kind(source)[0].options
 
 
-def check_options(source: Specs, options: Mapping[str, Any], *, also: Iterable[str] = ()) -> dict[str, Any]:
+def check_options(source: Specs, options: Mapping[str, Any], also: Iterable[str] = ()) -> dict[str, Any]:
     """The options of a source that are said, checked. `also`: others that may stand beside them, for the hint at a
     misspelt one."""
     kind, owner = _kind(source)
@@ -47,7 +47,7 @@ def check_options(source: Specs, options: Mapping[str, Any], *, also: Iterable[s
         if name in known:
             checked[name] = known[name].check(value)
         elif not (others := owners(name)):
-            raise UsageError(unknown(name, [*known, *also], f"{owner}"))
+            raise UsageError(unknown(name, [*known, *also], owner))
         elif value:
             raise UsageError(f"{unknown(name, known, owner)}. It is an option of {', '.join(others)}")
     return checked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from penstock.cli.arguments import PIPELINE_OPTIONS
+from penstock.cli.arguments import pipeline_options
 from penstock.cli.commands.runs import composed
 from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.results import plan_rows, rows_text, say
@@ -15,7 +15,7 @@ from penstock.pipeline import Pipeline
 
 
 def plan(args: argparse.Namespace) -> int:
-    options = [name for name in PIPELINE_OPTIONS if name != "state" and getattr(args, name) is not None]
+    options = [name for name in pipeline_options() if name != "state" and getattr(args, name) is not None]
     if args.path and args.into:
         pipeline = composed(args)
     elif args.path or options:

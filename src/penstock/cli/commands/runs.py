@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.cli.arguments import PIPELINE_OPTIONS
+from penstock.cli.arguments import pipeline_options
 from penstock.cli.ledgers import state_option
 from penstock.cli.output.progress import Display, display
 from penstock.cli.output.report import report_text
@@ -21,7 +21,7 @@ from penstock.settings import Settings
 
 def composed(args: argparse.Namespace) -> Pipeline:
     """The pipeline of `PATH --into URL ...`."""
-    values = {name: value for name in PIPELINE_OPTIONS if (value := getattr(args, name)) is not None}
+    values = {name: value for name in pipeline_options() if (value := getattr(args, name)) is not None}
     return Pipeline.from_settings(Settings.from_mapping(values | {"source": args.path}, "command line"))
 
 

@@ -27,7 +27,9 @@ def search(args: argparse.Namespace) -> int:
     with open_index(args.index) as index:
 
         def nearest(k: int) -> list[Hit]:
-            return index.search(args.query, k, where) if image is None else index.search_image(image, k, where)
+            if image is None:
+                return index.search(args.query, k, where, using=args.using)
+            return index.search_image(image, k, where, using=args.using)
 
         hits = [DistinctHit(hit) for hit in nearest(args.k)] if args.all else distinct_hits(nearest, args.k)
     if args.json:
