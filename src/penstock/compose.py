@@ -1,4 +1,4 @@
-"""From words to components: what a path, a url, a model's name stand for."""
+"""From words to components: paths, urls, names of models, and the options of a pipeline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.core.contracts import Embedder, Index, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
 from penstock.core.errors import UsageError
 from penstock.registry import INDEXES, SINKS, find, knows, scheme
-from penstock.settings import MEMORY, Settings, check
+from penstock.settings import Settings, check
 from penstock.support.cores import usable_cores
 from penstock.support.sizes import parse_budget
 
@@ -39,37 +40,36 @@ def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Co
     from penstock.jobs.components import Components
 
     own = [name for name in ("source", "into", "model", "chunk") if not _in_words(name, values.get(name))]
-    settings = check(values, "Pipeline", components=own)
-    options = settings.pop("options")
-    namespace, workers, chunk = settings.get("namespace", ""), settings.get("workers"), settings.get("chunk")
-    sink = make_sink(settings["into"])
+    chosen = Settings(**check(values, "Pipeline", components=own))  # with those components in their places
+    options = dict(chosen.options)
+    sink = make_sink(chosen.into)
     sinks = [*getattr(sink, "sinks", ())] or [sink]
     # An index inside the folder that it indexes is not a document.
     inside = [path for each in sinks if (path := location_of(each.url))]
     if "skip" in options:
         options["skip"] = [*map(os.path.abspath, options["skip"])]
-    source = make_source(settings["source"], **options | {"skip": [*options.get("skip", ()), *inside]})
-    state = Path(settings.get("state") or default_state(source.name, sinks[0].url, namespace))
+    source = make_source(chosen.source, **options | {"skip": [*options.get("skip", ()), *inside]})
+    state = Path(chosen.state or default_state(source.name, sinks[0].url, chosen.namespace))
     remembered = None
-    if not own and not parsers and not _secrets(settings["source"], options):
-        absolutes = {
-            "source": tuple(absolute(each) for each in settings["source"]),
-            "into": tuple(absolute(each.url) for each in sinks),
-            "state": str(state.absolute()),
-            "options": options,
-        }
-        remembered = Settings(**settings | absolutes).to_json()
+    if not own and not parsers and not _secrets(chosen.source, options):
+        remembered = replace(
+            chosen,
+            source=tuple(absolute(each) for each in chosen.source),
+            into=tuple(absolute(each.url) for each in sinks),
+            state=str(state.absolute()),
+            options=options,
+        )
     return Components(
         source=source,
         base=sink,
-        embedder=make_embedder(settings.get("model")),
+        embedder=make_embedder(chosen.model),
         state=state,
-        budget=parse_budget(settings.get("memory", MEMORY)),
-        workers=usable_cores() if workers is None else workers,
-        chunk=chunk,
+        budget=parse_budget(chosen.memory),
+        workers=usable_cores() if chosen.workers is None else chosen.workers,
+        chunk=chosen.chunk,
         parsers=dict(parsers or {}),
-        namespace=namespace,
-        settings=remembered,
+        namespace=chosen.namespace,
+        settings=None if remembered is None else remembered.to_json(),
     )
 
 
@@ -186,8 +186,8 @@ def embed(source: SourceSpec, model: ModelSpec, out: Paths, *, options: Options 
     from penstock.shards.embed import Options, embed
 
     options = options or Options()
-    place = stores.at(out, options.storage)
-    skip = [place.url] if isinstance(place, stores.Folder) else []
+    store = stores.at(out, options.storage)
+    skip = [store.url] if isinstance(store, stores.Folder) else []
     return embed(make_source(source, skip=skip), make_embedder(model), out, options=options, **rest)
 
 

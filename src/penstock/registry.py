@@ -191,10 +191,10 @@ def plugins(table: Table) -> dict[str, tuple[EntryPoint, ...]]:
 def _entry_points(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint, ...]]:
     from importlib.metadata import entry_points  # 30 ms that only plug-ins cost
 
-    found: dict[str, tuple[EntryPoint, ...]] = {}
+    by_name: dict[str, tuple[EntryPoint, ...]] = {}
     for point in entry_points(group=group):
-        found[point.name.lower()] = (*found.get(point.name.lower(), ()), point)
-    return found
+        by_name[point.name.lower()] = (*by_name.get(point.name.lower(), ()), point)
+    return by_name
 
 
 def _load_plugin(table: Table, points: tuple[EntryPoint, ...]) -> Any:

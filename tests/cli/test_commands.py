@@ -20,11 +20,11 @@ def test_the_main_job(ingest: Run, run: Run) -> None:
     again = ingest(into=LANCE)
     assert again.status == 0
     assert again.out.startswith("0 changed (2 documents) in ")
-    found = run("search", SENTENCE, "--in", LANCE, "-k", "1")
-    assert found.status == 0
-    assert "docs/gates.md" in found.out
-    assert "Gates" in found.out
-    assert SENTENCE in found.out
+    search = run("search", SENTENCE, "--in", LANCE, "-k", "1")
+    assert search.status == 0
+    assert "docs/gates.md" in search.out
+    assert "Gates" in search.out
+    assert SENTENCE in search.out
     Path("docs/gates.md").write_text("# Gates\n\nThey are shut.\n")
     Path("docs/two words.txt").unlink()
     assert "0 added · 1 changed · 0 unchanged · 1 deleted" in ingest("--allow-mass-delete", into=LANCE).out
@@ -56,11 +56,11 @@ def test_copies_of_a_text_are_one_result(ingest: Run, run: Run, index: str) -> N
     for name in "bcdef":
         Path(f"docs/{name}.md").write_text(Path("docs/gates.md").read_text())
     ingest("-q")
-    found = run("search", SENTENCE, "--in", index, "-k", "2")
-    assert found.out.count(SENTENCE) == 1
-    assert "Nothing here is about turbines." in found.out
-    assert "and 5 more: docs/" in found.out
-    assert "and 2 other documents" in found.out
+    search = run("search", SENTENCE, "--in", index, "-k", "2")
+    assert search.out.count(SENTENCE) == 1
+    assert "Nothing here is about turbines." in search.out
+    assert "and 5 more: docs/" in search.out
+    assert "and 2 other documents" in search.out
     first, second = run("search", SENTENCE, "--in", index, "-k", "2", "--json").lines
     assert len({first["uri"], *first["copies"]}) == 6
     assert second["copies"] == []
@@ -156,8 +156,8 @@ def test_plan_says_what_a_run_would_do_and_does_not_do_it(run: Run, model: str, 
     assert not list(Path().glob(".penstock/*"))
     ingest("-q")
     Path("docs/new.txt").write_text("A third.")
-    told = run("plan", "--json").lines[0]
-    assert (told["new"], told["unchanged"], told["chunks"]) == (1, 2, 1)
+    plan = run("plan", "--json").lines[0]
+    assert (plan["new"], plan["unchanged"], plan["chunks"]) == (1, 2, 1)
 
 
 def test_status(ingest: Run, run: Run, index: str) -> None:
@@ -166,9 +166,9 @@ def test_status(ingest: Run, run: Run, index: str) -> None:
     assert ran.status == 0
     assert "2 done" in ran.out
     assert index in ran.out
-    told = run("status", "--json").lines[0]
-    assert (told["documents"], told["acknowledged"], told["runs"][0]["status"]) == (2, 2, "done")
-    assert told["ledger_bytes"] > 1000
+    status = run("status", "--json").lines[0]
+    assert (status["documents"], status["acknowledged"], status["runs"][0]["status"]) == (2, 2, "done")
+    assert status["ledger_bytes"] > 1000
 
 
 def test_verify_and_repair(ingest: Run, run: Run, index: str) -> None:
@@ -190,8 +190,8 @@ def test_explain_leads_from_a_point_to_its_origin(ingest: Run, run: Run, index: 
     assert ran.status == 0
     for part in ("docs/gates.md", "markdown", "Gates", SENTENCE, "256 tokens"):
         assert part in ran.out
-    told = run("explain", hit["id"], "--json").lines[0]
-    assert (told["run"]["id"], told["chunk"]["text"]) == (1, hit["text"])
+    origin = run("explain", hit["id"], "--json").lines[0]
+    assert (origin["run"]["id"], origin["chunk"]["text"]) == (1, hit["text"])
     assert run("explain", "0" * 32).status == 1
     forget(index)
     ran = run("explain", hit["id"])
@@ -261,11 +261,11 @@ def test_an_error_of_the_system_is_no_traceback(
 def test_reindex_and_back(ingest: Run, run: Run) -> None:
     """In words and in JSON; the ledger that other commands find by themselves is the current index's."""
     ingest(into=LANCE)
-    made = run("reindex", "--chunk", "200 characters")
-    assert made.status == 0
-    assert "table=chunks_1 · " in made.out
-    assert "recall     100.0%" in made.out
-    assert "reindex --rollback" in made.out
+    reindexed = run("reindex", "--chunk", "200 characters")
+    assert reindexed.status == 0
+    assert "table=chunks_1 · " in reindexed.out
+    assert "recall     100.0%" in reindexed.out
+    assert "reindex --rollback" in reindexed.out
     assert run("search", SENTENCE, "--in", LANCE, "-k", "1").out.count("gates.md") == 1
     assert ".1.db" in run("status").out
     assert run("verify").status == 0

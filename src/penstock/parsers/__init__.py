@@ -120,8 +120,10 @@ class Parsers:
 
     def _detected(self, stream: BinaryIO, item: Item) -> str | None:
         extension = os.path.splitext(_name(item))[1].lstrip(".").lower()
-        own = (*self._extra, *plugins(PARSERS))
-        return media_types.registered(_detected(stream, item), extension, item.media_type, own)
+        detected, own = _detected(stream, item), tuple(self._extra)
+        if detected in media_types.VAGUE:
+            own += tuple(plugins(PARSERS))
+        return media_types.registered(detected, extension, item.media_type, own)
 
     def _choose(self, media_type: str) -> tuple[Parser, str | None, str]:
         """The parser, its import path if it is to run isolated, its name."""

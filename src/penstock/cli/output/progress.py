@@ -49,7 +49,7 @@ class Display:
 
     def __init__(self) -> None:
         self.rates = Rates()
-        self._stopping = self._told = False
+        self._stopping = self._announced = False
         self._last: float | None = None
 
     def __enter__(self) -> Display:
@@ -62,9 +62,9 @@ class Display:
 
     def __call__(self, progress: Progress) -> None:
         self.rates.add(progress)
-        news = self._stopping and not self._told
+        news = self._stopping and not self._announced
         if news or self.due(progress.seconds):
-            self._last, self._told = progress.seconds, self._stopping
+            self._last, self._announced = progress.seconds, self._stopping
             try:
                 self.show(progress, news)
             except BrokenPipeError:
@@ -205,7 +205,7 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
 
 @contextmanager
 def counting(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar for what is only counted. Gives what is to be called with how many are done, and of how many."""
+    """Progress bar; yields `update(done, total)`."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
