@@ -293,6 +293,9 @@ QUICK = [
 
 def main() -> None:
     if sys.argv[1:2] == ["--ingest"]:
+        from penstock.support.heap import tighten
+
+        tighten()  # as the command line does
         folder, size, budget, crawl = sys.argv[2:]
         print(json.dumps(ingest(Path(folder), int(size), int(budget), float(crawl))))
         return

@@ -145,7 +145,7 @@ def ours(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
 
 
 def _ours(name: str, url: str, total: int, size: int) -> dict[str, Any]:
-    sink = find(SINKS, name, "sink")(url)
+    sink = find(SINKS, name)(url)
     sink.open(Manifest(single(VectorSpec("bench", DIM, "f"))))
     size = size or sink.max_rows
     figures: dict[str, Any] = {"rows": size}
@@ -175,7 +175,7 @@ def _ours(name: str, url: str, total: int, size: int) -> dict[str, Any]:
     if name == "lance":
         figures["fragments"] = sink._table.stats()["fragment_stats"]["num_fragments"]
     if name in INDEXES:
-        with find(INDEXES, name, "index")(url) as index:
+        with find(INDEXES, name)(url) as index:
             index.open()
             figures["search ms"] = _search(index)
     sink.close()
@@ -199,7 +199,7 @@ def _search(index: Any) -> float:
 
 def by_hand(name: str, folder: Path, total: int, size: int) -> dict[str, Any]:
     make, best = HANDS[name]
-    spent, size = 0.0, size or best or find(SINKS, name, "sink").max_rows
+    spent, size = 0.0, size or best or find(SINKS, name).max_rows
     with _store(name, folder) as url:
         write, finish = make(url if name in {"pgvector", *EMULATED} else folder)
         for columns, vectors in batches(total, size):

@@ -21,8 +21,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from penstock import Pipeline, open_index
-from penstock.cli.display import Rates, frame, report_text
-from penstock.cli.results import hit_body, hit_head, words_of
+from penstock.cli.output.progress import Rates, frame
+from penstock.cli.output.report import report_text
+from penstock.cli.output.results import hit_body, hit_head
+from penstock.jobs.snippets import words_of
 
 ROOT = Path(__file__).parents[1]
 INDEX = "lance://./index"

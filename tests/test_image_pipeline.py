@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from penstock import Pipeline, open_index
-from penstock.cli.results import hit_body
+from penstock.cli.output.results import hit_body
 from penstock.core.records import VECTOR, Dense, Point
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.names import from_name

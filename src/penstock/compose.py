@@ -1,24 +1,26 @@
-"""From words to components: what a path, a url, a model's name stand for."""
+"""From words to components: paths, urls, names of models, and the options of a pipeline."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from penstock.core.contracts import Embedder, Index, ModelSpec, MultiEmbedder, OneModel, Sink, Source
+from penstock.core.contracts import Embedder, Index, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
 from penstock.core.errors import UsageError
-from penstock.registry import INDEXES, SINKS, find, scheme
+from penstock.registry import INDEXES, SINKS, find, knows, scheme
+from penstock.settings import Settings, check
+from penstock.support.cores import usable_cores
+from penstock.support.sizes import parse_budget
 
 if TYPE_CHECKING:
+    from penstock.jobs.components import Components
     from penstock.jobs.copy import Copied
     from penstock.jobs.search import OpenIndex
-    from penstock.settings import Settings
     from penstock.shards.embed import Embedded, Options
     from penstock.shards.load import Loaded
 
@@ -32,11 +34,64 @@ Into = str | Sink | Sequence[str | Sink]
 SourceSpec = Paths | Sequence[Paths] | Source
 
 
+def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Components:
+    """The components that the options of a pipeline stand for. `values` are those of Settings and of the source; some
+    may be components of the user's own."""
+    from penstock.jobs.components import Components
+
+    own = [name for name in ("source", "into", "model", "chunk") if not _in_words(name, values.get(name))]
+    chosen = Settings(**check(values, "Pipeline", components=own))  # with those components in their places
+    options = dict(chosen.options)
+    sink = make_sink(chosen.into)
+    sinks = [*getattr(sink, "sinks", ())] or [sink]
+    # An index inside the folder that it indexes is not a document.
+    inside = [path for each in sinks if (path := location_of(each.url))]
+    if "skip" in options:
+        options["skip"] = [*map(os.path.abspath, options["skip"])]
+    source = make_source(chosen.source, **options | {"skip": [*options.get("skip", ()), *inside]})
+    state = Path(chosen.state or default_state(source.name, sinks[0].url, chosen.namespace))
+    remembered = None
+    if not own and not parsers and not _secrets(chosen.source, options):
+        remembered = replace(
+            chosen,
+            source=tuple(absolute(each) for each in chosen.source),
+            into=tuple(absolute(each.url) for each in sinks),
+            state=str(state.absolute()),
+            options=options,
+        )
+    return Components(
+        source=source,
+        base=sink,
+        embedder=make_embedder(chosen.model),
+        state=state,
+        budget=parse_budget(chosen.memory),
+        workers=usable_cores() if chosen.workers is None else chosen.workers,
+        chunk=chosen.chunk,
+        parsers=dict(parsers or {}),
+        namespace=chosen.namespace,
+        settings=None if remembered is None else remembered.to_json(),
+    )
+
+
+def _in_words(name: str, value: Any) -> bool:
+    """Whether an option is written down rather than a component. What is neither, its check refuses."""
+    if name == "source":
+        return not isinstance(value, Source)
+    if name == "into":
+        several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+        return not any(isinstance(one, Sink) for one in several)
+    return value is None or isinstance(value, str | os.PathLike | int)
+
+
+def _secrets(source: Sequence[str], options: Mapping[str, Any]) -> bool:
+    from penstock.sources import declared
+
+    return any(option.secret and options.get(option.name) for option in declared(source))
+
+
 def make_source(source: SourceSpec, *, skip: Sequence[str] = (), **options: Any) -> Source:
     """The source of a path, several, or a url, without what lies at the paths of `skip`."""
     if isinstance(source, Source):
-        if named := next((name for name, value in options.items() if value), None):
-            raise UsageError(f"{named} is an option of paths and urls; give it to your own source instead")
         return source
     from penstock.sources import from_url
 
@@ -50,7 +105,7 @@ def make_sink(into: Into) -> Sink:
     if isinstance(into, str):
         if not scheme(into):
             raise UsageError(f"invalid index {into!r}: expected a url such as lance://./index")
-        sink: Sink = find(SINKS, scheme(into), "sink")(into)
+        sink: Sink = find(SINKS, scheme(into))(into)
         return sink
     if len(into) == 1:
         return make_sink(into[0])
@@ -65,27 +120,31 @@ def make_index(url: str | Index) -> Index:
         return url
     if not scheme(url):
         raise UsageError(f"invalid index {url!r}: expected a url such as lance://./index")
-    index: Index = find(INDEXES, scheme(url), "index")(url)
+    index: Index = find(INDEXES, scheme(url))(url)
     return index
 
 
 def make_embedder(model: ModelSpec) -> MultiEmbedder:
-    from penstock.embedders.named import Named
+    from penstock.embedders.named import Named, named
 
-    if isinstance(model, MultiEmbedder):
-        return model
     if isinstance(model, Mapping):
-        return Named({name: _one_embedder(one) for name, one in model.items()})
-    return Named(_one_embedder(model))
+        models = {name: _one_embedder(one) for name, one in model.items()}
+        if several := [one for one in models.values() if isinstance(one, MultiEmbedder)]:
+            # One that makes all the vectors of an index is remembered under each of their names.
+            if len({str(one) for one in model.values()}) == 1 and models.keys() == several[0].describe().keys():
+                return several[0]
+            raise UsageError(f"{several[0]!r} makes several vectors by itself: give it alone, and not under a name")
+        return Named(cast(Mapping[str, Embedder], models))
+    return named(_one_embedder(model))
 
 
-def _one_embedder(model: OneModel | None) -> Embedder:
-    if isinstance(model, Embedder):
+def _one_embedder(model: OneModel | MultiEmbedder | None) -> Embedder | MultiEmbedder:
+    if isinstance(model, Embedder | MultiEmbedder):
         return model
-    if model is None or isinstance(model, str):
+    if model is None or isinstance(model, str | os.PathLike):
         from penstock.embedders.names import from_name
 
-        return from_name(model)
+        return from_name(None if model is None else os.fspath(model))
     from penstock.embedders.functions import FunctionEmbedder
 
     return FunctionEmbedder(model)
@@ -127,8 +186,8 @@ def embed(source: SourceSpec, model: ModelSpec, out: Paths, *, options: Options 
     from penstock.shards.embed import Options, embed
 
     options = options or Options()
-    place = stores.at(out, options.storage)
-    skip = [place.url] if isinstance(place, stores.Folder) else []
+    store = stores.at(out, options.storage)
+    skip = [store.url] if isinstance(store, stores.Folder) else []
     return embed(make_source(source, skip=skip), make_embedder(model), out, options=options, **rest)
 
 
@@ -155,7 +214,7 @@ def absolute(path: str) -> str:
     kind, mark, rest = path.partition("://")
     if not mark:
         return os.path.abspath(path)
-    if kind in (*EMBEDDED, "urls") or (kind in SINKS and rest.startswith((".", "~"))):
+    if kind in (*EMBEDDED, "urls") or (rest.startswith((".", "~")) and knows(SINKS, kind)):
         return f"{kind}://{os.path.abspath(os.path.expanduser(rest))}"
     return path
 
@@ -166,8 +225,3 @@ def location_of(url: str) -> str:
     if kind in EMBEDDED:
         return rest
     return os.path.dirname(rest) if rest.startswith("/") else ""  # `chroma:///folder/collection`
-
-
-def remembered(settings: Settings) -> str:
-    """Settings as the ledger keeps them."""
-    return json.dumps(asdict(settings))

@@ -7,34 +7,20 @@ parser, a chunker or an embedder.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec
-from penstock.compose import (
-    Into,
-    Paths,
-    SourceSpec,
-    absolute,
-    default_state,
-    location_of,
-    make_embedder,
-    make_sink,
-    make_source,
-    remembered,
-)
+from penstock.compose import Into, Paths, SourceSpec, compose
 from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Source
 from penstock.core.errors import UsageError
 from penstock.core.retry import MAX_WAIT
 from penstock.engine.progress import Report
-from penstock.jobs.components import Components, current_ledger
+from penstock.jobs.components import current_ledger
 from penstock.jobs.run import OnProgress, Options, retry, run
 from penstock.ledger import Ledger
 from penstock.settings import MEMORY, Settings
-from penstock.support.cores import usable_cores
-from penstock.support.sizes import parse_budget
 
 if TYPE_CHECKING:
     from penstock.jobs.plan import Plan
@@ -72,51 +58,22 @@ class Pipeline:
         namespace: str = "",
         **source_options: Any,
     ) -> None:
-        sink = make_sink(into)
-        sinks = [*getattr(sink, "sinks", ())] or [sink]
-        # An index inside the folder that it indexes is not a document.
-        inside = [lies for each in sinks if (lies := location_of(each.url))]
-        one = make_source(source, skip=inside, **source_options)
-        workers_or_cores = usable_cores() if workers is None else workers
-        if workers_or_cores < 1:
-            raise UsageError(f"invalid workers={workers}: expected at least 1")
-        path = Path(state or default_state(one.name, sinks[0].url, namespace))
-        settings = None
-        if (
-            (isinstance(into, str) or (not isinstance(into, Sink) and all(isinstance(one, str) for one in into)))
-            and isinstance(model, str | None)
-            and isinstance(chunk, str | int | None)
-            and not isinstance(source, Source)
-            and not parsers
-        ):
-            settings = Settings(
-                source=tuple(absolute(each) for each in _listed(source)),
-                into=tuple(absolute(one.url) for one in sinks),
-                model=model,
-                chunk=None if chunk is None else str(chunk),
-                memory=str(memory),
-                workers=workers,
-                namespace=namespace,
-                state=str(path.absolute()),
-                **source_options,
-            )
-        self._components = Components(
-            source=one,
-            base=sink,
-            embedder=make_embedder(model),
-            state=path,
-            budget=parse_budget(memory),
-            workers=workers_or_cores,
+        self._components = compose(
+            source=source,
+            into=into,
+            model=model,
             chunk=chunk,
-            parsers=dict(parsers or {}),
+            memory=memory,
+            state=state,
+            parsers=parsers,
+            workers=workers,
             namespace=namespace,
-            settings=None if settings is None else remembered(settings),
+            **source_options,
         )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Pipeline:
-        values = dict(vars(settings))
-        return cls(values.pop("source"), **values)
+        return cls(**settings.to_mapping())
 
     @classmethod
     def from_toml(cls, path: Paths) -> Pipeline:
@@ -135,11 +92,11 @@ class Pipeline:
     def from_state(cls, path: Paths, **changes: Any) -> Pipeline:
         """The pipeline that a ledger was last filled by; with other settings where some are given."""
         with Ledger.reader(current_ledger(Path(path))) as ledger:
-            settings = ledger.get("settings")
-        if settings is None:
-            raise UsageError(f"the pipeline of {path} has components of your own: use its Python object")
-        values = json.loads(settings) | changes | {"state": str(path)}
-        return cls.from_settings(Settings.from_mapping(values, str(path)))
+            remembered = ledger.get("settings")
+        if remembered is None:
+            raise UsageError(f"the pipeline of {path} has components or keys of your own: use its Python object")
+        settings = Settings.from_mapping(json.loads(remembered), str(path))
+        return cls.from_settings(Settings.from_mapping(settings.to_mapping() | changes | {"state": path}, str(path)))
 
     @property
     def source(self) -> Source:
@@ -224,7 +181,3 @@ class Pipeline:
         from penstock.jobs.reindex import drop
 
         return drop(self._components)
-
-
-def _listed(source: str | os.PathLike[str] | Sequence[Paths]) -> list[str]:
-    return [os.fspath(source)] if isinstance(source, str | os.PathLike) else [os.fspath(one) for one in source]

@@ -1,63 +1,132 @@
-"""The settings of a pipeline that can be said in words: each with its type, default, parser and help, once.
+"""The options of a pipeline: each has its name, type, default, check and help here, once.
 
-The command line, penstock.toml, `Pipeline(...)` and the ledger, which remembers them for the next command, all take
-them from here. The options of a source belong to that source.
+The command line, penstock.toml, `Pipeline(...)` and the ledger, which remembers the last run's, all go by them. The
+options of a source are declared by that source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import UsageError
+from penstock.core.errors import MissingExtra, UsageError
+from penstock.core.options import Option, unknown
+from penstock.support.sizes import parse_budget
+
+if TYPE_CHECKING:
+    from penstock.core.contracts import Source
 
 MEMORY = "512MiB"
 
 
+def _option(type: type[Any], default: Any, help: str, metavar: str, **details: Any) -> Any:
+    """A field of Settings, with what makes an Option of it; `...` for one that has to be given."""
+    declared = {"type": type, "help": help, "metavar": metavar, **details}
+    return field(metadata=declared) if default is ... else field(default=default, metadata=declared)
+
+
 @dataclass(frozen=True)
 class Settings:
-    source: tuple[str, ...]
-    into: tuple[str, ...]
-    model: str | None = None
-    chunk: str | None = None
-    memory: str = MEMORY
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    hidden: bool = False
-    workers: int | None = None
-    namespace: str = ""
-    state: str | None = None
+    """A pipeline in words."""
+
+    source: tuple[str, ...] = _option(
+        tuple, ..., "a file, a folder or a url such as s3://bucket/docs", "PATH", expected="a path or url, or several"
+    )
+    into: tuple[str, ...] = _option(
+        tuple, ..., "the index: lance://./index; may come again, for several that are filled together", "URL",
+        expected="a url such as lance://./index, or several",
+    )  # fmt: skip
+    model: str | None = _option(str, None, "a sentence-transformers model: a name or a folder", "M")
+    chunk: str | None = _option(
+        str, None, 'the size of chunks: "256 tokens", "1000 characters"', "SIZE", numeric=True,
+        expected='a size such as "256 tokens"',
+    )  # fmt: skip
+    memory: str = _option(
+        str, MEMORY, "the most bytes in flight", "SIZE", numeric=True, validate=parse_budget,
+        expected="a size such as 512MiB",
+    )  # fmt: skip
+    workers: int | None = _option(int, None, "documents read at once (as many as cores)", "N", least=1)
+    namespace: str = _option(str, "", "fill a part of an index that others fill, too", "NAME")
+    state: str | None = _option(str, None, "the ledger (one for each pipeline, under .penstock/)", "FILE")
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the source, by their names."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str) -> Settings:
-        known = set(cls.__dataclass_fields__)
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise UsageError(f"{where}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")
-        missing = sorted({"source", "into"} - set(values))
-        if missing:
-            raise UsageError(f"{where}: {' and '.join(missing)} must be given")
-        plain = dict(values)
-        for name in ("source", "into", "include", "exclude"):
-            if name in plain:
-                value = plain[name]
-                plain[name] = (value,) if isinstance(value, str) else tuple(value)
-        for name in ("chunk", "memory"):
-            if isinstance(plain.get(name), int):
-                plain[name] = str(plain[name])
-        for name, value in plain.items():
-            kinds: dict[str, type] = {
-                "source": tuple,
-                "into": tuple,
-                "include": tuple,
-                "exclude": tuple,
-                "hidden": bool,
-                "workers": int,
-            }
-            parts = value if isinstance(value, tuple) else ()
-            if value is not None and not (
-                isinstance(value, kinds.get(name, str)) and all(isinstance(part, str) for part in parts)
-            ):
-                raise UsageError(f"{where}: {name} = {value!r} cannot be meant")
-        return cls(**plain)
+        """Settings by their names, those of the source among them or in `options`. Raises UsageError, which says
+        `where` they were written, for one that is unknown, invalid or missing."""
+        return cls(**check(values, where))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The settings by their names, those of the source among them."""
+        values = {name: getattr(self, name) for name in OPTIONS}
+        return values | dict(self.options)
+
+    def to_json(self) -> str:
+        """The settings as the ledger remembers them."""
+        return json.dumps(asdict(self), default=os.fspath)
+
+
+_DECLARED = [each for each in fields(Settings) if each.metadata]
+_REQUIRED = [each.name for each in _DECLARED if each.default is MISSING]
+OPTIONS = {
+    each.name: Option(name=each.name, default=None if each.default is MISSING else each.default, **each.metadata)
+    for each in _DECLARED
+}
+"""The options of a pipeline, whatever its source."""
+
+
+def check(values: Mapping[str, Any], where: str, *, components: Collection[str] = ()) -> dict[str, Any]:
+    """The arguments of Settings. Those that `components` names are components, not words, and stay as they are."""
+    values = dict(values)
+    table = values.pop("options", {})
+    try:
+        if not isinstance(table, Mapping):
+            raise UsageError(f"invalid options {table!r}: expected a table of the source's options")
+        if twice := next((name for name in table if name in values), None):
+            raise UsageError(f"the option {twice!r} is there twice: keep it in the table of options, or beside it")
+        if missing := [name for name in _REQUIRED if values.get(name) in (None, "", [], ())]:
+            raise UsageError(f"{' and '.join(missing)} must be given")
+        settings = {
+            name: values[name] if name in components else _checked(option, values[name])
+            for name, option in OPTIONS.items()
+            if name in values
+        }
+        rest = {name: value for name, value in (values | dict(table)).items() if name not in OPTIONS}
+        settings["options"] = _of_source(settings["source"], rest)
+    except MissingExtra:
+        raise
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    return settings
+
+
+def _checked(option: Option, value: Any) -> Any:
+    if option.type is tuple:
+        return tuple(map(os.fspath, option.check(_several(value))))
+    return option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _several(value: Any) -> Any:
+    """A text alone as a list of it, which is how one may write it."""
+    return (value,) if isinstance(value, str | os.PathLike) else value
+
+
+def _of_source(source: Source | tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the source, checked."""
+    from penstock.sources import check_options, declared, owners
+
+    if isinstance(source, tuple):
+        several = {option.name for option in declared(source) if option.type is tuple}
+        return check_options(
+            source, {name: _several(v) if name in several else v for name, v in values.items()}, OPTIONS
+        )
+    for name, value in values.items():
+        if not owners(name):
+            raise UsageError(unknown(name, OPTIONS, "a pipeline"))
+        if value:
+            raise UsageError(f"{name} is an option of paths and urls: give it to your own source instead")
+    return {}

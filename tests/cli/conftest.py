@@ -13,6 +13,7 @@ import pytest
 
 from penstock.cli.main import main
 from penstock.sinks.memory import forget
+from penstock.support import heap
 
 ROOT = Path(__file__).parents[2]
 SENTENCE = "The gate decides how much water the pipe may hold."
@@ -54,6 +55,7 @@ def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PENSTOCK_CACHE", str(cache))
     monkeypatch.delenv("PENSTOCK_DEBUG", raising=False)
+    monkeypatch.setattr(heap, "tighten", lambda: None)  # this process is that of the tests
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "gates.md").write_text(f"# Gates\n\n{SENTENCE}\n")

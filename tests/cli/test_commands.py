@@ -20,11 +20,11 @@ def test_the_main_job(ingest: Run, run: Run) -> None:
     again = ingest(into=LANCE)
     assert again.status == 0
     assert again.out.startswith("0 changed (2 documents) in ")
-    found = run("search", SENTENCE, "--in", LANCE, "-k", "1")
-    assert found.status == 0
-    assert "docs/gates.md" in found.out
-    assert "Gates" in found.out
-    assert SENTENCE in found.out
+    search = run("search", SENTENCE, "--in", LANCE, "-k", "1")
+    assert search.status == 0
+    assert "docs/gates.md" in search.out
+    assert "Gates" in search.out
+    assert SENTENCE in search.out
     Path("docs/gates.md").write_text("# Gates\n\nThey are shut.\n")
     Path("docs/two words.txt").unlink()
     assert "0 added · 1 changed · 0 unchanged · 1 deleted" in ingest("--allow-mass-delete", into=LANCE).out
@@ -49,6 +49,37 @@ def test_json_lines_for_machines(ingest: Run, run: Run, index: str) -> None:
 def test_quiet_says_nothing(ingest: Run) -> None:
     ran = ingest("-q")
     assert (ran.status, ran.out, ran.err) == (0, "", "")
+
+
+def test_copies_of_a_text_are_one_result(ingest: Run, run: Run, index: str) -> None:
+    """So that five copies of a document do not fill the first five results."""
+    for name in "bcdef":
+        Path(f"docs/{name}.md").write_text(Path("docs/gates.md").read_text())
+    ingest("-q")
+    search = run("search", SENTENCE, "--in", index, "-k", "2")
+    assert search.out.count(SENTENCE) == 1
+    assert "Nothing here is about turbines." in search.out
+    assert "and 5 more: docs/" in search.out
+    assert "and 2 other documents" in search.out
+    first, second = run("search", SENTENCE, "--in", index, "-k", "2", "--json").lines
+    assert len({first["uri"], *first["copies"]}) == 6
+    assert second["copies"] == []
+    assert run("search", SENTENCE, "--in", index, "-k", "5", "--all").out.count(SENTENCE) == 5
+
+
+def test_documents_that_failed_before_are_said_to_have(ingest: Run, run: Run) -> None:
+    Path("docs/broken.pdf").write_bytes(b"%PDF-1.7\nnot at all")
+    ingest("-q")
+    assert "0 changed (2 documents, 1 failed before)" in ingest().out
+    planned = run("plan").out
+    assert "2 unchanged" in planned
+    assert "1 failed before" in planned
+
+
+def test_chunks_that_the_model_could_not_take_whole_are_counted(ingest: Run) -> None:
+    Path("docs/numbers.txt").write_text(" ".join(str(n) for n in range(3000)))
+    shown = ingest("--chunk", "4000 characters").out
+    assert "5 of 7 chunks were divided: a piece of 4000 characters is often more than the 510 tokens that" in shown
 
 
 def test_search_in_one_document_named_by_its_path(ingest: Run, run: Run, index: str) -> None:
@@ -125,8 +156,8 @@ def test_plan_says_what_a_run_would_do_and_does_not_do_it(run: Run, model: str, 
     assert not list(Path().glob(".penstock/*"))
     ingest("-q")
     Path("docs/new.txt").write_text("A third.")
-    told = run("plan", "--json").lines[0]
-    assert (told["new"], told["unchanged"], told["chunks"]) == (1, 2, 1)
+    plan = run("plan", "--json").lines[0]
+    assert (plan["new"], plan["unchanged"], plan["chunks"]) == (1, 2, 1)
 
 
 def test_status(ingest: Run, run: Run, index: str) -> None:
@@ -135,9 +166,9 @@ def test_status(ingest: Run, run: Run, index: str) -> None:
     assert ran.status == 0
     assert "2 done" in ran.out
     assert index in ran.out
-    told = run("status", "--json").lines[0]
-    assert (told["documents"], told["acknowledged"], told["runs"][0]["status"]) == (2, 2, "done")
-    assert told["ledger_bytes"] > 1000
+    status = run("status", "--json").lines[0]
+    assert (status["documents"], status["acknowledged"], status["runs"][0]["status"]) == (2, 2, "done")
+    assert status["ledger_bytes"] > 1000
 
 
 def test_verify_and_repair(ingest: Run, run: Run, index: str) -> None:
@@ -159,8 +190,8 @@ def test_explain_leads_from_a_point_to_its_origin(ingest: Run, run: Run, index: 
     assert ran.status == 0
     for part in ("docs/gates.md", "markdown", "Gates", SENTENCE, "256 tokens"):
         assert part in ran.out
-    told = run("explain", hit["id"], "--json").lines[0]
-    assert (told["run"]["id"], told["chunk"]["text"]) == (1, hit["text"])
+    origin = run("explain", hit["id"], "--json").lines[0]
+    assert (origin["run"]["id"], origin["chunk"]["text"]) == (1, hit["text"])
     assert run("explain", "0" * 32).status == 1
     forget(index)
     ran = run("explain", hit["id"])
@@ -203,6 +234,13 @@ def test_models_are_listed_and_found(run: Run, model: str) -> None:
     assert run("models", "fetch", model).out.strip() == model
 
 
+def test_the_default_model_is_fetched_where_none_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from penstock.cli.commands import models
+
+    monkeypatch.setattr(models, "resolve", lambda name: f"folder of {name}")
+    assert run("models", "fetch").out == "folder of None\n"
+
+
 @pytest.mark.parametrize("error", [PermissionError("not yours"), UnicodeError("odd")])
 def test_an_error_of_the_system_is_no_traceback(
     run: Run, ingest: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, index: str
@@ -223,11 +261,11 @@ def test_an_error_of_the_system_is_no_traceback(
 def test_reindex_and_back(ingest: Run, run: Run) -> None:
     """In words and in JSON; the ledger that other commands find by themselves is the current index's."""
     ingest(into=LANCE)
-    made = run("reindex", "--chunk", "200 characters")
-    assert made.status == 0
-    assert "table=chunks_1 · " in made.out
-    assert "recall     100.0%" in made.out
-    assert "reindex --rollback" in made.out
+    reindexed = run("reindex", "--chunk", "200 characters")
+    assert reindexed.status == 0
+    assert "table=chunks_1 · " in reindexed.out
+    assert "recall     100.0%" in reindexed.out
+    assert "reindex --rollback" in reindexed.out
     assert run("search", SENTENCE, "--in", LANCE, "-k", "1").out.count("gates.md") == 1
     assert ".1.db" in run("status").out
     assert run("verify").status == 0
@@ -255,6 +293,7 @@ def test_namespaces_share_an_index(ingest: Run, run: Run) -> None:
     """Each verified by itself, searched together."""
     for name in ("one", "two"):
         assert ingest("--namespace", name, "--state", f"{name}.db", into=LANCE).status == 0
-    assert len(run("search", SENTENCE, "--in", LANCE, "--json").lines) == 4
+    assert len(run("search", SENTENCE, "--in", LANCE, "--json", "--all").lines) == 4
+    assert [len(hit["copies"]) for hit in run("search", SENTENCE, "--in", LANCE, "--json").lines] == [1, 1]
     assert "points     2 in the index" in run("verify", "--state", "one.db").out
     assert "--namespace" in ingest("--state", "three.db", into=LANCE).err

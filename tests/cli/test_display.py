@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from penstock.cli import display, results
+from penstock.cli.output import progress, results, text
+from penstock.cli.output.report import report_text
+from penstock.cli.output.text import clean
 from penstock.engine.channel import ChannelStats
 from penstock.engine.progress import COUNTERS, Progress, Report
+from penstock.jobs.snippets import snippet, words_of
 
 MIB = 1 << 20
 
@@ -40,11 +43,11 @@ def drawn(what: object, width: int = 100) -> str:
 
 
 def test_rates_are_those_of_the_last_seconds() -> None:
-    rates = display.Rates()
+    rates = progress.Rates()
     for second in range(21):
         rates.add(moment(second, embedded=100 * min(second, 10)))
     assert rates.of("embedded") == 0
-    rates = display.Rates()
+    rates = progress.Rates()
     rates.add(moment(2, embedded=10))
     assert rates.of("embedded") == 5
     for second in range(3, 9):
@@ -54,13 +57,13 @@ def test_rates_are_those_of_the_last_seconds() -> None:
 
 
 def test_a_picture_tells_all_that_matters() -> None:
-    rates = display.Rates()
+    rates = progress.Rates()
     at = moment(
         10, listed=1234, unchanged=1000, documents=30, failed=4, bytes=20_000_000, embedded=250, listing=True,
         waiting="write: connection \x1brefused",
     )  # fmt: skip
     rates.add(at)
-    shown = drawn(display.frame("docs → lance://./index", at, rates, stopping=True))
+    shown = drawn(progress.frame("docs → lance://./index", at, rates, stopping=True))
     for part in (
         "docs → lance://./index",
         "1,034 of 1,234 and more",
@@ -73,31 +76,31 @@ def test_a_picture_tells_all_that_matters() -> None:
         "Ctrl-C again to stop at once",
     ):
         assert part in shown
-    assert "to go" in drawn(display.frame("", replace(at, listing=False), rates))
-    assert "1,034/1,234+ documents" in display.line(at, rates)
+    assert "to go" in drawn(progress.frame("", replace(at, listing=False), rates))
+    assert "1,034/1,234+ documents" in progress.line(at, rates)
 
 
 @pytest.mark.parametrize("width", [1, 20, 60])
 def test_a_narrow_terminal_gets_a_picture_too(width: int) -> None:
-    rates = display.Rates()
+    rates = progress.Rates()
     rates.add(moment(1))
-    assert max(map(len, drawn(display.frame("x" * 200, moment(1), rates), width).splitlines())) <= width
+    assert max(map(len, drawn(progress.frame("x" * 200, moment(1), rates), width).splitlines())) <= width
 
 
 def test_plain_lines_come_after_one_second_and_then_every_five(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = display.Lines()
+    lines = progress.Lines()
     for tenth in range(130):
         lines(moment(tenth / 10))
     assert [line.split(" ")[0] for line in capsys.readouterr().err.splitlines()] == ["1", "6", "11"]
     lines.stopping()
     lines(moment(13))
     lines(moment(13.2))
-    assert capsys.readouterr().err == f"penstock: {display.STOPPING}\n"
+    assert capsys.readouterr().err == f"penstock: {progress.STOPPING}\n"
 
 
 def test_the_live_display_draws_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     drawings: list[float] = []
-    shown = display.LiveDisplay("docs")
+    shown = progress.LiveDisplay("docs")
     monkeypatch.setattr(shown, "show", lambda progress, news: drawings.append(progress.seconds))
     for hundredth in range(200):
         shown(moment(hundredth / 100))
@@ -112,7 +115,7 @@ def report(status: str = "done", failing: int = 0, notices: tuple[str, ...] = ()
 
 
 def test_a_report_has_every_count() -> None:
-    told = display.report_text(
+    shown = report_text(
         report(
             documents=5, added=3, unchanged=7, deleted=1, failed=2, skipped=4, embedded=50, kept=6, moved=8, removed=9,
             gaps=1, failing=2, tokens=10_000, bytes=4_000_000, notices=("adopted 5 points",),
@@ -129,58 +132,73 @@ def test_a_report_has_every_count() -> None:
         "2 documents not in the index",
         "`penstock retry --state x.db`",
     ):
-        assert part in told
+        assert part in shown
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on() -> None:
-    told = display.report_text(report(status="stopped", failing=9)).plain
-    assert "Run it again" in told
-    assert "retry" not in told
+    shown = report_text(report(status="stopped", failing=9)).plain
+    assert "Run it again" in shown
+    assert "retry" not in shown
 
 
 def test_nothing_changed_is_one_line() -> None:
-    assert display.report_text(report(unchanged=1200)).plain == "0 changed (1,200 documents) in 2.0 s"
+    assert report_text(report(unchanged=1200)).plain == "0 changed (1,200 documents) in 2.0 s"
+
+
+def test_documents_that_failed_before_are_counted_and_not_called_unchanged() -> None:
+    quiet = report_text(report(unchanged=10, parked=3, failing=3)).plain
+    assert quiet.startswith("0 changed (10 documents, 3 failed before) in 2.0 s\n3 documents not in the index")
+    busy = report_text(report(documents=1, added=1, unchanged=10, parked=3, failing=4, failed=1)).plain
+    assert "10 unchanged · 0 deleted · 1 failed · 0 skipped · 3 failed before" in busy
+    assert "failed before" not in report_text(report(documents=1, added=1, unchanged=10)).plain
+    assert "13/20 documents" in progress.line(moment(1, listed=20, unchanged=10, parked=3), _rates())
+
+
+def _rates() -> progress.Rates:
+    rates = progress.Rates()
+    rates.add(moment(1))
+    return rates
 
 
 @given(st.text())
 def test_nothing_shown_can_command_a_terminal(text: str) -> None:
-    shown = display.clean(text)
+    shown = clean(text)
     assert all(character.isprintable() for character in shown)
     shown.encode()
 
 
 @given(st.text(alphabet="abc \n", max_size=2000), st.integers(30, 300))
 def test_a_snippet_is_a_stretch_of_the_text(text: str, width: int) -> None:
-    shown = results.snippet(text, results.words_of("abc"), width)
+    shown = snippet(text, words_of("abc"), width)
     assert len(shown) <= width + 4
     assert shown.removeprefix("… ").removesuffix(" …") in " ".join(text.split())
 
 
 def test_a_snippet_is_where_the_words_are() -> None:
     text = "filler " * 300 + "how a run resumes after a crash " + "filler " * 300
-    words = results.words_of("How do I resume?")
+    words = words_of("How do I resume?")
     assert words is not None
-    assert "resumes after a crash" in results.snippet(text, words)
+    assert "resumes after a crash" in snippet(text, words)
     assert [match[0] for match in words.finditer("Resuming, resumes; how presume")] == ["resumes"]
 
 
 def test_short_words_count_where_there_are_no_others() -> None:
-    words = results.words_of("AI")
+    words = words_of("AI")
     assert words is not None
     assert re.findall(words, "an AI said") == ["AI"]
-    assert results.words_of("?!") is None
+    assert words_of("?!") is None
 
 
 @pytest.mark.parametrize(
     ("amount", "said"), [(0, "0 B"), (1536, "1.5 KiB"), (512 * MIB, "512.0 MiB"), (3 << 40, "3,072.0 GiB")]
 )
 def test_sizes(amount: int, said: str) -> None:
-    assert display.size(amount) == said
+    assert text.size(amount) == said
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.04, "0.0 s"), (59.5, "59.5 s"), (61, "1:01 min"), (3700, "1:01:40")])
 def test_durations(seconds: float, said: str) -> None:
-    assert display.duration(seconds) == said
+    assert text.duration(seconds) == said
 
 
 def test_the_pages_of_a_table_line_up_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +208,7 @@ def test_the_pages_of_a_table_line_up_at_a_terminal(monkeypatch: pytest.MonkeyPa
         for n in range(25)
     ]
     headings = ("document", "stage", "place", "cause", "attempts", "when")
-    pages = [drawn(page, 120) for page in results.table(headings, iter(rows), page=10)]
+    pages = [drawn(page, 120) for page in results.table(headings, iter(rows), per=10)]
     assert len(pages) == 3
     assert [("document" in page) for page in pages] == [True, False, False]
     starts = {line.index("parse") for page in pages for line in page.splitlines() if "parse" in line}
@@ -208,27 +226,27 @@ def test_a_table_is_drawn_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
             yield [str(number)]
 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    next(iter(results.table(["n"], rows(), page=10)))
+    next(iter(results.table(["n"], rows(), per=10)))
     assert len(taken) == 10
 
 
 def test_the_display_fits_where_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    def chosen(as_json: bool = False, quiet: bool = False) -> type[display.Display]:
-        return type(display.display("", as_json=as_json, quiet=quiet))
+    def chosen(as_json: bool = False, quiet: bool = False) -> type[progress.Display]:
+        return type(progress.display("", as_json=as_json, quiet=quiet))
 
-    assert chosen() is display.Lines
-    assert chosen(as_json=True) is display.JsonLines
-    assert chosen(quiet=True) is display.Quiet
+    assert chosen() is progress.Lines
+    assert chosen(as_json=True) is progress.JsonLines
+    assert chosen(quiet=True) is progress.Quiet
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert chosen() is display.LiveDisplay
+    assert chosen() is progress.LiveDisplay
     monkeypatch.setenv("TERM", "dumb")
-    assert chosen() is display.Lines
+    assert chosen() is progress.Lines
 
 
 def test_a_snippet_of_many_words_is_quick() -> None:
     """A long chunk that says one word over and over is looked through once."""
     text = "x " * 50 + "otters " * 200_000
     began = time.process_time()
-    assert "otters otters" in results.snippet(text, results.words_of("otters"))
+    assert "otters otters" in snippet(text, words_of("otters"))
     assert time.process_time() - began < 5

@@ -1,4 +1,4 @@
-"""The grammar: complete, quick to load, and told in exit statuses that scripts can use."""
+"""Commands and options: complete, quick to load, with exit statuses that scripts can use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from penstock import __version__
 from penstock.cli import main as cli
 from penstock.cli.arguments import make_parser
-from penstock.cli.commands import looking
+from penstock.cli.commands import ledger
 from penstock.core.errors import StageError, UsageError
 from tests.cli.conftest import Run
 
@@ -23,9 +23,9 @@ HEAVY = ("rich", "numpy", "lancedb", "pyarrow", "onnxruntime", "tokenizers", "sq
 def parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser, argparse.Action]]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            told = {pseudo.dest: pseudo.help for pseudo in action._choices_actions}
+            helps = {pseudo.dest: pseudo.help for pseudo in action._choices_actions}
             for name, child in action.choices.items():
-                assert told.get(name), f"{name} has no help"
+                assert helps.get(name), f"{name} has no help"
                 assert child.description, f"{name} has no description"
                 yield from parsers(child)
         else:
@@ -69,7 +69,7 @@ def test_version(run: Run) -> None:
         ("ingest", "docs"),
         ("ingest", "--into", "lance://./index"),
         ("ingest", "docs", "--into", "nowhere"),
-        ("ingest", "docs", "--into", "nosuch://place"),
+        ("ingest", "docs", "--into", "nosuch://index"),
         ("ingest", "docs", "--into", "lance://./index", "--workers", "0"),
         ("ingest", "docs", "--into", "lance://./index", "--memory", "tiny"),
         ("ingest", "docs", "--into", "lance://./index", "--memory", "1KiB"),
@@ -84,7 +84,7 @@ def test_version(run: Run) -> None:
         ("verify", "--state", "nosuch.db"),
     ],
 )
-def test_what_cannot_be_meant_is_status_2_and_leaves_nothing_behind(
+def test_an_invalid_command_line_is_status_2_and_leaves_nothing_behind(
     run: Run, here: object, argv: tuple[str, ...]
 ) -> None:
     from pathlib import Path
@@ -102,7 +102,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def status(args: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr(looking, "status", status)
+    monkeypatch.setattr(ledger, "status", status)
 
 
 def test_the_unexpected_is_one_line_that_says_how_to_see_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +136,6 @@ def test_ctrl_c_in_a_command_that_only_looks_is_status_130(run: Run, monkeypatch
     def status(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(looking, "status", status)
+    monkeypatch.setattr(ledger, "status", status)
     monkeypatch.setattr(cli, "_leave_if_busy", lambda: None)  # threads of other tests would end this process
     assert run("status").status == 130

@@ -92,7 +92,7 @@ def test_a_model_of_texts_is_refused(images: Path, run: Run, model: str) -> None
     assert "embeds no images" in refused.err
 
 
-def test_no_parts_are_told(here: Path, run: Run) -> None:
+def test_missing_parts_are_reported(here: Path, run: Run) -> None:
     assert run("verify", "nowhere").status in (2, 3)
     assert run("load", "nowhere", "--into", "memory://x").status in (2, 3)
     assert run("verify", "nowhere", "--repair").status == 2

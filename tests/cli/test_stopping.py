@@ -90,8 +90,8 @@ def test_ctrl_c_writes_what_is_in_flight_and_a_rerun_does_the_rest(
     assert 0 < written < FILES
     rest = run(*argv)
     assert rest.status == 0
-    told = rest.lines[-1]["counts"]
-    assert told["embedded"] == FILES + 2 - written, (report["counts"], told)
+    counts = rest.lines[-1]["counts"]
+    assert counts["embedded"] == FILES + 2 - written, (report["counts"], counts)
     assert run("verify", "-q").status == 0
 
 

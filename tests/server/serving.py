@@ -58,7 +58,7 @@ def chunk(number: int, text: str = "", **more: Any) -> Chunk:
 
 def fill(url: str, chunks: Sequence[Chunk], embedder: Embedder | None = None) -> None:
     embedder = embedder or ColourEmbedder()
-    with find(SINKS, scheme(url), "sink")(url) as sink, embedder:
+    with find(SINKS, scheme(url))(url) as sink, embedder:
         embedder.open()
         sink.open(Manifest(single(embedder.describe())))
         vectors = embedder.embed(chunks)

@@ -43,7 +43,7 @@ def into(tmp_path: Path) -> str:
 
 def held(into: str | Sink) -> list[Point]:
     """What the current collection holds."""
-    sink = find(SINKS, into.partition("://")[0], "sink")(into) if isinstance(into, str) else into
+    sink = find(SINKS, into.partition("://")[0])(into) if isinstance(into, str) else into
     with current(sink) as there:
         manifest = there.manifest()
         assert manifest is not None
@@ -111,7 +111,7 @@ def test_the_old_one_is_searched_until_the_new_one_is_whole(out: Path, tmp_path:
     assert set(seen) == {40}, "while it was built"
     assert len(held(into)) == 39
     assert "00003.png" not in {uri[-9:] for uri in loaded_uris(into)}
-    old = find(SINKS, "sqlite", "sink")(first.place)
+    old = find(SINKS, "sqlite")(first.place)
     assert old.manifest() is not None
     third = load(out, into, state=tmp_path / "state")
     assert old.manifest() is None, "the one before the one before is gone"
@@ -200,7 +200,7 @@ def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) 
     folder.finish(Done(2, 1, done.inputs, done.digest, done.counts, parts))
     with pytest.raises(SourceError, match="another model"):
         load(out, into, state=tmp_path / "state")
-    assert find(SINKS, "sqlite", "sink")(into).manifest() is None
+    assert find(SINKS, "sqlite")(into).manifest() is None
 
 
 def test_an_index_of_a_pipeline_stays(out: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from penstock.core.records import Block, Piece
 class Fitted:
     """Counts the tokens of another chunker's pieces, hands their ids on, and divides what is too long.
 
-    `divided` is how many pieces it has divided so far, in all threads: those chunks are smaller than was asked for.
+    Of `pieces` so far, in all threads, `divided` were too long: their chunks are smaller than was asked for.
     """
 
     def __init__(self, chunker: Chunker, tokenizer: Tokenizer) -> None:
         self.chunker, self.tokenizer = chunker, tokenizer
-        self.divided = 0
+        self.pieces = self.divided = 0
         self._lock = threading.Lock()
         self._divide = TextChunker(tokenizer.max_tokens, tokenizer=tokenizer)
 
@@ -29,6 +29,8 @@ class Fitted:
         pieces = iter(self.chunker(blocks))
         while batch := list(islice(pieces, 64)):
             rows = self.tokenizer.encode([piece.text for piece in batch])
+            with self._lock:
+                self.pieces += len(batch)
             for piece, row in zip(batch, rows, strict=True):
                 if len(row) <= self.tokenizer.max_tokens:
                     yield replace(piece, tokens=array("i", row))

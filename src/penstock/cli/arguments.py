@@ -1,26 +1,29 @@
-"""What can be said on the command line.
+"""Commands and options of the command line.
 
-Only the standard library is imported: `penstock --help` answers at once.
+Nothing heavy is imported: `penstock --help` answers at once. The options of a pipeline come from Settings.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock import __version__
+from penstock.core.errors import UsageError
 
-COMPOSING = ("into", "model", "chunk", "memory", "include", "exclude", "hidden", "workers", "namespace")
-"""The options that say what a pipeline is made of."""
+if TYPE_CHECKING:
+    from penstock.core.options import Option
+
 EPILOG = """\
 exit status:
   0    all well
   1    done, but some documents or parts of them failed; or verify found differences; or explain found nothing
-  2    the command line or a setting cannot be meant
+  2    the command line or a setting is invalid
   3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
   130  stopped by Ctrl-C: run it again to go on
-  141  nobody reads the output any more
+  141  the reader of the output is gone
 
 Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.
 """
@@ -32,7 +35,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line, complete or, as that is quicker, with the options of some commands `only`."""
     parser = _Parser(
         prog="penstock",
         description="Streams documents through parse, chunk and embed into a vector database, inside a memory budget,"
@@ -43,146 +47,262 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
     parser.set_defaults(command="")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
-
-    def command(name: str, does: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(name, help=does, description=does[0].upper() + does[1:])
-        made.set_defaults(command=name)
-        return made
-
-    ingest = command("ingest", "bring an index up to date with documents: only what changed is embedded")
-    ingest.add_argument("path", metavar="PATH", nargs="+", help="a file, a folder or a url such as s3://bucket/docs")
-    _compose(ingest, required=True)
-    _permit(ingest)
-    _output(ingest)
-
-    toml = command("run", "bring an index up to date as a penstock.toml says")
-    toml.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
-    _permit(toml)
-    _output(toml)
-
-    search = command("search", "find what an index holds on a question")
-    search.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
-    search.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
-    search.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
-    search.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
-    search.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
-    search.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
-    search.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
-    _json(search)
-
-    plan = command("plan", "say what a run would do, without embedding or writing")
-    plan.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the pipeline that the ledger knows")
-    _compose(plan, required=False)
-    _json(plan)
-
-    status = command("status", "say what the ledger knows: documents by state, chunks, last runs")
-    _state(status)
-    _json(status)
-
-    failures = command("failures", "list what could not be read, parsed, embedded or written, and why")
-    _state(failures)
-    _json(failures)
-
-    retry = command("retry", "try again what failed or was skipped")
-    _state(retry)
-    _output(retry)
-
-    verify = command("verify", "hold source, ledger and index against each other, by ids; or prove parts complete")
-    verify.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
-    verify.add_argument("--repair", action="store_true", help="mend what differs, with a run")
-    verify.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
-    verify.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
-    _state(verify)
-    _output(verify)
-
-    explain = command("explain", "say where a point of the index comes from")
-    explain.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
-    _state(explain)
-    _json(explain)
-
-    reindex = command("reindex", "build the index anew beside itself, with another model or chunks, and switch to it")
-    reindex.add_argument("--model", metavar="M", help="the model to build with")
-    reindex.add_argument("--chunk", metavar="SIZE", help='how documents are to be cut: "256 tokens"')
-    reindex.add_argument("--recall", metavar="SHARE", type=_share, default=0.95, help="what a search must find (95%%)")
-    reindex.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
-    back = reindex.add_mutually_exclusive_group()
-    back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
-    back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
-    _state(reindex)
-    _output(reindex)
-
-    copying = command("copy", "bring all points of an index into another store, vectors and all, without a model")
-    copying.add_argument("index", metavar="URL", help="the index to read: lance://./index")
-    copying.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
-    _output(copying)
-
-    embed = command("embed", "embed images into Parquet parts, one share of them or all, on any number of machines")
-    embed.add_argument(
-        "path", metavar="PATH", nargs="+", help="a folder of images, or a url such as s3://bucket/images"
-    )
-    embed.add_argument("--model", metavar="M", required=True, help="a CLIP or SigLIP model: a name or a folder")
-    embed.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
-    share = embed.add_mutually_exclusive_group()
-    share.add_argument("--partition", metavar="I/N", type=_partition, help="the I-th of N shares: 3/100")
-    share.add_argument("--claim", action="store_true", help="one piece after the other that no other worker has")
-    embed.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many pieces (64)")
-    embed.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
-    embed.add_argument("--memory", metavar="SIZE", default="512MiB", help="the most bytes in flight (512MiB)")
-    embed.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
-    embed.add_argument("--again", action="store_true", help="try once more what failed in finished pieces")
-    _output(embed)
-
-    load = command("load", "build an index of parts beside the current one, and switch to it when it is complete")
-    load.add_argument("parts", metavar="PARTS", help="the folder or url that `embed` wrote to")
-    load.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
-    load.add_argument("--incomplete", action="store_true", help="though some pieces are not finished")
-    load.add_argument("--replace-model", action="store_true", help="though the index is of another model")
-    _output(load)
-
-    taking = command("import", "make parts of vectors that clip-retrieval or pickling scripts have written")
-    taking.add_argument("foreign", metavar="FOLDER", help="where they are")
-    taking.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
-    taking.add_argument("--model-name", metavar="NAME", required=True, help="what made the vectors")
-    _output(taking)
-
-    serve = command("serve", "answer searches over HTTP, and show a page to search with")
-    serve.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
-    serve.add_argument("--model", metavar="M", help="its model (int8:FOLDER if it was made so), where that has moved")
-    serve.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
-    serve.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
-    serve.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")
-    serve.add_argument("--fetch-urls", action="store_true", help="fetch images: those of searches, and indexed ones")
-    serve.add_argument("--origin", metavar="URL", action="append", help="let pages of that origin ask; may come again")
-    serve.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
-    serve.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")
-    serve.add_argument("--max-body", dest="body", metavar="SIZE", help="the largest request (16MiB)")
-    serve.add_argument("--max-pixels", dest="pixels", metavar="N", type=_positive, help="of an image (50000000)")
-    serve.add_argument("--queue", metavar="N", type=_positive, help="searches inside at once (256)")
-    serve.add_argument("--batch", metavar="N", type=_positive, help="texts that the model gets at once (32)")
-    _state(serve)
-
-    models = command("models", "list the models that are here, or fetch one")
-    _json(models)
-    actions = models.add_subparsers(metavar="ACTION", parser_class=_Parser)
-    does = "get a model, unless it is here"
-    fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
-    fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
-    fetch.set_defaults(command="models fetch")
+    for name, command in COMMANDS.items():
+        child = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:])
+        child.set_defaults(command=name, target=command.target, long=command.long)
+        if only is None or name in only:
+            command.add_options(child)
     return parser
 
 
-def _compose(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    more = "the index: lance://./index; may come again, for several that are filled together"
-    parser.add_argument("--into", metavar="URL", required=required, action="append", help=more)
-    parser.add_argument("--model", metavar="M", help="a sentence-transformers model: a name or a folder")
-    parser.add_argument("--chunk", metavar="SIZE", help='how documents are cut: "256 tokens", "1000 characters"')
-    parser.add_argument("--memory", metavar="SIZE", help="the most bytes in flight (512MiB)")
-    parser.add_argument("--include", metavar="GLOB", action="append", help="only files like this; may come again")
-    parser.add_argument("--exclude", metavar="GLOB", action="append", help="no files like this; may come again")
-    parser.add_argument("--hidden", action="store_true", default=None, help="hidden files and folders as well")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="documents read at once (as many as cores)")
-    parser.add_argument("--namespace", metavar="NAME", help="fill a part of an index that others fill, too")
+# ---------------------------------------------------------------- commands
+
+
+def _ingest(parser: argparse.ArgumentParser) -> None:
+    from penstock.settings import OPTIONS
+
+    parser.add_argument("path", metavar="PATH", nargs="+", help=OPTIONS["source"].help)
+    _pipeline(parser, required=True)
+    _permit(parser)
+    _output(parser)
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
+    _permit(parser)
+    _output(parser)
+
+
+def _search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
+    parser.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
+    parser.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
+    parser.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
+    parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
+    parser.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
+    parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
+    parser.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
+    parser.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
+    _json(parser)
+
+
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the ledger's pipeline")
+    _pipeline(parser, required=False)
+    _json(parser)
+
+
+def _status(parser: argparse.ArgumentParser) -> None:
     _state(parser)
+    _json(parser)
+
+
+def _failures(parser: argparse.ArgumentParser) -> None:
+    _state(parser)
+    _json(parser)
+
+
+def _retry(parser: argparse.ArgumentParser) -> None:
+    _state(parser)
+    _output(parser)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
+    parser.add_argument("--repair", action="store_true", help="mend what differs, with a run")
+    parser.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
+    parser.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
+    _state(parser)
+    _output(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
+    _state(parser)
+    _json(parser)
+
+
+def _reindex(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="M", help="the model to build with")
+    parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
+    parser.add_argument(
+        "--recall", metavar="SHARE", type=_share, default=0.95, help="true neighbours that searches find (95%%)"
+    )
+    parser.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
+    back = parser.add_mutually_exclusive_group()
+    back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
+    back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
+    _state(parser)
+    _output(parser)
+
+
+def _copy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("index", metavar="URL", help="the index to read: lance://./index")
+    parser.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
+    _output(parser)
+
+
+def _embed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", metavar="PATH", nargs="+", help="a folder of images, or a url such as s3://bucket/images"
+    )
+    parser.add_argument("--model", metavar="M", required=True, help="a CLIP or SigLIP model: a name or a folder")
+    parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
+    share = parser.add_mutually_exclusive_group()
+    share.add_argument("--partition", metavar="I/N", type=_partition, help="the I-th of N shares: 3/100")
+    share.add_argument("--claim", action="store_true", help="one piece after the other that no other worker has")
+    parser.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many pieces (64)")
+    parser.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
+    memory = pipeline_options()["memory"]
+    _add(parser, memory, default=memory.default)
+    parser.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
+    parser.add_argument("--again", action="store_true", help="try once more what failed in finished pieces")
+    _output(parser)
+
+
+def _load(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", metavar="PARTS", help="the folder or url that `embed` wrote to")
+    parser.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
+    parser.add_argument("--incomplete", action="store_true", help="though some pieces are not finished")
+    parser.add_argument("--replace-model", action="store_true", help="though the index is of another model")
+    _output(parser)
+
+
+def _import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("foreign", metavar="FOLDER", help="the folder with them")
+    parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
+    parser.add_argument("--model-name", metavar="NAME", required=True, help="the model that made the vectors")
+    _output(parser)
+
+
+def _serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
+    parser.add_argument("--model", metavar="M", help="its model (int8:FOLDER if it was made so), where that has moved")
+    parser.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
+    parser.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
+    parser.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")
+    parser.add_argument("--fetch-urls", action="store_true", help="fetch images: those of searches, and indexed ones")
+    parser.add_argument("--origin", metavar="URL", action="append", help="let pages of that origin ask; may come again")
+    parser.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
+    parser.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")
+    parser.add_argument("--max-body", dest="body", metavar="SIZE", help="the largest request (16MiB)")
+    parser.add_argument("--max-pixels", dest="pixels", metavar="N", type=_positive, help="of an image (50000000)")
+    parser.add_argument("--queue", metavar="N", type=_positive, help="searches inside at once (256)")
+    parser.add_argument("--batch", metavar="N", type=_positive, help="texts that the model gets at once (32)")
+    _state(parser)
+
+
+def _models(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    actions = parser.add_subparsers(metavar="ACTION", parser_class=_Parser)
+    does = "get a model, unless it is here"
+    fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
+    fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
+    fetch.set_defaults(command="models fetch", target="models:fetch")
+
+
+class Command(NamedTuple):
+    help: str
+    target: str
+    """`module:function` in `penstock.cli.commands`, imported when it is called."""
+    add_options: Callable[[argparse.ArgumentParser], None]
+    long: bool = False
+    """It works for long: the process is its own, so the allocator is set to give memory back."""
+
+
+COMMANDS = {
+    "ingest": Command(
+        "bring an index up to date with documents: only what changed is embedded", "ingest:ingest", _ingest, long=True
+    ),
+    "run": Command("bring an index up to date as a penstock.toml says", "ingest:run", _run, long=True),
+    "search": Command("find what an index holds on a question", "search:search", _search),
+    "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan),
+    "status": Command("say what the ledger knows: documents by state, chunks, last runs", "ledger:status", _status),
+    "failures": Command(
+        "list what could not be read, parsed, embedded or written, and why", "ledger:failures", _failures
+    ),
+    "retry": Command("try again what failed or was skipped", "ingest:retry", _retry, long=True),
+    "verify": Command(
+        "hold source, ledger and index against each other, by ids; or prove parts complete",
+        "verify:verify",
+        _verify,
+        long=True,
+    ),
+    "explain": Command("say where a point of the index comes from", "explain:explain", _explain),
+    "reindex": Command(
+        "build the index anew beside itself, with another model or chunks, and switch to it",
+        "reindex:reindex",
+        _reindex,
+        long=True,
+    ),
+    "copy": Command(
+        "bring all points of an index into another store, vectors and all, without a model",
+        "copy:copy",
+        _copy,
+        long=True,
+    ),
+    "embed": Command(
+        "embed images into Parquet parts, one share of them or all, on any number of machines",
+        "shards:embed",
+        _embed,
+        long=True,
+    ),
+    "load": Command(
+        "build an index of parts beside the current one, and switch to it when it is complete",
+        "shards:load",
+        _load,
+        long=True,
+    ),
+    "import": Command(
+        "make parts of vectors that clip-retrieval or pickling scripts have written",
+        "shards:import_foreign",
+        _import,
+        long=True,
+    ),
+    "serve": Command("answer searches over HTTP, and show a page to search with", "serve:serve", _serve, long=True),
+    "models": Command("list the models that are here, or fetch one", "models:models", _models),
+}
+
+
+# ---------------------------------------------------------------- options that several commands have
+
+
+def pipeline_options() -> dict[str, Option]:
+    """The options of a pipeline and of its source that commands have; its source is an argument."""
+    from penstock.settings import OPTIONS
+    from penstock.sources.options import FILES
+
+    own = {name: option for name, option in OPTIONS.items() if name != "source"}
+    return own | {option.name: option for option in FILES if option.flag}
+
+
+def _pipeline(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """`required`: there is no pipeline to fall back on, so `--into` has to be given."""
+    for option in pipeline_options().values():
+        _add(parser, option, required=required and option.name == "into")
+
+
+def _add(parser: argparse.ArgumentParser, option: Option, *, required: bool = False, default: Any = None) -> None:
+    """Add an option as it is declared. Its value is `default` where it is not given, so that one can tell."""
+    flag, help = f"--{option.name.replace('_', '-')}", option.help.replace("%", "%%")
+    if option.type is bool:
+        parser.add_argument(flag, action="store_true", default=default, help=help)
+    elif option.type is tuple:
+        again = "" if "may come again" in help else "; may come again"
+        parser.add_argument(flag, metavar=option.metavar, required=required, action="append", help=help + again)
+    else:
+        shown = f"{help} ({option.default})" if option.default else help
+        parser.add_argument(flag, metavar=option.metavar, type=_value(option), default=default, help=shown)
+
+
+def _value(option: Option) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            return option.parse(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _permit(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +321,7 @@ def _json(parser: argparse._ActionsContainer) -> None:
 
 
 def _state(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--state", metavar="FILE", help="the ledger (one a pipeline, under .penstock/)")
+    _add(parser, pipeline_options()["state"])
 
 
 def _share(text: str) -> float:
@@ -209,7 +329,7 @@ def _share(text: str) -> float:
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         if 0 <= number <= 1:
             return number
-    raise argparse.ArgumentTypeError(f"{text!r} is no share such as 1% or 0.01")
+    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 1% or 0.01")
 
 
 def _partition(text: str) -> tuple[int, int]:
@@ -217,11 +337,11 @@ def _partition(text: str) -> tuple[int, int]:
         share, of = (int(part) for part in text.split("/"))
         if 0 < share <= of:
             return share, of
-    raise argparse.ArgumentTypeError(f"{text!r} is no share such as 3/100")
+    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 3/100")
 
 
 def _positive(text: str) -> int:
     with suppress(ValueError):
         if (number := int(text)) > 0:
             return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    raise argparse.ArgumentTypeError(f"invalid number {text!r}: expected at least 1")

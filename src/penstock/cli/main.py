@@ -1,6 +1,6 @@
-"""The command line: parses, calls the library, prints.
+"""The command line: parse, call the library, print.
 
-Nothing heavy is imported here at the top: `penstock --help` answers at once.
+Nothing heavy is imported at the top: `penstock --help` answers at once.
 """
 
 from __future__ import annotations
@@ -13,48 +13,32 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from penstock.cli.arguments import make_parser
-from penstock.cli.commands.answering import BROKEN_PIPE, FAILED, OK, STOPPED, USAGE, complain
+from penstock.cli.output.streams import BROKEN_PIPE, FAILED, OK, STOPPED, USAGE, complain
 from penstock.core.errors import PenstockError, StageError, UsageError
 from penstock.registry import load
 
-COMMANDS = {
-    "ingest": "penstock.cli.commands.running:ingest",
-    "run": "penstock.cli.commands.running:run",
-    "retry": "penstock.cli.commands.running:retry",
-    "verify": "penstock.cli.commands.running:verify",
-    "reindex": "penstock.cli.commands.running:reindex",
-    "copy": "penstock.cli.commands.running:copy",
-    "search": "penstock.cli.commands.searching:search",
-    "plan": "penstock.cli.commands.looking:plan",
-    "status": "penstock.cli.commands.looking:status",
-    "failures": "penstock.cli.commands.looking:failures",
-    "explain": "penstock.cli.commands.looking:explain",
-    "embed": "penstock.cli.commands.parts:embed",
-    "load": "penstock.cli.commands.parts:load",
-    "import": "penstock.cli.commands.parts:take",
-    "serve": "penstock.cli.commands.serving:serve",
-    "models": "penstock.cli.commands.models:models",
-    "models fetch": "penstock.cli.commands.models:fetch",
-}
-"""Imported when they are called."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    _print_anything()
+    _replace_unencodable()
     gc.set_threshold(50_000, 20, 50)  # a run makes millions of small records, and hardly a cycle among them
     try:
         try:
-            parser = make_parser()
-            args = parser.parse_args(argv)
+            words = sys.argv[1:] if argv is None else argv
+            parser = make_parser(only=words)
+            args = parser.parse_args(words)
             if not args.command:
                 parser.error("which command? `penstock --help` lists them")
-            status: int = load(COMMANDS[args.command])(args)
-        except SystemExit as end:  # argparse has said what there was to say
+            if args.long:
+                from penstock.support.heap import tighten
+
+                tighten()
+            status: int = load(f"penstock.cli.commands.{args.target}")(args)
+        except SystemExit as end:  # argparse has printed the error or the help
             status = end.code if isinstance(end.code, int) else OK
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # What is left in the buffer would make the interpreter complain when it flushes at its end.
+        # The interpreter would complain when it flushes the rest of the buffer at its end.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
@@ -70,11 +54,11 @@ def _explain_error(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    complain(_told(error))
+    complain(_message(error))
     return USAGE if isinstance(error, UsageError) else FAILED
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, StageError) and isinstance(error.__cause__, PenstockError):
         return f"{_at(error)}{error.__cause__}"
     if isinstance(error, StageError):
@@ -86,13 +70,14 @@ def _told(error: Exception) -> str:
 
 
 def _at(error: StageError) -> str:
-    from penstock.cli.display import place
+    from penstock.cli.output.text import document_name
 
-    return f"{error.stage}{' at ' + place(error.item) if error.item else ''}: "
+    return f"{error.stage}{' at ' + document_name(error.item) if error.item else ''}: "
 
 
-def _print_anything() -> None:
-    """Names of files may be in no encoding at all: what a stream cannot say is replaced. A closed one takes all."""
+def _replace_unencodable() -> None:
+    """Have characters that a stream cannot encode replaced: names of files may have any bytes. Closed streams are
+    replaced by the null device."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -102,9 +87,10 @@ def _print_anything() -> None:
 
 
 def _leave_if_busy() -> None:
-    """Threads that are still in native code would crash while the interpreter takes itself apart under them."""
+    """End the process at once if threads of a run are still in native code: they would crash while the interpreter
+    shuts down."""
     if any(thread.name.startswith("penstock-") for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # a pipe that nobody reads
+            with suppress(OSError, ValueError):  # the pipe has no reader
                 stream.flush()
         os._exit(STOPPED)

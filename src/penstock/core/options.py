@@ -1,23 +1,29 @@
-"""Options of a component, declared once as data: what a url, a command line and a file of settings can say of it."""
+"""Options, declared once as data: what a url, a command line, a file of settings and Python can say of a component."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from penstock.core.errors import UsageError
 
 _Type = type[Any]
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_EXPECTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a mapping"}
+_EXPECTED = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list of texts",
+    dict: "a mapping",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its name, what it takes, what it is where nothing is said, and a line of help.
+    """One option: its name, type, default and a line of help.
 
     `type` is str, int, float, bool, dict, or tuple: several texts.
     """
@@ -26,6 +32,21 @@ class Option:
     type: _Type
     default: Any
     help: str
+    _: KW_ONLY
+    metavar: str = "VALUE"
+    """The name of its value in the help of a command."""
+    expected: str = ""
+    """What the message on an invalid value asks for, where the type alone says too little."""
+    least: int | None = None
+    """The smallest valid number."""
+    numeric: bool = False
+    """A number stands for the text of it: `chunk = 256`."""
+    validate: Callable[[Any], object] | None = None
+    """Raises UsageError for a value that is invalid though of the right type."""
+    flag: bool = False
+    """The command line has it, too, though it belongs to a source."""
+    secret: bool = False
+    """It may hold keys, so it is never written down."""
 
     def parse(self, text: str) -> Any:
         """The value that a text stands for. Raises UsageError."""
@@ -35,20 +56,22 @@ class Option:
         elif self.type is tuple:
             return tuple(part for each in text.split(",") if (part := each.strip()))
         elif self.type is str:
-            return text
+            return self.check(text)
         elif self.type in (int, float):
             try:
-                return self.type(text)
+                return self.check(self.type(text))
             except ValueError:
                 pass  # raised below, as for the other types
         raise self._invalid(text)
 
     def check(self, value: Any) -> Any:
-        """The value as the component takes it. Raises UsageError where it is of another type."""
+        """The value as the component takes it. Raises UsageError where it is of another type, or invalid."""
         if value is None and self.default is None:
             return None
+        if self.numeric and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
         if self.type is tuple:
-            several = isinstance(value, Sequence | Set) and not isinstance(value, str)
+            several = isinstance(value, Sequence | Set) and not isinstance(value, str | bytes)
             if several and all(isinstance(part, str | os.PathLike) for part in value):
                 return tuple(value)
         elif self.type is dict:
@@ -57,12 +80,15 @@ class Option:
         elif isinstance(value, float | int if self.type is float else self.type) and (
             self.type is bool or not isinstance(value, bool)
         ):
+            if self.least is not None and value < self.least:
+                raise UsageError(f"invalid {self.name} {value!r}: expected at least {self.least}")
+            if self.validate is not None:
+                self.validate(value)
             return value
         raise self._invalid(value)
 
     def _invalid(self, value: object) -> UsageError:
-        expected = _EXPECTED.get(self.type, "a list of texts")
-        return UsageError(f"invalid {self.name} {value!r}: expected {expected}")
+        return UsageError(f"invalid {self.name} {value!r}: expected {self.expected or _EXPECTED[self.type]}")
 
 
 def chosen(declared: Iterable[Option], values: Mapping[str, Any], owner: str) -> dict[str, Any]:
@@ -75,8 +101,16 @@ def chosen(declared: Iterable[Option], values: Mapping[str, Any], owner: str) ->
 
 
 def unknown(name: str, known: Iterable[str], owner: str) -> str:
+    """The message for an option that `owner` does not have, with the nearest one of those it has."""
     names = list(known)
-    near = get_close_matches(name, names, 1)
-    hint = f"did you mean {near[0]!r}? It" if near else "it"
+    near = nearest(name, names)
+    hint = f"did you mean {near!r}? It" if near else "it"
     takes = f"{hint} takes {', '.join(names)}" if names else "it takes none"
     return f"unknown option {name!r} of {owner}: {takes}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like this one, if any is."""
+    from difflib import get_close_matches  # 5 ms that only a mistake should cost
+
+    return next(iter(get_close_matches(name, list(known), 1)), None)

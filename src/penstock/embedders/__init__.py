@@ -1,1 +1,1 @@
-"""What turns chunks into vectors: a model a file, and the parts that they share."""
+"""Embedders: a model a file, and the parts that they share."""

@@ -25,7 +25,7 @@ from penstock.jobs.components import Components, point_ledger
 from penstock.jobs.run import OnProgress, run
 from penstock.jobs.verify import verify
 from penstock.ledger import Ledger
-from penstock.registry import INDEXES, find, scheme
+from penstock.registry import INDEXES, find, has_index, scheme
 from penstock.sinks.fanout import members
 from penstock.sinks.memory import scores
 
@@ -238,10 +238,10 @@ def _remove(ledger: Ledger) -> None:
 
 def measured_recall(sink: Sink) -> float | None:
     """Of the true nearest of some of its points, found by comparing with all, the share that a search finds too."""
-    if scheme(sink.url) not in INDEXES:
+    if not has_index(sink.url):
         return None
     held = _manifest(sink)
-    index: Index = find(INDEXES, scheme(sink.url), "index")(sink.url)
+    index: Index = find(INDEXES, scheme(sink.url))(sink.url)
     with sink, index:
         sink.open(held)
         index.open()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+from penstock.chunkers.fitted import Fitted
 from penstock.core.errors import SourceError, Transient
 from penstock.core.records import Change, Delete, Unreadable, Upsert
 from penstock.core.retry import MAX_WAIT
@@ -128,6 +129,17 @@ def _report(session: Session, flow: Flow, run: int, status: str, seconds: float)
         peak_bytes=last.peak,
         budget=session.components.budget,
         passed_over=dict(session.components.source.passed_over),
-        notices=(*session.notices, *(fan_out.notices if fan_out else ())),
+        notices=(*session.notices, *(fan_out.notices if fan_out else ()), *_divided(session)),
         behind=tuple(fan_out.behind) if fan_out else (),
     )
+
+
+def _divided(session: Session) -> list[str]:
+    """A notice where the model takes less than the size of chunks that was asked for."""
+    chunker = session.chunker
+    if not isinstance(chunker, Fitted) or not chunker.divided:
+        return []
+    return [
+        f"{chunker.divided:,} of {chunker.pieces:,} chunks were divided: a piece of {session.schema.chunking} is often"
+        f" more than the {chunker.tokenizer.max_tokens:,} tokens that the model takes"
+    ]

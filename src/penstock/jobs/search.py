@@ -1,8 +1,9 @@
-"""Asking an index: the query is embedded by the model that made its vectors, or not at all."""
+"""Search of an index: a query is embedded by the model that made the index's vectors, or refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.core.contracts import Embedder, Index, MultiEmbedder, OneModel
@@ -11,6 +12,9 @@ from penstock.core.generations import current
 from penstock.core.records import VECTOR, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.embedders.named import image_queries, named
+
+DISTINCT_AMONG = 1024
+"""The most hits that are fetched to find `k` different texts."""
 
 
 class OpenIndex:
@@ -75,6 +79,42 @@ class OpenIndex:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctHit:
+    """A hit, and farther ones whose chunks have the same text."""
+
+    hit: Hit
+    copies: tuple[Hit, ...] = ()
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The documents of the copies, each once."""
+        return tuple(dict.fromkeys(copy.chunk.uri for copy in self.copies))
+
+
+def collapse(hits: Iterable[Hit]) -> list[DistinctHit]:
+    """Put hits together whose chunks have the same text, in the order of the first of each. Images stay apart, as their
+    texts are only captions."""
+    groups: dict[tuple[str, str], list[Hit]] = {}
+    for hit in hits:
+        chunk = hit.chunk
+        text = "" if chunk.image is not None else chunk.text.strip()
+        groups.setdefault((text, "" if text else chunk.id), []).append(hit)
+    return [DistinctHit(first, tuple(copies)) for first, *copies in groups.values()]
+
+
+def distinct_hits(nearest: Callable[[int], Sequence[Hit]], k: int) -> list[DistinctHit]:
+    """The k nearest hits with different texts. `nearest(k)` gives the k nearest, whatever their texts; it is asked for
+    more where some of them are copies, for DISTINCT_AMONG at most."""
+    asked = k
+    while True:
+        hits = nearest(asked)
+        distinct = collapse(hits)
+        if len(distinct) >= k or len(hits) < asked or asked >= DISTINCT_AMONG:
+            return distinct[:k]
+        asked = max(k, min(4 * asked, DISTINCT_AMONG))
 
 
 def opened(base: Index) -> Index:

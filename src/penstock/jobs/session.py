@@ -162,6 +162,11 @@ class Session:
                 self._register()
 
     @property
+    def chunker(self) -> Chunker | None:
+        """The chunker, once it was needed."""
+        return self._chunker
+
+    @property
     def sink_is_open(self) -> bool:
         return self._sink_open
 

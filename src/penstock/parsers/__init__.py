@@ -1,7 +1,7 @@
 """From an item's bytes to blocks: detection picks a parser, hostile formats run in worker processes.
 
-PARSERS is the table of them: a media type, the parser, whether it runs isolated, and the extra it needs.
-`text/*` catches every kind of text that has no row of its own (source code, mostly).
+The table of them is `registry.PARSERS`. Its `text/*` is for every kind of text that has no row of its own (source code,
+mostly).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from penstock.core.contracts import Parser
 from penstock.core.errors import (
@@ -30,50 +30,12 @@ from penstock.core.records import Block, Gap, Item
 from penstock.parsers import media_types
 from penstock.parsers.blocks import checked
 from penstock.parsers.detect import detect
-from penstock.registry import load
+from penstock.registry import PARSERS, find, load, plugins
 from penstock.support.images import CAPTIONS, ENDINGS
 
 if TYPE_CHECKING:
     from penstock.parsers.isolate import Workers
 
-
-class ParserEntry(NamedTuple):
-    """A parser of ours."""
-
-    target: str
-    isolated: bool = False
-    """It runs in a worker process."""
-    extra: str | None = None
-
-
-_OOXML = "application/vnd.openxmlformats-officedocument."
-_ODF = "application/vnd.oasis.opendocument."
-
-PARSERS: dict[str, ParserEntry] = {
-    "application/x-empty": ParserEntry("penstock.parsers.text:empty"),
-    "text/*": ParserEntry("penstock.parsers.text:parse"),
-    "text/markdown": ParserEntry("penstock.parsers.markdown:parse"),
-    "text/html": ParserEntry("penstock.parsers.html:parse", isolated=True),
-    "text/csv": ParserEntry("penstock.parsers.tables:separated"),
-    "text/tab-separated-values": ParserEntry("penstock.parsers.tables:separated"),
-    "application/x-ndjson": ParserEntry("penstock.parsers.tables:lines"),
-    "application/json": ParserEntry("penstock.parsers.json:parse"),
-    "application/xml": ParserEntry("penstock.parsers.xml:parse", isolated=True),
-    "application/pdf": ParserEntry("penstock.parsers.pdf:parse", isolated=True),
-    "application/epub+zip": ParserEntry("penstock.parsers.epub:parse", isolated=True),
-    "message/rfc822": ParserEntry("penstock.parsers.mail:parse", isolated=True),
-    _OOXML + "wordprocessingml.document": ParserEntry("penstock.parsers.docx:parse", isolated=True),
-    _OOXML + "presentationml.presentation": ParserEntry("penstock.parsers.pptx:parse", isolated=True),
-    _OOXML + "spreadsheetml.sheet": ParserEntry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
-    _ODF + "text": ParserEntry("penstock.parsers.odf:parse", isolated=True),
-    _ODF + "presentation": ParserEntry("penstock.parsers.odf:parse", isolated=True),
-    _ODF + "spreadsheet": ParserEntry("penstock.parsers.odf:parse", isolated=True),
-    "application/vnd.ms-excel": ParserEntry("penstock.parsers.sheets:parse", isolated=True, extra="office"),
-    "application/vnd.ms-outlook": ParserEntry("penstock.parsers.outlook:parse", isolated=True, extra="office"),
-    "application/x-encrypted-office": ParserEntry("penstock.parsers.package:encrypted"),
-    "application/rtf": ParserEntry("penstock.parsers.rtf:parse", isolated=True, extra="office"),
-    "image/*": ParserEntry("penstock.parsers.images:parse", extra="images"),
-}
 
 _PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _COMPRESSED = ("application/gzip", "application/x-bzip2", "application/x-xz", "application/zstd")
@@ -96,7 +58,8 @@ class Parsers:
 
     `extra` maps a media type (`text/html`, `image/*` or `*`) to a parser of the user's own, which comes first. One that
     detection knows nothing of is that of files with such an extension (`text/x-log`: `.log`); see `media_types`.
-    Such a parser runs in this process, unless it is a module's function and marked with `isolated = True`.
+    Such a parser runs in this process, unless it is a module's function and marked with `isolated = True`. So do
+    those of plug-ins, which add media types to ours.
     `images`: the model embeds these. What is named like one has to be one, then, and a text beside it is its caption.
     `timeout` is the seconds an isolated parser may take for each step of progress, `memory` the bytes it may have.
     """
@@ -157,27 +120,35 @@ class Parsers:
 
     def _detected(self, stream: BinaryIO, item: Item) -> str | None:
         extension = os.path.splitext(_name(item))[1].lstrip(".").lower()
-        return media_types.registered(_detected(stream, item), extension, item.media_type, self._extra.keys())
+        detected, own = _detected(stream, item), tuple(self._extra)
+        if detected in media_types.VAGUE:
+            own += tuple(plugins(PARSERS))
+        return media_types.registered(detected, extension, item.media_type, own)
 
     def _choose(self, media_type: str) -> tuple[Parser, str | None, str]:
         """The parser, its import path if it is to run isolated, its name."""
         patterns = (media_type, media_type.partition("/")[0] + "/*", "*")
         for pattern in patterns:
             if own := self._extra.get(pattern):
-                name = getattr(own, "__qualname__", type(own).__qualname__)
-                module = getattr(own, "__module__", "__main__")
-                alone = getattr(own, "isolated", False) and module != "__main__" and "<" not in name
-                return own, f"{module}:{name}" if alone and self._isolate else None, name
+                return self._own(own)
         if media_type.startswith("image/") and not self._images:
             raise Unsupported(f"no parser for {media_type}: the model embeds no images; --model names a CLIP one")
         for pattern in patterns:
-            if entry := PARSERS.get(pattern):
-                name = entry.target.partition(":")[0].rpartition(".")[2]
-                if entry.isolated and self._isolate:
-                    return _never, entry.target, name
-                return load(entry.target, entry.extra), None, name
+            if row := PARSERS.get(pattern):
+                name = row.target.partition(":")[0].rpartition(".")[2]
+                if row.isolated and self._isolate:
+                    return _never, row.target, name
+                return load(row.target, row.extra), None, name
+            if pattern in plugins(PARSERS):
+                return self._own(find(PARSERS, pattern))
         parquet = ": images in its rows are read by parquet://" if media_type.endswith(".parquet") else ""
         raise Unsupported(f"no parser for {media_type}{parquet}")
+
+    def _own(self, parser: Parser) -> tuple[Parser, str | None, str]:
+        name = getattr(parser, "__qualname__", type(parser).__qualname__)
+        module = getattr(parser, "__module__", "__main__")
+        alone = getattr(parser, "isolated", False) and module != "__main__" and "<" not in name
+        return parser, f"{module}:{name}" if alone and self._isolate else None, name
 
     def _pool(self) -> Workers:
         from penstock.parsers.isolate import Workers  # subprocess and friends, for those who need them

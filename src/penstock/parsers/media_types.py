@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from penstock.core.errors import UsageError
 from penstock.parsers.detect import EXTENSIONS, SYNONYMS, TYPES, bare
 
-_VAGUE = {None, "text/plain", "application/zip", "application/x-ole-storage", "application/gzip"}
+VAGUE = {None, "text/plain", "application/zip", "application/x-ole-storage", "application/gzip"}
 """Detected where the content says no more than that it is text, a container or something unknown."""
 _KINDS = {kind.partition("/")[0] for kind in TYPES} | {"font", "model"}
 _ALIASES = SYNONYMS | {
@@ -22,7 +22,7 @@ _ALIASES = SYNONYMS | {
 def registered(detected: str | None, extension: str, hint: str | None, own: Collection[str]) -> str | None:
     """The media type that a parser of the user's is registered for, where detection knows nothing as exact: that of
     the source (a Content-Type), or the one with the file's extension in it. A `.log` is `text/x-log` that way."""
-    if detected not in _VAGUE or not own:
+    if detected not in VAGUE or not own:
         return detected
     if (declared := bare(hint)) in own:
         return declared

@@ -174,7 +174,7 @@ class ServedIndex:
     def open(self) -> None:
         """Raises whatever keeps the index from being served."""
         self._generation = self._open()
-        self._base = find(INDEXES, scheme(self._url), "index")(self._url)
+        self._base = find(INDEXES, scheme(self._url))(self._url)
         for name, threads in (("search", self._settings.threads), ("files", 4), ("fetch", 4)):
             self._pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=f"penstock-{name}")
         self._watcher = threading.Thread(target=self._watch, name="penstock-follow", daemon=True)

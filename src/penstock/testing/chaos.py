@@ -204,7 +204,7 @@ LINGER = {"journal": 0.002}
 
 def make_sink(url: str) -> Sink:
     scheme = url.partition("://")[0]
-    sink: Sink = JournalSink(url) if scheme == "journal" else find(SINKS, scheme, "sink")(url)
+    sink: Sink = JournalSink(url) if scheme == "journal" else find(SINKS, scheme)(url)
     sink.max_rows = min(sink.max_rows, 64)  # small writes, so that there is something to come between
     return sink
 

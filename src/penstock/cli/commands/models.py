@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import argparse
 
-from penstock.cli.commands.answering import OK, emit
-from penstock.cli.display import clean, size
-from penstock.cli.results import say, table
+from penstock.cli.output.results import say, table
+from penstock.cli.output.streams import OK, emit
+from penstock.cli.output.text import clean, size
 from penstock.embedders.models import list_models, resolve
 from penstock.embedders.prefixes import INT8, TORCH
 
 
 def models(args: argparse.Namespace) -> int:
-    found = list_models()
+    models = list_models()
     if args.json:
-        for model in found:
+        for model in models:
             folder = str(model.folder) if model.folder else None
             emit({"name": model.name, "folder": folder, "bytes": model.size})
         return OK
     rows = (
         (m.name, size(m.size), str(m.folder)) if m.folder else (m.name, "", f"not here: penstock models fetch {m.name}")
-        for m in found
+        for m in models
     )
-    for part in table(("model", "size", "folder"), rows):
-        say(part)
+    for page in table(("model", "size", "folder"), rows):
+        say(page)
     return OK
 
 
 def fetch(args: argparse.Namespace) -> int:
-    folder = str(resolve(args.name.removeprefix(INT8).removeprefix(TORCH) or None))
+    name = (args.name or "").removeprefix(INT8).removeprefix(TORCH)
+    folder = str(resolve(name or None))
     if args.json:
         emit({"folder": folder})
     else:

@@ -10,13 +10,13 @@ from urllib.parse import urlencode
 
 from penstock.core.contracts import Source
 from penstock.core.errors import SourceError, UsageError
-from penstock.core.options import Option
 from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.registry import scheme
 from penstock.sources.files.address import Address
 from penstock.sources.files.globs import Selection
 from penstock.sources.files.local import LocalTree, path_of
 from penstock.sources.files.remote import RemoteTree
+from penstock.sources.options import FILES
 
 __all__ = ["Files"]
 
@@ -57,14 +57,7 @@ class Files(Source):
     Pipes, sockets and devices are left alone. What was left alone in the latest listing is counted in `passed_over`.
     """
 
-    options = (
-        Option("include", tuple, (), "read only what one of these patterns matches"),
-        Option("exclude", tuple, (), "leave out what one of these patterns matches"),
-        Option("hidden", bool, False, "read files and folders whose name begins with a dot"),
-        Option("follow_links", bool, False, "follow symbolic links"),
-        Option("skip", tuple, (), "local paths that are never read"),
-        Option("storage", dict, None, "what fsspec's file system takes: endpoint_url, anon, keys"),
-    )
+    options = FILES
 
     def __init__(
         self,

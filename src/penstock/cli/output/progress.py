@@ -1,89 +1,26 @@
-"""How a run looks: live at a terminal, in plain lines, as JSON; and its report.
-
-What is shown comes from documents, stores and file names, so nothing of it reaches a terminal before `clean` has
-taken out what a terminal would obey. rich is imported only where something is shown.
-"""
+"""Progress of a run: live at a terminal, in plain lines for a log, as JSON for machines."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
+
+from penstock.cli.output.text import clean, count, duration, rate, size, speed, terminal
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.live import Live
-    from rich.text import Text
 
-    from penstock.engine.progress import Progress, Report
+    from penstock.engine.progress import Progress
 
 WINDOW = 5.0
 """Seconds over which rates are shown."""
 STOPPING = "stopping: writing what is in flight (Ctrl-C again to stop at once)"
-
-# ---------------------------------------------------------------- words for values
-
-
-def clean(text: str) -> str:
-    """On one line, without control characters, and encodable: safe to show whatever a document holds."""
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "�" for c in line).encode("utf-8", "replace").decode()
-
-
-def size(amount: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:,.1f} GiB"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02} min"
-
-
-def count(number: int, one: str) -> str:
-    return f"{number:,} {one if number == 1 else one + 's'}"
-
-
-def rate(amount: float) -> str:
-    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.1f}" if amount >= 1 else f"{amount:.2f}"
-
-
-def speed(bytes_a_second: float) -> str:
-    return f"{rate(bytes_a_second / 1e6)} MB/s" if bytes_a_second >= 1e5 else f"{rate(bytes_a_second / 1e3)} kB/s"
-
-
-def moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def place(uri: str) -> str:
-    """A document's name for people: a local file by its path, relative where it lies under the working directory."""
-    if not uri.startswith("file://"):
-        return clean(uri)
-    path = unquote(uri.removeprefix("file://"))
-    here = os.path.join(os.getcwd(), "")
-    return clean(path.removeprefix(here))
-
-
-def terminal(file: TextIO) -> Console:
-    from rich.console import Console
-
-    return Console(file=file, highlight=False, markup=False, emoji=False)
-
-
-# ---------------------------------------------------------------- a run, as it goes
 
 
 class Rates:
@@ -112,7 +49,7 @@ class Display:
 
     def __init__(self) -> None:
         self.rates = Rates()
-        self._stopping = self._told = False
+        self._stopping = self._announced = False
         self._last: float | None = None
 
     def __enter__(self) -> Display:
@@ -125,9 +62,9 @@ class Display:
 
     def __call__(self, progress: Progress) -> None:
         self.rates.add(progress)
-        news = self._stopping and not self._told
+        news = self._stopping and not self._announced
         if news or self.due(progress.seconds):
-            self._last, self._told = progress.seconds, self._stopping
+            self._last, self._announced = progress.seconds, self._stopping
             try:
                 self.show(progress, news)
             except BrokenPipeError:
@@ -210,7 +147,7 @@ def display(title: str, *, as_json: bool, quiet: bool) -> Display:
 
 
 def _done(counts: dict[str, int]) -> int:
-    return sum(counts[name] for name in ("documents", "unchanged", "failed", "skipped"))
+    return sum(counts[name] for name in ("documents", "unchanged", "parked", "failed", "skipped"))
 
 
 def _pace(rates: Rates) -> str:
@@ -268,66 +205,10 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
 
 @contextmanager
 def counting(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar for what is only counted. Gives what is to be called with how many are done, and of how many."""
+    """Progress bar; yields `update(done, total)`."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=terminal(sys.stderr), disable=quiet) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-# ---------------------------------------------------------------- a run, when it is over
-
-
-def report_text(report: Report, again: str = "") -> Text:
-    """What a run did. `again`: the options that name this ledger to other commands, where it is not the only one."""
-    from rich.text import Text
-
-    text = Text()
-    c = report.counts
-    changed = c["documents"] - c["added"]
-    if report.status == "done" and not any(
-        c[name] for name in ("documents", "deleted", "failed", "skipped", "gaps", "removed")
-    ):
-        text.append(f"0 changed ({count(c['unchanged'], 'document')}) in {duration(report.seconds)}\n")
-    else:
-        seconds = max(report.seconds, 1e-9)
-        rows = [
-            (
-                "documents",
-                f"{c['added']:,} added · {changed:,} changed · {c['unchanged']:,} unchanged · {c['deleted']:,} deleted"
-                f" · {c['failed']:,} failed · {c['skipped']:,} skipped",
-            ),
-            (
-                "chunks",
-                f"{c['embedded']:,} embedded · {c['kept']:,} kept · {c['moved']:,} moved · {c['removed']:,} removed",
-            ),
-            (
-                "time",
-                f"{duration(report.seconds)} · {rate(c['embedded'] / seconds)} chunks/s"
-                f" · {rate(c['tokens'] / seconds)} tokens/s · {speed(c['bytes'] / seconds)}",
-            ),
-            ("in flight", f"at most {size(report.peak_bytes)} of {size(report.budget)}"),
-        ]
-        for name, value in rows:
-            text.append(f"{name:<11}", style="cyan").append(f"{value}\n")
-    for notice in report.notices:
-        text.append(f"note: {clean(notice)}\n", style="yellow")
-    if c["gaps"]:
-        text.append(
-            f"{count(c['gaps'], 'part')} could not be read, embedded or written: `penstock failures{again}` says why\n",
-            style="red",
-        )
-    if c["skipped"] and report.status == "done" and not report.failing:
-        text.append(f"{count(c['skipped'], 'document')} skipped: `penstock failures{again}` says why\n", style="yellow")
-    if report.failing and report.status == "done":
-        text.append(
-            f"{count(report.failing, 'document')} not in the index as in the source: `penstock failures{again}` says"
-            f" why, `penstock retry{again}` tries again\n",
-            style="red",
-        )
-    if report.status == "stopped":
-        text.append("stopped; what was written is kept. Run it again to go on from here\n", style="bold yellow")
-    text.rstrip()
-    return text

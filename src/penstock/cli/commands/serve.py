@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from penstock.cli.commands.answering import OK
+from penstock.cli.output.streams import OK
 from penstock.core.errors import MissingExtra
 from penstock.support.sizes import parse_size
 
@@ -18,16 +18,16 @@ def serve(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise MissingExtra(f"serve ({error.name})", "serve") from None
     names = ("host", "port", "rate", "seconds", "pixels", "queue", "batch")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    options = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.body:
-        given["body"] = parse_size(args.body)
+        options["body"] = parse_size(args.body)
     settings = Settings(
         roots=tuple(Path(root).expanduser() for root in args.root or ()),
         state=Path(args.state) if args.state else None,
         fetch_urls=args.fetch_urls,
         origins=tuple(args.origin or ()),
         keys=keys_from(os.environ),
-        **given,
+        **options,
     )
     start(args.index, settings, model=args.model)
     return OK

@@ -1,0 +1,43 @@
+"""`penstock ingest`, `run` and `retry`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from penstock.cli.commands.runs import composed, exit_status, show_report, shown
+from penstock.cli.ledgers import ledger_path
+from penstock.cli.output.streams import OK, emit
+from penstock.engine.progress import Progress, Report
+from penstock.pipeline import Pipeline
+
+Work = Callable[[Callable[[Progress], None]], Report]
+
+
+def ingest(args: argparse.Namespace) -> int:
+    return _update(composed(args), args)
+
+
+def run(args: argparse.Namespace) -> int:
+    return _update(Pipeline.from_toml(args.file), args)
+
+
+def retry(args: argparse.Namespace) -> int:
+    pipeline = Pipeline.from_state(ledger_path(args))
+    return _report(pipeline, args, pipeline.retry, listed=False)
+
+
+def _update(pipeline: Pipeline, args: argparse.Namespace) -> int:
+    options = {"allow_mass_delete": args.allow_mass_delete, "adopt": args.adopt}
+    return _report(pipeline, args, lambda progress: pipeline.run(progress, **options))
+
+
+def _report(pipeline: Pipeline, args: argparse.Namespace, work: Work, *, listed: bool = True) -> int:
+    with shown(pipeline, args) as progress:
+        report = work(progress)
+    status = exit_status(report)
+    if args.json:
+        emit({"event": "report", "ok": status == OK, **report.to_json()})
+    elif not args.quiet:
+        show_report(report, pipeline, listed=listed)
+    return status

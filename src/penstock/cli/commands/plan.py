@@ -1,0 +1,36 @@
+"""`penstock plan`."""
+
+from __future__ import annotations
+
+import argparse
+
+from penstock.cli.arguments import pipeline_options
+from penstock.cli.commands.runs import composed
+from penstock.cli.ledgers import ledger_path
+from penstock.cli.output.results import plan_rows, rows_text, say
+from penstock.cli.output.streams import OK, complain, emit
+from penstock.cli.output.text import document_name
+from penstock.core.errors import UsageError
+from penstock.pipeline import Pipeline
+
+
+def plan(args: argparse.Namespace) -> int:
+    options = [name for name in pipeline_options() if name != "state" and getattr(args, name) is not None]
+    if args.path and args.into:
+        pipeline = composed(args)
+    elif args.path or options:
+        raise UsageError("plan takes PATH and --into, or neither: then it plans for the pipeline that the ledger knows")
+    else:
+        pipeline = Pipeline.from_state(ledger_path(args))
+    plan = pipeline.plan()
+    if args.json:
+        emit(plan.to_json())
+        return OK
+    say(rows_text(plan_rows(plan)))
+    if plan.documents:
+        say(rows_text((kind, document_name(uri)) for kind, uri in plan.documents))
+    if (rest := plan.new + plan.changed - len(plan.documents)) > 0:
+        say(f"... and {rest:,} more")
+    if not plan.complete and not pipeline.source.feed:
+        complain("the source could not be listed whole: nothing would be deleted")
+    return OK

@@ -1,0 +1,46 @@
+"""What commands that run a pipeline share: composing it, showing it, and its exit status."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from penstock.cli.arguments import pipeline_options
+from penstock.cli.ledgers import state_option
+from penstock.cli.output.progress import Display, display
+from penstock.cli.output.report import report_text
+from penstock.cli.output.results import say
+from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, complain
+from penstock.cli.output.text import document_name
+from penstock.cli.signals import interruptible
+from penstock.engine.progress import Report
+from penstock.pipeline import Pipeline
+from penstock.settings import Settings
+
+
+def composed(args: argparse.Namespace) -> Pipeline:
+    """The pipeline of `PATH --into URL ...`."""
+    values = {name: value for name in pipeline_options() if (value := getattr(args, name)) is not None}
+    return Pipeline.from_settings(Settings.from_mapping(values | {"source": args.path}, "command line"))
+
+
+@contextmanager
+def shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
+    """Show the progress of a job on this pipeline, and let Ctrl-C stop it."""
+    title = f"{document_name(pipeline.source.name)} → {pipeline.sink.url}"
+    with display(title, as_json=args.json, quiet=args.quiet) as progress, interruptible(progress):
+        yield progress
+
+
+def show_report(report: Report, pipeline: Pipeline, *, listed: bool = True) -> None:
+    """`listed`: the run went through the whole source, not only through what had failed."""
+    say(report_text(report, again=state_option(pipeline.ledger.path)))
+    if listed and report.status == "done" and not report.complete and not pipeline.source.feed:
+        complain("the source could not be listed whole, so nothing was deleted from the index")
+
+
+def exit_status(report: Report) -> int:
+    if report.status == "stopped":
+        return STOPPED
+    return OK if report.ok else INCOMPLETE

@@ -1,0 +1,68 @@
+"""`penstock verify`: of an index, or of a folder of parts."""
+
+from __future__ import annotations
+
+import argparse
+
+from penstock import shards
+from penstock.cli.commands.runs import show_report, shown
+from penstock.cli.ledgers import ledger_path, state_option
+from penstock.cli.output.progress import counting
+from penstock.cli.output.results import inputs_row, rows_text, say, verification_rows
+from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, emit
+from penstock.cli.output.text import clean
+from penstock.core.errors import UsageError
+from penstock.jobs.verify import Verification
+from penstock.pipeline import Pipeline
+
+
+def verify(args: argparse.Namespace) -> int:
+    if args.parts:
+        if args.repair or args.sample or args.state or args.allow_mass_delete:
+            raise UsageError("verify PARTS takes no other option: a folder of parts is always verified whole")
+        return _verify_parts(args)
+    pipeline = Pipeline.from_state(ledger_path(args))
+    with shown(pipeline, args) as progress:
+        verification = pipeline.verify(
+            repair=args.repair, sample=args.sample, progress=progress, allow_mass_delete=args.allow_mass_delete
+        )
+    if args.json:
+        emit({"event": "verification", **verification.to_json()})
+    elif not args.quiet:
+        if verification.repaired is not None:
+            show_report(verification.repaired, pipeline)
+        say(rows_text(verification_rows(verification)))
+        if conclusion := _conclusion(verification, state_option(pipeline.ledger.path)):
+            say(conclusion)
+    if verification.repaired is not None and verification.repaired.status == "stopped":
+        return STOPPED
+    return OK if verification.ok else INCOMPLETE
+
+
+def _conclusion(verification: Verification, again: str) -> str:
+    if verification.ok:
+        return "source, ledger and index agree"
+    if not verification.complete:
+        return "the source could not be listed whole"
+    if verification.failing == sum(number for _, number in verification.differences):
+        return f"`penstock failures{again}` says why"
+    if verification.repaired is None:
+        return f"they differ: `penstock verify --repair{again}` mends what can be mended"
+    return ""
+
+
+def _verify_parts(args: argparse.Namespace) -> int:
+    with counting(clean(args.parts), quiet=args.quiet or args.json) as update:
+        proof = shards.verify(args.parts, lambda done: update(done.rows, done.total))
+    if args.json:
+        emit({"event": "verification", **proof.to_json()})
+    elif not args.quiet:
+        rows = [("pieces", f"{proof.finished:,} of {proof.pieces:,} finished"), inputs_row(proof.counts)]
+        rows.append(("parts", f"{proof.parts:,} with {proof.rows:,} of {proof.total:,} rows"))
+        if proof.alike:
+            rows.append(("alike", f"{proof.alike:,} images that another piece has as well"))
+        rows += [("wrong", clean(trouble)) for trouble in proof.troubles]
+        rows += [("failed", clean(f"{uri}: {why}")) for uri, why in proof.failures]
+        say(rows_text(rows))
+        say("the parts are complete" if proof.ok else "the parts are not complete")
+    return OK if proof.ok else INCOMPLETE
