@@ -17,11 +17,11 @@ import penstock
 SRC = Path(penstock.__file__).parent
 LAYERS = (
     ("core",),
-    ("support", "registry", "settings"),
+    ("support", "registry"),
     ("engine", "chunkers"),
     ("ledger", "sources", "parsers", "embedders", "sinks"),
     ("shards",),
-    ("jobs",),
+    ("jobs", "settings"),
     ("compose",),
     ("pipeline",),
     ("testing", "server"),
