@@ -210,14 +210,15 @@ def test_no_more_than_a_part_is_ever_on_its_way(source: Path, tmp_path: Path, mo
     """Embedded, and in no part: the promise that a kill costs at most one part, watched at every vector."""
     most = out = 0
     lock = threading.Lock()
-    add, cut = Writer.add, Writer._cut
+    cut = Writer._cut
 
-    def watched(self: Writer, chunks: Any, vectors: Any) -> None:
-        nonlocal out, most
-        with lock:
-            out += len(chunks)
-            most = max(most, out)
-        add(self, chunks, vectors)
+    class Watched(PixelEmbedder):
+        def embed(self, chunks: Any) -> list[Dense]:
+            nonlocal out, most
+            with lock:
+                out += len(chunks)
+                most = max(most, out)
+            return super().embed(chunks)
 
     def cutting(self: Writer) -> None:
         nonlocal out
@@ -226,9 +227,8 @@ def test_no_more_than_a_part_is_ever_on_its_way(source: Path, tmp_path: Path, mo
         with lock:
             out -= held - self._held()
 
-    monkeypatch.setattr(Writer, "add", watched)
     monkeypatch.setattr(Writer, "_cut", cutting)
-    embedded(source, tmp_path / "out", rows=10)
+    assert embedded(source, tmp_path / "out", rows=10, model=Watched(workers=4)).ok
     assert 1 < most <= 10
 
 

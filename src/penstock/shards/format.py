@@ -178,11 +178,11 @@ class Draft:
         shape = schema(self._space.dim)
         rows, self._group = self._group, []
         columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
-        arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
         flat = np.concatenate(columns[-1]) if rows else np.empty(0, np.float32)
-        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self._space.dim))
-        arrays.append(pa.array([self._space.fingerprint] * len(rows), pa.string()))
         with self._writing():
+            arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self._space.dim))
+            arrays.append(pa.array([self._space.fingerprint] * len(rows), pa.string()))
             if self._writer is None:
                 self._file = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - close() does
                 self._writer = pq.ParquetWriter(self._file, shape, compression="zstd", use_dictionary=["model"])

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from penstock.core.contracts import Chunker, MultiEmbedder, Sink
-from penstock.core.errors import StageError, UsageError
+from penstock.core.errors import PenstockError, SinkError, StageError, UsageError
 from penstock.core.records import Change, Chunk, Item, Point, Unreadable, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.flow import Flow
@@ -74,6 +74,7 @@ def run(
         workers=means.workers,
         admit=writer.admit,
         withdraw=writer.withdraw,
+        release=writer.release,
     )
     tail = Tail(sink=sink, ready=ready, journal=journal, run=1, source="parts", linger=0.0)
     flow = Flow(head, tail, budget=means.budget, max_wait=means.max_wait)
@@ -145,7 +146,12 @@ class PartSink(Sink):
         raise UsageError("parts have the manifest of their folder")
 
     def write(self, points: Sequence[Point]) -> None:
-        self._writer.add(points)
+        try:
+            self._writer.add(points)
+        except (PenstockError, MemoryError):
+            raise
+        except Exception as error:  # some may be in the part: the engine must not write them again, one by one
+            raise SinkError(f"rows cannot be added to a part: {type(error).__name__}: {error}") from error
 
     def delete(self, ids: Sequence[str]) -> None:
         raise UsageError("nothing is deleted from parts")

@@ -12,6 +12,7 @@ from typing import Any
 from penstock.core.errors import EmbedError, Rejected, SinkError, Transient
 from penstock.core.records import Point
 from penstock.core.schema import IndexSchema
+from penstock.engine.channel import Broken
 from penstock.shards.accounts import Accounts
 from penstock.shards.folder import Done, Folder, facts_of
 from penstock.shards.format import DUPLICATE, FAILED, NOTED, Draft, Entry, Listed, Part, Row
@@ -50,6 +51,7 @@ class Writer:
         self._whole: tuple[Listed, bytes] | None = None
         """A part that could not be put there yet."""
         self._reserved = 0
+        self._released = False
         self._flying: dict[str, str] = {}
         """Contents on their way through the model: digest -> uri; and the other way round."""
         self._digests: dict[str, str] = {}
@@ -86,9 +88,12 @@ class Writer:
     # ------------------------------------------------------------ rows
 
     def admit(self, count: int) -> None:
-        """Wait for room for so many rows, or make it."""
+        """Wait for room for so many rows, or make it. More rows than a part holds pass alone. Raises Broken once the
+        flow has failed: rows that were admitted may not come then."""
         with self._changed:
             while True:
+                if self._released:
+                    raise Broken("the flow has failed")
                 rows, reserved = self._held(), self._reserved
                 if rows and (rows + reserved + count > self.rows or self._large()):
                     self._cut()
@@ -104,6 +109,12 @@ class Writer:
             self._reserved -= count
             self._changed.notify_all()
 
+    def release(self) -> None:
+        """The flow has failed: nobody waits in `admit` any longer."""
+        with self._changed:
+            self._released = True
+            self._changed.notify_all()
+
     def add(self, points: Sequence[Point]) -> None:
         """Add points that were admitted. Raises Rejected for those whose vector cannot be kept: the others are."""
         rows: list[Row] = []
@@ -113,6 +124,10 @@ class Writer:
                 rows.append(_row(point, self._folder.schema))
             except EmbedError as error:
                 reasons[point.id] = str(error)
+            except SinkError:
+                raise
+            except Exception as error:  # a vector of a function of the user's may be anything
+                reasons[point.id] = f"its vector cannot be kept: {type(error).__name__}: {error}"
         with self._changed:
             for row in rows:
                 self._draft.add(row)
