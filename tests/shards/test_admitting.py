@@ -39,9 +39,7 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
 
 
 def points(*numbers: int, values: Any = (1.0, 2.0)) -> list[Point]:
-    return [
-        Point(Chunk(f"{n:032}", f"doc:{n}", 0, "", (0, 0)), {"vector": Dense(np.asarray(values))}) for n in numbers
-    ]
+    return [Point(Chunk(f"{n:032}", f"doc:{n}", 0, "", (0, 0)), {"vector": Dense(np.asarray(values))}) for n in numbers]
 
 
 class Admission:

@@ -18,7 +18,7 @@ from penstock.core.errors import EmbedError, PenstockError, SpaceMismatch, Trans
 from penstock.core.records import Change, Chunk, Dense, Unreadable
 from penstock.shards import format, verify
 from penstock.shards.embed import Options
-from penstock.shards.folder import Folder, piece_of
+from penstock.shards.folder import Folder, shard_of
 from penstock.shards.head import Writer
 from penstock.shards.store import Bucket, at
 from penstock.sources.files import Files
@@ -103,21 +103,21 @@ def test_every_input_is_accounted_for(source: Path, tmp_path: Path) -> None:
     done = embedded(source, tmp_path / "out")
     assert done.counts == {"embedded": 40, "duplicate": 1, "failed": 4, "skipped": 1}
     assert not done.ok
-    told = entries(tmp_path / "out")
-    assert {name: state for name, (state, _) in told.items() if state != "duplicate"} == {
+    states = entries(tmp_path / "out")
+    assert {name: state for name, (state, _) in states.items() if state != "duplicate"} == {
         "cut.png": "failed",
         "torn.png": "failed",
         "page.jpg": "failed",
         "empty.jpeg": "failed",
         "notes.txt": "skipped",
     }
-    assert "header" in told["cut.png"][1]
-    assert "torn.png" in told["torn.png"][1]
-    assert told["page.jpg"][1] == "it is named like an image, and is text/html"
-    assert told["empty.jpeg"][1] == "it is named like an image, and is application/x-empty"
+    assert "header" in states["cut.png"][1]
+    assert "torn.png" in states["torn.png"][1]
+    assert states["page.jpg"][1] == "it is named like an image, and is text/html"
+    assert states["empty.jpeg"][1] == "it is named like an image, and is application/x-empty"
     twins = {(source / "twin.png").as_uri(), (source / "3" / "00003.png").as_uri()}
-    (second,) = [uri for uri in twins if told.get(uri.rpartition("/")[2], ("",))[0] == "duplicate"]
-    assert {second, told[second.rpartition("/")[2]][1]} == twins
+    (second,) = [uri for uri in twins if states.get(uri.rpartition("/")[2], ("",))[0] == "duplicate"]
+    assert {second, states[second.rpartition("/")[2]][1]} == twins
     assert set(uris(tmp_path / "out")) == {*names(source), *twins} - {second} - {
         (source / name).as_uri() for name in ("cut.png", "torn.png")
     }
@@ -154,11 +154,11 @@ def test_partitions_share_what_there_is(source: Path, tmp_path: Path) -> None:
         assert done.ok
     assert uris(tmp_path / "out") == names(source)
     for part in everything(tmp_path / "out"):
-        assert {piece_of(uri, 3) for uri in part.table.column("uri").to_pylist()} == {part.facts["piece"]}
-    assert [piece_of(f"s3://bucket/{n}.jpg", 100) for n in range(4)] == [97, 15, 92, 71], "for good"
+        assert {shard_of(uri, 3) for uri in part.table.column("uri").to_pylist()} == {part.facts["piece"]}
+    assert [shard_of(f"s3://bucket/{n}.jpg", 100) for n in range(4)] == [97, 15, 92, 71], "for good"
     found = verify(tmp_path / "out", source=Files(str(source)))
     assert found.ok, found.troubles
-    assert (found.pieces, found.finished, found.rows) == (3, 3, 40)
+    assert (found.shards, found.finished, found.rows) == (3, 3, 40)
 
 
 def test_a_share_may_be_empty(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_share_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_workers_that_claim_finish_together(source: Path, tmp_path: Path) -> None:
-    """Four at once, in threads here: no image twice, no piece left."""
+    """Four at once, in threads here: no image twice, no shard left."""
     reports: list[Any] = []
 
     def work(number: int) -> None:
@@ -232,7 +232,7 @@ def test_no_more_than_a_part_is_ever_on_its_way(source: Path, tmp_path: Path, mo
     assert 1 < most <= 10
 
 
-def test_a_source_that_breaks_off_leaves_its_piece_open(source: Path, tmp_path: Path) -> None:
+def test_a_source_that_breaks_off_leaves_its_shard_open(source: Path, tmp_path: Path) -> None:
     """What was listed is embedded; nobody takes that for all. The next run ends it."""
     log = str(tmp_path / "log")
     whole = Files(str(source))
@@ -241,7 +241,7 @@ def test_a_source_that_breaks_off_leaves_its_piece_open(source: Path, tmp_path: 
     done = embed(broken, PixelEmbedder(log), tmp_path / "out", options=options)
     assert (done.open, done.ok) == (1, False)
     found = verify(tmp_path / "out")
-    assert found.troubles == ("piece 1 of 1 is not finished",)
+    assert found.troubles == ("shard 1 of 1 is not finished",)
     done = embed(whole, PixelEmbedder(log), tmp_path / "out", options=options)
     assert done.ok
     assert uris(tmp_path / "out") == names(source)
@@ -362,7 +362,7 @@ def test_a_caption_that_cannot_be_read_is_noted(source: Path, tmp_path: Path) ->
 
 
 def test_progress_is_told(source: Path, tmp_path: Path) -> None:
-    """Sums over all pieces, so that a bar never goes back."""
+    """Sums over all shards, so that a bar never goes back."""
     seen: list[int] = []
     done = embedded(
         source, tmp_path / "out", claim=True, pieces=3, progress=lambda now: seen.append(now.counts["embedded"])
@@ -393,11 +393,11 @@ def test_what_cannot_be_meant(how: dict[str, Any], says: str, source: Path, tmp_
 
 
 def test_workers_agree(source: Path, tmp_path: Path) -> None:
-    """On the model, the number of pieces and the source."""
+    """On the model, the number of shards and the source."""
     embedded(source, tmp_path / "out", partition=(1, 3))
     with pytest.raises(SpaceMismatch, match="another folder"):
         embedded(source, tmp_path / "out", partition=(2, 3), model=PixelEmbedder(model="other"))
-    with pytest.raises(UsageError, match="in 3 pieces, not in 4"):
+    with pytest.raises(UsageError, match="in 3 shards, not in 4"):
         embedded(source, tmp_path / "out", partition=(2, 4))
     with pytest.raises(UsageError, match="the same source"):
         embedded(source / "1", tmp_path / "out", partition=(2, 3))
@@ -410,8 +410,11 @@ def test_parts_inside_the_source_are_none_of_it(source: Path) -> None:
     assert embedded(source, source / "parts").finished == 0
 
 
-def test_a_model_that_falls_over_ends_the_run(source: Path, tmp_path: Path) -> None:
-    """What it did until then is in a part."""
+@pytest.mark.parametrize("rows", [8, 100])
+def test_a_model_that_falls_over_ends_the_run(rows: int, tmp_path: Path) -> None:
+    """What it did until then is in a part; the images it was tried with are no failures of theirs."""
+    source = pictures(tmp_path / "in", 80)
+    (source / "twin.png").write_bytes(picture(3))
 
     class Falling(PixelEmbedder):
         calls = 0
@@ -424,12 +427,14 @@ def test_a_model_that_falls_over_ends_the_run(source: Path, tmp_path: Path) -> N
 
     log = str(tmp_path / "log")
     with pytest.raises(Exception, match="out of memory"):
-        embedded(source, tmp_path / "out", model=Falling(log, workers=1))
+        embedded(source, tmp_path / "out", rows=rows, model=Falling(log, workers=1))
     first = uris(tmp_path / "out")
     assert 0 < len(first) == len(_lines(Path(log)))
-    assert embedded(source, tmp_path / "out", Path(log)).ok
-    assert uris(tmp_path / "out") == names(source)
-    assert len(_lines(Path(log))) == 40
+    done = embedded(source, tmp_path / "out", Path(log), rows=rows)
+    assert done.counts == {"embedded": 80, "duplicate": 1, "failed": 0, "skipped": 0}
+    assert len(uris(tmp_path / "out")) == 80
+    assert len(_lines(Path(log))) == 80
+    assert verify(tmp_path / "out").ok
 
 
 def test_a_refused_batch_is_divided(source: Path, tmp_path: Path) -> None:
@@ -447,7 +452,7 @@ def test_a_refused_batch_is_divided(source: Path, tmp_path: Path) -> None:
     assert entries(tmp_path / "out") == {"00009.png": ("failed", "not this one")}
 
 
-def test_folders_that_cannot_be_listed_leave_the_piece_open(source: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_listed_leave_the_shard_open(source: Path, tmp_path: Path) -> None:
     """Others are embedded."""
 
     class Partly(FaultySource):
@@ -458,7 +463,7 @@ def test_folders_that_cannot_be_listed_leave_the_piece_open(source: Path, tmp_pa
     done = embed(Partly(Files(str(source)), SourceFaults()), PixelEmbedder(), tmp_path / "out", options=Options(rows=8))
     assert done.open == 1
     assert uris(tmp_path / "out") == names(source)
-    assert Folder.there(at(tmp_path / "out")).finished() == {}
+    assert Folder.open(at(tmp_path / "out")).finished() == {}
 
 
 def test_a_full_disk_is_told_and_the_next_run_goes_on(

@@ -144,7 +144,7 @@ def test_hostile_rows_fail_alone(tmp_path: Path) -> None:
     causes = {int(uri.rpartition("#")[2]): why for uri, why in done.failures}
     assert "system" in causes[1]
     assert "cannot be read" in causes[2]
-    assert "shape (3,)" in causes[3]
+    assert "the shape (3,)" in causes[3]
     assert "NaN" in causes[4]
     assert causes[5] == "its vector is zero"
     assert not mark.exists()
@@ -166,7 +166,7 @@ def test_a_table_that_does_not_match_its_matrix(tmp_path: Path) -> None:
     clip_retrieval(tmp_path / "in")
     table = pq.read_table(tmp_path / "in" / "metadata" / "metadata_1.parquet")
     pq.write_table(table.slice(0, 20), tmp_path / "in" / "metadata" / "metadata_1.parquet")
-    with pytest.raises(SourceError, match=r"has 20 rows, img_emb_1.npy 25"):
+    with pytest.raises(SourceError, match=r"has 20 rows, img_emb_1.npy has 25"):
         import_foreign(tmp_path / "in", tmp_path / "out", "m")
     os.unlink(tmp_path / "in" / "metadata" / "metadata_1.parquet")
     with pytest.raises(SourceError, match=r"has no metadata_1\.parquet"):

@@ -24,7 +24,7 @@ MOMENTS = [
     ("penstock.shards.store:Folder", "create", 1, True),  # a folder, and nothing in it
     ("penstock.shards.store:Folder", "create", 2, True),  # a lease
     ("penstock.shards.writer:Writer", "add", 3, True),  # embedded, in no part
-    ("penstock.shards.folder:Folder", "finish", 1, False),  # all parts there, no record of the piece
+    ("penstock.shards.folder:Folder", "finish", 1, False),  # all parts there, no record of the shard
     ("penstock.shards.folder:Folder", "finish", 1, True),
 ]
 
@@ -54,13 +54,13 @@ def test_killed_at_a_moment(moment: tuple[str, str, int, bool], tmp_path: Path) 
     assert found.ok, found.troubles
 
 
-def spot(tmp_path: Path, images: int, pieces: int, kills: int, seed: int, seconds: float = 0.02) -> tuple[int, int]:
+def spot(tmp_path: Path, images: int, shards: int, kills: int, seed: int, seconds: float = 0.02) -> tuple[int, int]:
     """Workers that claim, killed and replaced at random like spot machines. Gives kills made, and images repeated."""
     rng = random.Random(seed)
     source, out, log = pictures(tmp_path / "in", images), tmp_path / "out", tmp_path / "log"
 
     def new() -> object:
-        return start(source, out, log, rows=ROWS, claim=True, pieces=pieces, seconds=seconds, ttl=2.0)
+        return start(source, out, log, rows=ROWS, claim=True, pieces=shards, seconds=seconds, ttl=2.0)
 
     running = [new() for _ in range(3)]
     made = 0
@@ -84,7 +84,7 @@ def spot(tmp_path: Path, images: int, pieces: int, kills: int, seed: int, second
 
 def test_spot_machines(tmp_path: Path) -> None:
     """Three workers, killed five times: the exact images, and less than a part again for each kill."""
-    made, again = spot(tmp_path, images=150, pieces=6, kills=5, seed=1)
+    made, again = spot(tmp_path, images=150, shards=6, kills=5, seed=1)
     assert made
     assert again <= ROWS * made
 
@@ -94,13 +94,13 @@ def test_spot_machines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_spot_machines_for_long(seed: int, tmp_path: Path) -> None:
     """The same for longer."""
-    made, again = spot(tmp_path, images=900, pieces=16, kills=25, seed=seed, seconds=0.08)
+    made, again = spot(tmp_path, images=900, shards=16, kills=25, seed=seed, seconds=0.08)
     assert made > 10
     assert again < ROWS * made
 
 
 def test_a_machine_that_stands_still_is_overtaken(tmp_path: Path) -> None:
-    """Stopped, not killed: others end its piece, and when it wakes it finds that out, and ends well."""
+    """Stopped, not killed: others end its shard, and when it wakes it finds that out, and ends well."""
     source, out, log = pictures(tmp_path / "in", 60), tmp_path / "out", tmp_path / "log"
     with start(source, out, log, rows=ROWS, claim=True, pieces=2, seconds=0.05, ttl=0.6) as sleeper:
         until = time.monotonic() + 30

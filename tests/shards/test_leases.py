@@ -1,4 +1,4 @@
-"""One worker a piece; the dead are followed; who was taken for dead does no harm."""
+"""One worker a shard; the dead are followed; who was taken for dead does no harm."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_one_of_many_gets_it(folder: Folder) -> None:
     for thread in threads:
         thread.join()
     (lease,) = [one for one in found if one is not None]
-    assert (lease.piece, lease.term) == (2, 1)
+    assert (lease.shard, lease.term) == (2, 1)
     lease.check()
     lease.release()
     again = Leases(folder).take(2)
@@ -121,7 +121,7 @@ def test_numbers_never_come_again(folder: Folder) -> None:
 
 
 def test_who_lost_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle of its piece: the one that took over ends it, and no image is there twice."""
+    """In the middle of its shard: the one that took over ends it, and no image is there twice."""
     source, out, log = pictures(tmp_path / "in", 40), tmp_path / "out", tmp_path / "log"
     cut, others = Writer._cut, []
 
@@ -130,7 +130,7 @@ def test_who_lost_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pyt
             # As if this machine had stood still for a long time.
             others.append(True)
             monkeypatch.setattr(_Worker, "_wait", lambda self: None)
-            lease = Folder.there(stores.at(out)).store
+            lease = Folder.open(stores.at(out)).store
             name = f"_leases/0001-{self.term:06}.json"
             lease.put(name, json.dumps({"released": True, "ttl": 1}).encode())
             assert embedded(source, out, log).finished == 1
@@ -149,12 +149,12 @@ def test_a_part_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
     and whoever takes over next time does not take it for another's work."""
     source, out = pictures(tmp_path / "in", 40), tmp_path / "out"
     embedded(source, out)
-    folder = Folder.there(stores.at(out))
+    folder = Folder.open(stores.at(out))
     before = uris(out)
     late = "part-0001-000001-009999.parquet"
     folder.store.put(late, folder.store.read(folder.part_names()[1]) or b"")
     found = verify(out)
-    assert found.troubles == (f"{late} does not count: a worker wrote it that had lost its lease. Remove it",)
+    assert found.troubles == (f"{late} does not count, as its writer had lost the lease: remove it",)
     folder.store.remove("_done/0001-000001.json")
     assert embedded(source, out).ok
     assert verify(out).ok
@@ -164,7 +164,7 @@ def test_a_part_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
 
 
 def test_who_comes_too_late_takes_its_part_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Overtaken between the look at the lease and the put, by one that has ended the piece since."""
+    """Overtaken between the look at the lease and the put, by one that has ended the shard since."""
     source, out = pictures(tmp_path / "in", 40), tmp_path / "out"
     put, others = stores.Folder.put, []
 
@@ -186,7 +186,7 @@ def test_a_record_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
     """Written by one that stood still: the record of the later lease is the one that is read."""
     source, out = pictures(tmp_path / "in", 20), tmp_path / "out"
     embedded(source, out)
-    folder = Folder.there(stores.at(out))
+    folder = Folder.open(stores.at(out))
     old = folder.store.read("_done/0001-000001.json") or b""
     folder.store.remove("_done/0001-000001.json")
     assert embedded(source, out).finished == 1
@@ -198,14 +198,14 @@ def test_a_record_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
 
 
 def test_claiming_takes_over_from_the_dead(tmp_path: Path) -> None:
-    """Pieces that dead workers of other machines hold are waited for, and then done."""
+    """Shards that dead workers of other machines hold are waited for, and then done."""
     source, out = pictures(tmp_path / "in", 30), tmp_path / "out"
     embedded(source, out, claim=True, pieces=3)
-    folder = Folder.there(stores.at(out))
-    for piece in (1, 3):
-        folder.store.remove(f"_done/{piece:04}-000001.json")
+    folder = Folder.open(stores.at(out))
+    for shard in (1, 3):
+        folder.store.remove(f"_done/{shard:04}-000001.json")
         told: dict[str, Any] = {"released": False, "ttl": 0.3, "machine": "gone", "pid": 1}
-        folder.store.put(f"_leases/{piece:04}-000009.json", json.dumps(told).encode())
+        folder.store.put(f"_leases/{shard:04}-000009.json", json.dumps(told).encode())
     began = time.monotonic()
     done = embedded(source, out, claim=True, pieces=3, ttl=0.3)
     assert (done.finished, done.open) == (2, 0)

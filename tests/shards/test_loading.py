@@ -111,11 +111,11 @@ def test_the_old_one_is_searched_until_the_new_one_is_whole(out: Path, tmp_path:
     assert set(seen) == {40}, "while it was built"
     assert len(held(into)) == 39
     assert "00003.png" not in {uri[-9:] for uri in loaded_uris(into)}
-    old = find(SINKS, "sqlite", "sink")(first.place)
+    old = find(SINKS, "sqlite", "sink")(first.url)
     assert old.manifest() is not None
     third = load(out, into, state=tmp_path / "state")
     assert old.manifest() is None, "the one before the one before is gone"
-    assert len({first.place, second.place, third.place}) == 3
+    assert len({first.url, second.url, third.url}) == 3
     assert len(held(into)) == 40
 
 
@@ -169,12 +169,12 @@ def test_other_parts_begin_anew(out: Path, tmp_path: Path, breaking: type[Breaki
 
 def test_gaps_are_refused(out: Path, tmp_path: Path, into: str) -> None:
     """Before anything is written; unless they are wanted."""
-    folder = Folder.there(at(out))
+    folder = Folder.open(at(out))
     lost = folder.part_names(1)[0]
     missing = len(folder.read(lost).table)
     folder.store.remove(lost)
     folder.store.remove("_done/0003-000001.json")
-    with pytest.raises(SourceError, match=rf"{lost} is not there; piece 3 of 3 is not finished"):
+    with pytest.raises(SourceError, match=rf"{lost} is missing; shard 3 of 3 is not finished"):
         load(out, into, state=tmp_path / "state")
     assert not Path(into.partition("://")[2]).exists()
     done = load(out, into, incomplete=True, state=tmp_path / "state")
@@ -184,7 +184,7 @@ def test_gaps_are_refused(out: Path, tmp_path: Path, into: str) -> None:
 
 def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) -> None:
     """Whatever the record says; and nothing is switched."""
-    folder = Folder.there(at(out))
+    folder = Folder.open(at(out))
     done = folder.done(2)
     assert done is not None
     name = done.parts[-1].name
@@ -194,7 +194,7 @@ def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) 
     space = VectorSpec("other", folder.space.dim, "other")
     data = encode(rows, [], space, part.facts)
     folder.store.put(name, data)
-    with pytest.raises(SourceError, match="not as it was"):
+    with pytest.raises(SourceError, match="has changed"):
         load(out, into, state=tmp_path / "state")
     parts = [Listed(name, len(rows), decode(name, data).sha256) if p.name == name else p for p in done.parts]
     folder.finish(Done(2, 1, done.inputs, done.digest, done.counts, parts))
@@ -212,7 +212,7 @@ def test_an_index_of_a_pipeline_stays(out: Path, tmp_path: Path) -> None:
 
     pipeline = ps.Pipeline(tmp_path / "docs", into=url, model=HashingEmbedder(), state=tmp_path / "ledger.db")
     pipeline.run()
-    with pytest.raises(OwnershipError, match="load into another place"):
+    with pytest.raises(OwnershipError, match="load into another url"):
         load(out, url, state=tmp_path / "state")
     assert len(held(url)) == 1
     assert pipeline.run().ok
@@ -223,7 +223,7 @@ def test_an_index_of_another_model_stays_unless_that_is_meant(out: Path, tmp_pat
     other = tmp_path / "other"
     embedded(tmp_path / "in", other, model=PixelEmbedder(model="dots"))
     assert load(out, into, state=tmp_path / "state").ok
-    with pytest.raises(SpaceMismatch, match=r"of pixels .* those of dots .* --replace-model"):
+    with pytest.raises(SpaceMismatch, match=r"holds pixels .* hold dots .* --replace-model"):
         load(other, into, state=tmp_path / "state")
     assert load(other, into, state=tmp_path / "state", replace_model=True).ok
 
@@ -256,7 +256,7 @@ def test_points_that_vanish_stop_the_switch(out: Path, tmp_path: Path) -> None:
 
     done = load(out, Losing("memory://losing"), state=tmp_path / "state")
     assert not done.switched
-    assert "has 39 points, of 40 written" in done.trouble
+    assert "has 39 points; 40 were written" in done.trouble
     assert Losing("memory://losing").manifest() is None
 
 
@@ -321,7 +321,7 @@ def test_a_sink_without_places_beside_it(out: Path, tmp_path: Path) -> None:
     assert load(out, Alone("memory://alone"), state=tmp_path / "state").kept == 40
     with Alone("memory://alone") as sink:
         sink.replace_manifest(Manifest(sink.manifest().schema, {"": "a ledger"}))  # type: ignore[union-attr]
-    with pytest.raises(OwnershipError, match="load into another place"):
+    with pytest.raises(OwnershipError, match="load into another url"):
         load(out, Alone("memory://alone"), state=tmp_path / "state")
 
 

@@ -129,7 +129,7 @@ def test_a_put_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_places_that_cannot_be_meant() -> None:
     """Are told so."""
-    with pytest.raises(UsageError, match="named"):
+    with pytest.raises(UsageError, match="no folder for the parts"):
         at("")
     with pytest.raises(UsageError, match="nonsense"):
         at("nonsense://bucket/x")
@@ -168,7 +168,7 @@ def test_parts_in_a_bucket(tmp_path: Path, storage: dict[str, Any]) -> None:
 
 
 def test_leases_in_a_bucket(tmp_path: Path, storage: dict[str, Any]) -> None:
-    """One of many workers gets a piece there, too."""
+    """One of many workers gets a shard there, too."""
     from penstock.core.schema import VectorSpec
     from penstock.shards.folder import Folder as Parts
 

@@ -31,7 +31,7 @@ def embed(args: argparse.Namespace) -> int:
         emit({"event": "report", **made.to_json()})
     elif not args.quiet:
         rows = [*_inputs(made.counts), ("parts", f"{made.parts:,} written to {clean(made.out)}")]
-        rows.append(("pieces", f"{made.finished:,} finished · {made.open:,} open · {made.lost:,} taken over by others"))
+        rows.append(("shards", f"{made.finished:,} finished · {made.open:,} open · {made.lost:,} taken over by others"))
         say(rows_text(rows))
     if made.status == "stopped":
         return STOPPED
@@ -44,10 +44,10 @@ def verify(args: argparse.Namespace) -> int:
     if args.json:
         emit({"event": "verification", **found.to_json()})
     elif not args.quiet:
-        rows = [("pieces", f"{found.finished:,} of {found.pieces:,} finished"), *_inputs(found.counts)]
+        rows = [("shards", f"{found.finished:,} of {found.shards:,} finished"), *_inputs(found.counts)]
         rows.append(("parts", f"{found.parts:,} with {found.rows:,} of {found.total:,} rows"))
         if found.alike:
-            rows.append(("alike", f"{found.alike:,} images that another piece has as well"))
+            rows.append(("alike", f"{found.alike:,} images that another shard has as well"))
         rows += [("wrong", clean(trouble)) for trouble in found.troubles]
         rows += [("failed", clean(f"{uri}: {why}")) for uri, why in found.failures]
         say(rows_text(rows))
@@ -70,7 +70,7 @@ def load(args: argparse.Namespace) -> int:
         rows = [
             ("rows", f"{made.written:,} written · {made.kept:,} there already · {made.total:,} in all"),
             ("parts", f"{made.parts:,} of {made.of_parts:,}"),
-            ("index", f"{clean(made.place)}{' · current from now on' if made.switched else ''}"),
+            ("index", f"{clean(made.url)}{' · current from now on' if made.switched else ''}"),
         ]
         rows += [("missing", clean(gap)) for gap in made.gaps]
         rows += [("refused", clean(f"{id}: {why}")) for id, why in list(made.refused.items())[:20]]
