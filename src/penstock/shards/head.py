@@ -13,8 +13,8 @@ from threading import Lock
 from typing import NamedTuple
 
 from penstock.core.contracts import Chunker, MultiEmbedder, Sink
-from penstock.core.errors import PenstockError, SinkError, StageError, UsageError
-from penstock.core.records import Change, Chunk, Item, Point, Unreadable, Upsert, Vector
+from penstock.core.errors import ParseError, PenstockError, SinkError, StageError, UsageError
+from penstock.core.records import Block, Change, Chunk, Item, Piece, Point, Unreadable, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
@@ -59,10 +59,12 @@ def run(
     embedder = _SmallBatches(setup.embedder, writer.rows)
     journal, sink, lock = ShardJournal(writer), PartSink(writer, embedder.batch_rows), Lock()
 
+    chunker = _OneChunk(setup.chunker)
+
     def ready() -> Chunker:
         with lock:
             setup.embedder.open()
-        return setup.chunker
+        return chunker
 
     head = Head(
         changes=_unaccounted(changes, writer, accounts),
@@ -102,6 +104,21 @@ def _unaccounted(changes: Iterable[Change], writer: Writer, accounts: Accounts) 
                 pass  # the listing has no end then, and the shard stays open
             case _:
                 yield change
+
+
+class _OneChunk:
+    """A chunker whose documents have one chunk; others fail. A row settles its input, so a kill between two rows of a
+    document would lose the rest in silence."""
+
+    def __init__(self, real: Chunker) -> None:
+        self._real = real
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
+        pieces = iter(self._real(blocks))
+        for piece in pieces:
+            if next(pieces, None) is not None:
+                raise ParseError("it has more than one chunk: parts hold one row an input")
+            yield piece
 
 
 class _SmallBatches(MultiEmbedder):

@@ -75,7 +75,8 @@ class Writer:
             if digest in self._in_flight:
                 self._twins.setdefault(digest, []).append(uri)
             elif (other := self._accounts.first(digest)) is not None:
-                self._account(Entry(uri, DUPLICATE, other))
+                if other != uri:  # listed twice
+                    self._account(Entry(uri, DUPLICATE, other))
             else:
                 self._in_flight[digest], self._digests[uri] = uri, digest
                 return True
