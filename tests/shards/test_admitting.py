@@ -66,7 +66,7 @@ class Admission:
         return not self._thread.is_alive()
 
 
-def test_room_is_there_once_admitted_rows_have_come(writer: Writer, tmp_path: Path) -> None:
+def test_added_rows_make_room(writer: Writer, tmp_path: Path) -> None:
     """They are cut into a part then, by the thread that needs the room."""
     writer.admit(8)
     second = Admission(writer, 4)
@@ -76,7 +76,7 @@ def test_room_is_there_once_admitted_rows_have_come(writer: Writer, tmp_path: Pa
     assert [len(part.table) for part in everything(tmp_path / "out")] == [8]
 
 
-def test_room_is_there_once_admitted_rows_are_withdrawn(writer: Writer, tmp_path: Path) -> None:
+def test_withdrawn_rows_make_room(writer: Writer, tmp_path: Path) -> None:
     """The model could not embed them."""
     writer.admit(8)
     second = Admission(writer, 4)
@@ -86,7 +86,7 @@ def test_room_is_there_once_admitted_rows_are_withdrawn(writer: Writer, tmp_path
     assert everything(tmp_path / "out") == []
 
 
-def test_room_is_there_once_admitted_rows_are_refused(writer: Writer) -> None:
+def test_refused_rows_make_room(writer: Writer) -> None:
     """Whatever is wrong with their vectors; the others are in the part."""
     writer.admit(8)
     second = Admission(writer, 8)
@@ -114,7 +114,7 @@ def test_a_batch_larger_than_a_part_passes_alone(writer: Writer, tmp_path: Path)
     assert [len(part.table) for part in everything(tmp_path / "out")] == [3, 20]
 
 
-def test_nobody_waits_in_a_flow_that_has_failed(writer: Writer) -> None:
+def test_no_thread_waits_in_a_failed_flow(writer: Writer) -> None:
     """What was admitted may never come."""
     writer.admit(8)
     waiting = [Admission(writer, 4), Admission(writer, 8)]
@@ -127,7 +127,7 @@ def test_nobody_waits_in_a_flow_that_has_failed(writer: Writer) -> None:
     writer.flush()
 
 
-def test_what_was_cut_and_not_put_is_put_first(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_part_is_put_first(writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is away when room is to be made: the same rows are in one part afterwards, once."""
     writer.admit(8)
     writer.add(points(*range(8)))

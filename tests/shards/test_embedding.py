@@ -1,4 +1,4 @@
-"""Parts hold every image of their share once, and the account of all the rest."""
+"""Parts hold every image of their shard once, and an entry for every other input."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def names(source: Path) -> list[str]:
     return sorted(path.as_uri() for path in source.rglob("*.png"))
 
 
-def test_every_image_is_there_once(source: Path, tmp_path: Path) -> None:
+def test_every_image_has_one_row(source: Path, tmp_path: Path) -> None:
     """With all that the columns promise."""
     done = embedded(source, tmp_path / "out")
     assert done.ok
@@ -92,7 +92,7 @@ def test_polars_reads_the_parts(source: Path, tmp_path: Path) -> None:
 
 
 def test_every_input_is_accounted_for(source: Path, tmp_path: Path) -> None:
-    """What gives no row is listed with the reason; what is not called an image is passed over, and said so."""
+    """Inputs without a row are listed with the reason; files without an image's name are skipped."""
     whole = picture(1)
     (source / "cut.png").write_bytes(whole[:40])
     (source / "torn.png").write_bytes(torn())
@@ -125,7 +125,7 @@ def test_every_input_is_accounted_for(source: Path, tmp_path: Path) -> None:
 
 
 def test_many_of_one_content_are_embedded_once(tmp_path: Path) -> None:
-    """Whatever is on its way while they come."""
+    """Whatever is in flight meanwhile."""
     source, log = tmp_path / "in", tmp_path / "log"
     source.mkdir()
     for number in range(60):
@@ -136,8 +136,8 @@ def test_many_of_one_content_are_embedded_once(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").ok
 
 
-def test_whoever_is_like_what_failed_has_failed(tmp_path: Path) -> None:
-    """And says as whom, or why by itself."""
+def test_a_duplicate_of_a_failure_has_failed(tmp_path: Path) -> None:
+    """Its entry names the other one, or its own cause."""
     source = tmp_path / "in"
     source.mkdir()
     for number in range(9):
@@ -147,8 +147,8 @@ def test_whoever_is_like_what_failed_has_failed(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").ok
 
 
-def test_partitions_share_what_there_is(source: Path, tmp_path: Path) -> None:
-    """Each image is in one of them, the first of each as well; and a share depends on nothing but the uri."""
+def test_partitions_divide_the_source(source: Path, tmp_path: Path) -> None:
+    """Each image is in one of them, and the shard depends on nothing but the uri."""
     for number in (3, 1, 2):
         done = embedded(source, tmp_path / "out", partition=(number, 3))
         assert done.ok
@@ -195,7 +195,7 @@ def _lines(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-def test_what_is_finished_is_left_alone(source: Path, tmp_path: Path) -> None:
+def test_a_finished_shard_stays_as_it_is(source: Path, tmp_path: Path) -> None:
     """A second run embeds nothing and writes nothing."""
     log = tmp_path / "log"
     embedded(source, tmp_path / "out", log)
@@ -206,7 +206,7 @@ def test_what_is_finished_is_left_alone(source: Path, tmp_path: Path) -> None:
     assert len(_lines(log)) == 40
 
 
-def test_no_more_than_a_part_is_ever_on_its_way(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_a_part_is_at_risk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedded, and in no part: the promise that a kill costs at most one part, watched at every vector."""
     most = out = 0
     lock = threading.Lock()
@@ -233,7 +233,7 @@ def test_no_more_than_a_part_is_ever_on_its_way(source: Path, tmp_path: Path, mo
 
 
 def test_a_source_that_breaks_off_leaves_its_shard_open(source: Path, tmp_path: Path) -> None:
-    """What was listed is embedded; nobody takes that for all. The next run ends it."""
+    """Listed images are embedded, and the shard stays open. The next run finishes it."""
     log = str(tmp_path / "log")
     whole = Files(str(source))
     options = Options(rows=8, memory="64MiB")
@@ -256,8 +256,8 @@ def test_claiming_ends_where_the_listing_is_broken(source: Path, tmp_path: Path)
     assert (done.open, done.finished) == (3, 0)
 
 
-def test_what_could_not_be_read_is_tried_again(source: Path, tmp_path: Path) -> None:
-    """By `again`; and what is broken fails again. The account is of the last time."""
+def test_unreadable_images_are_tried_again(source: Path, tmp_path: Path) -> None:
+    """With `again`; a broken one fails again. The last state counts."""
     (source / "torn.png").write_bytes(torn())
     gone = names(source)[7]
     faults = SourceFaults(unopenable=frozenset({gone}), unreadable=frozenset({names(source)[9]}))
@@ -277,7 +277,7 @@ def test_what_could_not_be_read_is_tried_again(source: Path, tmp_path: Path) -> 
 
 
 def test_an_input_that_vanished_is_a_listed_failure(source: Path, tmp_path: Path) -> None:
-    """Told by the listing, gone when it is read."""
+    """Listed, and gone when it is read."""
 
     class Late(FaultySource):
         def changes(self, cursor: str | None = None) -> Iterator[Change]:
@@ -291,7 +291,7 @@ def test_an_input_that_vanished_is_a_listed_failure(source: Path, tmp_path: Path
     assert "No such file" in next(iter(entries(tmp_path / "out").values()))[1]
 
 
-def test_a_vector_of_nothing_fails_alone(source: Path, tmp_path: Path) -> None:
+def test_a_vector_with_nan_fails_alone(source: Path, tmp_path: Path) -> None:
     """NaN is the failure of that one image."""
 
     class Broken(PixelEmbedder):
@@ -332,7 +332,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(
 
 
 def test_captions_and_metadata_beside_the_image(source: Path, tmp_path: Path) -> None:
-    """Go into the columns of that name."""
+    """Fill the columns of that name."""
     (source / "0" / "00000.json").write_text('{"caption": "a bright é", "licence": "CC0", "tags": ["x"]}')
     (source / "1" / "00001.txt").write_text("the second\n")
     embedded(source, tmp_path / "out")
@@ -361,7 +361,7 @@ def test_a_caption_that_cannot_be_read_is_noted(source: Path, tmp_path: Path) ->
     assert not log.exists()
 
 
-def test_progress_is_told(source: Path, tmp_path: Path) -> None:
+def test_progress_sums_up_all_shards(source: Path, tmp_path: Path) -> None:
     """Sums over all shards, so that a bar never goes back."""
     seen: list[int] = []
     done = embedded(
@@ -373,7 +373,7 @@ def test_progress_is_told(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("how", "message"),
     [
         ({"partition": (0, 3)}, "from 1/3 to 3/3"),
         ({"partition": (4, 3)}, "from 1/3 to 3/3"),
@@ -385,9 +385,9 @@ def test_progress_is_told(source: Path, tmp_path: Path) -> None:
         ({"model": lambda texts: texts}, "embeds no images"),
     ],
 )
-def test_what_cannot_be_meant(how: dict[str, Any], says: str, source: Path, tmp_path: Path) -> None:
-    """Is refused before anything is written."""
-    with pytest.raises(UsageError, match=says):
+def test_invalid_options_are_refused(how: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
+    """Before anything is written."""
+    with pytest.raises(UsageError, match=message):
         embedded(source, tmp_path / "out", **how)
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
@@ -403,7 +403,7 @@ def test_workers_agree(source: Path, tmp_path: Path) -> None:
         embedded(source / "1", tmp_path / "out", partition=(2, 3))
 
 
-def test_parts_inside_the_source_are_none_of_it(source: Path) -> None:
+def test_parts_inside_the_source_are_not_listed(source: Path) -> None:
     """A folder of parts beneath the images is not listed."""
     done = embedded(source, source / "parts")
     assert done.counts["skipped"] == 0
@@ -411,8 +411,8 @@ def test_parts_inside_the_source_are_none_of_it(source: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [8, 100])
-def test_a_model_that_falls_over_ends_the_run(rows: int, tmp_path: Path) -> None:
-    """What it did until then is in a part; the images it was tried with are no failures of theirs."""
+def test_a_model_that_fails_for_every_image_ends_the_run(rows: int, tmp_path: Path) -> None:
+    """Earlier rows are in a part; the images that the model failed for are tried again by the next run."""
     source = pictures(tmp_path / "in", 80)
     (source / "twin.png").write_bytes(picture(3))
 
@@ -466,10 +466,10 @@ def test_folders_that_cannot_be_listed_leave_the_shard_open(source: Path, tmp_pa
     assert Folder.open(at(tmp_path / "out")).finished() == {}
 
 
-def test_a_full_disk_is_told_and_the_next_run_goes_on(
+def test_a_full_disk_is_reported_and_the_next_run_resumes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cause, and not what came of it."""
+    """With its cause, not a consequence."""
 
     class Full:
         def __init__(self, **kwargs: object) -> None:

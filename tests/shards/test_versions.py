@@ -55,7 +55,7 @@ def test_parts_of_format_1_are_loaded(tmp_path: Path) -> None:
         assert point.chunk.metadata == {"licence": "CC0", "width": 8, "height": 6}
 
 
-def test_parts_of_format_1_are_gone_on_with(tmp_path: Path) -> None:
+def test_parts_of_format_1_are_continued(tmp_path: Path) -> None:
     """A shard whose record is missing is open; its parts still count, under the same names and facts."""
     out = tmp_path / "parts"
     shutil.copytree(V1, out)
