@@ -34,7 +34,7 @@ from penstock.core.schema import VectorSpec, single
 from penstock.shards import verify
 from penstock.shards.embed import ROWS
 from penstock.shards.folder import Done, Folder, facts_of
-from penstock.shards.format import Digest, Draft, Listed, Row
+from penstock.shards.format import Digest, Listed, PartBuilder, Row
 from penstock.shards.store import at
 
 DIM = 512
@@ -74,17 +74,17 @@ def make_parts(out: Path, vectors: int) -> None:
     listed: list[Listed] = []
     digest = Digest()
     for start in range(0, vectors, ROWS):
-        draft = Draft(space)
+        part = PartBuilder(space)
         for n in range(start, min(start + ROWS, vectors)):
             uri = f"s3://images/{n // 1000:06}/{n:09}.jpg"
             digest.add(uri)
             id = hashlib.md5(uri.encode()).hexdigest()
             vector = rng.standard_normal(DIM, np.float32)
-            draft.add(Row(id, uri, id * 2, 640, 480, f"picture {n}", '{"licence": "CC0"}', vector))
+            part.add(Row(id, uri, id * 2, 640, 480, f"picture {n}", '{"licence": "CC0"}', vector))
         name = folder.part_name(1, 1, len(listed) + 1)
-        data = draft.finished([], facts_of(1, 1, len(listed) + 1, space))
+        data = part.finish([], facts_of(1, 1, len(listed) + 1, space))
         folder.store.put(name, data)
-        listed.append(Listed(name, draft.rows, hashlib.sha256(data).hexdigest()))
+        listed.append(Listed(name, part.rows, hashlib.sha256(data).hexdigest()))
     counts = {"embedded": vectors, "duplicate": 0, "failed": 0, "skipped": 0}
     folder.finish(Done(1, 1, vectors, str(digest), counts, listed))
 

@@ -1,4 +1,4 @@
-"""kill -9, for real: child processes, a store on disk, a log that no kill can take back."""
+"""kill -9: child processes, a store on disk, a log that survives every kill."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_fifty_kills_of_a_real_store(sink: str) -> None:
     assert chaos("--kills", "50", "--sink", sink, limit=600)["kills"] == 50
 
 
-# ---------------------------------------------------------------- the instrument itself
+# ---------------------------------------------------------------- the test tools
 
 
-def test_the_log_tells_a_chunk_that_was_embedded_after_its_acknowledgement(tmp_path: Path) -> None:
+def test_a_chunk_embedded_after_its_acknowledgement_is_detected(tmp_path: Path) -> None:
     log = tmp_path / "log"
     note(log, "embedded", ["a", "b"])
     note(log, "embedded", ["a"])  # in flight at a kill: allowed

@@ -1,4 +1,4 @@
-"""Stores, models and sources that fail: nothing lost, nothing twice, nothing deleted wrongly, everything told."""
+"""Stores, models and sources that fail: nothing lost, nothing twice, nothing deleted wrongly, every failure listed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def small(sink: Sink) -> Sink:
     ],
     ids=["away for a call", "half a batch", "acknowledgement lost", "flush", "small", "away for a while", "everything"],
 )
-def test_what_passes_by_itself_is_waited_for(w: World, faults: Faults) -> None:
+def test_transient_failures_are_waited_for(w: World, faults: Faults) -> None:
     report = w.pipeline(lambda sink: FaultySink(small(sink), faults)).run()
     assert report.ok
     assert whole(w)
@@ -71,7 +71,7 @@ def test_what_passes_by_itself_is_waited_for(w: World, faults: Faults) -> None:
 @pytest.mark.parametrize(
     ("faults", "cause"), [(Faults(dies=frozenset({1})), Died), (Faults(broken=frozenset({1})), SinkError)]
 )
-def test_a_store_that_breaks_is_named_and_the_next_run_goes_on(w: World, faults: Faults, cause: Any) -> None:
+def test_an_error_names_the_store_and_the_next_run_resumes(w: World, faults: Faults, cause: Any) -> None:
     """Also where it had taken the batch before it died."""
     with pytest.raises(StageError, match="write") as caught:
         w.pipeline(lambda sink: FaultySink(small(sink), faults)).run()
@@ -104,8 +104,8 @@ def test_refused_points_are_listed_and_retried(w: World) -> None:
     assert sorted(w.embedded()) == bad
 
 
-def test_a_store_that_fails_to_give_back_is_no_fault_of_the_document(w: World) -> None:
-    """A driver's ConnectionError is an OSError; so is an unreadable file: they must not be taken for each other."""
+def test_a_store_that_cannot_read_back_is_no_failure_of_the_document(w: World) -> None:
+    """A driver's ConnectionError is an OSError, as is that of an unreadable file: they must not be confused."""
     w.run()
     renamed = {f"{uri}-renamed": text for uri, text in DOCUMENTS.items()}
     w.tell(DOCUMENTS | renamed)
@@ -121,7 +121,7 @@ def test_a_store_that_fails_to_give_back_is_no_fault_of_the_document(w: World) -
         assert not list(ledger.failures())
 
 
-def test_a_store_that_cannot_be_opened_is_no_fault_of_the_documents(w: World) -> None:
+def test_a_store_that_cannot_be_opened_is_no_failure_of_the_documents(w: World) -> None:
     class Closed(FaultySink):
         def open(self, manifest: Any) -> None:
             raise PermissionError(13, "Permission denied", "index")
@@ -167,8 +167,8 @@ ALL = frozenset(range(10_000))
 
 
 @pytest.mark.parametrize("faults", [EmbedFaults(broken=ALL), EmbedFaults(short=ALL), EmbedFaults(fatal=frozenset({2}))])
-def test_a_model_that_falls_over_is_named(w: World, faults: EmbedFaults) -> None:
-    """And it is no fault of the documents: they are tried again when it is well."""
+def test_an_error_names_the_model(w: World, faults: EmbedFaults) -> None:
+    """And the documents have not failed: they are tried again."""
     w.embedder.batch_tokens = 64
     w.embedder.faults = faults
     with pytest.raises(StageError, match="embed at doc:"):
@@ -178,7 +178,7 @@ def test_a_model_that_falls_over_is_named(w: World, faults: EmbedFaults) -> None
     assert whole(w)
 
 
-def test_a_model_that_falls_over_in_the_middle_is_named(w: World) -> None:
+def test_an_error_in_the_middle_names_the_model(w: World) -> None:
     w.tell({f"doc:{n}": f"document {n}" for n in range(200)})
     w.embedder.batch_tokens = 64
     w.embedder.faults = EmbedFaults(broken=ALL - {0, 1})
@@ -190,7 +190,7 @@ def test_a_model_that_falls_over_in_the_middle_is_named(w: World) -> None:
 
 
 @pytest.mark.parametrize("faults", [EmbedFaults(broken=frozenset({2})), EmbedFaults(short=frozenset({2}))])
-def test_a_model_that_stumbles_once_loses_nothing(w: World, faults: EmbedFaults) -> None:
+def test_a_model_that_fails_once_loses_nothing(w: World, faults: EmbedFaults) -> None:
     """The batch is tried again, each document of it alone."""
     w.embedder.faults = faults
     assert w.run().ok
@@ -198,7 +198,7 @@ def test_a_model_that_stumbles_once_loses_nothing(w: World, faults: EmbedFaults)
 
 
 def test_documents_that_break_a_component_do_not_end_every_run(w: World) -> None:
-    """Though they come first, and there are so many of them that the component looks broken."""
+    """Though they come first, and are so many that the component seems broken."""
     bad = {f"bad:{n:02}": f"document {n} of the bad" for n in range(25)}
     w.tell(bad | DOCUMENTS)
 
@@ -248,7 +248,7 @@ def test_a_listing_that_ends_early_deletes_nothing(w: World, faults: SourceFault
     assert whole(w)
 
 
-def test_what_a_broken_listing_told_is_kept(w: World) -> None:
+def test_documents_of_a_broken_listing_are_kept(w: World) -> None:
     w.source = FaultySource(w.listed, SourceFaults(cut=5))
     w.run()
     assert len({row[0] for row in w.held().values()}) == 5
@@ -279,7 +279,7 @@ def test_unreadable_entries_are_listed_and_kept(w: World) -> None:
 
 
 def test_a_document_that_cannot_be_opened_is_read_by_the_next_run(w: World) -> None:
-    """Without being asked to: it is the reading that failed, and not the document."""
+    """By itself: reading failed, not the document."""
     w.source = FaultySource(w.listed, SourceFaults(unopenable=frozenset({"doc:3"})))
     report = w.run()
     assert (report.counts["failed"], report.failing) == (1, 1)
@@ -306,7 +306,7 @@ def test_one_document_that_cannot_be_looked_up_does_not_keep_others_from_a_retry
     assert whole(w)
 
 
-def test_a_document_that_is_gone_leaves_by_a_retry(w: World) -> None:
+def test_a_retry_deletes_a_document_that_is_gone(w: World) -> None:
     w.embedder.faults = EmbedFaults(poison="document 3 line 5")
     w.run()
     rest = {uri: text for uri, text in DOCUMENTS.items() if uri != "doc:3"}
@@ -315,7 +315,7 @@ def test_a_document_that_is_gone_leaves_by_a_retry(w: World) -> None:
     assert whole(w, rest)
 
 
-def test_a_feed_that_aborts_goes_on_after_its_last_mark(tmp_path: Path) -> None:
+def test_a_feed_that_aborts_resumes_after_its_last_cursor(tmp_path: Path) -> None:
     changes = [document(uri, text.encode()) for uri, text in DOCUMENTS.items()]
     w = World(tmp_path, source=FeedSource([*changes[:7], ABORT, *changes[7:]], marks=3))
     with pytest.raises(StageError, match="aborted") as caught:
@@ -325,7 +325,7 @@ def test_a_feed_that_aborts_goes_on_after_its_last_mark(tmp_path: Path) -> None:
     assert whole(w)
 
 
-def test_a_stopped_feed_never_deletes_a_document_that_is_still_on_its_way(tmp_path: Path) -> None:
+def test_a_stopped_feed_never_deletes_a_document_in_flight(tmp_path: Path) -> None:
     """The deletion waits for the version before it; stopped while it waits, it must not overtake it."""
     w = World(tmp_path, source=FeedSource([document("doc:a", b"one\ntwo"), document("doc:b", b"three")], marks=1))
     w.run()
@@ -384,8 +384,8 @@ def test_a_progress_callback_that_fails_ends_the_run_and_leaves_nothing_behind(w
 
 
 def test_a_feed_that_sleeps_does_not_hold_up_a_stop(tmp_path: Path) -> None:
-    """Ctrl-C while the source waits for news: what came is committed, and the next news are waited for no longer."""
-    told = [document(uri, text.encode()) for uri, text in DOCUMENTS.items()]
+    """Ctrl-C while the source waits for events: earlier ones are committed, and the wait ends."""
+    events = [document(uri, text.encode()) for uri, text in DOCUMENTS.items()]
     news = threading.Event()
 
     class Sleeping(FeedSource):
@@ -393,7 +393,7 @@ def test_a_feed_that_sleeps_does_not_hold_up_a_stop(tmp_path: Path) -> None:
             yield from super().changes(cursor)
             news.wait(20)
 
-    w = World(tmp_path, source=Sleeping(told, marks=4))
+    w = World(tmp_path, source=Sleeping(events, marks=4))
     from penstock.engine import flow as flows
 
     run = flows.Flow.run

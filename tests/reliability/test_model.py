@@ -35,7 +35,7 @@ CALLS = st.frozensets(st.integers(0, 3), max_size=1)
 
 
 class History(RuleBasedStateMachine):
-    """What is common to listings and feeds."""
+    """Rules common to listings and feeds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class History(RuleBasedStateMachine):
         return World(Path(self.temporary.name))
 
     def tell(self, uri: str, text: str | None) -> None:
-        """The document is now so, or gone."""
+        """Set a document's text, or delete it."""
         if text is None:
             del self.documents[uri]
         else:
@@ -102,7 +102,7 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def take_back(self) -> None:
-        """Everything is as it was when the last run ended: what a crash left half-done is met again."""
+        """Go back to the state at the end of the last run: it meets the remains of a crash."""
         for uri in set(self.documents) - set(self.settled):
             self.tell(uri, None)
         for uri, text in self.settled.items():
@@ -166,7 +166,7 @@ class History(RuleBasedStateMachine):
         self.settled = dict(self.documents)
 
     def acknowledged(self, pipeline: Pipeline) -> set[str]:
-        """Ids that the run to come must not embed; it takes those out that it removes from the index on its way."""
+        """Ids that the next run must not embed; it discards those that it removes from the index."""
         ledger = pipeline.ledger
         if not ledger.path.exists() or self.world.sink().manifest() is None:
             return set()

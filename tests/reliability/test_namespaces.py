@@ -50,13 +50,13 @@ class Shared:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Any:
-    made = Shared(tmp_path)
-    yield made
-    forget(made.url)
+    shared = Shared(tmp_path)
+    yield shared
+    forget(shared.url)
 
 
 def test_each_has_its_own_points_of_one_document(shared: Shared) -> None:
-    """Two that read the same file have a point each, under ids that tell whose they are."""
+    """Two that read the same file have a point each, under ids with the prefix of their namespace."""
     assert shared.run("docs", {"doc:1": "one\ntwo"}).ok
     assert shared.run("wiki", {"doc:1": "one\ntwo"}).ok
     assert shared.texts() == ["one", "one", "two", "two"]
@@ -67,7 +67,7 @@ def test_each_has_its_own_points_of_one_document(shared: Shared) -> None:
     assert {len(id) for id in ids} == {32}
 
 
-def test_what_one_deletes_is_its_own(shared: Shared) -> None:
+def test_each_deletes_its_own_points(shared: Shared) -> None:
     """A document gone from one source stays with the other; so does everything when one source is emptied."""
     shared.run("docs", {"doc:1": "one", "doc:2": "two", "doc:3": "three"})
     shared.run("wiki", {"doc:1": "one"})
@@ -80,8 +80,8 @@ def test_what_one_deletes_is_its_own(shared: Shared) -> None:
     assert shared.pipeline("wiki").verify().ok
 
 
-def test_verify_and_repair_keep_to_their_own(shared: Shared) -> None:
-    """What another filled is neither an orphan nor missing; what is lost comes back."""
+def test_verify_and_repair_see_their_own_points(shared: Shared) -> None:
+    """Points of others are neither orphans nor missing; lost ones are restored."""
     shared.run("docs", {"doc:1": "one\ntwo"})
     shared.run("wiki", {"doc:9": "nine\nten"})
     sink = MemorySink(shared.url)
@@ -122,8 +122,8 @@ def test_alone_or_shared(shared: Shared) -> None:
     assert shared.texts() == ["two"]
 
 
-def test_points_that_nobody_fills_are_not_taken_by_a_namespace_in_silence(shared: Shared) -> None:
-    """As a copy has them: their ids have no tag, and no namespace would ever take them out."""
+def test_a_namespace_refuses_an_index_with_points_without_an_owner(shared: Shared) -> None:
+    """As in a copy: their ids have no prefix, and no namespace would ever delete them."""
     shared.run("", {"doc:1": "one"})
     sink = MemorySink(shared.url)
     with sink:
@@ -135,7 +135,7 @@ def test_points_that_nobody_fills_are_not_taken_by_a_namespace_in_silence(shared
 
 
 def test_namespaces_whose_prefixes_are_equal(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the second is told, as their ids could not be told apart."""
+    """The second one is refused: their ids could not be distinguished."""
     shared.run("docs", {"doc:1": "one"})
     monkeypatch.setattr("penstock.jobs.session.id_prefix", lambda name: b"same")
     with pytest.raises(UsageError, match="collide"):

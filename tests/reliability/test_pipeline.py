@@ -1,4 +1,4 @@
-"""What a pipeline promises from one run to the next: ownership, verification, plans, deletion, and Ctrl-C."""
+"""Promises of a pipeline from one run to the next: ownership, verification, plans, deletion, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def lose_the_ledger(w: World) -> None:
         file.unlink()
 
 
-def test_chunks_that_the_store_cannot_take_are_told_before_anything_is_read(w: World) -> None:
-    """Where the size is in characters, it is known how long a text can get."""
+def test_chunks_too_large_for_the_store_are_refused_before_anything_is_read(w: World) -> None:
+    """A size in characters bounds the length of a text."""
 
     class Short(MemorySink):
         max_text = 4000
@@ -58,7 +58,7 @@ def test_chunks_that_the_store_cannot_take_are_told_before_anything_is_read(w: W
 
 
 def test_an_index_of_another_ledger_is_left_alone_until_it_is_adopted(w: World) -> None:
-    """Then nothing is embedded again, and what was stale is found."""
+    """Then nothing is embedded again, and stale points are found."""
     w.run()
     lose_the_ledger(w)
     changed = {**DOCUMENTS, "doc:1": DOCUMENTS["doc:1"] + "\none more"}
@@ -78,7 +78,7 @@ def test_an_index_of_another_ledger_is_left_alone_until_it_is_adopted(w: World) 
     assert w.run().counts["unchanged"] == len(changed)
 
 
-def test_an_adoption_that_dies_half_way_is_made_again(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_adoption_is_repeated(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     w.run()
     lose_the_ledger(w)
     w.embedded()
@@ -93,7 +93,7 @@ def test_an_adoption_that_dies_half_way_is_made_again(w: World, monkeypatch: pyt
     assert w.held() == undisturbed(DOCUMENTS, w.folder)
 
 
-def test_an_index_that_is_gone_is_made_again_with_a_notice(w: World) -> None:
+def test_an_index_that_is_gone_is_filled_again_with_a_notice(w: World) -> None:
     w.run()
     w.embedded()
     w.forget()
@@ -116,7 +116,7 @@ def test_another_space_is_refused_before_anything_is_read(w: World) -> None:
     assert w.held() == before
 
 
-def test_two_runs_on_one_ledger_cannot_meet(w: World) -> None:
+def test_two_runs_on_one_ledger_exclude_each_other(w: World) -> None:
     w.run()
     with w.pipeline().ledger as held:
         held.open()
@@ -135,8 +135,8 @@ def test_a_budget_that_is_too_small_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- verify
 
 
-def test_verify_finds_and_repair_mends(w: World) -> None:
-    """Missing points, points of nobody, and documents that changed or came or went meanwhile."""
+def test_verify_finds_and_repair_restores(w: World) -> None:
+    """Missing points, orphans, and documents that changed, came or went meanwhile."""
     w.run()
     w.embedded()
     sink = w.sink()
@@ -159,7 +159,7 @@ def test_verify_finds_and_repair_mends(w: World) -> None:
 
 
 def test_a_sample_finds_altered_points_and_repair_embeds_them_again(w: World) -> None:
-    """A vector of something else, and a text that somebody changed: ids alone do not tell."""
+    """A vector of another text, and a changed text: ids alone do not show them."""
     w.run()
     w.embedded()
     sink = w.sink()
@@ -180,8 +180,8 @@ def test_a_sample_finds_altered_points_and_repair_embeds_them_again(w: World) ->
         w.pipeline().verify(sample=2)
 
 
-def test_verify_finds_and_repair_mends_doubled_points(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store without a primary key, in which an id lies twice."""
+def test_verify_finds_and_repair_removes_doubled_points(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a store without a primary key, an id occurs twice."""
     w.run()
     id = min(w.held())
     doubled = [True]
@@ -204,9 +204,9 @@ def test_verify_finds_and_repair_mends_doubled_points(w: World, monkeypatch: pyt
 
 
 def test_repairing_the_index_of_a_feed_reads_only_what_lacks_points(tmp_path: Path) -> None:
-    """A feed tells each event once: what is missing is looked up, and the feed is not told from its beginning."""
-    told = [document(uri, text.encode()) for uri, text in DOCUMENTS.items()]
-    feed = FeedSource([document("doc:0", b"an old version"), *told], marks=1)
+    """A feed sends each event once: documents that lack points are looked up, and the feed is not read again."""
+    events = [document(uri, text.encode()) for uri, text in DOCUMENTS.items()]
+    feed = FeedSource([document("doc:0", b"an old version"), *events], marks=1)
     w = World(tmp_path, source=feed)
     w.run()
     w.embedded()
@@ -223,7 +223,7 @@ def test_repairing_the_index_of_a_feed_reads_only_what_lacks_points(tmp_path: Pa
 
 
 @pytest.mark.parametrize("step", ["first", "nothing", "edits", "moved", "renamed"])
-def test_a_plan_tells_what_the_run_then_does(w: World, step: str) -> None:
+def test_a_run_does_what_its_plan_says(w: World, step: str) -> None:
     documents = dict(DOCUMENTS)
     if step != "first":
         w.run()
@@ -261,7 +261,7 @@ def test_a_mass_deletion_asks_first(w: World) -> None:
     assert w.held() == undisturbed(few, w.folder)
 
 
-def test_a_document_that_turns_into_something_nobody_reads_is_a_failure(w: World) -> None:
+def test_a_document_that_becomes_unsupported_is_a_failure(w: World) -> None:
     """Its old chunks stay, as with one that breaks (an extra may be missing): so it must not pass as skipped."""
     w.run()
     binary = b"\x7fELF\x02\x01\x01" + bytes(range(256)) * 8
@@ -283,13 +283,13 @@ import sys, time
 from pathlib import Path
 from tests.reliability.test_pipeline import slow_pipeline
 pipeline = slow_pipeline(Path(sys.argv[1]), float(sys.argv[2]))
-told = []
-def tell(progress):
-    if progress.counts["written"] and not told:
-        told.append(1)
+writing = []
+def report(progress):
+    if progress.counts["written"] and not writing:
+        writing.append(1)
         print("writing", flush=True)
-report = pipeline.run(tell)
-print(report.status, report.counts["written"], flush=True)
+done = pipeline.run(report)
+print(done.status, done.counts["written"], flush=True)
 """
 
 
@@ -352,7 +352,7 @@ def test_ctrl_c_keeps_what_was_acknowledged_and_the_next_run_completes(tmp_path:
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
-    """Whatever the store is doing."""
+    """Though a write to the store is under way."""
     process = child(tmp_path, 60)
     deadline = time.monotonic() + 20
     while not (tmp_path / "index" / "journal").exists() and time.monotonic() < deadline:
@@ -370,7 +370,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_verifying_an_index_that_is_gone_changes_nothing(w: World) -> None:
-    """It says what is missing; only a repair, or a run, fills it again."""
+    """All points are reported missing; only a repair, or a run, fills the index again."""
     w.run()
     total = len(w.held())
     w.forget()

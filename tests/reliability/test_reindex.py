@@ -57,17 +57,17 @@ class Live:
 
 @pytest.fixture
 def live(tmp_path: Path) -> Live:
-    made = Live(tmp_path)
-    assert made.pipeline(HashingEmbedder(16)).run().ok
-    return made
+    live = Live(tmp_path)
+    assert live.pipeline(HashingEmbedder(16)).run().ok
+    return live
 
 
 def test_the_new_index_is_current_when_it_is_complete(live: Live) -> None:
-    """Searches and runs then use it, without a word on where it is; the old model is refused."""
-    made = live.pipeline(OtherEmbedder(16)).reindex()
-    assert made.switched
-    assert made.points == 100
-    assert made.recall == 1.0
+    """Searches and runs use it by the same url; the old model is refused."""
+    done = live.pipeline(OtherEmbedder(16)).reindex()
+    assert done.switched
+    assert done.points == 100
+    assert done.recall == 1.0
     assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
     with pytest.raises(SpaceMismatch):
         live.uris(HashingEmbedder(16))
@@ -82,7 +82,7 @@ def test_the_new_index_is_current_when_it_is_complete(live: Live) -> None:
 
 
 def test_rollback_and_forward_again(live: Live) -> None:
-    """The old index is there until it is dropped, and its ledger knows what it lacks."""
+    """The former index exists until it is dropped, and its ledger knows what it lacks."""
     live.pipeline(OtherEmbedder(16)).reindex()
     live.tell({**DOCUMENTS, "doc:new": "a new one"})
     live.pipeline(OtherEmbedder(16)).run()
@@ -96,18 +96,18 @@ def test_rollback_and_forward_again(live: Live) -> None:
         live.pipeline(HashingEmbedder(16)).reindex()
 
 
-def test_drop_removes_what_is_not_current(live: Live) -> None:
-    """The door stays, emptied; a second re-index goes to the next place, and its dropping leaves one index."""
+def test_drop_removes_the_former_generation(live: Live) -> None:
+    """The base stays, without points; a second re-index builds the next generation, and a drop leaves one index."""
     live.pipeline(OtherEmbedder(16)).reindex()
     assert live.pipeline(OtherEmbedder(16)).drop_former() == [live.url]
-    with LanceIndex(live.url) as door:
-        door.open()
-        assert door.count() == 0
+    with LanceIndex(live.url) as base:
+        base.open()
+        assert base.count() == 0
     with pytest.raises(UsageError, match="no generation before"):
         live.pipeline(OtherEmbedder(16)).rollback()
-    made = live.pipeline(HashingEmbedder(16)).reindex()
-    assert made.switched
-    assert made.url.endswith("_2")
+    done = live.pipeline(HashingEmbedder(16)).reindex()
+    assert done.switched
+    assert done.url.endswith("_2")
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     dropped = live.pipeline(HashingEmbedder(16)).drop_former()
     assert [url[-2:] for url in dropped] == ["_1"]
@@ -116,8 +116,8 @@ def test_drop_removes_what_is_not_current(live: Live) -> None:
     assert live.pipeline(HashingEmbedder(16)).verify().ok
 
 
-def test_killed_in_the_middle_it_goes_on(live: Live) -> None:
-    """Nothing is current before it is whole; what was embedded is not embedded again."""
+def test_a_killed_reindex_resumes(live: Live) -> None:
+    """Nothing is current before it is complete; nothing is embedded again."""
     broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(fatal=frozenset({10}), seconds=0.1))
     broken.batch_rows = 8
     with pytest.raises(StageError):
@@ -125,13 +125,13 @@ def test_killed_in_the_middle_it_goes_on(live: Live) -> None:
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     assert live.pipeline(HashingEmbedder(16)).run().counts["embedded"] == 0
     again = FaultyEmbedder(OtherEmbedder(16), EmbedFaults())
-    made = live.pipeline(again).reindex()
-    assert made.switched
+    done = live.pipeline(again).reindex()
+    assert done.switched
     assert len(again.embedded) < 100
     assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
 
 
-def test_an_unfinished_one_can_be_dropped(live: Live) -> None:
+def test_an_unfinished_generation_can_be_dropped(live: Live) -> None:
     """And leaves the current one alone."""
     broken = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(fatal=frozenset({1})))
     broken.batch_rows = 8
@@ -142,37 +142,37 @@ def test_an_unfinished_one_can_be_dropped(live: Live) -> None:
 
 
 def test_documents_that_the_new_index_would_lose_stop_the_switch(live: Live) -> None:
-    """They are named, and the old index stays current; unless that is wanted."""
+    """They are named, and the old index stays current, unless the loss is allowed."""
     poison = EmbedFaults(poison="document 3 line 1")
-    made = live.pipeline(FaultyEmbedder(OtherEmbedder(16), poison)).reindex()
-    assert not made.switched
-    assert made.lost == ("doc:3",)
+    done = live.pipeline(FaultyEmbedder(OtherEmbedder(16), poison)).reindex()
+    assert not done.switched
+    assert done.lost == ("doc:3",)
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
     assert live.pipeline(FaultyEmbedder(OtherEmbedder(16), poison)).reindex(incomplete=True).switched
     assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
 
 
 def test_a_source_that_cannot_be_listed_whole_stops_the_switch(live: Live) -> None:
-    """What is in the folder that could not be read would be missing, without anybody knowing."""
+    """Documents in a folder that cannot be read would be missing in silence."""
     live.tell({uri: text for uri, text in DOCUMENTS.items() if uri != "doc:3"})
     live.source.entries["doc:3"] = UNLISTED
-    made = live.pipeline(OtherEmbedder(16)).reindex()
-    assert not made.switched
-    assert not made.complete
+    done = live.pipeline(OtherEmbedder(16)).reindex()
+    assert not done.switched
+    assert not done.complete
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
 
 
 def test_a_document_that_cannot_be_listed_stops_the_switch(live: Live) -> None:
     """Though the listing was complete otherwise."""
     live.source.entries["doc:3"] = UNREADABLE
-    made = live.pipeline(OtherEmbedder(16)).reindex()
-    assert not made.switched
-    assert made.lost == ("doc:3",)
+    done = live.pipeline(OtherEmbedder(16)).reindex()
+    assert not done.switched
+    assert done.lost == ("doc:3",)
     assert live.uris(HashingEmbedder(16)) == set(DOCUMENTS)
 
 
 def test_a_source_that_is_nearly_empty_stops_the_switch(live: Live) -> None:
-    """It looks just like a disk that is not mounted; unless that is wanted."""
+    """It looks like a disk that is not mounted; unless that is allowed."""
     live.tell({"doc:1": DOCUMENTS["doc:1"]})
     with pytest.raises(MassDeletion, match="--incomplete"):
         live.pipeline(OtherEmbedder(16)).reindex()
@@ -184,20 +184,20 @@ def test_a_source_that_is_nearly_empty_stops_the_switch(live: Live) -> None:
     assert live.pipeline(OtherEmbedder(16)).reindex(incomplete=True).switched
 
 
-def test_an_index_in_which_little_is_found_is_not_switched_to(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recall is measured against comparing with everything."""
+def test_a_low_recall_stops_the_switch(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recall is measured against an exact search."""
     search = LanceIndex.search
 
     def half(self: Index, vector: Any, k: int = 10, where: Any = None, *, using: str | None = None) -> Any:
         return search(self, vector, k, where, using=using)[: k // 2]
 
     monkeypatch.setattr(LanceIndex, "search", half)
-    made = live.pipeline(OtherEmbedder(16)).reindex()
-    assert made.recall == pytest.approx(0.5)
-    assert not made.switched
+    done = live.pipeline(OtherEmbedder(16)).reindex()
+    assert done.recall == pytest.approx(0.5)
+    assert not done.switched
 
 
-def test_both_are_filled_while_the_source_goes_on(live: Live) -> None:
+def test_both_generations_follow_the_source(live: Live) -> None:
     """Documents come, change and go, the old index is run and searched all the while; then the new one has it all."""
     stop = threading.Event()
     seen: list[str] = []
@@ -237,33 +237,33 @@ def test_both_are_filled_while_the_source_goes_on(live: Live) -> None:
         thread.start()
     slow = FaultyEmbedder(OtherEmbedder(16), EmbedFaults(seconds=0.1))
     slow.batch_rows = 16
-    made = live.pipeline(slow).reindex()
+    done = live.pipeline(slow).reindex()
     stop.set()
     for thread in threads:
         thread.join()
     assert not wrong, wrong[0]
-    assert made.switched
+    assert done.switched
     assert "hashing" in seen
     live.pipeline(OtherEmbedder(16)).run()
     assert live.pipeline(OtherEmbedder(16)).verify().ok
     assert live.uris(OtherEmbedder(16)) == set(live.source.entries)
 
 
-def test_a_search_that_was_open_goes_on(live: Live) -> None:
-    """In the index it was opened on, until that is dropped; opened anew it meets the new one."""
+def test_an_open_search_keeps_its_generation(live: Live) -> None:
+    """Until that is dropped; opened anew it uses the current one."""
     with open_index(live.url, HashingEmbedder(16)) as before:
         live.pipeline(OtherEmbedder(16)).reindex()
         assert before.search("document 17 line 4", k=1)[0].score == pytest.approx(1.0)
     assert live.uris(OtherEmbedder(16)) == set(DOCUMENTS)
 
 
-def test_moved_between_two_looks(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index that went away after it was asked where it is, is looked for again."""
+def test_a_generation_dropped_while_a_search_opens(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest is read again, and leads to the current one."""
     live.pipeline(OtherEmbedder(16)).reindex()
     live.pipeline(OtherEmbedder(16)).drop_former()
     live.pipeline(HashingEmbedder(16)).reindex()
-    door = LanceIndex(live.url)
-    late = door.manifest()
+    base = LanceIndex(live.url)
+    late = base.manifest()
     real, answers = LanceIndex.manifest, [replace(late, current=1)]
     live.pipeline(HashingEmbedder(16)).drop_former()
 
@@ -275,9 +275,9 @@ def test_moved_between_two_looks(live: Live, monkeypatch: pytest.MonkeyPatch) ->
     assert not answers
 
 
-def test_what_cannot_be_meant(live: Live, tmp_path: Path) -> None:
-    """Each is told before anything is built."""
-    with pytest.raises(UsageError, match="is made of that already"):
+def test_invalid_requests_are_refused(live: Live, tmp_path: Path) -> None:
+    """Each before anything is built."""
+    with pytest.raises(UsageError, match="is done of that already"):
         live.pipeline(HashingEmbedder(16)).reindex()
     with pytest.raises(SinkError, match="no index"):
         Pipeline(
@@ -291,22 +291,22 @@ def test_what_cannot_be_meant(live: Live, tmp_path: Path) -> None:
     assert not (tmp_path / "index" / "chunks_1.lance").exists()
 
 
-def test_a_place_that_is_taken_is_left_alone(live: Live, tmp_path: Path) -> None:
-    """Somebody else's table of the next name is neither written to nor dropped: the one after it is taken."""
+def test_a_table_of_the_next_name_is_left_alone(live: Live, tmp_path: Path) -> None:
+    """Neither written to nor dropped, if it is of another pipeline: the generation after it is built."""
     taken = Pipeline(
         live.source, into=f"{live.url}?table=chunks_1", model=OtherEmbedder(16), state=tmp_path / "taken.db"
     )
     taken.run()
-    made = live.pipeline(OtherEmbedder(16)).reindex()
-    assert made.switched
-    assert made.url.endswith("_2")
+    done = live.pipeline(OtherEmbedder(16)).reindex()
+    assert done.switched
+    assert done.url.endswith("_2")
     live.pipeline(OtherEmbedder(16)).rollback()
     assert [url[-2:] for url in live.pipeline(HashingEmbedder(16)).drop_former()] == ["_2"]
     assert live.pipeline(HashingEmbedder(16)).drop_former() == []
     assert taken.verify().ok
 
 
-def test_one_that_was_begun_otherwise_is_told(live: Live) -> None:
+def test_an_unfinished_generation_of_another_model_is_refused(live: Live) -> None:
     """With a third model neither the half-built index nor the current one is touched."""
     run(live.pipeline(OtherEmbedder(16))._components.at(1))
     with pytest.raises(UsageError, match="begun with other"):
@@ -315,7 +315,7 @@ def test_one_that_was_begun_otherwise_is_told(live: Live) -> None:
     assert live.pipeline(HashingEmbedder(8)).reindex().switched
 
 
-def test_dropping_does_not_disturb_who_builds(live: Live) -> None:
+def test_a_drop_is_refused_during_a_reindex(live: Live) -> None:
     """The builder holds its ledger."""
     held = live.pipeline(OtherEmbedder(16))._components.at(1)
     run(held)
@@ -326,8 +326,8 @@ def test_dropping_does_not_disturb_who_builds(live: Live) -> None:
     assert reindexing.measured_recall(held.sink) == 1.0
 
 
-def test_a_shared_index_is_not_built_anew_by_one(tmp_path: Path) -> None:
-    """As the others' points would be missing in it."""
+def test_one_namespace_cannot_reindex_a_shared_index(tmp_path: Path) -> None:
+    """The points of the others would be missing."""
     url, source = f"lance://{tmp_path}/shared", ListSource({"doc:1": b"one"})
     for name in ("docs", "wiki"):
         Pipeline(source, into=url, model=HashingEmbedder(16), state=tmp_path / f"{name}.db", namespace=name).run()
@@ -336,8 +336,8 @@ def test_a_shared_index_is_not_built_anew_by_one(tmp_path: Path) -> None:
         again.reindex()
 
 
-def test_died_right_after_the_switch(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The manifest counts: the next run, and the commands that ask the ledger alone, find the new place."""
+def test_killed_right_after_the_switch(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest counts: the next run, and the commands that ask the ledger alone, find the new generation."""
 
     def dies(ledger: Ledger, number: int) -> None:
         if number:
@@ -353,8 +353,8 @@ def test_died_right_after_the_switch(live: Live, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("step", ["drop", "reset"])
-def test_died_while_it_dropped(live: Live, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Nobody can go back to what is half gone, and a second try removes the rest."""
+def test_killed_during_a_drop(live: Live, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A half-dropped generation cannot become current, and a second drop removes the rest."""
     live.pipeline(OtherEmbedder(16)).reindex()
     live.pipeline(OtherEmbedder(16)).drop_former()
     live.pipeline(HashingEmbedder(16)).reindex()

@@ -1,4 +1,4 @@
-"""The way of a re-index in every store: there, back, on again, and the old one gone; with another dimension."""
+"""A re-index in every store, with another dimension: switch, rollback, forward, drop."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ SLOW = ("chroma", "milvus", "pgvector", "pinecone")
     ],
     indirect=["url"],
 )
-def test_there_and_back_and_on(url: str, name: str, tmp_path: Path) -> None:
-    """Whatever the store: complete, found, switched to, gone back from, brought up to date, and built anew again."""
+def test_switch_rollback_and_forward(url: str, name: str, tmp_path: Path) -> None:
+    """Complete, searchable, current, rolled back, brought up to date, and built once more."""
     documents = {f"doc:{n}": "\n".join(f"document {n} line {m}" for m in range(5)).encode() for n in range(20)}
     source = ListSource(documents)
     old, new = HashingEmbedder(16), HashingEmbedder(32)
@@ -84,12 +84,12 @@ def test_there_and_back_and_on(url: str, name: str, tmp_path: Path) -> None:
             return len(index)
 
     assert pipeline(old).run().ok
-    made = pipeline(new).reindex()
-    assert made.switched, made
-    assert made.recall is not None
-    assert made.recall > 0.95
-    assert bool(made.alias) == (name in ALIASED)
-    assert not made.trouble
+    done = pipeline(new).reindex()
+    assert done.switched, done
+    assert done.recall is not None
+    assert done.recall > 0.95
+    assert bool(done.alias) == (name in ALIASED)
+    assert not done.trouble
     assert points(new) == 100
     pipeline(new).rollback()
     assert points(old) == 100

@@ -1,4 +1,4 @@
-"""One pass into several stores: each has all of it in the end, whichever was away, and when."""
+"""One pass into several stores: each is complete in the end, whichever was away, and when."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DOCUMENTS = {f"doc:{n}": "\n".join(f"document {n} line {m}" for m in range(5)) f
 
 
 class Away(MemorySink):
-    """A store that can be told to be away."""
+    """A store that can be switched off."""
 
     away = False
 
@@ -85,21 +85,21 @@ class Several:
 @pytest.fixture
 def several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Away, "away", False)
-    made = Several(tmp_path)
-    yield made
-    forget(made.two)
+    several = Several(tmp_path)
+    yield several
+    forget(several.two)
 
 
 def test_both_are_filled_and_each_chunk_is_embedded_once(several: Several) -> None:
-    """And both are held against the ledger."""
+    """And both are compared with the ledger."""
     assert several.pipeline().run().ok
     assert len(several.embedder.embedded) == 50
     several.equal()
     assert several.pipeline().verify().ok
 
 
-def test_one_that_was_away_catches_up(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what came, changed and went meanwhile, from the other store: nothing is embedded again for it."""
+def test_a_store_that_was_away_catches_up(several: Several, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With new, changed and deleted documents, from the other store: nothing is embedded again."""
     several.pipeline().run()
     Away.away = True
     changed = {**DOCUMENTS, "doc:3": "something else", "doc:new": "new"}
@@ -120,7 +120,7 @@ def test_one_that_was_away_catches_up(several: Several, monkeypatch: pytest.Monk
 
 
 def test_a_second_store_is_added_later_and_left_out_again(several: Several) -> None:
-    """It is filled from the first; what it misses while it is left out it gets when it comes back."""
+    """It is filled from the first one, and after an absence as well."""
     several.pipeline(LanceSink(several.one)).run()
     several.embedder.embedded.clear()
     assert several.pipeline().run().ok
@@ -133,8 +133,8 @@ def test_a_second_store_is_added_later_and_left_out_again(several: Several) -> N
     several.equal()
 
 
-def test_what_one_lost_is_brought_back_from_the_other(several: Several) -> None:
-    """By `repair`, each store for itself, and nothing is embedded for it unless both lost it."""
+def test_lost_points_are_restored_from_the_other_store(several: Several) -> None:
+    """By `repair`; only points that both have lost are embedded again."""
     several.pipeline().run()
     several.embedder.embedded.clear()
     one, two = LanceSink(several.one), MemorySink(several.two)
@@ -153,19 +153,19 @@ def test_what_one_lost_is_brought_back_from_the_other(several: Several) -> None:
     several.equal()
 
 
-def test_both_are_built_anew(several: Several) -> None:
-    """The doors of both lead to the new place; one that was away when they moved follows."""
+def test_both_are_reindexed(several: Several) -> None:
+    """The bases of both lead to the new generation; one that was away at the switch follows."""
     several.pipeline().run()
     other = HashingEmbedder(8)
-    made = several.pipeline(model=other).reindex()
-    assert made.switched
+    done = several.pipeline(model=other).reindex()
+    assert done.switched
     for url in (several.one, several.two):
         with open_index(url, other) as index:
             assert len(index) == 50
-    with (door := MemorySink(several.two)):
-        held = door.manifest()
+    with (base := MemorySink(several.two)):
+        held = base.manifest()
         assert held is not None
-        door.replace_manifest(type(held)(held.schema, held.owners))
+        base.replace_manifest(type(held)(held.schema, held.owners))
     assert several.pipeline(model=other).run().ok
     with open_index(several.two, other) as index:
         assert len(index) == 50
@@ -175,7 +175,7 @@ def test_both_are_built_anew(several: Several) -> None:
         assert len(index) == 50
 
 
-def test_a_store_of_another_pipeline_is_told(several: Several) -> None:
+def test_a_store_of_another_pipeline_is_refused(several: Several) -> None:
     """By its name; the first is not touched."""
     alone = Pipeline(
         several.source, into=several.two, model=several.embedder, chunk=Lines(), state=several.folder / "x.db"

@@ -1,4 +1,4 @@
-"""A pipeline over a dictionary, whose index outlives the runs over it, and what that index should hold."""
+"""A pipeline over a dictionary, with an index that outlives its runs, and the contents to expect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _numbers = itertools.count()
 
 
 class World:
-    """Ledger and index live as long as the world; pipelines come and go, as processes do."""
+    """A ledger and an index, for several pipelines in turn, as processes would have them."""
 
     def __init__(self, folder: Path, documents: Mapping[str, str] | None = None, source: Source | None = None) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class World:
         return self.pipeline().run(**options)
 
     def embedded(self) -> list[str]:
-        """Ids given a vector since this was last asked."""
+        """Take the ids embedded since the last call."""
         ids, self.embedder.embedded = self.embedder.embedded, []
         return ids
 
@@ -62,10 +62,10 @@ class World:
 
 
 def undisturbed(documents: Mapping[str, str], folder: Path) -> Contents:
-    """What an index holds that never saw anything but these documents."""
-    place = folder / f"undisturbed-{next(_numbers)}"
-    place.mkdir()
-    world = World(place, documents)
+    """The contents of a new index of these documents."""
+    own = folder / f"undisturbed-{next(_numbers)}"
+    own.mkdir()
+    world = World(own, documents)
     report = world.run()
     assert report.ok
     try:

@@ -1,4 +1,4 @@
-"""Parts hold every image of their share once, and the account of all the rest."""
+"""Parts hold every image of their shard once, and an entry for every other input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from penstock.core.errors import EmbedError, PenstockError, SpaceMismatch, Trans
 from penstock.core.records import Change, Chunk, Dense, Unreadable
 from penstock.shards import format, verify
 from penstock.shards.embed import Options
-from penstock.shards.folder import Folder, piece_of
+from penstock.shards.folder import Folder, shard_of
 from penstock.shards.head import Writer
 from penstock.shards.store import Bucket, at
 from penstock.sources.files import Files
@@ -36,7 +36,7 @@ def names(source: Path) -> list[str]:
     return sorted(path.as_uri() for path in source.rglob("*.png"))
 
 
-def test_every_image_is_there_once(source: Path, tmp_path: Path) -> None:
+def test_every_image_has_one_row(source: Path, tmp_path: Path) -> None:
     """With all that the columns promise."""
     done = embedded(source, tmp_path / "out")
     assert done.ok
@@ -92,7 +92,7 @@ def test_polars_reads_the_parts(source: Path, tmp_path: Path) -> None:
 
 
 def test_every_input_is_accounted_for(source: Path, tmp_path: Path) -> None:
-    """What gives no row is listed with the reason; what is not called an image is passed over, and said so."""
+    """Inputs without a row are listed with the reason; files without an image's name are skipped."""
     whole = picture(1)
     (source / "cut.png").write_bytes(whole[:40])
     (source / "torn.png").write_bytes(torn())
@@ -103,21 +103,21 @@ def test_every_input_is_accounted_for(source: Path, tmp_path: Path) -> None:
     done = embedded(source, tmp_path / "out")
     assert done.counts == {"embedded": 40, "duplicate": 1, "failed": 4, "skipped": 1}
     assert not done.ok
-    told = entries(tmp_path / "out")
-    assert {name: state for name, (state, _) in told.items() if state != "duplicate"} == {
+    states = entries(tmp_path / "out")
+    assert {name: state for name, (state, _) in states.items() if state != "duplicate"} == {
         "cut.png": "failed",
         "torn.png": "failed",
         "page.jpg": "failed",
         "empty.jpeg": "failed",
         "notes.txt": "skipped",
     }
-    assert "header" in told["cut.png"][1]
-    assert "torn.png" in told["torn.png"][1]
-    assert told["page.jpg"][1] == "it is named like an image, and is text/html"
-    assert told["empty.jpeg"][1] == "it is named like an image, and is application/x-empty"
+    assert "header" in states["cut.png"][1]
+    assert "torn.png" in states["torn.png"][1]
+    assert states["page.jpg"][1] == "it is named like an image, and is text/html"
+    assert states["empty.jpeg"][1] == "it is named like an image, and is application/x-empty"
     twins = {(source / "twin.png").as_uri(), (source / "3" / "00003.png").as_uri()}
-    (second,) = [uri for uri in twins if told.get(uri.rpartition("/")[2], ("",))[0] == "duplicate"]
-    assert {second, told[second.rpartition("/")[2]][1]} == twins
+    (second,) = [uri for uri in twins if states.get(uri.rpartition("/")[2], ("",))[0] == "duplicate"]
+    assert {second, states[second.rpartition("/")[2]][1]} == twins
     assert set(uris(tmp_path / "out")) == {*names(source), *twins} - {second} - {
         (source / name).as_uri() for name in ("cut.png", "torn.png")
     }
@@ -125,7 +125,7 @@ def test_every_input_is_accounted_for(source: Path, tmp_path: Path) -> None:
 
 
 def test_many_of_one_content_are_embedded_once(tmp_path: Path) -> None:
-    """Whatever is on its way while they come."""
+    """Whatever is in flight meanwhile."""
     source, log = tmp_path / "in", tmp_path / "log"
     source.mkdir()
     for number in range(60):
@@ -136,8 +136,8 @@ def test_many_of_one_content_are_embedded_once(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").ok
 
 
-def test_whoever_is_like_what_failed_has_failed(tmp_path: Path) -> None:
-    """And says as whom, or why by itself."""
+def test_a_duplicate_of_a_failure_has_failed(tmp_path: Path) -> None:
+    """Its entry names the other one, or its own cause."""
     source = tmp_path / "in"
     source.mkdir()
     for number in range(9):
@@ -147,18 +147,18 @@ def test_whoever_is_like_what_failed_has_failed(tmp_path: Path) -> None:
     assert verify(tmp_path / "out").ok
 
 
-def test_partitions_share_what_there_is(source: Path, tmp_path: Path) -> None:
-    """Each image is in one of them, the first of each as well; and a share depends on nothing but the uri."""
+def test_partitions_divide_the_source(source: Path, tmp_path: Path) -> None:
+    """Each image is in one of them, and the shard depends on nothing but the uri."""
     for number in (3, 1, 2):
         done = embedded(source, tmp_path / "out", partition=(number, 3))
         assert done.ok
     assert uris(tmp_path / "out") == names(source)
     for part in everything(tmp_path / "out"):
-        assert {piece_of(uri, 3) for uri in part.table.column("uri").to_pylist()} == {part.facts["piece"]}
-    assert [piece_of(f"s3://bucket/{n}.jpg", 100) for n in range(4)] == [97, 15, 92, 71], "for good"
+        assert {shard_of(uri, 3) for uri in part.table.column("uri").to_pylist()} == {part.facts["piece"]}
+    assert [shard_of(f"s3://bucket/{n}.jpg", 100) for n in range(4)] == [97, 15, 92, 71], "for good"
     found = verify(tmp_path / "out", source=Files(str(source)))
     assert found.ok, found.troubles
-    assert (found.pieces, found.finished, found.rows) == (3, 3, 40)
+    assert (found.shards, found.finished, found.rows) == (3, 3, 40)
 
 
 def test_a_share_may_be_empty(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_share_may_be_empty(tmp_path: Path) -> None:
 
 
 def test_workers_that_claim_finish_together(source: Path, tmp_path: Path) -> None:
-    """Four at once, in threads here: no image twice, no piece left."""
+    """Four at once, in threads here: no image twice, no shard left."""
     reports: list[Any] = []
 
     def work(number: int) -> None:
@@ -195,7 +195,7 @@ def _lines(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
 
 
-def test_what_is_finished_is_left_alone(source: Path, tmp_path: Path) -> None:
+def test_a_finished_shard_stays_as_it_is(source: Path, tmp_path: Path) -> None:
     """A second run embeds nothing and writes nothing."""
     log = tmp_path / "log"
     embedded(source, tmp_path / "out", log)
@@ -206,18 +206,19 @@ def test_what_is_finished_is_left_alone(source: Path, tmp_path: Path) -> None:
     assert len(_lines(log)) == 40
 
 
-def test_no_more_than_a_part_is_ever_on_its_way(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_a_part_is_at_risk(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedded, and in no part: the promise that a kill costs at most one part, watched at every vector."""
     most = out = 0
     lock = threading.Lock()
-    add, cut = Writer.add, Writer._cut
+    cut = Writer._cut
 
-    def watched(self: Writer, chunks: Any, vectors: Any) -> None:
-        nonlocal out, most
-        with lock:
-            out += len(chunks)
-            most = max(most, out)
-        add(self, chunks, vectors)
+    class Watched(PixelEmbedder):
+        def embed(self, chunks: Any) -> list[Dense]:
+            nonlocal out, most
+            with lock:
+                out += len(chunks)
+                most = max(most, out)
+            return super().embed(chunks)
 
     def cutting(self: Writer) -> None:
         nonlocal out
@@ -226,14 +227,13 @@ def test_no_more_than_a_part_is_ever_on_its_way(source: Path, tmp_path: Path, mo
         with lock:
             out -= held - self._held()
 
-    monkeypatch.setattr(Writer, "add", watched)
     monkeypatch.setattr(Writer, "_cut", cutting)
-    embedded(source, tmp_path / "out", rows=10)
+    assert embedded(source, tmp_path / "out", rows=10, model=Watched(workers=4)).ok
     assert 1 < most <= 10
 
 
-def test_a_source_that_breaks_off_leaves_its_piece_open(source: Path, tmp_path: Path) -> None:
-    """What was listed is embedded; nobody takes that for all. The next run ends it."""
+def test_a_source_that_breaks_off_leaves_its_shard_open(source: Path, tmp_path: Path) -> None:
+    """Listed images are embedded, and the shard stays open. The next run finishes it."""
     log = str(tmp_path / "log")
     whole = Files(str(source))
     options = Options(rows=8, memory="64MiB")
@@ -241,7 +241,7 @@ def test_a_source_that_breaks_off_leaves_its_piece_open(source: Path, tmp_path: 
     done = embed(broken, PixelEmbedder(log), tmp_path / "out", options=options)
     assert (done.open, done.ok) == (1, False)
     found = verify(tmp_path / "out")
-    assert found.troubles == ("piece 1 of 1 is not finished",)
+    assert found.troubles == ("shard 1 of 1 is not finished",)
     done = embed(whole, PixelEmbedder(log), tmp_path / "out", options=options)
     assert done.ok
     assert uris(tmp_path / "out") == names(source)
@@ -256,8 +256,8 @@ def test_claiming_ends_where_the_listing_is_broken(source: Path, tmp_path: Path)
     assert (done.open, done.finished) == (3, 0)
 
 
-def test_what_could_not_be_read_is_tried_again(source: Path, tmp_path: Path) -> None:
-    """By `again`; and what is broken fails again. The account is of the last time."""
+def test_unreadable_images_are_tried_again(source: Path, tmp_path: Path) -> None:
+    """With `again`; a broken one fails again. The last state counts."""
     (source / "torn.png").write_bytes(torn())
     gone = names(source)[7]
     faults = SourceFaults(unopenable=frozenset({gone}), unreadable=frozenset({names(source)[9]}))
@@ -277,7 +277,7 @@ def test_what_could_not_be_read_is_tried_again(source: Path, tmp_path: Path) -> 
 
 
 def test_an_input_that_vanished_is_a_listed_failure(source: Path, tmp_path: Path) -> None:
-    """Told by the listing, gone when it is read."""
+    """Listed, and gone when it is read."""
 
     class Late(FaultySource):
         def changes(self, cursor: str | None = None) -> Iterator[Change]:
@@ -291,7 +291,7 @@ def test_an_input_that_vanished_is_a_listed_failure(source: Path, tmp_path: Path
     assert "No such file" in next(iter(entries(tmp_path / "out").values()))[1]
 
 
-def test_a_vector_of_nothing_fails_alone(source: Path, tmp_path: Path) -> None:
+def test_a_vector_with_nan_fails_alone(source: Path, tmp_path: Path) -> None:
     """NaN is the failure of that one image."""
 
     class Broken(PixelEmbedder):
@@ -332,7 +332,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(
 
 
 def test_captions_and_metadata_beside_the_image(source: Path, tmp_path: Path) -> None:
-    """Go into the columns of that name."""
+    """Fill the columns of that name."""
     (source / "0" / "00000.json").write_text('{"caption": "a bright é", "licence": "CC0", "tags": ["x"]}')
     (source / "1" / "00001.txt").write_text("the second\n")
     embedded(source, tmp_path / "out")
@@ -361,8 +361,8 @@ def test_a_caption_that_cannot_be_read_is_noted(source: Path, tmp_path: Path) ->
     assert not log.exists()
 
 
-def test_progress_is_told(source: Path, tmp_path: Path) -> None:
-    """Sums over all pieces, so that a bar never goes back."""
+def test_progress_sums_up_all_shards(source: Path, tmp_path: Path) -> None:
+    """Sums over all shards, so that a bar never goes back."""
     seen: list[int] = []
     done = embedded(
         source, tmp_path / "out", claim=True, pieces=3, progress=lambda now: seen.append(now.counts["embedded"])
@@ -373,7 +373,7 @@ def test_progress_is_told(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "says"),
+    ("how", "message"),
     [
         ({"partition": (0, 3)}, "from 1/3 to 3/3"),
         ({"partition": (4, 3)}, "from 1/3 to 3/3"),
@@ -385,33 +385,36 @@ def test_progress_is_told(source: Path, tmp_path: Path) -> None:
         ({"model": lambda texts: texts}, "embeds no images"),
     ],
 )
-def test_what_cannot_be_meant(how: dict[str, Any], says: str, source: Path, tmp_path: Path) -> None:
-    """Is refused before anything is written."""
-    with pytest.raises(UsageError, match=says):
+def test_invalid_options_are_refused(how: dict[str, Any], message: str, source: Path, tmp_path: Path) -> None:
+    """Before anything is written."""
+    with pytest.raises(UsageError, match=message):
         embedded(source, tmp_path / "out", **how)
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
 
 def test_workers_agree(source: Path, tmp_path: Path) -> None:
-    """On the model, the number of pieces and the source."""
+    """On the model, the number of shards and the source."""
     embedded(source, tmp_path / "out", partition=(1, 3))
     with pytest.raises(SpaceMismatch, match="another folder"):
         embedded(source, tmp_path / "out", partition=(2, 3), model=PixelEmbedder(model="other"))
-    with pytest.raises(UsageError, match="in 3 pieces, not in 4"):
+    with pytest.raises(UsageError, match="in 3 shards, not in 4"):
         embedded(source, tmp_path / "out", partition=(2, 4))
     with pytest.raises(UsageError, match="the same source"):
         embedded(source / "1", tmp_path / "out", partition=(2, 3))
 
 
-def test_parts_inside_the_source_are_none_of_it(source: Path) -> None:
+def test_parts_inside_the_source_are_not_listed(source: Path) -> None:
     """A folder of parts beneath the images is not listed."""
     done = embedded(source, source / "parts")
     assert done.counts["skipped"] == 0
     assert embedded(source, source / "parts").finished == 0
 
 
-def test_a_model_that_falls_over_ends_the_run(source: Path, tmp_path: Path) -> None:
-    """What it did until then is in a part."""
+@pytest.mark.parametrize("rows", [8, 100])
+def test_a_model_that_fails_for_every_image_ends_the_run(rows: int, tmp_path: Path) -> None:
+    """Earlier rows are in a part; the images that the model failed for are tried again by the next run."""
+    source = pictures(tmp_path / "in", 80)
+    (source / "twin.png").write_bytes(picture(3))
 
     class Falling(PixelEmbedder):
         calls = 0
@@ -424,12 +427,14 @@ def test_a_model_that_falls_over_ends_the_run(source: Path, tmp_path: Path) -> N
 
     log = str(tmp_path / "log")
     with pytest.raises(Exception, match="out of memory"):
-        embedded(source, tmp_path / "out", model=Falling(log, workers=1))
+        embedded(source, tmp_path / "out", rows=rows, model=Falling(log, workers=1))
     first = uris(tmp_path / "out")
     assert 0 < len(first) == len(_lines(Path(log)))
-    assert embedded(source, tmp_path / "out", Path(log)).ok
-    assert uris(tmp_path / "out") == names(source)
-    assert len(_lines(Path(log))) == 40
+    done = embedded(source, tmp_path / "out", Path(log), rows=rows)
+    assert done.counts == {"embedded": 80, "duplicate": 1, "failed": 0, "skipped": 0}
+    assert len(uris(tmp_path / "out")) == 80
+    assert len(_lines(Path(log))) == 80
+    assert verify(tmp_path / "out").ok
 
 
 def test_a_refused_batch_is_divided(source: Path, tmp_path: Path) -> None:
@@ -447,7 +452,7 @@ def test_a_refused_batch_is_divided(source: Path, tmp_path: Path) -> None:
     assert entries(tmp_path / "out") == {"00009.png": ("failed", "not this one")}
 
 
-def test_folders_that_cannot_be_listed_leave_the_piece_open(source: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_listed_leave_the_shard_open(source: Path, tmp_path: Path) -> None:
     """Others are embedded."""
 
     class Partly(FaultySource):
@@ -458,13 +463,13 @@ def test_folders_that_cannot_be_listed_leave_the_piece_open(source: Path, tmp_pa
     done = embed(Partly(Files(str(source)), SourceFaults()), PixelEmbedder(), tmp_path / "out", options=Options(rows=8))
     assert done.open == 1
     assert uris(tmp_path / "out") == names(source)
-    assert Folder.there(at(tmp_path / "out")).finished() == {}
+    assert Folder.open(at(tmp_path / "out")).finished() == {}
 
 
-def test_a_full_disk_is_told_and_the_next_run_goes_on(
+def test_a_full_disk_is_reported_and_the_next_run_resumes(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cause, and not what came of it."""
+    """With its cause, not a consequence."""
 
     class Full:
         def __init__(self, **kwargs: object) -> None:

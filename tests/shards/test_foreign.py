@@ -1,4 +1,4 @@
-"""What other programs wrote becomes parts like any others: proved, loaded, searched."""
+"""Vectors of other programs become parts like any others: proved, loaded, searched."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_reference_example(tmp_path: Path) -> None:
 
 
 def test_clip_retrieval(tmp_path: Path) -> None:
-    """Path, caption and what else is known of each image."""
+    """With path, caption and metadata of each image."""
     vectors = clip_retrieval(tmp_path / "in")
     done = import_foreign(tmp_path / "in", tmp_path / "out", "ViT-B/32", rows=16)
     assert done.counts["embedded"] == 60
@@ -118,7 +118,7 @@ def test_other_tables(way: str, tmp_path: Path) -> None:
 
 
 def test_hostile_rows_fail_alone(tmp_path: Path) -> None:
-    """A pickle that would run things, one cut short, vectors of other sizes, of nothing: each with the reason."""
+    """A pickle that runs code, one cut short, vectors of other sizes, NaN and zero: each with the reason."""
     mark = tmp_path / "mark"
 
     class Evil:
@@ -144,7 +144,7 @@ def test_hostile_rows_fail_alone(tmp_path: Path) -> None:
     causes = {int(uri.rpartition("#")[2]): why for uri, why in done.failures}
     assert "system" in causes[1]
     assert "cannot be read" in causes[2]
-    assert "shape (3,)" in causes[3]
+    assert "the shape (3,)" in causes[3]
     assert "NaN" in causes[4]
     assert causes[5] == "its vector is zero"
     assert not mark.exists()
@@ -166,14 +166,14 @@ def test_a_table_that_does_not_match_its_matrix(tmp_path: Path) -> None:
     clip_retrieval(tmp_path / "in")
     table = pq.read_table(tmp_path / "in" / "metadata" / "metadata_1.parquet")
     pq.write_table(table.slice(0, 20), tmp_path / "in" / "metadata" / "metadata_1.parquet")
-    with pytest.raises(SourceError, match=r"has 20 rows, img_emb_1.npy 25"):
+    with pytest.raises(SourceError, match=r"has 20 rows, img_emb_1.npy has 25"):
         import_foreign(tmp_path / "in", tmp_path / "out", "m")
     os.unlink(tmp_path / "in" / "metadata" / "metadata_1.parquet")
     with pytest.raises(SourceError, match=r"has no metadata_1\.parquet"):
         import_foreign(tmp_path / "in", tmp_path / "out2", "m")
 
 
-def test_an_import_that_broke_off_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_import_resumes(tmp_path: Path) -> None:
     """And one that is finished is left alone."""
     clip_retrieval(tmp_path / "in")
     cut = tmp_path / "in" / "metadata" / "metadata_2.parquet"
@@ -191,7 +191,7 @@ def test_an_import_that_broke_off_goes_on(tmp_path: Path) -> None:
     assert import_foreign(tmp_path / "in", tmp_path / "out", "m").counts["embedded"] == 60
 
 
-def test_a_space_of_their_own_or_one_that_is_here(tmp_path: Path) -> None:
+def test_a_space_of_their_own_or_of_an_embedder(tmp_path: Path) -> None:
     """Vectors of another name do not go into the same folder; a space of another size is not theirs."""
     clip_retrieval(tmp_path / "in")
     import_foreign(tmp_path / "in", tmp_path / "out", "m")
@@ -204,8 +204,8 @@ def test_a_space_of_their_own_or_one_that_is_here(tmp_path: Path) -> None:
         import_foreign(tmp_path / "in", tmp_path / "x", "clip", space=VectorSpec("clip", 17, "abc"))
 
 
-def test_what_holds_no_vectors(tmp_path: Path) -> None:
-    """Is told so, and what was looked for."""
+def test_a_folder_without_vectors_is_refused(tmp_path: Path) -> None:
+    """The message says what was expected."""
     with pytest.raises(UsageError, match="no folder"):
         import_foreign(tmp_path / "in", tmp_path / "out", "m")
     (tmp_path / "in").mkdir()

@@ -18,13 +18,13 @@ from .world import PixelEmbedder, embedded, pictures, start, uris
 
 ROWS = 8
 MOMENTS = [
-    ("penstock.shards.store:Folder", "put", 1, False),  # the first part is not there yet
-    ("penstock.shards.store:Folder", "put", 1, True),  # it is, and nobody was told
+    ("penstock.shards.store:Folder", "put", 1, False),  # the first part does not exist yet
+    ("penstock.shards.store:Folder", "put", 1, True),  # it exists, and no account of it
     ("penstock.shards.store:Folder", "put", 4, True),
     ("penstock.shards.store:Folder", "create", 1, True),  # a folder, and nothing in it
     ("penstock.shards.store:Folder", "create", 2, True),  # a lease
     ("penstock.shards.writer:Writer", "add", 3, True),  # embedded, in no part
-    ("penstock.shards.folder:Folder", "finish", 1, False),  # all parts there, no record of the piece
+    ("penstock.shards.folder:Folder", "finish", 1, False),  # all parts exist, no record of the shard
     ("penstock.shards.folder:Folder", "finish", 1, True),
 ]
 
@@ -34,14 +34,14 @@ def names(source: Path) -> list[str]:
 
 
 def repeated(*logs: Path) -> int:
-    """How many images were embedded more often than once, each counted as often."""
+    """Count the images embedded more than once, each as often as it was embedded again."""
     lines = [line.partition(" ")[2] for log in logs if log.exists() for line in log.read_text().splitlines()]
     return sum(count - 1 for count in Counter(lines).values())
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment[1]}-{moment[2]}-{moment[3]}")
 def test_killed_at_a_moment(moment: tuple[str, str, int, bool], tmp_path: Path) -> None:
-    """With nothing on this machine's disk but the parts, the next one goes on where it was."""
+    """The next worker resumes, with nothing but the parts."""
     source, out, log = pictures(tmp_path / "in", 40), tmp_path / "out", tmp_path / "log"
     with start(source, out, log, rows=ROWS, moment=moment) as worker:
         assert worker.wait(60) == -signal.SIGKILL
@@ -54,39 +54,39 @@ def test_killed_at_a_moment(moment: tuple[str, str, int, bool], tmp_path: Path) 
     assert found.ok, found.troubles
 
 
-def spot(tmp_path: Path, images: int, pieces: int, kills: int, seed: int, seconds: float = 0.02) -> tuple[int, int]:
-    """Workers that claim, killed and replaced at random like spot machines. Gives kills made, and images repeated."""
+def spot(tmp_path: Path, images: int, shards: int, kills: int, seed: int, seconds: float = 0.02) -> tuple[int, int]:
+    """Workers that claim, killed and replaced at random like spot machines. Gives kills, and images embedded again."""
     rng = random.Random(seed)
     source, out, log = pictures(tmp_path / "in", images), tmp_path / "out", tmp_path / "log"
 
     def new() -> object:
-        return start(source, out, log, rows=ROWS, claim=True, pieces=pieces, seconds=seconds, ttl=2.0)
+        return start(source, out, log, rows=ROWS, claim=True, pieces=shards, seconds=seconds, ttl=2.0)
 
     running = [new() for _ in range(3)]
-    made = 0
+    killed = 0
     until = time.monotonic() + 240
     while running and time.monotonic() < until:
         time.sleep(rng.uniform(0.05, 0.6))
         running = [worker for worker in running if worker.poll() is None]  # type: ignore[attr-defined]
-        if running and made < kills and log.exists():
+        if running and killed < kills and log.exists():
             victim = rng.choice(running)
             os.kill(victim.pid, signal.SIGKILL)  # type: ignore[attr-defined]
             victim.wait()  # type: ignore[attr-defined]
             running.remove(victim)
             running.append(new())
-            made += 1
+            killed += 1
     assert not running, "the workers do not end"
     found = verify(out, source=Files(str(source)))
     assert found.ok, found.troubles
     assert uris(out) == names(source)
-    return made, repeated(log)
+    return killed, repeated(log)
 
 
 def test_spot_machines(tmp_path: Path) -> None:
     """Three workers, killed five times: the exact images, and less than a part again for each kill."""
-    made, again = spot(tmp_path, images=150, pieces=6, kills=5, seed=1)
-    assert made
-    assert again <= ROWS * made
+    killed, again = spot(tmp_path, images=150, shards=6, kills=5, seed=1)
+    assert killed
+    assert again <= ROWS * killed
 
 
 @pytest.mark.heavy
@@ -94,13 +94,13 @@ def test_spot_machines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_spot_machines_for_long(seed: int, tmp_path: Path) -> None:
     """The same for longer."""
-    made, again = spot(tmp_path, images=900, pieces=16, kills=25, seed=seed, seconds=0.08)
-    assert made > 10
-    assert again < ROWS * made
+    killed, again = spot(tmp_path, images=900, shards=16, kills=25, seed=seed, seconds=0.08)
+    assert killed > 10
+    assert again < ROWS * killed
 
 
 def test_a_machine_that_stands_still_is_overtaken(tmp_path: Path) -> None:
-    """Stopped, not killed: others end its piece, and when it wakes it finds that out, and ends well."""
+    """Another worker finishes its shard; awake again, it sees the newer lease, and ends without error."""
     source, out, log = pictures(tmp_path / "in", 60), tmp_path / "out", tmp_path / "log"
     with start(source, out, log, rows=ROWS, claim=True, pieces=2, seconds=0.05, ttl=0.6) as sleeper:
         until = time.monotonic() + 30

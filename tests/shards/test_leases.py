@@ -1,4 +1,4 @@
-"""One worker a piece; the dead are followed; who was taken for dead does no harm."""
+"""One worker a shard; leases of dead workers expire; a worker wrongly presumed dead does no harm."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def elsewhere(folder: Folder, lease: Lease) -> None:
-    """Make it another machine's: whether its holder lives cannot be known at once."""
+    """Make it a lease of another machine, whose process cannot be looked for."""
     name = f"_leases/{lease.name}"
-    told = json.loads(folder.store.read(name) or b"")
-    folder.store.put(name, json.dumps(told | {"machine": "another"}).encode())
+    facts = json.loads(folder.store.read(name) or b"")
+    folder.store.put(name, json.dumps(facts | {"machine": "another"}).encode())
 
 
-def test_one_of_many_gets_it(folder: Folder) -> None:
-    """However many ask at once."""
+def test_one_of_many_takes_the_lease(folder: Folder) -> None:
+    """However many try at once."""
     found: list[Lease | None] = []
     barrier = threading.Barrier(12)
 
@@ -52,7 +52,7 @@ def test_one_of_many_gets_it(folder: Folder) -> None:
     for thread in threads:
         thread.join()
     (lease,) = [one for one in found if one is not None]
-    assert (lease.piece, lease.term) == (2, 1)
+    assert (lease.shard, lease.term) == (2, 1)
     lease.check()
     lease.release()
     again = Leases(folder).take(2)
@@ -61,8 +61,8 @@ def test_one_of_many_gets_it(folder: Folder) -> None:
     again.release()
 
 
-def test_a_silent_holder_is_followed(folder: Folder) -> None:
-    """After a while of watching, by the watcher's clock; one that renews is not."""
+def test_a_lease_that_is_not_renewed_expires(folder: Folder) -> None:
+    """By the clock of the worker that watches it; a renewed one does not."""
     dead = Lease(folder, 1, 1, ttl=0.2, token="x")
     dead._over.set()  # its thread ends at once, as if the machine had gone
     dead.begin()
@@ -83,19 +83,19 @@ def test_a_silent_holder_is_followed(folder: Folder) -> None:
     taken.release()
 
 
-def test_a_holder_of_this_machine_that_is_no_more(folder: Folder) -> None:
-    """Is known to be dead at once; one that lives is not."""
+def test_the_lease_of_a_dead_process_expires_at_once(folder: Folder) -> None:
+    """That of a living one does not."""
     code = "import os, sys; from penstock.shards import leases; print(os.getpid(), leases._machine())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pid, _, machine = done.stdout.strip().partition(" ")
-    told = {"token": "x", "turn": 0, "released": False, "ttl": 60, "machine": machine, "pid": int(pid)}
-    folder.store.put("_leases/0003-000007.json", json.dumps(told).encode())
+    facts = {"token": "x", "turn": 0, "released": False, "ttl": 60, "machine": machine, "pid": int(pid)}
+    folder.store.put("_leases/0003-000007.json", json.dumps(facts).encode())
     if not machine:
         pytest.skip("this system does not say which machine it is")
     lease = Leases(folder).take(3)
     assert lease is not None
     assert lease.term == 8
-    folder.store.put("_leases/0004-000001.json", json.dumps(told | {"pid": os.getpid()}).encode())
+    folder.store.put("_leases/0004-000001.json", json.dumps(facts | {"pid": os.getpid()}).encode())
     assert Leases(folder).take(4) is None
     lease.release()
 
@@ -111,8 +111,8 @@ def test_a_lease_that_cannot_be_read_is_waited_for(folder: Folder) -> None:
     lease.release()
 
 
-def test_numbers_never_come_again(folder: Folder) -> None:
-    """Not even if the leases were cleared away: the parts tell."""
+def test_terms_never_repeat(folder: Folder) -> None:
+    """Not even if the leases were removed: parts have the terms in their names."""
     folder.store.put("part-0001-000005-000001.parquet", b"")
     lease = Leases(folder).take(1)
     assert lease is not None
@@ -120,8 +120,8 @@ def test_numbers_never_come_again(folder: Folder) -> None:
     lease.release()
 
 
-def test_who_lost_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the middle of its piece: the one that took over ends it, and no image is there twice."""
+def test_a_worker_without_its_lease_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overtaken in the middle of its shard: the other worker finishes it, and no image has two rows."""
     source, out, log = pictures(tmp_path / "in", 40), tmp_path / "out", tmp_path / "log"
     cut, others = Writer._cut, []
 
@@ -130,7 +130,7 @@ def test_who_lost_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pyt
             # As if this machine had stood still for a long time.
             others.append(True)
             monkeypatch.setattr(_Worker, "_wait", lambda self: None)
-            lease = Folder.there(stores.at(out)).store
+            lease = Folder.open(stores.at(out)).store
             name = f"_leases/0001-{self.term:06}.json"
             lease.put(name, json.dumps({"released": True, "ttl": 1}).encode())
             assert embedded(source, out, log).finished == 1
@@ -144,17 +144,17 @@ def test_who_lost_its_lease_writes_nothing_more(tmp_path: Path, monkeypatch: pyt
     assert len(log.read_text().splitlines()) <= 48, "it cost more than a part"
 
 
-def test_a_part_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
-    """Written in the moment between the look at the lease and the put: the record does not list it, verify names it,
-    and whoever takes over next time does not take it for another's work."""
+def test_a_late_part_does_not_count(tmp_path: Path) -> None:
+    """Written between the check of the lease and the put: the record does not list it, verify names it, and the next
+    worker on the shard does not take it in."""
     source, out = pictures(tmp_path / "in", 40), tmp_path / "out"
     embedded(source, out)
-    folder = Folder.there(stores.at(out))
+    folder = Folder.open(stores.at(out))
     before = uris(out)
     late = "part-0001-000001-009999.parquet"
     folder.store.put(late, folder.store.read(folder.part_names()[1]) or b"")
     found = verify(out)
-    assert found.troubles == (f"{late} does not count: a worker wrote it that had lost its lease. Remove it",)
+    assert found.troubles == (f"{late} does not count, as its writer had lost the lease: remove it",)
     folder.store.remove("_done/0001-000001.json")
     assert embedded(source, out).ok
     assert verify(out).ok
@@ -163,8 +163,8 @@ def test_a_part_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
     assert len(everything(out)) == len({part.name for part in everything(out)})
 
 
-def test_who_comes_too_late_takes_its_part_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Overtaken between the look at the lease and the put, by one that has ended the piece since."""
+def test_a_late_worker_removes_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overtaken between the check of the lease and the put, by a worker that has finished the shard since."""
     source, out = pictures(tmp_path / "in", 40), tmp_path / "out"
     put, others = stores.Folder.put, []
 
@@ -182,11 +182,11 @@ def test_who_comes_too_late_takes_its_part_away(tmp_path: Path, monkeypatch: pyt
     assert verify(out).ok
 
 
-def test_a_record_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
-    """Written by one that stood still: the record of the later lease is the one that is read."""
+def test_a_late_record_does_not_count(tmp_path: Path) -> None:
+    """Written by a worker that was stopped for a while: the record of the newer lease is read."""
     source, out = pictures(tmp_path / "in", 20), tmp_path / "out"
     embedded(source, out)
-    folder = Folder.there(stores.at(out))
+    folder = Folder.open(stores.at(out))
     old = folder.store.read("_done/0001-000001.json") or b""
     folder.store.remove("_done/0001-000001.json")
     assert embedded(source, out).finished == 1
@@ -197,15 +197,15 @@ def test_a_record_that_comes_too_late_does_not_count(tmp_path: Path) -> None:
     assert verify(out).ok
 
 
-def test_claiming_takes_over_from_the_dead(tmp_path: Path) -> None:
-    """Pieces that dead workers of other machines hold are waited for, and then done."""
+def test_claims_take_over_expired_leases(tmp_path: Path) -> None:
+    """Shards of dead workers on other machines are waited for, and then finished."""
     source, out = pictures(tmp_path / "in", 30), tmp_path / "out"
     embedded(source, out, claim=True, pieces=3)
-    folder = Folder.there(stores.at(out))
-    for piece in (1, 3):
-        folder.store.remove(f"_done/{piece:04}-000001.json")
-        told: dict[str, Any] = {"released": False, "ttl": 0.3, "machine": "gone", "pid": 1}
-        folder.store.put(f"_leases/{piece:04}-000009.json", json.dumps(told).encode())
+    folder = Folder.open(stores.at(out))
+    for shard in (1, 3):
+        folder.store.remove(f"_done/{shard:04}-000001.json")
+        facts: dict[str, Any] = {"released": False, "ttl": 0.3, "machine": "gone", "pid": 1}
+        folder.store.put(f"_leases/{shard:04}-000009.json", json.dumps(facts).encode())
     began = time.monotonic()
     done = embedded(source, out, claim=True, pieces=3, ttl=0.3)
     assert (done.finished, done.open) == (2, 0)

@@ -1,4 +1,4 @@
-"""Parts into a store: whole, or not at all; and where it broke off, it goes on."""
+"""Parts into a store: all of them, or none is current; an interrupted load resumes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def into(tmp_path: Path) -> str:
 
 
 def held(into: str | Sink) -> list[Point]:
-    """What the current collection holds."""
+    """The points of the current generation."""
     sink = find(SINKS, into.partition("://")[0])(into) if isinstance(into, str) else into
     with current(sink) as there:
         manifest = there.manifest()
@@ -80,8 +80,8 @@ def breaking() -> type[Breaking]:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "lance", "parquet"])
-def test_everything_is_there(kind: str, out: Path, tmp_path: Path) -> None:
-    """With its vector, caption and metadata; and it is found by search."""
+def test_every_row_is_loaded(kind: str, out: Path, tmp_path: Path) -> None:
+    """With its vector, caption and metadata; and a search finds it."""
     url = f"{kind}://{tmp_path}/index"
     done = load(out, url, state=tmp_path / "state")
     assert done.ok
@@ -100,8 +100,8 @@ def test_everything_is_there(kind: str, out: Path, tmp_path: Path) -> None:
             assert len(index) == 40
 
 
-def test_the_old_one_is_searched_until_the_new_one_is_whole(out: Path, tmp_path: Path, into: str) -> None:
-    """And kept until the next load. What the source lost is in neither parts nor the new collection."""
+def test_the_former_index_is_searched_until_the_new_one_is_complete(out: Path, tmp_path: Path, into: str) -> None:
+    """And kept until the next load. Images that are gone are in neither the parts nor the new generation."""
     first = load(out, into, state=tmp_path / "state")
     (tmp_path / "in" / "3" / "00003.png").unlink()
     new = tmp_path / "new"
@@ -111,16 +111,16 @@ def test_the_old_one_is_searched_until_the_new_one_is_whole(out: Path, tmp_path:
     assert set(seen) == {40}, "while it was built"
     assert len(held(into)) == 39
     assert "00003.png" not in {uri[-9:] for uri in loaded_uris(into)}
-    old = find(SINKS, "sqlite")(first.place)
+    old = find(SINKS, "sqlite")(first.url)
     assert old.manifest() is not None
     third = load(out, into, state=tmp_path / "state")
     assert old.manifest() is None, "the one before the one before is gone"
-    assert len({first.place, second.place, third.place}) == 3
+    assert len({first.url, second.url, third.url}) == 3
     assert len(held(into)) == 40
 
 
 def test_progress_over_parts_and_rows(out: Path, tmp_path: Path, into: str) -> None:
-    """Never back, and to the end."""
+    """It never decreases, and reaches the end."""
     seen: list[Loaded] = []
     load(out, into, seen.append, state=tmp_path / "state")
     rows = [one.written for one in seen]
@@ -130,8 +130,8 @@ def test_progress_over_parts_and_rows(out: Path, tmp_path: Path, into: str) -> N
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_it_goes_on_after_the_last_part(after: int, out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
-    """What was acknowledged is not written again, but for what a compare tells; nothing is switched before."""
+def test_a_load_resumes_after_the_last_part(after: int, out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
+    """Acknowledged points are not written again, and nothing is switched before the end."""
     breaking.left = after
     with pytest.raises(SinkError, match="fell over"):
         load(out, breaking("memory://loading"), state=tmp_path / "state")
@@ -144,8 +144,8 @@ def test_it_goes_on_after_the_last_part(after: int, out: Path, tmp_path: Path, b
     assert loaded_uris(breaking("memory://loading")) == uris(out)
 
 
-def test_on_another_machine_what_is_there_is_compared(out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
-    """No file says how far it was: the store is asked, and not written to again."""
+def test_without_a_progress_file_the_store_is_compared(out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
+    """Points that it holds are not written again."""
     breaking.left = 3
     with pytest.raises(SinkError, match="fell over"):
         load(out, breaking("memory://loading"), state=tmp_path / "state")
@@ -157,7 +157,7 @@ def test_on_another_machine_what_is_there_is_compared(out: Path, tmp_path: Path,
 
 
 def test_other_parts_begin_anew(out: Path, tmp_path: Path, breaking: type[Breaking]) -> None:
-    """What a load left that broke off is no part of another one."""
+    """Remains of an interrupted load are no part of another one."""
     breaking.left = 3
     with pytest.raises(SinkError, match="fell over"):
         load(out, breaking("memory://loading"), state=tmp_path / "state")
@@ -168,13 +168,13 @@ def test_other_parts_begin_anew(out: Path, tmp_path: Path, breaking: type[Breaki
 
 
 def test_gaps_are_refused(out: Path, tmp_path: Path, into: str) -> None:
-    """Before anything is written; unless they are wanted."""
-    folder = Folder.there(at(out))
+    """Before anything is written; unless they are allowed."""
+    folder = Folder.open(at(out))
     lost = folder.part_names(1)[0]
     missing = len(folder.read(lost).table)
     folder.store.remove(lost)
     folder.store.remove("_done/0003-000001.json")
-    with pytest.raises(SourceError, match=rf"{lost} is not there; piece 3 of 3 is not finished"):
+    with pytest.raises(SourceError, match=rf"{lost} is missing; shard 3 of 3 is not finished"):
         load(out, into, state=tmp_path / "state")
     assert not Path(into.partition("://")[2]).exists()
     done = load(out, into, incomplete=True, state=tmp_path / "state")
@@ -184,7 +184,7 @@ def test_gaps_are_refused(out: Path, tmp_path: Path, into: str) -> None:
 
 def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) -> None:
     """Whatever the record says; and nothing is switched."""
-    folder = Folder.there(at(out))
+    folder = Folder.open(at(out))
     done = folder.done(2)
     assert done is not None
     name = done.parts[-1].name
@@ -194,7 +194,7 @@ def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) 
     space = VectorSpec("other", folder.space.dim, "other")
     data = encode(rows, [], space, part.facts)
     folder.store.put(name, data)
-    with pytest.raises(SourceError, match="not as it was"):
+    with pytest.raises(SourceError, match="has changed"):
         load(out, into, state=tmp_path / "state")
     parts = [Listed(name, len(rows), decode(name, data).sha256) if p.name == name else p for p in done.parts]
     folder.finish(Done(2, 1, done.inputs, done.digest, done.counts, parts))
@@ -204,7 +204,7 @@ def test_foreign_fingerprints_are_refused(out: Path, tmp_path: Path, into: str) 
 
 
 def test_an_index_of_a_pipeline_stays(out: Path, tmp_path: Path) -> None:
-    """Its owner would not find its points any more."""
+    """Its owner would lose its points."""
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.txt").write_text("a document")
     url = f"sqlite://{tmp_path}/mine.db"
@@ -212,24 +212,24 @@ def test_an_index_of_a_pipeline_stays(out: Path, tmp_path: Path) -> None:
 
     pipeline = ps.Pipeline(tmp_path / "docs", into=url, model=HashingEmbedder(), state=tmp_path / "ledger.db")
     pipeline.run()
-    with pytest.raises(OwnershipError, match="load into another place"):
+    with pytest.raises(OwnershipError, match="load into another url"):
         load(out, url, state=tmp_path / "state")
     assert len(held(url)) == 1
     assert pipeline.run().ok
     assert pipeline.verify().ok
 
 
-def test_an_index_of_another_model_stays_unless_that_is_meant(out: Path, tmp_path: Path, into: str) -> None:
+def test_an_index_of_another_model_stays_unless_replaced(out: Path, tmp_path: Path, into: str) -> None:
     other = tmp_path / "other"
     embedded(tmp_path / "in", other, model=PixelEmbedder(model="dots"))
     assert load(out, into, state=tmp_path / "state").ok
-    with pytest.raises(SpaceMismatch, match=r"of pixels .* those of dots .* --replace-model"):
+    with pytest.raises(SpaceMismatch, match=r"holds pixels .* hold dots .* --replace-model"):
         load(other, into, state=tmp_path / "state")
     assert load(other, into, state=tmp_path / "state", replace_model=True).ok
 
 
-def test_what_the_store_refuses_is_told(out: Path, tmp_path: Path) -> None:
-    """By id and cause; the others are in."""
+def test_refused_points_are_reported(out: Path, tmp_path: Path) -> None:
+    """By id and cause; the others are loaded."""
     forget("memory://refusing_1")
     forget("memory://refusing")
     victim = uris(out)[0]
@@ -246,7 +246,7 @@ def test_what_the_store_refuses_is_told(out: Path, tmp_path: Path) -> None:
 
 
 def test_points_that_vanish_stop_the_switch(out: Path, tmp_path: Path) -> None:
-    """A store that says less than it was given is not believed."""
+    """A store that counts fewer points than were written does not become current."""
     forget("memory://losing_1")
     forget("memory://losing")
 
@@ -256,12 +256,12 @@ def test_points_that_vanish_stop_the_switch(out: Path, tmp_path: Path) -> None:
 
     done = load(out, Losing("memory://losing"), state=tmp_path / "state")
     assert not done.switched
-    assert "has 39 points, of 40 written" in done.trouble
+    assert "has 39 points; 40 were written" in done.trouble
     assert Losing("memory://losing").manifest() is None
 
 
 def test_memory_does_not_grow_with_the_parts(tmp_path: Path) -> None:
-    """Of 2 and of 16 parts as much is held."""
+    """It is the same for 2 and for 16 parts."""
 
     class Nowhere(MemorySink):
         readable = False
@@ -308,8 +308,8 @@ def synthetic(out: Path, parts: int, rows: int, dim: int) -> None:
     folder.finish(Done(1, 1, parts * rows, str(digest), counts, listed))
 
 
-def test_a_sink_without_places_beside_it(out: Path, tmp_path: Path) -> None:
-    """Is filled where it is, if nothing is there; what broke off there goes on."""
+def test_a_sink_without_generations(out: Path, tmp_path: Path) -> None:
+    """Is filled itself, if it is empty; an interrupted load resumes there."""
     forget("memory://alone")
 
     class Alone(MemorySink):
@@ -321,11 +321,11 @@ def test_a_sink_without_places_beside_it(out: Path, tmp_path: Path) -> None:
     assert load(out, Alone("memory://alone"), state=tmp_path / "state").kept == 40
     with Alone("memory://alone") as sink:
         sink.replace_manifest(Manifest(sink.manifest().schema, {"": "a ledger"}))  # type: ignore[union-attr]
-    with pytest.raises(OwnershipError, match="load into another place"):
+    with pytest.raises(OwnershipError, match="load into another url"):
         load(out, Alone("memory://alone"), state=tmp_path / "state")
 
 
-def test_a_state_of_something_else_is_not_believed(out: Path, tmp_path: Path, into: str) -> None:
+def test_a_progress_file_of_another_load_is_ignored(out: Path, tmp_path: Path, into: str) -> None:
     """Torn, or of another load."""
     (tmp_path / "state").write_text('{"owner": "parts:x", "place": "y", "parts": 99, "rows": 1}')
     assert load(out, into, state=tmp_path / "state").written == 40
@@ -333,7 +333,7 @@ def test_a_state_of_something_else_is_not_believed(out: Path, tmp_path: Path, in
     assert load(out, into, state=tmp_path / "state").written == 40
 
 
-def test_points_are_as_the_parts_are() -> None:
+def test_points_equal_the_rows_of_the_parts() -> None:
     """The one way from a row to a point."""
     from penstock.shards.load import _point
 

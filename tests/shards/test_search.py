@@ -24,7 +24,7 @@ MODEL = ROOT / "tests" / "data" / "shapes-clip"
 
 @pytest.fixture
 def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three of each colour and shape, named after it; one is cut short, one is there twice."""
+    """Three images of each colour and shape, named after it; one is cut short, one exists twice."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     from make_shapes import COLOURS, SHAPES, Scene, draw, jpeg
 
@@ -42,7 +42,7 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_red_circle(shapes: Path, tmp_path: Path) -> None:
-    """In three shares, proved, loaded, and searched for in words and by image."""
+    """In three shards, proved, loaded, and searched by words and by image."""
     out, url = tmp_path / "parts", f"lance://{tmp_path}/index"
     counts: list[dict[str, Any]] = []
     for number in (1, 2, 3):

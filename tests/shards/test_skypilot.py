@@ -37,39 +37,39 @@ import argparse, os, sys
 sys.path.insert(0, {str(HERE.parents[1])!r})
 parser = argparse.ArgumentParser()
 parser.add_argument("command")
-parser.add_argument("place")
+parser.add_argument("source")
 parser.add_argument("--model")
 parser.add_argument("--out")
 parser.add_argument("--into")
 parser.add_argument("--pieces", type=int)
 parser.add_argument("--claim", action="store_true")
 parser.add_argument("--quiet", action="store_true")
-told = parser.parse_args()
+args = parser.parse_args()
 from penstock.compose import embed, load
 from penstock.shards import verify
 from penstock.shards.embed import Options
 from tests.shards.world import PixelEmbedder
-place = told.place.replace("/images", os.environ["LOCAL"] + "/images")
-if told.command == "embed":
+source = args.source.replace("/images", os.environ["LOCAL"] + "/images")
+if args.command == "embed":
     model = PixelEmbedder(os.environ["LOG"], seconds=0.02)
     options = Options(rows={ROWS}, ttl=2.0, memory="64MiB")
-    done = embed(place, model, told.out, claim=told.claim, pieces=told.pieces, options=options)
-elif told.command == "verify":
-    done = verify(place)
+    done = embed(source, model, args.out, claim=args.claim, pieces=args.pieces, options=options)
+elif args.command == "verify":
+    done = verify(source)
 else:
-    done = load(place, "sqlite://" + os.environ["LOCAL"] + "/index.db")
+    done = load(source, "sqlite://" + os.environ["LOCAL"] + "/index.db")
 sys.exit(0 if done.ok else 1)
 """
 
 
-def told(name: str) -> dict[str, Any]:
+def parsed(name: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((HERE / name).read_text())
     return found
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_skypilot_takes_it(name: str) -> None:
-    """By SkyPilot itself, where it is installed, or where SKYPILOT_PYTHON says that it is."""
+def test_skypilot_accepts_the_files(name: str) -> None:
+    """Checked by SkyPilot itself, where it is installed, or SKYPILOT_PYTHON names a Python that has it."""
     python = os.environ.get("SKYPILOT_PYTHON") or (sys.executable if find_spec("sky") else "")
     if not python:
         pytest.skip("SkyPilot is not installed; SKYPILOT_PYTHON names a Python that has it")
@@ -79,9 +79,9 @@ def test_skypilot_takes_it(name: str) -> None:
     assert done.stdout.split() == [f"penstock-{name[:-5]}", str(name == "serve.yaml")]
 
 
-def test_what_the_files_ask_for() -> None:
+def test_the_resources_of_the_files() -> None:
     """Spot machines that are replaced, a probe of readiness, replicas between limits; and no secret is written down."""
-    embed, build, serve = map(told, FILES)
+    embed, build, serve = map(parsed, FILES)
     assert {"use_spot": True} in embed["resources"]["any_of"]
     assert embed["resources"]["job_recovery"]["strategy"]
     assert embed["envs"]["PARTS"] == build["envs"]["PARTS"]
@@ -101,10 +101,10 @@ def commands(script: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", [*FILES, "README.md"])
-def test_the_commands_are_penstocks(name: str) -> None:
-    """Every option that is used is one there is."""
+def test_the_commands_are_valid(name: str) -> None:
+    """Every option exists."""
     text = (HERE / name).read_text()
-    script = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)) if name == "README.md" else told(name)["run"]
+    script = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)) if name == "README.md" else parsed(name)["run"]
     found = commands(re.sub(r"\$PIECES", "64", script))
     assert found
     parser = make_parser()
@@ -115,18 +115,18 @@ def test_the_commands_are_penstocks(name: str) -> None:
         parser.parse_args([command, *arguments])
 
 
-def test_the_readme_names_what_there_is() -> None:
-    """Its files, and the variables that these take."""
+def test_the_readme_names_the_files_and_variables() -> None:
+    """All of them."""
     text = (HERE / "README.md").read_text()
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         words = line.split()
         if words[:1] == ["sky"] and (file := next((word for word in words if word.endswith(".yaml")), None)):
-            there = told(file)
+            task = parsed(file)
             for option, value in itertools.pairwise(words):
                 if option == "--env":
-                    assert value.partition("=")[0] in there["envs"], line
+                    assert value.partition("=")[0] in task["envs"], line
                 elif option == "--secret":
-                    assert value in there["secrets"], line
+                    assert value in task["secrets"], line
     assert set(re.findall(r"`(\w+\.yaml)`", text)) == set(FILES)
 
 
@@ -142,7 +142,7 @@ class Cloud:
         self.parts = root / "parts"
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        file = told(name)
+        file = parsed(name)
         environment = {
             **os.environ,
             **file["envs"],
@@ -205,8 +205,8 @@ def test_spot_jobs_for_long(seed: int, tmp_path: Path) -> None:
     spot(tmp_path, images=600, kills=20, seed=seed)
 
 
-def test_build_stops_at_what_is_missing(tmp_path: Path) -> None:
-    """Nothing is loaded then."""
+def test_build_stops_at_missing_parts(tmp_path: Path) -> None:
+    """And nothing is loaded."""
     pictures(tmp_path / "images", 20)
     cloud = Cloud(tmp_path)
     assert cloud.start("embed.yaml").wait(100) == 0

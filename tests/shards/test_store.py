@@ -60,8 +60,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return at("s3://bucket/out", request.getfixturevalue("storage"))
 
 
-def test_what_a_store_does(store: Store) -> None:
-    """The same, whatever it is."""
+def test_files_of_a_store(store: Store) -> None:
+    """Put, read, listed and removed alike in every store."""
     assert store.names("") == []
     assert store.names("_leases", "0001-") == []
     assert store.read("a.json") is None
@@ -81,7 +81,7 @@ def test_what_a_store_does(store: Store) -> None:
     assert store.names("") == []
 
 
-def test_of_many_one_creates(store: Store) -> None:
+def test_one_of_many_creates_a_file(store: Store) -> None:
     """At once."""
     barrier = threading.Barrier(8)
     made: list[int] = []
@@ -116,8 +116,8 @@ def test_a_folder_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_put_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing beside it."""
+def test_a_failed_put_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no temporary file."""
     store = Folder(tmp_path)
     store.put("a", b"old")
     monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
@@ -127,16 +127,16 @@ def test_a_put_that_fails_leaves_the_old(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_places_that_cannot_be_meant() -> None:
-    """Are told so."""
-    with pytest.raises(UsageError, match="named"):
+def test_invalid_urls_are_refused() -> None:
+    """With a message that says why."""
+    with pytest.raises(UsageError, match="no folder for the parts"):
         at("")
     with pytest.raises(UsageError, match="nonsense"):
         at("nonsense://bucket/x")
 
 
 def test_a_store_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    """Nobody listens there: not an end, but Transient, which is tried again."""
+    """A refused connection is Transient, and tried again."""
     import s3fs  # noqa: F401
 
     keys = {
@@ -168,7 +168,7 @@ def test_parts_in_a_bucket(tmp_path: Path, storage: dict[str, Any]) -> None:
 
 
 def test_leases_in_a_bucket(tmp_path: Path, storage: dict[str, Any]) -> None:
-    """One of many workers gets a piece there, too."""
+    """One of many workers gets a shard there, too."""
     from penstock.core.schema import VectorSpec
     from penstock.shards.folder import Folder as Parts
 
@@ -180,6 +180,6 @@ def test_leases_in_a_bucket(tmp_path: Path, storage: dict[str, Any]) -> None:
     for thread in threads:
         thread.join()
     (lease,) = [one for one in found if one is not None]
-    told = json.loads(parts.store.read(f"_leases/{lease.name}") or b"")
-    assert told["pid"] == os.getpid()
+    facts = json.loads(parts.store.read(f"_leases/{lease.name}") or b"")
+    assert facts["pid"] == os.getpid()
     lease.release()

@@ -1,4 +1,4 @@
-"""Pickles of arrays are read; whatever else a pickle can be is refused, and nothing of it runs."""
+"""Pickled arrays are read; all other pickles are refused, and none of their code runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUES = np.arange(6, dtype=np.float32) / 7
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("kind", ["<f4", ">f4", "<f2", "<f8"])
 def test_arrays_come_back(kind: str, protocol: int) -> None:
-    """Of every float, in every protocol, as the reference example keeps them: beside an image in base64."""
+    """Every float type, in every protocol, beside an image in base64 as in the reference example."""
     image, values = loads(pickle.dumps(("aGVsbG8=", VALUES.astype(kind)), protocol))
     assert image == "aGVsbG8="
     assert values.dtype == np.float32
@@ -37,9 +37,9 @@ def test_arrays_come_back(kind: str, protocol: int) -> None:
 
 def test_other_plain_things() -> None:
     """Lists, mappings and matrices."""
-    told = {"v": [1.5, 2, None, True, b"x"], "m": np.ones((2, 3))}
-    found = loads(pickle.dumps(told))
-    assert found["v"] == told["v"]
+    given = {"v": [1.5, 2, None, True, b"x"], "m": np.ones((2, 3))}
+    found = loads(pickle.dumps(given))
+    assert found["v"] == given["v"]
     assert found["m"].shape == (2, 3)
 
 
@@ -77,7 +77,7 @@ def _global(module: str, name: str, args: bytes = b"") -> bytes:
     ids=lambda call: getattr(call[0], "__name__", "x"),
 )
 def test_nothing_is_called(call: tuple[Any, ...], tmp_path: Path) -> None:
-    """Whatever a pickle would have called."""
+    """Whatever a pickle names."""
     mark = str(tmp_path / "mark")
 
     def marked(value: Any) -> Any:
@@ -124,7 +124,7 @@ def test_nothing_is_called(call: tuple[Any, ...], tmp_path: Path) -> None:
         b"\x80\x04]\x94h\x00a.",  # a list that holds itself
         b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"x.",  # a text of 4 EB
         b"\x80\x04\x8e" + struct.pack("<Q", 1 << 62) + b"x.",
-        b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b"0.",  # a place in the memo
+        b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b"0.",  # an index in the memo
         b"\x80\x05\x96" + struct.pack("<Q", 1 << 50) + b"x.",
         b"\x80\x05\x96" + struct.pack("<Q", 1 << 33) + b"x.",  # 8 GiB
         b"\x80\x05\x95" + struct.pack("<Q", 1 << 33) + b"x.",
@@ -132,7 +132,7 @@ def test_nothing_is_called(call: tuple[Any, ...], tmp_path: Path) -> None:
     ],
     ids=lambda data: data[:12].hex(),
 )
-def test_what_is_no_array_of_floats(data: bytes) -> None:
+def test_other_pickles_are_refused(data: bytes) -> None:
     """Is refused with a reason."""
     with pytest.raises(Hostile):
         loads(data)
@@ -140,7 +140,7 @@ def test_what_is_no_array_of_floats(data: bytes) -> None:
 
 @pytest.mark.parametrize("shape", [(7,), (1 << 40,), (-1,), (3, -2), ("6",), (6.0,), 6])
 def test_an_array_that_lies_about_its_size(shape: Any) -> None:
-    """Is not made."""
+    """It is refused before memory is reserved."""
     state = (1, shape, np.dtype("f4"), False, VALUES.tobytes())
 
     class Lying:
@@ -162,7 +162,7 @@ def test_noise(data: bytes) -> None:
 @settings(deadline=None)
 @given(st.data())
 def test_pickles_with_bytes_changed(draw: st.DataObject) -> None:
-    """One byte of a good one is another: never anything but a value or a refusal."""
+    """One byte of a valid one is changed: it gives a value, or is refused."""
     data = bytearray(pickle.dumps(("aGVs", VALUES), draw.draw(st.integers(0, 5))))
     at = draw.draw(st.integers(0, len(data) - 1))
     data[at] = draw.draw(st.integers(0, 255))
@@ -171,7 +171,7 @@ def test_pickles_with_bytes_changed(draw: st.DataObject) -> None:
 
 
 def test_the_globals_of_honest_pickles_are_all_there_are() -> None:
-    """So that a numpy which pickles otherwise is noticed here."""
+    """A numpy that pickles in another way fails here."""
     from penstock.shards import unpickling
 
     named = set()
@@ -187,7 +187,7 @@ def test_the_globals_of_honest_pickles_are_all_there_are() -> None:
 
 
 def test_a_pickle_takes_no_more_memory_than_it_has_bytes() -> None:
-    """Whatever lengths and places it names."""
+    """Whatever lengths and memo indexes it names."""
     tracemalloc.start()
     for data in (
         b"\x80\x05\x96" + struct.pack("<Q", 1 << 31) + b"x.",

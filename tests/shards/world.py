@@ -1,4 +1,4 @@
-"""Images that are made in no time, a model that looks at their pixels and keeps a log, workers that can be killed."""
+"""Small images, a model of their pixels that keeps a log, workers that can be killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from penstock.core.schema import VectorSpec
 from penstock.shards import Embedded
 from penstock.shards.embed import Options
 from penstock.shards.folder import Folder
-from penstock.shards.format import Draft, Entry, Part, Row
+from penstock.shards.format import Entry, Part, PartBuilder, Row
 from penstock.shards.store import at
 from penstock.support.images import decode
 
@@ -33,7 +33,7 @@ DIM = 12
 
 
 class PixelEmbedder(Embedder):
-    """An image is its 2 x 2 thumbnail. Each one that was embedded is a line in the log, at once."""
+    """The vector of an image is its 2 x 2 thumbnail. Logs a line for each that it embeds, at once."""
 
     embeds_images = True
     batch_rows = 4
@@ -79,7 +79,7 @@ def picture(number: int, size: tuple[int, int] = (8, 6), kind: str = "PNG") -> b
 
 
 def torn() -> bytes:
-    """A header, and not much more."""
+    """An image that is cut off after its header."""
     return picture(1, (64, 64))[:60]
 
 
@@ -92,7 +92,7 @@ def pictures(folder: Path, count: int) -> Path:
 
 
 def everything(out: Path | str, **storage: Any) -> list[Part]:
-    folder = Folder.there(at(out, storage))
+    folder = Folder.open(at(out, storage))
     return [folder.read(name) for name in folder.part_names()]
 
 
@@ -102,8 +102,8 @@ def uris(out: Path | str, **storage: Any) -> list[str]:
 
 def entries(out: Path | str) -> dict[str, tuple[str, str]]:
     """Name of the file -> state and cause."""
-    found = (entry for part in everything(out) for entry in part.entries)
-    return {entry.uri.rpartition("/")[2]: (entry.state, entry.why) for entry in found}
+    every = (entry for part in everything(out) for entry in part.entries)
+    return {entry.uri.rpartition("/")[2]: (entry.state, entry.why) for entry in every}
 
 
 def embedded(source: Path, out: Path | str, log: Path | None = None, rows: int = 8, **how: Any) -> Embedded:
@@ -115,31 +115,31 @@ def embedded(source: Path, out: Path | str, log: Path | None = None, rows: int =
 
 
 def start(source: Path, out: Path | str, log: Path, **how: Any) -> subprocess.Popen[bytes]:
-    told = {"source": str(source), "out": str(out), "log": str(log), **how}
+    job = {"source": str(source), "out": str(out), "log": str(log), **how}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.shards.world", json.dumps(told)], cwd=Path(__file__).parents[2]
+        [sys.executable, "-m", "tests.shards.world", json.dumps(job)], cwd=Path(__file__).parents[2]
     )
 
 
-def _work(told: dict[str, Any]) -> None:
-    model = PixelEmbedder(told.pop("log"), workers=told.pop("workers", 2), seconds=told.pop("seconds", 0.0))
+def _work(job: dict[str, Any]) -> None:
+    model = PixelEmbedder(job.pop("log"), workers=job.pop("workers", 2), seconds=job.pop("seconds", 0.0))
     options = Options(
-        rows=told.pop("rows", 8),
+        rows=job.pop("rows", 8),
         memory="64MiB",
-        ttl=told.pop("ttl", 60.0),
-        storage=told.pop("storage", {}),
+        ttl=job.pop("ttl", 60.0),
+        storage=job.pop("storage", {}),
     )
-    if moment := told.pop("moment", None):
+    if moment := job.pop("moment", None):
         _die(*moment)
-    if "partition" in told:
-        told["partition"] = tuple(told["partition"])
-    done = embed(told.pop("source"), model, told.pop("out"), options=options, **told)
+    if "partition" in job:
+        job["partition"] = tuple(job["partition"])
+    done = embed(job.pop("source"), model, job.pop("out"), options=options, **job)
     print(json.dumps(done.to_json()))
     sys.exit(0 if done.ok else 1)
 
 
 def _die(module: str, name: str, nth: int, after: bool) -> None:
-    """Be killed at the n-th call of a method: before it, or as soon as it has come back."""
+    """Kill this process at the n-th call of a method: before it, or as soon as it has returned."""
     import importlib
 
     path, _, kind = module.rpartition(":")
@@ -163,8 +163,8 @@ if __name__ == "__main__":
 
 
 def encode(rows: Iterable[Row], entries: Sequence[Entry], space: VectorSpec, facts: Mapping[str, Any]) -> bytes:
-    """A part."""
-    draft = Draft(space)
+    """The bytes of a part."""
+    part = PartBuilder(space)
     for row in rows:
-        draft.add(row)
-    return draft.finished(entries, facts)
+        part.add(row)
+    return part.finish(entries, facts)

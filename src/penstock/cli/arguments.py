@@ -150,20 +150,20 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
     share = parser.add_mutually_exclusive_group()
     share.add_argument("--partition", metavar="I/N", type=_partition, help="the I-th of N shares: 3/100")
-    share.add_argument("--claim", action="store_true", help="one piece after the other that no other worker has")
-    parser.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many pieces (64)")
+    share.add_argument("--claim", action="store_true", help="one shard after the other that no other worker has")
+    parser.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many shards (64)")
     parser.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
     memory = pipeline_options()["memory"]
     _add(parser, memory, default=memory.default)
     parser.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
-    parser.add_argument("--again", action="store_true", help="try once more what failed in finished pieces")
+    parser.add_argument("--again", action="store_true", help="try once more what failed in finished shards")
     _output(parser)
 
 
 def _load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", metavar="PARTS", help="the folder or url that `embed` wrote to")
     parser.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
-    parser.add_argument("--incomplete", action="store_true", help="though some pieces are not finished")
+    parser.add_argument("--incomplete", action="store_true", help="though some shards are not finished")
     parser.add_argument("--replace-model", action="store_true", help="though the index is of another model")
     _output(parser)
 

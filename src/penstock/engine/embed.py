@@ -36,6 +36,9 @@ class Embed:
     def _batch(self, batch: Sequence[Prepared], *, last: bool = False) -> None:
         if (admit := self.admit) is not None:
             self.control.retry.call("write", lambda: admit(len(batch)))
+            if self.control.stop.is_set():  # while it waited
+                self._withdraw(batch)
+                return
         try:
             points = self._vectors(batch)
         except EmbedError as error:

@@ -48,6 +48,8 @@ class Head:
     admit: Callable[[int], None] | None = None
     withdraw: Callable[[int], None] | None = None
     """See Embed."""
+    release: Callable[[], None] | None = None
+    """Called when the flow fails: `admit` must not wait any longer."""
 
 
 class HeadStages:
@@ -59,6 +61,7 @@ class HeadStages:
         self._reads: Channel[None] = Channel("reads", share("reads"))
         self._chunks: Channel[list[Prepared]] = Channel("chunks", share("chunks"))
         self.queued = Queued()
+        self._release = head.release
         embedder = head.embedder
         self._packer = Packer(
             self._chunks, window=WINDOW * embedder.batch_tokens, tokens=embedder.batch_tokens, rows=embedder.batch_rows
@@ -116,3 +119,5 @@ class HeadStages:
     def fail(self) -> None:
         for channel in (self._items, self._blocks, self._reads, self._chunks):
             channel.fail()
+        if self._release is not None:
+            self._release()

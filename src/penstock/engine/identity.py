@@ -9,11 +9,15 @@ digest  = hash(position, page, headings, metadata)     may change while the vect
 from __future__ import annotations
 
 import json
-import sqlite3
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from penstock.core.records import Chunk, Item, Metadata, Piece
 from penstock.engine.journal import Begun, ChunkEntry
+from penstock.support import scratch
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 def content_of(raw: bytes, image: bytes | None) -> bytes:
@@ -147,10 +151,9 @@ class Occurrences:
 
     def _spill(self) -> None:
         if self._spilled is None:
-            # An unnamed database is a temporary file that vanishes with the connection.
-            self._spilled = sqlite3.connect("", isolation_level=None)
-            self._spilled.execute("PRAGMA cache_size=-2048")
-            self._spilled.execute("CREATE TABLE counts (number INTEGER PRIMARY KEY, times INTEGER)")
+            self._spilled = scratch.database(
+                "CREATE TABLE counts (number INTEGER PRIMARY KEY, times INTEGER)", cache=2 << 20
+            )
         self._spilled.execute("BEGIN")
         self._spilled.executemany("INSERT OR REPLACE INTO counts VALUES (?, ?)", sorted(self._counts.items()))
         self._spilled.execute("COMMIT")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from penstock.ledger.database import blob, text_of
+from penstock.support import scratch
 
 
 class Comparison:
     """Ledger and index, side by side: a temporary database next to the ledger's."""
 
     def __init__(self, path: Path, pages: Iterable[Sequence[str]]) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)  # an unnamed database lives in a temporary file
+        self._db = scratch.database(
+            "CREATE TABLE held (id BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;"
+            "CREATE TABLE known (id BLOB PRIMARY KEY, document INTEGER NOT NULL, acked INTEGER) WITHOUT ROWID;"
+        )
         self._db.execute("ATTACH ? AS ledger", (str(path),))
-        self._db.execute("CREATE TABLE held (id BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID")
         self.total = 0
         self._db.execute("BEGIN")
         for page in pages:
@@ -25,9 +27,6 @@ class Comparison:
                 [(blob(id),) for id in page],
             )
         self._db.execute("COMMIT")
-        self._db.execute(
-            "CREATE TABLE known (id BLOB PRIMARY KEY, document INTEGER NOT NULL, acked INTEGER) WITHOUT ROWID"
-        )
         self._db.execute("INSERT INTO known SELECT id, document, acked FROM ledger.chunks")
 
     def missing(self, url: str = "") -> Iterator[tuple[int, bytes]]:

@@ -1,14 +1,14 @@
-"""Vectors in parts: made by any number of machines that come and go, proved complete, loaded into any store.
+"""Vectors in parts: written by any number of machines that come and go, proved complete, loaded into any store.
 
     parts/
-      _penstock.json                       what is in here: the space, the source, how many pieces
-      part-0003-000002-000017.parquet      of piece 3, by the holder of its second lease, the 17th
-      _done/0003-000002.json               piece 3 is finished: which parts count, and what became of its inputs
-      _leases/0003-000002.json             who works at piece 3
+      _penstock.json                       the schema, the source and the number of shards
+      part-0003-000002-000017.parquet      the 17th of shard 3 under its second lease
+      _done/0003-000002.json               shard 3 is finished: the parts that count, and the states of its inputs
+      _leases/0003-000002.json             the worker that has shard 3
 
-A piece is what a hash of the uri assigns to it, so every machine that lists the source knows its share. A part is one
-file, put there at once: its rows, and in its footer the account of the inputs that gave no row (duplicates, failures,
-what was passed over). There is no other record: what a killed worker leaves behind is read by the one that takes over.
+A hash of its uri assigns an input to a shard, so every machine that lists the source knows its share. A part is one
+file, written at once: rows, and in its footer an entry for each input without a row (duplicates, failures, skipped
+ones). There is no other record: the worker that takes a shard over reads the parts of the killed one.
 """
 
 from penstock.shards.embed import Embedded, embed

@@ -1,39 +1,35 @@
-"""What became of every input of a piece. In a temporary file: the parts are the record, and this is read from them."""
+"""The state of every input of a shard, in a temporary file: read from the parts, which are the record."""
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterable
 
 from penstock.shards.format import EMBEDDED, FAILED, NOTED, STATES, Digest, Entry, Part
+from penstock.support import scratch
 
 _SCHEMA = """
-PRAGMA journal_mode=OFF;
-PRAGMA synchronous=OFF;
-PRAGMA cache_size=-1024;
 CREATE TABLE inputs (uri TEXT PRIMARY KEY, state TEXT, final INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE twins (uri TEXT NOT NULL, twin TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE contents (hash TEXT PRIMARY KEY, uri TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
 class Accounts:
     def __init__(self, *, again: bool = False) -> None:
-        """`again`: whatever failed is to be tried again, and not only what may pass."""
+        """`again`: try every failed input again, not only those whose failure may pass."""
         self._again = again
         self._lock = threading.Lock()
-        # An unnamed database is a file that vanishes with the connection.
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._db.executescript(_SCHEMA)
+        self._db = scratch.database(_SCHEMA, cache=1 << 20)
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
-    # ------------------------------------------------------------ what is known
+    # ------------------------------------------------------------ earlier parts
 
     def take_in(self, part: Part) -> bool:
-        """What an earlier worker left. False, and nothing is taken in, if some of its images are known as embedded."""
+        """Take in a part of an earlier worker. False, and nothing is, if one of its images is embedded already."""
         uris, hashes = (part.table.column(name).to_pylist() for name in ("uri", "content_hash"))
         with self._lock:
             if any(self._embedded(uri) for uri in uris):
@@ -48,11 +44,11 @@ class Accounts:
         return True
 
     def _embedded(self, uri: str) -> bool:
-        found = self._db.execute("SELECT 1 FROM inputs WHERE uri = ? AND state = ?", (uri, EMBEDDED)).fetchone()
-        return found is not None
+        row = self._db.execute("SELECT 1 FROM inputs WHERE uri = ? AND state = ?", (uri, EMBEDDED)).fetchone()
+        return row is not None
 
-    def told(self, uri: str) -> bool:
-        """The source has told this one. True if there is something to do for it."""
+    def add(self, uri: str) -> bool:
+        """Add an input that the source lists. False if its state is final."""
         with self._lock:
             self._db.execute("INSERT OR IGNORE INTO inputs VALUES (?, NULL, 0)", (uri,))
             (final,) = self._db.execute("SELECT final FROM inputs WHERE uri = ?", (uri,)).fetchone()
@@ -61,10 +57,10 @@ class Accounts:
     def first(self, digest: str) -> str | None:
         """The uri of the embedded image with this content."""
         with self._lock:
-            found = self._db.execute("SELECT uri FROM contents WHERE hash = ?", (digest,)).fetchone()
-            return found[0] if found else None
+            row = self._db.execute("SELECT uri FROM contents WHERE hash = ?", (digest,)).fetchone()
+            return row[0] if row else None
 
-    # ------------------------------------------------------------ what happens
+    # ------------------------------------------------------------ states
 
     def embedded(self, uri: str, digest: str | None) -> None:
         with self._lock:
@@ -75,6 +71,20 @@ class Accounts:
     def settle(self, entry: Entry) -> None:
         with self._lock:
             self._settle([(entry.uri, entry.state, entry.final)])
+
+    def add_twin(self, uri: str, twin: str) -> None:
+        """An input that failed as another one did, whose content it has."""
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO twins VALUES (?, ?)", (uri, twin))
+
+    def failed(self, uris: Iterable[str]) -> set[str]:
+        """Those of these inputs that failed for good, and their twins."""
+        query = (
+            "SELECT uri FROM inputs WHERE state = ? AND final"
+            " AND (uri = ? OR uri IN (SELECT twin FROM twins WHERE uri = ?))"
+        )
+        with self._lock:
+            return {row[0] for uri in uris for row in self._db.execute(query, (FAILED, uri, uri))}
 
     def _settle(self, rows: Iterable[tuple[str, str, bool]]) -> None:
         self._db.executemany(
@@ -87,11 +97,11 @@ class Accounts:
 
     def counts(self) -> dict[str, int]:
         with self._lock:
-            found = dict(self._db.execute("SELECT state, count(*) FROM inputs GROUP BY state"))
-        return {state: found.get(state, 0) for state in STATES}
+            counts = dict(self._db.execute("SELECT state, count(*) FROM inputs GROUP BY state"))
+        return {state: counts.get(state, 0) for state in STATES}
 
     def open(self) -> int:
-        """Inputs that nothing has become of."""
+        """Count the inputs without a state."""
         with self._lock:
             count: int = self._db.execute("SELECT count(*) FROM inputs WHERE state IS NULL").fetchone()[0]
             return count

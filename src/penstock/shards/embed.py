@@ -1,4 +1,4 @@
-"""`embed`: the images of a source, or a share of them, into parts."""
+"""`embed`: write the images of a source, or of some of its shards, as parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from penstock.shards import store as stores
 from penstock.shards.accounts import Accounts
 from penstock.shards.folder import Folder
 from penstock.shards.format import FAILED, STATES
-from penstock.shards.head import Means, run
+from penstock.shards.head import Setup, run
 from penstock.shards.leases import TTL, Lease, LeaseLost, Leases
 from penstock.shards.listing import Listing, share
 from penstock.shards.writer import Writer
@@ -30,33 +30,33 @@ from penstock.support.cores import usable_cores
 from penstock.support.sizes import parse_budget
 
 ROWS = 4096
-PIECES = 64
+SHARDS = 64
 POLL = 5.0
-"""Seconds between two looks for a piece that is free, at most."""
+"""Seconds between two attempts to find a free shard, at most."""
 
-Tell = Callable[[Progress], None]
+Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What one worker did."""
+    """The result of one worker."""
 
     out: str
     status: str
-    """`done`, or `stopped` (Ctrl-C)."""
+    """`done`, or `stopped` by Ctrl-C."""
     finished: int
-    """Pieces that this worker finished."""
+    """Shards finished by this worker."""
     lost: int
-    """Pieces that another one took over, as this one gave no sign of life."""
+    """Shards taken over by other workers: this one did not renew its lease in time."""
     open: int
-    """Pieces it was asked for that are not finished: the source could not be listed whole, or it was stopped."""
+    """Requested shards that are not finished: the source could not be listed whole, or the worker was stopped."""
     parts: int
-    """That it wrote."""
+    """Parts written."""
     counts: Mapping[str, int]
-    """What became of the inputs of the pieces it finished, those included that earlier workers had embedded."""
+    """States of the inputs of the shards it finished, including those of earlier workers."""
     seconds: float
     passed_over: Mapping[str, int] = field(default_factory=dict)
-    """What the source left alone on purpose, by reason."""
+    """What the source left out on purpose, by reason."""
 
     @property
     def ok(self) -> bool:
@@ -75,13 +75,13 @@ class Options:
     """Bytes in flight, at most."""
     workers: int | None = None
     again: bool = False
-    """Go back to finished pieces, and try whatever failed once more."""
+    """Try everything that failed once more, in finished shards as well."""
     ttl: float = TTL
-    """Seconds without a sign of life after which a worker is taken for dead."""
+    """Seconds after which a lease that is not renewed expires."""
     max_wait: float = 600.0
-    """Seconds for which a store or model that is away is waited for."""
+    """Seconds to wait for a store or model that is away."""
     storage: Mapping[str, Any] = field(default_factory=dict)
-    """What fsspec takes for where the parts go: `endpoint_url`, keys."""
+    """Options of fsspec's file system for the parts: `endpoint_url`, keys."""
 
 
 def embed(
@@ -91,52 +91,52 @@ def embed(
     *,
     partition: tuple[int, int] | None = None,
     claim: bool = False,
-    pieces: int = PIECES,
+    pieces: int = SHARDS,
     options: Options | None = None,
-    progress: Tell | None = None,
+    progress: Report | None = None,
 ) -> Embedded:
     """Embed the images of a source into Parquet parts: a folder, or a url of an object store.
 
-    - `partition=(3, 100)`: the third of a hundred shares, the same on every machine that lists the same source.
-    - `claim=True`: one piece of `pieces` after the other that nobody else has, until all are finished.
-    - Neither: all of it, as one piece.
+    - `partition=(3, 100)`: the third of a hundred shards, the same on every machine that lists the same source.
+    - `claim=True`: one free shard of `pieces` after the other, until all are finished.
+    - Neither: the whole source, as one shard.
 
-    Killed anywhere and started again, on any machine, it goes on where it was: what one part holds is embedded again at
-    most. A finished piece is left alone: parts are the source as it was. For how it is later, take another folder.
+    Killed anywhere and started again, on any machine, it resumes: no more is embedded again than one part holds. A
+    finished shard stays as it is: parts are the source at one time. For a later state, take another folder.
     """
     began = time.monotonic()
-    given = options or Options()
-    wanted, number = _wanted(partition, claim, pieces)
+    options = options or Options()
+    requested, number = _requested(partition, claim, pieces)
     check_images(embedder)
     with ExitStack() as stack:
-        if given.rows < 1:
-            raise UsageError(f"invalid rows={given.rows}: expected at least 1")
-        place = stores.at(out, given.storage)
+        if options.rows < 1:
+            raise UsageError(f"invalid rows={options.rows}: expected at least 1")
+        store = stores.at(out, options.storage)
         if source.feed:
-            raise UsageError(f"{source.name} tells of events, and has no end that parts could be complete at")
+            raise UsageError(f"{source.name} is a feed: parts need a source that can be listed whole")
         stack.callback(source.close)
         stack.callback(setattr, source, "select_container", None)
         stack.callback(embedder.close)
         source.open()
         schema = IndexSchema(embedder.describe(), images.Whole.spec)
-        folder = Folder.begin(place, schema, number, source.name)
+        folder = Folder.begin(store, schema, number, source.name)
         image_parsers = images.parsers()
         stack.callback(image_parsers.close)
-        means = Means(
+        setup = Setup(
             embedder=embedder,
             chunker=images.Whole(),
             parse=images.parse_with(image_parsers),
-            budget=parse_budget(given.memory),
-            workers=given.workers or usable_cores(),
-            max_wait=given.max_wait,
+            budget=parse_budget(options.memory),
+            workers=options.workers or usable_cores(),
+            max_wait=options.max_wait,
         )
         listing = Listing(source, number) if claim else None
         if listing:
             stack.callback(listing.close)
-        worker = _Worker(folder, means, given, source, listing, progress)
-        status = worker.work(wanted)
+        worker = _Worker(folder, setup, options, source, listing, progress)
+        status = worker.work(requested)
         return Embedded(
-            out=place.url,
+            out=store.url,
             status=status,
             finished=worker.finished,
             lost=worker.lost,
@@ -152,39 +152,39 @@ class _Worker:
     def __init__(
         self,
         folder: Folder,
-        means: Means,
+        setup: Setup,
         options: Options,
         source: Source,
         listing: Listing | None,
-        progress: Tell | None,
+        progress: Report | None,
     ) -> None:
         self.finished = self.lost = self.parts = 0
         self.counts = dict.fromkeys(STATES, 0)
         self.left: set[int] = set()
-        self._folder, self._means, self._options = folder, means, options
+        self._folder, self._setup, self._options = folder, setup, options
         self._source, self._listing, self._progress = source, listing, progress
         self._leases = Leases(folder, options.ttl)
         self._retry = Retry(options.max_wait)
-        self._before: dict[str, int] = {}
-        """Of the pieces before this one, for the progress."""
-        self._ago = time.monotonic()
+        self._totals: dict[str, int] = {}
+        """Counts of the shards before this one, for the progress."""
+        self._began = time.monotonic()
         self._broken: set[int] = set()
-        """Pieces that could not be finished, as the listing was not complete."""
+        """Shards that cannot be finished: the listing was not complete."""
         self._again: set[int] = set()
-        """Finished pieces that are gone back to."""
+        """Finished shards with failures, to be worked on once more."""
 
-    def work(self, wanted: Iterable[int]) -> str:
-        """Until nothing is left that could be done."""
-        self.left = set(wanted)
+    def work(self, requested: Iterable[int]) -> str:
+        """Work until no shard is left that can be finished."""
+        self.left = set(requested)
         if self._options.again:
-            self._again = {piece for piece in self.left if self._failed(piece)}
+            self._again = {shard for shard in self.left if self._failed(shard)}
         try:
             while self.left - self._broken:
                 self.left -= self._retry.call("look", self._folder.finished).keys() - self._again
                 todo = sorted(self.left - self._broken)
-                random.shuffle(todo)  # or all that begin at once would go for the same ones
-                for piece in todo:
-                    lease = self._retry.call("claim", lambda: self._leases.take(piece))  # noqa: B023
+                random.shuffle(todo)  # workers that start together would compete for the same ones
+                for shard in todo:
+                    lease = self._retry.call("claim", lambda: self._leases.take(shard))  # noqa: B023
                     if lease is not None:
                         if not self._hold(lease):
                             return "stopped"
@@ -196,56 +196,54 @@ class _Worker:
             return "stopped"
         return "done"
 
-    def _failed(self, piece: int) -> bool:
-        done = self._folder.done(piece)
+    def _failed(self, shard: int) -> bool:
+        done = self._folder.done(shard)
         return done is not None and done.counts[FAILED] > 0
 
     def _wait(self) -> None:
-        """Others have all that is left. They may die."""
+        """Wait for a lease to expire or be released: other workers have the shards that are left."""
         if self._progress:
-            counts = dict.fromkeys(COUNTERS, 0) | self._before
-            waiting = f"{len(self.left)} pieces that other workers have"
-            self._progress(Progress(self._seconds(), counts, (), self._means.budget, False, 0, waiting))
+            counts = dict.fromkeys(COUNTERS, 0) | self._totals
+            waiting = f"{len(self.left)} shards of other workers"
+            self._progress(Progress(self._seconds(), counts, (), self._setup.budget, False, 0, waiting))
         time.sleep(min(POLL, self._options.ttl / 8))
 
     def _hold(self, lease: Lease) -> bool:
-        """False if it was stopped."""
-        piece = lease.piece
+        """Work on the shard of a lease. False if stopped."""
+        shard = lease.shard
         try:
-            if self._folder.done(piece) is not None and piece not in self._again:
-                return True  # it was finished between the two looks
-            ended = self._piece(lease)
+            if self._folder.done(shard) is not None and shard not in self._again:
+                return True  # finished by another worker meanwhile
+            status = self._shard(lease)
         except LeaseLost:
             self.lost += 1
             return True
         finally:
             lease.release()
-        if ended == "done":
-            self.left.discard(piece)
-            self._again.discard(piece)
-        elif ended == "broken":
-            self._broken.add(piece)
-        return ended != "stopped"
+        if status == "done":
+            self.left.discard(shard)
+            self._again.discard(shard)
+        elif status == "broken":
+            self._broken.add(shard)
+        return status != "stopped"
 
-    def _piece(self, lease: Lease) -> str:
-        """How it ended: `done`, `broken` where the source could not be listed whole, or `stopped`."""
+    def _shard(self, lease: Lease) -> str:
+        """Gives `done`, `broken` where the source could not be listed whole, or `stopped`."""
         accounts = Accounts(again=self._options.again)
-        writer = Writer(self._folder, lease.piece, lease.term, self._options.rows, accounts, lease.check)
+        writer = Writer(self._folder, lease.shard, lease.term, self._options.rows, accounts, lease.check)
         try:
-            for name in self._counting(lease.piece):
+            for name in self._part_names(lease.shard):
                 writer.take_in(self._retry.call("read", lambda: self._folder.read(name)))  # noqa: B023
             try:
-                ran = run(self._means, writer, accounts, self._changes(lease.piece), self._tell())
+                outcome = run(self._setup, writer, accounts, self._changes(lease.shard), self._report())
             except PenstockError:
-                with suppress(
-                    PenstockError
-                ):  # what was embedded until then is kept; the first error is the one to tell
+                with suppress(PenstockError):  # keep what is embedded; the first error is the one to raise
                     writer.flush()
                 raise
-            self._before = {name: count + self._before.get(name, 0) for name, count in ran.last.counts.items()}
-            if ran.ended != "done" or accounts.open():
+            self._totals = {name: count + self._totals.get(name, 0) for name, count in outcome.last.counts.items()}
+            if outcome.status != "done" or accounts.open():
                 self._retry.call("flush", writer.flush)
-                return "stopped" if ran.ended == "stopped" else "broken"
+                return "stopped" if outcome.status == "stopped" else "broken"
             done = self._retry.call("finish", writer.finish)
             self.finished += 1
             self.counts = {state: self.counts[state] + done.counts[state] for state in STATES}
@@ -255,48 +253,48 @@ class _Worker:
             writer.close()
             accounts.close()
 
-    def _counting(self, piece: int) -> list[str]:
-        """The parts that are there, those first that are known to count."""
-        done = self._retry.call("read", lambda: self._folder.done(piece))
+    def _part_names(self, shard: int) -> list[str]:
+        """The parts of a shard, those first that are known to count."""
+        done = self._retry.call("read", lambda: self._folder.done(shard))
         listed = [part.name for part in done.parts] if done is not None else []
-        there = self._retry.call("list", lambda: self._folder.part_names(piece))
-        return [*listed, *(name for name in there if name not in listed)]
+        names = self._retry.call("list", lambda: self._folder.part_names(shard))
+        return [*listed, *(name for name in names if name not in listed)]
 
-    def _changes(self, piece: int) -> Iterable[Change]:
+    def _changes(self, shard: int) -> Iterable[Change]:
         if self._listing is not None:
-            return self._listing.of(piece)
-        return share(self._source, piece, self._folder.pieces)
+            return self._listing.of(shard)
+        return share(self._source, shard, self._folder.shards)
 
-    def _tell(self) -> Tell | None:
-        tell, before = self._progress, self._before
-        if tell is None:
+    def _report(self) -> Report | None:
+        report, before = self._progress, self._totals
+        if report is None:
             return None
 
         def summed(now: Progress) -> None:
             counts = {name: count + before.get(name, 0) for name, count in now.counts.items()}
-            tell(replace(now, counts=counts, seconds=self._seconds()))
+            report(replace(now, counts=counts, seconds=self._seconds()))
 
         return summed
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._ago
+        return time.monotonic() - self._began
 
 
-def _wanted(partition: tuple[int, int] | None, claim: bool, pieces: int) -> tuple[range, int]:
-    """Which pieces, and how many there are."""
+def _requested(partition: tuple[int, int] | None, claim: bool, pieces: int) -> tuple[range, int]:
+    """The numbers of the requested shards, and how many there are."""
     if partition is not None and claim:
-        raise UsageError("a partition is one's own; to claim is to take what is free: say one of the two")
+        raise UsageError("partition and claim exclude each other: give one of the two")
     if partition is None:
         return range(1, (pieces if claim else 1) + 1), pieces if claim else 1
     number, of = partition
     if not 1 <= number <= of:
-        raise UsageError(f"partition {number}/{of}: they go from 1/{of} to {of}/{of}")
+        raise UsageError(f"invalid partition {number}/{of}: expected one from 1/{of} to {of}/{of}")
     return range(number, number + 1), of
 
 
 def check_images(embedder: MultiEmbedder) -> None:
     """Raise UsageError unless the model embeds images and they can be decoded."""
     if not embedder.embeds_images:
-        raise UsageError(f"{embedder!r} embeds no images: name a CLIP or SigLIP model")
+        raise UsageError(f"{embedder!r} embeds no images: take a CLIP or SigLIP model")
     if find_spec("PIL") is None:
         raise MissingExtra("decoding images (Pillow)", "images")

@@ -1,4 +1,4 @@
-"""The folder that parts are in: what it holds, and which pieces of it are finished."""
+"""The folder of parts: what it holds, which shards of it are finished, and which shard an input belongs to."""
 
 from __future__ import annotations
 
@@ -19,57 +19,69 @@ FORMAT = 2
 """Of FACTS. 1 had one vector space (`space`)."""
 DONE, LEASES = "_done", "_leases"
 MOST = 9_999
-"""Pieces."""
+"""Shards."""
 _RECORD = re.compile(r"\d{4}-\d{6}\.json")
 _PARQUET = r"[^/]*\.parq(?:uet)?"
-_SHARD = re.compile(
+_CONTAINER = re.compile(
     rf"(?!file:)[a-z0-9+.-]+://(?:[^/]*/)*?(?:[^/]*\.tar|{_PARQUET}(?:(?:/[^/=]+=[^/]*)*/{_PARQUET})*)(?=[/#]|$)",
     re.IGNORECASE,
 )
-"""Of Parquet files in folders that are named like one, as Spark has them, it is the file. A row that cannot be told by
-its key is told as `file#number`."""
+"""A tar or Parquet file in a bucket, at the start of a uri. Where its folder has such a name too, as Spark writes them,
+it is the file within. A row without a key is named `file#number`."""
 _PART = re.compile(r"part-(\d{4})-(\d{6})-(\d{6})\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The record of a finished piece."""
+    """The record of a finished shard."""
 
-    piece: int
+    shard: int
     term: int
     inputs: int
-    """How many the source told for it."""
+    """How many the source listed for it."""
     digest: str
     """Of their uris."""
     counts: Mapping[str, int]
     """What became of them: `embedded`, `duplicate`, `failed`, `skipped`."""
     parts: Sequence[Listed]
-    """Those that count, in order. Others of this piece are what a worker wrote that had lost its lease."""
+    """Those that count, in order. Others of this shard were written by a worker that had lost its lease."""
+
+    def to_json(self) -> dict[str, Any]:
+        facts = asdict(self)
+        return {"penstock_done": 1, "piece": facts.pop("shard"), **facts}
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Done:
+        """Raises ValueError, KeyError or TypeError for what is no such record."""
+        facts = json.loads(data)
+        del facts["penstock_done"]
+        parts = [Listed(**part) for part in facts.pop("parts")]
+        return cls(shard=facts.pop("piece"), parts=parts, **facts)
 
 
 class Folder:
-    def __init__(self, store: Store, schema: IndexSchema, pieces: int, source: str) -> None:
-        self.store, self.schema, self.pieces, self.source = store, schema, pieces, source
+    def __init__(self, store: Store, schema: IndexSchema, shards: int, source: str) -> None:
+        self.store, self.schema, self.shards, self.source = store, schema, shards, source
 
     @property
     def space(self) -> VectorSpec:
         return self.schema.only
 
     @classmethod
-    def begin(cls, store: Store, schema: IndexSchema, pieces: int, source: str) -> Folder:
-        """Make it, or find it made of the same: of several that begin at once, one does."""
-        if not 1 <= pieces <= MOST:
-            raise UsageError(f"{pieces} pieces: there are 1 to {MOST:,}")
-        facts = {"penstock_parts": FORMAT, "schema": to_dict(schema), "pieces": pieces, "source": source}
+    def begin(cls, store: Store, schema: IndexSchema, shards: int, source: str) -> Folder:
+        """Create the folder, or open one that is of the same: of several that begin at once, one creates it."""
+        if not 1 <= shards <= MOST:
+            raise UsageError(f"{shards} shards: expected 1 to {MOST:,} (--pieces)")
+        facts = {"penstock_parts": FORMAT, "schema": to_dict(schema), "pieces": shards, "source": source}
         try:
             store.create(FACTS, json.dumps(facts, indent=2).encode())
         except Taken:
-            return cls.there(store)._agreeing(schema, pieces, source)
-        return cls(store, schema, pieces, source)
+            return cls.open(store)._agreeing(schema, shards, source)
+        return cls(store, schema, shards, source)
 
     @classmethod
-    def there(cls, store: Store) -> Folder:
-        """The one that is there."""
+    def open(cls, store: Store) -> Folder:
+        """Open a folder of parts; of format 1 as well, which had one vector space."""
         data = store.read(FACTS)
         if data is None:
             raise UsageError(f"there are no parts at {store.url}")
@@ -82,83 +94,79 @@ class Folder:
         except (ValueError, KeyError, TypeError) as error:
             raise SinkError(f"{store.url}/{FACTS} cannot be read: {type(error).__name__}: {error}") from error
 
-    def _agreeing(self, schema: IndexSchema, pieces: int, source: str) -> Folder:
+    def _agreeing(self, schema: IndexSchema, shards: int, source: str) -> Folder:
         url = self.store.url
         if not schema.same_space(self.schema):
             raise SpaceMismatch(f"{url} holds {self.schema}, not {schema}: take another folder")
-        if pieces != self.pieces:
-            raise UsageError(f"{url} is in {self.pieces} pieces, not in {pieces}: say the same number to every worker")
+        if shards != self.shards:
+            raise UsageError(f"{url} is in {self.shards} shards, not in {shards}: give every worker the same number")
         if source != self.source:
-            raise UsageError(f"{url} is of {self.source}, not of {source}: say the same source to every worker")
+            raise UsageError(f"{url} is of {self.source}, not of {source}: give every worker the same source")
         return self
 
     # ------------------------------------------------------------ parts
 
-    def part_name(self, piece: int, term: int, number: int) -> str:
-        return f"part-{piece:04}-{term:06}-{number:06}.parquet"
+    def part_name(self, shard: int, term: int, number: int) -> str:
+        return f"part-{shard:04}-{term:06}-{number:06}.parquet"
 
-    def part_names(self, piece: int | None = None) -> list[str]:
-        prefix = "part-" if piece is None else f"part-{piece:04}-"
+    def part_names(self, shard: int | None = None) -> list[str]:
+        prefix = "part-" if shard is None else f"part-{shard:04}-"
         return [name for name in self.store.names("", prefix) if _PART.fullmatch(name)]
 
     def read(self, name: str) -> Part:
         data = self.store.read(name)
         if data is None:
-            raise SourceError(f"{name} is not there")
+            raise SourceError(f"{name} does not exist")
         return decode(name, data)
 
-    # ------------------------------------------------------------ pieces
+    # ------------------------------------------------------------ shards
 
     def finish(self, done: Done) -> None:
         """A record of an older lease that comes late does not count: the latest one does."""
-        told = {"penstock_done": 1, **asdict(done)}
-        name = f"{done.piece:04}-{done.term:06}.json"
-        self.store.put(f"{DONE}/{name}", json.dumps(told, indent=1).encode())
-        for older in self.store.names(DONE, f"{done.piece:04}-"):
+        name = f"{done.shard:04}-{done.term:06}.json"
+        self.store.put(f"{DONE}/{name}", json.dumps(done.to_json(), indent=1).encode())
+        for older in self.store.names(DONE, f"{done.shard:04}-"):
             if older < name:
                 self.store.remove(f"{DONE}/{older}")
 
     def finished(self) -> dict[int, str]:
-        """The record of each piece that has one."""
+        """The record of each shard that has one."""
         return {int(name[:4]): name for name in self.store.names(DONE) if _RECORD.fullmatch(name)}
 
-    def done(self, piece: int) -> Done | None:
-        names = [name for name in self.store.names(DONE, f"{piece:04}-") if _RECORD.fullmatch(name)]
-        return self.record(piece, names[-1]) if names else None
+    def done(self, shard: int) -> Done | None:
+        names = [name for name in self.store.names(DONE, f"{shard:04}-") if _RECORD.fullmatch(name)]
+        return self.record(shard, names[-1]) if names else None
 
-    def record(self, piece: int, name: str) -> Done | None:
+    def record(self, shard: int, name: str) -> Done | None:
         data = self.store.read(f"{DONE}/{name}")
         if data is None:
             return None
         try:
-            kept = json.loads(data)
-            del kept["penstock_done"]
-            kept["parts"] = [Listed(**part) for part in kept["parts"]]
-            found = Done(**kept)
+            done = Done.from_json(data)
         except (ValueError, KeyError, TypeError) as error:
             raise SourceError(f"{DONE}/{name} cannot be read: {type(error).__name__}: {error}") from error
-        if found.piece != piece:
-            raise SourceError(f"{DONE}/{name} is of piece {found.piece}")
-        return found
+        if done.shard != shard:
+            raise SourceError(f"{DONE}/{name} is of shard {done.shard}")
+        return done
 
     def all_done(self) -> Iterator[tuple[int, Done | None]]:
         names = self.finished()
-        for piece in range(1, self.pieces + 1):
-            yield piece, self.record(piece, names[piece]) if piece in names else None
+        for shard in range(1, self.shards + 1):
+            yield shard, self.record(shard, names[shard]) if shard in names else None
 
 
-def shard(uri: str) -> str | None:
-    """The tar, or the Parquet file, in a bucket that this is, or is in. To list the one, or to read any image in the
-    other, is to read most of it, so that one worker has it whole."""
-    found = _SHARD.match(uri)
-    return found[0] if found else None
+def container_of(uri: str) -> str | None:
+    """The tar or Parquet file in a bucket that a uri names or lies in. It is one worker's as a whole: to list a tar, or
+    to read an image of a Parquet file, is to read most of it."""
+    match = _CONTAINER.match(uri)
+    return match[0] if match else None
 
 
-def piece_of(uri: str, pieces: int) -> int:
-    """Which piece a uri belongs to, from 1 on: the same on every machine."""
-    raw = hashlib.blake2b((shard(uri) or uri).encode(errors="surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(raw, "big") % pieces + 1
+def shard_of(uri: str, shards: int) -> int:
+    """The number of the shard that a uri belongs to, from 1 on: the same on every machine."""
+    raw = hashlib.blake2b((container_of(uri) or uri).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(raw, "big") % shards + 1
 
 
-def facts_of(piece: int, term: int, number: int, space: VectorSpec) -> dict[str, Any]:
-    return {"piece": piece, "term": term, "number": number, "space": asdict(space)}
+def facts_of(shard: int, term: int, number: int, space: VectorSpec) -> dict[str, Any]:
+    return {"piece": shard, "term": term, "number": number, "space": asdict(space)}

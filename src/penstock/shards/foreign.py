@@ -1,4 +1,4 @@
-"""`import_foreign`: parts made of what other programs wrote.
+"""`import_foreign`: write parts of the vectors of other programs.
 
 clip-retrieval            img_emb/img_emb_0.npy ... beside metadata/metadata_0.parquet ...
 SkyPilot's example        Parquet files, anywhere beneath: `idx`, and `output`, a pickle of (image in base64, vector)
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.core.errors import EmbedError, LockedError, ParseError, SourceError, UsageError
+from penstock.core.errors import LockedError, ParseError, Rejected, SourceError, UsageError
 from penstock.core.records import VECTOR, Chunk, Dense, Item, Piece, Point
 from penstock.core.schema import VectorSpec, single
 from penstock.engine.identity import Namer
@@ -45,7 +45,7 @@ URIS = ("uri", "url", "image_path", "image_url", "path", "key", "idx", "id")
 CAPTIONS = ("caption", "text")
 IMAGES = ("image", "image_bytes", "image_base64")
 GROUP = 512
-"""Rows that are read at a time."""
+"""Rows to read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Imported:
     files: int
     counts: Mapping[str, int]
     failures: tuple[tuple[str, str], ...]
-    """Rows that could not be taken, and why; a hundred of them at most."""
+    """Rows that could not be read, and why; a hundred of them at most."""
     seconds: float
 
     @property
@@ -66,11 +66,11 @@ class Imported:
 
 
 class Foreign(NamedTuple):
-    """A row of another program's."""
+    """A row of another program."""
 
     uri: str
     vector: Callable[[], tuple[NDArray[np.float32], bytes | None]]
-    """Its vector, and the image if it is kept with it. Raises ValueError."""
+    """Gives its vector, and the image if that is kept with it. Raises ValueError."""
     caption: str
     metadata: Mapping[str, Any]
 
@@ -85,11 +85,11 @@ def import_foreign(
     storage: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """Make parts of the vectors in a folder. `progress` is told files read, and how many there are.
+    """Write parts of the vectors in a folder. `progress` is called with the files read, and how many there are.
 
-    `space` says that they are of a model that is here (`embedder.describe()`), so that it can be asked in its words.
-    Without it they are of a space of their own, named `model_name`. Images that are kept beside the vectors
-    are measured, and left where they are. A row that cannot be read is listed as failed, and no pickle runs.
+    `space`: the space of an embedder that made them (`embedder.describe()`), so that it can embed the questions.
+    Without it they are in a space of their own, named `model_name`. Images kept beside the vectors are measured, and
+    not copied. A row that cannot be read is listed as failed, and no pickle is executed.
     """
     began = time.monotonic()
     root = Path(foreign).absolute()
@@ -102,8 +102,8 @@ def import_foreign(
     if not dim:
         raise UsageError(f"no vector in {root} can be read: {_why(files)}")
     if space is None:
-        mark = hashlib.blake2b(f"{model_name}/{dim}".encode(), digest_size=16).hexdigest()
-        space = VectorSpec(model_name, dim, f"foreign-{mark}")
+        digest = hashlib.blake2b(f"{model_name}/{dim}".encode(), digest_size=16).hexdigest()
+        space = VectorSpec(model_name, dim, f"foreign-{digest}")
     elif space.dim != dim:
         raise UsageError(f"{root} holds vectors of {dim} dimensions; those of {space.model} have {space.dim}")
     folder = Folder.begin(stores.at(out, storage), single(space, Whole.spec), 1, root.as_uri())
@@ -125,7 +125,7 @@ def import_foreign(
             if progress:
                 progress(number, len(files))
             for row in file():
-                if accounts.told(row.uri) and (why := _taken(row, writer)):
+                if accounts.add(row.uri) and (why := _take(row, writer, dim)):
                     writer.account(Entry(row.uri, FAILED, why))
                     failures = [*failures, (row.uri, why)][:100]
         done = writer.finish()
@@ -134,16 +134,20 @@ def import_foreign(
     return Imported(folder.store.url, len(files), done.counts, tuple(failures), time.monotonic() - began)
 
 
-def _taken(row: Foreign, writer: Writer) -> str:
-    """Nothing, or why it cannot be."""
+def _take(row: Foreign, writer: Writer, dim: int) -> str:
+    """Add a row. Gives why it cannot be, or nothing."""
     try:
         values, image = row.vector()
+        if values.shape != (dim,):
+            return f"its vector has the shape {values.shape}; the first one has {dim} dimensions"
         if not values.any():
             return "its vector is zero"
         chunk = _chunk(row, image)
         writer.admit(1)
         writer.add([Point(chunk, {VECTOR: Dense(values)})])
-    except (ValueError, TypeError, EmbedError, binascii.Error) as error:
+    except Rejected as error:
+        return next(iter(error.reasons.values()))
+    except (ValueError, TypeError, binascii.Error) as error:
         return str(error)
     return ""
 
@@ -157,7 +161,7 @@ def _chunk(row: Foreign, image: bytes | None) -> Chunk:
 
             _, metadata["width"], metadata["height"] = measure(image)
         except (ParseError, UsageError):
-            pass  # the vector is there all the same: whoever made it could read the image
+            pass  # the vector is good: its program could read the image
     item = Item(row.uri, "", _nothing)
     caption = row.caption.encode(errors="replace").decode()
     chunk, _ = Namer(item, Begun(0, 0, had=False)).name(Piece(caption, (0, len(caption)), metadata=metadata))
@@ -165,7 +169,7 @@ def _chunk(row: Foreign, image: bytes | None) -> Chunk:
 
 
 def _nothing() -> Any:
-    raise SourceError("a row of a table is not opened")
+    raise SourceError("a row of a table cannot be opened")
 
 
 def _first(row: Foreign) -> Any:
@@ -185,7 +189,7 @@ def _why(files: list[Callable[[], Iterator[Foreign]]]) -> str:
     return "there are no rows"
 
 
-# ---------------------------------------------------------------- whose files they are
+# ---------------------------------------------------------------- formats
 
 
 def _files(root: Path) -> Iterator[Callable[[], Iterator[Foreign]]]:
@@ -220,10 +224,10 @@ def _retrieved(array: Path, table: Path) -> Iterator[Foreign]:
         uri = next((str(cells.pop(name)) for name in URIS if cells.get(name) is not None), f"{table.as_uri()}#{at}")
         caption = _caption(cells)
         values = np.array(matrix[at], np.float32)
-        yield Foreign(uri, partial(_as_it_is, values), caption, cells)
+        yield Foreign(uri, partial(_unchanged, values), caption, cells)
         at += 1
     if at != len(matrix):
-        raise SourceError(f"{table} has {at} rows, {array.name} {len(matrix)}")
+        raise SourceError(f"{table} has {at} rows, {array.name} has {len(matrix)}")
 
 
 def _pickled(path: Path) -> Iterator[Foreign]:
@@ -231,11 +235,11 @@ def _pickled(path: Path) -> Iterator[Foreign]:
     for at, cells in enumerate(_rows(path)):
         column = next((name for name in VECTORS if name in cells), None)
         if column is None:
-            raise SourceError(f"{path} has no column of vectors; it would be called {', '.join(VECTORS)}")
+            raise SourceError(f"{path} has no column of vectors: expected one named {', '.join(VECTORS)}")
         cell = cells.pop(column)
         name = next((name for name in URIS if cells.get(name) is not None), None)
-        said = str(cells[name]) if name else str(at)
-        uri = said if "://" in said or said.startswith("/") else f"{path.as_uri()}#{said}"
+        key = str(cells[name]) if name else str(at)
+        uri = key if "://" in key or key.startswith("/") else f"{path.as_uri()}#{key}"
         image = next((cells.pop(name) for name in IMAGES if cells.get(name) is not None), None)
         yield Foreign(uri, partial(_vector, cell, image), _caption(cells), cells)
 
@@ -254,7 +258,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _caption(cells: dict[str, Any]) -> str:
-    found = [value for name in CAPTIONS if isinstance(value := cells.pop(name, None), str)]
+    captions = [value for name in CAPTIONS if isinstance(value := cells.pop(name, None), str)]
     for name, value in list(cells.items()):
         if value is None:
             del cells[name]
@@ -262,10 +266,10 @@ def _caption(cells: dict[str, Any]) -> str:
             cells[name] = f"{len(value)} bytes"
         else:
             json.dumps(value, default=str)
-    return found[0] if found else ""
+    return captions[0] if captions else ""
 
 
-def _as_it_is(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
+def _unchanged(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], None]:
     return values, None
 
 

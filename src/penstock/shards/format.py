@@ -1,9 +1,9 @@
-"""A part: one Parquet file, with the account of its inputs in the footer.
+"""A part: one Parquet file, with entries for inputs that have no row in its footer.
 
 id            32 hexadecimal digits: of uri and content, the same in every run
-uri           where the image is
-content_hash  SHA-256 of its bytes; nothing where they are not known
-width, height in pixels, as its header says
+uri           of the image
+content_hash  SHA-256 of its bytes; null where they are unknown
+width, height in pixels, by its header
 text          its caption
 metadata      JSON
 vector        a list of float32 of fixed size
@@ -48,20 +48,20 @@ class Row(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What became of an input that gave no row; or what is to be said of one that did."""
+    """The state of an input without a row, or a note about one that has a row."""
 
     uri: str
     state: str
-    """`duplicate`, `failed`, `skipped`; `noted`, where it was embedded and something about it could not be read."""
+    """`duplicate`, `failed`, `skipped`; `noted` if it was embedded, and something about it could not be read."""
     why: str
-    """The cause; of a duplicate, the uri of the image that has the same content."""
+    """The cause; of a duplicate, the uri of the embedded image with the same content."""
     final: bool = True
-    """False for a failure that may pass: whoever goes on with the piece tries it again."""
+    """False for a failure that may pass: the next worker on this shard tries the input again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part, read."""
+    """A part as read from its file."""
 
     name: str
     sha256: str
@@ -72,7 +72,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A part as the record of a finished piece has it."""
+    """A part in the record of a finished shard."""
 
     name: str
     rows: int
@@ -82,7 +82,7 @@ class Listed:
 
 @dataclass(slots=True)
 class Digest:
-    """Of a set of texts, in any order: equal where the sets are."""
+    """Digest of a set of texts, whatever their order."""
 
     count: int = 0
     total: int = field(default=0)
@@ -121,8 +121,8 @@ def schema(dim: int) -> pa.Schema:
     )
 
 
-class Draft:
-    """A part as it grows: in a file without a name, a row group at a time."""
+class PartBuilder:
+    """Builds a part in a temporary file, a row group at a time."""
 
     def __init__(self, space: VectorSpec) -> None:
         self.rows = self.nbytes = 0
@@ -138,8 +138,8 @@ class Draft:
         if len(self._group) == GROUP:
             self._write()
 
-    def finished(self, entries: Sequence[Entry], facts: Mapping[str, Any]) -> bytes:
-        """The part, whole. The draft is none any more."""
+    def finish(self, entries: Sequence[Entry], facts: Mapping[str, Any]) -> bytes:
+        """Give the whole file, and close."""
         if self._group or self._writer is None:
             self._write()
         with self._writing():
@@ -161,7 +161,7 @@ class Draft:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What could not be written to its end is no part, whatever comes after it."""
+        """Raise SinkError for what fails, and for every call after it: a part that lacks rows must not be finished."""
         if self._failed:
             raise SinkError(self._failed)
         try:
@@ -178,11 +178,11 @@ class Draft:
         shape = schema(self._space.dim)
         rows, self._group = self._group, []
         columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
-        arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
         flat = np.concatenate(columns[-1]) if rows else np.empty(0, np.float32)
-        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self._space.dim))
-        arrays.append(pa.array([self._space.fingerprint] * len(rows), pa.string()))
         with self._writing():
+            arrays = [pa.array(column, type=shape.field(n).type) for n, column in enumerate(columns[:-1])]
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), self._space.dim))
+            arrays.append(pa.array([self._space.fingerprint] * len(rows), pa.string()))
             if self._writer is None:
                 self._file = tempfile.TemporaryFile(prefix="penstock-")  # noqa: SIM115 - close() does
                 self._writer = pq.ParquetWriter(self._file, shape, compression="zstd", use_dictionary=["model"])
@@ -190,7 +190,7 @@ class Draft:
 
 
 def decode(name: str, data: bytes) -> Part:
-    """Raises SourceError for what is no part, or a damaged one."""
+    """Read a part. Raises SourceError for a damaged file, or one that is no part."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -200,11 +200,11 @@ def decode(name: str, data: bytes) -> Part:
             facts = json.loads(kept[FACTS])
             entries = [Entry(*entry) for entry in json.loads(kept[ACCOUNT])]
             if not all(_sound(entry) for entry in entries):
-                raise ValueError("its account cannot be meant")
+                raise ValueError("invalid entries in its footer")
             table = file.read()
         kind = table.schema.field("vector").type
         if table.schema.remove_metadata() != schema(kind.list_size):
-            raise ValueError("its columns are not those of a part")
+            raise ValueError("unexpected columns")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise SourceError(f"{name} cannot be read as a part: {type(error).__name__}: {error}") from error
     return Part(name, hashlib.sha256(data).hexdigest(), table, entries, facts)
@@ -216,7 +216,7 @@ def _sound(entry: Entry) -> bool:
 
 
 def records(table: pa.Table) -> Iterator[Row]:
-    """The rows, vectors as views of one matrix."""
+    """Yield the rows; vectors are views of one matrix."""
     import numpy as np
 
     for batch in table.to_batches():

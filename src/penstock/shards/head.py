@@ -1,7 +1,7 @@
 """One shard through the engine: an ordinary flow, whose sink and journal are the parts.
 
-Points go into the part in hand when they are written, and each document's ending after them, so that a part never has
-the one without the other. What is embedded and in no part yet is bounded in rows: see `Writer.admit`.
+Points go into the current part when they are written, endings of documents without points after them. How many rows
+may be embedded and in no part yet is bounded: see `Writer.admit`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from threading import Lock
 from typing import NamedTuple
 
 from penstock.core.contracts import Chunker, MultiEmbedder, Sink
-from penstock.core.errors import StageError, UsageError
-from penstock.core.records import Change, Chunk, Item, Point, Unreadable, Upsert, Vector
+from penstock.core.errors import ParseError, PenstockError, SinkError, StageError, UsageError
+from penstock.core.records import Block, Change, Chunk, Item, Piece, Point, Unreadable, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
@@ -30,72 +30,75 @@ from penstock.shards.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What all shards are worked on with."""
+class Setup:
+    """Components and limits, the same for all shards."""
 
     embedder: MultiEmbedder
     chunker: Chunker
     parse: Callable[[Item, Writer], Parse]
-    """Parses an item; it may leave out content that the writer has had from another one."""
+    """Parses an item; content that the writer has from another item may be left out."""
     budget: int
     workers: int
     max_wait: float
 
 
-class Ran(NamedTuple):
-    ended: str
+class Outcome(NamedTuple):
+    status: str
     """`done`, `broken` where the source could not be listed whole, or `stopped`."""
     last: Progress
 
 
 def run(
-    means: Means,
+    setup: Setup,
     writer: Writer,
     accounts: Accounts,
     changes: Iterable[Change],
     progress: Callable[[Progress], None] | None,
-) -> Ran:
-    """Embed what is not accounted for."""
-    embedder = _Small(means.embedder, writer.rows)
+) -> Outcome:
+    """Embed the inputs of a shard that have no state yet. Raises LeaseLost where another worker has taken it over."""
+    embedder = _SmallBatches(setup.embedder, writer.rows)
     journal, sink, lock = ShardJournal(writer), PartSink(writer, embedder.batch_rows), Lock()
+
+    chunker = _OneChunk(setup.chunker)
 
     def ready() -> Chunker:
         with lock:
-            means.embedder.open()
-        return means.chunker
+            setup.embedder.open()
+        return chunker
 
     head = Head(
         changes=_unaccounted(changes, writer, accounts),
-        parse=lambda item: means.parse(item, writer),
+        parse=lambda item: setup.parse(item, writer),
         embedder=embedder,
         ready=ready,
         view=journal,
         run=1,
-        workers=means.workers,
+        workers=setup.workers,
         admit=writer.admit,
         withdraw=writer.withdraw,
+        release=writer.release,
     )
     tail = Tail(sink=sink, ready=ready, journal=journal, run=1, source="parts", linger=0.0)
-    flow = Flow(head, tail, budget=means.budget, max_wait=means.max_wait)
+    flow = Flow(head, tail, budget=setup.budget, max_wait=setup.max_wait)
     try:
         flow.run(progress)
     except StageError as error:
         if isinstance(error.__cause__, LeaseLost):
             raise error.__cause__ from None
         raise
-    ended = "stopped" if flow.interrupted else "done" if flow.complete else "broken"
-    return Ran(ended, flow.progress())
+    status = "stopped" if flow.interrupted else "done" if flow.complete else "broken"
+    return Outcome(status, flow.progress())
 
 
 def _unaccounted(changes: Iterable[Change], writer: Writer, accounts: Accounts) -> Iterator[Change]:
-    """The changes that nothing has become of yet."""
+    """The changes of inputs that have no final state; those that cannot be read fail at once."""
     for change in changes:
         match change:
             case Upsert(item):
-                if accounts.told(item.uri):
+                if accounts.add(item.uri):
                     yield change
             case Unreadable(uri, cause, listing=False):
-                if accounts.told(uri):
+                if accounts.add(uri):
                     writer.account(Entry(uri, format.FAILED, cause, final=False))
             case Unreadable():
                 pass  # the listing has no end then, and the shard stays open
@@ -103,8 +106,23 @@ def _unaccounted(changes: Iterable[Change], writer: Writer, accounts: Accounts) 
                 yield change
 
 
-class _Small(MultiEmbedder):
-    """An embedder whose batches are small enough for a part of so many rows."""
+class _OneChunk:
+    """A chunker whose documents have one chunk; others fail. A row settles its input, so a kill between two rows of a
+    document would lose the rest in silence."""
+
+    def __init__(self, real: Chunker) -> None:
+        self._real = real
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
+        pieces = iter(self._real(blocks))
+        for piece in pieces:
+            if next(pieces, None) is not None:
+                raise ParseError("it has more than one chunk: parts hold one row an input")
+            yield piece
+
+
+class _SmallBatches(MultiEmbedder):
+    """An embedder whose batches, one a worker, fit into a part together."""
 
     def __init__(self, real: MultiEmbedder, rows: int) -> None:
         self._real = real
@@ -123,7 +141,7 @@ class _Small(MultiEmbedder):
 
 
 class PartSink(Sink):
-    """The part in hand. A kill loses what is in it, and with it the endings: no acknowledgement outlives the points."""
+    """The current part. A kill loses it with the endings in it: no acknowledgement outlives its points."""
 
     readable = False
 
@@ -145,20 +163,25 @@ class PartSink(Sink):
         raise UsageError("parts have the manifest of their folder")
 
     def write(self, points: Sequence[Point]) -> None:
-        self._writer.add(points)
+        try:
+            self._writer.add(points)
+        except (PenstockError, MemoryError):
+            raise
+        except Exception as error:  # some may be in the part: the engine must not write them again, one by one
+            raise SinkError(f"rows cannot be added to a part: {type(error).__name__}: {error}") from error
 
     def delete(self, ids: Sequence[str]) -> None:
         raise UsageError("nothing is deleted from parts")
 
     def flush(self) -> None:
-        """Points and endings go into one part: see the module."""
+        """Nothing: points and endings are durable together, with their part."""
 
     def count(self) -> int:
         return 0
 
 
 class ShardJournal:
-    """The engine's journal of one shard: nothing is known before, and each ending goes into the part in hand."""
+    """The engine's journal of one shard: nothing is known before, and endings go into the current part."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -206,11 +229,12 @@ class ShardJournal:
                 if failure is not None:
                     self._writer.account(Entry(ending.uri, format.NOTED, failure.cause))
                 continue
-            cause = failure.cause if failure else "no cause is known"
+            cause = failure.cause if failure else "unknown cause"
             state = format.SKIPPED if ending.state == SKIPPED else format.FAILED
             self._writer.account(Entry(ending.uri, state, cause, final=ending.state != OPEN))
 
-    def reopen(self, uris: Sequence[str]) -> None: ...
+    def reopen(self, uris: Sequence[str]) -> None:
+        self._writer.reopen(uris)
 
     def remove(self, document: int) -> None: ...
 

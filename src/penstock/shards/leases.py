@@ -1,11 +1,11 @@
-"""Leases: whose a piece is, for now.
+"""Leases: which worker has a shard.
 
-A lease is a file that can be made only once: `0003-000002.json` is the second one of piece 3. Its holder writes it anew
-now and then. Whoever sees it unchanged for a while, by its own clock, makes the third: no two clocks are ever
-compared. Of a holder on the same machine it is known at once whether it lives.
+A lease is a file that can be created only once: `0003-000002.json` is the second one of shard 3. Its holder rewrites it
+at intervals. A worker that sees it unchanged for its `ttl`, by its own clock, creates the third: clocks are never
+compared. If the holder ran on the same machine, its process is looked for, and a dead one's lease expires at once.
 
-Who was taken for dead and is not finds that there is a later lease before it writes a part. Should it write one all the
-same, in the moment between, its name bears the number of the old lease, and the record of the piece does not list it.
+A worker wrongly presumed dead sees the newer lease before it writes a part, and stops. A part written in the moment
+between has the number of the old lease in its name, and the record of the shard does not list it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from penstock.shards.folder import LEASES, Folder
 from penstock.shards.store import Taken
 
 TTL = 60.0
-"""Seconds without a sign of life after which a holder is taken for dead."""
+"""Seconds after which a lease that is not renewed expires."""
 
 
 class LeaseLost(LockedError):
-    """Another worker has taken the piece over."""
+    """Another worker has taken the shard over."""
 
 
 class Lease:
-    """Held from `take` on, by a thread that renews it, until `release`."""
+    """A lease that is held: renewed by a thread, until `release`."""
 
-    def __init__(self, folder: Folder, piece: int, term: int, ttl: float, token: str) -> None:
-        self.piece, self.term = piece, term
+    def __init__(self, folder: Folder, shard: int, term: int, ttl: float, token: str) -> None:
+        self.shard, self.term = shard, term
         self._folder, self._ttl, self._token = folder, ttl, token
         self._turn = 0
         self._lost = False
@@ -42,21 +42,23 @@ class Lease:
 
     @property
     def name(self) -> str:
-        return _name(self.piece, self.term)
+        return _name(self.shard, self.term)
 
     def begin(self) -> None:
         self._folder.store.create(f"{LEASES}/{self.name}", self._content())
         self._thread.start()
 
     def check(self) -> None:
-        """Raises LeaseLost unless this is the latest lease of the piece."""
-        names = self._folder.store.names(LEASES, f"{self.piece:04}-")
+        """Raises LeaseLost unless this is the latest lease of the shard."""
+        names = self._folder.store.names(LEASES, f"{self.shard:04}-")
         if self._lost or not names or names[-1] != self.name:
             self._lost = True
-            raise LeaseLost(f"piece {self.piece} was taken over by another worker, as this one gave no sign of life")
+            raise LeaseLost(
+                f"shard {self.shard} was taken over by another worker: this one did not renew its lease in time"
+            )
 
     def release(self) -> None:
-        """Let another one have it, at once. Nothing if it is lost."""
+        """Free the shard at once; if the lease is lost, do nothing."""
         self._over.set()
         self._thread.join()
         with suppress(PenstockError):  # then it expires
@@ -72,29 +74,29 @@ class Lease:
             except LeaseLost:
                 return  # the next check says so
             except PenstockError:
-                pass  # the store is away: if it stays so, the lease expires, and a check will find that out
+                pass  # the store is away: if it stays away the lease expires, and a check finds the newer one
 
     def _content(self, released: bool = False) -> bytes:
-        told = {"token": self._token, "turn": self._turn, "released": released, "ttl": self._ttl, **_me()}
-        return json.dumps(told).encode()
+        facts = {"token": self._token, "turn": self._turn, "released": released, "ttl": self._ttl, **_process()}
+        return json.dumps(facts).encode()
 
 
 class Leases:
-    """What one worker knows of the leases of a folder."""
+    """The leases of a folder, as one worker has observed them."""
 
     def __init__(self, folder: Folder, ttl: float = TTL) -> None:
         self._folder, self._ttl = folder, ttl
         self._seen: dict[str, tuple[bytes, float]] = {}
 
-    def take(self, piece: int) -> Lease | None:
-        """The piece, if nobody has it. Call it now and then: a holder is dead if it did nothing in the meantime."""
+    def take(self, shard: int) -> Lease | None:
+        """Take the shard, unless another worker has it. Call it again at intervals: leases expire between two calls."""
         store = self._folder.store
-        names = store.names(LEASES, f"{piece:04}-")
+        names = store.names(LEASES, f"{shard:04}-")
         if names and not self._free(names[-1]):
             return None
-        # A lease that was cleared away must not give its number again.
-        terms = [int(name[5:11]) for name in names] + [int(name[10:16]) for name in self._folder.part_names(piece)]
-        lease = Lease(self._folder, piece, max(terms, default=0) + 1, self._ttl, uuid4().hex)
+        # The number of a lease that was removed must not occur again.
+        terms = [int(name[5:11]) for name in names] + [int(name[10:16]) for name in self._folder.part_names(shard)]
+        lease = Lease(self._folder, shard, max(terms, default=0) + 1, self._ttl, uuid4().hex)
         try:
             lease.begin()
         except Taken:
@@ -109,25 +111,25 @@ class Leases:
         if before is None or before[0] != content:
             self._seen[name] = (content, time.monotonic())
         try:
-            told = json.loads(content)
-            ttl = float(told["ttl"])
-            if told["released"] or _dead(told):
+            facts = json.loads(content)
+            ttl = float(facts["ttl"])
+            if facts["released"] or _dead(facts):
                 return True
         except (ValueError, KeyError, TypeError):
             ttl = self._ttl  # torn, on a file system without renames
         return time.monotonic() - self._seen[name][1] > ttl
 
 
-def _name(piece: int, term: int) -> str:
-    return f"{piece:04}-{term:06}.json"
+def _name(shard: int, term: int) -> str:
+    return f"{shard:04}-{term:06}.json"
 
 
-def _me() -> dict[str, str | int]:
+def _process() -> dict[str, str | int]:
     return {"machine": _machine(), "pid": os.getpid()}
 
 
 def _machine() -> str:
-    """This machine since it was started, and this container of it; nothing where that cannot be told."""
+    """An id of this machine's boot and this container; empty where there is none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
@@ -135,8 +137,9 @@ def _machine() -> str:
         return ""
 
 
-def _dead(told: dict[str, object]) -> bool:
-    machine, pid = told.get("machine"), told.get("pid")
+def _dead(facts: dict[str, object]) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
+    machine, pid = facts.get("machine"), facts.get("pid")
     if not machine or machine != _machine() or not isinstance(pid, int):
         return False
     try:

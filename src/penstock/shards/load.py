@@ -1,8 +1,8 @@
-"""`load`: parts into any store, next to what is there, which is replaced in one step when all is in.
+"""`load`: parts into any store, as a new generation of an index that becomes the current one when all is in.
 
-One part at a time is in memory, and read while the one before it is written. Killed, it goes on after the last part
-that the store acknowledged: a small file says which that was. On a machine that has no such file, what the store holds
-already is compared, and not written again.
+One part is read while the one before it is written. Killed, it resumes after the last part that the store acknowledged:
+a progress file has the number. On a machine without that file, points that the store holds already are compared, and
+not written again.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from penstock.shards.format import Listed, Part, Row, records
 from penstock.sinks.transfer import PAGE, held_equal, write_all
 
 OWNER = "parts:"
-"""What the owner of a place begins with that parts were loaded into."""
+"""Prefix of the owner of an index that was loaded from parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    place: str
-    """The url of the new collection."""
+    url: str
+    """Of the new generation."""
     parts: int
     of_parts: int
     written: int
     kept: int
-    """Rows that were in the store already, from a load that broke off."""
+    """Rows that were in the store already, from an interrupted load."""
     total: int
     """Rows in all parts."""
     refused: Mapping[str, str]
-    """Ids that the store can never hold, and why."""
+    """Ids that the store refused, and why."""
     gaps: tuple[str, ...] = ()
-    """What was missing, and loaded without all the same."""
+    """Missing shards and parts, with `incomplete`."""
     switched: bool = False
     alias: str = ""
-    """The store's own name for the current collection, where it has such."""
+    """The store's alias of the current generation, where it has aliases."""
     trouble: str = ""
-    """Why the switch was not made, or the alias not put to the new collection."""
+    """Why the new generation did not become the current one, or did not get the alias."""
 
     @property
     def ok(self) -> bool:
@@ -73,74 +73,74 @@ def load(
     state: str | os.PathLike[str] | None = None,
     storage: Mapping[str, Any] | None = None,
 ) -> Loaded:
-    """Build a collection of all parts that count, and make it the current generation of `base`.
+    """Build a generation of all parts that count, and make it the current one of `base`.
 
-    The one that was current is kept until the next load. What the parts do not have, the new one does not have. Where
-    the current one is a pipeline's, or of another model, this is refused: the latter but with `replace_model`.
+    The former one is kept until the next load. Refused where the current one is filled by a pipeline, or of another
+    model, unless `replace_model` says so.
 
-    `incomplete`: also if pieces are not finished; of those, the parts that are there are taken.
-    `state`: the file that says how far it is; by default one under `.penstock/`.
+    `incomplete`: load though shards are not finished, the parts of those included.
+    `state`: the progress file; by default one under `.penstock/`.
     """
-    folder = Folder.there(stores.at(out, storage))
-    parts, gaps = _wanted(folder, incomplete)
+    folder = Folder.open(stores.at(out, storage))
+    parts, gaps = _counted(folder, incomplete)
     if folder.space.kind not in {kind.__name__ for kind in base.accepts}:
         raise UsageError(f"{base.url} does not take {folder.space.kind} vectors")
-    mark = hashlib.blake2b("".join(part.sha256 or part.name for part in parts).encode(), digest_size=16)
-    mark.update(base.url.encode())
-    owner = OWNER + mark.hexdigest()
+    digest = hashlib.blake2b("".join(part.sha256 or part.name for part in parts).encode(), digest_size=16)
+    digest.update(base.url.encode())
+    owner = OWNER + digest.hexdigest()
     held = base.manifest()
     _may_replace(base, held, folder, replace_model)
-    number, place = _place(base, held, owner)
-    file = Path(state) if state is not None else Path(".penstock") / f"load-{mark.hexdigest()[:16]}.json"
-    with place:
-        loading = _Loading(folder, parts, place, _State(file, owner, place.url), progress)
-        made = replace(loading.run(Manifest(folder.schema, {"": owner})), gaps=tuple(gaps))
-    if made.trouble:
-        return made
+    number, generation = _generation(base, held, owner)
+    file = Path(state) if state is not None else Path(".penstock") / f"load-{digest.hexdigest()[:16]}.json"
+    with generation:
+        loading = _Loading(folder, parts, generation, _State(file, owner, generation.url), progress)
+        loaded = replace(loading.run(Manifest(folder.schema, {"": owner})), gaps=tuple(gaps))
+    if loaded.trouble:
+        return loaded
     with suppress(FileNotFoundError):
         file.unlink()
     if not number:
-        return replace(made, switched=True)
+        return replace(loaded, switched=True)
     _switch(base, held, folder, number)
     try:
-        return replace(made, switched=True, alias=base.alias(number))
+        return replace(loaded, switched=True, alias=base.alias(number))
     except SinkError as error:
-        return replace(made, switched=True, trouble=f"the alias stands for the old one: {error}")
+        return replace(loaded, switched=True, trouble=f"the alias still names the former one: {error}")
 
 
-def _wanted(folder: Folder, incomplete: bool) -> tuple[list[Listed], list[str]]:
-    """The parts that count, in order, and what is missing. Raises where that is not to be."""
+def _counted(folder: Folder, incomplete: bool) -> tuple[list[Listed], list[str]]:
+    """The parts that count, in order, and a message for each that is missing. Raises for one unless `incomplete`."""
     parts: list[Listed] = []
     gaps: list[str] = []
-    there = set(folder.part_names())
-    for piece, done in folder.all_done():
+    names = set(folder.part_names())
+    for shard, done in folder.all_done():
         if done is None:
-            gaps.append(f"piece {piece} of {folder.pieces} is not finished")
-            parts += [Listed(name, 0, "") for name in folder.part_names(piece)] if incomplete else []
+            gaps.append(f"shard {shard} of {folder.shards} is not finished")
+            parts += [Listed(name, 0, "") for name in folder.part_names(shard)] if incomplete else []
             continue
         for part in done.parts:
-            if part.name in there:
+            if part.name in names:
                 parts.append(part)
             else:
-                gaps.append(f"{part.name} is not there")
+                gaps.append(f"{part.name} is missing")
     if gaps and not incomplete:
         more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
         raise SourceError(f"{folder.store.url} is not complete: {'; '.join(gaps[:3])}{more}")
     return parts, gaps
 
 
-# ---------------------------------------------------------------- where to
+# ---------------------------------------------------------------- generations
 
 
-def _place(base: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
-    """Where to build: the first place after the current one that is free, or ours. What earlier loads left there, and
-    the collection before the current one, are removed."""
+def _generation(base: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
+    """The generation to build: the first one after the current that is free, or ours. Remains of other loads, and the
+    former generation, are removed."""
     if held is not None and held.former is not None:
         former = base.generation(held.former) if held.former else base
         kept = former.manifest()
         if kept is not None and not _loaded(kept):
             raise UsageError(
-                f"{former.url}, which was current before, is still kept: drop it first (penstock reindex --drop)"
+                f"{former.url}, the former generation, is still kept: drop it first (penstock reindex --drop)"
             )
         switch([base], held.current, None)
         if held.former:
@@ -153,13 +153,13 @@ def _place(base: Sink, held: Manifest | None, owner: str) -> tuple[int, Sink]:
             return 0, base
         raise
     for number in count((held.current if held is not None else 0) + 1):
-        place = base.generation(number)
-        kept = place.manifest()
+        generation = base.generation(number)
+        kept = generation.manifest()
         if kept is None or owner in kept.owners.values():
-            return number, place
+            return number, generation
         if _loaded(kept):
-            place.drop()
-            return number, place
+            generation.drop()
+            return number, generation
     raise AssertionError("numbers do not end")
 
 
@@ -168,7 +168,7 @@ def _may_replace(base: Sink, held: Manifest | None, folder: Folder, replace_mode
     if current is None or not current.owners:
         return
     if not _loaded(current):
-        raise OwnershipError(f"{base.url} is filled by `penstock ingest`: load into another place")
+        raise OwnershipError(f"{base.url} is filled by `penstock ingest`: load into another url")
     if not current.schema.same_space(folder.schema) and not replace_model:
         raise SpaceMismatch(
             f"{base.url} holds {current.schema}; the parts hold {folder.schema}: load into another url, or with"
@@ -177,39 +177,39 @@ def _may_replace(base: Sink, held: Manifest | None, folder: Folder, replace_mode
 
 
 def _loaded(manifest: Manifest) -> bool:
-    """By a load, and by nothing since."""
+    """Whether an index was filled by a load, and by nothing else since."""
     return all(owner.startswith(OWNER) for owner in manifest.owners.values()) and bool(manifest.owners)
 
 
 def _switch(base: Sink, held: Manifest | None, folder: Folder, number: int) -> None:
     if held is None:
-        # The place that people name holds nothing but the word where the collection is.
-        word = Manifest(folder.schema, {}, current=number)
+        # The base holds no points, only the number of the current generation.
+        manifest = Manifest(folder.schema, {}, current=number)
         with base:
-            base.open(word)
-            base.replace_manifest(word)
+            base.open(manifest)
+            base.replace_manifest(manifest)
     else:
-        there = base.manifest() or held
-        if there.current != held.current:
-            raise OwnershipError(f"{base.url} was built anew by somebody else meanwhile; load again")
+        now = base.manifest() or held
+        if now.current != held.current:
+            raise OwnershipError(f"{base.url} was built anew by another process meanwhile: load again")
         switch([base], number, held.current)
 
 
 class _State:
-    """How many parts the store has acknowledged."""
+    """The progress file: how many parts the store has acknowledged."""
 
-    def __init__(self, path: Path, owner: str, place: str) -> None:
+    def __init__(self, path: Path, owner: str, url: str) -> None:
         self._path = path
-        self._facts = {"owner": owner, "place": place}
+        self._facts = {"owner": owner, "place": url}
 
     def read(self) -> tuple[int, int] | None:
-        """Parts, and their rows; None where nothing is known."""
+        """Parts, and their rows; None where they are unknown."""
         try:
-            told = json.loads(self._path.read_bytes())
-            if told["owner"] == self._facts["owner"] and told["place"] == self._facts["place"]:
-                return int(told["parts"]), int(told["rows"])
+            kept = json.loads(self._path.read_bytes())
+            if kept["owner"] == self._facts["owner"] and kept["place"] == self._facts["place"]:
+                return int(kept["parts"]), int(kept["rows"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # torn or of something else: then the store is asked
+            pass  # torn, or another file: the store is compared then
         return None
 
     def write(self, parts: int, rows: int) -> None:
@@ -219,7 +219,7 @@ class _State:
         write_durably(self._path, json.dumps({**self._facts, "parts": parts, "rows": rows}).encode())
 
 
-# ---------------------------------------------------------------- what is brought there
+# ---------------------------------------------------------------- points
 
 
 class _Loading:
@@ -227,52 +227,53 @@ class _Loading:
         self,
         folder: Folder,
         parts: Sequence[Listed],
-        place: Sink,
+        sink: Sink,
         state: _State,
         progress: Callable[[Loaded], None] | None,
     ) -> None:
-        self._folder, self._parts, self._place, self._state = folder, parts, place, state
+        self._folder, self._parts, self._sink, self._state = folder, parts, sink, state
         self._progress = progress
         self._retry = Retry()
         self._done = self._written = self._kept = 0
         self._refused: dict[str, str] = {}
 
     def run(self, manifest: Manifest) -> Loaded:
-        begun = self._place.manifest() is not None
-        self._place.open(manifest)
+        begun = self._sink.manifest() is not None
+        self._sink.open(manifest)
         known = self._state.read() if begun else None
         self._done, self._kept = known or (0, 0)
-        compare = begun and self._place.readable
+        compare = begun and self._sink.readable
         for part in self._ahead(self._parts[self._done :]):
-            # Of the first part after a kill some may be there; of all of them, where nobody knows how far it was.
-            self._bring(part, compare)
+            # After a kill, points of the first part may be in the store; of all parts, without a progress file.
+            self._load(part, compare)
             compare = compare and known is None
-            self._retry.call("flush", self._place.flush)
+            self._retry.call("flush", self._sink.flush)
             self._done += 1
             self._state.write(self._done, self._written + self._kept)
-            self._tell()
-        self._retry.call("flush", self._place.flush)
-        self._place.maintain()
-        made = self._so_far()
-        if (there := self._place.count()) != made.written + made.kept:
-            return replace(made, trouble=f"{self._place.url} has {there} points, of {made.written + made.kept} written")
-        return made
+            self._report()
+        self._retry.call("flush", self._sink.flush)
+        self._sink.maintain()
+        loaded = self._so_far()
+        expected = loaded.written + loaded.kept
+        if (count := self._sink.count()) != expected:
+            return replace(loaded, trouble=f"{self._sink.url} has {count} points; {expected} were written")
+        return loaded
 
-    def _bring(self, part: Part, compare: bool) -> None:
-        size = min(PAGE, self._place.max_rows) if compare else self._place.max_rows
+    def _load(self, part: Part, compare: bool) -> None:
+        size = min(PAGE, self._sink.max_rows) if compare else self._sink.max_rows
         for points in _pages(part, size):
             same: set[str] = set()
             if compare:
-                same = self._retry.call("read", partial(held_equal, self._place, points))
+                same = self._retry.call("read", partial(held_equal, self._sink, points))
             missing = [point for point in points if point.id not in same] if same else points
-            why = write_all(self._place, missing, self._retry)
+            why = write_all(self._sink, missing, self._retry)
             self._refused.update(why)
             self._written += len(missing) - len(why)
             self._kept += len(same)
-            self._tell()
+            self._report()
 
     def _ahead(self, parts: Sequence[Listed]) -> Iterator[Part]:
-        """A part being read while the caller has the one before it."""
+        """Yield the parts; each is read while the caller has the one before it."""
         with ThreadPoolExecutor(1, thread_name_prefix="penstock-load") as reader:
             waiting: Future[Part] | None = None
             for listed in parts:
@@ -286,20 +287,20 @@ class _Loading:
     def _read(self, listed: Listed) -> Part:
         part = self._folder.read(listed.name)
         if listed.sha256 and part.sha256 != listed.sha256:
-            raise SourceError(f"{listed.name} is not as it was when the piece was finished")
+            raise SourceError(f"{listed.name} has changed since its shard was finished")
         foreign = set(part.table.column("model").unique().to_pylist()) - {self._folder.space.fingerprint}
         if foreign:
             raise SourceError(f"{listed.name} holds vectors of another model (fingerprint {min(foreign)[:12]})")
         return part
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._progress:
             self._progress(self._so_far())
 
     def _so_far(self) -> Loaded:
         total = sum(part.rows for part in self._parts)
         done, parts = self._done, len(self._parts)
-        return Loaded(self._place.url, done, parts, self._written, self._kept, total, self._refused)
+        return Loaded(self._sink.url, done, parts, self._written, self._kept, total, self._refused)
 
 
 def _pages(part: Part, size: int) -> Iterator[list[Point]]:

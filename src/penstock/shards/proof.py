@@ -1,9 +1,8 @@
-"""`verify`: proves that parts are complete, or says what is missing. Holds one part at a time in memory."""
+"""`verify`: prove that parts are complete, or list what is missing. Holds one part at a time in memory."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -14,36 +13,37 @@ from penstock.core.contracts import Source
 from penstock.core.errors import SourceError
 from penstock.core.records import Unreadable, Upsert
 from penstock.shards import store as stores
-from penstock.shards.folder import Done, Folder, piece_of
+from penstock.shards.folder import Done, Folder, shard_of
 from penstock.shards.format import DUPLICATE, EMBEDDED, FAILED, NOTED, STATES, Digest, Entry, Listed, Part
+from penstock.support import scratch
 
 NAMED = 100
-"""Troubles and failures that are named, where there are more."""
+"""Troubles and failures that are listed, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
     url: str
-    pieces: int
+    shards: int
     finished: int
     parts: int
     rows: int
     total: int
-    """Rows that there should be, as far as the finished pieces say."""
+    """Rows that there should be, by the records of finished shards."""
     counts: Mapping[str, int]
-    """Inputs: `embedded`, `duplicate`, `failed`, `skipped`."""
+    """Inputs by state: `embedded`, `duplicate`, `failed`, `skipped`."""
     alike: int
-    """Images whose content is in another piece as well, where it was embedded, too."""
+    """Images whose content was embedded in another shard as well."""
     troubles: tuple[str, ...]
-    """What is wrong; NAMED of them at most."""
+    """Everything that is wrong; NAMED of them at most."""
     wrong: int
-    """How many there are."""
+    """How many troubles there are."""
     failures: tuple[tuple[str, str], ...]
-    """Inputs that failed, or of which something could not be read, and why; NAMED of them at most."""
+    """Inputs that failed, or that could be read in part only, and why; NAMED of them at most."""
 
     @property
     def ok(self) -> bool:
-        """The parts are complete. There may be failures: they are accounted for."""
+        """The parts are complete. Inputs may have failed: they are accounted for."""
         return not self.wrong
 
     def to_json(self) -> dict[str, Any]:
@@ -57,13 +57,13 @@ def verify(
     source: Source | None = None,
     storage: Mapping[str, Any] | None = None,
 ) -> Verified:
-    """Read every part, and hold it against the records of the pieces.
+    """Read every part, and compare it with the records of the shards.
 
-    Every piece is finished; every part that counts is there, to the bit; ids and inputs are there once, in the piece
-    they belong to; and what is accounted for is exactly what the source told, by a digest. With `source`, it is listed
-    again and compared by name: what came and went since is told.
+    Every shard is finished; every part that counts exists, to the bit; ids and inputs occur once, in the shard they
+    belong to; and the inputs accounted for are exactly those that the source listed, by a digest. A `source` is listed
+    again and compared by name: inputs that came and went since are troubles.
     """
-    folder = Folder.there(stores.at(out, storage))
+    folder = Folder.open(stores.at(out, storage))
     with closing(_Proof(folder, progress)) as proof:
         return proof.run(source)
 
@@ -75,13 +75,12 @@ class _Proof:
         self._counts = dict.fromkeys(STATES, 0)
         self._troubles: list[str] = []
         self._failures: list[tuple[str, str]] = []
-        self._db = sqlite3.connect("", isolation_level=None)  # an unnamed database is a file that vanishes
-        self._db.executescript(
-            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8192;"
-            "CREATE TABLE inputs (piece INTEGER, uri TEXT, state TEXT NOT NULL, why TEXT NOT NULL,"
-            " part INTEGER NOT NULL, PRIMARY KEY (piece, uri)) WITHOUT ROWID;"
+        self._db = scratch.database(
+            "CREATE TABLE inputs (shard INTEGER, uri TEXT, state TEXT NOT NULL, why TEXT NOT NULL,"
+            " part INTEGER NOT NULL, PRIMARY KEY (shard, uri)) WITHOUT ROWID;"
             "CREATE TABLE ids (id TEXT PRIMARY KEY) WITHOUT ROWID;"
-            "CREATE TABLE contents (hash TEXT PRIMARY KEY) WITHOUT ROWID;"
+            "CREATE TABLE contents (hash TEXT PRIMARY KEY) WITHOUT ROWID;",
+            cache=8 << 20,
         )
         self._alike = 0
 
@@ -91,141 +90,141 @@ class _Proof:
     def run(self, source: Source | None) -> Verified:
         listed: set[str] = set()
         finished = self._folder.finished()
-        for piece in range(1, self._folder.pieces + 1):
-            done = self._done(piece, finished.get(piece, ""))
+        for shard in range(1, self._folder.shards + 1):
+            done = self._done(shard, finished.get(shard, ""))
             if done is None:
                 continue
             self._finished += 1
             self._total += sum(part.rows for part in done.parts)
             listed |= {part.name for part in done.parts}
-            self._piece(done)
+            self._shard(done)
             if source is None:
-                self._db.execute("DELETE FROM inputs")  # an input of another piece cannot be the same one
+                self._db.execute("DELETE FROM inputs")  # no other shard has the same input
         for name in self._folder.part_names():
             if name not in listed and int(name[5:9]) in finished:
-                self._say(f"{name} does not count: a worker wrote it that had lost its lease. Remove it")
+                self._trouble(f"{name} does not count, as its writer had lost the lease: remove it")
         if source is not None:
             self._compare(source)
         return self._so_far()
 
-    def _done(self, piece: int, name: str) -> Done | None:
+    def _done(self, shard: int, name: str) -> Done | None:
         try:
-            done = self._folder.record(piece, name) if name else None
+            done = self._folder.record(shard, name) if name else None
         except SourceError as error:
-            self._say(str(error))
+            self._trouble(str(error))
             return None
         if done is None:
-            self._say(f"piece {piece} of {self._folder.pieces} is not finished")
+            self._trouble(f"shard {shard} of {self._folder.shards} is not finished")
         return done
 
-    def _piece(self, done: Done) -> None:
-        piece = done.piece
+    def _shard(self, done: Done) -> None:
+        shard = done.shard
         for listed in done.parts:
             try:
                 part = self._folder.read(listed.name)
             except SourceError as error:
-                self._say(str(error))
+                self._trouble(str(error))
                 continue
-            self._part(piece, listed, part)
+            self._part(shard, listed, part)
             if self._progress:
                 self._progress(self._so_far())
         counts = dict.fromkeys(STATES, 0)
         digest = Digest()
-        for uri, state, why in self._db.execute("SELECT uri, state, why FROM inputs WHERE piece = ?", (piece,)):
+        for uri, state, why in self._db.execute("SELECT uri, state, why FROM inputs WHERE shard = ?", (shard,)):
             counts[state] += 1
             digest.add(uri)
-            if state == DUPLICATE and not self._is_embedded(piece, why):
-                self._say(f"{uri} has the content of {why}, which is not embedded")
+            if state == DUPLICATE and not self._is_embedded(shard, why):
+                self._trouble(f"{uri} has the content of {why}, which is not embedded")
             elif state == FAILED:
                 self._fail([(uri, why)])
         if (digest.count, str(digest)) != (done.inputs, done.digest):
-            self._say(f"piece {piece}: {digest.count} inputs are accounted for, which are not the {done.inputs} told")
+            self._trouble(f"shard {shard}: the {digest.count} inputs accounted for are not the {done.inputs} listed")
         elif counts != done.counts:
-            self._say(f"piece {piece}: the parts say {counts}, the record of the piece {dict(done.counts)}")
+            self._trouble(f"shard {shard}: {counts} by the parts, {dict(done.counts)} by the record of the shard")
         self._counts = {state: self._counts[state] + counts[state] for state in STATES}
 
-    def _part(self, piece: int, listed: Listed, part: Part) -> None:
+    def _part(self, shard: int, listed: Listed, part: Part) -> None:
         self._parts += 1
         self._rows += len(part.table)
         if part.sha256 != listed.sha256:
-            self._say(f"{listed.name} is not as it was when the piece was finished")
+            self._trouble(f"{listed.name} has changed since its shard was finished")
         fingerprints = set(part.table.column("model").unique().to_pylist())
         if fingerprints - {self._folder.space.fingerprint}:
-            self._say(f"{listed.name} holds vectors of another model")
+            self._trouble(f"{listed.name} holds vectors of another model")
         ids, uris, contents = (part.table.column(name).to_pylist() for name in ("id", "uri", "content_hash"))
         entries = [Entry(uri, EMBEDDED, "") for uri in uris]
         entries += [entry for entry in part.entries if entry.state != NOTED]
         self._fail((entry.uri, entry.why) for entry in part.entries if entry.state == NOTED)
         for entry in entries:
-            if piece_of(entry.uri, self._folder.pieces) != piece:
-                self._say(f"{listed.name}: {entry.uri} does not belong to piece {piece}")
+            if shard_of(entry.uri, self._folder.shards) != shard:
+                self._trouble(f"{listed.name}: {entry.uri} does not belong to shard {shard}")
         self._db.execute("BEGIN")
         if twice := self._known("INSERT OR IGNORE INTO ids VALUES (?)", [(id,) for id in ids]):
-            self._say(f"{listed.name}: {twice} of its ids are there twice")
+            self._trouble(f"{listed.name}: {twice} of its ids occur twice")
         self._alike += self._known("INSERT OR IGNORE INTO contents VALUES (?)", [(one,) for one in contents if one])
-        told = [(piece, entry.uri, entry.state, entry.why, self._parts) for entry in entries]
-        if self._known("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?, ?, ?)", told):
-            self._again(listed.name, piece, entries)
+        rows = [(shard, entry.uri, entry.state, entry.why, self._parts) for entry in entries]
+        if self._known("INSERT OR IGNORE INTO inputs VALUES (?, ?, ?, ?, ?)", rows):
+            self._again(listed.name, shard, entries)
         self._db.execute("COMMIT")
 
     def _known(self, insert: str, rows: list[tuple[Any, ...]]) -> int:
-        """How many of these were there before."""
+        """Insert rows; gives how many were known before."""
         before = self._db.total_changes
         self._db.executemany(insert, rows)
         return len(rows) - (self._db.total_changes - before)
 
-    def _again(self, name: str, piece: int, entries: list[Entry]) -> None:
-        """Some of a part's inputs are known. Those that failed may have been tried again; no others."""
+    def _again(self, name: str, shard: int, entries: list[Entry]) -> None:
+        """Check the inputs of a part that are known already: those that failed may have been tried again, no others."""
         met: set[str] = set()
         for entry in entries:
-            key = (piece, entry.uri)
-            before = self._db.execute("SELECT state, part FROM inputs WHERE piece = ? AND uri = ?", key).fetchone()
+            key = (shard, entry.uri)
+            before = self._db.execute("SELECT state, part FROM inputs WHERE shard = ? AND uri = ?", key).fetchone()
             if before[1] != self._parts and before[0] == FAILED:
-                told = (piece, entry.uri, entry.state, entry.why, self._parts)
-                self._db.execute("INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?)", told)
+                row = (shard, entry.uri, entry.state, entry.why, self._parts)
+                self._db.execute("INSERT OR REPLACE INTO inputs VALUES (?, ?, ?, ?, ?)", row)
             elif before[1] != self._parts or entry.uri in met:
-                self._say(f"{name}: {entry.uri} is accounted for twice")
+                self._trouble(f"{name}: {entry.uri} is accounted for twice")
             met.add(entry.uri)
 
-    def _is_embedded(self, piece: int, uri: str) -> bool:
-        found = self._db.execute("SELECT state FROM inputs WHERE piece = ? AND uri = ?", (piece, uri)).fetchone()
-        return found is not None and found[0] == EMBEDDED
+    def _is_embedded(self, shard: int, uri: str) -> bool:
+        row = self._db.execute("SELECT state FROM inputs WHERE shard = ? AND uri = ?", (shard, uri)).fetchone()
+        return row is not None and row[0] == EMBEDDED
 
     def _compare(self, source: Source) -> None:
-        """Deletes what the source still tells: what is left is gone from it."""
+        """Delete the inputs that the source still lists: the others are gone from it."""
         complete = False
         with source:
             source.open()
             for change in source.changes():
                 match change:
                     case Upsert(item):
-                        if not self._met(item.uri):
-                            self._say(f"{item.uri} is in the source and not accounted for")
+                        if not self._remove(item.uri):
+                            self._trouble(f"{item.uri} is in the source and not accounted for")
                     case Unreadable(uri, cause, listing=True):
-                        self._say(f"{uri} cannot be listed: {cause}")
+                        self._trouble(f"{uri} cannot be listed: {cause}")
                     case Unreadable(uri):
-                        self._met(uri)
-                        self._met_beneath(uri)
+                        self._remove(uri)
+                        self._remove_beneath(uri)
                     case _:
                         complete = True
         if complete:
             for (uri,) in self._db.execute("SELECT uri FROM inputs"):
-                self._say(f"{uri} is accounted for, and not in the source any more")
+                self._trouble(f"{uri} is accounted for, and not in the source any more")
 
-    def _met(self, uri: str) -> bool:
-        key = (piece_of(uri, self._folder.pieces), uri)
-        return bool(self._db.execute("DELETE FROM inputs WHERE piece = ? AND uri = ?", key).rowcount)
+    def _remove(self, uri: str) -> bool:
+        key = (shard_of(uri, self._folder.shards), uri)
+        return bool(self._db.execute("DELETE FROM inputs WHERE shard = ? AND uri = ?", key).rowcount)
 
-    def _met_beneath(self, uri: str) -> None:
-        """An archive that has been damaged since tells nothing of what it held."""
+    def _remove_beneath(self, uri: str) -> None:
+        """Delete the inputs in an archive: damaged since, it lists none of them."""
         beneath = uri.rstrip("/")
-        keys = [(piece, f"{beneath}/", f"{beneath}0") for piece in range(1, self._folder.pieces + 1)]
-        self._db.executemany("DELETE FROM inputs WHERE piece = ? AND uri > ? AND uri < ?", keys)
+        keys = [(shard, f"{beneath}/", f"{beneath}0") for shard in range(1, self._folder.shards + 1)]
+        self._db.executemany("DELETE FROM inputs WHERE shard = ? AND uri > ? AND uri < ?", keys)
 
     def _fail(self, failures: Iterable[tuple[str, str]]) -> None:
         self._failures += islice(failures, NAMED - len(self._failures))
 
-    def _say(self, what: str) -> None:
+    def _trouble(self, what: str) -> None:
         self._wrong += 1
         if len(self._troubles) < NAMED:
             self._troubles.append(what)
@@ -233,7 +232,7 @@ class _Proof:
     def _so_far(self) -> Verified:
         return Verified(
             url=self._folder.store.url,
-            pieces=self._folder.pieces,
+            shards=self._folder.shards,
             finished=self._finished,
             parts=self._parts,
             rows=self._rows,

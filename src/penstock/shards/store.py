@@ -1,6 +1,6 @@
-"""Where parts are: a folder, or a place in any object store that fsspec knows. Whole files, read and put at once.
+"""The store of parts: a folder, or a prefix in any object store that fsspec knows. Whole files, read and put at once.
 
-Nobody ever sees half a file: a folder gets it by a rename, an object store by a single put.
+Half a file is never visible: a folder gets it by a rename, an object store by a single put.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from penstock.registry import SOURCES, scheme
 
 
 class Taken(Exception):
-    """There is such a file already."""
+    """The file exists already."""
 
 
 class Store(Protocol):
     url: str
 
     def names(self, folder: str, prefix: str = "") -> list[str]:
-        """The files of a folder, `""` or one beneath it, that begin so; in order. None where there is no folder."""
+        """The files in a folder (`""` or one beneath it) with this prefix, sorted; empty where there is none."""
         ...
 
     def read(self, name: str) -> bytes | None: ...
 
     def put(self, name: str, data: bytes) -> None:
-        """The old content or the new one, whatever happens in between."""
+        """Write a file: a reader sees the old content or the new one."""
         ...
 
     def create(self, name: str, data: bytes) -> None:
-        """The same, but raises Taken if there is one: of two that create it at once, one gets it."""
+        """Write a new file. Raises Taken if it exists: of two that create it at once, one succeeds."""
         ...
 
     def remove(self, name: str) -> None:
-        """Nothing there is no error."""
+        """Remove a file, if it exists."""
         ...
 
 
 def at(url: str | os.PathLike[str], storage: Mapping[str, Any] | None = None) -> Store:
-    """`parts/`, `s3://bucket/parts`. `storage` is what fsspec's file system takes; it never shows in a name."""
-    place = os.fspath(url)
-    if not place:
-        raise UsageError("no folder for the parts is named")
-    kind = scheme(place)
+    """The store at `parts/` or `s3://bucket/parts`. `storage`: options of fsspec's file system, which no name shows."""
+    location = os.fspath(url)
+    if not location:
+        raise UsageError("no folder for the parts: give a folder or a url such as s3://bucket/parts")
+    kind = scheme(location)
     if kind in ("", "file"):
-        return Folder(Path(place.partition("://")[2] if kind else place).expanduser().absolute())
-    return Bucket(place.rstrip("/"), storage or {})
+        return Folder(Path(location.partition("://")[2] if kind else location).expanduser().absolute())
+    return Bucket(location.rstrip("/"), storage or {})
 
 
 class Folder:
@@ -58,8 +58,8 @@ class Folder:
         self.url, self._path = str(path), path
 
     def names(self, folder: str, prefix: str = "") -> list[str]:
-        with self._errors(), suppress(FileNotFoundError), os.scandir(self._path / folder) as found:
-            names = (entry.name for entry in found if entry.is_file())
+        with self._errors(), suppress(FileNotFoundError), os.scandir(self._path / folder) as entries:
+            names = (entry.name for entry in entries if entry.is_file())
             return sorted(name for name in names if name.startswith(prefix) and not name.startswith("."))
         return []
 
@@ -79,7 +79,7 @@ class Folder:
                 os.link(temporary, path)
             except FileExistsError:
                 raise Taken(name) from None
-            except OSError:  # a mounted bucket has no links: whoever makes the file is the one to replace it
+            except OSError:  # a mounted bucket has no links: the one that creates the file replaces it
                 try:
                     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
                 except FileExistsError:
@@ -92,7 +92,7 @@ class Folder:
 
     @contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[str]:
-        """The data in a file beside its place, which is gone afterwards; and the folder's entry as durable as it."""
+        """Yield a temporary file with the data, in the same folder. Data and entry are durable afterwards."""
         folder = (self._path / name).parent
         with self._errors():
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ class Folder:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)  # others, on other machines, are to read it
+                os.chmod(temporary, 0o644)  # workers on other machines read it
                 yield temporary
             finally:
                 with suppress(FileNotFoundError):
@@ -129,7 +129,7 @@ class Bucket:
         try:
             from fsspec.core import url_to_fs
 
-            # A cached listing is yesterday's, and this is how workers see one another.
+            # No cached listings: workers see one another by them.
             self._fs, self._root = url_to_fs(url, **{"use_listings_cache": False, **storage})
         except ImportError as error:
             extra = SOURCES.get(scheme(url), ("", None))[1]
@@ -144,10 +144,10 @@ class Bucket:
         path = self._path(folder)
         with self._errors(), suppress(FileNotFoundError):
             self._fs.invalidate_cache(path)
-            found = (
+            names = (
                 info["name"].rpartition("/")[2] for info in self._fs.ls(path, detail=True) if info["type"] == "file"
             )
-            return sorted(name for name in found if name.startswith(prefix))
+            return sorted(name for name in names if name.startswith(prefix))
         return []
 
     def read(self, name: str) -> bytes | None:
@@ -167,7 +167,7 @@ class Bucket:
             except FileExistsError:
                 raise Taken(name) from None
             except OSError as error:
-                # What a store says of a condition that is not met has a number in common, not an exception.
+                # Stores have the status of a failed condition in common, not an exception.
                 if "PreconditionFailed" in str(error) or "412" in str(error) or "pre-conditions" in str(error):
                     raise Taken(name) from None
                 raise

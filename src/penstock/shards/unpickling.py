@@ -1,7 +1,7 @@
-"""Reads the pickles that others kept their vectors in, without running any of what is in them.
+"""Read pickled vectors of other programs, without running any code that a pickle names.
 
-A pickle is a program, and whoever wrote it decides what it calls. Here it may name five things, all of them this
-module's: stand-ins that note down what an array would be made of. Nothing of numpy is called by it.
+A pickle is a program, and its writer decides what it calls. Here it may call five names only, all of them stand-ins of
+this module that keep the parts of an array. Nothing of numpy is called by it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def loads(data: bytes) -> Any:
         return _plain(_Unpickler(io.BytesIO(data)).load(), _DEPTH)
     except Hostile:
         raise
-    # Bytes that were made to break an unpickler make it raise whatever they like.
+    # Crafted bytes make an unpickler raise anything.
     except Exception as error:
         raise Hostile(f"the pickle cannot be read: {type(error).__name__}: {error}") from error
 
 
 class _Inert:
-    """No program changes what it is."""
+    """An object whose state no pickle can set."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> NoReturn:
-        raise Hostile("the pickle changes what it was given")
+        raise Hostile("the pickle sets the state of an object")
 
 
 class _Array(_Inert):
@@ -51,14 +51,14 @@ class _Array(_Inert):
     def __setstate__(self, state: object) -> None:  # type: ignore[override]
         self._state = state
 
-    def made(self) -> NDArray[np.float32]:
+    def array(self) -> NDArray[np.float32]:
         import numpy as np
 
         match getattr(self, "_state", None):
             case (int(), tuple(shape), _Dtype() as kind, bool() | int(), bytes(raw)):
                 sized = all(isinstance(side, int) and 0 <= side <= len(raw) for side in shape)
                 if not sized or math.prod(shape) * FLOATS[kind.code] != len(raw):
-                    raise Hostile("the pickle holds an array that is not as large as it says")
+                    raise Hostile("the pickle holds an array of another size than it says")
                 values: NDArray[np.float32] = np.frombuffer(raw, kind.order + kind.code).reshape(shape)
                 return values.astype(np.float32)
         raise Hostile("the pickle holds an array that is not of floats")
@@ -81,7 +81,7 @@ class _Dtype(_Inert):
 
 
 class _Call(_Inert):
-    """Made anew for every pickle."""
+    """A function that a pickle may call."""
 
     __slots__ = ("_name",)
 
@@ -91,7 +91,7 @@ class _Call(_Inert):
     def __call__(self, *args: Any) -> Any:
         if self._name == "dtype":
             return _Dtype(args[0] if args else None)
-        if self._name == "encode":  # how bytes are told in old pickles
+        if self._name == "encode":  # bytes in pickles of Python 2
             if len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1":
                 return args[0].encode("latin1")
         elif self._name == "_frombuffer":
@@ -117,7 +117,7 @@ _ALLOWED = {
 
 
 def _bytearray(unpickler: Any) -> None:
-    """Read before it is made: its length is whatever the pickle says."""
+    """Read the bytes before reserving memory: the length is whatever the pickle says."""
     size = int.from_bytes(unpickler.read(8), "little")
     raw = unpickler.read(min(size, sys.maxsize))
     if len(raw) != size:
@@ -126,7 +126,7 @@ def _bytearray(unpickler: Any) -> None:
 
 
 class _Unpickler(pickle._Unpickler):
-    """The one in Python: that in C reserves as much memory as a pickle likes to name a place in its memo."""
+    """Python's unpickler: that in C reserves memory for any memo index that a pickle names."""
 
     dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray}
 
@@ -141,7 +141,7 @@ class _Unpickler(pickle._Unpickler):
 
 def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, _Array):
-        return value.made()
+        return value.array()
     if value is None or isinstance(value, str | bytes | bool | int | float):
         return value
     if not depth:

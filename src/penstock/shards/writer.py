@@ -1,4 +1,4 @@
-"""Writes the parts of one piece. What is embedded is never further from the store than the part in hand."""
+"""Writes the parts of one shard. A kill loses the current part at most."""
 
 from __future__ import annotations
 
@@ -12,83 +12,90 @@ from typing import Any
 from penstock.core.errors import EmbedError, Rejected, SinkError, Transient
 from penstock.core.records import Point
 from penstock.core.schema import IndexSchema
+from penstock.engine.channel import Broken
 from penstock.shards.accounts import Accounts
 from penstock.shards.folder import Done, Folder, facts_of
-from penstock.shards.format import DUPLICATE, FAILED, NOTED, Draft, Entry, Listed, Part, Row
+from penstock.shards.format import DUPLICATE, FAILED, NOTED, Entry, Listed, Part, PartBuilder, Row
 from penstock.shards.leases import LeaseLost
 
 PART_BYTES = 32 << 20
-"""Of vectors and texts, about: a part is cut before it holds more."""
+"""Of vectors and texts: a part is cut once it holds about as many."""
 ENTRIES = 4
-"""Times as many entries as rows may be in a part."""
+"""A part holds at most this many times as many entries as rows."""
 
 
 class Writer:
-    """Takes vectors and accounts, and makes parts of them.
+    """Collects points and entries, and writes them as parts.
 
     `admit(n)` is called before n chunks are embedded. No more than `rows` of them are ever embedded and in no part, so
-    that a kill costs at most as many: where there is no room for more, the part is cut first.
+    that a kill costs at most as many: where there is no room for more, the current part is cut first.
     """
 
     def __init__(
         self,
         folder: Folder,
-        piece: int,
+        shard: int,
         term: int,
         rows: int,
         accounts: Accounts,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`check` raises where the piece is no longer ours."""
-        self.piece, self.term, self.rows = piece, term, rows
+        """`check` raises LeaseLost once another worker has the shard."""
+        self.shard, self.term, self.rows = shard, term, rows
         self.parts: list[Listed] = []
         self.written = 0
         self._folder, self._accounts, self._check = folder, accounts, check
         self._number = 1
-        self._draft = Draft(folder.space)
+        self._part = PartBuilder(folder.space)
         self._entries: list[Entry] = []
-        self._whole: tuple[Listed, bytes] | None = None
-        """A part that could not be put there yet."""
+        self._finished: tuple[Listed, bytes] | None = None
+        """A part that is to be put into the folder: the store was away."""
         self._reserved = 0
-        self._flying: dict[str, str] = {}
-        """Contents on their way through the model: digest -> uri; and the other way round."""
+        self._released = False
+        self._in_flight: dict[str, str] = {}
+        """Contents on their way through the model: digest -> uri."""
         self._digests: dict[str, str] = {}
-        self._waiting: dict[str, list[str]] = {}
-        """Who has the same content as one of those."""
+        """The same: uri -> digest."""
+        self._twins: dict[str, list[str]] = {}
+        """Other inputs with one of those contents."""
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
     def take_in(self, part: Part) -> None:
-        """One that an earlier worker wrote. It counts, unless its images are in another part already: then it was
-        written by one that had lost its lease."""
+        """Take in a part of an earlier worker. It counts unless its images are in another part already: then its
+        writer had lost the lease."""
         if self._accounts.take_in(part):
             self.parts.append(Listed(part.name, len(part.table), part.sha256, len(part.entries)))
 
     # ------------------------------------------------------------ contents
 
     def first(self, uri: str, digest: str) -> bool:
-        """Whether nobody has had this content. One who comes second is accounted for by this."""
+        """True if this content is new; else the input is accounted for as a duplicate."""
         with self._lock:
-            if digest in self._flying:
-                self._waiting.setdefault(digest, []).append(uri)
+            if digest in self._in_flight:
+                self._twins.setdefault(digest, []).append(uri)
             elif (other := self._accounts.first(digest)) is not None:
-                self._account(Entry(uri, DUPLICATE, other))
+                if other != uri:  # listed twice
+                    self._account(Entry(uri, DUPLICATE, other))
             else:
-                self._flying[digest], self._digests[uri] = uri, digest
+                self._in_flight[digest], self._digests[uri] = uri, digest
                 return True
         return False
 
-    def _landed(self, uri: str) -> list[str]:
+    def _leave(self, uri: str) -> list[str]:
         digest = self._digests.pop(uri, "")
-        self._flying.pop(digest, None)
-        return self._waiting.pop(digest, [])
+        self._in_flight.pop(digest, None)
+        return self._twins.pop(digest, [])
 
     # ------------------------------------------------------------ rows
 
     def admit(self, count: int) -> None:
-        """Wait for room for so many rows, or make it."""
+        """Wait for room for so many rows, or make it. More rows than a part holds pass alone. Raises Broken once the
+        flow has failed: rows that were admitted may not come then."""
         with self._changed:
             while True:
+                if self._released:
+                    raise Broken("the flow has failed")
                 rows, reserved = self._held(), self._reserved
                 if rows and (rows + reserved + count > self.rows or self._large()):
                     self._cut()
@@ -99,9 +106,15 @@ class Writer:
             self._reserved += count
 
     def withdraw(self, count: int) -> None:
-        """So many rows that were admitted will not come."""
+        """Give back room for rows that were admitted and will not come."""
         with self._changed:
             self._reserved -= count
+            self._changed.notify_all()
+
+    def release(self) -> None:
+        """End all waiting in `admit`, now and later: the flow has failed."""
+        with self._changed:
+            self._released = True
             self._changed.notify_all()
 
     def add(self, points: Sequence[Point]) -> None:
@@ -113,11 +126,15 @@ class Writer:
                 rows.append(_row(point, self._folder.schema))
             except EmbedError as error:
                 reasons[point.id] = str(error)
+            except SinkError:
+                raise
+            except Exception as error:  # a vector of a function of the user's may be anything
+                reasons[point.id] = f"its vector cannot be kept: {type(error).__name__}: {error}"
         with self._changed:
             for row in rows:
-                self._draft.add(row)
+                self._part.add(row)
                 self._accounts.embedded(row.uri, row.content_hash)
-                for uri in self._landed(row.uri):
+                for uri in self._leave(row.uri):
                     self._account(Entry(uri, DUPLICATE, row.uri))
             self._reserved -= len(points)
             self._changed.notify_all()
@@ -127,52 +144,65 @@ class Writer:
     def account(self, entry: Entry) -> None:
         with self._lock:
             self._account(entry)
-            for uri in self._landed(entry.uri):
+            for uri in self._leave(entry.uri):
                 self._account(Entry(uri, FAILED, f"as {entry.uri}: {entry.why}", entry.final))
+                self._accounts.add_twin(entry.uri, uri)
+
+    def reopen(self, uris: Sequence[str]) -> None:
+        """Let the next worker try these inputs again, those that failed for good: it was a component that failed."""
+        with self._lock:
+            again = self._accounts.failed(uris)
+            for number, entry in enumerate(self._entries):
+                if entry.uri in again and entry.state == FAILED:
+                    again.discard(entry.uri)
+                    self._entries[number] = entry._replace(final=False)
+                    self._accounts.settle(self._entries[number])
+            for uri in sorted(again):  # those in a part already
+                self._account(Entry(uri, FAILED, "the model, a parser or the chunker failed", final=False))
 
     def _account(self, entry: Entry) -> None:
         self._entries.append(entry)
         if entry.state != NOTED:
             self._accounts.settle(entry)
         if len(self._entries) >= ENTRIES * self.rows:
-            with suppress(Transient):  # then with the next one
+            with suppress(Transient):  # the next cut writes it
                 self._cut()
 
     def _held(self) -> int:
-        """Rows that are in no part yet."""
-        return self._draft.rows + (self._whole[0].rows if self._whole else 0)
+        """Count the rows that are in no part of the folder yet."""
+        return self._part.rows + (self._finished[0].rows if self._finished else 0)
 
     def _large(self) -> bool:
-        return self._whole is not None or self._draft.nbytes >= PART_BYTES
+        return self._finished is not None or self._part.nbytes >= PART_BYTES
 
     def _cut(self) -> None:
-        """Put the part there: the one that could not be put before, if there is one, else the one in hand."""
+        """Put a part into the folder: the finished one, if there is one, else the current one."""
         self._check()
-        if self._whole is None:
-            self._whole = self._finished()
-        part, data = self._whole
+        if self._finished is None:
+            self._finished = self._finish()
+        part, data = self._finished
         self._folder.store.put(part.name, data)
         self._check_after(part.name)
         self.parts.append(part)
         self.written += 1
-        self._whole = None
+        self._finished = None
 
-    def _finished(self) -> tuple[Listed, bytes]:
-        facts = facts_of(self.piece, self.term, self._number, self._folder.space)
-        name = self._folder.part_name(self.piece, self.term, self._number)
-        draft, entries = self._draft, self._entries
-        data = draft.finished(entries, facts)
-        self._draft, self._entries = Draft(self._folder.space), []
+    def _finish(self) -> tuple[Listed, bytes]:
+        facts = facts_of(self.shard, self.term, self._number, self._folder.space)
+        name = self._folder.part_name(self.shard, self.term, self._number)
+        part, entries = self._part, self._entries
+        data = part.finish(entries, facts)
+        self._part, self._entries = PartBuilder(self._folder.space), []
         self._number += 1
-        return Listed(name, draft.rows, hashlib.sha256(data).hexdigest(), len(entries)), data
+        return Listed(name, part.rows, hashlib.sha256(data).hexdigest(), len(entries)), data
 
     def _check_after(self, name: str) -> None:
-        """The lease may have been lost between the look at it and the put. Then whoever ends the piece takes away what
-        does not count; if that is done already, it is for us to do."""
+        """Raise LeaseLost if the lease was lost just before the put. The worker that finishes the shard removes parts
+        that do not count; if it has finished already, remove ours."""
         try:
             self._check()
         except LeaseLost:
-            done = self._folder.done(self.piece)
+            done = self._folder.done(self.shard)
             if done is not None and done.term > self.term and name not in {part.name for part in done.parts}:
                 self._folder.store.remove(name)
             raise
@@ -183,22 +213,22 @@ class Writer:
                 self._cut()
 
     def finish(self) -> Done:
-        """The record of the piece; and what counts no more is taken away."""
+        """Write the record of the shard, and remove parts that do not count."""
         self.flush()
         self._check()
         digest = self._accounts.digest()
         counts = self._accounts.counts()
-        done = Done(self.piece, self.term, digest.count, str(digest), counts, self.parts)
+        done = Done(self.shard, self.term, digest.count, str(digest), counts, self.parts)
         self._folder.finish(done)
         listed = {part.name for part in self.parts}
-        for name in self._folder.part_names(self.piece):
+        for name in self._folder.part_names(self.shard):
             if name not in listed:
                 self._folder.store.remove(name)
         return done
 
     def close(self) -> None:
-        """What is in no part is let go."""
-        self._draft.close()
+        """Drop the current part."""
+        self._part.close()
 
 
 def _row(point: Point, schema: IndexSchema) -> Row:

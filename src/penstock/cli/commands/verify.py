@@ -57,10 +57,10 @@ def _verify_parts(args: argparse.Namespace) -> int:
     if args.json:
         emit({"event": "verification", **proof.to_json()})
     elif not args.quiet:
-        rows = [("pieces", f"{proof.finished:,} of {proof.pieces:,} finished"), inputs_row(proof.counts)]
+        rows = [("shards", f"{proof.finished:,} of {proof.shards:,} finished"), inputs_row(proof.counts)]
         rows.append(("parts", f"{proof.parts:,} with {proof.rows:,} of {proof.total:,} rows"))
         if proof.alike:
-            rows.append(("alike", f"{proof.alike:,} images that another piece has as well"))
+            rows.append(("alike", f"{proof.alike:,} images that another shard has as well"))
         rows += [("wrong", clean(trouble)) for trouble in proof.troubles]
         rows += [("failed", clean(f"{uri}: {why}")) for uri, why in proof.failures]
         say(rows_text(rows))

@@ -220,16 +220,16 @@ def reindexed_rows(reindexed: Reindexed) -> Rows:
 
 
 def embedded_rows(embedded: Embedded) -> Rows:
-    pieces = f"{embedded.finished:,} finished · {embedded.open:,} open · {embedded.lost:,} taken over by others"
+    shards = f"{embedded.finished:,} finished · {embedded.open:,} open · {embedded.lost:,} taken over by others"
     parts = f"{embedded.parts:,} written to {clean(embedded.out)}"
-    return [inputs_row(embedded.counts), ("parts", parts), ("pieces", pieces)]
+    return [inputs_row(embedded.counts), ("parts", parts), ("shards", shards)]
 
 
 def loaded_rows(loaded: Loaded) -> Rows:
     rows = [
         ("rows", f"{loaded.written:,} written · {loaded.kept:,} there already · {loaded.total:,} in all"),
         ("parts", f"{loaded.parts:,} of {loaded.of_parts:,}"),
-        ("index", f"{clean(loaded.place)}{' · current from now on' if loaded.switched else ''}"),
+        ("index", f"{clean(loaded.url)}{' · current from now on' if loaded.switched else ''}"),
     ]
     rows += [("missing", clean(gap)) for gap in loaded.gaps]
     rows += [("refused", clean(f"{id}: {why}")) for id, why in list(loaded.refused.items())[:20]]
