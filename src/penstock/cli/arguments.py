@@ -34,6 +34,18 @@ class _Parser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse what this command does not know itself, since argparse would have the main parser do it, with the
+        usage of that one."""
+        known, rest = super().parse_known_args(args, namespace)
+        if rest:
+            from penstock.core.options import nearest
+
+            flags = [word.partition("=")[0] for word in rest if word.startswith("-")]
+            near = nearest(flags[0], self._option_string_actions) if flags else None
+            self.error(f"unrecognized arguments: {' '.join(rest)}" + (f". Did you mean {near}?" if near else ""))
+        return known, rest
+
 
 def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
     """The parser of the command line, complete or, as that is quicker, with the options of some commands `only`."""
@@ -52,6 +64,8 @@ def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
         child.set_defaults(command=name, target=command.target, long=command.long)
         if only is None or name in only:
             command.add_options(child)
+            if command.composes:
+                _plugin_options(child, only or ())
     return parser
 
 
@@ -208,15 +222,21 @@ class Command(NamedTuple):
     add_options: Callable[[argparse.ArgumentParser], None]
     long: bool = False
     """It works for long: the process is its own, so the allocator is set to give memory back."""
+    composes: bool = False
+    """It takes a source, and so the options of that source."""
 
 
 COMMANDS = {
     "ingest": Command(
-        "bring an index up to date with documents: only what changed is embedded", "ingest:ingest", _ingest, long=True
+        "bring an index up to date with documents: only what changed is embedded",
+        "ingest:ingest",
+        _ingest,
+        long=True,
+        composes=True,
     ),
     "run": Command("bring an index up to date as a penstock.toml says", "ingest:run", _run, long=True),
     "search": Command("find what an index holds on a question", "search:search", _search),
-    "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan),
+    "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan, composes=True),
     "status": Command("say what the ledger knows: documents by state, chunks, last runs", "ledger:status", _status),
     "failures": Command(
         "list what could not be read, parsed, embedded or written, and why", "ledger:failures", _failures
@@ -282,17 +302,50 @@ def _pipeline(parser: argparse.ArgumentParser, *, required: bool) -> None:
         _add(parser, option, required=required and option.name == "into")
 
 
-def _add(parser: argparse.ArgumentParser, option: Option, *, required: bool = False, default: Any = None) -> None:
+def _plugin_options(parser: argparse.ArgumentParser, words: Collection[str]) -> None:
+    """Add the flags of the plug-in sources whose urls are among the words, but for names that the command has."""
+    from penstock.registry import SINKS, SOURCES, find, plugins, scheme
+
+    # The lookup of plug-ins takes its time, so a url of a built-in name does not cause it.
+    schemes = {name for word in words if (name := scheme(word)) and name not in SOURCES and name not in SINKS}
+    names = []
+    for option in (
+        option for name in sorted(schemes) if name in plugins(SOURCES) for option in find(SOURCES, name).options
+    ):
+        if option.flag and _flag(option) not in parser._option_string_actions:
+            _add(parser, option, dest=source_dest(option.name))
+            names.append(option.name)
+    parser.set_defaults(source_options=names)
+
+
+def source_dest(name: str) -> str:
+    """Where the parsed arguments have an option of a plug-in's source, which may be called as an argument is."""
+    return f"source_{name}"
+
+
+def _flag(option: Option) -> str:
+    return f"--{option.name.replace('_', '-')}"
+
+
+def _add(
+    parser: argparse.ArgumentParser,
+    option: Option,
+    *,
+    required: bool = False,
+    default: Any = None,
+    dest: str | None = None,
+) -> None:
     """Add an option as it is declared. Its value is `default` where it is not given, so that one can tell."""
-    flag, help = f"--{option.name.replace('_', '-')}", option.help.replace("%", "%%")
+    flag, dest, help = _flag(option), dest or option.name, option.help.replace("%", "%%")
     if option.type is bool:
-        parser.add_argument(flag, action="store_true", default=default, help=help)
+        parser.add_argument(flag, dest=dest, action="store_true", default=default, help=help)
     elif option.type is tuple:
         again = "" if "may come again" in help else "; may come again"
-        parser.add_argument(flag, metavar=option.metavar, required=required, action="append", help=help + again)
+        metavar = option.metavar
+        parser.add_argument(flag, dest=dest, metavar=metavar, required=required, action="append", help=help + again)
     else:
         shown = f"{help} ({option.default})" if option.default else help
-        parser.add_argument(flag, metavar=option.metavar, type=_value(option), default=default, help=shown)
+        parser.add_argument(flag, dest=dest, metavar=option.metavar, type=_value(option), default=default, help=shown)
 
 
 def _value(option: Option) -> Callable[[str], Any]:
