@@ -19,7 +19,7 @@ from penstock.compose import make_embedder, make_index, make_sink
 from penstock.core.errors import UsageError
 from penstock.parsers import Parsers
 from penstock.pipeline import Pipeline
-from penstock.registry import EMBEDDERS, INDEXES, PARSERS, SINKS, SOURCES, Table, find, has_index, knows
+from penstock.registry import EMBEDDERS, INDEXES, PARSERS, SINKS, SOURCES, Row, Table, find, has_index, knows
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink, forget
 from penstock.sources import from_url
@@ -233,8 +233,13 @@ def test_components_of_a_plug_in_pickle(plugin: Path) -> None:
     assert pickle.loads(pickle.dumps(make_sink("shelf://notes"))).url == "shelf://notes"
 
 
-def test_a_plug_in_source_has_flags_of_its_own(run: Callable[..., tuple[int, str]]) -> None:
+@pytest.mark.parametrize("built_in", [False, True])
+def test_a_source_has_flags_of_its_own(
+    run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, built_in: bool
+) -> None:
     """Its declared flags are options of `ingest` and `plan` where its url is on the command line."""
+    if built_in:
+        monkeypatch.setitem(SOURCES, "verse", Row("penstock_shelf:VerseSource"))
     words = ["verse://the-river", "--into", "shelf://notes", "--model", "letters:4", "--state", "a.db"]
     status, out = run("ingest", *words, "--verses", "5")
     assert (status, "5 added" in out) == (0, True), out

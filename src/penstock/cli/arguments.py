@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock import __version__
+from penstock.cli.parser import CommandParser
 from penstock.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,27 +30,9 @@ Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows trac
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        options.setdefault("allow_abbrev", False)
-        super().__init__(**options)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """Refuse what this command does not know itself, since argparse would have the main parser do it, with the
-        usage of that one."""
-        known, rest = super().parse_known_args(args, namespace)
-        if rest:
-            from penstock.core.options import nearest
-
-            flags = [word.partition("=")[0] for word in rest if word.startswith("-")]
-            near = nearest(flags[0], self._option_string_actions) if flags else None
-            self.error(f"unrecognized arguments: {' '.join(rest)}" + (f". Did you mean {near}?" if near else ""))
-        return known, rest
-
-
 def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
     """The parser of the command line, complete or, as that is quicker, with the options of some commands `only`."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="penstock",
         description="Streams documents through parse, chunk and embed into a vector database, inside a memory budget,"
         " and keeps the index true to its source.",
@@ -58,14 +41,14 @@ def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
     parser.set_defaults(command="")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
     for name, command in COMMANDS.items():
         child = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:])
         child.set_defaults(command=name, target=command.target, long=command.long)
         if only is None or name in only:
             command.add_options(child)
             if command.composes:
-                _plugin_options(child, only or ())
+                _source_options(child, only or ())
     return parser
 
 
@@ -208,7 +191,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 def _models(parser: argparse.ArgumentParser) -> None:
     _json(parser)
-    actions = parser.add_subparsers(metavar="ACTION", parser_class=_Parser)
+    actions = parser.add_subparsers(metavar="ACTION", parser_class=CommandParser)
     does = "get a model, unless it is here"
     fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
     fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
@@ -302,24 +285,31 @@ def _pipeline(parser: argparse.ArgumentParser, *, required: bool) -> None:
         _add(parser, option, required=required and option.name == "into")
 
 
-def _plugin_options(parser: argparse.ArgumentParser, words: Collection[str]) -> None:
-    """Add the flags of the plug-in sources whose urls are among the words, but for names that the command has."""
-    from penstock.registry import SINKS, SOURCES, find, plugins, scheme
+def _source_options(parser: argparse.ArgumentParser, words: Collection[str]) -> None:
+    """Add the flags of the sources whose urls are among the words, but for names that the command has."""
+    from penstock.registry import SOURCES, find, scheme
 
-    # The lookup of plug-ins takes its time, so a url of a built-in name does not cause it.
-    schemes = {name for word in words if (name := scheme(word)) and name not in SOURCES and name not in SINKS}
     names = []
-    for option in (
-        option for name in sorted(schemes) if name in plugins(SOURCES) for option in find(SOURCES, name).options
-    ):
-        if option.flag and _flag(option) not in parser._option_string_actions:
-            _add(parser, option, dest=source_dest(option.name))
-            names.append(option.name)
+    for kind in sorted({name for word in words if (name := scheme(word)) and _has_flags(name)}):
+        for option in find(SOURCES, kind).options:
+            if option.flag and _flag(option) not in parser._option_string_actions:
+                _add(parser, option, dest=source_dest(option.name))
+                names.append(option.name)
     parser.set_defaults(source_options=names)
 
 
+def _has_flags(kind: str) -> bool:
+    """Whether a source of that name may have flags besides those of files, which each command has. Plug-ins, whose
+    lookup takes its time, are asked only for a name that is not built in."""
+    from penstock.registry import SINKS, SOURCES, plugins
+
+    if kind in SOURCES:
+        return SOURCES[kind].target != SOURCES["file"].target
+    return kind not in SINKS and kind in plugins(SOURCES)
+
+
 def source_dest(name: str) -> str:
-    """Where the parsed arguments have an option of a plug-in's source, which may be called as an argument is."""
+    """The attribute of the parsed arguments for an option of a source: its name may be that of an argument as well."""
     return f"source_{name}"
 
 
