@@ -30,7 +30,7 @@ def _option(type: type[Any], default: Any, help: str, metavar: str, **details: A
 
 @dataclass(frozen=True)
 class Settings:
-    """A pipeline in words."""
+    """The options of a pipeline, as they are written down."""
 
     source: tuple[str, ...] = _option(
         tuple, ..., "a file, a folder or a url such as s3://bucket/docs", "PATH", expected="a path or url, or several"
