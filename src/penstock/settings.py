@@ -6,7 +6,6 @@ options of a source are declared by that source.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -67,6 +66,8 @@ class Settings:
 
     def to_json(self) -> str:
         """The settings as the ledger remembers them."""
+        import json  # here, as the help of a command does without it
+
         return json.dumps(asdict(self), default=os.fspath)
 
 
