@@ -19,7 +19,7 @@ from penstock.compose import make_embedder, make_index, make_sink
 from penstock.core.errors import UsageError
 from penstock.parsers import Parsers
 from penstock.pipeline import Pipeline
-from penstock.registry import EMBEDDERS, INDEXES, PARSERS, SINKS, SOURCES, Table, find, has_index, knows
+from penstock.registry import EMBEDDERS, INDEXES, PARSERS, SINKS, SOURCES, Row, Table, find, has_index, knows
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink, forget
 from penstock.sources import from_url
@@ -202,10 +202,12 @@ def test_an_installed_plug_in_works_from_the_command_line(plugin: Path, tmp_path
     assert "1 added" in done.stdout
 
 
-def test_relative_places_of_a_plug_ins_store_are_made_absolute(plugin: Path, tmp_path: Path) -> None:
+def test_relative_paths_in_the_urls_of_a_plug_in_are_made_absolute(plugin: Path, tmp_path: Path) -> None:
     from penstock.compose import absolute
 
     assert absolute("shelf://./notes") == f"shelf://{tmp_path}/notes"
+    assert absolute("verse://./notes") == f"verse://{tmp_path}/notes"
+    assert absolute("verse://notes") == "verse://notes"
     assert absolute("nosuch://./notes") == "nosuch://./notes"
     assert knows(SINKS, "shelf")
     assert find(SINKS, "shelf").__name__ == "ShelfSink"
@@ -229,3 +231,39 @@ class TestShelf(SinkSuite):
 
 def test_components_of_a_plug_in_pickle(plugin: Path) -> None:
     assert pickle.loads(pickle.dumps(make_sink("shelf://notes"))).url == "shelf://notes"
+
+
+@pytest.mark.parametrize("built_in", [False, True])
+def test_a_source_has_flags_of_its_own(
+    run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch, built_in: bool
+) -> None:
+    """Its declared flags are options of `ingest` and `plan` where its url is on the command line."""
+    if built_in:
+        monkeypatch.setitem(SOURCES, "verse", Row("penstock_shelf:VerseSource"))
+    words = ["verse://the-river", "--into", "shelf://notes", "--model", "letters:4", "--state", "a.db"]
+    status, out = run("ingest", *words, "--verses", "5")
+    assert (status, "5 added" in out) == (0, True), out
+    status, out = run("plan", *words, "--verses", "6")
+    assert (status, "1 new" in out) == (0, True), out
+    status, out = run("ingest", *words, "--verses", "0")
+    assert (status, "invalid verses 0: expected at least 1" in out) == (2, True), out
+    assert "--verses N" in run("ingest", *words, "--help")[1]
+    assert "Did you mean --verses?" in run("ingest", *words, "--verse", "5")[1]
+    assert "unrecognized arguments: --verses 5" in run("ingest", ".", *words[1:], "--verses", "5")[1]
+
+
+def test_a_plug_in_that_makes_something_else_is_named(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import penstock_shelf
+
+    for name in ("ShelfSink", "ShelfIndex", "LettersEmbedder", "VerseSource"):
+        monkeypatch.setattr(penstock_shelf, name, lambda word: 3)
+    for make, word in ((make_sink, "shelf://x"), (make_index, "shelf://x"), (make_embedder, "letters:3")):
+        with pytest.raises(UsageError, match=f"the plug-in behind {word} is broken: it makes a builtins.int"):
+            make(word)
+    with pytest.raises(UsageError, match=r"the plug-in behind verse:// is broken: .* is not a Source"):
+        from_url("verse://x")
+
+
+def test_a_store_without_a_search_says_so() -> None:
+    with pytest.raises(UsageError, match=r"parquet://\./parts cannot be searched: parquet:// only takes points"):
+        make_index("parquet://./parts")

@@ -86,8 +86,9 @@ def test_settings_are_what_a_ledger_remembers() -> None:
         ({"into": 1}, "invalid into 1: expected a url such as lance://./index, or several"),
         ({"memory": "x"}, "invalid memory 'x': expected a size such as 512MiB"),
         ({"memory": True}, "invalid memory True: expected a size such as 512MiB"),
-        ({"memory": "1KiB"}, "memory='1KiB' is too little"),
+        ({"memory": "1KiB"}, "invalid memory '1KiB': expected at least 8MiB"),
         ({"chunk": 1.5}, 'invalid chunk 1.5: expected a size such as "256 tokens"'),
+        ({"chunk": "abc"}, "invalid chunk 'abc': expected a size such as '256 tokens'"),
         ({"workers": "4"}, "invalid workers '4': expected a whole number"),
         ({"workers": 0}, "invalid workers 0: expected at least 1"),
         ({"hidden": 1}, "invalid hidden 1: expected true or false"),
@@ -202,3 +203,17 @@ def test_a_ledger_with_an_unknown_option_is_named(here: Path) -> None:
     change(here / "words.db", included=["a"])
     with pytest.raises(UsageError, match=r"^words\.db: unknown option 'included' of file://: did you mean 'include'"):
         Pipeline.from_state("words.db")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": 3.5}, "invalid chunk 3.5: expected a size such as '256 tokens', or a function"),
+        ({"parsers": [print]}, "invalid parsers .*: expected a mapping of media types to functions"),
+        ({"parsers": {"text/x-log": 3}}, "invalid parser 3 of text/x-log: expected a function"),
+    ],
+    ids=str,
+)
+def test_what_is_neither_word_nor_component_is_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^Pipeline: {message}"):
+        Pipeline("docs", into="memory://x", **options)

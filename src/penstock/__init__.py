@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from penstock.compose import copy, open_index
     from penstock.core.contracts import Chunker, Embedder, Index, MultiEmbedder, Parser, Sink, Source, Tokenizer
     from penstock.core.errors import PenstockError
+    from penstock.core.options import Option
     from penstock.core.records import (
         Block,
         Checkpoint,
@@ -52,6 +53,7 @@ _HOMES = {
     ),
     "penstock.core.schema": "IndexSchema VectorSpec",
     "penstock.core.contracts": "Chunker Embedder Index MultiEmbedder Parser Sink Source Tokenizer",
+    "penstock.core.options": "Option",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
     "penstock.compose": "copy open_index",
@@ -88,6 +90,7 @@ __all__ = [
     "MultiEmbedder",
     "MultiVector",
     "OnnxEmbedder",
+    "Option",
     "Parser",
     "PenstockError",
     "Piece",

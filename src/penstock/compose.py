@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from penstock.core.contracts import Embedder, Index, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
+from penstock.core.contracts import Embedder, Index, Model, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
 from penstock.core.errors import UsageError
-from penstock.registry import INDEXES, SINKS, find, knows, scheme
+from penstock.registry import INDEXES, SINKS, SOURCES, find, has_index, knows, scheme
 from penstock.settings import Settings, check
 from penstock.support.cores import usable_cores
 from penstock.support.sizes import parse_budget
@@ -39,6 +39,7 @@ def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Co
     may be components of the user's own."""
     from penstock.jobs.components import Components
 
+    _check_functions(values.get("chunk"), parsers)
     own = [name for name in ("source", "into", "model", "chunk") if not _in_words(name, values.get(name))]
     chosen = Settings(**check(values, "Pipeline", components=own))  # with those components in their places
     options = dict(chosen.options)
@@ -83,6 +84,19 @@ def _in_words(name: str, value: Any) -> bool:
     return value is None or isinstance(value, str | os.PathLike | int)
 
 
+def _check_functions(chunk: object, parsers: object) -> None:
+    """Raise UsageError where a chunker or parser of the user's own is none."""
+    if not (chunk is None or isinstance(chunk, str | int) or callable(chunk)):
+        raise UsageError(f"Pipeline: invalid chunk {chunk!r}: expected a size such as '256 tokens', or a function")
+    if parsers is None:
+        return
+    if not isinstance(parsers, Mapping):
+        raise UsageError(f"Pipeline: invalid parsers {parsers!r}: expected a mapping of media types to functions")
+    for media_type, parser in parsers.items():
+        if not callable(parser):
+            raise UsageError(f"Pipeline: invalid parser {parser!r} of {media_type}: expected a function")
+
+
 def _secrets(source: Sequence[str], options: Mapping[str, Any]) -> bool:
     from penstock.sources import declared
 
@@ -105,7 +119,7 @@ def make_sink(into: Into) -> Sink:
     if isinstance(into, str):
         if not scheme(into):
             raise UsageError(f"invalid index {into!r}: expected a url such as lance://./index")
-        sink: Sink = find(SINKS, scheme(into))(into)
+        sink: Sink = _instance(find(SINKS, scheme(into))(into), Sink, into)
         return sink
     if len(into) == 1:
         return make_sink(into[0])
@@ -120,8 +134,18 @@ def make_index(url: str | Index) -> Index:
         return url
     if not scheme(url):
         raise UsageError(f"invalid index {url!r}: expected a url such as lance://./index")
-    index: Index = find(INDEXES, scheme(url))(url)
+    if not has_index(url) and knows(SINKS, scheme(url)):
+        raise UsageError(f"{url} cannot be searched: {scheme(url)}:// only takes points")
+    index: Index = _instance(find(INDEXES, scheme(url))(url), Index, url)
     return index
+
+
+def _instance(component: Any, contract: type, name: str) -> Any:
+    """The component, which a plug-in may have made."""
+    if not isinstance(component, contract):
+        made = f"a {type(component).__module__}.{type(component).__qualname__}"
+        raise UsageError(f"the plug-in behind {name} is broken: it makes {made}, which is no {contract.__name__}")
+    return component
 
 
 def make_embedder(model: ModelSpec) -> MultiEmbedder:
@@ -144,7 +168,9 @@ def _one_embedder(model: OneModel | MultiEmbedder | None) -> Embedder | MultiEmb
     if model is None or isinstance(model, str | os.PathLike):
         from penstock.embedders.names import from_name
 
-        return from_name(None if model is None else os.fspath(model))
+        name = None if model is None else os.fspath(model)
+        embedder: Embedder | MultiEmbedder = _instance(from_name(name), Model, str(name))
+        return embedder
     from penstock.embedders.functions import FunctionEmbedder
 
     return FunctionEmbedder(model)
@@ -214,7 +240,7 @@ def absolute(path: str) -> str:
     kind, mark, rest = path.partition("://")
     if not mark:
         return os.path.abspath(path)
-    if kind in (*EMBEDDED, "urls") or (rest.startswith((".", "~")) and knows(SINKS, kind)):
+    if kind in (*EMBEDDED, "urls") or (rest.startswith((".", "~")) and (knows(SINKS, kind) or knows(SOURCES, kind))):
         return f"{kind}://{os.path.abspath(os.path.expanduser(rest))}"
     return path
 

@@ -27,6 +27,12 @@ def _option(type: type[Any], default: Any, help: str, metavar: str, **details: A
     return field(metadata=declared) if default is ... else field(default=default, metadata=declared)
 
 
+def _chunk(text: str) -> None:
+    from penstock.chunkers.sizes import parse_chunking
+
+    parse_chunking(text)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The options of a pipeline, as they are written down."""
@@ -40,7 +46,7 @@ class Settings:
     )  # fmt: skip
     model: str | None = _option(str, None, "a sentence-transformers model: a name or a folder", "M")
     chunk: str | None = _option(
-        str, None, 'the size of chunks: "256 tokens", "1000 characters"', "SIZE", numeric=True,
+        str, None, 'the size of chunks: "256 tokens", "1000 characters"', "SIZE", numeric=True, validate=_chunk,
         expected='a size such as "256 tokens"',
     )  # fmt: skip
     memory: str = _option(

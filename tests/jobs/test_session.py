@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import penstock as ps
-from penstock.core.errors import OwnershipError
+from penstock.core.errors import OwnershipError, SpaceMismatch
 from penstock.core.schema import Manifest
 from penstock.ledger import Ledger
 from penstock.sinks.memory import MemorySink
@@ -40,6 +40,17 @@ def test_verify_takes_nothing_over(tmp_path: Path) -> None:
         assert ledger.counts().documents == 1
     assert pipeline(other, tmp_path / "other.db").run().embedded == 0
     assert pipeline(other, tmp_path / "other.db").verify().ok
+
+
+def test_a_run_that_is_refused_leaves_no_ledger(tmp_path: Path) -> None:
+    """A ledger without an index would be one more that commands ask to choose from."""
+    url = f"memory://{tmp_path}/one"
+    pipeline(url, tmp_path / "one.db").run()
+    with pytest.raises(OwnershipError, match=r"filled by another ledger.*where --include or --exclude have changed"):
+        pipeline(url, tmp_path / "two.db").run()
+    with pytest.raises(SpaceMismatch):
+        ps.Pipeline(ListSource(DOCUMENTS), into=url, model=HashingEmbedder(4), state=tmp_path / "three.db").run()
+    assert [path.name for path in tmp_path.glob("*.db")] == ["one.db"]
 
 
 def test_a_run_asks_for_the_manifest_no_more_than_it_must(tmp_path: Path) -> None:

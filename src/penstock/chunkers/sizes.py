@@ -28,7 +28,9 @@ def parse_chunking(text: str) -> Chunking:
         r"(\d{1,9}+)(?:/(\d{1,9}+))?\s*(tokens|chars|characters)?(?:, overlap (\d{1,9}+))?", text.strip(), re.ASCII
     )
     if match is None or (match[2] and match[4]):
-        raise UsageError(f"invalid chunking {text!r}: expected e.g. 256, 256/32 (overlap) or '1000 chars'")
+        raise UsageError(
+            f"invalid chunk {text!r}: expected a size such as '256 tokens', '256/32' (overlap) or '1000 characters'"
+        )
     unit: Unit = "characters" if (match[3] or "").startswith("char") else "tokens"
     return checked(Chunking(int(match[1]), unit, int(match[2] or match[4] or 0)))
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock import __version__
+from penstock.cli.parser import CommandParser
 from penstock.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,15 +30,9 @@ Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows trac
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **options: Any) -> None:
-        options.setdefault("allow_abbrev", False)
-        super().__init__(**options)
-
-
 def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
     """The parser of the command line, complete or, as that is quicker, with the options of some commands `only`."""
-    parser = _Parser(
+    parser = CommandParser(
         prog="penstock",
         description="Streams documents through parse, chunk and embed into a vector database, inside a memory budget,"
         " and keeps the index true to its source.",
@@ -46,12 +41,14 @@ def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
     parser.set_defaults(command="")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
     for name, command in COMMANDS.items():
         child = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:])
         child.set_defaults(command=name, target=command.target, long=command.long)
         if only is None or name in only:
             command.add_options(child)
+            if command.composes:
+                _source_options(child, only or ())
     return parser
 
 
@@ -194,7 +191,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
 
 def _models(parser: argparse.ArgumentParser) -> None:
     _json(parser)
-    actions = parser.add_subparsers(metavar="ACTION", parser_class=_Parser)
+    actions = parser.add_subparsers(metavar="ACTION", parser_class=CommandParser)
     does = "get a model, unless it is here"
     fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
     fetch.add_argument("name", metavar="NAME", nargs="?", help="its name on the model hub; none: the default model")
@@ -208,15 +205,21 @@ class Command(NamedTuple):
     add_options: Callable[[argparse.ArgumentParser], None]
     long: bool = False
     """It works for long: the process is its own, so the allocator is set to give memory back."""
+    composes: bool = False
+    """It takes a source, and so the options of that source."""
 
 
 COMMANDS = {
     "ingest": Command(
-        "bring an index up to date with documents: only what changed is embedded", "ingest:ingest", _ingest, long=True
+        "bring an index up to date with documents: only what changed is embedded",
+        "ingest:ingest",
+        _ingest,
+        long=True,
+        composes=True,
     ),
     "run": Command("bring an index up to date as a penstock.toml says", "ingest:run", _run, long=True),
     "search": Command("find what an index holds on a question", "search:search", _search),
-    "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan),
+    "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan, composes=True),
     "status": Command("say what the ledger knows: documents by state, chunks, last runs", "ledger:status", _status),
     "failures": Command(
         "list what could not be read, parsed, embedded or written, and why", "ledger:failures", _failures
@@ -282,17 +285,57 @@ def _pipeline(parser: argparse.ArgumentParser, *, required: bool) -> None:
         _add(parser, option, required=required and option.name == "into")
 
 
-def _add(parser: argparse.ArgumentParser, option: Option, *, required: bool = False, default: Any = None) -> None:
+def _source_options(parser: argparse.ArgumentParser, words: Collection[str]) -> None:
+    """Add the flags of the sources whose urls are among the words, but for names that the command has."""
+    from penstock.registry import SOURCES, find, scheme
+
+    names = []
+    for kind in sorted({name for word in words if (name := scheme(word)) and _has_flags(name)}):
+        for option in find(SOURCES, kind).options:
+            if option.flag and _flag(option) not in parser._option_string_actions:
+                _add(parser, option, dest=source_dest(option.name))
+                names.append(option.name)
+    parser.set_defaults(source_options=names)
+
+
+def _has_flags(kind: str) -> bool:
+    """Whether a source of that name may have flags besides those of files, which each command has. Plug-ins, whose
+    lookup takes its time, are asked only for a name that is not built in."""
+    from penstock.registry import SINKS, SOURCES, plugins
+
+    if kind in SOURCES:
+        return SOURCES[kind].target != SOURCES["file"].target
+    return kind not in SINKS and kind in plugins(SOURCES)
+
+
+def source_dest(name: str) -> str:
+    """The attribute of the parsed arguments for an option of a source: its name may be that of an argument as well."""
+    return f"source_{name}"
+
+
+def _flag(option: Option) -> str:
+    return f"--{option.name.replace('_', '-')}"
+
+
+def _add(
+    parser: argparse.ArgumentParser,
+    option: Option,
+    *,
+    required: bool = False,
+    default: Any = None,
+    dest: str | None = None,
+) -> None:
     """Add an option as it is declared. Its value is `default` where it is not given, so that one can tell."""
-    flag, help = f"--{option.name.replace('_', '-')}", option.help.replace("%", "%%")
+    flag, dest, help = _flag(option), dest or option.name, option.help.replace("%", "%%")
     if option.type is bool:
-        parser.add_argument(flag, action="store_true", default=default, help=help)
+        parser.add_argument(flag, dest=dest, action="store_true", default=default, help=help)
     elif option.type is tuple:
         again = "" if "may come again" in help else "; may come again"
-        parser.add_argument(flag, metavar=option.metavar, required=required, action="append", help=help + again)
+        metavar = option.metavar
+        parser.add_argument(flag, dest=dest, metavar=metavar, required=required, action="append", help=help + again)
     else:
         shown = f"{help} ({option.default})" if option.default else help
-        parser.add_argument(flag, metavar=option.metavar, type=_value(option), default=default, help=shown)
+        parser.add_argument(flag, dest=dest, metavar=option.metavar, type=_value(option), default=default, help=shown)
 
 
 def _value(option: Option) -> Callable[[str], Any]:

@@ -66,7 +66,10 @@ class IndexSchema:
     @property
     def only_name(self) -> str:
         if len(self.vectors) > 1:
-            raise UsageError(f"the index has several vectors a chunk: {', '.join(self.vectors)}. Name one with using=")
+            raise UsageError(
+                f"the index has several vectors a chunk, {', '.join(self.vectors)}: choose one with using=, on the"
+                " command line with --using"
+            )
         return next(iter(self.vectors))
 
     def name(self, using: str | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,8 @@ from penstock.core.records import VECTOR, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.embedders.named import image_queries, named
 
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.([^\W\d]\w*|<\w+>))+")
+"""What a function is called as a model: its module and qualified name. No name on a model hub is like that."""
 DISTINCT_AMONG = 1024
 """The most hits that are fetched to find `k` different texts."""
 
@@ -58,7 +62,7 @@ class OpenIndex:
         self, query: Callable[[], Sequence[Vector]], k: int, where: Mapping[str, Any] | None, name: str
     ) -> list[Hit]:
         if k < 1:
-            raise UsageError(f"k={k}: at least one result must be asked for")
+            raise UsageError(f"invalid k {k}: expected at least 1")
         if not self._loaded:
             self.embedder.open()
             self._loaded = True
@@ -145,7 +149,14 @@ def check_model(schema: IndexSchema, embedder: MultiEmbedder, url: str) -> None:
 
 
 def models_of(schema: IndexSchema) -> str | dict[str, OneModel]:
-    """The models that an index was made with, by the names of their vectors."""
+    """The models that an index was made with, by the names of their vectors. Raises UsageError where one is a function,
+    whose name must not be asked of a model hub."""
+    for spec in schema.vectors.values():
+        if _FUNCTION.fullmatch(spec.model) and not os.path.exists(spec.model):
+            raise UsageError(
+                f"the index was made by a function, {spec.model}, which only your program has: search it there, with"
+                " penstock.open_index(url, model=...)"
+            )
     if schema.vectors.keys() == {VECTOR}:
         return schema.only.model
     return {name: spec.model for name, spec in schema.vectors.items()}

@@ -32,6 +32,8 @@ class Session:
         for component in (ledger, sink, components.embedder, components.source):
             stack.callback(component.close)
         components.source.open()  # a source that is not there is no reason to begin a ledger
+        if held is not None and not isinstance(sink, FanOut) and not ledger.path.exists():
+            self._fits(held, sink, "", adopt)  # nor is an index that it must not fill
         ledger.open()
         if components.generation == 0 and base.generation is None and not read_only:
             ledger.lead_to(0)
@@ -75,9 +77,9 @@ class Session:
     def _agree(self, held: Manifest, adopt: bool) -> None:
         """The index is the ledger's that its manifest names. One that nobody fills, and part of a shared one that is
         new, is taken over."""
-        if self._fits(held, adopt):
-            return
         sink = self.sink
+        if self._fits(held, sink, self.components.ledger.id, adopt):
+            return
         if self.read_only:
             raise OwnershipError(
                 f"{sink.url} is not filled by the ledger {self.components.ledger.path}: `penstock ingest` takes it over"
@@ -91,10 +93,9 @@ class Session:
         self._adopt()
         self._register()
 
-    def _fits(self, held: Manifest, adopt: bool = False) -> bool:
-        """Whether the index is this ledger's already. Raises where it must not be filled from here."""
-        components = self.components
-        ledger, sink, name = components.ledger, self.sink, components.namespace
+    def _fits(self, held: Manifest, sink: Sink, mine: str, adopt: bool = False) -> bool:
+        """Whether the index is already that of `mine`, the ledger's id. Raises where it must not be filled here."""
+        path, name = self.components.ledger.path, self.components.namespace
         check_fits(held.schema, self.schema, sink.url)
         if name and "" in held.owners:
             raise OwnershipError(f"{sink.url} is filled by one pipeline without a namespace: choose another url")
@@ -105,12 +106,13 @@ class Session:
             if id_prefix(other) == id_prefix(name):
                 raise UsageError(f"the namespaces {name!r} and {other!r} collide by chance: rename one of them")
         owner = held.owners.get(name)
-        if owner is not None and owner != ledger.id and not adopt:
+        if owner is not None and owner != mine and not adopt:
             raise OwnershipError(
-                f"{sink.url} was filled by another ledger than {ledger.path}. Use that one (--state), or take the index"
-                " over with --adopt: its points are then read back, compared with the source, and brought up to date"
+                f"{sink.url} was filled by another ledger than {path}. Use that one (--state), also where --include or"
+                " --exclude have changed; or take the index over with --adopt: its points are then read back, compared"
+                " with the source, and brought up to date"
             )
-        return owner == ledger.id
+        return owner == mine
 
     def _register(self) -> None:
         """Have the manifest name this ledger, beside those of other namespaces."""
@@ -158,7 +160,7 @@ class Session:
             self.sink.open(Manifest(self.schema, self.owner))
             self._sink_open = True
             if not self.exists and (held := self.sink.manifest()) is not None:
-                self._fits(held)  # two that began at once have made one index
+                self._fits(held, self.sink, self.components.ledger.id)  # two that began at once have made one index
                 self._register()
 
     @property

@@ -79,4 +79,7 @@ def _kind(source: Specs) -> tuple[type[Source], str]:
     if len(kinds) > 1:
         classes = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise UsageError(f"one pipeline reads one kind of source, these are several: {classes}")
-    return kinds.pop(), f"{min(names)}://"
+    kind = kinds.pop()
+    if not hasattr(kind, "options"):
+        raise UsageError(f"the plug-in behind {min(names)}:// is broken: {kind!r} is not a Source")
+    return kind, f"{min(names)}://"

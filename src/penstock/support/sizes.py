@@ -25,5 +25,5 @@ def parse_budget(size: str | int) -> int:
     """The bytes in flight that a run may have."""
     budget = parse_size(size)
     if budget < LEAST_BUDGET:
-        raise UsageError(f"memory={size!r} is too little: expected at least {LEAST_BUDGET >> 20} MiB")
+        raise UsageError(f"invalid memory {size!r}: expected at least {LEAST_BUDGET >> 20}MiB")
     return budget

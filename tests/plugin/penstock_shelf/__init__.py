@@ -40,7 +40,7 @@ class ShelfIndex(MemoryIndex):
 class VerseSource(Source):
     """`verse://WORDS`: as many documents as `verses` says, each with the words and its number."""
 
-    options = (Option("verses", int, 3, "how many documents", least=1),)
+    options = (Option("verses", int, 3, "how many documents", metavar="N", least=1, flag=True),)
 
     def __init__(self, url: str, *, verses: int = 3) -> None:
         self.url, self.verses = url, verses

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.cli.arguments import pipeline_options
+from penstock.cli.arguments import pipeline_options, source_dest
 from penstock.cli.ledgers import state_option
 from penstock.cli.output.progress import Display, display
 from penstock.cli.output.report import report_text
@@ -21,7 +21,8 @@ from penstock.settings import Settings
 
 def composed(args: argparse.Namespace) -> Pipeline:
     """The pipeline of `PATH --into URL ...`."""
-    values = {name: value for name in pipeline_options() if (value := getattr(args, name)) is not None}
+    dests = {name: name for name in pipeline_options()} | {name: source_dest(name) for name in args.source_options}
+    values = {name: value for name, dest in dests.items() if (value := getattr(args, dest)) is not None}
     return Pipeline.from_settings(Settings.from_mapping(values | {"source": args.path}, "command line"))
 
 

@@ -64,7 +64,7 @@ def _failures(report: Report, again: str) -> list[tuple[str, str]]:
     if skipped and report.status == "done" and not report.failing:
         lines.append((f"{count(skipped, 'document')} skipped: {why}", "yellow"))
     if report.failing and report.status == "done":
-        missing = f"{count(report.failing, 'document')} not in the index as in the source"
+        missing = f"{count(report.failing, 'document')} could not be indexed whole"
         lines.append((f"{missing}: {why}, `penstock retry{again}` tries again", "red"))
     if report.status == "stopped":
         lines.append(("stopped; what was written is kept. Run it again to go on from here", "bold yellow"))

@@ -172,7 +172,7 @@ def verification_rows(verification: Verification) -> Rows:
         ("orphans", v.orphans, "in the index that belong to no document"),
         ("doubled", v.doubled, "that the index holds more than once"),
         ("altered", v.altered, "whose vectors differ from those that the model makes"),
-        ("behind", v.behind, "of the stores were away: the next run brings them up to date"),
+        ("behind", v.behind, "stores that were away: the next run brings them up to date"),
         ("outdated", v.outdated, "documents that are new, changed or half done"),
         ("gone", v.gone, "documents that the source no longer has"),
         ("failing", v.failing, "documents that could not be indexed"),
