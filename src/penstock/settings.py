@@ -6,7 +6,6 @@ options of a source are declared by that source.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -36,7 +35,7 @@ def _chunk(text: str) -> None:
 
 @dataclass(frozen=True)
 class Settings:
-    """A pipeline in words."""
+    """The options of a pipeline, as they are written down."""
 
     source: tuple[str, ...] = _option(
         tuple, ..., "a file, a folder or a url such as s3://bucket/docs", "PATH", expected="a path or url, or several"
@@ -73,6 +72,8 @@ class Settings:
 
     def to_json(self) -> str:
         """The settings as the ledger remembers them."""
+        import json  # here, as the help of a command does without it
+
         return json.dumps(asdict(self), default=os.fspath)
 
 

@@ -41,7 +41,7 @@ def test_parts_are_made_proved_and_loaded(images: Path, run: Run) -> None:
     assert run("embed", "images", "--model", MODEL, "--out", "parts", "--partition", "1/2").status in (0, 1)
     unfinished = run("verify", "parts")
     assert unfinished.status == 1
-    assert "piece 2 of 2 is not finished" in unfinished.out
+    assert "shard 2 of 2 is not finished" in unfinished.out
     assert run("load", "parts", "--into", "lance://./pictures").status != 0
     assert run("search", "red", "--in", "lance://./pictures").status == 3
     assert run("embed", "images", "--model", MODEL, "--out", "parts", "--partition", "2/2", "--json").status in (0, 1)

@@ -61,8 +61,8 @@ sink.open(Manifest(single(embedder.describe())))
 sink.write([Point(Chunk("0" * 32, "file:///a", 0, "text", (0, 4)), {VECTOR: Dense(np.ones(3, np.float32))})])
 with penstock.open_index("memory://x", model=embedder) as index:
     assert len(index.search("question")) == 1
-import penstock.compose, penstock.embedders
-penstock.embedders.from_name = lambda name: embedder
+import penstock.compose, penstock.embedders.names
+penstock.embedders.names.from_name = lambda name: embedder
 assert main(["search", "question", "--in", "memory://x"]) == 0
 engine = ("penstock.engine.flow", "penstock.jobs.session", "penstock.ledger", "penstock.pipeline", "sqlite3")
 print([name for name in engine if name in sys.modules])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from penstock.core.errors import (
@@ -19,7 +21,15 @@ from penstock.core.errors import (
     Transient,
     Unsupported,
 )
-from penstock.core.records import Checkpoint, Delete, Gap, ListingEnd, Unreadable, Upsert
+from penstock.core.records import Checkpoint, Delete, Dense, Gap, ListingEnd, Piece, Point, Unreadable, Upsert
+from penstock.engine.channel import Channel
+from penstock.engine.control import Control
+from penstock.engine.identity import Namer
+from penstock.engine.journal import Begun
+from penstock.engine.progress import Progress
+from penstock.engine.readback import ReadBack
+from penstock.engine.work import Document, Embedded, Prepared
+from penstock.ledger import Ledger
 
 from .harness import World, expected, item, lines, listing, parse, world
 
@@ -494,3 +504,91 @@ def test_reading_back_is_in_the_account(w: World) -> None:
     assert reads.peak <= reads.capacity
     assert max(largest) <= reads.capacity // 2
     assert len(largest) >= 5
+
+
+class PanicException(BaseException):
+    """As drivers written in Rust raise it."""
+
+
+@pytest.mark.parametrize("component", ["parser", "blocks", "chunker", "embedder", "sink"])
+def test_a_panic_of_a_driver_is_that_documents_failure(w: World, component: str) -> None:
+    def panics(*_: object) -> None:
+        raise PanicException("index out of bounds")
+
+    test_what_a_component_raises_for_one_document_is_that_documents_failure(w, component, panics)
+
+
+def test_an_error_of_the_ledger_is_no_failure_of_a_document(w: World) -> None:
+    documents = corpus(5)
+    w.run(listing(documents))
+    edited = {uri: f"{text}\nmore" for uri, text in documents.items()}
+
+    def full(*_: object) -> dict[bytes, int]:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with Ledger(w.folder / "ledger.db") as ledger:
+        ledger.open()
+        ledger.digests = full  # type: ignore[method-assign]
+        with pytest.raises(StageError, match=r"prepare at doc:.*disk I/O error"):
+            w.flow(listing(edited), ledger).run(interval=0.01)
+        assert not list(ledger.failures())
+    w.run(listing(edited))
+    assert w.held() == expected(edited)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_chunker_that_keeps_its_blocks_holds_up_nobody(w: World, fails: bool) -> None:
+    """It reads the first block of each document, which takes most of the room that blocks have."""
+    kept = []
+
+    def first(blocks):  # type: ignore[no-untyped-def]
+        kept.append(blocks)
+        yield Piece(next(blocks).text[:10], (0, 10))
+        if fails:
+            raise ValueError("one is enough")
+
+    def parse_twice(item):  # type: ignore[no-untyped-def]
+        parsed = parse(item)
+        parsed.blocks *= 2
+        return parsed
+
+    def hurry(progress: Progress) -> None:
+        assert progress.seconds < 20, "it hangs"
+
+    with Ledger(w.folder / "ledger.db") as ledger:
+        ledger.open()
+        documents = {f"doc:{n}": f"{n} {'x' * 600_000}" for n in range(5)}
+        flow = w.flow(listing(documents), ledger, chunker=first, parse=parse_twice, workers=1)
+        flow.run(hurry, interval=0.05)
+    assert len(kept) == 5
+    counts = flow.counters.values()
+    assert counts["failed" if fails else "documents"] == 5
+
+
+def test_points_read_back_are_in_the_account_until_the_sink_has_them_in_its_own() -> None:
+    """The sink takes nothing: eight workers must not fetch a page each beside what waits for it."""
+    reads, points = Channel[None]("reads", 10_000), Channel[list[Embedded]]("points", 1)
+    begun = Begun(1, 1, had=False)
+    document = Document(item("doc", "text"), begun, 0)
+    chunk, entry = Namer(document.item, begun).name(Piece("text", (0, 4)))
+    moved = (Prepared(document, entry, chunk, chunk.nbytes, chunk.length), entry.id)
+    fetched: list[int] = []
+
+    def fetch(ids: Sequence[str]) -> list[Point]:
+        point = Point(chunk, {"vector": Dense(np.ones(500, np.float32))})
+        fetched.append(point.nbytes)
+        return [point]
+
+    read_back = ReadBack(fetch, 100, reads, points, Control(1.0))
+    assert not read_back.move([moved])
+    fetched.clear()
+    threads = [threading.Thread(target=read_back.move, args=([moved],)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    assert sum(fetched) <= reads.capacity
+    for _ in threads:
+        points.release(points.get()[1])
+    for thread in threads:
+        thread.join(10)
+    assert len(fetched) == 8

@@ -14,6 +14,14 @@ BROKEN_AFTER, BROKEN_LATER = 10, 50
 """Documents, one after the other, for which a component raises what no contract names, before the component itself is
 taken to be broken and the run ends: where it has not worked once in the run, and where it has."""
 
+PANICS = ("PanicException", "CancelledError")
+"""Errors that are no Exceptions: of drivers written in Rust, and of asyncio."""
+
+
+def is_error(error: BaseException) -> bool:
+    """Whether it is an error of the component that raised it, and not the end of the program."""
+    return isinstance(error, Exception | SystemExit) or type(error).__name__ in PANICS
+
 
 class Control:
     def __init__(self, max_wait: float) -> None:

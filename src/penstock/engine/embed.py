@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from penstock.core.contracts import MultiEmbedder
 from penstock.core.errors import EmbedError, PenstockError, StageError
 from penstock.engine.channel import Channel
-from penstock.engine.control import Control
+from penstock.engine.control import Control, is_error
 from penstock.engine.pack import Packer
 from penstock.engine.work import Document, Embedded, Event, Failed, Prepared, embedded
 
@@ -50,7 +50,9 @@ class Embed:
                 self._lose(batch, str(error))
         except (PenstockError, MemoryError) as error:
             raise StageError("embed", batch[0].chunk.uri, error) from error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not is_error(error):
+                raise
             self._withdraw(batch)
             self._isolate(batch, error, last)
         else:

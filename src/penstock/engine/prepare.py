@@ -5,15 +5,16 @@ Chunks that the index has go past the model: unchanged ones are kept, others get
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
 from penstock.core.contracts import Chunker
 from penstock.core.errors import ParseError, SourceError, StageError, Transient, Unsupported
 from penstock.core.records import Block, Gap, Item, Piece
-from penstock.engine.channel import Broken, Channel
-from penstock.engine.control import Control
+from penstock.engine.channel import Broken, Channel, Closed
+from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
 from penstock.engine.readback import ReadBack
@@ -35,12 +36,29 @@ class Parse(Protocol):
     def blocks(self) -> Iterable[Block | Gap | str]: ...
 
 
-class _ParserFailed(Exception):
-    """A parser raised something that no contract names."""
+class _ComponentFailed(Exception):
+    """A parser or chunker raised something that no contract names."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, component: str, stage: str, error: BaseException) -> None:
         super().__init__(str(error))
-        self.error = error
+        self.component, self.stage, self.error = component, stage, error
+
+
+class _blamed:
+    """An error inside that no contract names comes out as _ComponentFailed."""
+
+    def __init__(self, component: str, stage: str) -> None:
+        self._component, self._stage = component, stage
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None and is_error(error) and not isinstance(error, _NAMED):
+            raise _ComponentFailed(self._component, self._stage, error) from error
+
+
+_NAMED = (ParseError, SourceError, Transient, OSError, MemoryError, StageError, Broken, Closed, _ComponentFailed)
+"""Errors that contracts name, and those of others."""
 
 
 @dataclass(slots=True)
@@ -82,48 +100,46 @@ class Prepare:
         except (SourceError, Transient, OSError) as error:
             cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)
             ends = Failed(document, document.failure("read", cause, permanent=False), ends=sent[0])
-        except (Broken, StageError, MemoryError):
+        except _ComponentFailed as failed:
+            ends = Failed(document, self._unexpected(document, failed), ends=sent[0])
+        except (Broken, Closed, StageError, MemoryError):
             raise
-        except (Exception, SystemExit) as error:
-            ends = Failed(document, self._unexpected(document, error), ends=sent[0])
+        except Exception as error:  # the journal's, say
+            raise StageError("prepare", item.uri, error) from error
         else:
             self.control.succeeded("parser")
             self.control.succeeded("chunker")
             ends = Parsed(document, sent[0])
         self.send(ends)
 
-    def _unexpected(self, document: Document, error: BaseException) -> Failure:
-        component, stage = "chunker", "chunk"
-        if isinstance(error, _ParserFailed):
-            component, stage, error = "parser", "parse", error.error
-        return document.failure(stage, self.control.unexpected(component, "prepare", document.item.uri, error))
+    def _unexpected(self, document: Document, failed: _ComponentFailed) -> Failure:
+        cause = self.control.unexpected(failed.component, "prepare", document.item.uri, failed.error)
+        return document.failure(failed.stage, cause)
 
     def _chunk(self, document: Document, chunker: Chunker, sent: list[int]) -> None:
         """Count in `sent` what was sent, also where it ends in an exception."""
-        try:
+        with _blamed("parser", "parse"):
             parsed = self.parse(document.item)
-        except (ParseError, SourceError, Transient, OSError, MemoryError):
-            raise
-        except (Exception, SystemExit) as error:
-            raise _ParserFailed(error) from error
         size = document.item.size or 0
         document.facts.update(parser=parsed.parser, media_type=parsed.media_type, bytes=size, chunks=0, tokens=0)
         namer = Namer(document.item, document.begun, self.id_prefix)
+        own = _blamed("chunker", "chunk")
         batch: list[Prepared] = []
         held = 0
-        for piece in chunker(self._draw(document, parsed.blocks)):
-            if not isinstance(piece, Piece):
-                raise TypeError(f"a chunker yields Pieces, not {type(piece).__name__}")
-            chunk, entry = namer.name(piece)
-            weight = chunk.nbytes
-            batch.append(Prepared(document, entry, chunk, weight, chunk.length))
-            held += weight
-            if len(batch) >= BATCH or held >= BATCH_BYTES:
-                sent[0] += self._send(document, batch)
-                batch, held = [], 0
+        # Closed here: a chunker that keeps its blocks would keep their room as well.
+        with closing(self._draw(document, parsed.blocks)) as blocks, closing(_pieces(chunker, blocks)) as pieces:
+            for piece in pieces:
+                with own:
+                    chunk, entry = namer.name(piece)
+                    weight = chunk.nbytes
+                batch.append(Prepared(document, entry, chunk, weight, chunk.length))
+                held += weight
+                if len(batch) >= BATCH or held >= BATCH_BYTES:
+                    sent[0] += self._send(document, batch)
+                    batch, held = [], 0
         sent[0] += self._send(document, batch)
 
-    def _draw(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Iterator[Block]:
+    def _draw(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Generator[Block, None, None]:
         """The parser's blocks. As much is charged as the largest so far takes: the chunker has one at a time."""
         left = document.item.size or 0
         held = read = 0
@@ -193,11 +209,14 @@ class Prepare:
         return len(batch) - len(kept)
 
 
-def _guarded(blocks: Iterable[Block | Gap | str]) -> Iterator[Block | Gap | str]:
-    """The blocks; what a parser raises that no contract names comes out as _ParserFailed."""
-    try:
+def _guarded(blocks: Iterable[Block | Gap | str]) -> Generator[Block | Gap | str, None, None]:
+    with _blamed("parser", "parse"):
         yield from blocks
-    except (ParseError, SourceError, Transient, OSError, MemoryError, GeneratorExit):
-        raise
-    except (Exception, SystemExit) as error:
-        raise _ParserFailed(error) from error
+
+
+def _pieces(chunker: Chunker, blocks: Iterable[Block]) -> Generator[Piece, None, None]:
+    with _blamed("chunker", "chunk"):
+        for piece in chunker(blocks):
+            if not isinstance(piece, Piece):
+                raise TypeError(f"a chunker yields Pieces, not {type(piece).__name__}")
+            yield piece

@@ -47,7 +47,7 @@ class ReadBack:
         return max(1, min(self._max_rows, self._reads.capacity // (2 * self._largest)))
 
     def _page(self, moved: Sequence[tuple[Prepared, bytes]]) -> list[Prepared]:
-        charged = len(moved) * max(self._largest, 1)
+        charged = len(moved) * self._largest or self._reads.capacity
         self._reads.charge(charged)
         try:
             ids = sorted({id.hex() for _, id in moved})
@@ -71,11 +71,11 @@ class ReadBack:
                     lost.append(one)
                 else:
                     found.append(embedded(one, point.vectors))
+            if found:  # held until the sink's channel has them in its account
+                self._points.put(found, sum(one.nbytes for one in found))
+                self._control.counters.add(moved=len(found))
         finally:
             self._reads.release(charged)
-        if found:
-            self._points.put(found, sum(one.nbytes for one in found))
-            self._control.counters.add(moved=len(found))
         return lost
 
 

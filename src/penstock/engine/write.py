@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, Rejected, StageError, TooLarge
 from penstock.engine.channel import Channel, Empty, Ended
-from penstock.engine.control import Control
+from penstock.engine.control import Control, is_error
 from penstock.engine.journal import Journal
 from penstock.engine.work import Document, Embedded, Event, Failed, Written
 
@@ -82,7 +82,9 @@ class Write:
             batch = [one for one in batch if one.point.id not in error.reasons]
         except (PenstockError, MemoryError, OSError) as error:
             raise StageError("write", points[0].chunk.uri, error) from error
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if not is_error(error):
+                raise
             self._isolate(batch, error)
             return
         self.control.succeeded("sink")
