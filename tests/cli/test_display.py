@@ -129,7 +129,7 @@ def test_a_report_has_every_count() -> None:
         "3.0 MiB of 512.0 MiB",
         "adopted 5 points",
         "1 part could",
-        "2 documents not in the index",
+        "2 documents could not be indexed whole",
         "`penstock retry --state x.db`",
     ):
         assert part in shown
@@ -147,7 +147,9 @@ def test_nothing_changed_is_one_line() -> None:
 
 def test_documents_that_failed_before_are_counted_and_not_called_unchanged() -> None:
     quiet = report_text(report(unchanged=10, parked=3, failing=3)).plain
-    assert quiet.startswith("0 changed (10 documents, 3 failed before) in 2.0 s\n3 documents not in the index")
+    assert quiet.startswith(
+        "0 changed (10 documents, 3 failed before) in 2.0 s\n3 documents could not be indexed whole"
+    )
     busy = report_text(report(documents=1, added=1, unchanged=10, parked=3, failing=4, failed=1)).plain
     assert "10 unchanged · 0 deleted · 1 failed · 0 skipped · 3 failed before" in busy
     assert "failed before" not in report_text(report(documents=1, added=1, unchanged=10)).plain

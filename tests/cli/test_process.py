@@ -47,6 +47,7 @@ def test_a_search_loads_no_engine_and_no_ledger(tmp_path: Path) -> None:
     """Neither `open_index` nor `penstock search` does."""
     code = """
 import sys
+from dataclasses import replace
 import numpy as np
 import penstock
 from penstock.cli.main import main
@@ -57,7 +58,8 @@ from penstock.sinks.memory import MemorySink
 
 embedder = FunctionEmbedder(lambda texts: np.ones((len(texts), 3)))
 sink = MemorySink("memory://x")
-sink.open(Manifest(single(embedder.describe())))
+spec = replace(embedder.describe(), model="org/model")  # the name of a function is not looked up
+sink.open(Manifest(single(spec)))
 sink.write([Point(Chunk("0" * 32, "file:///a", 0, "text", (0, 4)), {VECTOR: Dense(np.ones(3, np.float32))})])
 with penstock.open_index("memory://x", model=embedder) as index:
     assert len(index.search("question")) == 1
