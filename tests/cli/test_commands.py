@@ -107,6 +107,7 @@ def test_a_broken_document_is_status_1_and_in_failures(ingest: Run, run: Run) ->
     Path("docs/broken.pdf").write_text("A plain text after all.")
     assert run("retry", "-q").status == 0
     assert run("failures").out.strip() == "no failures"
+    assert run("retry").out.strip() == "nothing to retry"
 
 
 def test_nothing_of_a_file_name_reaches_the_terminal_as_a_command(ingest: Run, run: Run) -> None:

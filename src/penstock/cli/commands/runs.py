@@ -36,7 +36,7 @@ def shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
 
 def show_report(report: Report, pipeline: Pipeline, *, listed: bool = True) -> None:
     """`listed`: the run went through the whole source, not only through what had failed."""
-    say(report_text(report, again=state_option(pipeline.ledger.path)))
+    say(report_text(report, again=state_option(pipeline.ledger.path), listed=listed))
     if listed and report.status == "done" and not report.complete and not pipeline.source.feed:
         complain("the source could not be listed whole, so nothing was deleted from the index")
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from penstock.engine.progress import Report
 
 
-def report_text(report: Report, again: str = "") -> Text:
-    """What a run did. `again`: the options that name this ledger to other commands, where it is not the only one."""
+def report_text(report: Report, again: str = "", *, listed: bool = True) -> Text:
+    """What a run did. `again`: the options that name this ledger to other commands, where it is not the only one.
+    `listed`: it went through the whole source, not only through what had failed."""
     from rich.text import Text
 
     text = Text()
@@ -23,7 +24,8 @@ def report_text(report: Report, again: str = "") -> Text:
         counts[name] for name in ("documents", "deleted", "failed", "skipped", "gaps", "removed")
     ):
         documents = ", ".join(filter(None, [count(counts["unchanged"], "document"), parked]))
-        text.append(f"0 changed ({documents}) in {duration(report.seconds)}\n")
+        nothing = f"0 changed ({documents}) in {duration(report.seconds)}" if listed else "nothing to retry"
+        text.append(f"{nothing}\n")
     else:
         for name, value in _rows(report, parked):
             text.append(f"{name:<11}", style="cyan").append(f"{value}\n")
