@@ -28,7 +28,8 @@ from penstock.engine.identity import Namer
 from penstock.engine.journal import Begun
 from penstock.engine.progress import Progress
 from penstock.engine.readback import ReadBack
-from penstock.engine.work import Document, Embedded, Prepared
+from penstock.engine.scan import Queued, Scan
+from penstock.engine.work import Document, Embedded, Event, Prepared
 from penstock.ledger import Ledger
 
 from .harness import World, expected, item, lines, listing, parse, world
@@ -374,6 +375,34 @@ def test_stopping_keeps_what_was_acknowledged(w: World) -> None:
     w.run(listing(documents))
     assert w.held() == expected(documents)
     assert len(w.embedder.texts) - before == 6000 - acknowledged
+
+
+def test_a_stop_while_the_end_of_the_listing_is_on_its_way_is_no_error(w: World) -> None:
+    """The stages below may have ended by then."""
+    control, events = Control(1.0), Channel[Event]("commits", 1000)
+    with Ledger(w.folder / "ledger.db") as ledger:
+        ledger.open()
+        begin = ledger.begin
+
+        def stopped(uris: Sequence[str], run: int) -> dict[str, Begun]:
+            control.stop.set()
+            events.close()
+            return begin(uris, run)
+
+        ledger.begin = stopped  # type: ignore[method-assign]
+        items = Channel[Document]("items", 1000)
+        Scan(
+            changes=listing({"doc": "text"}),
+            view=ledger,
+            run=1,
+            feed=False,
+            force=False,
+            items=items,
+            send=lambda event: events.put(event, 1),
+            control=control,
+            queued=Queued(),
+        ).work()
+    assert control.error is None
 
 
 def test_bytes_in_flight_stay_under_the_budget(w: World) -> None:
