@@ -72,6 +72,23 @@ def test_a_run_asks_for_the_manifest_no_more_than_it_must(tmp_path: Path) -> Non
     assert asked == [False]
 
 
+def test_a_run_that_waits_for_another_first_run_forgets_nothing(tmp_path: Path) -> None:
+    """The other one makes the index after this one has looked for it, and ends before this one has the ledger."""
+    url, state = f"memory://{tmp_path}", tmp_path / "ledger.db"
+
+    class Slow(ListSource):
+        def open(self) -> None:
+            super().open()
+            if not state.exists():
+                assert pipeline(url, state).run().embedded == 5
+
+    gone = dict(list(DOCUMENTS.items())[1:])
+    report = ps.Pipeline(Slow(gone), into=url, model=HashingEmbedder(8), state=state).run()
+    assert (report.embedded, report.unchanged, report.deleted) == (0, 4, 1)
+    assert not report.notices
+    assert MemorySink(url).count() == 4
+
+
 def test_a_query_loads_no_engine_and_no_ledger(tmp_path: Path) -> None:
     code = f"""
 import sys

@@ -13,7 +13,7 @@ import pytest
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import ModelError, SinkError, SourceError, StageError, Transient
-from penstock.core.records import Point
+from penstock.core.records import Item, Point
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import EmbedFaults, FaultySource, SourceFaults
 from penstock.testing.sinks import Died, Faults, FaultySink
@@ -304,6 +304,22 @@ def test_one_document_that_cannot_be_looked_up_does_not_keep_others_from_a_retry
     w.source = w.listed
     assert w.pipeline().retry().ok
     assert whole(w)
+
+
+def test_nor_does_one_whose_source_is_busy(w: World) -> None:
+    class Busy(FaultySource):
+        def lookup(self, uri: str) -> Item | None:
+            if uri == "doc:0":
+                raise Transient("429 Too Many Requests")
+            return super().lookup(uri)
+
+    w.embedder.faults = EmbedFaults(poison="line 5")
+    w.run()
+    w.embedder.faults = EmbedFaults()
+    w.source = Busy(w.listed)
+    report = w.pipeline().retry()
+    assert report.failing == 1
+    assert report.counts["documents"] == len(DOCUMENTS) - 1
 
 
 def test_a_retry_deletes_a_document_that_is_gone(w: World) -> None:
