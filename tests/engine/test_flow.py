@@ -565,6 +565,14 @@ def test_an_error_of_the_ledger_is_no_failure_of_a_document(w: World) -> None:
     assert w.held() == expected(edited)
 
 
+def test_a_document_that_memory_is_too_small_for_is_named(w: World) -> None:
+    def big(blocks: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(StageError, match="prepare at doc:0: MemoryError"):
+        w.run(listing(corpus(1)), chunker=big)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_chunker_that_keeps_its_blocks_holds_up_nobody(w: World, fails: bool) -> None:
     """It reads the first block of each document, which takes most of the room that blocks have."""

@@ -102,9 +102,9 @@ class Prepare:
             ends = Failed(document, document.failure("read", cause, permanent=False), ends=sent[0])
         except _ComponentFailed as failed:
             ends = Failed(document, self._unexpected(document, failed), ends=sent[0])
-        except (Broken, Closed, StageError, MemoryError):
+        except (Broken, Closed, StageError):
             raise
-        except Exception as error:  # the journal's, say
+        except Exception as error:  # the journal's, or memory is short
             raise StageError("prepare", item.uri, error) from error
         else:
             self.control.succeeded("parser")
