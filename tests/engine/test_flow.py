@@ -13,6 +13,7 @@ import pytest
 
 from penstock.core.errors import (
     EmbedError,
+    LockedError,
     MassDeletion,
     ParseError,
     Rejected,
@@ -563,6 +564,15 @@ def test_an_error_of_the_ledger_is_no_failure_of_a_document(w: World) -> None:
         assert not list(ledger.failures())
     w.run(listing(edited))
     assert w.held() == expected(edited)
+
+
+def test_a_lease_that_is_lost_is_no_failure_of_the_document_that_is_read(w: World) -> None:
+    def lost(blocks: object) -> None:
+        raise LockedError("another worker has it")
+
+    with pytest.raises(StageError, match="LockedError"):
+        w.run(listing(corpus(1)), parse=lost)
+    assert not w.failures
 
 
 def test_a_document_that_memory_is_too_small_for_is_named(w: World) -> None:

@@ -197,6 +197,23 @@ def test_a_model_that_fails_once_loses_nothing(w: World, faults: EmbedFaults) ->
     assert whole(w)
 
 
+def test_documents_embedded_while_a_service_is_cut_off_are_tried_again(w: World) -> None:
+    """Without its being said: an embedder of the user's may raise what the network gives it."""
+
+    class CutOff(HashingEmbedder):
+        def embed(self, chunks: Any) -> Any:
+            if any(chunk.uri in ("doc:3", "doc:4") for chunk in chunks):
+                raise ConnectionResetError("connection reset by peer")
+            return super().embed(chunks)
+
+    w.embedder.real = CutOff(8)
+    report = w.run()
+    assert (report.failed, report.failing) == (2, 2)
+    w.embedder.real = HashingEmbedder(8)
+    assert w.run().ok
+    assert whole(w)
+
+
 def test_documents_that_break_a_component_do_not_end_every_run(w: World) -> None:
     """Though they come first, and are so many that the component seems broken."""
     bad = {f"bad:{n:02}": f"document {n} of the bad" for n in range(25)}
