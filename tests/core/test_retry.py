@@ -9,7 +9,7 @@ import time
 import pytest
 
 from penstock.core import retry as retries
-from penstock.core.errors import PenstockError, SinkError, SinkUnavailable, Transient
+from penstock.core.errors import PenstockError, SinkError, SinkUnavailable, StageError, Transient
 from penstock.core.retry import Retry
 
 
@@ -97,3 +97,8 @@ def test_a_store_that_is_away_is_both_and_a_busy_model_is_no_store() -> None:
     assert issubclass(Transient, PenstockError)
     again = pickle.loads(pickle.dumps(SinkUnavailable("away", retry_after=3.0)))
     assert (str(again), again.retry_after) == ("away", 3.0)
+
+
+def test_the_error_that_ends_a_worker_reaches_who_started_it() -> None:
+    again = pickle.loads(pickle.dumps(StageError("embed", "doc:a", ValueError("boom"))))
+    assert (str(again), again.stage, again.item) == ("embed at doc:a: ValueError: boom", "embed", "doc:a")

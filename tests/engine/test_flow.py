@@ -13,6 +13,7 @@ import pytest
 
 from penstock.core.errors import (
     EmbedError,
+    LockedError,
     MassDeletion,
     ParseError,
     Rejected,
@@ -28,7 +29,8 @@ from penstock.engine.identity import Namer
 from penstock.engine.journal import Begun
 from penstock.engine.progress import Progress
 from penstock.engine.readback import ReadBack
-from penstock.engine.work import Document, Embedded, Prepared
+from penstock.engine.scan import Queued, Scan
+from penstock.engine.work import Document, Embedded, Event, Prepared
 from penstock.ledger import Ledger
 
 from .harness import World, expected, item, lines, listing, parse, world
@@ -376,6 +378,34 @@ def test_stopping_keeps_what_was_acknowledged(w: World) -> None:
     assert len(w.embedder.texts) - before == 6000 - acknowledged
 
 
+def test_a_stop_while_the_end_of_the_listing_is_on_its_way_is_no_error(w: World) -> None:
+    """The stages below may have ended by then."""
+    control, events = Control(1.0), Channel[Event]("commits", 1000)
+    with Ledger(w.folder / "ledger.db") as ledger:
+        ledger.open()
+        begin = ledger.begin
+
+        def stopped(uris: Sequence[str], run: int) -> dict[str, Begun]:
+            control.stop.set()
+            events.close()
+            return begin(uris, run)
+
+        ledger.begin = stopped  # type: ignore[method-assign]
+        items = Channel[Document]("items", 1000)
+        Scan(
+            changes=listing({"doc": "text"}),
+            view=ledger,
+            run=1,
+            feed=False,
+            force=False,
+            items=items,
+            send=lambda event: events.put(event, 1),
+            control=control,
+            queued=Queued(),
+        ).work()
+    assert control.error is None
+
+
 def test_bytes_in_flight_stay_under_the_budget(w: World) -> None:
     """Watched all the while, with a sink slowed to a crawl and one line larger than any share."""
     documents = corpus(300, 100)
@@ -534,6 +564,23 @@ def test_an_error_of_the_ledger_is_no_failure_of_a_document(w: World) -> None:
         assert not list(ledger.failures())
     w.run(listing(edited))
     assert w.held() == expected(edited)
+
+
+def test_a_lease_that_is_lost_is_no_failure_of_the_document_that_is_read(w: World) -> None:
+    def lost(blocks: object) -> None:
+        raise LockedError("another worker has it")
+
+    with pytest.raises(StageError, match="LockedError"):
+        w.run(listing(corpus(1)), parse=lost)
+    assert not w.failures
+
+
+def test_a_document_that_memory_is_too_small_for_is_named(w: World) -> None:
+    def big(blocks: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(StageError, match="prepare at doc:0: MemoryError"):
+        w.run(listing(corpus(1)), chunker=big)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from penstock.cli import main as cli
 from penstock.compose import copy
 from penstock.core.contracts import Sink
-from penstock.core.errors import OwnershipError, PenstockError, SinkError, UsageError
+from penstock.core.errors import OwnershipError, PenstockError, SinkError, SinkUnavailable, UsageError
 from penstock.core.records import Point
 from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.jobs.copy import Copied
@@ -145,3 +146,32 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert len(capsys.readouterr().out.splitlines()) == found
     assert cli.main(["search", "pump", "--in", two, "--where", "page=3"]) == 2
     assert "--where" in capsys.readouterr().err
+
+
+def test_a_copy_that_fails_does_not_wait_for_a_store_that_is_away(source: Sink) -> None:
+    """The next page is being read meanwhile, and would be asked for again for ten minutes."""
+
+    class Away(MemorySink):
+        pages = 0
+
+        def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+            self.pages += 1
+            if self.pages > 1:
+                raise SinkUnavailable("away")
+            return super().fetch(ids)
+
+    def interrupt(copied: Copied) -> None:
+        raise KeyboardInterrupt
+
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            copy(Away(FROM), TO, interrupt)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert [type(error) for error in errors] == [KeyboardInterrupt]

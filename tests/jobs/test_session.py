@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import penstock as ps
 from penstock.core.errors import OwnershipError, SpaceMismatch
+from penstock.core.records import Hit
 from penstock.core.schema import Manifest
 from penstock.ledger import Ledger
-from penstock.sinks.memory import MemorySink
+from penstock.sinks.memory import MemoryIndex, MemorySink
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.sources import ListSource
 
@@ -81,6 +83,44 @@ def test_a_run_asks_for_the_manifest_no_more_than_it_must(tmp_path: Path) -> Non
     asked.clear()
     assert run().unchanged == 5
     assert asked == [False]
+
+
+def test_a_run_that_waits_for_another_first_run_forgets_nothing(tmp_path: Path) -> None:
+    """The other one makes the index after this one has looked for it, and ends before this one has the ledger."""
+    url, state = f"memory://{tmp_path}", tmp_path / "ledger.db"
+
+    class Slow(ListSource):
+        def open(self) -> None:
+            super().open()
+            if not state.exists():
+                assert pipeline(url, state).run().embedded == 5
+
+    gone = dict(list(DOCUMENTS.items())[1:])
+    report = ps.Pipeline(Slow(gone), into=url, model=HashingEmbedder(8), state=state).run()
+    assert (report.embedded, report.unchanged, report.deleted) == (0, 4, 1)
+    assert not report.notices
+    assert MemorySink(url).count() == 4
+
+
+def test_a_search_asks_for_the_manifest_once(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}"
+    pipeline(url, tmp_path / "ledger.db").run()
+    asked: list[bool] = []
+
+    class Asked(MemoryIndex):
+        def manifest(self) -> Manifest:
+            asked.append(True)
+            return super().manifest()
+
+        def search(self, *args: Any, **options: Any) -> list[Hit]:
+            return MemoryIndex(url).search(*args, **options)
+
+    with ps.open_index(Asked(url), model=HashingEmbedder(8)) as index:
+        assert index.search("document 3", k=1)
+        asked.clear()
+        for number in range(5):
+            assert index.search(f"document {number}", k=1)
+    assert not asked
 
 
 def test_a_query_loads_no_engine_and_no_ledger(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import ModelError, SinkError, SourceError, StageError, Transient
-from penstock.core.records import Point
+from penstock.core.records import Item, Point
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.faults import EmbedFaults, FaultySource, SourceFaults
 from penstock.testing.sinks import Died, Faults, FaultySink
@@ -197,6 +197,23 @@ def test_a_model_that_fails_once_loses_nothing(w: World, faults: EmbedFaults) ->
     assert whole(w)
 
 
+def test_documents_embedded_while_a_service_is_cut_off_are_tried_again(w: World) -> None:
+    """Without its being said: an embedder of the user's may raise what the network gives it."""
+
+    class CutOff(HashingEmbedder):
+        def embed(self, chunks: Any) -> Any:
+            if any(chunk.uri in ("doc:3", "doc:4") for chunk in chunks):
+                raise ConnectionResetError("connection reset by peer")
+            return super().embed(chunks)
+
+    w.embedder.real = CutOff(8)
+    report = w.run()
+    assert (report.failed, report.failing) == (2, 2)
+    w.embedder.real = HashingEmbedder(8)
+    assert w.run().ok
+    assert whole(w)
+
+
 def test_documents_that_break_a_component_do_not_end_every_run(w: World) -> None:
     """Though they come first, and are so many that the component seems broken."""
     bad = {f"bad:{n:02}": f"document {n} of the bad" for n in range(25)}
@@ -304,6 +321,22 @@ def test_one_document_that_cannot_be_looked_up_does_not_keep_others_from_a_retry
     w.source = w.listed
     assert w.pipeline().retry().ok
     assert whole(w)
+
+
+def test_nor_does_one_whose_source_is_busy(w: World) -> None:
+    class Busy(FaultySource):
+        def lookup(self, uri: str) -> Item | None:
+            if uri == "doc:0":
+                raise Transient("429 Too Many Requests")
+            return super().lookup(uri)
+
+    w.embedder.faults = EmbedFaults(poison="line 5")
+    w.run()
+    w.embedder.faults = EmbedFaults()
+    w.source = Busy(w.listed)
+    report = w.pipeline().retry()
+    assert report.failing == 1
+    assert report.counts["documents"] == len(DOCUMENTS) - 1
 
 
 def test_a_retry_deletes_a_document_that_is_gone(w: World) -> None:

@@ -10,6 +10,7 @@ import pytest
 from penstock.compose import open_index
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, Transient
+from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink, forget
@@ -173,6 +174,22 @@ def test_both_are_reindexed(several: Several) -> None:
     several.pipeline(model=other).drop_former()
     with open_index(several.two, other) as index:
         assert len(index) == 50
+
+
+def test_a_document_that_one_store_chokes_on_does_not_end_every_run(several: Several) -> None:
+    class Chokes(MemorySink):
+        def write(self, points: Any) -> None:
+            if any(point.chunk.uri == "doc:3" for point in points):
+                raise ValueError("not this one")
+            super().write(points)
+
+    report = several.pipeline(LanceSink(several.one), Chokes(several.two)).run()
+    assert (report.failed, report.documents) == (1, len(DOCUMENTS) - 1)
+    with Ledger.reader(several.folder / "ledger.db") as ledger:
+        causes = {failure.cause for failure in ledger.failures()}
+    assert {several.two in cause and "ValueError: not this one" in cause for cause in causes} == {True}
+    assert several.pipeline().retry().ok
+    several.equal()
 
 
 def test_a_store_of_another_pipeline_is_refused(several: Several) -> None:

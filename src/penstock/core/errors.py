@@ -110,6 +110,9 @@ class StageError(PenstockError):
         self.stage, self.item = stage, item
         self.__cause__ = cause
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (type(self), self.args, self.__dict__)  # a cause may be anything, and is in the message
+
 
 def _restore(cls: type[PenstockError], args: tuple[object, ...], state: dict[str, object]) -> PenstockError:
     error = cls.__new__(cls, *args)

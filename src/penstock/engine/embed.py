@@ -76,16 +76,19 @@ class Embed:
             for alone in by_document(batch):
                 self._batch(alone, last=True)
         else:
-            self._lose(batch, self.control.unexpected("embedder", "embed", batch[0].chunk.uri, error))
+            cause = self.control.unexpected("embedder", "embed", batch[0].chunk.uri, error)
+            # A service that cannot be reached is an OSError, and so is an image that cannot be decoded.
+            self._lose(batch, cause, permanent=not isinstance(error, OSError))
 
     def _withdraw(self, batch: Sequence[Prepared]) -> None:
         if self.withdraw is not None:
             self.withdraw(len(batch))
 
-    def _lose(self, batch: Sequence[Prepared], cause: str) -> None:
+    def _lose(self, batch: Sequence[Prepared], cause: str, *, permanent: bool = True) -> None:
         self.control.counters.add(gaps=len(batch))
         for one in batch:
-            self.send(Failed(one.document, one.document.failure("embed", cause, place=one.chunk.id), settles=1))
+            failure = one.document.failure("embed", cause, permanent=permanent, place=one.chunk.id)
+            self.send(Failed(one.document, failure, settles=1))
 
 
 def by_document(batch: Sequence[Prepared]) -> list[list[Prepared]]:

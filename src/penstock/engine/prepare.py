@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from penstock.core.contracts import Chunker
-from penstock.core.errors import ParseError, SourceError, StageError, Transient, Unsupported
+from penstock.core.errors import LockedError, ParseError, SourceError, StageError, Transient, Unsupported
 from penstock.core.records import Block, Gap, Item, Piece
 from penstock.engine.channel import Broken, Channel, Closed
 from penstock.engine.control import Control, is_error
@@ -57,7 +57,10 @@ class _blamed:
             raise _ComponentFailed(self._component, self._stage, error) from error
 
 
-_NAMED = (ParseError, SourceError, Transient, OSError, MemoryError, StageError, Broken, Closed, _ComponentFailed)
+_NAMED = (
+    *(ParseError, SourceError, Transient, LockedError, OSError, MemoryError),
+    *(StageError, Broken, Closed, _ComponentFailed),
+)
 """Errors that contracts name, and those of others."""
 
 
@@ -102,9 +105,9 @@ class Prepare:
             ends = Failed(document, document.failure("read", cause, permanent=False), ends=sent[0])
         except _ComponentFailed as failed:
             ends = Failed(document, self._unexpected(document, failed), ends=sent[0])
-        except (Broken, Closed, StageError, MemoryError):
+        except (Broken, Closed, StageError):
             raise
-        except Exception as error:  # the journal's, say
+        except Exception as error:  # the journal's, or memory is short
             raise StageError("prepare", item.uri, error) from error
         else:
             self.control.succeeded("parser")

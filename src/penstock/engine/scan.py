@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from penstock.core.errors import StageError
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingEnd, Unreadable, Upsert
-from penstock.engine.channel import Broken, Channel, Ended
+from penstock.engine.channel import Broken, Channel, Closed, Ended
 from penstock.engine.classify import classify
 from penstock.engine.control import Control
 from penstock.engine.journal import Failure, View
@@ -50,6 +50,9 @@ class Scan:
             self._listen()
         except (Broken, Ended):
             raise
+        except Closed:
+            if not self.control.stop.is_set():
+                raise
         except Exception as error:
             # What was named before goes all the way: a source that breaks off now and then still gets on.
             self.control.note(StageError("scan", None, error))

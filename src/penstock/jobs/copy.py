@@ -6,10 +6,12 @@ again: a copy that broke off goes on where it was, and a second copy is a compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from threading import Event
 from typing import Any
 
 from penstock.core.contracts import Sink
@@ -63,32 +65,38 @@ def copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None = None)
     written = kept = 0
     refused: dict[str, str] = {}
     retry = Retry()
-    for points in _ahead(old, retry):
-        same = retry.call("read", partial(held_equal, new, points)) if before else set()
-        missing = [point for point in points if point.id not in same]
-        why = write_all(new, missing, retry)
-        refused |= why
-        written, kept = written + len(missing) - len(why), kept + len(same)
-        if progress:
-            progress(Copied(written, kept, total, 0, refused))
+    with closing(_ahead(old)) as ahead:
+        for points in ahead:
+            same = retry.call("read", partial(held_equal, new, points)) if before else set()
+            missing = [point for point in points if point.id not in same]
+            why = write_all(new, missing, retry)
+            refused |= why
+            written, kept = written + len(missing) - len(why), kept + len(same)
+            if progress:
+                progress(Copied(written, kept, total, 0, refused))
     retry.call("flush", new.flush)
     new.maintain()
     return Copied(written, kept, total, max(0, new.count() - written - kept), refused)
 
 
-def _ahead(old: Sink, retry: Retry) -> Iterator[Sequence[Point]]:
+def _ahead(old: Sink) -> Generator[Sequence[Point], None, None]:
     """The store's points, a page being read while the caller has the one before it."""
     size = min(old.max_rows, PAGE)
+    stop = Event()
+    retry = Retry(stop=stop)
     with ThreadPoolExecutor(1, thread_name_prefix="penstock-copy") as reader:
         waiting: Future[Sequence[Point]] | None = None
-        for ids in old.ids():
-            for start in range(0, len(ids), size):
-                fetched = reader.submit(retry.call, "read", partial(old.fetch, ids[start : start + size]))
-                if waiting is not None:
-                    yield from _portions(waiting.result())
-                waiting = fetched
-        if waiting is not None:
-            yield from _portions(waiting.result())
+        try:
+            for ids in old.ids():
+                for start in range(0, len(ids), size):
+                    fetched = reader.submit(retry.call, "read", partial(old.fetch, ids[start : start + size]))
+                    if waiting is not None:
+                        yield from _portions(waiting.result())
+                    waiting = fetched
+            if waiting is not None:
+                yield from _portions(waiting.result())
+        finally:
+            stop.set()  # nobody waits for a store that is away once the copy has failed
 
 
 def _portions(points: Sequence[Point]) -> Iterator[Sequence[Point]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.core.contracts import Chunker
-from penstock.core.errors import ParseError, SourceError, Unsupported
 from penstock.core.records import Block, Gap, Item, ListingEnd, Unreadable, Upsert
 from penstock.engine.classify import classify
 from penstock.engine.identity import Namer
@@ -161,7 +161,9 @@ class _Planner:
                 else:
                     self.chunks += 1
                     self.tokens += chunk.length
-        except (Unsupported, ParseError, SourceError, OSError):
+        except sqlite3.Error:  # the ledger's
+            raise
+        except Exception:
             self.unreadable += 1  # a run says why
 
     def _blocks(self, blocks: Iterable[Block | Gap | str]) -> Iterable[Block]:

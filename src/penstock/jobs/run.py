@@ -56,7 +56,7 @@ def unfinished(components: Components) -> Iterator[Change]:
     for uri in components.ledger.unfinished():
         try:
             item = components.source.lookup(uri)
-        except SourceError as error:  # one that cannot be looked up is no reason to leave out the others
+        except (SourceError, Transient) as error:  # one that cannot be looked up is no reason to leave out the others
             yield Unreadable(uri, str(error))
         else:
             yield Upsert(item) if item is not None else Delete(uri)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from penstock.core.contracts import Embedder, Index, MultiEmbedder, OneModel
@@ -35,6 +36,11 @@ class OpenIndex:
     def manifest(self) -> Manifest:
         return self.index.manifest()
 
+    @cached_property
+    def _schema(self) -> IndexSchema:
+        """Read once: no index changes its schema, and a store is a request away."""
+        return self.manifest.schema
+
     def search(
         self, query: str, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
@@ -44,14 +50,14 @@ class OpenIndex:
         """
         if not query.strip():
             raise UsageError("the query is empty")
-        name = self.manifest.schema.name(using)
+        name = self._schema.name(using)
         return self._nearest(lambda: self.embedder.query([query], name), k, where, name)
 
     def search_image(
         self, image: bytes, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
         """The k nearest to an image, which is any file that can be decoded."""
-        schema = self.manifest.schema
+        schema = self._schema
         name = schema.name(using)
         embedder = image_queries(self.embedder, name)
         if embedder is None:

@@ -41,6 +41,8 @@ class Session:
         if self.fan_out:
             stack.callback(self.fan_out.detach)
             held = self.fan_out.manifest()
+        elif held is None and ledger.counts().documents:
+            held = sink.manifest()  # a run that had the ledger until now may have made the index
         self.sink: Sink = self.fan_out or sink
         self.owner = {components.namespace: ledger.id}
         self._lock = threading.Lock()

@@ -103,9 +103,11 @@ class Group:
 
     # ------------------------------------------------------------ all at once
 
-    def everywhere(self, call: Callable[[Sink], T]) -> dict[Member, T]:
+    def everywhere(
+        self, call: Callable[[Sink], T], named: Callable[[Member, BaseException], BaseException] | None = None
+    ) -> dict[Member, T]:
         """Call every member that is not behind, at the same time. Those that are unavailable fall behind, but for the
-        last one that is up."""
+        last one that is up. `named` gives the error to raise for that of a member."""
         active = [member for member in self.members if member.state != BEHIND]
         if not any(member.state == UP for member in active):
             raise SinkUnavailable(f"none of {self.names} is up to date")
@@ -128,7 +130,7 @@ class Group:
         away = {member: error for member, error in failed.items() if isinstance(error, Transient)}
         for member, error in failed.items():
             if member not in away:
-                raise broken(member, error)
+                raise (named or broken)(member, error)
         if away:
             with self.mutex:  # a member that has done it may have fallen behind in another thread
                 if self.ledger is None or not any(member.state == UP for member in done):
@@ -242,6 +244,15 @@ def broken(member: Member, error: BaseException) -> BaseException:
         return error
     message = str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
     named = SinkError(f"{member.url}: {message}")
+    named.__cause__ = error
+    return named
+
+
+def unexpected(member: Member, error: BaseException) -> BaseException:
+    """The same of a write, where an error that no contract names may be one document's: it does not end the run."""
+    if isinstance(error, PenstockError | OSError | MemoryError) or not isinstance(error, Exception):
+        return broken(member, error)
+    named = RuntimeError(f"{member.url}: {type(error).__name__}: {error}")
     named.__cause__ = error
     return named
 

@@ -19,7 +19,7 @@ from penstock.core.errors import Rejected, SinkUnavailable, Transient, UsageErro
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests
-from penstock.sinks.fanout.group import BEHIND, UP, Book, Group, Member, put
+from penstock.sinks.fanout.group import BEHIND, UP, Book, Group, Member, put, unexpected
 from penstock.sinks.fanout.joining import FIRST, Joining, give
 
 SLICE = 1.0
@@ -180,7 +180,7 @@ class FanOut(Sink):
         group = self._group
         with group.turns.shared():
             try:
-                done = group.everywhere(lambda sink: put(sink, points))
+                done = group.everywhere(lambda sink: put(sink, points), unexpected)
             finally:
                 group.unseen = True  # set afterwards: a flush meanwhile may have come too early
             # Without a ledger nothing records that one lacks a point that another has.
