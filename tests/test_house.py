@@ -51,13 +51,18 @@ NAMES = {name_of(path) for path in MODULES}
 
 
 @lru_cache(None)
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@lru_cache(None)
 def imports(path: Path) -> tuple[str, ...]:
     return tuple(_imports(path))
 
 
 def _imports(path: Path) -> Iterator[str]:
     """Modules of this package that a file imports, wherever in it, for the type checker alone too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative imports hide where a name comes from"
             module = node.module or ""
@@ -118,7 +123,7 @@ WIDE = {"penstock.pipeline.Pipeline.__init__": "each is an option that a user se
 
 def parameters(path: Path) -> Iterator[tuple[str, int]]:
     """Functions, with how many parameters they have beside self."""
-    for outer in ast.walk(ast.parse(path.read_text())):
+    for outer in ast.walk(tree(path)):
         for node in ast.iter_child_nodes(outer):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
