@@ -277,7 +277,7 @@ def test_a_generation_dropped_while_a_search_opens(live: Live, monkeypatch: pyte
 
 def test_invalid_requests_are_refused(live: Live, tmp_path: Path) -> None:
     """Each before anything is built."""
-    with pytest.raises(UsageError, match="is done of that already"):
+    with pytest.raises(UsageError, match="is made of that already"):
         live.pipeline(HashingEmbedder(16)).reindex()
     with pytest.raises(SinkError, match="no index"):
         Pipeline(
