@@ -15,6 +15,7 @@ from penstock.core.errors import (
     EmbedError,
     LockedError,
     MassDeletion,
+    ModelError,
     ParseError,
     Rejected,
     StageError,
@@ -376,6 +377,24 @@ def test_stopping_keeps_what_was_acknowledged(w: World) -> None:
     w.run(listing(documents))
     assert w.held() == expected(documents)
     assert len(w.embedder.texts) - before == 6000 - acknowledged
+
+
+def test_what_was_embedded_before_the_model_failed_is_kept(w: World) -> None:
+    """Also where the store is slower than the failure."""
+    write = w.sink.write
+
+    def fails(chunks):  # type: ignore[no-untyped-def]
+        if len(w.embedder.texts) >= 100:
+            raise ModelError("the model is gone")
+
+    def slow(points):  # type: ignore[no-untyped-def]
+        time.sleep(0.3)
+        write(points)
+
+    w.embedder.before, w.sink.write = fails, slow
+    with pytest.raises(StageError, match="the model is gone"):
+        w.run(listing(corpus(20)))
+    assert w.ledger_counts.acknowledged == len(w.embedder.texts) >= 100
 
 
 def test_a_stop_while_the_end_of_the_listing_is_on_its_way_is_no_error(w: World) -> None:

@@ -43,9 +43,8 @@ class Flow:
         self._journal = tail.journal
         self._tail = TailStages(tail, self._seam, self._control)
         self._stages = (*self._head.stages, *self._tail.stages)
-        # The commits go on: what was acknowledged is still written down.
+        # The tail goes on, unless it is what failed: what was embedded is still written, and the commits written down.
         self._control.on_failure(self._head.fail)
-        self._control.on_failure(self._seam.points.fail)
 
     @property
     def counters(self) -> Counters:

@@ -39,6 +39,11 @@ class TailStages:
 
     def __init__(self, tail: Tail, seam: Seam, control: Control) -> None:
         sink = tail.sink
+
+        def fail(error: BaseException) -> None:
+            control.fail(error)
+            seam.points.fail()
+
         slots = threading.BoundedSemaphore(sink.writers)
         write = Write(sink, tail.journal, seam.points, seam.send, control, slots, tail.linger, tail.feed)
         self.committer = Committer(
@@ -54,6 +59,6 @@ class TailStages:
             linger=tail.linger,
         )
         self.stages = (
-            Stage("write", sink.writers, write.work, seam.events.close, control.fail),
-            Stage("commit", 1, self.committer.work, seam.events.fail, control.fail),
+            Stage("write", sink.writers, write.work, seam.events.close, fail),
+            Stage("commit", 1, self.committer.work, seam.events.fail, fail),
         )
