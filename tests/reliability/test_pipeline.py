@@ -128,7 +128,7 @@ def test_two_runs_on_one_ledger_exclude_each_other(w: World) -> None:
 
 
 def test_a_budget_that_is_too_small_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="at least 8 MiB"):
+    with pytest.raises(UsageError, match="at least 8MiB"):
         Pipeline(ListSource(), into="memory://small", model=HashingEmbedder(8), memory="4MiB", state=tmp_path / "l.db")
 
 

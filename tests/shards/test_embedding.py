@@ -381,7 +381,7 @@ def test_progress_sums_up_all_shards(source: Path, tmp_path: Path) -> None:
         ({"claim": True, "pieces": 0}, "pieces"),
         ({"claim": True, "pieces": 100_000}, "pieces"),
         ({"options": Options(rows=0)}, "rows=0"),
-        ({"options": Options(memory="1MiB")}, "too little"),
+        ({"options": Options(memory="1MiB")}, "at least 8MiB"),
         ({"model": lambda texts: texts}, "embeds no images"),
     ],
 )
