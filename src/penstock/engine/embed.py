@@ -10,7 +10,7 @@ from penstock.core.errors import EmbedError, PenstockError, StageError
 from penstock.engine.channel import Channel
 from penstock.engine.control import Control, is_error
 from penstock.engine.pack import Packer
-from penstock.engine.work import Document, Embedded, Event, Failed, Prepared, embedded
+from penstock.engine.work import Embedded, Event, Failed, Prepared, by_document, embedded
 
 
 @dataclass(slots=True)
@@ -89,10 +89,3 @@ class Embed:
         for one in batch:
             failure = one.document.failure("embed", cause, permanent=permanent, place=one.chunk.id)
             self.send(Failed(one.document, failure, settles=1))
-
-
-def by_document(batch: Sequence[Prepared]) -> list[list[Prepared]]:
-    documents: dict[Document, list[Prepared]] = {}
-    for one in batch:
-        documents.setdefault(one.document, []).append(one)
-    return list(documents.values())

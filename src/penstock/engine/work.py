@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from penstock.core.records import Chunk, Item, Point, Vector
 from penstock.engine.journal import Begun, ChunkEntry, Failure
@@ -52,6 +52,16 @@ def embedded(prepared: Prepared, vectors: Mapping[str, Vector]) -> Embedded:
     chunk = prepared.chunk if prepared.chunk.image is None else replace(prepared.chunk, image=b"")
     point = Point(chunk, vectors)
     return Embedded(prepared.document, prepared.entry, point, point.nbytes)
+
+
+OnTheWay = TypeVar("OnTheWay", Prepared, Embedded)
+
+
+def by_document(batch: Sequence[OnTheWay]) -> list[list[OnTheWay]]:
+    documents: dict[Document, list[OnTheWay]] = {}
+    for one in batch:
+        documents.setdefault(one.document, []).append(one)
+    return list(documents.values())
 
 
 # ---------------------------------------------------------------- events

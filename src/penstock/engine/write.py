@@ -13,7 +13,7 @@ from penstock.core.errors import PenstockError, Rejected, StageError, TooLarge
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control, is_error
 from penstock.engine.journal import Journal
-from penstock.engine.work import Document, Embedded, Event, Failed, Written
+from penstock.engine.work import Embedded, Event, Failed, Written, by_document
 
 
 @dataclass(slots=True)
@@ -93,11 +93,9 @@ class Write:
 
     def _isolate(self, batch: Sequence[Embedded], error: BaseException) -> None:
         """The sink raised what no contract names: try each document alone, and note it of those that it is for."""
-        documents: dict[Document, list[Embedded]] = {}
-        for one in batch:
-            documents.setdefault(one.document, []).append(one)
+        documents = by_document(batch)
         if len(documents) > 1:
-            for alone in documents.values():
+            for alone in documents:
                 self._put(alone)
         else:
             self._lose(batch, self.control.unexpected("sink", "write", batch[0].point.chunk.uri, error))
