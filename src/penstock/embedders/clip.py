@@ -173,11 +173,11 @@ class ClipEmbedder(Embedder):
     def _texts(self, rows: Sequence[Sequence[int]]) -> list[Dense]:
         tokenizer, towers = self._opened()
         checkpoint = self._load()
-        whole = [[*tokenizer.prefix, *row, *tokenizer.suffix] for row in rows]
+        complete = [[*tokenizer.prefix, *row, *tokenizer.suffix] for row in rows]
         results: list[Any] = [None] * len(rows)
-        lengths = [checkpoint.positions if checkpoint.family == "siglip" else len(row) for row in whole]
+        lengths = [checkpoint.positions if checkpoint.family == "siglip" else len(row) for row in complete]
         for places in batches(lengths, self.batch_tokens):
-            for i, vector in zip(places, towers.text([whole[i] for i in places]), strict=True):
+            for i, vector in zip(places, towers.text([complete[i] for i in places]), strict=True):
                 results[i] = Dense(vector)
         return results
 

@@ -142,10 +142,10 @@ def _patches(graph: Graph, checkpoint: ClipCheckpoint, side: int) -> str:
     import numpy as np
     from onnx import TensorProto
 
-    patch, whole = checkpoint.patch, side * checkpoint.patch
+    patch, resolution = checkpoint.patch, side * checkpoint.patch
     pixels = "pixels"
-    if whole != checkpoint.edge:
-        ends = graph.constant(np.array([whole, whole], np.int64))
+    if resolution != checkpoint.edge:
+        ends = graph.constant(np.array([resolution, resolution], np.int64))
         starts, axes = graph.constant(np.array([0, 0], np.int64)), graph.constant(np.array([1, 2], np.int64))
         pixels = graph.add("Slice", pixels, starts, ends, axes)
     cut = graph.constant(np.array([-1, side, patch, side, patch * 3], np.int64))
@@ -190,8 +190,8 @@ def _attended(graph: Graph, tower: Tower, weights: Weights, hidden: str) -> str:
     matrices = weights["head.attention.in_proj_weight"].reshape(3, heads, width // heads, width)
     shifts = weights["head.attention.in_proj_bias"].reshape(3, heads, width // heads)
     query = matrices[0] @ weights["head.probe"].reshape(width) + shifts[0]
-    asked = np.einsum("hd,hdw->wh", query, matrices[1]) / np.sqrt(np.float32(width // heads))
-    scores = graph.add("MatMul", hidden, graph.constant(np.ascontiguousarray(asked, np.float32)))
+    projected = np.einsum("hd,hdw->wh", query, matrices[1]) / np.sqrt(np.float32(width // heads))
+    scores = graph.add("MatMul", hidden, graph.constant(np.ascontiguousarray(projected, np.float32)))
     shares = graph.add("Softmax", graph.add("Transpose", scores, perm=[0, 2, 1]), axis=-1)
     held = graph.add("Unsqueeze", graph.add("MatMul", shares, hidden), graph.constant(np.array([2], np.int64)))
     values = graph.add("MatMul", held, graph.constant(np.ascontiguousarray(matrices[2].transpose(0, 2, 1))))

@@ -184,8 +184,8 @@ def attention(
     if graph.exact:
         return str(graph.add("Attention", state, graph.constant(matrix), shift, lengths, "", bias, **options))
     sizes = graph.constant(np.full(3, matrix.shape[1] // 3, np.int64))
-    asked = graph.add("Split", product(graph, state, matrix, fine=True), sizes, outputs=3, axis=-1)
-    return str(graph.add("MultiHeadAttention", *asked, shift, lengths, bias, **options))
+    qkv = graph.add("Split", product(graph, state, matrix, fine=True), sizes, outputs=3, axis=-1)
+    return str(graph.add("MultiHeadAttention", *qkv, shift, lengths, bias, **options))
 
 
 def scaled(graph: Graph, weights: Weights, name: str) -> tuple[str, str]:

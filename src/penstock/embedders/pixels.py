@@ -117,9 +117,9 @@ def load(folder: Path, defaults: Mapping[str, Any]) -> Preprocessing:
 
 def _config(folder: Path) -> dict[str, Any]:
     """preprocessor_config.json, or its part of processor_config.json, where newer versions of transformers write it."""
-    whole = folder / "processor_config.json"
-    if not (folder / "preprocessor_config.json").is_file() and whole.is_file():
-        return dict(read(whole)["image_processor"])
+    combined = folder / "processor_config.json"
+    if not (folder / "preprocessor_config.json").is_file() and combined.is_file():
+        return dict(read(combined)["image_processor"])
     return dict(read(folder / "preprocessor_config.json"))
 
 

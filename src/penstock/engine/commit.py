@@ -98,10 +98,10 @@ class Committer:
                     touched[id(document)] = document
                 case Failed(document, failure, settles, ends, skipped):
                     document.settled += settles
-                    whole = ends is not None or settles > 0
-                    document.failed |= whole and not skipped
+                    complete = ends is not None or settles > 0
+                    document.failed |= complete and not skipped
                     document.skipped |= skipped
-                    document.passing |= whole and not failure.permanent
+                    document.passing |= complete and not failure.permanent
                     if ends is not None:
                         document.total = ends
                     touched[id(document)] = document

@@ -15,9 +15,9 @@ from penstock.engine.identity import Namer
 from penstock.engine.journal import Begun, Known
 from penstock.engine.scan import PAGE
 from penstock.jobs.components import Components
-from penstock.jobs.session import check_fits
 from penstock.ledger import Ledger
 from penstock.parsers import Parsers
+from penstock.sinks import manifests
 from penstock.support.bits import Bits
 
 ANY = 1 << 62
@@ -62,7 +62,7 @@ def plan(base: Components, sample: int = SAMPLE) -> Plan:
             stack.callback(component.close)
         schema = components.schema()
         if held is not None:
-            check_fits(held.schema, schema, components.sink.url)
+            manifests.check_schema(held.schema, schema, components.sink.url)
         ledger = components.ledger if components.ledger.path.exists() and held is not None else None
         if ledger is not None:
             ledger.open(exclusive=False)

@@ -118,13 +118,13 @@ def collapse(hits: Iterable[Hit]) -> list[DistinctHit]:
 def distinct_hits(nearest: Callable[[int], Sequence[Hit]], k: int) -> list[DistinctHit]:
     """The k nearest hits with different texts. `nearest(k)` gives the k nearest, whatever their texts; it is asked for
     more where some of them are copies, for DISTINCT_AMONG at most."""
-    asked = k
+    limit = k
     while True:
-        hits = nearest(asked)
+        hits = nearest(limit)
         distinct = collapse(hits)
-        if len(distinct) >= k or len(hits) < asked or asked >= DISTINCT_AMONG:
+        if len(distinct) >= k or len(hits) < limit or limit >= DISTINCT_AMONG:
             return distinct[:k]
-        asked = max(k, min(4 * asked, DISTINCT_AMONG))
+        limit = max(k, min(4 * limit, DISTINCT_AMONG))
 
 
 def opened(base: Index) -> Index:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from penstock.core.contracts import Chunker, Sink
-from penstock.core.errors import OwnershipError, SpaceMismatch, UsageError
+from penstock.core.errors import OwnershipError, UsageError
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored, id_prefix
 from penstock.jobs.components import Components
@@ -98,7 +98,7 @@ class Session:
     def _fits(self, held: Manifest, sink: Sink, mine: str, adopt: bool = False) -> bool:
         """Whether the index is already that of `mine`, the ledger's id. Raises where it must not be filled here."""
         path, name = self.components.ledger.path, self.components.namespace
-        check_fits(held.schema, self.schema, sink.url)
+        manifests.check_schema(held.schema, self.schema, sink.url)
         if name and "" in held.owners:
             raise OwnershipError(f"{sink.url} is filled by one pipeline without a namespace: choose another url")
         if not name and held.owners and "" not in held.owners:
@@ -201,15 +201,6 @@ def _check_capabilities(components: Components, schema: IndexSchema) -> None:
         raise UsageError(
             f"{sink.url} takes texts of at most {most:,} bytes; a chunk of {schema.chunking} may have {longest:,}:"
             " choose smaller ones (--chunk)"
-        )
-
-
-def check_fits(held: IndexSchema, mine: IndexSchema, url: str) -> None:
-    """Raise SpaceMismatch unless one index can hold both."""
-    if not held.same_space(mine):
-        raise SpaceMismatch(
-            f"{url} holds {held}; this run makes {mine}. Index into another url, or have `penstock reindex` build a new"
-            " generation beside it"
         )
 
 

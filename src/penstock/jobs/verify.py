@@ -158,17 +158,17 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Po
             alike = [[point for point in points if point.chunk.image != b""]]
             alike += [shown[start : start + SEEN] for start in range(0, len(shown), SEEN)]
             for some in filter(None, alike):
-                whole = [(point, chunk) for point in some if (chunk := _whole(session, point.chunk)) is not None]
-                columns = embedder.embed([chunk for _, chunk in whole]) if whole else {}
+                complete = [(point, chunk) for point in some if (chunk := _complete(session, point.chunk)) is not None]
+                columns = embedder.embed([chunk for _, chunk in complete]) if complete else {}
                 wrong = [
                     point
-                    for n, (point, _) in enumerate(whole)
+                    for n, (point, _) in enumerate(complete)
                     if not all(_near(point.vectors[name], column[n]) for name, column in columns.items())
                 ]
-                yield len(whole), len(some) - len(whole), wrong
+                yield len(complete), len(some) - len(complete), wrong
 
 
-def _whole(session: Session, chunk: Chunk) -> Chunk | None:
+def _complete(session: Session, chunk: Chunk) -> Chunk | None:
     """With its image, which the source has. None where it is another by now, or none."""
     if chunk.image != b"":
         return chunk

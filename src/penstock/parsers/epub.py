@@ -20,7 +20,7 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block | Gap]:
     for chapter in _spine(package, book):
         try:
             page = package.read(chapter)
-            yield from blocks(decode(page, declared(page)), metadata, whole=True)
+            yield from blocks(decode(page, declared(page)), metadata, everything=True)
         except ParseError as error:
             yield Gap(f"{chapter[:100]}: {error}")
 

@@ -69,17 +69,17 @@ def declared(data: bytes) -> str | None:
         return None
 
 
-def blocks(text: str, metadata: Mapping[str, Any] = NOTHING, *, whole: bool = False) -> Iterator[Block]:
-    """Text under its headings: the main content, or with `whole` everything (a chapter, a letter)."""
+def blocks(text: str, metadata: Mapping[str, Any] = NOTHING, *, everything: bool = False) -> Iterator[Block]:
+    """Text under its headings: the main content, or with `everything` all of it (a chapter, a letter)."""
     tree = HTMLTree.parse(shallow(text))
     title = " ".join((tree.title or "").split())[:500]
     if title and "title" not in metadata:
         metadata = {**metadata, "title": title}
-    main = "" if whole else _extract(tree, main=True)
+    main = "" if everything else _extract(tree, main=True)
     if len(main) < _WORTH:
-        everything = _extract(tree, main=False)
-        if len(main) < len(everything) // 2:
-            main = everything
+        full = _extract(tree, main=False)
+        if len(main) < len(full) // 2:
+            main = full
     path: list[tuple[int, str]] = []
     start = 0
     for match in _HEADING.finditer(main):

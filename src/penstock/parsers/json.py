@@ -140,19 +140,19 @@ class _Text:
         self.peek()
         size = _STEP
         while True:
-            whole = self.fill(size)
+            ended = self.fill(size)
             try:
                 value, end = _DECODER.raw_decode(self._held, self._at)
             except json.JSONDecodeError as error:
                 unended = error.msg.startswith("Unterminated string") or error.pos > len(self._held) - _NEAR
-                if whole or not unended:
+                if ended or not unended:
                     raise _Invalid(error.msg) from None
             except RecursionError:
                 raise LimitExceeded("JSON nested too deeply") from None
             else:
                 if end - self._at > most:
                     raise _TooLong
-                if end < len(self._held) or whole:  # a number may go on
+                if end < len(self._held) or ended:  # a number may go on
                     self._at = end
                     return value
             if size > most:

@@ -38,7 +38,7 @@ def letter(subject: str, plain: str, html: str, metadata: dict[str, Any]) -> Ite
         for part in cut(plain.replace("\r\n", "\n")):
             yield Block(part, headings=headings, metadata=metadata)
     elif html:
-        for block in blocks(html, {**metadata, "title": subject}, whole=True):
+        for block in blocks(html, {**metadata, "title": subject}, everything=True):
             yield Block(block.text, headings=headings + block.headings, metadata=metadata)
 
 

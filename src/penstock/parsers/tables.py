@@ -114,16 +114,16 @@ class _Rows:
         for text in self._pieces():
             first = True
             for line in io.StringIO(text):
-                whole = line.endswith("\n")
+                ended = line.endswith("\n")
                 if skipping:
-                    skipping = not whole
-                elif (first and parts) or not whole:
+                    skipping = not ended
+                elif (first and parts) or not ended:
                     parts.append(line)
                     held += len(line)
                     if held > LONGEST:
                         self._gaps.append(Gap(f"a row of more than {LONGEST >> 20} MiB was left out"))
-                        parts, held, skipping = [], 0, not whole
-                    elif whole:
+                        parts, held, skipping = [], 0, not ended
+                    elif ended:
                         yield "".join(parts)
                         parts, held = [], 0
                 else:
@@ -144,8 +144,8 @@ class _Rows:
 
 def _delimiter(sample: str) -> str:
     """The one that cuts the first lines into equally many fields, the more the better."""
-    whole = sample[: sample.rfind("\n") + 1] or sample
-    plain = re.sub(r'"(?:[^"]|"")*"', "", whole)
+    complete = sample[: sample.rfind("\n") + 1] or sample
+    plain = re.sub(r'"(?:[^"]|"")*"', "", complete)
     counts = {mark: [line.count(mark) for line in plain.splitlines()[:50] if line] for mark in ",;\t|"}
 
     def score(mark: str) -> tuple[float, int]:

@@ -12,12 +12,12 @@ def scores(query: Dense, vectors: Sequence[Any], metric: str) -> list[float]:
     """Compare the query with each: larger is nearer, a negative distance for l2."""
     import numpy as np
 
-    asked, matrix = query.values.astype(np.float64), np.array(vectors, dtype=np.float64)
+    target, matrix = query.values.astype(np.float64), np.array(vectors, dtype=np.float64)
     if metric == "l2":
-        found = -np.linalg.norm(matrix - asked, axis=1)
+        found = -np.linalg.norm(matrix - target, axis=1)
     else:
-        found = matrix @ asked
+        found = matrix @ target
     if metric == "cosine":
-        lengths = np.linalg.norm(matrix, axis=1) * np.linalg.norm(asked)
+        lengths = np.linalg.norm(matrix, axis=1) * np.linalg.norm(target)
         found = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > 0)
     return list(found.tolist())

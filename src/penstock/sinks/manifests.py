@@ -68,12 +68,12 @@ def keep(path: Path, manifest: Manifest) -> None:
     write_durably(path, to_json(manifest).encode())
 
 
-def agree(kept: Manifest, wanted: Manifest, url: str) -> None:
-    """Raise SpaceMismatch unless both have the same schema; the names of models may differ."""
-    if not kept.schema.same_space(wanted.schema):
+def check_schema(kept: IndexSchema, wanted: IndexSchema, url: str) -> None:
+    """Raise SpaceMismatch unless one index can hold both; the names of models may differ."""
+    if not kept.same_space(wanted):
         raise SpaceMismatch(
-            f"{url} holds {kept.schema}; this run makes {wanted.schema}. Index into another url, or have"
-            " `penstock reindex` build a new generation beside it"
+            f"{url} holds {kept}; this run makes {wanted}. Index into another url, or have `penstock reindex` build a"
+            " new generation beside it"
         )
 
 
@@ -99,7 +99,7 @@ def supported(schema: IndexSchema, sink: Sink, metrics: Mapping[str, Sequence[st
 def admit(sink: Sink, kept: Manifest | None, wanted: Manifest, metrics: Mapping[str, Sequence[str]] = NOTHING) -> None:
     """Raise SpaceMismatch where the index is of another schema, and UsageError where the sink cannot hold this one."""
     if kept is not None:
-        agree(kept, wanted, sink.url)
+        check_schema(kept.schema, wanted.schema, sink.url)
     supported(wanted.schema, sink, metrics)
 
 

@@ -29,7 +29,7 @@ def batched(points: Sequence[Point], schema: IndexSchema, url: str, *, refused: 
     reasons: dict[str, str] = {}
     for id, *_ in batch.rows:
         try:
-            vectors = [_taken(cast(Sparse, newest[id].vectors[name]), refused, most) for name in names]
+            vectors = [_accepted(cast(Sparse, newest[id].vectors[name]), refused, most) for name in names]
         except ValueError as error:
             reasons[id] = str(error)
         else:
@@ -42,7 +42,7 @@ def batched(points: Sequence[Point], schema: IndexSchema, url: str, *, refused: 
     return batch
 
 
-def _taken(vector: Sparse, refused: str, most: int) -> Sparse:
+def _accepted(vector: Sparse, refused: str, most: int) -> Sparse:
     """The vector with its entries in order. Raises ValueError where the store does not take it."""
     vector = ordered(vector)
     if most and len(vector.values) > most:
@@ -52,7 +52,7 @@ def _taken(vector: Sparse, refused: str, most: int) -> Sparse:
     return vector
 
 
-def asked(query: Sparse, url: str, *, negative: bool = True) -> Sparse:
+def checked_query(query: Sparse, url: str, *, negative: bool = True) -> Sparse:
     """The query without its zeros, which weigh nothing. Raises SinkError where the store cannot compare with it."""
     import numpy as np
 

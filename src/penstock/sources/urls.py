@@ -73,25 +73,25 @@ class Separated:
     """Commas or tabs between the fields, names in the first line."""
 
     def __init__(self, stream: BinaryIO, between: str) -> None:
-        self._taken = 0
-        self._reader = csv.reader(self._whole(stream), delimiter=between)
+        self._consumed = 0
+        self._reader = csv.reader(self._bounded_lines(stream), delimiter=between)
         self._names = [name.strip() for name in next(self._reader, [])]
         self.fields: Fields = dict.fromkeys(self._names, TEXT)
 
     def rows(self) -> Iterator[TableRow]:
         for values in self._reader:
-            self._taken = 0
+            self._consumed = 0
             if values:
                 yield TableRow(self._reader.line_num, dict(zip(self._names, values, strict=False)))
 
-    def _whole(self, stream: BinaryIO) -> Iterator[str]:
+    def _bounded_lines(self, stream: BinaryIO) -> Iterator[str]:
         """A line left out may have had a quote in it, and then all that follows means something else."""
         for number, line in _lines(stream):
             if line is None:
                 raise ParseError(f"line {number}: {_TOO_LONG}")
             # The limit of the module itself is one for all who use it.
-            self._taken += len(line)
-            if self._taken > 2 * LINE:
+            self._consumed += len(line)
+            if self._consumed > 2 * LINE:
                 raise ParseError(f"line {number}: a quote before it is never closed")
             yield line
 

@@ -58,14 +58,14 @@ def decode(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = P
 def decoded(source: bytes | BinaryIO, *, edge: int | None = None, pixels: int = PIXELS) -> Iterator[Image]:
     """The same, for as long as it is needed. Of large images there is one at a time, whatever the number of threads."""
     image = _open(source, pixels)
-    whole = image.width * image.height
+    area = image.width * image.height
     with _blaming(image):
         drafted = None
         if image.format in ("JPEG", "MPO"):
             _few_scans(image)
             drafted = _shrink(image, edge) if edge is not None else None
     # Of a progressive JPEG all is in memory, whatever the fraction it is decoded at.
-    held = whole if "progressive" in image.info else image.width * image.height
+    held = area if "progressive" in image.info else image.width * image.height
     with _one_large if held > LARGE else nullcontext():
         yield _upright(image, drafted)
 

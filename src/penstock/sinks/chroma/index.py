@@ -35,9 +35,9 @@ class ChromaIndex(ChromaStore, CollectionIndex[Collection]):
         condition = translate(where) if where else None
         found: dict[str, Hit] = {}
         if condition or not where:
-            asked = {"n_results": k, "where": condition, "include": ["documents", "metadatas"]}
+            request = {"n_results": k, "where": condition, "include": ["documents", "metadatas"]}
             with collection.request():
-                answer = collection.points.query(query_embeddings=[vector.values.astype("float32")], **asked)
+                answer = collection.points.query(query_embeddings=[vector.values.astype("float32")], **request)
             points = encoding.points({name: answer[name][0] for name in ("ids", "documents", "metadatas")})
             found = _best(found, points, vector, space.metric, k)
         if len(found) < k:

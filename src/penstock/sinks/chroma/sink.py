@@ -43,12 +43,12 @@ class ChromaStore(AddressStore[Collection]):
         collection, _ = self._opened()
         for start in count(0, PAGE):
             if keys is None:
-                asked: dict[str, Any] = {"where": where, "limit": PAGE, "offset": start}
+                request: dict[str, Any] = {"where": where, "limit": PAGE, "offset": start}
             elif start < len(keys):
-                asked = {"ids": list(keys[start : start + PAGE])}
+                request = {"ids": list(keys[start : start + PAGE])}
             else:
                 return
-            page = encoding.points(collection.get(include=["documents", "metadatas"], **asked))
+            page = encoding.points(collection.get(include=["documents", "metadatas"], **request))
             if not page and keys is None:
                 return
             yield page
@@ -76,7 +76,7 @@ class ChromaSink(ChromaStore, Sink):
         self.close()
         with closed_on_error(self._connect(write=True)) as collection:
             kept = collection.manifest() or collection.create(manifest)
-            manifests.agree(kept, manifest, self._url)
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
             with collection.request():
                 self._batch = int(collection.client.get_max_batch_size())
             self._hold(collection, kept.schema)

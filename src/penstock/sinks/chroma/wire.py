@@ -204,9 +204,9 @@ class Collection:
         with self.request():
             return int(self.points.count())
 
-    def get(self, **asked: Any) -> Any:
+    def get(self, **arguments: Any) -> Any:
         with self.request():
-            return self.points.get(**asked)
+            return self.points.get(**arguments)
 
     def remove(self) -> None:
         """With the folder of its vectors, which Chroma leaves behind."""

@@ -108,7 +108,7 @@ class DeltaSink(Opened[Files], Sink):
         kept = None if table is None else self._kept(table)
         if table is None or kept is None:
             raise SinkError(f"{self._url} is gone")
-        manifests.agree(kept, Manifest(schema), self._url)
+        manifests.check_schema(kept.schema, schema, self._url)
         wanted = rows.schema(schema).names
         if [field.name for field in table.schema().fields] != wanted:
             raise SinkError(f"{self._url} has other columns than {', '.join(wanted)}: writing would lose some")
@@ -156,7 +156,7 @@ class DeltaSink(Opened[Files], Sink):
         except DeltaError:  # another process may have created it in the same moment
             if (table := self._table()) is None or (kept := self._kept(table)) is None:
                 raise
-            manifests.agree(kept, manifest, self._url)
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
             manifest = kept
         self._sync(0)
         return manifest

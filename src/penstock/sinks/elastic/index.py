@@ -45,7 +45,7 @@ class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
         within = {"match_all": {}} if where is None else to_query(where, self._url)
         search = _Search(collection, self._opened()[1], name, k, within)
         if isinstance(vector, Sparse):
-            query = sparse.asked(vector, self._url, negative=False)
+            query = sparse.checked_query(vector, self._url, negative=False)
             return search.overlapping(query) if len(query.values) else []
         values = compared(_checked(vector, space, self._url), space)
         few = collection.count(within)
@@ -81,10 +81,10 @@ class _Search:
     def overlapping(self, query: Sparse) -> list[Hit]:
         """Those that share an index with the query: as many more than k as it takes to know that none is left out."""
         near = {"field": self._field, "query_vector": weights(query), "prune": False}
-        asked = {"query": {"bool": {"must": [{"sparse_vector": near}], "filter": [self._within]}}}
+        request = {"query": {"bool": {"must": [{"sparse_vector": near}], "filter": [self._within]}}}
         size = min(self._k + MORE, LARGEST_K)
         while True:
-            found = self._ask(size, asked)
+            found = self._ask(size, request)
             hits = self.hits(query, found)[: self._k]
             if len(found) < size or size == LARGEST_K or found[-1]["_score"] * SLACK < hits[-1].score:
                 return hits

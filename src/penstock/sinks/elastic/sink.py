@@ -53,7 +53,7 @@ class ElasticSink(ElasticStore, CollectionSink[Documents]):
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         with closed_on_error(self._connect()) as server:
             kept = server.manifest() or server.create(manifest)
-            manifests.agree(kept, manifest, self._url)
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
             self._hold(server, kept.schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:

@@ -129,8 +129,8 @@ class Server:
         return int(self.ask("POST", "/_count", {"query": within or {"match_all": {}}})["count"])
 
     def search(self, body: Mapping[str, Any]) -> list[Any]:
-        asked = {"track_total_hits": False, **body}
-        return list(self.ask("POST", "/_search?allow_partial_search_results=false", asked)["hits"]["hits"])
+        request = {"track_total_hits": False, **body}
+        return list(self.ask("POST", "/_search?allow_partial_search_results=false", request)["hits"]["hits"])
 
 
 class NotFound(SinkError):

@@ -91,12 +91,12 @@ class Joining:
         """The manifest of a member, None where it has none. Raises where this ledger may not fill it."""
         kept, owners = member.sink.manifest(), self._manifest.owners
         if kept is not None:
-            manifests.agree(kept, self._manifest, member.url)
+            manifests.check_schema(kept.schema, self._manifest.schema, member.url)
         if kept is None or self._adopt or not kept.owners:
             return kept
-        whole = "" in kept.owners or "" in owners
-        taken = any(kept.owners.get(name, owner) != owner for name, owner in owners.items())
-        if taken or (whole and kept.owners.keys() != owners.keys()):
+        unnamed = "" in kept.owners or "" in owners
+        foreign = any(kept.owners.get(name, owner) != owner for name, owner in owners.items())
+        if foreign or (unnamed and kept.owners.keys() != owners.keys()):
             raise OwnershipError(
                 f"{member.url} was filled by another ledger. Use another url for it, or take it over with --adopt: its"
                 " points are then brought up to date with the others'"

@@ -34,7 +34,7 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
         condition = "" if where is None else translate(where)
         query: Any = vector.values.astype("float32")
         if isinstance(vector, Sparse):
-            vector = sparse.asked(vector, self._url, negative=False)
+            vector = sparse.checked_query(vector, self._url, negative=False)
             if not len(vector.values):
                 return []
             query = encoding.entries(vector)

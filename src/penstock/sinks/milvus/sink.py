@@ -64,7 +64,7 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
         with closed_on_error(self._connect()) as collection:
             kept = collection.manifest()
             if kept is not None:
-                manifests.agree(kept, manifest, self._url)
+                manifests.check_schema(kept.schema, manifest.schema, self._url)
             else:
                 collection.create(encoding.collection_schema(schema), manifest)
             collection.load(schema)

@@ -31,7 +31,7 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
     ) -> list[Hit]:
         name, space = target
         dense = space.kind == "Dense"
-        query = literal(sparse.asked(vector, self._url) if isinstance(vector, Sparse) else vector)
+        query = literal(sparse.checked_query(vector, self._url) if isinstance(vector, Sparse) else vector)
         operator = _DISTANCES[space.metric if dense else "dot"]
         distance = f'"{rows.vector_column(name)}" {operator} %s::{column_type(space)}'
         values: list[Any] = [query]

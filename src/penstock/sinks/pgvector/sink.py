@@ -82,7 +82,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
         with closed_on_error(self._connect()) as table:
             with table.transaction() as cursor:
                 kept = table.create(cursor, manifest)
-                manifests.agree(kept, manifest, self._url)
+                manifests.check_schema(kept.schema, manifest.schema, self._url)
                 self._indexes, self._written = table.indexes(cursor), 0
             self._hold(table, kept.schema)
 

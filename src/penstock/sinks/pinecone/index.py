@@ -55,7 +55,7 @@ def _query(vector: Vector, url: str) -> Any:
     import numpy as np
 
     if isinstance(vector, Sparse):
-        return entries(sparse.asked(vector, url))
+        return entries(sparse.checked_query(vector, url))
     values = np.ascontiguousarray(vector.values, dtype=np.float32)
     if not np.isfinite(values).all() or not values.any():
         raise SinkError(f"a query of {url} is all zeros, or holds NaN or infinity: nothing is near it")

@@ -104,7 +104,7 @@ class PineconeSink(PineconeStore, Sink):
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         with closed_on_error(self._connect()) as namespace:
             kept = namespace.manifest() or self._create(namespace, manifest)
-            manifests.agree(kept, manifest, self._url)
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
             self._hold(namespace, kept.schema)
 
     def _create(self, namespace: wire.Namespace, manifest: Manifest) -> Manifest:
@@ -185,8 +185,8 @@ class PineconeSink(PineconeStore, Sink):
             page = dict(deleted[start : start + RECORDS])
             within = translate(filters.Among("id", tuple(page.values())))
             # no query finds every sparse vector: all of them are asked for by id
-            asked = list(page) if schema.only.kind == "Sparse" else list(page)[-wire.FETCH :]
-            while namespace.query(any_vector, 1, within)[0] or namespace.fetch(asked):
+            some = list(page) if schema.only.kind == "Sparse" else list(page)[-wire.FETCH :]
+            while namespace.query(any_vector, 1, within)[0] or namespace.fetch(some):
                 namespace.pause(deadline, "what was deleted is still seen")
         behind = time.monotonic() + wire.SLACK
         while last is not None and not same(namespace.fetch([last["id"]]).get(last["id"]), last):

@@ -213,8 +213,8 @@ class Namespace:
         self, vector: Any, k: int, within: Mapping[str, Any] | None = None, metadata: bool = False
     ) -> tuple[list[Any], int | None]:
         """The nearest, and the position in the log up to which they are true."""
-        asked: dict[str, Any] = {} if within is None else {"filter": within}
-        asked |= {"sparse_vector" if isinstance(vector, dict) else "vector": vector}
+        request: dict[str, Any] = {} if within is None else {"filter": within}
+        request |= {"sparse_vector" if isinstance(vector, dict) else "vector": vector}
         try:
             with self._raising():
                 answer = self._index.query(
@@ -222,7 +222,7 @@ class Namespace:
                     namespace=self.name,
                     include_metadata=metadata,
                     include_values=False,
-                    **asked,
+                    **request,
                 )
         except NotFound:
             if self.describe() is None:

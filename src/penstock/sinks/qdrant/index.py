@@ -21,19 +21,19 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
         self, collection: Collection, target: Target, vector: Vector, k: int, where: Filter | None
     ) -> list[Hit]:
         m, (name, space) = collection.models, target
-        asked: dict[str, Any] = {"limit": k, "using": name, "with_payload": True, "with_vectors": False}
+        request: dict[str, Any] = {"limit": k, "using": name, "with_payload": True, "with_vectors": False}
         if where is not None:
-            asked["query_filter"] = m.Filter(must=[translate(where, m)])
+            request["query_filter"] = m.Filter(must=[translate(where, m)])
         if isinstance(vector, Sparse):
-            asked["query"] = m.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+            request["query"] = m.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
         else:
             values = vector.values.astype("float32").reshape(-1, space.dim)
             values = units(values)[0] if space.metric == "cosine" else values
-            asked["query"] = values.reshape(vector.values.shape).tolist()
+            request["query"] = values.reshape(vector.values.shape).tolist()
         with collection.request():
-            found = collection.client.query_points(self._name, **asked).points
+            found = collection.client.query_points(self._name, **request).points
             if len(found) < k and not collection.local and not isinstance(vector, Sparse):
                 exact = m.SearchParams(exact=True)
-                found = collection.client.query_points(self._name, search_params=exact, **asked).points
+                found = collection.client.query_points(self._name, search_params=exact, **request).points
         sign = -1.0 if space.metric == "l2" else 1.0
         return [Hit(sign * hit.score, encoding.chunk(hit.payload, hit.id, self._url)) for hit in found]

@@ -31,8 +31,8 @@ def translate(wanted: Filter, f: Any, positive: bool = True) -> Any:
         case Compare(field, sign, value):
             if abs(int(value)) > LARGEST_NUMBER:
                 raise UsageError(f"{field}: Weaviate compares numbers up to 2^53, not {value}")
-            asked = getattr(f.by_property(field), _METHODS[sign if positive else _FLIPPED[sign]])(value)
-            return asked if positive else _or_absent(field, asked, f)
+            condition = getattr(f.by_property(field), _METHODS[sign if positive else _FLIPPED[sign]])(value)
+            return condition if positive else _or_absent(field, condition, f)
         case Among(field, ()):
             return constant(not positive, f)
         case Among(field, values):
@@ -63,8 +63,8 @@ def _equal(field: str, value: str | int, f: Any, positive: bool) -> Any:
     return target.not_equal(value)
 
 
-def _or_absent(field: str, asked: Any, f: Any) -> Any:
-    return asked | f.by_property("has_page").equal(0) if field == "page" else asked
+def _or_absent(field: str, condition: Any, f: Any) -> Any:
+    return condition | f.by_property("has_page").equal(0) if field == "page" else condition
 
 
 def constant(value: bool, f: Any) -> Any:

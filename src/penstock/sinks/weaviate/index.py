@@ -40,24 +40,24 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
         many = space.kind == "MultiVector"
         f = collection.classes.query.Filter
         wanted = None if where is None else translate(where, f)
-        asked = {"near_vector": listed if many else listed[0], "target_vector": encoding.slot(name)}
-        asked |= {"return_metadata": collection.classes.query.MetadataQuery(distance=True)}
-        found = self._near(collection, asked | {"limit": max(k, CANDIDATES) if many else k, "filters": wanted})[:k]
+        request = {"near_vector": listed if many else listed[0], "target_vector": encoding.slot(name)}
+        request |= {"return_metadata": collection.classes.query.MetadataQuery(distance=True)}
+        found = self._near(collection, request | {"limit": max(k, CANDIDATES) if many else k, "filters": wanted})[:k]
         if len(found) < k and wanted is None:
-            found = self._near(collection, asked | {"limit": k, "filters": constant(True, f)})
+            found = self._near(collection, request | {"limit": k, "filters": constant(True, f)})
         return [Hit(-distance, chunk) for distance, chunk in found]
 
-    def _near(self, server: Server, asked: dict[str, Any]) -> list[tuple[float, Chunk]]:
+    def _near(self, server: Server, request: dict[str, Any]) -> list[tuple[float, Chunk]]:
         try:
-            found = _objects(server, asked, encoding.CHUNK)
+            found = _objects(server, request, encoding.CHUNK)
             return [(one.metadata.distance, encoding.chunk(one.properties, self._url)) for one in found]
         except TooLarge:  # the answer, with the texts in it
-            found = _objects(server, asked, ["chunk_id"])
+            found = _objects(server, request, ["chunk_id"])
             near = [(one.metadata.distance, encoding.id_of(one.properties, self._url)) for one in found]
         chunks = {point.id: point.chunk for point in self.fetch([id for _, id in near])}
         return [(distance, chunks[id]) for distance, id in near if id in chunks]
 
 
-def _objects(server: Server, asked: dict[str, Any], properties: list[str]) -> list[Any]:
+def _objects(server: Server, request: dict[str, Any], properties: list[str]) -> list[Any]:
     with server.request():
-        return list(server.collection.query.near_vector(**asked, return_properties=properties).objects)
+        return list(server.collection.query.near_vector(**request, return_properties=properties).objects)

@@ -60,8 +60,8 @@ def properties(cells: rows.Row) -> dict[str, Any]:
 def schema_properties(schema: IndexSchema, c: Any) -> list[Any]:
     """The collection's properties and their indexes, by the client's classes `c`."""
     text, number, flag, blob = c.DataType.TEXT, c.DataType.INT, c.DataType.BOOL, c.DataType.BLOB
-    whole, off = c.Tokenization.FIELD, {"index_filterable": False, "index_searchable": False}
-    compared = {"index_filterable": True, "index_searchable": False, "tokenization": whole}
+    exact, off = c.Tokenization.FIELD, {"index_filterable": False, "index_searchable": False}
+    compared = {"index_filterable": True, "index_searchable": False, "tokenization": exact}
     found: dict[str, tuple[Any, dict[str, Any]]] = dict.fromkeys(TEXTS, (text, off))
     found |= dict.fromkeys(("uri", "uri_digest", "text_digest"), (text, compared))
     found |= {name: (number, {"index_filterable": False}) for name in ("start", "end")}
@@ -70,7 +70,7 @@ def schema_properties(schema: IndexSchema, c: Any) -> list[Any]:
     found |= {"has_page": (number, {"index_filterable": True}), "no_bytes": (flag, {"index_filterable": False})}
     blobs = ("image", *map(original, schema.vectors))
     found |= {name: (blob, {"index_filterable": False}) for name in blobs}
-    found["chunk_id"] = (text, off | {"tokenization": whole})
+    found["chunk_id"] = (text, off | {"tokenization": exact})
     return [c.Property(name=name, data_type=kind, **more) for name, (kind, more) in found.items()]
 
 

@@ -77,10 +77,10 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
         with closed_on_error(self._connect()) as server:
             kept = server.manifest()
             if kept is not None:
-                manifests.agree(kept, manifest, self._url)
+                manifests.check_schema(kept.schema, manifest.schema, self._url)
             server.ping()
             kept = kept or self._create(server, manifest)
-            manifests.agree(kept, manifest, self._url)
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
             self._hold(server, kept.schema)
 
     def _create(self, server: Server, manifest: Manifest) -> Manifest:

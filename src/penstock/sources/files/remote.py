@@ -178,11 +178,11 @@ class RemoteTree:
         """S3 by pages of 1,000 keys in the order of their names: a bucket with millions in one prefix is common,
         and `ls` would hold them all."""
         bucket, _, prefix = path.partition("/")
-        asked = {"Bucket": bucket, "Prefix": prefix and prefix + "/", **fs.req_kw}
+        request = {"Bucket": bucket, "Prefix": prefix and prefix + "/", **fs.req_kw}
         after: dict[str, str] = {}
         while True:
             try:
-                page = fs.call_s3("list_objects_v2", **asked, **after)
+                page = fs.call_s3("list_objects_v2", **request, **after)
             except Exception as error:  # drivers raise what they like
                 yield Unreadable(self.uri + "/", self._address.cause(error), listing=True)
                 return

@@ -39,11 +39,11 @@ class TarMember:
     beside: Mapping[str, Opener] = field(default=ALONE, hash=False)
 
     def __call__(self) -> BinaryIO:
-        whole = self.size <= SMALL
-        data = self.read(self.at, BLOCK + (self.size if whole else 0))
-        if zlib.crc32(data[:BLOCK]) != self.sum or (whole and len(data) < BLOCK + self.size):
+        small = self.size <= SMALL
+        data = self.read(self.at, BLOCK + (self.size if small else 0))
+        if zlib.crc32(data[:BLOCK]) != self.sum or (small and len(data) < BLOCK + self.size):
             raise moved()
-        return io.BytesIO(data[BLOCK:]) if whole else window(self.read, self.at + BLOCK, self.size)
+        return io.BytesIO(data[BLOCK:]) if small else window(self.read, self.at + BLOCK, self.size)
 
 
 def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
@@ -71,7 +71,7 @@ def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
         if kind in b"xXLK":
             if length > MORE:
                 raise Damaged(f"damaged at byte {at:,}: {length:,} bytes about one member")
-            _whole(data, length, size, name)
+            _check_length(data, length, size, name)
             record = ahead(data, length).rstrip(b"\0")
             extended |= _pax(record, data) if kind in b"xX" else {kind: record}
             at = _after(data, length)
@@ -87,7 +87,7 @@ def entries(read: Reader, size: int, start: int = 0) -> Iterator[Entry]:
             data += BLOCK
         if folder or kind in _LINKS or kind in _SPECIAL:
             length = 0
-        _whole(data, length, size, name)
+        _check_length(data, length, size, name)
         if not folder and kind != b"g":
             left = "" if kind in _REGULAR or sparse else "link" if kind in _LINKS else "special"
             fault = "a sparse file: re-pack the tar without --sparse" if sparse else ""
@@ -104,7 +104,7 @@ def _after(data: int, length: int) -> int:
     return data + (length + BLOCK - 1) // BLOCK * BLOCK
 
 
-def _whole(data: int, length: int, size: int, name: bytes) -> None:
+def _check_length(data: int, length: int, size: int, name: bytes) -> None:
     if data + length > size:
         raise Damaged(f"cut short within its member {name[-200:].decode(errors='replace')}")
 

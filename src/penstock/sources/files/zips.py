@@ -67,15 +67,15 @@ class ZipMember:
             raise ParseError(f"damaged: {broken}") from None
 
     def _data(self) -> BinaryIO:
-        whole = self.packed <= SMALL
-        head = self.read(self.at, _LOCAL.size + len(self.name) + _SLACK + (self.packed if whole else 0))
+        small = self.packed <= SMALL
+        head = self.read(self.at, _LOCAL.size + len(self.name) + _SLACK + (self.packed if small else 0))
         if len(head) < _LOCAL.size:
             raise moved()
         signature, name, extra = _LOCAL.unpack_from(head)
         start = _LOCAL.size + name + extra
         if signature != b"PK\3\4" or head[_LOCAL.size : _LOCAL.size + name] != self.name:
             raise moved()
-        if whole and start + self.packed <= len(head):
+        if small and start + self.packed <= len(head):
             return io.BytesIO(head[start : start + self.packed])
         return window(self.read, self.at + start, self.packed)
 
@@ -158,8 +158,8 @@ def _directory(read: Reader, size: int) -> _Directory:
     if not ends:
         raise Damaged("no zip archive, or cut short: it has no directory")
     # The comment behind it may look like one. Then the last one does not reach to the end.
-    whole = [end for end in ends if end + _END.size + unpack_from("<H", tail, end + 20)[0] == len(tail)]
-    at = (whole or ends)[-1]
+    matching = [end for end in ends if end + _END.size + unpack_from("<H", tail, end + 20)[0] == len(tail)]
+    at = (matching or ends)[-1]
     _, count, length, offset = _END.unpack_from(tail, at)
     end = size - len(tail) + at
     if tail[at - 20 : at - 16] == b"PK\6\7" and at >= 20:

@@ -51,7 +51,7 @@ class JournalSink(Sink):
             self._path.mkdir(parents=True, exist_ok=True)
             self.replace_manifest(manifest)
         else:
-            manifests.agree(kept, manifest, self._url)
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
         if self._file is None:
             self._load()
             self._file = os.open(self._path / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -139,9 +139,9 @@ class ElasticServer:
                 self.index(name).refresh()
                 return 200, {"_shards": {"total": 1, "successful": 1, "failed": 0}}
             case (("GET" | "POST"), [name, "_count"]):
-                asked = parse_json(body) if body else {"query": {"match_all": {}}}
-                only(asked, {"query"}, "_count")
-                shown = self._passing(self.index(name), asked["query"])
+                request = parse_json(body) if body else {"query": {"match_all": {}}}
+                only(request, {"query"}, "_count")
+                shown = self._passing(self.index(name), request["query"])
                 return 200, {"count": len(shown), "_shards": _SHARDS}
             case (("GET" | "POST"), [name, "_mget"]):
                 return 200, self._mget(name, parse_json(body), params)
@@ -286,15 +286,15 @@ class ElasticServer:
                 found = [id for id in found if _order(index.shown[id][field]) > _order(after[0])]
         elif scores:
             found = sorted(found, key=lambda id: -scores[id])
-        asked = body.get("_source", True)
-        if not isinstance(asked, bool):
-            only(asked, {"excludes"}, "_source")
-        excluded = set() if isinstance(asked, bool) else set(asked["excludes"])
+        source = body.get("_source", True)
+        if not isinstance(source, bool):
+            only(source, {"excludes"}, "_source")
+        excluded = set() if isinstance(source, bool) else set(source["excludes"])
         hits: list[dict[str, Any]] = []
         for id in found[:size]:
             document = index.shown[id]
             hit: dict[str, Any] = {"_index": name, "_id": id, "_score": scores.get(id, 1.0)}
-            if asked is not False:
+            if source is not False:
                 hit["_source"] = _source(index, document, excluded)
             if field is not None:
                 hit |= {"_score": None, "sort": [document[field]]}

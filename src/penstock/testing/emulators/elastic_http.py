@@ -99,10 +99,10 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 value = self.headers.get(name, "")
                 if "vnd.elasticsearch" in value and server.flavor == "opensearch":
                     raise Refusal(406, "illegal_argument_exception", f"{name} header [{value}] is not supported")
-                asked = re.search(r"compatible-with=(\d+)", value)
-                if asked and int(asked[1]) not in (server.version, server.version - 1):
+                requested = re.search(r"compatible-with=(\d+)", value)
+                if requested and int(requested[1]) not in (server.version, server.version - 1):
                     either = f"either version {server.version} or {server.version - 1}"
-                    reason = f"{name} version must be {either}, but found {asked[1]}"
+                    reason = f"{name} version must be {either}, but found {requested[1]}"
                     raise refuse("media_type_header_exception", reason)
 
         def answer(self, status: int, answer: Any, retry_after: int | None = None) -> None:

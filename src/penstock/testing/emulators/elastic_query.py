@@ -160,16 +160,16 @@ def _max_sim(field: Mapping[str, Any], name: str, query: Any, documents: Mapping
 def weighed(index: Index, body: Any, documents: Mapping[str, Document]) -> dict[str, float]:
     """The products of those that share a feature with the query."""
     only(body, {"field", "query_vector", "prune"}, "sparse_vector")
-    name, asked = body["field"], body["query_vector"]
+    name, query = body["field"], body["query_vector"]
     if index.fields.get(name, {}).get("type") != "sparse_vector":
         raise refuse("illegal_argument_exception", f"field [{name}] must be of type [sparse_vector]")
     if body.get("prune") is not False:
         raise refuse("illegal_argument_exception", "without [prune: false] newer servers leave out tokens")
-    if not asked or any(not isinstance(weight, float) or weight <= 0 for weight in asked.values()):
+    if not query or any(not isinstance(weight, float) or weight <= 0 for weight in query.values()):
         raise refuse("illegal_argument_exception", "boost must be a positive float")
     scores = {}
     for id, document in documents.items():
         kept = document.get(name) or {}
-        if shared := asked.keys() & kept.keys():
-            scores[id] = float(np.float32(sum(asked[feature] * kept[feature] for feature in shared)))
+        if shared := query.keys() & kept.keys():
+            scores[id] = float(np.float32(sum(query[feature] * kept[feature] for feature in shared)))
     return scores

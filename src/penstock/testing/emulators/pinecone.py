@@ -227,11 +227,11 @@ class PineconeServer:
 
     def _query(self, index: Index, body: dict[str, Any]) -> Any:
         sparse = index.kind == "sparse"
-        asked, most = ("sparseVector", 1000) if sparse else ("vector", 10_000)
-        only(body, {"topK", "includeValues", "includeMetadata", "namespace", asked, "filter"}, "query")
+        field, most = ("sparseVector", 1000) if sparse else ("vector", 10_000)
+        only(body, {"topK", "includeValues", "includeMetadata", "namespace", field, "filter"}, "query")
         if not 1 <= body["topK"] <= most:
             raise Refusal(400, f"topK must be 1 to {most}")
-        query = checked(body[asked], index)
+        query = checked(body[field], index)
         name = body.get("namespace", "")
         namespace = index.namespaces.get(name, Namespace(0))
         passes = compile_filter(body["filter"]) if "filter" in body else None

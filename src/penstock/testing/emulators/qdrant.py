@@ -89,8 +89,8 @@ class Emulator:
                 collection.metadata = (collection.metadata or {}) | metadata
                 return True
             case "PUT", ["collections", name, "index"]:
-                asked = only(body, "index")
-                self._named(name).indexes[asked["field_name"]] = asked["field_schema"]
+                request = only(body, "index")
+                self._named(name).indexes[request["field_name"]] = request["field_schema"]
                 return {"operation_id": 0, "status": "completed"}
             case "PUT" | "POST", ["collections", name, "points", *verb] if len(verb) < 2:
                 return self._points(self._named(name), method, verb[0] if verb else "", body)
@@ -102,14 +102,14 @@ class Emulator:
             raise Refusal(404, f"Not found: Collection `{name}` doesn't exist!")
         return self.collections[name]
 
-    def _create(self, name: str, asked: Json) -> bool:
+    def _create(self, name: str, request: Json) -> bool:
         if name in self.collections:
             raise Refusal(409, f"Wrong input: Collection `{name}` already exists!")
         if name in self.aliases:
             raise Refusal(
                 400, f"Wrong input: Can't create collection with name {name}. Alias with the same name exists"
             )
-        vectors, sparse = asked.get("vectors") or {}, asked.get("sparse_vectors") or {}
+        vectors, sparse = request.get("vectors") or {}, request.get("sparse_vectors") or {}
         for config in vectors.values():
             only(config, "vector")
             if config["distance"] not in DISTANCES or not 0 < config["size"] <= 65536:
@@ -120,7 +120,7 @@ class Emulator:
                 raise Refusal(400, "Format error in JSON body: unknown comparator")
         for config in sparse.values():
             only(config, "sparse")
-        metadata = asked.get("metadata") if self.keeps_metadata else None
+        metadata = request.get("metadata") if self.keeps_metadata else None
         self.collections[name] = Collection(vectors, sparse, metadata)
         return True
 
@@ -147,15 +147,15 @@ class Emulator:
                 collection.upsert(only(body, "upsert")["points"])
                 return {"operation_id": 0, "status": "completed"}
             case "POST", "":
-                asked = only(body, "retrieve")
-                ids = [point_id(id) for id in asked["ids"]]
-                return [record(id, *collection.points[id], asked) for id in ids if id in collection.points]
+                request = only(body, "retrieve")
+                ids = [point_id(id) for id in request["ids"]]
+                return [record(id, *collection.points[id], request) for id in ids if id in collection.points]
             case "POST", "delete":
-                asked = only(body, "delete")
-                gone = [point_id(id) for id in asked.get("points", ())]
-                if "filter" in asked:
-                    gone += [id for id, _, _ in collection.matching(asked["filter"])]
-                for id in gone:
+                request = only(body, "delete")
+                deleted = [point_id(id) for id in request.get("points", ())]
+                if "filter" in request:
+                    deleted += [id for id, _, _ in collection.matching(request["filter"])]
+                for id in deleted:
                     collection.points.pop(id, None)
                 return {"operation_id": 0, "status": "completed"}
             case "POST", "count":
@@ -166,25 +166,25 @@ class Emulator:
                 return {"points": self._query(collection, only(body, "query"))}
         raise Refusal(404, "")
 
-    def _scroll(self, collection: Collection, asked: Json) -> Json:
-        limit, offset = asked.get("limit", 10), asked.get("offset")
-        found = sorted(collection.matching(asked.get("filter")), key=lambda one: order(one[0]))
+    def _scroll(self, collection: Collection, request: Json) -> Json:
+        limit, offset = request.get("limit", 10), request.get("offset")
+        found = sorted(collection.matching(request.get("filter")), key=lambda one: order(one[0]))
         if offset is not None:
             found = [one for one in found if order(one[0]) >= order(point_id(offset))]
         following = found[limit][0] if len(found) > limit else None
-        return {"points": [record(*one, asked) for one in found[:limit]], "next_page_offset": following}
+        return {"points": [record(*one, request) for one in found[:limit]], "next_page_offset": following}
 
-    def _query(self, collection: Collection, asked: Json) -> list[Json]:
-        name, limit = asked.get("using", ""), asked.get("limit", 10)
-        only(asked.get("params") or {}, "params")
-        query = collection.take(name, only(asked["query"], "nearest")["nearest"])
+    def _query(self, collection: Collection, request: Json) -> list[Json]:
+        name, limit = request.get("using", ""), request.get("limit", 10)
+        only(request.get("params") or {}, "params")
+        query = collection.take(name, only(request["query"], "nearest")["nearest"])
         if limit < 1:
             raise Refusal(422, "Validation error in JSON body: [limit: value 0 invalid, must be 1 or larger]")
         found = []
-        for id, vectors, payload in collection.matching(asked.get("filter")):
+        for id, vectors, payload in collection.matching(request.get("filter")):
             score = collection.score(name, query, vectors[name]) if name in vectors else None
             if score is not None:
-                found.append(record(id, vectors, payload, asked) | {"version": 0, "score": score})
+                found.append(record(id, vectors, payload, request) | {"version": 0, "score": score})
         nearest_last = name in collection.vectors and collection.vectors[name]["distance"] == "Euclid"
         return sorted(found, key=lambda hit: hit["score"] if nearest_last else -hit["score"])[:limit]
 

@@ -139,14 +139,14 @@ class Collection:
     def upsert(self, points: list[Any]) -> None:
         if not points:
             raise Refusal(400, "Empty update request")
-        taken: dict[str | int, tuple[dict[str, Any], Json]] = {}
+        accepted: dict[str | int, tuple[dict[str, Any], Json]] = {}
         for point in points:
             only(point, "point")
             if not isinstance(point["vector"], dict):
                 raise Refusal(400, "Wrong input: Not existing vector name error: ")
             vectors = {name: self.take(name, vector) for name, vector in point["vector"].items()}
-            taken[point_id(point["id"])] = vectors, point.get("payload") or {}
-        self.points.update(taken)
+            accepted[point_id(point["id"])] = vectors, point.get("payload") or {}
+        self.points.update(accepted)
 
     def matching(self, wanted: Any) -> Iterator[tuple[str | int, dict[str, Any], Json]]:
         for id, (vectors, payload) in self.points.items():
@@ -184,14 +184,14 @@ def passes(condition: Any, id: str | int, payload: Json) -> bool:
     raise Refusal(400, "Format error in JSON body: data did not match any variant of untagged enum Condition")
 
 
-def record(id: str | int, vectors: dict[str, Any], payload: Json, asked: Json) -> Json:
+def record(id: str | int, vectors: dict[str, Any], payload: Json, request: Json) -> Json:
     found: Json = {"id": id, "payload": None}
-    match asked.get("with_payload", True):
+    match request.get("with_payload", True):
         case True:
             found["payload"] = payload
         case list(names):
             found["payload"] = {name: payload[name] for name in names if name in payload}
-    if asked.get("with_vector"):
+    if request.get("with_vector"):
         found["vector"] = {name: _json(vector) for name, vector in vectors.items()}
     return found
 

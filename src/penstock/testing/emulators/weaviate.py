@@ -100,7 +100,7 @@ class Emulator:
             raise Refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "stalled")  # its client may have gone long since
         raise Refusal(fault, "injected")
 
-    def rest(self, method: str, path: str, body: Any, asked: dict[str, str]) -> tuple[int, Any]:
+    def rest(self, method: str, path: str, body: Any, parameters: dict[str, str]) -> tuple[int, Any]:
         match method, path.strip("/").split("/")[1:]:
             case "GET", [".well-known", "ready" | "live"]:
                 return 200, None
@@ -133,7 +133,7 @@ class Emulator:
                 self.collections.pop(name, None)
                 return 200, None
             case method, ["aliases", *alias] if len(alias) < 2 and self.version >= "1.32":
-                return self._alias(method, "".join(alias), body, asked.get("class"))
+                return self._alias(method, "".join(alias), body, parameters.get("class"))
             case "GET", ["objects", name, id] if name in self.collections and id in self.collections[name].objects:
                 return 200, {"class": name, "id": id, "properties": self.collections[name].objects[id][0]}
         return 404, None
@@ -181,10 +181,10 @@ class Emulator:
 
     def remove(self, request: batch_delete_pb2.BatchDeleteRequest) -> batch_delete_pb2.BatchDeleteReply:
         collection = self.collection(only(request).collection)
-        gone = list(collection.matching(request.filters))[:MOST]
-        for id in gone:
+        deleted = list(collection.matching(request.filters))[:MOST]
+        for id in deleted:
             del collection.objects[id]
-        return batch_delete_pb2.BatchDeleteReply(took=0.01, matches=len(gone), successful=len(gone))
+        return batch_delete_pb2.BatchDeleteReply(took=0.01, matches=len(deleted), successful=len(deleted))
 
     def aggregate(self, request: aggregate_pb2.AggregateRequest) -> aggregate_pb2.AggregateReply:
         count = len(self.collection(only(request).collection).objects)
@@ -218,10 +218,10 @@ class Emulator:
     ) -> search_get_pb2.SearchResult:
         kept, vectors = collection.objects[id]
         meta = search_get_pb2.MetadataResult(id=id, id_as_bytes=uuid.UUID(id).bytes)
-        asked = only(request.metadata)
-        if asked.distance and distance is not None:
+        metadata = only(request.metadata)
+        if metadata.distance and distance is not None:
             meta.distance, meta.distance_present = distance, True
-        for name in asked.vectors:
+        for name in metadata.vectors:
             if name in vectors:
                 data = vectors[name].tobytes()
                 if vectors[name].ndim == 2:
@@ -288,8 +288,8 @@ class _Handler(BaseHTTPRequestHandler):
             if emulator.api_key is not None and not public and key != f"Bearer {emulator.api_key}":
                 raise Refusal(401, "anonymous access not enabled, please provide an auth scheme such as an API key")
             with emulator.lock:
-                asked = dict(parse_qsl(query))
-                status, answer = emulator.rest(self.command, path, json.loads(raw) if raw else None, asked)
+                parameters = dict(parse_qsl(query))
+                status, answer = emulator.rest(self.command, path, json.loads(raw) if raw else None, parameters)
         except Refusal as refusal:
             status, answer = int(str(refusal.status)), {"error": [{"message": str(refusal)}]}
         except (KeyError, TypeError, ValueError) as error:

@@ -147,12 +147,12 @@ class Collection:
             return lambda id, kept: name in kept and _COMPARISONS[sign](found(kept), value)
         raise invalid(f"unknown operator {sign}")
 
-    def distances(self, name: str, asked: base_pb2.Vectors, ids: list[str]) -> Any:
-        if asked.type != self.kind(name):
+    def distances(self, name: str, near: base_pb2.Vectors, ids: list[str]) -> Any:
+        if near.type != self.kind(name):
             raise invalid("vector search: a multivector is searched with one, and no other is")
         if not ids:
             return np.empty(0)
-        query = _values(asked)
+        query = _values(near)
         if query.ndim == 2:
             return self._late(name, query, ids)
         matrix = np.stack([self.objects[id][1][name] for id in ids])
