@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from penstock.core.records import Delete
 from penstock.engine.flow import Flow
+from penstock.engine.journal import Stale
 from penstock.jobs import run as runs
 from penstock.pipeline import Pipeline
 from penstock.testing.chaos import MOMENTS
@@ -174,9 +175,9 @@ class History(RuleBasedStateMachine):
             ids = {id for (id,) in db.execute("SELECT lower(hex(id)) FROM chunks WHERE acked > 0")}
         retract = ledger.retract
 
-        def retracted(document: int, stale: Sequence[bytes]) -> None:
-            ids.difference_update(id.hex() for id in stale)
-            retract(document, stale)
+        def retracted(stale: Sequence[Stale]) -> None:
+            ids.difference_update(chunk.id.hex() for chunk in stale)
+            retract(stale)
 
         ledger.retract = retracted  # type: ignore[method-assign]
         return ids

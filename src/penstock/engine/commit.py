@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import MassDeletion
@@ -85,6 +86,7 @@ class Committer:
             self.journal.record(failures, self.run)
 
         touched: dict[int, Document] = {}
+        gone: list[Gone] = []
         for event in events:
             match event:
                 case Written(_, settled):
@@ -105,22 +107,26 @@ class Committer:
                     if ends is not None:
                         document.total = ends
                     touched[id(document)] = document
-                case Gone(uri, epoch):
-                    self._delete(uri)
-                    self._settle(epoch, uri)
+                case Gone():
+                    gone.append(event)
                 case Boundary():
                     self._boundaries.append(event)
+        if gone:
+            self._delete([known.document for known in self.journal.known([event.uri for event in gone]).values()])
+            for event in gone:
+                self._settle(event.epoch, event.uri)
         self._finish([document for document in touched.values() if document.settled == document.total])
         while self._boundaries and self._settled.get(self._boundaries[0].epoch, 0) == self._boundaries[0].begun:
             self._honour(self._boundaries.popleft())
 
     def _finish(self, documents: Sequence[Document]) -> None:
         endings = []
+        changed = []
         for document in documents:
             if document.failed:
                 state = OPEN if document.passing else FAILED
                 self.control.counters.add(failed=1)
-            elif document.skipped and document.begun.had and self.journal.stale(document.begun.document, 1):
+            elif document.skipped and document.begun.had and self.journal.stale([document.begun.document], 1):
                 # It was read before: what the index has of it is neither taken out nor passed over in silence.
                 state = FAILED
                 self.control.counters.add(failed=1)
@@ -130,7 +136,7 @@ class Committer:
             else:
                 state = DONE
                 if document.begun.had:
-                    self._remove_stale(document.begun.document)
+                    changed.append(document.begun.document)
                 self.control.counters.add(documents=1, added=0 if document.begun.had else 1)
             endings.append(
                 Ending(
@@ -142,6 +148,7 @@ class Committer:
                     facts=document.facts,
                 )
             )
+        self._remove_stale(changed)
         if endings:
             self.journal.finish(endings)
         for document in documents:
@@ -151,25 +158,25 @@ class Committer:
         self._settled[epoch] = self._settled.get(epoch, 0) + 1
         self.control.in_flight.leave(uri)
 
-    def _remove_stale(self, number: int) -> None:
-        """Take the chunks out that the document no longer has: out of the index first, then out of the ledger."""
-        while stale := self.journal.stale(number, self.sink.max_rows):
+    def _remove_stale(self, documents: Sequence[int]) -> None:
+        """Take the chunks out that these documents no longer have: out of the index first, then out of the ledger."""
+        while stale := self.journal.stale(documents, ROWS):
             self.ready()
-            ids = [id.hex() for id in stale]
-            self.journal.retract(number, stale)
+            self.journal.retract(stale)
             with self.slots:
-                self.control.retry.call("delete", lambda: self.sink.delete(ids))  # noqa: B023
+                for start in range(0, len(stale), self.sink.max_rows):
+                    ids = [chunk.id.hex() for chunk in stale[start : start + self.sink.max_rows]]
+                    self.control.retry.call("delete", partial(self.sink.delete, ids))
                 self.control.retry.call("flush", self.sink.flush)
-            self.journal.forget(number, stale)
+            self.journal.forget(stale)
             self.control.counters.add(removed=len(stale))
 
-    def _delete(self, uri: str) -> None:
-        known = self.journal.known([uri]).get(uri)
-        if known:
-            self.journal.outdate(known.document)
-            self._remove_stale(known.document)
-            self.journal.remove(known.document)
-            self.control.counters.add(deleted=1)
+    def _delete(self, documents: Sequence[int]) -> None:
+        if documents:
+            self.journal.outdate(documents)
+            self._remove_stale(documents)
+            self.journal.remove(documents)
+            self.control.counters.add(deleted=len(documents))
 
     def _honour(self, boundary: Boundary) -> None:
         self._settled.pop(boundary.epoch, None)
@@ -184,10 +191,9 @@ class Committer:
             )
         after = 0
         while page := self.journal.unseen(self.run, after):
-            for number, uri in page:
-                if self.control.stop.is_set():
-                    return
-                self._delete(uri)
-                after = number
+            if self.control.stop.is_set():
+                return
+            self._delete([number for number, _ in page])
+            after = page[-1][0]
         self.journal.clear_listing(self.run)
         self.complete = True

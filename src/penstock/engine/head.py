@@ -13,12 +13,14 @@ from penstock.engine.embed import Embed
 from penstock.engine.journal import View
 from penstock.engine.pack import Packer
 from penstock.engine.prepare import Parse, Prepare
-from penstock.engine.readback import ReadBack
+from penstock.engine.readback import Move, ReadBack
 from penstock.engine.scan import Queued, Scan
 from penstock.engine.seam import Seam
 from penstock.engine.stage import Stage
 from penstock.engine.work import Document, Prepared
 
+READERS = 2
+"""Threads that read points of the index back: one may wait for the store while the other sends on."""
 WINDOW = 32
 """Batches' worth of tokens that are sorted by length together."""
 
@@ -58,7 +60,7 @@ class HeadStages:
     def __init__(self, head: Head, seam: Seam, control: Control, share: Callable[[str], int]) -> None:
         self._items: Channel[Document] = Channel("items", share("items"))
         self._blocks: Channel[None] = Channel("blocks", share("blocks"))
-        self._reads: Channel[None] = Channel("reads", share("reads"))
+        self._reads: Channel[list[Move]] = Channel("reads", share("reads"))
         self._chunks: Channel[list[Prepared]] = Channel("chunks", share("chunks"))
         self.queued = Queued()
         self._release = head.release
@@ -68,7 +70,7 @@ class HeadStages:
         )
         read_back = None
         if head.fetch is not None:
-            read_back = ReadBack(head.fetch, head.fetch_rows, self._reads, seam.points, control)
+            read_back = ReadBack(head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control)
         self._scan = Scan(
             changes=head.changes,
             view=head.view,
@@ -96,11 +98,13 @@ class HeadStages:
         )
         embed = Embed(embedder, self._packer, seam.points, seam.send, control, head.admit, head.withdraw)
         self.scan = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
-        self.stages = (
-            self.scan,
-            Stage("prepare", head.workers, prepare.work, self._chunks.close, control.fail),
-            Stage("embed", embedder.workers, embed.work, seam.points.close, control.fail),
-        )
+        self.stages = [self.scan]
+        if read_back is None:
+            self.stages.append(Stage("prepare", head.workers, prepare.work, self._chunks.close, control.fail))
+        else:
+            self.stages.append(Stage("prepare", head.workers, prepare.work, self._reads.close, control.fail))
+            self.stages.append(Stage("read back", READERS, read_back.work, self._chunks.close, control.fail))
+        self.stages.append(Stage("embed", embedder.workers, embed.work, seam.points.close, control.fail))
 
     @property
     def listing(self) -> bool:
@@ -113,6 +117,7 @@ class HeadStages:
     def stop(self) -> None:
         """Take in no more, and drop what has not been embedded."""
         self._items.fail()
+        self._reads.drop()
         self._chunks.drop()
         self._packer.drop()
 

@@ -26,6 +26,13 @@ class ChunkEntry(NamedTuple):
     """The last attempt at the document in which it occurred."""
 
 
+class Stale(NamedTuple):
+    """A chunk that its document no longer has."""
+
+    document: int
+    id: bytes
+
+
 class Known(NamedTuple):
     """A document of an earlier run."""
 
@@ -115,19 +122,19 @@ class Journal(View, Protocol):
         """These chunks occur in the document again, unchanged."""
         ...
 
-    def stale(self, document: int, limit: int) -> list[bytes]:
-        """Ids that did not occur in the last attempt at the document."""
+    def stale(self, documents: Sequence[int], limit: int) -> list[Stale]:
+        """Chunks of these documents that did not occur in the last attempt at theirs, `limit` at most."""
         ...
 
-    def outdate(self, document: int) -> None:
-        """Make all chunks of a document that is gone stale."""
+    def outdate(self, documents: Sequence[int]) -> None:
+        """Make all chunks of these documents, which are gone, stale."""
         ...
 
-    def retract(self, document: int, ids: Sequence[bytes]) -> None:
+    def retract(self, chunks: Sequence[Stale]) -> None:
         """These may be missing from the sink from now on."""
         ...
 
-    def forget(self, document: int, ids: Sequence[bytes]) -> None:
+    def forget(self, chunks: Sequence[Stale]) -> None:
         """These are out of the sink."""
         ...
 
@@ -139,8 +146,8 @@ class Journal(View, Protocol):
         """Those of these documents that failed for the first time are to be tried again by the next run."""
         ...
 
-    def remove(self, document: int) -> None:
-        """The document is gone, and its chunks are out of the index."""
+    def remove(self, documents: Sequence[int]) -> None:
+        """These documents are gone, and their chunks are out of the index."""
         ...
 
     def unseen(self, run: int, after: int = 0) -> list[tuple[int, str]]:

@@ -17,7 +17,7 @@ from penstock.engine.channel import Broken, Channel, Closed
 from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
-from penstock.engine.readback import ReadBack
+from penstock.engine.readback import Move, ReadBack
 from penstock.engine.scan import Queued
 from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared
 
@@ -185,26 +185,26 @@ class Prepare:
         begun = document.begun
         digests = self.view.digests(begun.document, [one.entry.id for one in batch]) if begun.had else {}
         new: list[Prepared] = [one for one in batch if one.entry.id not in digests] if digests else batch
-        moved: list[tuple[Prepared, bytes]] = []
+        moves: list[Move] = []
         kept: list[bytes] = []
         for one in batch if digests else ():
             digest = digests.get(one.entry.id)
             if digest == one.entry.digest:
                 kept.append(one.entry.id)
             elif digest is not None:
-                moved.append((one, one.entry.id))
+                moves.append(Move(one, one.entry.id))
         if kept:
             self.send(Kept(document, kept))
             self.control.counters.add(kept=len(kept))
         if self.read_back is None:
-            new = [*new, *(one for one, _ in moved)]
+            new = [*new, *(move.prepared for move in moves)]
         else:
             if new and self.run > 1:
                 same = self.view.same_content([one.entry.content for one in new], before=self.run)
-                moved += [(one, same[one.entry.content]) for one in new if one.entry.content in same]
+                moves += [Move(one, same[one.entry.content]) for one in new if one.entry.content in same]
                 new = [one for one in new if one.entry.content not in same]
-            if moved:
-                new = [*new, *self.read_back.move(moved)]
+            if moves:
+                self.read_back.put(moves)
         document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
         document.facts["tokens"] = int(document.facts["tokens"]) + sum(one.length for one in batch)
         if new:

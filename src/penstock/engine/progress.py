@@ -105,7 +105,7 @@ class Progress:
 
 _TEXT = 0.4
 """The share of a waiting chunk's bytes that is its text; the rest is tokens and names."""
-_CONSUMERS = {"items": "prepare", "chunks": "embed", "points": "write", "commits": "commit"}
+_CONSUMERS = {"items": "prepare", "reads": "read back", "chunks": "embed", "points": "write", "commits": "commit"}
 
 
 class Counted:

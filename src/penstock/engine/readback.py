@@ -1,83 +1,91 @@
-"""Vectors that the index has already, read back by id, so that they go past the model.
+"""The read-back stage: vectors that the index has already, fetched by id, so that they go past the model.
 
-What is read is charged like everything else in flight: a page is as large as its share of the budget allows, by the
-size of the points that were read before.
+Chunks of many documents are fetched together: a store that looks through its table for them does so once. As the packer
+does, it takes what waits and waits for nothing.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from penstock.core.errors import StageError
 from penstock.core.records import Chunk, Point
-from penstock.engine.channel import Channel
+from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
 from penstock.engine.work import Embedded, Prepared, embedded
 
 
+class Move(NamedTuple):
+    """A chunk whose vectors the index has, under this id or another."""
+
+    prepared: Prepared
+    id: bytes
+
+
+@dataclass(slots=True)
 class ReadBack:
-    def __init__(
-        self,
-        fetch: Callable[[Sequence[str]], Sequence[Point]],
-        max_rows: int,
-        reads: Channel[None],
-        points: Channel[list[Embedded]],
-        control: Control,
-    ) -> None:
-        self._fetch, self._max_rows = fetch, max_rows
-        self._reads, self._points, self._control = reads, points, control
-        self._largest = 0
-        """Bytes of the largest point that was read so far. Before the first is read, nothing is known of their size."""
-        self._lock = threading.Lock()
+    fetch: Callable[[Sequence[str]], Sequence[Point]]
+    max_rows: int
+    moves: Channel[list[Move]]
+    chunks: Channel[list[Prepared]]
+    points: Channel[list[Embedded]]
+    control: Control
+    _largest: int = 0
+    """Bytes of the largest point that was read so far. Before the first is read, nothing is known of their size."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def move(self, moved: Sequence[tuple[Prepared, bytes]]) -> list[Prepared]:
-        """Send chunks whose vectors the index has, under this id or another, to the sink; give those it lacks."""
-        lost: list[Prepared] = []
-        start = 0
-        while start < len(moved):
-            rows = self._rows()
-            lost += self._page(moved[start : start + rows])
-            start += rows
-        return lost
+    def put(self, moves: list[Move]) -> None:
+        """Charged with the points that are to come, by the size of those that were read before."""
+        texts = sum(move.prepared.nbytes for move in moves)
+        self.moves.put(moves, texts + len(moves) * self._largest if self._largest else self.moves.capacity)
 
-    def _rows(self) -> int:
-        if not self._largest:
-            return 1
-        return max(1, min(self._max_rows, self._reads.capacity // (2 * self._largest)))
+    def work(self) -> None:
+        while True:
+            moves, size = self.moves.get()
+            moves = list(moves)
+            while len(moves) < self.max_rows:
+                try:
+                    more, room = self.moves.get(wait=False)
+                except (Empty, Ended):
+                    break  # an end is met again by the next call
+                moves += more
+                size += room
+            start = 0
+            while start < len(moves) and not self.control.stop.is_set():
+                rows = self.max_rows if self._largest else 1
+                self._page(moves[start : start + rows])
+                start += rows
+            del moves
+            self.moves.release(size)
 
-    def _page(self, moved: Sequence[tuple[Prepared, bytes]]) -> list[Prepared]:
-        charged = len(moved) * self._largest or self._reads.capacity
-        self._reads.charge(charged)
+    def _page(self, moves: Sequence[Move]) -> None:
+        """Send those on to the sink of which the index has the vectors, the others to the model."""
+        ids = sorted({move.id.hex() for move in moves})
         try:
-            ids = sorted({id.hex() for _, id in moved})
-            try:
-                points = self._control.retry.call("read back", lambda: self._fetch(ids))
-            except Exception as error:  # a driver's error may be an OSError, and is not the document's
-                raise StageError("read back", moved[0][0].chunk.uri, error) from error
-            stored = {point.id: point for point in points}
-            with self._lock:
-                self._largest = max([self._largest, *(point.nbytes for point in points)])
-            found: list[Embedded] = []
-            lost: list[Prepared] = []
-            for one, id in moved:
-                point = stored.get(id.hex())
-                # An image is not kept, so its hash has to do, by which it was found.
-                if (
-                    point is None
-                    or point.chunk.text != one.chunk.text
-                    or _pictured(point.chunk) != _pictured(one.chunk)
-                ):
-                    lost.append(one)
-                else:
-                    found.append(embedded(one, point.vectors))
-            if found:  # held until the sink's channel has them in its account
-                self._points.put(found, sum(one.nbytes for one in found))
-                self._control.counters.add(moved=len(found))
-        finally:
-            self._reads.release(charged)
-        return lost
+            points = self.control.retry.call("read back", lambda: self.fetch(ids))
+        except Exception as error:  # a driver's error may be an OSError, and is not the document's
+            raise StageError("read back", moves[0].prepared.chunk.uri, error) from error
+        stored = {point.id: point for point in points}
+        with self._lock:
+            self._largest = max([self._largest, *(point.nbytes for point in points)])
+        found: list[Embedded] = []
+        lost: list[Prepared] = []
+        for one, id in moves:
+            point = stored.get(id.hex())
+            if point is not None and _same(point.chunk, one.chunk):
+                found.append(embedded(one, point.vectors))
+            else:
+                lost.append(one)
+        if found:
+            self.points.put(found, sum(one.nbytes for one in found))
+            self.control.counters.add(moved=len(found))
+        if lost:
+            self.chunks.put(lost, sum(one.nbytes for one in lost))
 
 
-def _pictured(chunk: Chunk) -> bool:
-    return chunk.image is not None
+def _same(stored: Chunk, chunk: Chunk) -> bool:
+    """An image is not kept, so its hash has to do, by which it was found."""
+    return stored.text == chunk.text and (stored.image is None) == (chunk.image is None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from penstock.engine.journal import ChunkEntry
+from penstock.engine.journal import ChunkEntry, Stale
 from penstock.ledger.database import ROWS, Database, one_step, pages
 
 
@@ -79,30 +79,35 @@ class Chunks(Database):
                     [*chain.from_iterable(page)],
                 )
 
-    def stale(self, document: int, limit: int) -> list[bytes]:
-        """Ids that did not occur in the last attempt at the document."""
-        rows = self._read(
-            "SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document"
-            " WHERE c.document = ? AND c.attempt < d.attempt LIMIT ?",
-            document,
-            limit,
-        )
-        return [row[0] for row in rows]
+    def stale(self, documents: Sequence[int], limit: int) -> list[Stale]:
+        """Chunks of these documents that did not occur in the last attempt at theirs, `limit` at most."""
+        found: list[Stale] = []
+        for page in pages(documents, ROWS):
+            marks = ",".join("?" * len(page))
+            stale = (
+                "SELECT c.document, c.id FROM documents d JOIN chunks c ON c.document = d.id"
+                f" WHERE d.id IN ({marks}) AND c.attempt < d.attempt LIMIT ?"
+            )
+            with self._mutex:
+                rows = one_step(self._open(), f"document, hex(id) FROM ({stale})", *page, limit - len(found))
+            found += [Stale(document, bytes.fromhex(id)) for document, id in rows]
+            if len(found) == limit:
+                break
+        return found
 
-    def retract(self, document: int, ids: Sequence[bytes]) -> None:
+    def retract(self, chunks: Sequence[Stale]) -> None:
         """These may be missing from the sink from now on."""
         with self._transaction() as db:
-            for page in pages(ids, 500):
-                marks = ",".join("?" * len(page))
-                db.execute(f"UPDATE chunks SET acked = 0 WHERE document = ? AND id IN ({marks})", (document, *page))
+            for page in pages(chunks, ROWS):
+                db.execute(f"UPDATE chunks SET acked = 0 WHERE {_any_of(page)}", [*chain.from_iterable(page)])
 
-    def forget(self, document: int, ids: Sequence[bytes]) -> None:
+    def forget(self, chunks: Sequence[Stale]) -> None:
         """These are out of the sink."""
         with self._transaction() as db:
-            for page in pages(ids, 500):
+            for page in pages(chunks, ROWS):
+                db.execute(f"DELETE FROM chunks WHERE {_any_of(page)}", [*chain.from_iterable(page)])
                 marks = ",".join("?" * len(page))
-                db.execute(f"DELETE FROM chunks WHERE document = ? AND id IN ({marks})", (document, *page))
-                db.execute(f"DELETE FROM refused WHERE id IN ({marks})", page)
+                db.execute(f"DELETE FROM refused WHERE id IN ({marks})", [chunk.id for chunk in page])
 
     def acknowledged(self, document: int, id: bytes) -> bool:
         return bool(self._read("SELECT 1 FROM chunks WHERE document = ? AND id = ? AND acked > 0", document, id))
@@ -114,3 +119,8 @@ class Chunks(Database):
             "SELECT d.uri, c.acked FROM chunks c JOIN documents d ON d.id = c.document WHERE c.id = ?", id
         )
         return (rows[0][0], rows[0][1]) if rows else None
+
+
+def _any_of(chunks: Sequence[Stale]) -> str:
+    """A condition that SQLite looks up; for `(document, id) IN (VALUES ...)` it reads the whole table."""
+    return " OR ".join(["(document = ? AND id = ?)"] * len(chunks))

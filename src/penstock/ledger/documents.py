@@ -45,9 +45,12 @@ _FIELDS = tuple(field.name for field in fields(Document))
 
 class Documents(Database):
     def known(self, uris: Sequence[str]) -> dict[str, Known]:
-        marks = ",".join("?" * len(uris))
-        rows = self._read(f"SELECT uri, id, fingerprint, state, seen FROM documents WHERE uri IN ({marks})", *uris)
-        return {row[0]: Known(*row[1:]) for row in rows}
+        found: dict[str, Known] = {}
+        for page in pages(uris, 500):
+            marks = ",".join("?" * len(page))
+            rows = self._read(f"SELECT uri, id, fingerprint, state, seen FROM documents WHERE uri IN ({marks})", *page)
+            found |= {row[0]: Known(*row[1:]) for row in rows}
+        return found
 
     def mark_seen(self, documents: Sequence[int], run: int) -> None:
         """These are still in the source, unchanged."""
@@ -65,7 +68,7 @@ class Documents(Database):
         """The documents that `mark_seen_under` is about."""
         return (document for (document,) in self._read(f"SELECT id FROM documents WHERE {_UNDER}", *_under(uri)))
 
-    def unseen(self, run: int, after: int = 0, limit: int = 256) -> list[tuple[int, str]]:
+    def unseen(self, run: int, after: int = 0, limit: int = 2048) -> list[tuple[int, str]]:
         """Documents that a complete listing did not name, a page at a time."""
         return self._read(
             "SELECT id, uri FROM documents WHERE seen < ? AND id > ? ORDER BY id LIMIT ?", run, after, limit
@@ -103,10 +106,14 @@ class Documents(Database):
                         begun[uri] = Begun(number, attempt, had=False)
         return begun
 
-    def outdate(self, document: int) -> None:
-        """Make all chunks of a document that is gone stale."""
+    def outdate(self, documents: Sequence[int]) -> None:
+        """Make all chunks of these documents, which are gone, stale."""
         with self._transaction() as db:
-            db.execute("UPDATE documents SET state = ?, attempt = attempt + 1 WHERE id = ?", (OPEN, document))
+            for page in pages(documents, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(
+                    f"UPDATE documents SET state = ?, attempt = attempt + 1 WHERE id IN ({marks})", (OPEN, *page)
+                )
 
     def finish(self, endings: Iterable[Ending]) -> None:
         """These documents have come to an end; their failures in earlier attempts are cleared."""
@@ -136,16 +143,15 @@ class Documents(Database):
                     (OPEN, *page),
                 )
 
-    def remove(self, document: int) -> None:
-        """The document is gone, and its chunks are out of the index."""
+    def remove(self, documents: Sequence[int]) -> None:
+        """These documents are gone, and their chunks are out of the index."""
         with self._transaction() as db:
-            db.execute("DELETE FROM failures WHERE uri = (SELECT uri FROM documents WHERE id = ?)", (document,))
-            db.execute(
-                "DELETE FROM refused WHERE EXISTS (SELECT 1 FROM chunks WHERE document = ? AND id = refused.id)",
-                (document,),
-            )
-            db.execute("DELETE FROM chunks WHERE document = ?", (document,))
-            db.execute("DELETE FROM documents WHERE id = ?", (document,))
+            for page in pages(documents, 500):
+                marks = ",".join("?" * len(page))
+                db.execute(f"DELETE FROM failures WHERE uri IN (SELECT uri FROM documents WHERE id IN ({marks}))", page)
+                db.execute(f"DELETE FROM refused WHERE id IN (SELECT id FROM chunks WHERE document IN ({marks}))", page)
+                db.execute(f"DELETE FROM chunks WHERE document IN ({marks})", page)
+                db.execute(f"DELETE FROM documents WHERE id IN ({marks})", page)
 
     def reset(self) -> None:
         """Forget every document: the index is not there any more."""

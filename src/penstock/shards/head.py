@@ -18,7 +18,7 @@ from penstock.core.records import Block, Change, Chunk, Item, Piece, Point, Unre
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
-from penstock.engine.journal import DONE, OPEN, SKIPPED, Begun, ChunkEntry, Ending, Failure, Known
+from penstock.engine.journal import DONE, OPEN, SKIPPED, Begun, ChunkEntry, Ending, Failure, Known, Stale
 from penstock.engine.prepare import Parse
 from penstock.engine.progress import Progress
 from penstock.engine.tail import Tail
@@ -213,14 +213,14 @@ class ShardJournal:
 
     def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None: ...
 
-    def stale(self, document: int, limit: int) -> list[bytes]:
+    def stale(self, documents: Sequence[int], limit: int) -> list[Stale]:
         return []
 
-    def outdate(self, document: int) -> None: ...
+    def outdate(self, documents: Sequence[int]) -> None: ...
 
-    def retract(self, document: int, ids: Sequence[bytes]) -> None: ...
+    def retract(self, chunks: Sequence[Stale]) -> None: ...
 
-    def forget(self, document: int, ids: Sequence[bytes]) -> None: ...
+    def forget(self, chunks: Sequence[Stale]) -> None: ...
 
     def finish(self, endings: Iterable[Ending]) -> None:
         for ending in endings:
@@ -236,7 +236,7 @@ class ShardJournal:
     def reopen(self, uris: Sequence[str]) -> None:
         self._writer.reopen(uris)
 
-    def remove(self, document: int) -> None: ...
+    def remove(self, documents: Sequence[int]) -> None: ...
 
     def unseen(self, run: int, after: int = 0) -> list[tuple[int, str]]:
         return []

@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.core.contracts import Source
 from penstock.core.records import Chunk
-from penstock.engine.journal import ChunkEntry
+from penstock.engine.journal import ChunkEntry, Stale
 from penstock.jobs import run as runs
 from penstock.pipeline import Pipeline
 from penstock.testing.chaos.corpus import Lines
@@ -85,9 +85,9 @@ def ingest(job: Job) -> None:
         acknowledge(entries, run)
         note(job.log, "acknowledged", [entry.id.hex() for entry in entries])
 
-    def retracted(document: int, ids: Sequence[bytes]) -> None:
-        note(job.log, "retracted", [id.hex() for id in ids])
-        retract(document, ids)
+    def retracted(chunks: Sequence[Stale]) -> None:
+        note(job.log, "retracted", [chunk.id.hex() for chunk in chunks])
+        retract(chunks)
 
     ledger.acknowledge, ledger.retract = acknowledged, retracted  # type: ignore[method-assign]
     fuse = Fuse(job.moment, job.nth, blow=lambda _: os.kill(os.getpid(), signal.SIGKILL))

@@ -1,0 +1,114 @@
+"""Seconds to follow a source whose files move and go: documents that change their folder, then half of them deleted.
+
+    python benchmarks/moves.py                                      # 20,000 files, the default store
+    python benchmarks/moves.py --sinks lance sqlite pgvector
+    python benchmarks/moves.py --sinks qdrant --files 5000          # slow in a folder
+
+Files are small, and a model that costs nothing embeds them: what is measured is the index and the ledger. A moved file
+is not embedded again. Bars: the default store moves 20,000 in 60 s and deletes 10,000 in 10 s, the others do 1,000
+documents a second; the index, which each run maintains at its end, is at most 1.3 times a fresh one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from figures import MISSED, record
+
+from penstock import Pipeline, Report
+from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.postgres import running
+
+SINKS = ("lance",)
+DIM = 384
+BAR_RATE = 1000.0
+BAR_MOVED_LANCE = 20_000 / 60
+BAR_SIZE = 1.3
+
+
+def make(folder: Path, count: int) -> None:
+    for number in range(count):
+        path = folder / f"{number // 500:03d}" / f"{number:05d}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# Note {number}\n\nWhat note {number} says, in {number % 97} words or a few more.\n")
+
+
+def run(docs: Path, url: str, state: Path) -> tuple[float, Report]:
+    began = time.perf_counter()
+    model = HashingEmbedder(DIM)
+    report = Pipeline(docs, into=url, model=model, state=state).run(allow_mass_delete=True)
+    return time.perf_counter() - began, report
+
+
+def measure(name: str, url: str, fresh: str, folder: Path, count: int) -> bool:
+    docs, state = folder / "docs", folder / f"{name}.db"
+    make(docs / "old", count)
+    first, report = run(docs, url, state)
+    assert report.embedded == count
+    (docs / "old").rename(docs / "new")
+    moved, report = run(docs, url, state)
+    assert (report.embedded, report.moved, report.deleted) == (0, count, count), report
+    for path in sorted((docs / "new").rglob("*.md"))[::2]:
+        path.unlink()
+    deleted, report = run(docs, url, state)
+    assert report.deleted == count // 2, report
+    print(
+        f"{name:10}{count / first:>12,.0f}{count / moved:>12,.0f}{count // 2 / deleted:>12,.0f}"
+        f"{first:>10.1f}{moved:>10.1f}{deleted:>10.1f}",
+        end="",
+    )
+    held = size(name, url)
+    ok = True
+    if held:
+        run(docs, fresh, folder / f"{name}.fresh.db")
+        ratio = held / (size(name, fresh) or held)
+        record(f"{name}, index of {count:,} after moves / fresh", ratio, bar=BAR_SIZE, better="lower")
+        ok = ratio <= BAR_SIZE
+        print(f"{ratio:>10.2f}")
+    else:
+        print()
+    for what, seconds, files in (("moved", moved, count), ("deleted", deleted, count // 2)):
+        bar = BAR_MOVED_LANCE if (name, what) == ("lance", "moved") else BAR_RATE
+        record(f"{name}, {files:,} {what}", files / seconds, "documents/s", bar=bar)
+        ok &= files / seconds >= bar
+    return ok
+
+
+def size(name: str, url: str) -> int:
+    """Bytes of the index's folder or file; 0 where it is a server's."""
+    if name == "pgvector":
+        return 0
+    path = Path(url.partition("://")[2])
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(path.name + "*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sinks", nargs="+", default=SINKS, metavar="SINK")
+    parser.add_argument("--files", type=int, default=20_000)
+    options = parser.parse_args()
+    print(f"{options.files:,} files\n{'':10}{'first/s':>12}{'moved/s':>12}{'deleted/s':>12}", end="")
+    print(f"{'first s':>10}{'moved s':>10}{'deleted s':>10}{'size':>10}")
+    ok = True
+    for name in options.sinks:
+        with tempfile.TemporaryDirectory() as text:
+            folder = Path(text)
+            folder.chmod(0o755)
+            (folder / "server").mkdir()
+            with running(folder / "server", fsync=True) if name == "pgvector" else nullcontext() as server:
+                if server is not None:
+                    urls = [server.url(index, user="postgres") for index in ("index", "fresh")]
+                else:
+                    urls = [f"{name}://{folder}/{index}" for index in ("index", "fresh")]
+                ok &= measure(name, *urls, folder, options.files)
+    sys.exit(0 if ok else MISSED)
+
+
+if __name__ == "__main__":
+    main()
