@@ -53,6 +53,7 @@ SLOW = (
     "sinks/fanout",
     "sinks/test_lance.py",
     "sinks/test_parquet.py",
+    "sinks/test_shrinking.py",
     "sinks/pgvector",
     "sinks/pinecone",
     "sinks/test_suite_itself.py",

@@ -29,8 +29,9 @@ from penstock.engine.control import Control
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Begun
 from penstock.engine.progress import Progress
-from penstock.engine.readback import ReadBack
+from penstock.engine.readback import Move, ReadBack
 from penstock.engine.scan import Queued, Scan
+from penstock.engine.stage import Stage
 from penstock.engine.work import Document, Embedded, Event, Prepared
 from penstock.ledger import Ledger
 
@@ -632,29 +633,85 @@ def test_a_chunker_that_keeps_its_blocks_holds_up_nobody(w: World, fails: bool) 
 
 
 def test_points_read_back_are_in_the_account_until_the_sink_has_them_in_its_own() -> None:
-    """The sink takes nothing: eight workers must not fetch a page each beside what waits for it."""
-    reads, points = Channel[None]("reads", 10_000), Channel[list[Embedded]]("points", 1)
+    """The sink takes nothing: two threads must not fetch a page each beside what waits for it."""
+    moves = Channel[list[Move]]("reads", 10_000)
+    points, chunks = Channel[list[Embedded]]("points", 1), Channel[list[Prepared]]("chunks", 1000)
     begun = Begun(1, 1, had=False)
     document = Document(item("doc", "text"), begun, 0)
-    chunk, entry = Namer(document.item, begun).name(Piece("text", (0, 4)))
-    moved = (Prepared(document, entry, chunk, chunk.nbytes, chunk.length), entry.id)
-    fetched: list[int] = []
+    namer = Namer(document.item, begun)
+    named = [namer.name(Piece(f"text {n}", (0, 6))) for n in range(40)]
+    stored = {chunk.id: Point(chunk, {"vector": Dense(np.ones(500, np.float32))}) for chunk, _ in named}
+    fetched = 0
 
     def fetch(ids: Sequence[str]) -> list[Point]:
-        point = Point(chunk, {"vector": Dense(np.ones(500, np.float32))})
-        fetched.append(point.nbytes)
-        return [point]
+        nonlocal fetched
+        fetched += sum(stored[id].nbytes for id in ids)
+        return [stored[id] for id in ids]
 
-    read_back = ReadBack(fetch, 100, reads, points, Control(1.0))
-    assert not read_back.move([moved])
-    fetched.clear()
-    threads = [threading.Thread(target=read_back.move, args=([moved],)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
+    def fill() -> None:
+        for chunk, entry in named:
+            read_back.put([Move(Prepared(document, entry, chunk, chunk.nbytes, chunk.length), entry.id)])
+        moves.close()
+
+    read_back = ReadBack(fetch, 100, moves, chunks, points, Control(1.0))
+    stages = [
+        Stage("fill", 1, fill, moves.close, pytest.fail),
+        Stage("read back", 2, read_back.work, points.close, pytest.fail),
+    ]
+    for stage in stages:
+        stage.start()
     time.sleep(0.3)
-    assert sum(fetched) <= reads.capacity
-    for _ in threads:
-        points.release(points.get()[1])
-    for thread in threads:
-        thread.join(10)
-    assert len(fetched) == 8
+    found, peak = 0, 0
+    for some in points:
+        found += len(some)
+        fetched -= sum(one.point.nbytes for one in some)  # in the sink's account from now on
+        peak = max(peak, fetched)
+        time.sleep(0.01)
+    assert found == len(named)
+    assert 0 < peak <= moves.capacity
+    assert all(stage.join(10) for stage in stages)
+
+
+def test_documents_that_are_gone_leave_in_few_calls(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores make a version, a file or a transaction of each: as many as there are batches, not documents."""
+    documents = corpus(300, 3)
+    w.run(listing(documents))
+    calls = {"delete": 0, "flush": 0}
+    for name in calls:
+        real = getattr(w.sink, name)
+
+        def counted(*arguments: object, name: str = name, real: Callable[..., None] = real) -> None:
+            calls[name] += 1
+            real(*arguments)
+
+        monkeypatch.setattr(w.sink, name, counted)
+    left = dict(list(documents.items())[:50])
+    counts = w.run(listing(left), allow_mass_delete=True)
+    assert (counts["deleted"], counts["removed"]) == (250, 750)
+    assert calls["delete"] == calls["flush"] == 1
+    calls.update(delete=0, flush=0)
+    edited = {uri: text.replace("line 1", "another") for uri, text in left.items()}
+    assert w.run(listing(edited))["removed"] == 50
+    assert calls["delete"] < 20
+    assert w.held() == expected(edited)
+
+
+def test_moved_documents_are_read_back_together(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may look through its whole table for one id, so that many are asked for at once."""
+    documents = corpus(300, 1)
+    w.run(listing(documents))
+    fetch, calls = w.sink.fetch, 0
+
+    def slow(ids: Sequence[str]) -> Sequence[Point]:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.05)
+        return fetch(ids)
+
+    monkeypatch.setattr(w.sink, "fetch", slow)
+    moved = {f"moved/{uri}": text for uri, text in documents.items()}
+    counts = w.run(listing(moved), allow_mass_delete=True)
+    assert (counts["moved"], counts["embedded"], counts["deleted"]) == (300, 0, 300)
+    assert calls < 60
+    monkeypatch.undo()
+    assert w.held() == expected(moved)

@@ -55,7 +55,7 @@ def zipped(content: Content, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", method) as made:
         for name, data in content.items():
-            made.writestr(name, data)
+            made.writestr(zipfile.ZipInfo(name), data, method)
     return out.getvalue()
 
 

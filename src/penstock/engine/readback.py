@@ -37,10 +37,15 @@ class ReadBack:
     """Bytes of the largest point that was read so far. Before the first is read, nothing is known of their size."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def put(self, moves: list[Move]) -> None:
+    def put(self, moves: Sequence[Move]) -> None:
         """Charged with the points that are to come, by the size of those that were read before."""
-        texts = sum(move.prepared.nbytes for move in moves)
-        self.moves.put(moves, texts + len(moves) * self._largest if self._largest else self.moves.capacity)
+        start = 0
+        while start < len(moves):
+            rows = self._rows()
+            some = list(moves[start : start + rows])
+            texts = sum(move.prepared.nbytes for move in some)
+            self.moves.put(some, texts + len(some) * self._largest if self._largest else self.moves.capacity)
+            start += rows
 
     def work(self) -> None:
         while True:
@@ -55,11 +60,15 @@ class ReadBack:
                 size += room
             start = 0
             while start < len(moves) and not self.control.stop.is_set():
-                rows = self.max_rows if self._largest else 1
+                rows = self._rows()
                 self._page(moves[start : start + rows])
                 start += rows
             del moves
             self.moves.release(size)
+
+    def _rows(self) -> int:
+        """How many points make up a page: no more than half of the room there is for them."""
+        return max(1, min(self.max_rows, self.moves.capacity // (2 * self._largest))) if self._largest else 1
 
     def _page(self, moves: Sequence[Move]) -> None:
         """Send those on to the sink of which the index has the vectors, the others to the model."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -21,11 +21,16 @@ from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.base import Opened
+from penstock.support.vacuum import vacuum
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
 PAGE = 500
 METRICS = {"Dense": ("cosine", "l2")}
 """Those of sqlite-vec."""
+BLOCK = 1024
+"""Vectors that sqlite-vec keeps together."""
+FEW_BLOCKS = 4
+"""So few of them may be half empty."""
 LARGEST_K = 4096
 """The most results that sqlite-vec gives."""
 
@@ -230,6 +235,26 @@ class SqliteSink(_Store, Sink):
     def flush(self) -> None:
         """Each write is a transaction, synced when it commits."""
         self._opened()
+
+    def maintain(self) -> None:
+        """Give back the room of what was deleted, where it is much."""
+        file, schema = self._opened()
+        for name in schema.vectors:
+            self._fill_gaps(file, _table(name))
+        with suppress(SinkError):  # as where the disk has no room for a copy: free pages are used again later
+            vacuum(file.all)
+
+    def _fill_gaps(self, file: _File, table: str) -> None:
+        """sqlite-vec keeps vectors in blocks, and writes to the newest alone. Move those of half-empty blocks there: a
+        block that is empty goes by itself."""
+        half_empty = f"SELECT chunk_id FROM {table}_rowids GROUP BY chunk_id HAVING count(*) <= {BLOCK // 2}"
+        blocks = file.all(half_empty)
+        for block in blocks if len(blocks) >= FEW_BLOCKS else ():
+            with file.turn(), file.connection:
+                keys = f"SELECT rowid FROM {table}_rowids WHERE chunk_id = ?"
+                moved = file.all(f"SELECT rowid, embedding FROM {table} WHERE rowid IN ({keys})", block)
+                file.connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(key,) for key, _ in moved])
+                file.connection.executemany(f"INSERT INTO {table}(rowid, embedding) VALUES (?, ?)", moved)
 
     def ids(self) -> Iterator[Sequence[str]]:
         file, _ = self._opened()

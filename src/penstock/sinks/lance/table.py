@@ -18,6 +18,8 @@ FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
 CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
 """Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
+DELETED_ROWS = 1000
+"""So few deleted rows, or an eighth of the rows, take their room until the next compaction."""
 READS = 5
 """Tries of a read whose version is cleaned up meanwhile."""
 INDEX_ROWS = 100_000
@@ -97,8 +99,14 @@ def fetch(table: Any, schema: IndexSchema, ids: Sequence[str]) -> list[Point]:
 
 
 def crowded(table: Any) -> bool:
-    """Whether there are so many fragments, or so many rows newer than an ANN index, that reading gets slow."""
-    if table.stats()["fragment_stats"]["num_fragments"] > FRAGMENTS:
+    """Whether there are so many fragments, deleted rows, or rows newer than an ANN index, that reading gets slow."""
+    stats = table.stats()
+    fragments = stats["fragment_stats"]
+    if fragments["num_fragments"] > FRAGMENTS:
+        return True
+    # Lengths are rounded, and count deleted rows as well.
+    deleted = fragments["num_fragments"] * (fragments["lengths"]["mean"] + 1) - stats["num_rows"]
+    if deleted > DELETED_ROWS and deleted * 8 > stats["num_rows"]:
         return True
     stats = (table.index_stats(index.name) for index in table.list_indices())
     return any(one.num_unindexed_rows > INDEX_ROWS // 4 for one in stats if one)

@@ -124,6 +124,9 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
             batch.reasons |= refused
         batch.finish()
 
+    def maintain(self) -> None:
+        self._opened()[0].shrink()
+
     def delete(self, ids: Sequence[str]) -> None:
         collection, _ = self._opened()
         if ids:

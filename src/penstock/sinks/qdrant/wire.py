@@ -7,7 +7,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLa
 from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests
 from penstock.sinks.store import line, secret
+from penstock.support.vacuum import vacuum
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -101,6 +102,13 @@ class Collection:
                 _FOLDERS[self._folder] = client, users - 1
             else:
                 client.close()
+
+    def shrink(self) -> None:
+        """In a folder, where the client never gives room back: do so where much was deleted."""
+        if self.local and self._folder is not None:
+            path = self._folder / "collection" / self.name / "storage.sqlite"
+            with _LOCK, suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as file:
+                vacuum(file.execute)
 
     @contextmanager
     def request(self) -> Iterator[None]:
