@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.core.contracts import Embedder, Index, Model, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
+from penstock.core.deletions import parse_deletions
 from penstock.core.errors import UsageError
 from penstock.registry import INDEXES, SINKS, SOURCES, find, has_index, knows, scheme
 from penstock.settings import Settings, check
@@ -70,6 +71,7 @@ def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Co
         chunk=chosen.chunk,
         parsers=dict(parsers or {}),
         namespace=chosen.namespace,
+        max_delete=parse_deletions(chosen.max_delete),
         settings=None if remembered is None else remembered.to_json(),
     )
 

@@ -20,7 +20,7 @@ from penstock.engine.progress import Report
 from penstock.jobs.components import current_ledger
 from penstock.jobs.run import OnProgress, Options, retry, run
 from penstock.ledger import Ledger
-from penstock.settings import MEMORY, Settings
+from penstock.settings import MAX_DELETE, MEMORY, Settings
 
 if TYPE_CHECKING:
     from penstock.jobs.plan import Plan
@@ -42,6 +42,7 @@ class Pipeline:
     - `state`: the ledger's file; by default one a pipeline under `.penstock/`.
     - `parsers`: your own, by media type: `{"text/x-log": my_parser}`.
     - `namespace`: for several pipelines that fill one index, each its own part.
+    - `max_delete`: the most that a run may take out: a share of the chunks (`"10%"`), or a number of documents.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Pipeline:
         parsers: Mapping[str, Parser] | None = None,
         workers: int | None = None,
         namespace: str = "",
+        max_delete: str | int = MAX_DELETE,
         **source_options: Any,
     ) -> None:
         self._components = compose(
@@ -68,6 +70,7 @@ class Pipeline:
             parsers=parsers,
             workers=workers,
             namespace=namespace,
+            max_delete=max_delete,
             **source_options,
         )
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from penstock.core.deletions import parse_deletions
 from penstock.core.errors import MissingExtra, UsageError
 from penstock.core.options import Option, unknown
 from penstock.support.sizes import parse_budget
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from penstock.core.contracts import Source
 
 MEMORY = "512MiB"
+MAX_DELETE = "50%"
 
 
 def _option(type: type[Any], default: Any, help: str, metavar: str, **details: Any) -> Any:
@@ -55,6 +57,10 @@ class Settings:
     )  # fmt: skip
     workers: int | None = _option(int, None, "documents read at once (as many as cores)", "N", least=1)
     namespace: str = _option(str, "", "fill a part of an index that others fill, too", "NAME")
+    max_delete: str = _option(
+        str, MAX_DELETE, "the most that a run may take out: a share of the chunks, or a number of documents", "LIMIT",
+        numeric=True, validate=parse_deletions, expected="a share such as 10%, or a number of documents",
+    )  # fmt: skip
     state: str | None = _option(str, None, "the ledger (one for each pipeline, under .penstock/)", "FILE")
     options: Mapping[str, Any] = field(default_factory=dict)
     """Those of the source, by their names."""

@@ -131,6 +131,19 @@ def test_a_mass_deletion_is_refused_with_status_3(ingest: Run) -> None:
     assert (ran.status, "2 deleted" in ran.out) == (0, True)
 
 
+def test_the_limit_of_deletions_is_an_option(ingest: Run, run: Run) -> None:
+    """On the command line and, as everything there, remembered: `plan` warns of what the run refuses."""
+    ingest("-q", "--max-delete", "0")
+    next(Path("docs").iterdir()).unlink()
+    planned = run("plan")
+    assert "1 to delete" in planned.out
+    assert "--allow-mass-delete" in planned.err
+    assert ingest("--max-delete", "0").status == 3
+    assert ingest("--max-delete", "100%").status == 0
+    refused = ingest("--max-delete", "most")
+    assert (refused.status, "expected a share such as 10%" in refused.err) == (2, True)
+
+
 def test_an_index_of_another_ledger_is_status_3_unless_adopted(ingest: Run) -> None:
     ingest("-q")
     ran = ingest("--state", "other.db")

@@ -87,6 +87,16 @@ def test_a_narrow_terminal_gets_a_picture_too(width: int) -> None:
     assert max(map(len, drawn(progress.frame("x" * 200, moment(1), rates), width).splitlines())) <= width
 
 
+def test_deletions_are_shown_as_they_go() -> None:
+    """Of a listing's end it is known how many there are; a feed names one after the other."""
+    rates = progress.Rates()
+    rates.add(now := moment(2, listed=10, leaving=1200, deleted=300))
+    assert "300 of 1,200 deleted" in progress.line(now, rates)
+    assert "300 of 1,200 deleted" in drawn(progress.frame("docs", now, rates))
+    assert "7 deleted" in progress.line(moment(2, deleted=7), rates)
+    assert "deleted" not in progress.line(moment(2), rates)
+
+
 def test_plain_lines_come_after_one_second_and_then_every_five(capsys: pytest.CaptureFixture[str]) -> None:
     lines = progress.Lines()
     for tenth in range(130):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from penstock.core.contracts import Embedder
+from penstock.core.deletions import HALF
 from penstock.core.records import Block, Change, Chunk, Delete, Dense, Item, ListingEnd, Piece, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.embedders.named import Named
@@ -110,7 +111,7 @@ class World:
             run=run,
             source="test",
             feed=feed,
-            allow_mass_delete=options.pop("allow_mass_delete", False),
+            max_delete=None if options.pop("allow_mass_delete", False) else HALF,
             linger=options.pop("linger", 0.01),
         )
         return Flow(head, tail, budget=options.pop("budget", 8 << 20), **options)

@@ -107,7 +107,7 @@ def _retry(parser: argparse.ArgumentParser) -> None:
 def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
     parser.add_argument("--repair", action="store_true", help="mend what differs, with a run")
-    parser.add_argument("--allow-mass-delete", action="store_true", help="let the repair delete most of the index")
+    parser.add_argument("--allow-mass-delete", action="store_true", help="let the repair take out more than max_delete")
     parser.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
     _state(parser)
     _output(parser)
@@ -334,7 +334,7 @@ def _add(
         metavar = option.metavar
         parser.add_argument(flag, dest=dest, metavar=metavar, required=required, action="append", help=help + again)
     else:
-        shown = f"{help} ({option.default})" if option.default else help
+        shown = f"{help} ({option.default})".replace("%", "%%") if option.default else help
         parser.add_argument(flag, dest=dest, metavar=option.metavar, type=_value(option), default=default, help=shown)
 
 
@@ -349,7 +349,7 @@ def _value(option: Option) -> Callable[[str], Any]:
 
 
 def _permit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--allow-mass-delete", action="store_true", help="let the run delete most of the index")
+    parser.add_argument("--allow-mass-delete", action="store_true", help="let the run take out more than --max-delete")
     parser.add_argument("--adopt", action="store_true", help="take over an index that another ledger filled")
 
 

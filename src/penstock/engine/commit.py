@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from penstock.core.contracts import Sink
+from penstock.core.deletions import DeletionLimit
 from penstock.core.errors import MassDeletion
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
@@ -40,7 +41,7 @@ class Committer:
     run: int
     control: Control
     source: str
-    allow_mass_delete: bool
+    max_delete: DeletionLimit | None
     linger: float
     complete: bool = False
     """The source was listed whole, and what is gone from it is out."""
@@ -183,12 +184,14 @@ class Committer:
         if boundary.cursor is not None:
             self.journal.save_cursor(self.source, boundary.cursor)
             return
-        gone, total = self.journal.unseen_share(self.run)
-        if gone * 2 > total and not self.allow_mass_delete:
+        missing = self.journal.missing(self.run)
+        if self.max_delete is not None and self.max_delete.exceeded(missing):
             raise MassDeletion(
-                f"{gone} of {total} chunks are of documents that the source no longer has; nothing of them was deleted."
-                " If that is right, run again with --allow-mass-delete"
+                f"the source no longer has {missing.documents:,} documents with {missing.chunks:,} of {missing.of:,}"
+                f" chunks, and at most {self.max_delete} may go at once: nothing of them was deleted. If it is right"
+                " that they go, run again with --allow-mass-delete"
             )
+        self.control.counters.add(leaving=missing.documents)
         after = 0
         while page := self.journal.unseen(self.run, after):
             if self.control.stop.is_set():

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from penstock.core.deletions import Missing
+
 OPEN, DONE, FAILED, SKIPPED = "open", "done", "failed", "skipped"
 """States of a document. OPEN: it is worked on, or is to be tried again by itself."""
 
@@ -154,8 +156,8 @@ class Journal(View, Protocol):
         """Documents (number and uri) that a complete listing did not name, a page at a time."""
         ...
 
-    def unseen_share(self, run: int) -> tuple[int, int]:
-        """Chunks in the documents of `unseen`, and in all."""
+    def missing(self, run: int) -> Missing:
+        """How much the documents of `unseen` are."""
         ...
 
     def clear_listing(self, run: int) -> None:

@@ -14,6 +14,7 @@ COUNTERS = (
     "parked",  # ... which failed as they are, and wait for a change or for `retry`
     "documents",  # documents read to their end and committed
     "added",  # ... that were not known
+    "leaving",  # documents that a complete listing did not name
     "deleted",  # documents taken out
     "failed",  # documents that failed in this run
     "skipped",  # documents of a type that nothing reads

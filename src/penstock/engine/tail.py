@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from penstock.core.contracts import Sink
+from penstock.core.deletions import HALF, DeletionLimit
 from penstock.engine.commit import Committer
 from penstock.engine.control import Control
 from penstock.engine.journal import Journal
@@ -30,7 +31,8 @@ class Tail:
     source: str
     """The name under which cursors are kept."""
     feed: bool = False
-    allow_mass_delete: bool = False
+    max_delete: DeletionLimit | None = HALF
+    """What a listing may take out; None for everything."""
     linger: float = LINGER
 
 
@@ -55,7 +57,7 @@ class TailStages:
             run=tail.run,
             control=control,
             source=tail.source,
-            allow_mass_delete=tail.allow_mass_delete,
+            max_delete=tail.max_delete,
             linger=tail.linger,
         )
         self.stages = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from penstock.chunkers import ChunkSpec, bind, longest, spec
 from penstock.core.contracts import Chunker, MultiEmbedder, Parser, Sink, Source
+from penstock.core.deletions import HALF, DeletionLimit
 from penstock.core.generations import align
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import id_prefix
@@ -33,6 +34,7 @@ class Components:
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     """The user's own, by media type."""
     namespace: str = ""
+    max_delete: DeletionLimit = HALF
     settings: str | None = None
     """The settings that say the same in words, in JSON, which the ledger keeps; None with components of the user's."""
     generation: int | None = None

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.core.contracts import Chunker
+from penstock.core.deletions import Missing
 from penstock.core.records import Block, Gap, Item, ListingEnd, Unreadable, Upsert
 from penstock.engine.classify import classify
 from penstock.engine.identity import Namer
@@ -26,6 +27,10 @@ SAMPLE = 64 << 20
 """Bytes of new and changed documents that are read to count their chunks; what lies beyond is estimated from them."""
 
 
+NAMED = 100
+"""Documents that a plan names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     new: int
@@ -35,6 +40,10 @@ class Plan:
     """Documents that failed as they are: a run leaves them alone, `retry` tries them again."""
     deleted: int
     """Documents that a run would take out; 0 where the listing was not complete, as nothing is deleted then."""
+    removed: int
+    """Their chunks."""
+    refused: bool
+    """A run would stop, as more would go than `max_delete` allows."""
     complete: bool
     unreadable: int
     """What could not be listed, parsed or is of no known type, among what was read for the plan."""
@@ -109,8 +118,7 @@ class _Planner:
                 case ListingEnd():
                     complete = True
         self._consider(page)
-        known = ledger.counts().documents if ledger else 0
-        deleted = known - len(self._present) if complete else 0
+        missing = self._missing(ledger) if ledger and complete else Missing(0, 0, 0)
         scale = self.bytes / self.read if self.read else 1.0
         chunks, tokens = round(self.chunks * scale), round(self.tokens * scale)
         pace = self._pace()
@@ -119,7 +127,9 @@ class _Planner:
             changed=self.changed,
             unchanged=self.unchanged,
             failing=self.failing,
-            deleted=deleted,
+            deleted=missing.documents,
+            removed=missing.chunks,
+            refused=self._components.max_delete.exceeded(missing),
             complete=complete,
             unreadable=self.unreadable,
             bytes=self.bytes,
@@ -131,6 +141,17 @@ class _Planner:
             documents=tuple(self._named),
         )
 
+    def _missing(self, ledger: Ledger) -> Missing:
+        documents = removed = 0
+        for uri, chunks in ledger.absent(self._present):
+            documents, removed = documents + 1, removed + chunks
+            self._name("deleted", uri)
+        return Missing(documents, removed, ledger.counts().chunks)
+
+    def _name(self, kind: str, uri: str) -> None:
+        if len(self._named) < NAMED:
+            self._named.append((kind, uri))
+
     def _consider(self, items: list[Item]) -> None:
         """Count what is new and changed."""
         page = classify(items, self._ledger or _NOTHING_KNOWN)
@@ -140,8 +161,7 @@ class _Planner:
         for item, before in page.work:
             self.new += not before
             self.changed += bool(before)
-            if len(self._named) < 100:
-                self._named.append(("changed" if before else "new", item.uri))
+            self._name("changed" if before else "new", item.uri)
             self.bytes += item.size or 0
             if self.read < self._sample:
                 self._count(item, before)

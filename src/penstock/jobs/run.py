@@ -29,6 +29,7 @@ class Options:
     force: bool = False
     """Read every item, whatever the ledger knows of it."""
     allow_mass_delete: bool = False
+    """Take out whatever the source no longer has, however much it is."""
     max_wait: float = MAX_WAIT
     """Seconds for which a store or model that is away is waited for."""
 
@@ -110,7 +111,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, options: Option
         run=run,
         source=source.name,
         feed=source.feed,
-        allow_mass_delete=options.allow_mass_delete,
+        max_delete=None if options.allow_mass_delete else components.max_delete,
         linger=LINGER,
     )
     return Flow(head, tail, budget=components.budget, max_wait=options.max_wait)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
+from penstock.core.deletions import Missing
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Begun, Ending, Known
 from penstock.ledger.database import Database, one_step, pages
 
@@ -74,12 +75,25 @@ class Documents(Database):
             "SELECT id, uri FROM documents WHERE seen < ? AND id > ? ORDER BY id LIMIT ?", run, after, limit
         )
 
-    def unseen_share(self, run: int) -> tuple[int, int]:
-        """Chunks in the documents of `unseen`, and in all."""
-        rows = self._read(
+    def missing(self, run: int) -> Missing:
+        """How much the documents of `unseen` are."""
+        documents = self._read("SELECT count(*) FROM documents WHERE seen < ?", run)[0][0]
+        chunks, total = self._read(
             "SELECT coalesce(sum(d.seen < ?), 0), count(*) FROM chunks c JOIN documents d ON d.id = c.document", run
-        )
-        return rows[0][0], rows[0][1]
+        )[0]
+        return Missing(documents, chunks, total)
+
+    def absent(self, present: Container[int]) -> Iterator[tuple[str, int]]:
+        """Uris of the documents that are not among these, and how many chunks each has."""
+        after = 0
+        while rows := self._read(
+            "SELECT id, uri, (SELECT count(*) FROM chunks WHERE document = documents.id) FROM documents WHERE id > ?"
+            " ORDER BY id LIMIT 500",
+            after,
+        ):
+            for after, uri, chunks in rows:
+                if after not in present:
+                    yield uri, chunks
 
     def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
         """These documents are to be worked on."""

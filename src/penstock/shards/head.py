@@ -13,6 +13,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from penstock.core.contracts import Chunker, MultiEmbedder, Sink
+from penstock.core.deletions import Missing
 from penstock.core.errors import ParseError, PenstockError, SinkError, StageError, UsageError
 from penstock.core.records import Block, Change, Chunk, Item, Piece, Point, Unreadable, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec
@@ -241,8 +242,8 @@ class ShardJournal:
     def unseen(self, run: int, after: int = 0) -> list[tuple[int, str]]:
         return []
 
-    def unseen_share(self, run: int) -> tuple[int, int]:
-        return 0, 0
+    def missing(self, run: int) -> Missing:
+        return Missing(0, 0, 0)
 
     def clear_listing(self, run: int) -> None: ...
 

@@ -21,5 +21,10 @@ class Bits:
                 self._bytes[at] |= bit
                 self._count += 1
 
+    def __contains__(self, number: object) -> bool:
+        assert isinstance(number, int)
+        at = number >> 3
+        return at < len(self._bytes) and bool(self._bytes[at] & 1 << (number & 7))
+
     def __len__(self) -> int:
         return self._count

@@ -29,8 +29,10 @@ def plan(args: argparse.Namespace) -> int:
     say(rows_text(plan_rows(plan)))
     if plan.documents:
         say(rows_text((kind, document_name(uri)) for kind, uri in plan.documents))
-    if (rest := plan.new + plan.changed - len(plan.documents)) > 0:
+    if (rest := plan.new + plan.changed + plan.deleted - len(plan.documents)) > 0:
         say(f"... and {rest:,} more")
+    if plan.refused:
+        complain("so much would be deleted that a run stops: if it is right, run with --allow-mass-delete")
     if not plan.complete and not pipeline.source.feed:
         complain("the source could not be listed whole: nothing would be deleted")
     return OK

@@ -156,6 +156,14 @@ def _pace(rates: Rates) -> str:
     )
 
 
+def _leaving(counts: dict[str, int]) -> str:
+    """How far the deletion of documents is that the source no longer has."""
+    if not counts["deleted"] and not counts["leaving"]:
+        return ""
+    of = f" of {counts['leaving']:,}" if counts["leaving"] else ""
+    return f"{counts['deleted']:,}{of} deleted"
+
+
 def line(progress: Progress, rates: Rates) -> str:
     """A moment of a run in one line."""
     counts = progress.counts
@@ -168,6 +176,8 @@ def line(progress: Progress, rates: Rates) -> str:
     ]
     if progress.eta:  # nothing left to read is not yet the end
         parts.append(f"{duration(progress.eta)} to go")
+    if leaving := _leaving(counts):
+        parts.append(leaving)
     if lost := counts["failed"] + counts["gaps"]:
         parts.append(count(lost, "failure"))
     if progress.waiting:
@@ -186,6 +196,8 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
     grid.add_column(overflow="fold")
     grid.add_row("penstock", Text(clean(title), style="bold"))
     documents = Text(f"{_done(counts):,} of {counts['listed']:,}{' and more' if progress.listing else ''}")
+    if leaving := _leaving(counts):
+        documents.append(f" · {leaving}")
     if lost := counts["failed"] + counts["gaps"]:
         documents.append(f" · {count(lost, 'failure')}", style="red")
     grid.add_row("documents", documents)

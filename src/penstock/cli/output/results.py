@@ -160,6 +160,7 @@ def plan_rows(plan: Plan) -> Rows:
         ("to read", size(plan.bytes)),
         ("to embed", f"{about}{plan.chunks:,} chunks · {about}{plan.tokens:,} tokens"),
         ("to keep", f"{about}{plan.kept:,} chunks of changed documents"),
+        *([("to delete", f"{plan.removed:,} chunks of {plan.deleted:,} documents")] if plan.deleted else []),
         ("time", "not known before the first run" if plan.seconds is None else f"about {duration(plan.seconds)}"),
     ]
 
