@@ -97,7 +97,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sinks", nargs="+", default=SINKS, metavar="SINK")
     parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--quick", action="store_true", help="a trial with 200 files: bars do not count")
     options = parser.parse_args()
+    options.files = 200 if options.quick else options.files
     print(f"{options.files:,} files\n{'':10}{'first/s':>12}{'moved/s':>12}{'deleted/s':>12}", end="")
     print(f"{'first s':>10}{'moved s':>10}{'deleted s':>10}{'size':>10}")
     ok = True
@@ -112,7 +114,7 @@ def main() -> None:
                 else:
                     urls = [f"{name}://{folder}/{index}" for index in ("index", "fresh")]
                 ok &= measure(name, *urls, folder, options.files)
-    sys.exit(0 if ok else MISSED)
+    sys.exit(0 if ok or options.quick else MISSED)
 
 
 if __name__ == "__main__":

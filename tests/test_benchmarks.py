@@ -21,7 +21,7 @@ SMALLEST = {
     "images.py": ["--images", "16", "--rounds", "1"],
     "latency.py": ["--files", "30", "--mb", "2", "--rounds", "1"],
     "memory.py": ["--quick", "--only", "8 MB"],
-    "moves.py": ["--files", "200"],
+    "moves.py": ["--quick"],
     "overhead.py": ["--mb", "0.02", "--rounds", "1"],
     "sinks.py": ["--points", "500", "--sinks", "memory"],
     "throughput.py": ["--mb", "1", "--rounds", "1"],

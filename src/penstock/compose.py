@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from penstock.core.contracts import Embedder, Index, Model, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
 from penstock.core.deletions import parse_deletions
 from penstock.core.errors import UsageError
+from penstock.core.metadata import MetadataFunction, given
 from penstock.registry import INDEXES, SINKS, SOURCES, find, has_index, knows, scheme
 from penstock.settings import Settings, check
 from penstock.support.cores import usable_cores
@@ -35,15 +36,24 @@ Into = str | Sink | Sequence[str | Sink]
 SourceSpec = Paths | Sequence[Paths] | Source
 
 
-def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Components:
+def compose(
+    *,
+    parsers: Mapping[str, Parser] | None = None,
+    metadata: MetadataFunction | Mapping[str, Any] | None = None,
+    **values: Any,
+) -> Components:
     """The components that the options of a pipeline stand for. `values` are those of Settings and of the source; some
     may be components of the user's own."""
     from penstock.jobs.components import Components
 
     _check_functions(values.get("chunk"), parsers)
+    if metadata is not None and not callable(metadata):
+        values["metadata"] = metadata
     own = [name for name in ("source", "into", "model", "chunk") if not _in_words(name, values.get(name))]
     chosen = Settings(**check(values, "Pipeline", components=own))  # with those components in their places
     options = dict(chosen.options)
+    fields = given(chosen.metadata or {})
+    describe = metadata if callable(metadata) else fields
     sink = make_sink(chosen.into)
     sinks = [*getattr(sink, "sinks", ())] or [sink]
     # An index inside the folder that it indexes is not a document.
@@ -53,11 +63,12 @@ def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Co
     source = make_source(chosen.source, **options | {"skip": [*options.get("skip", ()), *inside]})
     state = Path(chosen.state or default_state(source.name, sinks[0].url, chosen.namespace))
     remembered = None
-    if not own and not parsers and not _secrets(chosen.source, options):
+    if not own and not parsers and not callable(metadata) and not _secrets(chosen.source, options):
         remembered = replace(
             chosen,
             source=tuple(absolute(each) for each in chosen.source),
             into=tuple(absolute(each.url) for each in sinks),
+            metadata=fields.to_mapping() if fields else None,
             state=str(state.absolute()),
             options=options,
         )
@@ -70,6 +81,7 @@ def compose(*, parsers: Mapping[str, Parser] | None = None, **values: Any) -> Co
         workers=usable_cores() if chosen.workers is None else chosen.workers,
         chunk=chosen.chunk,
         parsers=dict(parsers or {}),
+        metadata=describe,
         namespace=chosen.namespace,
         max_delete=parse_deletions(chosen.max_delete),
         settings=None if remembered is None else remembered.to_json(),

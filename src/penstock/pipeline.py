@@ -15,6 +15,7 @@ from penstock.chunkers import ChunkSpec
 from penstock.compose import Into, Paths, SourceSpec, compose
 from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Source
 from penstock.core.errors import UsageError
+from penstock.core.metadata import MetadataFunction
 from penstock.core.retry import MAX_WAIT
 from penstock.engine.progress import Report
 from penstock.jobs.components import current_ledger
@@ -41,6 +42,8 @@ class Pipeline:
     - `memory`: bytes in flight, at most: `"512MiB"`. Model weights and parsers' native heaps come on top.
     - `state`: the ledger's file; by default one a pipeline under `.penstock/`.
     - `parsers`: your own, by media type: `{"text/x-log": my_parser}`.
+    - `metadata`: what each document gets beside its name, folder, size and time: a mapping, in which `from_path` takes
+      fields from paths (`"docs/{team}/*"`), or a function of an Item that gives one.
     - `namespace`: for several pipelines that fill one index, each its own part.
     - `max_delete`: the most that a run may take out: a share of the chunks (`"10%"`), or a number of documents.
     """
@@ -55,6 +58,7 @@ class Pipeline:
         memory: str | int = MEMORY,
         state: Paths | None = None,
         parsers: Mapping[str, Parser] | None = None,
+        metadata: MetadataFunction | Mapping[str, Any] | None = None,
         workers: int | None = None,
         namespace: str = "",
         max_delete: str | int = MAX_DELETE,
@@ -68,6 +72,7 @@ class Pipeline:
             memory=memory,
             state=state,
             parsers=parsers,
+            metadata=metadata,
             workers=workers,
             namespace=namespace,
             max_delete=max_delete,

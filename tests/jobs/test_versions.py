@@ -83,6 +83,8 @@ def test_made_by_version_1(made: Path, state: str) -> None:
         assert ledger._read("PRAGMA user_version") == [(schema.VERSION,)]
     found = pipeline(TEXTS).verify()
     assert (found.missing, found.orphans, found.outdated, found.failing, found.behind) == (0, 0, 0, 1, 0)
+    report = pipeline(TEXTS).run()  # reads all again, for the metadata that version 1 did not have
+    assert (report.embedded, report.documents, report.moved, report.failing) == (0, 2, report.written, 1)
     report = pipeline(TEXTS).run()
     assert (report.embedded, report.unchanged, report.parked, report.failing) == (0, 2, 1, 1)
     texts = {**TEXTS, "fixture://b.md": "# Turbines\n\nA turbine rests.", "fixture://broken.pdf": ""}

@@ -76,6 +76,8 @@ class Option:
                 return tuple(value)
         elif self.type is dict:
             if isinstance(value, Mapping):
+                if self.validate is not None:
+                    self.validate(value)
                 return dict(value)
         elif isinstance(value, float | int if self.type is float else self.type) and (
             self.type is bool or not isinstance(value, bool)

@@ -77,6 +77,9 @@ class Item:
     path: str | None = None
     """Where it lies on this machine, if it does."""
     metadata: Metadata = NOTHING
+    modified: float | None = None
+    """When it was changed last, in seconds since 1970, where the source knows it. Not part of its fingerprint."""
+    created: float | None = None
 
     def open(self) -> BinaryIO:
         return self.opener()

@@ -32,13 +32,13 @@ class Classified:
         return [known.document for known in (*self.unchanged, *self.failing, *changed)]
 
 
-def classify(items: Sequence[Item], journal: KnowsDocuments, *, force: bool = False) -> Classified:
-    """`force`: every item is work."""
+def classify(items: Sequence[Item], journal: KnowsDocuments, *, force: bool = False, since: int = 0) -> Classified:
+    """`force`: every item is work. `since`: so is what was last read by a run before this one."""
     known = journal.known([item.uri for item in items])
     classified = Classified()
     for item in items:
         before = known.get(item.uri)
-        if before is None or force or before.fingerprint != item.fingerprint:
+        if before is None or force or before.run < since or before.fingerprint != item.fingerprint:
             classified.work.append((item, before))
         elif before.state == FAILED:
             classified.failing.append(before)

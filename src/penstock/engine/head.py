@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from penstock.core.contracts import Chunker, MultiEmbedder
+from penstock.core.metadata import MetadataFunction
 from penstock.core.records import Change, Item, Point
 from penstock.engine.channel import Channel, ChannelStats
 from penstock.engine.control import Control
@@ -41,6 +42,10 @@ class Head:
     """Documents that are read at once."""
     id_prefix: bytes = b""
     """What ids begin with: the namespace's."""
+    metadata: MetadataFunction | None = None
+    """What the user says of a document."""
+    since: int = 0
+    """The first run that read documents as this one does: those that were read before it are read again."""
     feed: bool = False
     force: bool = False
     """Read every item, whatever the journal knows of it."""
@@ -81,6 +86,7 @@ class HeadStages:
             send=seam.send,
             control=control,
             queued=self.queued,
+            since=head.since,
         )
         prepare = Prepare(
             parse=head.parse,
@@ -95,6 +101,7 @@ class HeadStages:
             send=seam.send,
             control=control,
             queued=self.queued,
+            metadata=head.metadata,
         )
         embed = Embed(embedder, self._packer, seam.points, seam.send, control, head.admit, head.withdraw)
         self.scan = Stage("scan", 1, self._scan.work, self._items.close, control.fail)

@@ -12,7 +12,7 @@ import json
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from penstock.core.records import Chunk, Item, Metadata, Piece
+from penstock.core.records import NOTHING, Chunk, Item, Metadata, Piece
 from penstock.engine.journal import Begun, ChunkEntry
 from penstock.support import scratch
 
@@ -70,8 +70,17 @@ def entry_of_stored(chunk: Chunk, begun: Begun) -> ChunkEntry:
 class Namer:
     """Makes the chunks of one document of its pieces, in order."""
 
-    def __init__(self, item: Item, begun: Begun, prefix: bytes = b"") -> None:
-        self._item = item
+    def __init__(
+        self,
+        item: Item,
+        begun: Begun,
+        prefix: bytes = b"",
+        *,
+        standard: Metadata = NOTHING,
+        given: Metadata = NOTHING,
+    ) -> None:
+        """`standard` is the metadata that any document has, `given` what the user gives it: see core.metadata."""
+        self._item, self._base_metadata, self._given = item, {**standard, **item.metadata}, given
         self._document, self._attempt = begun.document, begun.attempt
         self._prefix = prefix
         self._base = blake2b(item.uri.encode(), digest_size=16)
@@ -122,7 +131,7 @@ class Namer:
             or piece.headings is not last.headings
             or piece.page != last.page
         ):
-            self._metadata = {**self._item.metadata, **piece.metadata}
+            self._metadata = {**self._base_metadata, **piece.metadata, **self._given}
             self._setting = setting_of(piece.page, piece.headings, self._metadata)
         self._last = piece
 

@@ -43,6 +43,8 @@ class Known(NamedTuple):
     state: str
     seen: int
     """The last run whose listing named it."""
+    run: int
+    """The last run that read it."""
 
 
 class Begun(NamedTuple):

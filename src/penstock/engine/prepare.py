@@ -12,7 +12,8 @@ from typing import Protocol
 
 from penstock.core.contracts import Chunker
 from penstock.core.errors import LockedError, ParseError, SourceError, StageError, Transient, Unsupported
-from penstock.core.records import Block, Gap, Item, Piece
+from penstock.core.metadata import MetadataFunction, normalized, standard
+from penstock.core.records import NOTHING, Block, Gap, Item, Metadata, Piece
 from penstock.engine.channel import Broken, Channel, Closed
 from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
@@ -80,6 +81,7 @@ class Prepare:
     send: Callable[[Event], None]
     control: Control
     queued: Queued
+    metadata: MetadataFunction | None = None
 
     def work(self) -> None:
         for document in self.items:
@@ -125,7 +127,17 @@ class Prepare:
             parsed = self.parse(document.item)
         size = document.item.size or 0
         document.facts.update(parser=parsed.parser, media_type=parsed.media_type, bytes=size, chunks=0, tokens=0)
-        namer = Namer(document.item, document.begun, self.id_prefix)
+        given: Metadata = NOTHING
+        if self.metadata is not None:
+            with _blamed("metadata function", "metadata"):
+                given = normalized(self.metadata(document.item))
+        namer = Namer(
+            document.item,
+            document.begun,
+            self.id_prefix,
+            standard=standard(document.item, parsed.media_type),
+            given=given,
+        )
         own = _blamed("chunker", "chunk")
         batch: list[Prepared] = []
         held = 0

@@ -43,6 +43,8 @@ class Scan:
     send: Callable[[Event], None]
     control: Control
     queued: Queued
+    since: int = 0
+    """Documents that were last read by a run before this one are read again."""
     listing: bool = True
 
     def work(self) -> None:
@@ -96,7 +98,7 @@ class Scan:
         control = self.control
         control.counters.add(listed=len(items))
         items = [item for item in items if control.in_flight.enter(item.uri, wait=self.feed)]
-        page = classify(items, self.view, force=self.force)
+        page = classify(items, self.view, force=self.force, since=self.since)
         work = [item for item, _ in page.work]
         if settled := [known.document for known in (*page.unchanged, *page.failing)]:
             working = {item.uri for item in work}

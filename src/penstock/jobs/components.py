@@ -11,6 +11,7 @@ from penstock.chunkers import ChunkSpec, bind, longest, spec
 from penstock.core.contracts import Chunker, MultiEmbedder, Parser, Sink, Source
 from penstock.core.deletions import HALF, DeletionLimit
 from penstock.core.generations import align
+from penstock.core.metadata import STANDARD, MetadataFunction, fingerprint
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import id_prefix
 from penstock.ledger import Ledger
@@ -33,6 +34,8 @@ class Components:
     chunk: ChunkSpec = None
     parsers: Mapping[str, Parser] = field(default_factory=dict)
     """The user's own, by media type."""
+    metadata: MetadataFunction | None = None
+    """What the user says of each document."""
     namespace: str = ""
     max_delete: DeletionLimit = HALF
     settings: str | None = None
@@ -80,6 +83,11 @@ class Components:
     def longest(self) -> int | None:
         """The most bytes that a chunk's text may have, where that is known."""
         return longest(self.chunk, tokens=self.embedder.has_tokenizer)
+
+    @property
+    def reading(self) -> str:
+        """A fingerprint of what is read of a document beside its text."""
+        return f"{len(STANDARD)}:{fingerprint(self.metadata)}"
 
     def parser(self) -> Parsers:
         return Parsers(self.parsers, images=self.embedder.embeds_images)

@@ -15,14 +15,13 @@ from penstock.engine.classify import classify
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Begun, Known
 from penstock.engine.scan import PAGE
+from penstock.jobs import reading
 from penstock.jobs.components import Components
 from penstock.ledger import Ledger
 from penstock.parsers import Parsers
 from penstock.sinks import manifests
 from penstock.support.bits import Bits
 
-ANY = 1 << 62
-"""After any run."""
 SAMPLE = 64 << 20
 """Bytes of new and changed documents that are read to count their chunks; what lies beyond is estimated from them."""
 
@@ -94,6 +93,7 @@ class _Planner:
         self._components, self._ledger, self._parsers, self._sample = components, ledger, parsers, sample
         self._contents = ledger if components.sink.readable else None
         """Knows whose vectors a run would read back instead of making them."""
+        self._since = reading.since(components, ledger) if ledger else 0
         self._chunker: Chunker | None = None
         self.new = self.changed = self.unchanged = self.failing = self.unreadable = 0
         self.bytes = self.read = self.chunks = self.kept = self.tokens = 0
@@ -154,7 +154,7 @@ class _Planner:
 
     def _consider(self, items: list[Item]) -> None:
         """Count what is new and changed."""
-        page = classify(items, self._ledger or _NOTHING_KNOWN)
+        page = classify(items, self._ledger or _NOTHING_KNOWN, since=self._since)
         self._present.update(page.documents)
         self.unchanged += len(page.unchanged)
         self.failing += len(page.failing)
@@ -176,7 +176,7 @@ class _Planner:
             for piece in self._chunker(self._blocks(self._parsers.parse(item).blocks)):
                 chunk, entry = namer.name(piece)
                 had = before and self._ledger and self._ledger.acknowledged(before.document, entry.id)
-                if had or (self._contents and self._contents.same_content([entry.content], ANY)):
+                if had or (self._contents and self._contents.same_content([entry.content], reading.NEVER)):
                     self.kept += 1
                 else:
                     self.chunks += 1

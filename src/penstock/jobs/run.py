@@ -15,6 +15,7 @@ from penstock.engine.flow import Flow
 from penstock.engine.head import Head
 from penstock.engine.progress import Progress, Report
 from penstock.engine.tail import LINGER, Tail
+from penstock.jobs import reading
 from penstock.jobs.components import Components
 from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.session import Session, fingerprints
@@ -69,7 +70,10 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
     began = time.monotonic()
     session.catch_up()
     run = ledger.begin_run(fingerprints(session.schema))
-    flow = _flow(session, changes, run, options)
+    since, again = reading.begin(session.components, ledger, run)
+    if again:
+        session.notices.append("other metadata than before: every document is read again, and no text embedded again")
+    flow = _flow(session, changes, run, since, options)
     status = "failed"
     progress_file = ProgressFile(ledger.path, progress)
     try:
@@ -87,7 +91,7 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
     return report
 
 
-def _flow(session: Session, changes: Iterable[Change], run: int, options: Options) -> Flow:
+def _flow(session: Session, changes: Iterable[Change], run: int, since: int, options: Options) -> Flow:
     components, sink = session.components, session.sink
     source, ledger = components.source, components.ledger
     head = Head(
@@ -101,6 +105,8 @@ def _flow(session: Session, changes: Iterable[Change], run: int, options: Option
         id_prefix=components.id_prefix,
         feed=source.feed,
         force=options.force,
+        metadata=components.metadata,
+        since=since,
         fetch=sink.fetch if sink.readable else None,
         fetch_rows=sink.max_rows,
     )

@@ -16,6 +16,7 @@ from penstock.engine.classify import classify
 from penstock.engine.identity import shows
 from penstock.engine.progress import Report
 from penstock.engine.scan import PAGE
+from penstock.jobs import reading
 from penstock.jobs.components import Components
 from penstock.jobs.run import OnProgress, Options, go, unfinished
 from penstock.jobs.session import Session
@@ -203,9 +204,11 @@ def _against_source(components: Components) -> tuple[int, int, bool]:
     present = Bits()
     page: list[Item] = []
 
+    since = reading.since(components, ledger) if ledger.get(reading.KEY) else 0  # none: an earlier version's
+
     def consider() -> None:
         nonlocal outdated
-        classified = classify(page, ledger)
+        classified = classify(page, ledger, since=since)
         present.update(classified.documents)
         outdated += len(classified.work)
         page.clear()

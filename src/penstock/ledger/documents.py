@@ -49,7 +49,9 @@ class Documents(Database):
         found: dict[str, Known] = {}
         for page in pages(uris, 500):
             marks = ",".join("?" * len(page))
-            rows = self._read(f"SELECT uri, id, fingerprint, state, seen FROM documents WHERE uri IN ({marks})", *page)
+            rows = self._read(
+                f"SELECT uri, id, fingerprint, state, seen, run FROM documents WHERE uri IN ({marks})", *page
+            )
             found |= {row[0]: Known(*row[1:]) for row in rows}
         return found
 

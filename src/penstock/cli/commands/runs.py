@@ -14,6 +14,7 @@ from penstock.cli.output.results import say
 from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, complain
 from penstock.cli.output.text import document_name
 from penstock.cli.signals import interruptible
+from penstock.core.metadata import parse_metadata
 from penstock.engine.progress import Report
 from penstock.pipeline import Pipeline
 from penstock.settings import Settings
@@ -23,6 +24,8 @@ def composed(args: argparse.Namespace) -> Pipeline:
     """The pipeline of `PATH --into URL ...`."""
     dests = {name: name for name in pipeline_options()} | {name: source_dest(name) for name in args.source_options}
     values = {name: value for name, dest in dests.items() if (value := getattr(args, dest)) is not None}
+    if metadata := values.get("metadata"):
+        values["metadata"] = parse_metadata(metadata)
     return Pipeline.from_settings(Settings.from_mapping(values | {"source": args.path}, "command line"))
 
 

@@ -309,7 +309,15 @@ def _identity(folder: str) -> _Identity:
 
 
 def _item(uri: str, path: str, status: os.stat_result) -> Item:
-    return Item(uri, _fingerprint(status) + _beside(path), LocalFile(path), status.st_size, None, path)
+    return Item(
+        uri,
+        _fingerprint(status) + _beside(path),
+        LocalFile(path),
+        status.st_size,
+        path=path,
+        modified=status.st_mtime,
+        created=getattr(status, "st_birthtime", None),
+    )
 
 
 def _beside(path: str) -> str:

@@ -192,7 +192,8 @@ class RemoteTree:
                     if self._skip and self._within_skip(f"{self.uri}/{name[len(path) + 1 :]}"):
                         self.passed_over["excluded"] += 1
                     else:
-                        yield {"name": name, "type": "file", "size": key["Size"], "ETag": key["ETag"]}
+                        found = {"name": name, "type": "file", "size": key["Size"], "ETag": key["ETag"]}
+                        yield found | {"LastModified": key.get("LastModified")}
             if not page.get("IsTruncated"):
                 return
             after = {"ContinuationToken": page["NextContinuationToken"]}
@@ -246,7 +247,8 @@ class RemoteTree:
 
     def _item(self, fs: Any, uri: str, info: _Info) -> Item:
         size = info.get("size")
-        return Item(uri, _fingerprint(info, size), RemoteFile(fs, info["name"]), size)
+        opener = RemoteFile(fs, info["name"])
+        return Item(uri, _fingerprint(info, size), opener, size, modified=_modified(info))
 
 
 def _readings(path: str, root: int) -> Iterator[tuple[str, str]]:
@@ -267,6 +269,12 @@ def _fingerprint(info: _Info, size: int | None) -> str:
             when = info[key]
             return f"{size}-{when.timestamp() if isinstance(when, datetime) else when}"
     return unknown()
+
+
+def _modified(info: _Info) -> float | None:
+    when = next((info[key] for key in _TIMES[:-1] if info.get(key)), None)
+    # Whole seconds: a listing tells more of them than the headers of one file do.
+    return int(when.timestamp() if isinstance(when, datetime) else when) if isinstance(when, datetime | float) else None
 
 
 UNKNOWN = "unknown-"

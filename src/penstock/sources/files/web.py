@@ -133,6 +133,7 @@ class WebFile:
             WebContent(self._address.url),
             int(size) if size.isdigit() and "Content-Encoding" not in headers else None,
             media_type,
+            modified=_seconds(headers.get("Last-Modified", "")),
         )
 
     def _headers(self) -> http.client.HTTPMessage:
@@ -145,3 +146,12 @@ class WebFile:
         # Some servers have no HEAD, and a url signed for GET answers to nothing else.
         with _ask(self._address, "GET") as response:
             return response.headers
+
+
+def _seconds(date: str) -> float | None:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
