@@ -242,21 +242,53 @@ def load(parts: Paths, into: str | Sink, progress: Callable[[Loaded], None] | No
 
 
 def default_state(source: str, sink: str, namespace: str = "") -> Path:
-    """One ledger a pair of source and index, with a name that people recognise."""
+    """One ledger an index, or a namespace of it, with a name that people recognise. Where one has filled it already, as
+    those of earlier versions, which were named by their source as well, it is that one."""
+    from penstock.jobs.ledgers import filling
+
+    folder = Path(STATE)
     name = re.sub(r"[^A-Za-z0-9]+", "-", sink.partition("://")[2]).strip("-")[-40:] or "index"
-    parts = [source, absolute(sink), *([namespace] if namespace else [])]
-    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=4).hexdigest()
-    return Path(STATE) / f"{name}-{digest}.db"
+
+    def named(*parts: str) -> Path:
+        digest = hashlib.blake2b("\0".join(filter(None, parts)).encode(), digest_size=4).hexdigest()
+        return folder / f"{name}-{digest}.db"
+
+    path = named(absolute(sink), namespace)
+    for known in (path, named(source, absolute(sink), namespace)):
+        if known.exists():
+            return known
+    found = filling(folder, absolute(sink), namespace)
+    if len(found) > 1:
+        several = ", ".join(f"--state {one}" for one in found)
+        raise UsageError(f"{sink} was filled by several ledgers; choose one: {several}")
+    return found[0] if found else path
 
 
-def absolute(path: str) -> str:
-    """The same from any working directory: relative paths and `lance://./index` made absolute."""
+def absolute(path: str, base: Paths = "") -> str:
+    """The same from any working directory: relative paths and `lance://./index` made absolute, as from `base`."""
     kind, mark, rest = path.partition("://")
     if not mark:
-        return os.path.abspath(path)
+        return os.path.abspath(os.path.join(base, path))
     if kind in (*EMBEDDED, "urls") or (rest.startswith((".", "~")) and (knows(SINKS, kind) or knows(SOURCES, kind))):
-        return f"{kind}://{os.path.abspath(os.path.expanduser(rest))}"
+        return f"{kind}://{os.path.abspath(os.path.join(base, os.path.expanduser(rest)))}"
     return path
+
+
+def relative_to(base: Paths, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are written in a file of that folder: relative paths are from there."""
+    if os.path.abspath(base) == os.getcwd():
+        return dict(values)
+
+    def from_there(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [from_there(one) for one in value]
+        return absolute(value, base) if isinstance(value, str) else value
+
+    paths = {name: from_there(values[name]) for name in ("source", "into", "state") if name in values}
+    model = values.get("model")
+    if isinstance(model, str) and os.path.exists(folder := os.path.join(base, model)):
+        paths["model"] = os.path.abspath(folder)  # and else a name
+    return {**values, **paths}
 
 
 def location_of(url: str) -> str:

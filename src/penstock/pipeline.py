@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec
-from penstock.compose import Into, Paths, SourceSpec, compose
+from penstock.compose import Into, Paths, SourceSpec, compose, relative_to
 from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Source
 from penstock.core.errors import UsageError
 from penstock.core.metadata import MetadataFunction
@@ -85,7 +85,7 @@ class Pipeline:
 
     @classmethod
     def from_toml(cls, path: Paths) -> Pipeline:
-        """The pipeline that `penstock run penstock.toml` runs. Relative paths are relative to where it is run."""
+        """The pipeline that `penstock run penstock.toml` runs. Relative paths are from the folder of that file."""
         import tomllib
 
         try:
@@ -94,7 +94,7 @@ class Pipeline:
             raise UsageError(f"cannot read {path}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is not TOML: {error}") from error
-        return cls.from_settings(Settings.from_mapping(values, str(path)))
+        return cls.from_settings(Settings.from_mapping(relative_to(Path(path).parent, values), str(path)))
 
     @classmethod
     def from_state(cls, path: Paths, **changes: Any) -> Pipeline:

@@ -48,7 +48,7 @@ def test_a_run_that_is_refused_leaves_no_ledger(tmp_path: Path) -> None:
     """A ledger without an index would be one more that commands ask to choose from."""
     url = f"memory://{tmp_path}/one"
     pipeline(url, tmp_path / "one.db").run()
-    with pytest.raises(OwnershipError, match=r"filled by another ledger.*where --include or --exclude have changed"):
+    with pytest.raises(OwnershipError, match=r"filled by the ledger .*one.db. Use that one"):
         pipeline(url, tmp_path / "two.db").run()
     with pytest.raises(SpaceMismatch):
         ps.Pipeline(ListSource(DOCUMENTS), into=url, model=HashingEmbedder(4), state=tmp_path / "three.db").run()

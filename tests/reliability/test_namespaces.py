@@ -137,7 +137,7 @@ def test_a_namespace_refuses_an_index_with_points_without_an_owner(shared: Share
 def test_namespaces_whose_prefixes_are_equal(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one is refused: their ids could not be distinguished."""
     shared.run("docs", {"doc:1": "one"})
-    monkeypatch.setattr("penstock.jobs.session.id_prefix", lambda name: b"same")
+    monkeypatch.setattr("penstock.jobs.ownership.id_prefix", lambda name: b"same")
     with pytest.raises(UsageError, match="collide"):
         shared.run("wiki", {"doc:1": "one"})
 

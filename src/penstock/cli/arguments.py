@@ -94,6 +94,13 @@ def _status(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _ledgers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="where they are (.penstock)")
+    parser.add_argument("--prune", action="store_true", help="remove those whose index is gone, or filled by another")
+    parser.add_argument("-y", "--yes", action="store_true", help="do so without asking")
+    _json(parser)
+
+
 def _failures(parser: argparse.ArgumentParser) -> None:
     _state(parser)
     _json(parser)
@@ -221,6 +228,7 @@ COMMANDS = {
     "search": Command("find what an index holds on a question", "search:search", _search),
     "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan, composes=True),
     "status": Command("say what the ledger knows: documents by state, chunks, last runs", "ledger:status", _status),
+    "ledgers": Command("list ledgers: what each fills, and from what; remove dead ones", "ledgers:ledgers", _ledgers),
     "failures": Command(
         "list what could not be read, parsed, embedded or written, and why", "ledger:failures", _failures
     ),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from penstock.compose import STATE
-from penstock.core.errors import PenstockError, UsageError
+from penstock.core.errors import UsageError
 from penstock.jobs.components import current_ledger
+from penstock.jobs.ledgers import Summary, paths, summary
 from penstock.ledger import Ledger
 
 
@@ -19,37 +19,30 @@ def ledger_path(args: argparse.Namespace) -> Path:
     """The ledger that `--state` names, else the only one in `.penstock/`."""
     if args.state:
         return Path(args.state)
-    paths = _ledgers()
-    if not paths:
+    known = paths(Path(STATE))
+    if not known:
         raise UsageError(
             f"there is no ledger in {STATE}/ here: begin with `penstock ingest PATH --into lance://./index`,"
             " or name a ledger with --state FILE"
         )
-    if len(paths) > 1:
+    if len(known) > 1:
         raise UsageError(
             "there are several ledgers here; choose one:\n"
-            + "\n".join(f"--state {path}{_description(path)}" for path in paths)
+            + "\n".join(f"--state {path}{_description(summary(path))}" for path in known)
         )
-    return paths[0]
+    return known[0]
 
 
-def _ledgers() -> list[Path]:
-    return sorted(path for path in Path(STATE).glob("*.db") if not path.with_suffix("").suffix)  # not `notes.1.db`
-
-
-def _description(path: Path) -> str:
-    try:
-        with Ledger.reader(path) as ledger:
-            settings = remembered_settings(ledger)
-    except PenstockError as error:
-        return f"   ({error})"
-    return f"   {', '.join(settings['source'])} → {index_urls(settings)}" if settings else ""
+def _description(found: Summary) -> str:
+    if found.error:
+        return f"   ({found.error})"
+    return f"   {', '.join(found.source)} → {' + '.join(found.into)}" if found.into else ""
 
 
 def state_option(path: Path) -> str:
     """The option that names this ledger, where other commands would not find it by themselves."""
-    paths = [known.absolute() for known in _ledgers()]
-    return "" if paths == [path.absolute()] else f" --state {path}"
+    known = [one.absolute() for one in paths(Path(STATE))]
+    return "" if known == [path.absolute()] else f" --state {path}"
 
 
 @contextmanager
@@ -58,18 +51,5 @@ def open_ledger(args: argparse.Namespace) -> Iterator[Ledger]:
         yield ledger
 
 
-def remembered_settings(ledger: Ledger) -> dict[str, Any]:
-    """The settings of the last run; empty where it had components of the user's own."""
-    settings: dict[str, Any] = json.loads(ledger.get("settings") or "{}")
-    if isinstance(settings.get("into"), str):  # as ledgers from before there could be several
-        settings["into"] = [settings["into"]]
-    return settings
-
-
 def index_urls(settings: dict[str, Any]) -> str | None:
     return " + ".join(settings["into"]) if settings else None
-
-
-def size_on_disk(path: Path) -> int:
-    """The ledger's bytes, with those of its write-ahead log."""
-    return sum(p.stat().st_size for p in (path, Path(f"{path}-wal")) if p.exists())

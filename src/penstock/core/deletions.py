@@ -1,4 +1,7 @@
-"""How much a listing may take out of an index: an unmounted disk looks like an emptied folder."""
+"""How much a listing may take out of an index: an unmounted disk looks like an emptied folder.
+
+What was moved is not lost: its text is in a document of another name.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,14 @@ from penstock.core.errors import UsageError
 class Missing:
     """What a complete listing did not name."""
 
+    unseen: int
+    """Documents."""
     documents: int
+    """Those that are lost with it: some of their text is in no document that it named."""
     chunks: int
-    """Their chunks."""
+    """Chunks with such a text."""
     of: int
-    """Chunks in all."""
+    """Chunks that the index had before."""
 
 
 @dataclass(frozen=True, slots=True)

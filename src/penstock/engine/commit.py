@@ -189,9 +189,10 @@ class Committer:
             raise MassDeletion(
                 f"the source no longer has {missing.documents:,} documents with {missing.chunks:,} of {missing.of:,}"
                 f" chunks, and at most {self.max_delete} may go at once: nothing of them was deleted. If it is right"
-                " that they go, run again with --allow-mass-delete"
+                " that they go, run again with --allow-mass-delete. Another source that fills the same index takes a"
+                " --namespace"
             )
-        self.control.counters.add(leaving=missing.documents)
+        self.control.counters.add(leaving=missing.unseen)
         after = 0
         while page := self.journal.unseen(self.run, after):
             if self.control.stop.is_set():

@@ -17,9 +17,9 @@ from penstock.engine.journal import Begun, Known
 from penstock.engine.scan import PAGE
 from penstock.jobs import reading
 from penstock.jobs.components import Components
+from penstock.jobs.ownership import check_capabilities, owns
 from penstock.ledger import Ledger
 from penstock.parsers import Parsers
-from penstock.sinks import manifests
 from penstock.support.bits import Bits
 
 SAMPLE = 64 << 20
@@ -69,11 +69,14 @@ def plan(base: Components, sample: int = SAMPLE) -> Plan:
         for component in (components.ledger, components.embedder, components.source):
             stack.callback(component.close)
         schema = components.schema()
-        if held is not None:
-            manifests.check_schema(held.schema, schema, components.sink.url)
-        ledger = components.ledger if components.ledger.path.exists() and held is not None else None
+        check_capabilities(components, schema)
+        ledger = components.ledger if components.ledger.path.exists() else None
         if ledger is not None:
             ledger.open(exclusive=False)
+        if held is None:
+            ledger = None
+        else:
+            owns(components, schema, held, ledger.id if ledger else "")
         components.source.open()
         parsers = components.parser()
         stack.callback(parsers.close)
@@ -98,6 +101,8 @@ class _Planner:
         self.new = self.changed = self.unchanged = self.failing = self.unreadable = 0
         self.bytes = self.read = self.chunks = self.kept = self.tokens = 0
         self._named: list[tuple[str, str]] = []
+        self._found: set[int] = set()
+        """Contents of new documents, of the sample."""
         self._present = Bits()
         """Documents of the ledger that the source has, or may have."""
 
@@ -118,7 +123,7 @@ class _Planner:
                 case ListingEnd():
                     complete = True
         self._consider(page)
-        missing = self._missing(ledger) if ledger and complete else Missing(0, 0, 0)
+        missing, removed = self._missing(ledger) if ledger and complete else (Missing(0, 0, 0, 0), 0)
         scale = self.bytes / self.read if self.read else 1.0
         chunks, tokens = round(self.chunks * scale), round(self.tokens * scale)
         pace = self._pace()
@@ -127,8 +132,8 @@ class _Planner:
             changed=self.changed,
             unchanged=self.unchanged,
             failing=self.failing,
-            deleted=missing.documents,
-            removed=missing.chunks,
+            deleted=missing.unseen,
+            removed=removed,
             refused=self._components.max_delete.exceeded(missing),
             complete=complete,
             unreadable=self.unreadable,
@@ -141,12 +146,15 @@ class _Planner:
             documents=tuple(self._named),
         )
 
-    def _missing(self, ledger: Ledger) -> Missing:
-        documents = removed = 0
-        for uri, chunks in ledger.absent(self._present):
-            documents, removed = documents + 1, removed + chunks
+    def _missing(self, ledger: Ledger) -> tuple[Missing, int]:
+        """What the listing did not name, and how many chunks that are. Among those of the sample are the moved ones."""
+        unseen = documents = lost = removed = 0
+        for uri, contents in ledger.absent(self._present):
+            left = sum(content not in self._found for content in contents)
+            unseen, documents = unseen + 1, documents + bool(left)
+            lost, removed = lost + left, removed + len(contents)
             self._name("deleted", uri)
-        return Missing(documents, removed, ledger.counts().chunks)
+        return Missing(unseen, documents, lost, ledger.counts().chunks), removed
 
     def _name(self, kind: str, uri: str) -> None:
         if len(self._named) < NAMED:
@@ -175,6 +183,8 @@ class _Planner:
         try:
             for piece in self._chunker(self._blocks(self._parsers.parse(item).blocks)):
                 chunk, entry = namer.name(piece)
+                if before is None:
+                    self._found.add(entry.content)
                 had = before and self._ledger and self._ledger.acknowledged(before.document, entry.id)
                 if had or (self._contents and self._contents.same_content([entry.content], reading.NEVER)):
                     self.kept += 1

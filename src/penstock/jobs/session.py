@@ -8,12 +8,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from penstock.core.contracts import Chunker, Sink
-from penstock.core.errors import OwnershipError, UsageError
+from penstock.core.errors import ModelError, OwnershipError, SpaceMismatch, UsageError
 from penstock.core.schema import IndexSchema, Manifest
-from penstock.engine.identity import entry_of_stored, id_prefix
+from penstock.engine.identity import entry_of_stored
 from penstock.jobs.components import Components
-from penstock.sinks import manifests
+from penstock.jobs.ledgers import prune
+from penstock.jobs.ownership import check_capabilities, owns
 from penstock.sinks.fanout import FanOut
+
+REFUSALS = (UsageError, OwnershipError, SpaceMismatch, ModelError)
+"""Errors of what the user wants, which no second try changes."""
 
 
 class Session:
@@ -28,12 +32,15 @@ class Session:
         self.notices: list[str] = []
         self.schema = components.schema()
         sink, ledger = components.sink, components.ledger
-        _check_capabilities(components, self.schema)
+        check_capabilities(components, self.schema)
+        self._sink_open = False
+        if not ledger.path.exists():
+            stack.push(self._discard_refused)
         for component in (ledger, sink, components.embedder, components.source):
             stack.callback(component.close)
         components.source.open()  # a source that is not there is no reason to begin a ledger
         if held is not None and not isinstance(sink, FanOut) and not ledger.path.exists():
-            self._fits(held, sink, "", adopt)  # nor is an index that it must not fill
+            self._owns(held, sink, "", adopt)  # nor is an index that it must not fill
         ledger.open()
         if components.generation == 0 and base.generation is None and not read_only:
             ledger.lead_to(0)
@@ -47,7 +54,6 @@ class Session:
         self.owner = {components.namespace: ledger.id}
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
-        self._sink_open = False
         self.exists = held is not None
         """Whether there is an index."""
         if held is not None:
@@ -69,6 +75,13 @@ class Session:
         several.attach(ledger, mine=(lambda id: id.startswith(prefix)) if prefix else None, adopt=adopt)
         return several
 
+    def _discard_refused(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """A run that was refused leaves no ledger behind, where it began one and nothing came of it."""
+        path = self.components.ledger.path
+        refused = any(isinstance(one, REFUSALS) for one in (error, error and error.__cause__))
+        if refused and not self._sink_open and path.exists():
+            prune(path)
+
     def _begin_anew(self) -> None:
         if self.components.ledger.counts().chunks:
             self.notices.append(f"{self.sink.url} is gone: everything is indexed again")
@@ -80,7 +93,7 @@ class Session:
         """The index is the ledger's that its manifest names. One that nobody fills, and part of a shared one that is
         new, is taken over."""
         sink = self.sink
-        if self._fits(held, sink, self.components.ledger.id, adopt):
+        if self._owns(held, sink, self.components.ledger.id, adopt):
             return
         if self.read_only:
             raise OwnershipError(
@@ -95,26 +108,8 @@ class Session:
         self._adopt()
         self._register()
 
-    def _fits(self, held: Manifest, sink: Sink, mine: str, adopt: bool = False) -> bool:
-        """Whether the index is already that of `mine`, the ledger's id. Raises where it must not be filled here."""
-        path, name = self.components.ledger.path, self.components.namespace
-        manifests.check_schema(held.schema, self.schema, sink.url)
-        if name and "" in held.owners:
-            raise OwnershipError(f"{sink.url} is filled by one pipeline without a namespace: choose another url")
-        if not name and held.owners and "" not in held.owners:
-            names = ", ".join(sorted(held.owners))
-            raise OwnershipError(f"{sink.url} is shared by the namespaces {names}: name this one's with --namespace")
-        for other in held.owners.keys() - {name}:
-            if id_prefix(other) == id_prefix(name):
-                raise UsageError(f"the namespaces {name!r} and {other!r} collide by chance: rename one of them")
-        owner = held.owners.get(name)
-        if owner is not None and owner != mine and not adopt:
-            raise OwnershipError(
-                f"{sink.url} was filled by another ledger than {path}. Use that one (--state), also where --include or"
-                " --exclude have changed; or take the index over with --adopt: its points are then read back, compared"
-                " with the source, and brought up to date"
-            )
-        return owner == mine
+    def _owns(self, held: Manifest, sink: Sink, mine: str, adopt: bool = False) -> bool:
+        return owns(self.components, self.schema, held, mine, url=sink.url, adopt=adopt)
 
     def _register(self) -> None:
         """Have the manifest name this ledger, beside those of other namespaces."""
@@ -162,7 +157,7 @@ class Session:
             self.sink.open(Manifest(self.schema, self.owner))
             self._sink_open = True
             if not self.exists and (held := self.sink.manifest()) is not None:
-                self._fits(held, self.sink, self.components.ledger.id)  # two that began at once have made one index
+                self._owns(held, self.sink, self.components.ledger.id)  # two that began at once have made one index
                 self._register()
 
     @property
@@ -190,18 +185,6 @@ class Session:
         if self.fan_out and self.fan_out.lagging:
             self.open_sink()
             self.fan_out.catch_up()
-
-
-def _check_capabilities(components: Components, schema: IndexSchema) -> None:
-    """Raise UsageError where the sink cannot hold what the model and the chunker make."""
-    sink = components.sink
-    manifests.supported(schema, sink)
-    most, longest = sink.max_text, components.longest()
-    if most is not None and longest is not None and longest > most:
-        raise UsageError(
-            f"{sink.url} takes texts of at most {most:,} bytes; a chunk of {schema.chunking} may have {longest:,}:"
-            " choose smaller ones (--chunk)"
-        )
 
 
 def fingerprints(schema: IndexSchema) -> str:

@@ -79,23 +79,26 @@ class Documents(Database):
 
     def missing(self, run: int) -> Missing:
         """How much the documents of `unseen` are."""
-        documents = self._read("SELECT count(*) FROM documents WHERE seen < ?", run)[0][0]
-        chunks, total = self._read(
-            "SELECT coalesce(sum(d.seen < ?), 0), count(*) FROM chunks c JOIN documents d ON d.id = c.document", run
+        unseen = self._read("SELECT count(*) FROM documents WHERE seen < ?", run)[0][0]
+        documents, chunks = self._read(
+            "SELECT count(DISTINCT d.id), count(*) FROM chunks c JOIN documents d ON d.id = c.document WHERE d.seen < ?"
+            " AND NOT EXISTS (SELECT 1 FROM chunks o JOIN documents e ON e.id = o.document"
+            " WHERE o.content = c.content AND e.seen >= ?)",
+            run,
+            run,
         )[0]
-        return Missing(documents, chunks, total)
+        before = self._read(
+            "SELECT count(*) FROM chunks c JOIN documents d ON d.id = c.document WHERE d.run < ? OR d.attempt > 1", run
+        )[0][0]
+        return Missing(unseen, documents, chunks, before)
 
-    def absent(self, present: Container[int]) -> Iterator[tuple[str, int]]:
-        """Uris of the documents that are not among these, and how many chunks each has."""
+    def absent(self, present: Container[int]) -> Iterator[tuple[str, list[int]]]:
+        """Uris of the documents that are not among these, and the contents of their chunks."""
         after = 0
-        while rows := self._read(
-            "SELECT id, uri, (SELECT count(*) FROM chunks WHERE document = documents.id) FROM documents WHERE id > ?"
-            " ORDER BY id LIMIT 500",
-            after,
-        ):
-            for after, uri, chunks in rows:
+        while rows := self._read("SELECT id, uri FROM documents WHERE id > ? ORDER BY id LIMIT 500", after):
+            for after, uri in rows:
                 if after not in present:
-                    yield uri, chunks
+                    yield uri, [row[0] for row in self._read("SELECT content FROM chunks WHERE document = ?", after)]
 
     def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
         """These documents are to be worked on."""

@@ -243,7 +243,7 @@ class ShardJournal:
         return []
 
     def missing(self, run: int) -> Missing:
-        return Missing(0, 0, 0)
+        return Missing(0, 0, 0, 0)
 
     def clear_listing(self, run: int) -> None: ...
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from penstock.cli.ledgers import index_urls, open_ledger, remembered_settings
+from penstock.cli.ledgers import index_urls, open_ledger
 from penstock.cli.output.results import origin_rows, rows_text, say
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
 from penstock.cli.output.text import clean
@@ -16,6 +16,7 @@ from penstock.compose import make_index
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.generations import current
 from penstock.core.schema import to_dict
+from penstock.jobs.ledgers import remembered
 from penstock.registry import has_index
 
 
@@ -31,7 +32,7 @@ def explain(args: argparse.Namespace) -> int:
         newest = ledger.runs(1)[0].id
         # Runs are numbered without gaps, so this many back is the one that wrote the point.
         run = ledger.runs(newest - number + 1)[-1] if number else None
-        settings = remembered_settings(ledger)
+        settings = remembered(ledger)
     report: dict[str, Any] = {
         "id": id.hex(),
         "uri": uri,

@@ -6,18 +6,19 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from penstock.cli.ledgers import index_urls, open_ledger, remembered_settings, size_on_disk
+from penstock.cli.ledgers import index_urls, open_ledger
 from penstock.cli.output.results import rows_text, say, status_rows, table
 from penstock.cli.output.streams import OK, emit
 from penstock.cli.output.text import document_name, moment
+from penstock.jobs.ledgers import remembered, size
 
 
 def status(args: argparse.Namespace) -> int:
     with open_ledger(args) as ledger:
-        settings = remembered_settings(ledger)
+        settings = remembered(ledger)
         report: dict[str, Any] = {
             "ledger": str(ledger.path),
-            "ledger_bytes": size_on_disk(ledger.path),
+            "ledger_bytes": size(ledger.path),
             "index": index_urls(settings),
             "source": settings.get("source"),
             **asdict(ledger.counts()),

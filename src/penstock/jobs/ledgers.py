@@ -1,0 +1,132 @@
+"""The ledgers of a folder: which there are, what each fills, and which are of no use any more."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from penstock.core.contracts import Sink
+from penstock.core.errors import PenstockError, UsageError
+from penstock.core.generations import current
+from penstock.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A ledger, as its folder has it."""
+
+    path: Path
+    id: str = ""
+    source: tuple[str, ...] = ()
+    """What it was last filled from; nothing where that was a component of the user's own."""
+    into: tuple[str, ...] = ()
+    namespace: str = ""
+    documents: int = 0
+    chunks: int = 0
+    bytes: int = 0
+    last: float | None = None
+    """When the last run began."""
+    status: str = ""
+    error: str = ""
+    """Why it cannot be read."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"path": str(self.path)}
+
+
+def paths(folder: Path) -> list[Path]:
+    """The ledgers of a folder, without those of generations (`notes.1.db` beside `notes.db`)."""
+    return sorted(path for path in folder.glob("*.db") if not path.with_suffix("").suffix)
+
+
+def databases(path: Path) -> list[Path]:
+    """A ledger and those of its generations."""
+    return [path, *sorted(path.parent.glob(f"{glob.escape(path.stem)}.[0-9]*{path.suffix}"))]
+
+
+def files(path: Path) -> list[Path]:
+    """All files of a ledger and its generations: SQLite's, the lock, the progress of a run."""
+    beside = ("", "-wal", "-shm", ".lock", ".now")
+    found = (one.with_name(one.name + end) for one in databases(path) for end in beside)
+    return [file for file in found if file.exists()]
+
+
+def size(path: Path) -> int:
+    """Bytes on the disk."""
+    return sum(file.stat().st_size for file in files(path))
+
+
+def remembered(ledger: Ledger) -> dict[str, Any]:
+    """The settings of the last run; empty where it had components of the user's own."""
+    settings: dict[str, Any] = json.loads(ledger.get("settings") or "{}")
+    if isinstance(settings.get("into"), str):  # as ledgers from before there could be several
+        settings["into"] = [settings["into"]]
+    return settings
+
+
+def summary(path: Path) -> Summary:
+    try:
+        with Ledger.reader(path) as ledger:
+            settings, counts, runs = remembered(ledger), ledger.counts(), ledger.runs(1)
+            return Summary(
+                path=path,
+                id=ledger.id,
+                source=tuple(settings.get("source", ())),
+                into=tuple(settings.get("into", ())),
+                namespace=settings.get("namespace", ""),
+                documents=counts.documents,
+                chunks=counts.chunks,
+                bytes=size(path),
+                last=runs[0].started if runs else None,
+                status=runs[0].status if runs else "",
+            )
+    except PenstockError as error:
+        return Summary(path, error=str(error))
+
+
+def holder(folder: Path, id: str) -> Summary | None:
+    """The ledger of that id, if the folder has it."""
+    return next((found for path in paths(folder) if (found := summary(path)).id == id), None)
+
+
+def filling(folder: Path, into: str, namespace: str) -> list[Path]:
+    """The ledgers by which that index, or its part of that namespace, was filled."""
+    found = map(summary, paths(folder))
+    return [one.path for one in found if one.into[:1] == (into,) and one.namespace == namespace]
+
+
+def dead(folder: Path, make_sink: Callable[[tuple[str, ...]], Sink]) -> Iterator[tuple[Summary, str]]:
+    """Ledgers that fill nothing any more, and why: their index is gone, or filled by another one. One whose index
+    cannot be reached, or is not known, is kept."""
+    for path in paths(folder):
+        one = summary(path)
+        if one.error or not one.into:
+            continue
+        try:
+            with current(make_sink(one.into)) as sink:
+                manifest = sink.manifest()
+        except PenstockError:
+            continue
+        if manifest is None:
+            yield one, f"{' + '.join(one.into)} is gone"
+        elif (owner := manifest.owners.get(one.namespace)) and owner not in map(_id, databases(path)):
+            yield one, f"{' + '.join(one.into)} is filled by another ledger"
+
+
+def _id(path: Path) -> str:
+    return summary(path).id
+
+
+def prune(path: Path) -> None:
+    """Remove the files of a ledger. LockedError while a run is using it."""
+    with Ledger.writer(path):
+        doomed = files(path)
+    for file in doomed:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot remove {file}: {error.strerror}") from error
