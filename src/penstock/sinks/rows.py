@@ -23,11 +23,18 @@ COLUMNS = ("id", "uri", "ordinal", "text", "start", "end", "page", "headings", "
 Row = tuple[Any, ...]
 
 
-def row(chunk: Chunk) -> Row:
-    """The chunk's values in the order of COLUMNS. Raises ValueError or TypeError where they cannot hold it."""
+def row(chunk: Chunk, written: dict[int, str]) -> Row:
+    """The chunk's values in the order of COLUMNS. Raises ValueError or TypeError where they cannot hold it.
+
+    `written` has the metadata of other chunks as JSON, by the identity of the mapping: those of a document share it.
+    """
     headings = _headings(chunk.headings) if chunk.headings else "[]"
-    metadata = _json(chunk.metadata) if chunk.metadata else "{}"
-    for text in (chunk.id, chunk.uri, chunk.text, headings, metadata):
+    metadata = "{}"
+    if chunk.metadata and not (metadata := written.get(id(chunk.metadata), "")):
+        metadata = _json(chunk.metadata)
+        metadata.encode()
+        written[id(chunk.metadata)] = metadata
+    for text in (chunk.id, chunk.uri, chunk.text, headings):
         if not text.isascii():
             text.encode()  # a lone surrogate has no UTF-8
     start, end = chunk.span
@@ -108,12 +115,13 @@ class Batch:
         }
         # All values in one call, since the call takes longer than looking at them.
         unsound = [column for column in self.columns.values() if not np.isfinite(column.flat).all()]
+        written: dict[int, str] = {}
         for position, point in enumerate(newest):
             try:
                 for column in unsound:
                     if not np.isfinite(column.rows[position]).all():
                         raise ValueError(f"its {_called(column.name)} holds NaN or infinity")
-                cells = row(point.chunk)
+                cells = row(point.chunk, written)
             except (ValueError, TypeError, RecursionError) as error:
                 self.reasons[point.id] = str(error)
                 cells = (point.id,)
