@@ -27,6 +27,7 @@ SAMPLE = 64 << 20
 """Bytes of new and changed documents that are read to count their chunks; what lies beyond is estimated from them."""
 
 
+NONE = Missing(0, 0, 0)
 NAMED = 100
 """Documents that a plan names."""
 
@@ -85,6 +86,9 @@ class _NothingKnown:
     def known(self, uris: Sequence[str]) -> dict[str, Known]:
         return {}
 
+    def removed(self, uris: Sequence[str]) -> set[str]:
+        return set()
+
 
 _NOTHING_KNOWN = _NothingKnown()
 
@@ -112,13 +116,15 @@ class _Planner:
                     if len(page) == PAGE:
                         self._consider(page)
                         page = []
+                case Unreadable(uri) if ledger and ledger.removed([uri]):
+                    pass  # as a run passes it over
                 case Unreadable(uri):
                     self.unreadable += 1
                     self._present.update(ledger.under(uri) if ledger else ())
                 case ListingEnd():
                     complete = True
         self._consider(page)
-        missing = self._missing(ledger) if ledger and complete else Missing(0, 0, 0)
+        missing, limited = self._missing(ledger) if ledger and complete else (NONE, NONE)
         scale = self.bytes / self.read if self.read else 1.0
         chunks, tokens = round(self.chunks * scale), round(self.tokens * scale)
         pace = self._pace()
@@ -129,7 +135,7 @@ class _Planner:
             failing=self.failing,
             deleted=missing.documents,
             removed=missing.chunks,
-            refused=self._components.max_delete.exceeded(missing),
+            refused=self._components.max_delete.exceeded(limited),
             complete=complete,
             unreadable=self.unreadable,
             bytes=self.bytes,
@@ -141,12 +147,16 @@ class _Planner:
             documents=tuple(self._named),
         )
 
-    def _missing(self, ledger: Ledger) -> Missing:
-        documents = removed = 0
-        for uri, chunks in ledger.absent(self._present):
-            documents, removed = documents + 1, removed + chunks
+    def _missing(self, ledger: Ledger) -> tuple[Missing, Missing]:
+        """What a run would take out, and what of it counts against the limit: not what the user removed."""
+        documents = chunks = lost = lost_chunks = 0
+        for uri, number in ledger.absent(self._present):
+            documents, chunks = documents + 1, chunks + number
+            if not ledger.removed([uri]):
+                lost, lost_chunks = lost + 1, lost_chunks + number
             self._name("deleted", uri)
-        return Missing(documents, removed, ledger.counts().chunks)
+        total = ledger.counts().chunks
+        return Missing(documents, chunks, total), Missing(lost, lost_chunks, total - (chunks - lost_chunks))
 
     def _name(self, kind: str, uri: str) -> None:
         if len(self._named) < NAMED:
