@@ -17,6 +17,7 @@ from penstock.ledger import Document, Ledger, Run
 from penstock.ledger.removals import Removal
 from penstock.registry import INDEXES, find, has_index, scheme
 from penstock.sinks.fanout import members
+from penstock.sources import name_of
 
 REASONS = {
     "hidden": "its name, or that of a folder above it, begins with a dot (--hidden takes such)",
@@ -71,8 +72,8 @@ def explain(components: Components, name: str) -> Explanation:
         document, removal = ledger.document(uri), ledger.removal_of(uri)
         if document is None and removal is None and ledger.uris_under(uri, 1):
             raise UsageError(
-                f"{name} is a folder of {ledger.extent(uri).documents:,} documents, and explain takes one:"
-                f" `penstock documents` lists them"
+                f"{name} is a folder of {ledger.extent(uri).documents:,} documents, and explain takes one: `penstock"
+                f" documents {name}` lists them"
             )
         failures = tuple(ledger.failures(uri))
         verdict, reason = _verdict(source, uri, document, removal, failures)
@@ -109,7 +110,7 @@ def _verdict(
     source: Source, uri: str, document: Document | None, removal: Removal | None, failures: tuple[Failure, ...]
 ) -> tuple[str, str]:
     if removal is not None:
-        by = "" if removal.uri == uri else f" with {removal.uri}"
+        by = "" if removal.uri == uri else f" with {name_of(removal.uri)}"
         return "removed", f"it was taken out for good{by}: `penstock remove --undo` lets it in again"
     try:
         source.open()

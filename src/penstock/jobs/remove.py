@@ -21,6 +21,7 @@ from penstock.jobs.components import Components, generations
 from penstock.jobs.documents import resolve
 from penstock.jobs.session import attached
 from penstock.ledger import Ledger
+from penstock.sources import name_of
 
 PAGE = 2048
 """Documents that are taken out together."""
@@ -82,8 +83,8 @@ def _removals_under(ledger: Ledger, uri: str) -> list[str]:
     if removals := ledger.removals_under(uri):
         return removals
     if above := ledger.removal_of(uri):
-        raise UsageError(f"{uri} was removed with {above.uri}: undo that")
-    raise UsageError(f"{uri} was not removed: `penstock documents --removed` lists what was")
+        raise UsageError(f"{name_of(uri)} was removed with {name_of(above.uri)}: undo that")
+    raise UsageError(f"{name_of(uri)} was not removed: `penstock documents --removed` lists what was")
 
 
 def finish(ledger: Ledger, sink: Sink, ready: Callable[[], object], max_wait: float) -> int:
@@ -114,7 +115,7 @@ def _extent(ledger: Ledger, uris: Sequence[str]) -> Removed:
         extent = ledger.extent(uri)
         if not (extent.documents or ledger.failed_under(uri) or ledger.removal_of(uri)):
             raise UsageError(
-                f"the ledger {ledger.path} has no document at or beneath {uri}: expected a path or uri as"
+                f"the ledger {ledger.path} has no document at or beneath {name_of(uri)}: expected a path or uri as"
                 " `penstock documents` lists them"
             )
         documents, chunks = documents + extent.documents, chunks + extent.chunks

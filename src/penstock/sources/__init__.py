@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 from penstock.core.errors import UsageError
 from penstock.core.options import Option, unknown
@@ -13,7 +14,7 @@ from penstock.registry import SOURCES, find, load, scheme
 if TYPE_CHECKING:
     from penstock.core.contracts import Source
 
-__all__ = ["check_options", "declared", "from_url", "options_of", "owners", "uri_of"]
+__all__ = ["check_options", "declared", "from_url", "name_of", "options_of", "owners", "uri_of"]
 
 Spec = str | os.PathLike[str]
 Specs = Spec | Sequence[Spec]
@@ -76,6 +77,11 @@ def uri_of(name: Spec) -> str:
     if not (kind := scheme(text)):
         return local.uri_of(os.path.abspath(text))
     return local.uri_of(os.path.normpath(local.path_of(text))) if kind == "file" else text.rstrip("/")
+
+
+def name_of(uri: str) -> str:
+    """A document's name for people: a local file by its path. It may hold any character."""
+    return unquote(uri.removeprefix("file://")) if uri.startswith("file:///") else uri
 
 
 def _listed(source: Specs) -> list[Spec]:

@@ -19,15 +19,15 @@ from penstock.pipeline import Pipeline
 def documents(args: argparse.Namespace) -> int:
     if args.removed and (args.failing or args.missing):
         raise UsageError("--removed lists what was taken out for good: it takes no --failing and no --missing")
-    entries = islice(_entries(args), args.limit)
-    if (first := next(entries, None)) is None:
+    listed = islice(_entries(args), args.limit)
+    if (first := next(listed, None)) is None:
         if args.pattern is not None:
             complain(f"no document matches {args.pattern}")
             return INCOMPLETE
         if not args.json:
             say("no documents")
         return OK
-    entries = chain([first], entries)
+    entries = chain([first], listed)
     if args.json:
         for entry in entries:
             emit(entry.to_json())
