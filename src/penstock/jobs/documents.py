@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,8 +60,8 @@ def removed(ledger: Ledger, pattern: str | None = None) -> Iterator[DocumentEntr
 
 
 def _matcher(pattern: str | None) -> Callable[[str], bool]:
-    """Whether a document's name (a path, from here if it lies beneath, or a uri) has the pattern in it, or matches it
-    as a glob."""
+    """Whether a document's name has the pattern in it, or matches it as a glob. The name of a local file is its path,
+    from here where it lies beneath; to a pattern that is an absolute path or a uri, so is the name."""
     if pattern is None:
         return lambda uri: True
     text = pattern.removeprefix("./")
@@ -69,12 +70,10 @@ def _matcher(pattern: str | None) -> Callable[[str], bool]:
 
     def matches(uri: str) -> bool:
         name = uri
-        if uri.startswith("file:///"):
-            path = path_of(uri)
-            name = path.removeprefix(here)
-            if text in path or (glob is not None and glob.match(path[1:])):
-                return True
-        return text in name or (glob is not None and glob.match(name) is not None)
+        if uri.startswith("file:///") and "://" not in text:
+            name = path_of(uri)
+            name = name if text.startswith("/") else name.removeprefix(here)
+        return text in name or (glob is not None and glob.match(name.removeprefix("/")) is not None)
 
     return matches
 
@@ -88,4 +87,7 @@ def _absence(source: Source, uri: str) -> str:
 
 def resolve(ledger: Ledger, name: str) -> str:
     """The uri that a name means: of a source of the user's own, uris may be any text."""
-    return name if ledger.document(name) or ledger.removal_of(name) else uri_of(name)
+    with suppress(UnicodeEncodeError):  # a path that is not UTF-8
+        if ledger.document(name) or ledger.removal_of(name):
+            return name
+    return uri_of(name)

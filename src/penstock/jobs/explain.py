@@ -23,6 +23,7 @@ REASONS = {
     "hidden": "its name, or that of a folder above it, begins with a dot (--hidden takes such)",
     "excluded": "the patterns of --include and --exclude leave it out, or it is part of the index or of another source",
     "link": "it is a symbolic link, or lies behind one (--follow-links follows them)",
+    "loop": "a symbolic link leads back to a folder above it",
     "special": "it is no regular file, but a pipe, a socket or a device",
 }
 

@@ -76,7 +76,11 @@ def uri_of(name: Spec) -> str:
         raise UsageError(f"invalid name {text!r}: expected a path or uri of a document")
     if not (kind := scheme(text)):
         return local.uri_of(os.path.abspath(text))
-    return local.uri_of(os.path.normpath(local.path_of(text))) if kind == "file" else text.rstrip("/")
+    if kind == "file":
+        return local.uri_of(os.path.normpath(local.path_of(text)))
+    if text != text.encode(errors="replace").decode():
+        raise UsageError(f"invalid uri {text!r}: expected UTF-8")
+    return text.rstrip("/")
 
 
 def name_of(uri: str) -> str:

@@ -219,15 +219,20 @@ class LocalTree:
         base, skip = len(_prefix(self.root)), self._skips()
         file, member = within(path)
         at = len(self.root.rstrip("/"))
-        while at < len(file):
-            at = file.find("/", at + 1)
-            at = len(file) if at < 0 else at
-            entry = _Named(file[:at])
-            try:
+        try:
+            ancestors = [_identity(self.root)]
+            while at < len(file):
+                at = file.find("/", at + 1)
+                at = len(file) if at < 0 else at
+                entry = _Named(file[:at])
                 if reason := self._leaves(entry, entry.path[base:], skip):
                     return reason
-            except OSError:
-                return ""  # it is not there, or cannot be read: that is another reason
+                if self._follow and (identity := _identity(entry.path)) in ancestors:
+                    return "loop"
+                elif self._follow:
+                    ancestors.append(identity)
+        except OSError:
+            return ""  # it is not there, or cannot be read: that is another matter
         return self._selection.passes_over(f"{file[base:]}/{member}".lstrip("/")) if member else ""
 
     def _enter(self, uri: str, path: str, status: os.stat_result, folder: str) -> Iterator[Upsert | Unreadable]:

@@ -69,7 +69,8 @@ class RemoteTree:
         self.passed_over: Counter[str] = Counter()
         self.select_container: Callable[[str], bool] | None = None
         self._selection = selection
-        self._skip = frozenset(skip)
+        # What the root itself lies in is no bar to a walk.
+        self._skip = frozenset(other for other in skip if other.startswith(f"{self.uri}/"))
         self._storage = dict(storage)
         self._connected: tuple[Any, str] | None = None
 
