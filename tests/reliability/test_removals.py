@@ -148,7 +148,7 @@ def test_what_is_killed_the_next_run_finishes(world: World, step: str, monkeypat
 
 def test_a_repair_finishes_it_as_well(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "forget", lambda *args: (_ for _ in ()).throw(Died()))
+        patch.setattr(Ledger, "forget", _died)
         with pytest.raises(Died):
             world.pipeline().remove("doc://a")
     assert world.pipeline().verify(repair=True).ok
@@ -277,6 +277,37 @@ def test_a_reindex_does_not_bring_them_back(tmp_path: Path) -> None:
     report = live.pipeline(OtherEmbedder(16)).run()
     assert (report.added, report.passed_over) == (0, {"removed": 4})
     assert [entry.uri for entry in live.pipeline(OtherEmbedder(16)).documents(removed=True)] == ["doc://a"]
+
+
+def test_an_undo_counts_for_a_generation_that_was_only_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before it made its index, it is not this pipeline's yet."""
+    live = Generations(tmp_path)
+    live.pipeline(HashingEmbedder(16)).run()
+    live.pipeline(HashingEmbedder(16)).remove("doc://a", "doc://b/1")
+    with monkeypatch.context() as patch:
+        patch.setattr("penstock.jobs.reindex._fill", _died)
+        with pytest.raises(Died):
+            live.pipeline(OtherEmbedder(16)).reindex()
+    live.pipeline(HashingEmbedder(16)).remove("doc://a", undo=True)
+    live.pipeline(OtherEmbedder(16)).reindex()
+    assert live.uris(1) == DOCUMENTS.keys() - {"doc://b/1"}
+
+
+def _died(*args: object) -> None:
+    raise Died
+
+
+def test_an_index_that_is_taken_over_loses_them(world: World) -> None:
+    """Here by a ledger that knows of the removal, and whose index another one filled in the meantime."""
+    world.pipeline().remove("doc://a", "doc://b")
+    world.forget()
+    other = Pipeline(
+        world.source, into=MemorySink(world.url), model=world.embedder, chunk=Lines(), state=world.folder / "other.db"
+    )
+    assert other.run().added == 12
+    report = world.run(adopt=True)
+    assert report.passed_over == {"removed": 8}
+    assert world.held() == undisturbed({uri: DOCUMENTS[uri] for uri in DOCUMENTS if "/c/" in uri}, world.folder)
 
 
 def test_a_rollback_does_not_bring_them_back(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Scan:
                     self.send(Gone(uri, epoch))
                     begun += 1
                 case Unreadable(uri) if self.view.removed([uri]):
-                    self.control.counters.add(barred=1)
+                    self.control.counters.add(listed=1, barred=1)
                 case Unreadable(uri, cause):
                     self.view.mark_seen_under(uri, self.run)
                     self.view.record([Failure(uri, "list", cause, permanent=False)], self.run)

@@ -73,7 +73,7 @@ def explain(components: Components, name: str) -> Explanation:
         document, removal = ledger.document(uri), ledger.removal_of(uri)
         if document is None and removal is None and ledger.uris_under(uri, 1):
             raise UsageError(
-                f"{name} is a folder of {ledger.extent(uri).documents:,} documents, and explain takes one: `penstock"
+                f"{name} is a folder of {ledger.extent(uri)[0]:,} documents, and explain takes one: `penstock"
                 f" documents {name}` lists them"
             )
         failures = tuple(ledger.failures(uri))

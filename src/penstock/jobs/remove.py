@@ -100,11 +100,15 @@ def finish(ledger: Ledger, sink: Sink, ready: Callable[[], object], max_wait: fl
 def copy_removals(old: Ledger, new: Ledger) -> None:
     """Have a new generation pass over what was removed from the old one."""
     with Ledger.reader(old.path) as before:
-        if removals := list(before.removals()):
-            with new:
-                new.open(exclusive=False)
-                for uri, since in removals:
-                    new.add_removals([uri], since)
+        removals = list(before.removals())
+    if not (removals or new.path.exists()):
+        return
+    with new:
+        new.open(exclusive=False)
+        for uri in {uri for uri, _ in new.removals()} - {uri for uri, _ in removals}:
+            new.undo_removals(uri)
+        for uri, since in removals:
+            new.add_removals([uri], since)
 
 
 def _extent(ledger: Ledger, uris: Sequence[str]) -> Removed:
@@ -112,13 +116,13 @@ def _extent(ledger: Ledger, uris: Sequence[str]) -> Removed:
     documents = chunks = 0
     named: list[str] = []
     for uri in uris:
-        extent = ledger.extent(uri)
-        if not (extent.documents or ledger.failed_under(uri) or ledger.removal_of(uri)):
+        beneath, their_chunks = ledger.extent(uri)
+        if not (beneath or ledger.failed_under(uri) or ledger.removal_of(uri)):
             raise UsageError(
                 f"the ledger {ledger.path} has no document at or beneath {name_of(uri)}: expected a path or uri as"
                 " `penstock documents` lists them"
             )
-        documents, chunks = documents + extent.documents, chunks + extent.chunks
+        documents, chunks = documents + beneath, chunks + their_chunks
         named += ledger.uris_under(uri, NAMED - len(named))
     return Removed(tuple(uris), documents, chunks, tuple(named))
 

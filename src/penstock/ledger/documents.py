@@ -173,6 +173,7 @@ class Documents(Database):
         with self._transaction() as db:
             for table in ("chunks", "documents", "failures", "cursors", "members", "undeleted", "refused"):
                 db.execute(f"DELETE FROM {table}")
+            db.execute("UPDATE removals SET pending = true")  # an index that is taken over may hold such documents
 
     def counts(self) -> Counts:
         states = dict(self._read("SELECT state, count(*) FROM documents GROUP BY state"))
@@ -198,14 +199,14 @@ class Documents(Database):
         )
         return [(Document(*row[:-1]), row[-1]) for row in rows]
 
-    def extent(self, uri: str) -> Missing:
-        """How much there is at and beneath a uri."""
-        documents, chunks = self._read(
+    def extent(self, uri: str) -> tuple[int, int]:
+        """How many documents there are at and beneath a uri, and how many chunks they have."""
+        (rows,) = self._read(
             "SELECT count(*), coalesce(sum((SELECT count(*) FROM chunks WHERE document = documents.id)), 0)"
             f" FROM documents WHERE {UNDER}",
             *under(uri),
-        )[0]
-        return Missing(documents, chunks, self._read("SELECT count(*) FROM chunks")[0][0])
+        )
+        return rows[0], rows[1]
 
     def uris_under(self, uri: str, limit: int) -> list[str]:
         return [row[0] for row in self._read(f"SELECT uri FROM documents WHERE {UNDER} LIMIT ?", *under(uri), limit)]
