@@ -38,6 +38,7 @@ SLOW = (
     "reliability/test_pipeline.py",
     "reliability/test_reindex.py",
     "reliability/test_reindex_stores.py",
+    "reliability/test_removals.py",
     "server",
     "shards/test_embedding.py",
     "shards/test_kills.py",

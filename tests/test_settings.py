@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.cli.arguments import make_parser, pipeline_options
+from penstock.cli.arguments import make_parser
+from penstock.cli.options import pipeline_options
 from penstock.core.errors import UsageError
 from penstock.pipeline import Pipeline
 from penstock.settings import MEMORY, OPTIONS, Settings

@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from penstock.embedders.onnx import OnnxEmbedder
     from penstock.engine.progress import Progress, Report
     from penstock.jobs.copy import Copied
+    from penstock.jobs.documents import DocumentEntry
+    from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
+    from penstock.jobs.remove import Removed
     from penstock.jobs.verify import Verification
     from penstock.pipeline import Pipeline
     from penstock.sources.files import Files
@@ -58,7 +61,10 @@ _HOMES = {
     "penstock.pipeline": "Pipeline",
     "penstock.compose": "copy open_index",
     "penstock.jobs.copy": "Copied",
+    "penstock.jobs.documents": "DocumentEntry",
+    "penstock.jobs.explain": "Explanation IndexedChunk",
     "penstock.jobs.plan": "Plan",
+    "penstock.jobs.remove": "Removed",
     "penstock.jobs.verify": "Verification",
     "penstock.engine.progress": "Progress Report",
     "penstock.sources.files": "Files",
@@ -78,13 +84,16 @@ __all__ = [
     "Copied",
     "Delete",
     "Dense",
+    "DocumentEntry",
     "Embedder",
+    "Explanation",
     "Files",
     "FunctionEmbedder",
     "Gap",
     "Hit",
     "Index",
     "IndexSchema",
+    "IndexedChunk",
     "Item",
     "ListingEnd",
     "MultiEmbedder",
@@ -98,6 +107,7 @@ __all__ = [
     "Plan",
     "Point",
     "Progress",
+    "Removed",
     "Report",
     "Sink",
     "Source",

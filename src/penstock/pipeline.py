@@ -7,7 +7,9 @@ parser, a chunker or an embedder.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,11 @@ from penstock.ledger import Ledger
 from penstock.settings import MAX_DELETE, MEMORY, Settings
 
 if TYPE_CHECKING:
+    from penstock.jobs.documents import DocumentEntry
+    from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
     from penstock.jobs.reindex import Reindexed
+    from penstock.jobs.remove import Removed
     from penstock.jobs.verify import Verification
 
 
@@ -177,6 +182,51 @@ class Pipeline:
         from penstock.jobs.reindex import reindex
 
         return reindex(self._components, progress, least_recall=least_recall, incomplete=incomplete)
+
+    def documents(
+        self, pattern: str | None = None, *, failing: bool = False, missing: bool = False, removed: bool = False
+    ) -> Iterator[DocumentEntry]:
+        """List the documents of the ledger by uri, in constant memory: those whose names contain or, as a glob, match
+        the `pattern`.
+
+        `failing`: those that `retry` would try again. `missing`: those that the source no longer has, or cannot read.
+        `removed`: what was removed for good, instead.
+        """
+        from penstock.jobs import documents as jobs
+
+        with ExitStack() as stack:
+            ledger = stack.enter_context(Ledger.reader(current_ledger(self._components.state)))
+            if removed:
+                yield from jobs.removed(ledger, pattern)
+                return
+            if missing:
+                stack.enter_context(self.source).open()
+            missing_from = self.source if missing else None
+            yield from jobs.documents(ledger, pattern, failing=failing, missing_from=missing_from)
+
+    def explain(self, name: Paths) -> Explanation:
+        """Say whether a document, by its path or uri, is in the index as in the source, or why not."""
+        from penstock.jobs.explain import explain
+
+        return explain(self._components, os.fspath(name))
+
+    def chunks(self, name: Paths) -> Iterator[IndexedChunk]:
+        """The chunks of a document, by its path or uri, with what the index has of them."""
+        from penstock.jobs.explain import chunks
+
+        return chunks(self._components, os.fspath(name))
+
+    def remove(self, *names: Paths, undo: bool = False, dry_run: bool = False, max_wait: float = MAX_WAIT) -> Removed:
+        """Take the documents at and beneath these paths or uris out of the index for good: later runs pass them over.
+
+        `undo`: let the next run bring in again what was removed at and beneath them. `dry_run`: say only what would go.
+        """
+        from penstock.jobs import remove as jobs
+
+        paths = [os.fspath(name) for name in names]
+        if undo:
+            return jobs.undo(self._components, paths, dry_run=dry_run)
+        return jobs.remove(self._components, paths, dry_run=dry_run, max_wait=max_wait)
 
     def rollback(self) -> str:
         """Make the generation before the current one current again, and keep this one. Gives its url."""

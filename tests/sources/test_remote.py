@@ -104,6 +104,18 @@ def test_a_bucket_that_is_not_there(storage: dict[str, Any]) -> None:
         source.lookup("s3://no-such-bucket-here/docs/a.md")
 
 
+def test_a_prefix_beside_the_one_above_it_is_listed_once(s3: Any, storage: dict[str, Any]) -> None:
+    """By itself, whichever is named first."""
+    s3.mkdir("nested")
+    for name in ("a.md", "inner/b.md"):
+        s3.pipe_file(f"nested/docs/{name}", b"x")
+    roots = ("s3://nested/docs", "s3://nested/docs/inner")
+    for source in (Files(*roots, storage=storage), Files(*reversed(roots), storage=storage)):
+        listed = [change.item.uri for change in source.changes() if isinstance(change, Upsert)]
+        assert sorted(listed) == ["s3://nested/docs/a.md", "s3://nested/docs/inner/b.md"]
+        assert source.passed_over == {"excluded": 1}
+
+
 def test_an_empty_bucket_is_a_complete_listing(s3: Any, storage: dict[str, Any]) -> None:
     s3.mkdir("empty-bucket")
     assert list(Files("s3://empty-bucket", storage=storage).changes()) == [ListingEnd()]

@@ -7,20 +7,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from penstock import __version__
+from penstock.cli.options import (
+    add,
+    add_json,
+    add_output,
+    add_permissions,
+    add_pipeline,
+    add_source_options,
+    add_state,
+    parse_partition,
+    parse_positive,
+    parse_share,
+    pipeline_options,
+)
 from penstock.cli.parser import CommandParser
-from penstock.core.errors import UsageError
-
-if TYPE_CHECKING:
-    from penstock.core.options import Option
 
 EPILOG = """\
 exit status:
   0    all well
-  1    done, but some documents or parts of them failed; or verify found differences; or explain found nothing
+  1    done, but some documents or parts of them failed; or verify found differences; or explain or documents
+       found nothing, or not what the source has
   2    the command line or a setting is invalid
   3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
   130  stopped by Ctrl-C: run it again to go on
@@ -48,7 +57,7 @@ def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
         if only is None or name in only:
             command.add_options(child)
             if command.composes:
-                _source_options(child, only or ())
+                add_source_options(child, only or ())
     return parser
 
 
@@ -59,91 +68,113 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
     from penstock.settings import OPTIONS
 
     parser.add_argument("path", metavar="PATH", nargs="+", help=OPTIONS["source"].help)
-    _pipeline(parser, required=True)
-    _permit(parser)
-    _output(parser)
+    add_pipeline(parser, required=True)
+    add_permissions(parser)
+    add_output(parser)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
-    _permit(parser)
-    _output(parser)
+    add_permissions(parser)
+    add_output(parser)
 
 
 def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
     parser.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
     parser.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
-    parser.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
+    parser.add_argument("-k", type=parse_positive, default=10, metavar="N", help="how many results (10)")
     parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
     parser.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
     parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
     parser.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
     parser.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
-    _json(parser)
+    add_json(parser)
 
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", nargs="*", help="as for ingest; none: the ledger's pipeline")
-    _pipeline(parser, required=False)
-    _json(parser)
+    add_pipeline(parser, required=False)
+    add_json(parser)
 
 
 def _status(parser: argparse.ArgumentParser) -> None:
-    _state(parser)
-    _json(parser)
+    add_state(parser)
+    add_json(parser)
 
 
 def _ledgers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", nargs="?", help="where they are (.penstock)")
     parser.add_argument("--prune", action="store_true", help="remove those whose index is gone, or filled by another")
     parser.add_argument("-y", "--yes", action="store_true", help="do so without asking")
-    _json(parser)
+    add_json(parser)
 
 
 def _failures(parser: argparse.ArgumentParser) -> None:
-    _state(parser)
-    _json(parser)
+    add_state(parser)
+    add_json(parser)
 
 
 def _retry(parser: argparse.ArgumentParser) -> None:
-    _state(parser)
-    _output(parser)
+    add_state(parser)
+    add_output(parser)
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
     parser.add_argument("--repair", action="store_true", help="mend what differs, with a run")
     parser.add_argument("--allow-mass-delete", action="store_true", help="let the repair take out more than max_delete")
-    parser.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
-    _state(parser)
-    _output(parser)
+    parser.add_argument("--sample", metavar="SHARE", type=parse_share, default=0.0, help="embed so many again (1%%)")
+    add_state(parser)
+    add_output(parser)
+
+
+def _documents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pattern", metavar="PATTERN", nargs="?", help="a part of the name, or a glob such as '*.pdf'")
+    parser.add_argument("--failing", action="store_true", help="those that `retry` would try again")
+    parser.add_argument("--missing", action="store_true", help="those that the source no longer has, or cannot read")
+    parser.add_argument("--removed", action="store_true", help="what `remove` took out for good, instead")
+    parser.add_argument("--limit", metavar="N", type=parse_positive, help="the first N only")
+    add_state(parser)
+    add_json(parser)
+
+
+def _remove(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", nargs="+", help="the path or uri of a document, or of a folder of them")
+    parser.add_argument("--undo", action="store_true", help="let the next run bring in again what was removed there")
+    parser.add_argument("--dry-run", action="store_true", help="say only what would go")
+    parser.add_argument("-y", "--yes", action="store_true", help="ask for no confirmation")
+    add_state(parser)
+    add_output(parser)
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", metavar="ID", help="the point's id: 32 hexadecimal digits, as `search --json` shows")
-    _state(parser)
-    _json(parser)
+    parser.add_argument(
+        "name", metavar="NAME", help="a document's path or uri; or a point's id, as `search --json` shows it"
+    )
+    parser.add_argument("--chunks", action="store_true", help="list the document's chunks as well")
+    add_state(parser)
+    add_json(parser)
 
 
 def _reindex(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="the model to build with")
     parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
     parser.add_argument(
-        "--recall", metavar="SHARE", type=_share, default=0.95, help="true neighbours that searches find (95%%)"
+        "--recall", metavar="SHARE", type=parse_share, default=0.95, help="true neighbours that searches find (95%%)"
     )
     parser.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
     back = parser.add_mutually_exclusive_group()
     back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
     back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
-    _state(parser)
-    _output(parser)
+    add_state(parser)
+    add_output(parser)
 
 
 def _copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="URL", help="the index to read: lance://./index")
     parser.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
-    _output(parser)
+    add_output(parser)
 
 
 def _embed(parser: argparse.ArgumentParser) -> None:
@@ -153,15 +184,17 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", required=True, help="a CLIP or SigLIP model: a name or a folder")
     parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
     share = parser.add_mutually_exclusive_group()
-    share.add_argument("--partition", metavar="I/N", type=_partition, help="the I-th of N shares: 3/100")
+    share.add_argument("--partition", metavar="I/N", type=parse_partition, help="the I-th of N shares: 3/100")
     share.add_argument("--claim", action="store_true", help="one shard after the other that no other worker has")
-    parser.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many shards (64)")
-    parser.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
+    parser.add_argument(
+        "--pieces", metavar="N", type=parse_positive, default=64, help="with --claim: how many shards (64)"
+    )
+    parser.add_argument("--rows", metavar="N", type=parse_positive, default=4096, help="rows a part (4096)")
     memory = pipeline_options()["memory"]
-    _add(parser, memory, default=memory.default)
-    parser.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
+    add(parser, memory, default=memory.default)
+    parser.add_argument("--workers", metavar="N", type=parse_positive, help="images read at once (as many as cores)")
     parser.add_argument("--again", action="store_true", help="try once more what failed in finished shards")
-    _output(parser)
+    add_output(parser)
 
 
 def _load(parser: argparse.ArgumentParser) -> None:
@@ -169,14 +202,14 @@ def _load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--into", metavar="URL", required=True, help="the index: lance://./images")
     parser.add_argument("--incomplete", action="store_true", help="though some shards are not finished")
     parser.add_argument("--replace-model", action="store_true", help="though the index is of another model")
-    _output(parser)
+    add_output(parser)
 
 
 def _import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("foreign", metavar="FOLDER", help="the folder with them")
     parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go")
     parser.add_argument("--model-name", metavar="NAME", required=True, help="the model that made the vectors")
-    _output(parser)
+    add_output(parser)
 
 
 def _serve(parser: argparse.ArgumentParser) -> None:
@@ -190,14 +223,14 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
     parser.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")
     parser.add_argument("--max-body", dest="body", metavar="SIZE", help="the largest request (16MiB)")
-    parser.add_argument("--max-pixels", dest="pixels", metavar="N", type=_positive, help="of an image (50000000)")
-    parser.add_argument("--queue", metavar="N", type=_positive, help="searches inside at once (256)")
-    parser.add_argument("--batch", metavar="N", type=_positive, help="texts that the model gets at once (32)")
-    _state(parser)
+    parser.add_argument("--max-pixels", dest="pixels", metavar="N", type=parse_positive, help="of an image (50000000)")
+    parser.add_argument("--queue", metavar="N", type=parse_positive, help="searches inside at once (256)")
+    parser.add_argument("--batch", metavar="N", type=parse_positive, help="texts that the model gets at once (32)")
+    add_state(parser)
 
 
 def _models(parser: argparse.ArgumentParser) -> None:
-    _json(parser)
+    add_json(parser)
     actions = parser.add_subparsers(metavar="ACTION", parser_class=CommandParser)
     does = "get a model, unless it is here"
     fetch = actions.add_parser("fetch", help=does, description=does[0].upper() + does[1:])
@@ -239,7 +272,15 @@ COMMANDS = {
         _verify,
         long=True,
     ),
-    "explain": Command("say where a point of the index comes from", "explain:explain", _explain),
+    "documents": Command("list the documents of the ledger", "documents:documents", _documents),
+    "explain": Command(
+        "say why a document is in the index or not, or where a point of the index comes from",
+        "explain:explain",
+        _explain,
+    ),
+    "remove": Command(
+        "take documents out of the index for good: later runs pass them over", "remove:remove", _remove, long=True
+    ),
     "reindex": Command(
         "build the index anew beside itself, with another model or chunks, and switch to it",
         "reindex:reindex",
@@ -273,126 +314,3 @@ COMMANDS = {
     "serve": Command("answer searches over HTTP, and show a page to search with", "serve:serve", _serve, long=True),
     "models": Command("list the models that are here, or fetch one", "models:models", _models),
 }
-
-
-# ---------------------------------------------------------------- options that several commands have
-
-
-def pipeline_options() -> dict[str, Option]:
-    """The options of a pipeline and of its source that commands have; its source is an argument."""
-    from penstock.settings import OPTIONS
-    from penstock.sources.options import FILES
-
-    own = {name: option for name, option in OPTIONS.items() if name != "source"}
-    return own | {option.name: option for option in FILES if option.flag}
-
-
-def _pipeline(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """`required`: there is no pipeline to fall back on, so `--into` has to be given."""
-    for option in pipeline_options().values():
-        _add(parser, option, required=required and option.name == "into")
-
-
-def _source_options(parser: argparse.ArgumentParser, words: Collection[str]) -> None:
-    """Add the flags of the sources whose urls are among the words, but for names that the command has."""
-    from penstock.registry import SOURCES, find, scheme
-
-    names = []
-    for kind in sorted({name for word in words if (name := scheme(word)) and _has_flags(name)}):
-        for option in find(SOURCES, kind).options:
-            if option.flag and _flag(option) not in parser._option_string_actions:
-                _add(parser, option, dest=source_dest(option.name))
-                names.append(option.name)
-    parser.set_defaults(source_options=names)
-
-
-def _has_flags(kind: str) -> bool:
-    """Whether a source of that name may have flags besides those of files, which each command has. Plug-ins, whose
-    lookup takes its time, are asked only for a name that is not built in."""
-    from penstock.registry import SINKS, SOURCES, plugins
-
-    if kind in SOURCES:
-        return SOURCES[kind].target != SOURCES["file"].target
-    return kind not in SINKS and kind in plugins(SOURCES)
-
-
-def source_dest(name: str) -> str:
-    """The attribute of the parsed arguments for an option of a source: its name may be that of an argument as well."""
-    return f"source_{name}"
-
-
-def _flag(option: Option) -> str:
-    return f"--{option.name.replace('_', '-')}"
-
-
-def _add(
-    parser: argparse.ArgumentParser,
-    option: Option,
-    *,
-    required: bool = False,
-    default: Any = None,
-    dest: str | None = None,
-) -> None:
-    """Add an option as it is declared. Its value is `default` where it is not given, so that one can tell."""
-    flag, dest, help = _flag(option), dest or option.name, option.help.replace("%", "%%")
-    if option.type is bool:
-        parser.add_argument(flag, dest=dest, action="store_true", default=default, help=help)
-    elif option.type in (tuple, dict):
-        again = "" if "may come again" in help else "; may come again"
-        metavar = option.metavar
-        parser.add_argument(flag, dest=dest, metavar=metavar, required=required, action="append", help=help + again)
-    else:
-        shown = f"{help} ({option.default})".replace("%", "%%") if option.default else help
-        parser.add_argument(flag, dest=dest, metavar=option.metavar, type=_value(option), default=default, help=shown)
-
-
-def _value(option: Option) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            return option.parse(text)
-        except UsageError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse
-
-
-def _permit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--allow-mass-delete", action="store_true", help="let the run take out more than --max-delete")
-    parser.add_argument("--adopt", action="store_true", help="take over an index that another ledger filled")
-
-
-def _output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_mutually_exclusive_group()
-    _json(group)
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
-
-
-def _json(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines: one JSON object a line, on stdout")
-
-
-def _state(parser: argparse.ArgumentParser) -> None:
-    _add(parser, pipeline_options()["state"])
-
-
-def _share(text: str) -> float:
-    with suppress(ValueError):
-        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        if 0 <= number <= 1:
-            return number
-    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 1% or 0.01")
-
-
-def _partition(text: str) -> tuple[int, int]:
-    with suppress(ValueError):
-        share, of = (int(part) for part in text.split("/"))
-        if 0 < share <= of:
-            return share, of
-    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 3/100")
-
-
-def _positive(text: str) -> int:
-    with suppress(ValueError):
-        if (number := int(text)) > 0:
-            return number
-    raise argparse.ArgumentTypeError(f"invalid number {text!r}: expected at least 1")

@@ -80,6 +80,11 @@ class Source(Component, ABC):
         """Reason -> entries that the latest listing left alone."""
         return NOTHING
 
+    def passes_over(self, uri: str) -> str:
+        """Why a listing leaves the entry of that uri alone, by its reason in `passed_over`; nothing where it does not,
+        or the source cannot tell."""
+        return ""
+
     def open(self) -> None:
         """Connect. Raises SourceError if what the source names does not exist."""
 

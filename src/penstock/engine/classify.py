@@ -13,6 +13,8 @@ from penstock.engine.journal import DONE, FAILED, SKIPPED, Known
 class KnowsDocuments(Protocol):
     def known(self, uris: Sequence[str]) -> dict[str, Known]: ...
 
+    def removed(self, uris: Sequence[str]) -> set[str]: ...
+
 
 @dataclass(slots=True)
 class Classified:
@@ -25,18 +27,25 @@ class Classified:
     work: list[tuple[Item, Known | None]] = field(default_factory=list)
     """New (nothing is known of them), changed, or half-done."""
 
+    removed: int = 0
+    """Items that were taken out for good: they are passed over."""
+
     @property
     def documents(self) -> list[int]:
-        """The numbers of all that are known."""
+        """The numbers of all that are known, but for what was removed."""
         changed = [known for _, known in self.work if known is not None]
         return [known.document for known in (*self.unchanged, *self.failing, *changed)]
 
 
 def classify(items: Sequence[Item], journal: KnowsDocuments, *, force: bool = False, since: int = 0) -> Classified:
     """`force`: every item is work. `since`: so is what was last read by a run before this one."""
-    known = journal.known([item.uri for item in items])
-    classified = Classified()
+    uris = [item.uri for item in items]
+    removed = journal.removed(uris)
+    known = journal.known(uris)
+    classified = Classified(removed=len(removed))
     for item in items:
+        if item.uri in removed:
+            continue
         before = known.get(item.uri)
         if before is None or force or before.run < since or before.fingerprint != item.fingerprint:
             classified.work.append((item, before))

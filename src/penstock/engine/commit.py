@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 
 from penstock.core.contracts import Sink
 from penstock.core.deletions import DeletionLimit
 from penstock.core.errors import MassDeletion
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
+from penstock.engine.deletion import Deletion
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Ending, Journal
 from penstock.engine.work import Boundary, Document, Event, Failed, Gone, Kept, Parsed, Written
 
@@ -45,8 +45,12 @@ class Committer:
     linger: float
     complete: bool = False
     """The source was listed whole, and what is gone from it is out."""
+    _deletion: Deletion = field(init=False)
     _settled: dict[int, int] = field(default_factory=dict)
     _boundaries: deque[Boundary] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._deletion = Deletion(self.journal, self.sink, self.ready, self.slots, self.control)
 
     def work(self) -> None:
         while True:
@@ -113,7 +117,9 @@ class Committer:
                 case Boundary():
                     self._boundaries.append(event)
         if gone:
-            self._delete([known.document for known in self.journal.known([event.uri for event in gone]).values()])
+            self._deletion.delete(
+                [known.document for known in self.journal.known([event.uri for event in gone]).values()]
+            )
             for event in gone:
                 self._settle(event.epoch, event.uri)
         self._finish([document for document in touched.values() if document.settled == document.total])
@@ -149,7 +155,7 @@ class Committer:
                     facts=document.facts,
                 )
             )
-        self._remove_stale(changed)
+        self._deletion.remove_stale(changed)
         if endings:
             self.journal.finish(endings)
         for document in documents:
@@ -158,26 +164,6 @@ class Committer:
     def _settle(self, epoch: int, uri: str) -> None:
         self._settled[epoch] = self._settled.get(epoch, 0) + 1
         self.control.in_flight.leave(uri)
-
-    def _remove_stale(self, documents: Sequence[int]) -> None:
-        """Take the chunks out that these documents no longer have: out of the index first, then out of the ledger."""
-        while stale := self.journal.stale(documents, ROWS):
-            self.ready()
-            self.journal.retract(stale)
-            with self.slots:
-                for start in range(0, len(stale), self.sink.max_rows):
-                    ids = [chunk.id.hex() for chunk in stale[start : start + self.sink.max_rows]]
-                    self.control.retry.call("delete", partial(self.sink.delete, ids))
-                self.control.retry.call("flush", self.sink.flush)
-            self.journal.forget(stale)
-            self.control.counters.add(removed=len(stale))
-
-    def _delete(self, documents: Sequence[int]) -> None:
-        if documents:
-            self.journal.outdate(documents)
-            self._remove_stale(documents)
-            self.journal.remove(documents)
-            self.control.counters.add(deleted=len(documents))
 
     def _honour(self, boundary: Boundary) -> None:
         self._settled.pop(boundary.epoch, None)
@@ -197,7 +183,7 @@ class Committer:
         while page := self.journal.unseen(self.run, after):
             if self.control.stop.is_set():
                 return
-            self._delete([number for number, _ in page])
+            self._deletion.delete([number for number, _ in page])
             after = page[-1][0]
         self.journal.clear_listing(self.run)
         self.complete = True

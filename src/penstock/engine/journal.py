@@ -88,6 +88,10 @@ class View(Protocol):
 
     def known(self, uris: Sequence[str]) -> dict[str, Known]: ...
 
+    def removed(self, uris: Sequence[str]) -> set[str]:
+        """Of these uris, those that were taken out for good, by themselves or with a folder above them."""
+        ...
+
     def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
         """These documents are to be worked on."""
         ...

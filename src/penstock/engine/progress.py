@@ -12,6 +12,7 @@ COUNTERS = (
     "listed",  # items the source named
     "unchanged",  # ... which the ledger knows as they are
     "parked",  # ... which failed as they are, and wait for a change or for `retry`
+    "barred",  # ... which were taken out for good, and are passed over
     "documents",  # documents read to their end and committed
     "added",  # ... that were not known
     "leaving",  # documents that a complete listing did not name

@@ -81,6 +81,8 @@ class Scan:
                     self.control.in_flight.enter(uri, wait=True)
                     self.send(Gone(uri, epoch))
                     begun += 1
+                case Unreadable(uri) if self.view.removed([uri]):
+                    self.control.counters.add(listed=1, barred=1)
                 case Unreadable(uri, cause):
                     self.view.mark_seen_under(uri, self.run)
                     self.view.record([Failure(uri, "list", cause, permanent=False)], self.run)
@@ -100,13 +102,14 @@ class Scan:
         items = [item for item in items if control.in_flight.enter(item.uri, wait=self.feed)]
         page = classify(items, self.view, force=self.force, since=self.since)
         work = [item for item, _ in page.work]
-        if settled := [known.document for known in (*page.unchanged, *page.failing)]:
+        if len(work) < len(items):
             working = {item.uri for item in work}
             for item in items:
                 if item.uri not in working:
                     control.in_flight.leave(item.uri)
+        if settled := [known.document for known in (*page.unchanged, *page.failing)]:
             self.view.mark_seen(settled, self.run)
-            control.counters.add(unchanged=len(page.unchanged), parked=len(page.failing))
+        control.counters.add(unchanged=len(page.unchanged), parked=len(page.failing), barred=page.removed)
         begun = self.view.begin([item.uri for item in work], self.run) if work else {}
         for item in work:
             self.queued.add(item.size or 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -100,6 +101,14 @@ class Components:
 def numbered(path: Path, generation: int) -> Path:
     """The ledger of a generation: `notes.1.db` beside `notes.db`."""
     return path.with_name(f"{path.stem}.{generation}{path.suffix}") if generation else path
+
+
+def generations(path: Path) -> list[int]:
+    """The generations beside the one of this ledger, and that one itself, whose ledgers are there."""
+    name = re.compile(rf"{re.escape(path.stem)}(?:\.([1-9][0-9]*))?{re.escape(path.suffix)}")
+    return sorted(
+        int(match[1] or 0) for each in path.absolute().parent.iterdir() if (match := name.fullmatch(each.name))
+    )
 
 
 def current_ledger(path: Path) -> Path:

@@ -26,6 +26,7 @@ SAMPLE = 64 << 20
 """Bytes of new and changed documents that are read to count their chunks; what lies beyond is estimated from them."""
 
 
+NONE = Missing(0, 0, 0, 0)
 NAMED = 100
 """Documents that a plan names."""
 
@@ -87,6 +88,9 @@ class _NothingKnown:
     def known(self, uris: Sequence[str]) -> dict[str, Known]:
         return {}
 
+    def removed(self, uris: Sequence[str]) -> set[str]:
+        return set()
+
 
 _NOTHING_KNOWN = _NothingKnown()
 
@@ -117,13 +121,15 @@ class _Planner:
                     if len(page) == PAGE:
                         self._consider(page)
                         page = []
+                case Unreadable(uri) if ledger and ledger.removed([uri]):
+                    pass  # as a run passes it over
                 case Unreadable(uri):
                     self.unreadable += 1
                     self._present.update(ledger.under(uri) if ledger else ())
                 case ListingEnd():
                     complete = True
         self._consider(page)
-        missing, removed = self._missing(ledger) if ledger and complete else (Missing(0, 0, 0, 0), 0)
+        missing, removed = self._missing(ledger) if ledger and complete else (NONE, 0)
         scale = self.bytes / self.read if self.read else 1.0
         chunks, tokens = round(self.chunks * scale), round(self.tokens * scale)
         pace = self._pace()
@@ -147,14 +153,17 @@ class _Planner:
         )
 
     def _missing(self, ledger: Ledger) -> tuple[Missing, int]:
-        """What the listing did not name, and how many chunks that are. Among those of the sample are the moved ones."""
-        unseen = documents = lost = removed = 0
+        """What the listing did not name, and how many chunks that are. Of moved documents those are known that are in
+        the sample; what the user removed counts against no limit."""
+        unseen = documents = lost = chunks = barred = 0
         for uri, contents in ledger.absent(self._present):
-            left = sum(content not in self._found for content in contents)
-            unseen, documents = unseen + 1, documents + bool(left)
-            lost, removed = lost + left, removed + len(contents)
+            unseen, chunks = unseen + 1, chunks + len(contents)
             self._name("deleted", uri)
-        return Missing(unseen, documents, lost, ledger.counts().chunks), removed
+            if ledger.removed([uri]):
+                barred += len(contents)
+            elif left := sum(content not in self._found for content in contents):
+                documents, lost = documents + 1, lost + left
+        return Missing(unseen, documents, lost, ledger.counts().chunks - barred), chunks
 
     def _name(self, kind: str, uri: str) -> None:
         if len(self._named) < NAMED:

@@ -22,6 +22,7 @@ from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.journal import DONE
 from penstock.engine.progress import Report
 from penstock.jobs.components import Components, point_ledger
+from penstock.jobs.remove import copy_removals
 from penstock.jobs.run import OnProgress, run
 from penstock.jobs.verify import verify
 from penstock.ledger import Ledger
@@ -85,6 +86,7 @@ def reindex(
             f"{new.sink.url} was begun with {begun.schema}: go on with these, or remove it (reindex --drop)"
         )
     _check_owner(old, old_manifest)
+    copy_removals(old.ledger, new.ledger)
     reports = _fill(new, progress)
     found = verify(new, progress=progress)
     lost = tuple(islice(_lost(old.ledger, new.ledger), NAMED))

@@ -18,6 +18,7 @@ from penstock.engine.tail import LINGER, Tail
 from penstock.jobs import reading
 from penstock.jobs.components import Components
 from penstock.jobs.progress_file import ProgressFile
+from penstock.jobs.remove import finish
 from penstock.jobs.session import Session, fingerprints
 
 OnProgress = Callable[[Progress], None] | None
@@ -69,6 +70,8 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
     ledger = session.components.ledger
     began = time.monotonic()
     session.catch_up()
+    if late := finish(ledger, session.sink, session.open_sink, options.max_wait):
+        session.notices.append(f"{late:,} documents that were removed before went now")
     run = ledger.begin_run(fingerprints(session.schema))
     since, again = reading.begin(session.components, ledger, run)
     if again:
@@ -125,7 +128,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
 
 def _report(session: Session, flow: Flow, run: int, status: str, seconds: float) -> Report:
     last, counts = flow.progress(), session.components.ledger.counts()
-    fan_out = session.fan_out
+    fan_out, barred = session.fan_out, last.counts["barred"]
     return Report(
         run=run,
         status=status,
@@ -135,7 +138,7 @@ def _report(session: Session, flow: Flow, run: int, status: str, seconds: float)
         complete=flow.complete,
         peak_bytes=last.peak,
         budget=session.components.budget,
-        passed_over=dict(session.components.source.passed_over),
+        passed_over={**session.components.source.passed_over, **({"removed": barred} if barred else {})},
         notices=(*session.notices, *(fan_out.notices if fan_out else ()), *_divided(session)),
         behind=tuple(fan_out.behind) if fan_out else (),
     )

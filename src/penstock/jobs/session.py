@@ -44,7 +44,7 @@ class Session:
         ledger.open()
         if components.generation == 0 and base.generation is None and not read_only:
             ledger.lead_to(0)
-        self.fan_out = self._fan_out(adopt)
+        self.fan_out = attached(components, adopt=adopt)
         if self.fan_out:
             stack.callback(self.fan_out.detach)
             held = self.fan_out.manifest()
@@ -64,16 +64,6 @@ class Session:
             ledger.set("settings", components.settings)
         self.parsers = components.parser()
         stack.callback(self.parsers.close)
-
-    def _fan_out(self, adopt: bool) -> FanOut | None:
-        """The sinks, where there are several, or were: those that are left out this time miss what it writes."""
-        sink, ledger = self.components.sink, self.components.ledger
-        several = FanOut([sink]) if ledger.members() and not isinstance(sink, FanOut) else sink
-        if not isinstance(several, FanOut):
-            return None
-        prefix = self.components.id_prefix.hex()
-        several.attach(ledger, mine=(lambda id: id.startswith(prefix)) if prefix else None, adopt=adopt)
-        return several
 
     def _discard_refused(self, kind: object, error: BaseException | None, trace: object) -> None:
         """A run that was refused leaves no ledger behind, where it began one and nothing came of it."""
@@ -185,6 +175,18 @@ class Session:
         if self.fan_out and self.fan_out.lagging:
             self.open_sink()
             self.fan_out.catch_up()
+
+
+def attached(components: Components, *, adopt: bool = False) -> FanOut | None:
+    """The sinks, where there are several, or were, with the ledger, which is open: those that are left out this time
+    miss what the others get."""
+    sink, ledger = components.sink, components.ledger
+    several = FanOut([sink]) if ledger.members() and not isinstance(sink, FanOut) else sink
+    if not isinstance(several, FanOut):
+        return None
+    prefix = components.id_prefix.hex()
+    several.attach(ledger, mine=(lambda id: id.startswith(prefix)) if prefix else None, adopt=adopt)
+    return several
 
 
 def fingerprints(schema: IndexSchema) -> str:

@@ -13,12 +13,13 @@ from penstock.ledger.comparison import Comparison
 from penstock.ledger.documents import Counts, Document, Documents
 from penstock.ledger.failures import Failures
 from penstock.ledger.members import Members
+from penstock.ledger.removals import Removals
 from penstock.ledger.runs import Run, Runs
 
 __all__ = ["Comparison", "Counts", "Document", "Ledger", "Run"]
 
 
-class Ledger(Documents, Chunks, Failures, Runs, Members):
+class Ledger(Documents, Chunks, Failures, Runs, Members, Removals):
     """One file, whose tables have a module each."""
 
     def compare(self, pages: Iterable[Sequence[str]]) -> Comparison:

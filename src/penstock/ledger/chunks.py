@@ -7,7 +7,7 @@ that bear an older attempt are stale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from penstock.engine.journal import ChunkEntry, Stale
@@ -108,6 +108,25 @@ class Chunks(Database):
                 db.execute(f"DELETE FROM chunks WHERE {_any_of(page)}", [*chain.from_iterable(page)])
                 marks = ",".join("?" * len(page))
                 db.execute(f"DELETE FROM refused WHERE id IN ({marks})", [chunk.id for chunk in page])
+
+    def indexed(self, documents: Sequence[int]) -> dict[int, int]:
+        """How many acknowledged chunks each of these documents has, where it has any."""
+        found: dict[int, int] = {}
+        for page in pages(documents, ROWS):
+            marks = ",".join("?" * len(page))
+            found |= self._read(
+                f"SELECT document, count(*) FROM chunks WHERE document IN ({marks}) AND acked > 0 GROUP BY document",
+                *page,
+            )
+        return found
+
+    def ids(self, document: int, limit: int = 500) -> Iterator[list[str]]:
+        """The ids of a document's acknowledged chunks, in pages."""
+        after = b""
+        sql = "SELECT id FROM chunks WHERE document = ? AND id > ? AND acked > 0 ORDER BY id LIMIT ?"
+        while rows := self._read(sql, document, after, limit):
+            yield [id.hex() for (id,) in rows]
+            after = rows[-1][0]
 
     def acknowledged(self, document: int, id: bytes) -> bool:
         return bool(self._read("SELECT 1 FROM chunks WHERE document = ? AND id = ? AND acked > 0", document, id))

@@ -191,3 +191,12 @@ def text_of(id: bytes | str) -> str:
 def storable(text: str) -> str:
     """Messages of the operating system hold file names, which need not be UTF-8."""
     return text.encode(errors="replace").decode()
+
+
+UNDER = "(uri = ? OR (uri >= ? AND uri < ?))"
+"""A condition for what is at or beneath a uri: see `under`."""
+
+
+def under(uri: str) -> tuple[str, str, str]:
+    beneath = uri.rstrip("/")
+    return uri, f"{beneath}/", f"{beneath}0"  # "0" comes right after "/"

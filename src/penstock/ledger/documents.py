@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from penstock.core.deletions import Missing
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Begun, Ending, Known
-from penstock.ledger.database import Database, one_step, pages
+from penstock.ledger.database import UNDER, Database, one_step, pages, under
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Document:
 
 
 _FIELDS = tuple(field.name for field in fields(Document))
+_UNFINISHED = f"(d.state <> '{DONE}' OR d.uri IN (SELECT uri FROM failures))"
 
 
 class Documents(Database):
@@ -65,11 +66,11 @@ class Documents(Database):
     def mark_seen_under(self, uri: str, run: int) -> None:
         """What could not be read may still be there, and so may everything beneath it."""
         with self._transaction() as db:
-            db.execute(f"UPDATE documents SET seen = ? WHERE {_UNDER}", (run, *_under(uri)))
+            db.execute(f"UPDATE documents SET seen = ? WHERE {UNDER}", (run, *under(uri)))
 
     def under(self, uri: str) -> Iterator[int]:
         """The documents that `mark_seen_under` is about."""
-        return (document for (document,) in self._read(f"SELECT id FROM documents WHERE {_UNDER}", *_under(uri)))
+        return (document for (document,) in self._read(f"SELECT id FROM documents WHERE {UNDER}", *under(uri)))
 
     def unseen(self, run: int, after: int = 0, limit: int = 2048) -> list[tuple[int, str]]:
         """Documents that a complete listing did not name, a page at a time."""
@@ -177,6 +178,7 @@ class Documents(Database):
         with self._transaction() as db:
             for table in ("chunks", "documents", "failures", "cursors", "members", "undeleted", "refused"):
                 db.execute(f"DELETE FROM {table}")
+            db.execute("UPDATE removals SET pending = true")  # an index that is taken over may hold such documents
 
     def counts(self) -> Counts:
         states = dict(self._read("SELECT state, count(*) FROM documents GROUP BY state"))
@@ -190,6 +192,30 @@ class Documents(Database):
             failures=failures,
         )
 
+    def listed(self, after: str, limit: int, *, failing: bool = False) -> list[tuple[Document, float | None]]:
+        """Documents by uri, a page at a time, and when the run began that worked on each last. `failing`: those of
+        `unfinished`."""
+        columns = ", ".join(f"d.{field}" for field in _FIELDS)
+        rows = self._read(
+            f"SELECT {columns}, r.started FROM documents d LEFT JOIN runs r ON r.id = d.run"
+            f" WHERE d.uri > ? {f'AND {_UNFINISHED}' if failing else ''} ORDER BY d.uri LIMIT ?",
+            after,
+            limit,
+        )
+        return [(Document(*row[:-1]), row[-1]) for row in rows]
+
+    def extent(self, uri: str) -> tuple[int, int]:
+        """How many documents there are at and beneath a uri, and how many chunks they have."""
+        (rows,) = self._read(
+            "SELECT count(*), coalesce(sum((SELECT count(*) FROM chunks WHERE document = documents.id)), 0)"
+            f" FROM documents WHERE {UNDER}",
+            *under(uri),
+        )
+        return rows[0], rows[1]
+
+    def uris_under(self, uri: str, limit: int) -> list[str]:
+        return [row[0] for row in self._read(f"SELECT uri FROM documents WHERE {UNDER} LIMIT ?", *under(uri), limit)]
+
     def document(self, uri: str) -> Document | None:
         rows = self._read(f"SELECT {', '.join(_FIELDS)} FROM documents WHERE uri = ?", uri)
         return Document(*rows[0]) if rows else None
@@ -198,10 +224,8 @@ class Documents(Database):
         """Documents that failed, even in part, were skipped or are half-done, each once, by uri, a page at a time."""
         after = ""
         while rows := self._read(
-            "SELECT uri FROM documents WHERE uri > ? AND (state <> ? OR uri IN (SELECT uri FROM failures))"
-            " ORDER BY uri LIMIT 500",
+            f"SELECT uri FROM documents d WHERE uri > ? AND {_UNFINISHED} ORDER BY uri LIMIT 500",
             after,
-            DONE,
         ):
             for (after,) in rows:
                 yield after
@@ -213,11 +237,3 @@ class Documents(Database):
     def save_cursor(self, source: str, cursor: str) -> None:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (source, cursor))
-
-
-_UNDER = "(uri = ? OR (uri >= ? AND uri < ?))"
-
-
-def _under(uri: str) -> tuple[str, str, str]:
-    beneath = uri.rstrip("/")
-    return uri, f"{beneath}/", f"{beneath}0"  # "0" comes right after "/"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from penstock.engine.journal import Failure
-from penstock.ledger.database import Database, storable
+from penstock.ledger.database import UNDER, Database, storable, under
 
 
 class Failures(Database):
@@ -28,6 +28,10 @@ class Failures(Database):
                         *(now, now, f.attempt, run),
                     ),
                 )
+
+    def failed_under(self, uri: str) -> bool:
+        """Whether something at or beneath this uri failed."""
+        return bool(self._read(f"SELECT 1 FROM failures WHERE {UNDER} LIMIT 1", *under(uri)))
 
     def failures(self, uri: str | None = None) -> Iterator[Failure]:
         after = ("", "", "")

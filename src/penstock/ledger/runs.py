@@ -42,9 +42,15 @@ class Runs(Database):
                 (time.time(), status, json.dumps(report), run),
             )
 
+    def run(self, id: int) -> Run | None:
+        return next(iter(self._runs("WHERE id = ?", id)), None)
+
     def runs(self, limit: int = 20) -> list[Run]:
         """The latest, newest first."""
-        rows = self._read("SELECT id, started, ended, status, space, report FROM runs ORDER BY id DESC LIMIT ?", limit)
+        return self._runs("ORDER BY id DESC LIMIT ?", limit)
+
+    def _runs(self, condition: str, value: int) -> list[Run]:
+        rows = self._read(f"SELECT id, started, ended, status, space, report FROM runs {condition}", value)
         return [
             Run(id, started, ended, status, space, json.loads(report or "{}"))
             for id, started, ended, status, space, report in rows

@@ -41,6 +41,11 @@ ALTER TABLE failures ADD COLUMN run INTEGER NOT NULL DEFAULT 0;
 """
 """What clears a failure is a later attempt, or a later listing, and no clock, which may be set back."""
 
+REMOVALS = """
+CREATE TABLE removals (uri TEXT PRIMARY KEY, since REAL NOT NULL, pending INTEGER NOT NULL) WITHOUT ROWID;
+"""
+"""What was taken out for good: a document, or a folder with all beneath it. Pending until its documents are out."""
+
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     def step(db: sqlite3.Connection) -> None:
@@ -50,7 +55,7 @@ def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     return step
 
 
-STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT))
+STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT), _statements(REMOVALS))
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)
 

@@ -192,6 +192,9 @@ class ShardJournal:
     def known(self, uris: Sequence[str]) -> dict[str, Known]:
         return {}
 
+    def removed(self, uris: Sequence[str]) -> set[str]:
+        return set()
+
     def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
         return {uri: Begun(next(self._numbers), 1, had=False) for uri in uris}
 

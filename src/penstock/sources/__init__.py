@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 from penstock.core.errors import UsageError
 from penstock.core.options import Option, unknown
@@ -13,7 +14,7 @@ from penstock.registry import SOURCES, find, load, scheme
 if TYPE_CHECKING:
     from penstock.core.contracts import Source
 
-__all__ = ["check_options", "declared", "from_url", "options_of", "owners"]
+__all__ = ["check_options", "declared", "from_url", "name_of", "options_of", "owners", "uri_of"]
 
 Spec = str | os.PathLike[str]
 Specs = Spec | Sequence[Spec]
@@ -64,6 +65,27 @@ def options_of() -> dict[str, tuple[Option, ...]]:
     for name, row in SOURCES.items():
         schemes.setdefault(row[0], []).append(f"{name}://")
     return {", ".join(names): load(target).options for target, names in schemes.items()}
+
+
+def uri_of(name: Spec) -> str:
+    """The uri of a document, or of a folder of them, as people write it: a path, absolute or relative, or a uri."""
+    from penstock.sources.files import local
+
+    text = os.fspath(name)
+    if not text or "\0" in text:
+        raise UsageError(f"invalid name {text!r}: expected a path or uri of a document")
+    if not (kind := scheme(text)):
+        return local.uri_of(os.path.abspath(text))
+    if kind == "file":
+        return local.uri_of(os.path.normpath(local.path_of(text)))
+    if text != text.encode(errors="replace").decode():
+        raise UsageError(f"invalid uri {text!r}: expected UTF-8")
+    return text.rstrip("/")
+
+
+def name_of(uri: str) -> str:
+    """A document's name for people: a local file by its path. It may hold any character."""
+    return unquote(uri.removeprefix("file://")) if uri.startswith("file:///") else uri
 
 
 def _listed(source: Specs) -> list[Spec]:

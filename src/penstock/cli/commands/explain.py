@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import asdict
 from typing import Any
 
 from rich.text import Text
 
-from penstock.cli.ledgers import index_urls, open_ledger
-from penstock.cli.output.results import origin_rows, rows_text, say
+from penstock.cli.ledgers import index_urls, ledger_path, open_ledger
+from penstock.cli.output.results import chunk_rows, explanation_rows, origin_rows, rows_text, say, table
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
 from penstock.cli.output.text import clean
 from penstock.compose import make_index
@@ -17,11 +18,35 @@ from penstock.core.errors import PenstockError, UsageError
 from penstock.core.generations import current
 from penstock.core.schema import to_dict
 from penstock.jobs.ledgers import remembered
+from penstock.pipeline import Pipeline
 from penstock.registry import has_index
 
 
 def explain(args: argparse.Namespace) -> int:
-    id = _id(args.id)
+    if not re.fullmatch("[0-9a-fA-F]{32}", args.name):
+        return _explain_document(args)
+    if args.chunks:
+        raise UsageError("--chunks lists those of a document: name one by its path or uri")
+    return _explain_point(args, bytes.fromhex(args.name))
+
+
+def _explain_document(args: argparse.Namespace) -> int:
+    pipeline = Pipeline.from_state(ledger_path(args))
+    explanation = pipeline.explain(args.name)
+    chunks = pipeline.chunks(args.name) if args.chunks else iter(())
+    if args.json:
+        emit(explanation.to_json())
+        for chunk in chunks:
+            emit(chunk.to_json())
+    else:
+        say(rows_text(explanation_rows(explanation, pipeline.sink.url)))
+        if args.chunks:
+            for page in table(("chunk", "page", "text"), chunk_rows(chunks)):
+                say(page)
+    return OK if explanation.ok else INCOMPLETE
+
+
+def _explain_point(args: argparse.Namespace, id: bytes) -> int:
     with open_ledger(args) as ledger:
         origin = ledger.origin(id)
         if origin is None:
@@ -29,9 +54,7 @@ def explain(args: argparse.Namespace) -> int:
             return INCOMPLETE
         uri, number = origin
         document = ledger.document(uri)
-        newest = ledger.runs(1)[0].id
-        # Runs are numbered without gaps, so this many back is the one that wrote the point.
-        run = ledger.runs(newest - number + 1)[-1] if number else None
+        run = ledger.run(number)
         settings = remembered(ledger)
     report: dict[str, Any] = {
         "id": id.hex(),
@@ -48,16 +71,6 @@ def explain(args: argparse.Namespace) -> int:
     if chunk := report.get("chunk"):
         say(*(Text(clean(line)) for line in chunk["text"].split("\n")), indent=3)
     return OK
-
-
-def _id(text: str) -> bytes:
-    try:
-        id = bytes.fromhex(text)
-    except ValueError:
-        id = b""
-    if len(id) != 16:
-        raise UsageError(f"invalid id {text!r}: expected 32 hexadecimal digits, as `penstock search --json` shows them")
-    return id
 
 
 def _from_index(url: str | None, id: str) -> dict[str, Any]:

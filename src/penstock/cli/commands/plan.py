@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from penstock.cli.arguments import pipeline_options
 from penstock.cli.commands.runs import composed
 from penstock.cli.ledgers import ledger_path
+from penstock.cli.options import pipeline_options
 from penstock.cli.output.results import plan_rows, rows_text, say
 from penstock.cli.output.streams import OK, complain, emit
 from penstock.cli.output.text import document_name

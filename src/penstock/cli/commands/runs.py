@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.cli.arguments import pipeline_options, source_dest
 from penstock.cli.ledgers import state_option
+from penstock.cli.options import pipeline_options, source_dest
 from penstock.cli.output.progress import Display, display
 from penstock.cli.output.report import report_text
 from penstock.cli.output.results import say

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from penstock.core.errors import UsageError
 from penstock.core.records import Hit
 from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, distinct_hits
 from penstock.jobs.snippets import words_of
+from penstock.sources import uri_of
 
 
 def search(args: argparse.Namespace) -> int:
@@ -22,7 +22,8 @@ def search(args: argparse.Namespace) -> int:
         raise UsageError("search takes words, or --image FILE")
     where = _filter(args.where)
     if args.document:
-        where = {"$and": [where, {"uri": _uri(args.document)}]} if where else {"uri": _uri(args.document)}
+        document = {"uri": uri_of(args.document)}
+        where = {"$and": [where, document]} if where else document
     image = None if args.image is None else _read(args.image)
     with open_index(args.index) as index:
 
@@ -62,7 +63,3 @@ def _read(image: str) -> bytes:
         return Path(image).expanduser().read_bytes()
     except OSError as error:
         raise UsageError(f"{image} cannot be read: {error.strerror}") from None
-
-
-def _uri(document: str) -> str:
-    return document if "://" in document else Path(os.path.abspath(document)).as_uri()

@@ -147,7 +147,7 @@ def display(title: str, *, as_json: bool, quiet: bool) -> Display:
 
 
 def _done(counts: dict[str, int]) -> int:
-    return sum(counts[name] for name in ("documents", "unchanged", "parked", "failed", "skipped"))
+    return sum(counts[name] for name in ("documents", "unchanged", "parked", "barred", "failed", "skipped"))
 
 
 def _pace(rates: Rates) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli.output.text import clean, document_name, duration, moment, size, terminal
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from penstock.core.records import Hit
     from penstock.jobs.copy import Copied
+    from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
     from penstock.jobs.reindex import Reindexed
+    from penstock.jobs.remove import Removed
     from penstock.jobs.search import DistinctHit
     from penstock.jobs.verify import Verification
     from penstock.shards.embed import Embedded
@@ -118,6 +120,7 @@ def rows_text(rows: Iterable[tuple[str, str]]) -> Text:
 SHOWN_COPIES = 3
 """Documents that are named in the line on copies."""
 NARROW = {"stage": 7, "place": 9, "attempts": 8, "when": 19, "size": 10}
+NARROW |= {"state": 7, "chunks": 9, "changed": 19, "chunk": 32, "page": 5}
 """Columns of a width of their own, so that the pages of a table line up; the others share the rest."""
 
 
@@ -184,6 +187,50 @@ def verification_rows(verification: Verification) -> Rows:
     if v.unseen:
         rows.append(("unseen", f"{v.unseen:,} of the sample, whose images the source no longer has as they were"))
     return rows + [(name, f"{number:,} {meaning}") for name, number, meaning in differences if number]
+
+
+def removed_rows(removed: Removed, *, undo: bool, dry_run: bool) -> Rows:
+    """What was removed, or would be; with `undo`, what is let in again."""
+    label = "let in" if undo else "removed"
+    rows = [(label, document_name(uri)) for uri in removed.uris]
+    if undo:
+        rows.append(("next", f"a run {'would bring' if dry_run else 'brings'} in what the source has there"))
+        return rows
+    if dry_run:
+        rows += [("would go", document_name(uri)) for uri in removed.named]
+        if more := removed.documents - len(removed.named):
+            rows.append(("", f"... and {more:,} more"))
+    gone = "would go" if dry_run else "are out, and stay out"
+    rows.append(("documents", f"{removed.documents:,} with {removed.chunks:,} chunks {gone}"))
+    rows += [("pending", f"{url} is being filled: its next run takes them out there") for url in removed.pending]
+    return rows
+
+
+def explanation_rows(explanation: Explanation, index: str) -> Rows:
+    """Whether a document is in the index, and why."""
+    e, document = explanation, explanation.document
+    rows = [("document", document_name(e.uri)), ("verdict", e.verdict), ("reason", e.reason)]
+    if document is not None:
+        parser = f"{document.parser or 'not known'} ({document.media_type or 'type not known'})"
+        run = f"{e.run.id}, {moment(e.run.started)}" if e.run else "not known"
+        rows += [
+            ("state", document.state),
+            ("run", run),
+            ("parser", parser),
+            ("bytes", "not known" if document.bytes is None else size(document.bytes)),
+            ("chunks", f"{e.chunks:,} in {index}"),
+        ]
+    for failure in e.failures:
+        at = f" at {failure.place}" if failure.place else ""
+        rows.append(("failure", f"{failure.stage}{at}: {failure.cause}"))
+    return rows
+
+
+def chunk_rows(chunks: Iterable[IndexedChunk]) -> Iterator[tuple[str, str, str]]:
+    """Ids, pages and first words."""
+    for chunk in chunks:
+        words = "not to be read in the index" if chunk.text is None else snippet(chunk.text, None, 80)
+        yield chunk.id, "" if chunk.page is None else str(chunk.page), words
 
 
 def copied_rows(copied: Copied) -> Rows:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from typing import TYPE_CHECKING, TextIO
-from urllib.parse import unquote
 
 from penstock.jobs.snippets import one_line as clean
+from penstock.sources import name_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,11 +49,8 @@ def moment(seconds: float) -> str:
 
 def document_name(uri: str) -> str:
     """A document's name for people: a local file by its path, relative where it lies under the working directory."""
-    if not uri.startswith("file://"):
-        return clean(uri)
-    path = unquote(uri.removeprefix("file://"))
     here = os.path.join(os.getcwd(), "")
-    return clean(path.removeprefix(here))
+    return clean(name_of(uri).removeprefix(here))
 
 
 def terminal(file: TextIO) -> Console:

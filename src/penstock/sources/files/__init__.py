@@ -36,6 +36,9 @@ class Tree(Protocol):
     def holds(self, uri: str) -> bool:
         """Whether a uri lies at or beneath this root."""
 
+    def passes_over(self, uri: str) -> str:
+        """Why a walk leaves alone what is at a uri that the tree holds; nothing where it does not."""
+
     def lookup(self, uri: str) -> Item | None: ...
 
 
@@ -141,12 +144,19 @@ class Files(Source):
         if complete:
             yield ListingEnd()
 
+    def passes_over(self, uri: str) -> str:
+        tree = self._holding(uri)
+        return tree.passes_over(uri) if tree else ""
+
     def lookup(self, uri: str) -> Item | None:
-        holding = [tree for tree in self._trees if tree.holds(uri)]
-        if not holding:
+        if (tree := self._holding(uri)) is None:
             raise SourceError(f"not within {self.name}: {uri}")
-        # The innermost root is the one that lists it.
-        return max(holding, key=lambda tree: len(tree.uri)).lookup(uri)
+        return tree.lookup(uri)
+
+    def _holding(self, uri: str) -> Tree | None:
+        """The tree that lists it: that of the innermost root."""
+        holding = [tree for tree in self._trees if tree.holds(uri)]
+        return max(holding, key=lambda tree: len(tree.uri), default=None)
 
 
 def _normal(root: str) -> str:

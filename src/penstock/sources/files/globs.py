@@ -43,11 +43,11 @@ class Selection:
         """Whether the folder at this path below the root is worth listing."""
         return self._exclude is None or not self._exclude.match(path + "/")
 
-    def wants(self, path: str) -> bool:
-        """Whether a walk from the root would list the file at this path."""
+    def passes_over(self, path: str) -> str:
+        """Why a walk from the root leaves the file at this path alone; nothing where it lists it."""
         if not self.hidden and any(part.startswith(".") for part in path.split("/")):
-            return False
-        return self.takes(path)
+            return "hidden"
+        return "" if self.takes(path) else "excluded"
 
 
 def compile_globs(globs: Sequence[str]) -> re.Pattern[str] | None:

@@ -143,7 +143,6 @@ class LocalTree:
             yield Unreadable(self.uri + "/", "became another folder while it was listed", listing=True)
 
     def _descend(self) -> Iterator[Upsert | Unreadable]:
-        takes, enters, hidden = self._selection.takes, self._selection.enters, self._selection.hidden
         follow, passed_over = self._follow, self.passed_over
         skip = self._skips()
         base = len(self.root.rstrip("/")) + 1
@@ -167,41 +166,21 @@ class LocalTree:
             entries, uri_prefix = frames[-1]
             try:
                 for entry in entries:
-                    name = entry.name
-                    if name[0] == "." and not hidden:
-                        passed_over["hidden"] += 1
-                        continue
-                    path = entry.path
-                    if skip and path in skip:
-                        passed_over["excluded"] += 1
-                        continue
-                    link, may_be_folder = False, True
+                    name, path = entry.name, entry.path
                     try:
-                        link = entry.is_symlink()
-                        if link and not follow:
-                            passed_over["link"] += 1
+                        if reason := self._leaves(entry, path[base:], skip):
+                            passed_over[reason] += 1
                             continue
                         if entry.is_dir():
-                            if not enters(path[base:]) or (link and os.path.realpath(path) in self._skip):
-                                passed_over["excluded"] += 1
-                                continue
                             wanted = path
                             break
-                        may_be_folder = link
-                        # An archive is entered, like a folder.
-                        if not (enters if is_archive(name) else takes)(path[base:]):
-                            passed_over["excluded"] += 1
-                            continue
                         status = entry.stat()
                     except OSError as error:
                         uri = uri_prefix + _quoted(name)
-                        if link and error.errno in (errno.ENOENT, errno.ELOOP):
+                        if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(path):
                             yield Unreadable(uri, "a link that leads nowhere")
                         elif error.errno != errno.ENOENT:
-                            yield Unreadable(uri, cause_of(error), listing=may_be_folder)
-                        continue
-                    if not stat.S_ISREG(status.st_mode):
-                        passed_over["special"] += 1
+                            yield Unreadable(uri, cause_of(error), listing=_may_be_folder(entry))
                         continue
                     uri = uri_prefix + (name if _plain(name) else _quoted(name))
                     if is_archive(name):
@@ -215,6 +194,46 @@ class LocalTree:
                 yield Unreadable(uri_prefix, cause_of(error), listing=True)
                 frames.pop()
                 ancestors.pop()
+
+    def _leaves(self, entry: os.DirEntry[str] | _Named, below: str, skip: frozenset[str]) -> str:
+        """Why a walk leaves this entry of a folder alone; nothing where it lists or enters it."""
+        name, selection = entry.name, self._selection
+        if name[0] == "." and not selection.hidden:
+            return "hidden"
+        if skip and entry.path in skip:
+            return "excluded"
+        link = entry.is_symlink()
+        if link and not self._follow:
+            return "link"
+        if entry.is_dir():
+            entered = selection.enters(below) and not (link and os.path.realpath(entry.path) in self._skip)
+            return "" if entered else "excluded"
+        # An archive is entered, like a folder.
+        if not (selection.enters if is_archive(name) else selection.takes)(below):
+            return "excluded"
+        return "" if stat.S_ISREG(entry.stat().st_mode) else "special"
+
+    def passes_over(self, uri: str) -> str:
+        """As a walk comes to it: folder by folder, and then into an archive."""
+        path = path_of(uri)
+        base, skip = len(_prefix(self.root)), self._skips()
+        file, member = within(path)
+        at = len(self.root.rstrip("/"))
+        try:
+            ancestors = [_identity(self.root)]
+            while at < len(file):
+                at = file.find("/", at + 1)
+                at = len(file) if at < 0 else at
+                entry = _Named(file[:at])
+                if reason := self._leaves(entry, entry.path[base:], skip):
+                    return reason
+                if self._follow and (identity := _identity(entry.path)) in ancestors:
+                    return "loop"
+                elif self._follow:
+                    ancestors.append(identity)
+        except OSError:
+            return ""  # it is not there, or cannot be read: that is another matter
+        return self._selection.passes_over(f"{file[base:]}/{member}".lstrip("/")) if member else ""
 
     def _enter(self, uri: str, path: str, status: os.stat_result, folder: str) -> Iterator[Upsert | Unreadable]:
         if self.select_container is not None and not self.select_container(uri):
@@ -245,7 +264,7 @@ class LocalTree:
             status = os.stat(file)
             if is_archive(file) and not member and stat.S_ISREG(status.st_mode):
                 raise SourceError(f"an archive, which the next listing will read again: {uri}")
-            if not stat.S_ISREG(status.st_mode) or not self._lists(file, member):
+            if not stat.S_ISREG(status.st_mode) or self.passes_over(uri):
                 return None
             if member:
                 return archive_of(uri_of(file), file, status).find(os.fsencode(member))
@@ -254,19 +273,6 @@ class LocalTree:
                 return None
             raise SourceError(f"cannot read {uri}: {cause_of(error)}") from None
         return _item(uri_of(file), file, status)
-
-    def _lists(self, path: str, member: str) -> bool:
-        if path == self.root:
-            return not member or self._selection.wants(member)
-        below = path[len(_prefix(self.root)) :]
-        real, root = os.path.realpath(path), _prefix(os.path.realpath(self.root))
-        if not self._follow and real != root + below:
-            return False
-        # What the root itself lies in is no bar to a walk either.
-        skips = (skipped for skipped in self._skip if not root.startswith(_prefix(skipped)))
-        if any(real == skipped or real.startswith(_prefix(skipped)) for skipped in skips):
-            return False
-        return self._selection.wants(f"{below}/{member}" if member else below)
 
 
 def within(path: str) -> tuple[str, str]:
@@ -281,6 +287,29 @@ def within(path: str) -> tuple[str, str]:
 def archive_of(uri: str, path: str, status: os.stat_result, flags: int = 0) -> Archive:
     read = LocalBytes(path, status.st_size, status.st_mtime_ns, flags)
     return Archive(uri, _fingerprint(status), status.st_size, read)
+
+
+class _Named:
+    """An entry of a folder that is known by its path."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.name = path, os.path.basename(path)
+
+    def is_symlink(self) -> bool:
+        return os.path.islink(self.path)
+
+    def is_dir(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def stat(self) -> os.stat_result:
+        return os.stat(self.path)
+
+
+def _may_be_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() or entry.is_dir()
+    except OSError:
+        return True
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -69,7 +69,8 @@ class RemoteTree:
         self.passed_over: Counter[str] = Counter()
         self.select_container: Callable[[str], bool] | None = None
         self._selection = selection
-        self._skip = frozenset(skip)
+        # What the root itself lies in is no bar to a walk.
+        self._skip = frozenset(other for other in skip if other.startswith(f"{self.uri}/"))
         self._storage = dict(storage)
         self._connected: tuple[Any, str] | None = None
 
@@ -116,10 +117,8 @@ class RemoteTree:
                 continue
             below = info["name"][len(path) + 1 :]
             uri = f"{self.uri}/{below}"
-            if not self._selection.hidden and (below[0] == "." or "/." in below):
-                self.passed_over["hidden"] += 1
-            elif uri in self._skip or not self._takes(below):
-                self.passed_over["excluded"] += 1
+            if reason := self._leaves(uri, below):
+                self.passed_over[reason] += 1
             elif info["type"] != "file":
                 self.passed_over["special"] += 1
             elif is_archive(below):
@@ -127,9 +126,19 @@ class RemoteTree:
             else:
                 yield Upsert(self._item(fs, uri, info))
 
-    def _takes(self, below: str) -> bool:
+    def _leaves(self, uri: str, below: str) -> str:
+        """Why a walk leaves this file alone, whose folders it enters; nothing where it lists or enters it."""
+        if not self._selection.hidden and (below[0] == "." or "/." in below):
+            return "hidden"
         # An archive is entered, like a folder.
-        return self._selection.enters(below) if is_archive(below) else self._selection.takes(below)
+        takes = self._selection.enters if is_archive(below) else self._selection.takes
+        return "excluded" if uri in self._skip or not takes(below) else ""
+
+    def passes_over(self, uri: str) -> str:
+        below = uri[len(self.uri) + 1 :]
+        if self._within_skip(uri):
+            return "excluded"
+        return self._leaves(uri, below) if below else ""
 
     def _enter(self, fs: Any, uri: str, info: _Info, folder: str) -> Iterator[Upsert | Unreadable]:
         if self.select_container is not None and not self.select_container(uri):
@@ -221,7 +230,7 @@ class RemoteTree:
                     raise SourceError(f"an archive, which the next listing will read again: {uri}")
                 name = unquote_to_bytes(member)
                 name_below = below[: len(below) - len(member)] + os.fsdecode(name)
-                if name_below and not self._selection.wants(name_below):
+                if name_below and self._selection.passes_over(name_below):
                     return None
                 if member:
                     return self._archive(fs, uri[: -1 - len(member)], info).find(name)

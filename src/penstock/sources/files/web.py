@@ -115,6 +115,9 @@ class WebFile:
     def holds(self, uri: str) -> bool:
         return uri == self.uri
 
+    def passes_over(self, uri: str) -> str:
+        return ""
+
     def lookup(self, uri: str) -> Item | None:
         try:
             headers = self._headers()

@@ -1,0 +1,38 @@
+"""`penstock remove`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from penstock.cli.ledgers import ledger_path
+from penstock.cli.output.results import removed_rows, rows_text, say
+from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
+from penstock.cli.output.text import count
+from penstock.jobs.remove import Removed
+from penstock.pipeline import Pipeline
+
+
+def remove(args: argparse.Namespace) -> int:
+    pipeline = Pipeline.from_state(ledger_path(args))
+    if args.undo or args.dry_run:
+        removed = pipeline.remove(*args.name, undo=args.undo, dry_run=args.dry_run)
+    else:
+        if not args.yes and not _confirmed(pipeline.remove(*args.name, dry_run=True)):
+            complain("nothing was removed")
+            return INCOMPLETE
+        removed = pipeline.remove(*args.name)
+    if args.json:
+        emit({"undo": args.undo, "dry_run": args.dry_run, **removed.to_json()})
+    elif not args.quiet:
+        say(rows_text(removed_rows(removed, undo=args.undo, dry_run=args.dry_run)))
+    return OK
+
+
+def _confirmed(planned: Removed) -> bool:
+    """Whether to go on: asked where somebody can answer, and more than one document goes."""
+    if planned.documents < 2 or sys.stdin is None or not sys.stdin.isatty():
+        return True
+    what = f"{count(planned.documents, 'document')} with {count(planned.chunks, 'chunk')}"
+    print(f"Remove {what} from the index for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
