@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from penstock.core.errors import UsageError
+from penstock.core.errors import StageError, UsageError
+from penstock.core.records import Chunk, Dense
 from penstock.core.schema import Manifest
+from penstock.pipeline import Pipeline
 from penstock.sinks.pgvector import PgvectorSink
 from penstock.testing import postgres
+from penstock.testing.chaos import Lines
+from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.postgres import Server
 from penstock.testing.sink_suite import holds, point, respec
+from penstock.testing.sources import ListSource
 from tests.sinks.pgvector import MANIFEST, SECRET, opened
 
 psycopg = pytest.importorskip("psycopg")
@@ -238,3 +244,47 @@ def test_a_manifest_without_a_table_goes(table: str, server: Server) -> None:
         admin.execute('DROP TABLE "notes-1" CASCADE')
         sink.drop()
         assert relations(admin) == []
+
+
+# ---------------------------------------------------------------- as a pipeline has it
+
+
+class Counting(HashingEmbedder):
+    calls = 0
+
+    def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
+        Counting.calls += 1
+        return super().embed(chunks)
+
+
+def test_a_reindex_from_end_to_end(table: str, server: Server, tmp_path: Path) -> None:
+    """Refused before a text is embedded; without the obstacle it takes everything over, and its removal leaves
+    nothing."""
+    source = ListSource({f"doc:{n}": b"one\ntwo" for n in range(5)})
+
+    def pipeline(dim: int) -> Pipeline:
+        return Pipeline(source, into=table, model=Counting(dim), chunk=Lines(), state=tmp_path / "ledger.db")
+
+    assert pipeline(8).run().ok
+    with server.connect() as admin:
+        admin.execute("""
+            ALTER TABLE "notes-1" ADD COLUMN tenant text;
+            UPDATE "notes-1" SET tenant = uri;
+            GRANT SELECT ON "notes-1_live" TO reader;
+            CREATE VIEW theirs AS SELECT id FROM "notes-1";""")
+        before = Counting.calls
+        with pytest.raises(StageError, match="view theirs"):
+            pipeline(16).reindex()
+        assert Counting.calls == before
+        admin.execute("DROP VIEW theirs")
+        done = pipeline(16).reindex()
+        assert done.switched
+        assert not done.trouble
+        same = 'SELECT count(*) FROM "notes-1_live" WHERE vector_dims(vector) = {} AND tenant = uri'
+        assert one(admin, same.format(16)) == 10
+        pipeline(16).rollback()
+        assert one(admin, same.format(8)) == 10
+        pipeline(8).drop_former()
+        assert relations(admin) == ["notes-1", "notes-1_live", "penstock_manifests"]
+        assert one(admin, """SELECT has_table_privilege('reader', '"notes-1_live"', 'SELECT')""") is True
+        assert one(admin, "SELECT count(*) FROM penstock_manifests") == 1
