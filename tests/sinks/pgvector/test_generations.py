@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from penstock.core.errors import StageError, UsageError
+from penstock.core.errors import SinkError, StageError, UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import Manifest
 from penstock.pipeline import Pipeline
@@ -64,8 +64,10 @@ def test_the_view_is_there_before_any_reindex(table: str, server: Server) -> Non
             again.open(OTHER)
         assert relations(admin) == ["notes-1", "notes-1_1", "notes-1_live", "penstock_manifests"]
         assert one(admin, 'SELECT count(*) FROM "notes-1_live"') == 2
+        admin.execute('ALTER VIEW "notes-1_live" SET (security_barrier = true)')
         sink.alias(1)
         assert one(admin, 'SELECT count(*) FROM "notes-1_live"') == 0
+        assert one(admin, "SELECT reloptions FROM pg_class WHERE relname = 'notes-1_live'") == ["security_barrier=true"]
 
 
 def test_a_table_without_its_view_gets_one(table: str, server: Server) -> None:
@@ -86,6 +88,24 @@ def test_a_table_without_its_view_gets_one(table: str, server: Server) -> None:
         assert "n" * 63 in relations(admin)
 
 
+def test_a_comment_on_the_view_stays(table: str, server: Server) -> None:
+    """It starts with `penstock`, by which the view is known, whether it is replaced or created anew."""
+    comment = """SELECT obj_description('"notes-1_live"'::regclass)"""
+    with indexed(table, server) as (sink, new, admin):
+        assert one(admin, comment) == "penstock"
+        admin.execute("""COMMENT ON VIEW "notes-1_live" IS 'penstock: what ''the'' search reads';
+            COMMENT ON COLUMN "notes-1_live".id IS 'A column''s'""")
+        new.open(Manifest(respec(MANIFEST.schema, kind="Sparse", metric="dot")))
+        column = """SELECT col_description('"notes-1_live"'::regclass, 1)"""
+        for number in (0, 1, 0):
+            sink.alias(number)
+            assert one(admin, comment) == "penstock: what 'the' search reads"
+            assert one(admin, column) == "A column's"
+        admin.execute("""COMMENT ON VIEW "notes-1_live" IS 'ours'""")
+        with pytest.raises(SinkError, match="comment starts with 'penstock'"):
+            sink.alias(1)
+
+
 # ---------------------------------------------------------------- what is taken over
 
 
@@ -96,6 +116,7 @@ def test_grants_and_comments(table: str, server: Server) -> None:
             GRANT SELECT ON "notes-1" TO reader WITH GRANT OPTION;
             GRANT DELETE ON "notes-1" TO PUBLIC;
             GRANT UPDATE (text, metadata) ON "notes-1" TO reader;
+            ALTER TABLE "notes-1" SET (autovacuum_vacuum_threshold = 7);
             COMMENT ON TABLE "notes-1" IS 'The firm''s notes: 100 %';
             COMMENT ON COLUMN "notes-1".uri IS 'Where it "came" from'""")
         new.open(OTHER)
@@ -104,6 +125,8 @@ def test_grants_and_comments(table: str, server: Server) -> None:
             AND has_column_privilege('reader', '"notes-1_1"', 'metadata', 'UPDATE')
             AND NOT has_column_privilege('reader', '"notes-1_1"', 'uri', 'UPDATE')"""
         assert one(admin, reads) is True
+        settings = "SELECT array_to_string(reloptions, ' ') FROM pg_class WHERE relname = 'notes-1_1'"
+        assert one(admin, settings) == "toast_tuple_target=8160 autovacuum_vacuum_threshold=7"
         assert one(admin, """SELECT obj_description('"notes-1_1"'::regclass)""") == "The firm's notes: 100 %"
         uri = """SELECT col_description(attrelid, attnum) FROM pg_attribute
             WHERE attrelid = '"notes-1_1"'::regclass AND attname = 'uri'"""
@@ -115,7 +138,7 @@ def test_columns_and_indexes_of_the_user(table: str, server: Server) -> None:
     with indexed(table, server) as (sink, new, admin):
         admin.execute("""
             ALTER TABLE "notes-1" ADD COLUMN "Tenant ""A" varchar(9) COLLATE "C" NOT NULL DEFAULT 'none',
-                ADD COLUMN tags text[],
+                ADD COLUMN tags text[], ADD COLUMN picture vector(2),
                 ADD COLUMN words tsvector GENERATED ALWAYS AS (to_tsvector('simple', text)) STORED;
             CREATE INDEX mine ON "notes-1" USING gin (words);
             CREATE INDEX ON "notes-1" ("Tenant ""A") WHERE ordinal > 0;

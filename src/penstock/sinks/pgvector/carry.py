@@ -23,7 +23,7 @@ _OBSTACLES = """
     SELECT DISTINCT CASE v.relkind WHEN 'm' THEN 'materialized view ' ELSE 'view ' END || v.oid::regclass
         FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class v ON v.oid = r.ev_class
         WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = %(of)s::regclass AND v.oid <> d.refobjid
-            AND obj_description(v.oid, 'pg_class') IS DISTINCT FROM 'penstock'
+            AND obj_description(v.oid, 'pg_class') LIKE 'penstock%%' IS NOT TRUE
     UNION SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = %(of)s::regclass AND NOT tgisinternal
     UNION SELECT 'rule ' || rulename FROM pg_rewrite WHERE ev_class = %(of)s::regclass AND rulename <> '_RETURN'
     UNION SELECT 'policy ' || polname FROM pg_policy WHERE polrelid = %(of)s::regclass
@@ -50,9 +50,11 @@ _RIGHTS = """
             col_description(attrelid, attnum)) FROM pg_attribute
         WHERE attrelid = to_regclass(%(of)s) AND attname = ANY(%(columns)s)
             AND col_description(attrelid, attnum) IS NOT NULL
-    UNION ALL SELECT format('COMMENT ON TABLE %%s IS %%L', %(to)s::text, obj_description(oid, 'pg_class'))
-        FROM pg_class WHERE oid = to_regclass(%(of)s) AND relkind = 'r'
-            AND obj_description(oid, 'pg_class') IS NOT NULL"""
+    UNION ALL SELECT format('COMMENT ON %%s %%s IS %%L', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, %(to)s::text,
+            obj_description(oid, 'pg_class'))
+        FROM pg_class WHERE oid = to_regclass(%(of)s) AND obj_description(oid, 'pg_class') IS NOT NULL
+    UNION ALL SELECT format('ALTER TABLE %%s SET (%%s)', %(to)s::text, array_to_string(reloptions, ', '))
+        FROM pg_class WHERE oid = to_regclass(%(of)s) AND relkind = 'r' AND reloptions IS NOT NULL"""
 _INDEXES = """SELECT indisunique, substr(definition, strpos(definition, mark) + length(mark)) FROM (
     SELECT indisunique, pg_get_indexdef(indexrelid) AS definition,
         format(' ON %%I.%%I USING ', nspname, c.relname) AS mark
@@ -105,23 +107,26 @@ def _take_over(cursor: psycopg.Cursor[Any], sql: str, what: str, url: str) -> No
 
 
 def rights(cursor: psycopg.Cursor[Any], former: str, new: str, names: Sequence[str]) -> list[str]:
-    """Statements that give the new table or view the grants and comments of the former one, of these columns."""
+    """Statements that give the new table or view the grants, comments and settings of the former one.
+
+    Of columns, those of these names.
+    """
     values = {"of": former, "to": new, "columns": list(names)}
     return [statement for (statement,) in cursor.execute(_RIGHTS, values).fetchall()]
 
 
-def values(cursor: psycopg.Cursor[Any], tables: Sequence[str], names: Sequence[str], ids: Sequence[str]) -> Values:
-    """What rows of these ids have in columns of the user's, as COPY takes it; the last of the tables counts."""
-    listed = ", ".join(map(identifier, names))
+def values(cursor: psycopg.Cursor[Any], statement: str, ids: Sequence[str], names: Sequence[str]) -> Values:
+    """Execute `SELECT {} FROM ... WHERE id = ANY(%s)` or the like; return what these columns of the user's hold by id,
+    as COPY takes it."""
+    listed = ", ".join(map(identifier, ("id", *names)))
+    cursor.execute(statement.format(listed).encode(), (ids,), binary=True)
+    result = cursor.pgresult
+    assert result is not None
     found: Values = {}
-    for table in tables if names else ():
-        cursor.execute(f"SELECT id, {listed} FROM {table} WHERE id = ANY(%s)".encode(), (ids,), binary=True)
-        result = cursor.pgresult
-        assert result is not None
-        for row in range(result.ntuples):
-            id, *cells = (result.get_value(row, column) for column in range(len(names) + 1))
-            assert id is not None
-            found[id.decode()] = tuple(cells)
+    for row in range(result.ntuples):
+        id, *cells = (result.get_value(row, column) for column in range(len(names) + 1))
+        assert id is not None
+        found[id.decode()] = tuple(cells)
     return found
 
 

@@ -18,8 +18,7 @@ JSON = ("headings", "metadata")
 SELECTED = ", ".join(f'"{name}"::text' if name in JSON else f'"{name}"' for name in rows.COLUMNS)
 """JSON as text, whether the columns are jsonb or, as in tables of earlier versions, text."""
 
-_COLUMNS = """SELECT attname, CASE WHEN typname IN ('vector', 'sparsevec') THEN typname
-        ELSE format_type(atttypid, atttypmod) END,
+_COLUMNS = """SELECT attname, typname, format_type(atttypid, atttypmod),
         CASE WHEN attcollation NOT IN (0, typcollation) THEN attcollation::regcollation::text ELSE '' END,
         coalesce(pg_get_expr(adbin, adrelid), ''), attgenerated <> '', attnotnull,
         attidentity <> '' OR pg_get_serial_sequence(attrelid::regclass::text, attname) IS NOT NULL
@@ -31,8 +30,10 @@ _COLUMNS = """SELECT attname, CASE WHEN typname IN ('vector', 'sparsevec') THEN 
 @dataclass(frozen=True, slots=True)
 class Column:
     name: str
+    kind: str
+    """The name of its type alone."""
     type: str
-    """With length and precision; of Penstock's vectors without their dimension, as a view shows them."""
+    """With length, precision or dimension."""
     collation: str
     expression: str
     """The default, or what a generated column is made of."""
@@ -44,7 +45,7 @@ class Column:
     @property
     def is_vector(self) -> bool:
         """Whether Penstock's vectors are in it."""
-        return self.type in ("vector", "sparsevec") and f"{self.name}_".startswith(f"{VECTOR}_")
+        return self.kind in ("vector", "sparsevec") and f"{self.name}_".startswith(f"{VECTOR}_")
 
     @property
     def added(self) -> bool:
@@ -53,8 +54,8 @@ class Column:
 
     @property
     def shown(self) -> tuple[str, str, str]:
-        """What a view that is replaced has to keep of a column."""
-        return self.name, self.type, self.collation
+        """What a view that is replaced has to keep of a column. Without a dimension all vectors are of one type."""
+        return self.name, self.kind if self.is_vector else self.type, self.collation
 
     def definition(self) -> str:
         collation = f" COLLATE {self.collation}" if self.collation else ""

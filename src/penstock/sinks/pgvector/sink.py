@@ -80,7 +80,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
         self._indexes: list[Hnsw] = []
         self._written = self._deleted = 0
         self._added: list[str] = []
-        self._former: list[str] = []
+        self._former: str | None = None
         self._jsonb: Collection[str] = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -113,7 +113,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
                 self._added = kept_by_user(table.columns(cursor))
                 former = table.former(cursor)
                 holds_all = former and set(self._added) <= set(kept_by_user(columns.of(cursor, former)))
-                self._former = [former] if former and holds_all else []
+                self._former = former if holds_all else None
             self._hold(table, kept.schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:
@@ -130,12 +130,23 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
             self._make_way(table, len(copied))
             names = [COLUMNS, *(identifier(rows.vector_column(name)) for name in schema.vectors)]
             with table.transaction() as cursor:
-                kept = carry.values(cursor, [*self._former, table.name], self._added, list(copied))
-                self._remove(cursor, table, list(copied))
+                kept = self._replaced(cursor, table, list(copied))
                 _copy(cursor, table, names, [cells for id, cells in copied.items() if id not in kept])
                 names += map(identifier, self._added)
                 _copy(cursor, table, names, [copied[id] + cells for id, cells in kept.items()])
         batch.finish()
+
+    def _replaced(self, cursor: psycopg.Cursor[Any], table: Table, ids: list[str]) -> carry.Values:
+        """Remove these rows; return what the user kept in columns of theirs, here or else in the former table."""
+        if not self._added:
+            self._remove(cursor, table, ids)
+            return {}
+        matching = "WHERE id = ANY(%s)"
+        former = f"SELECT {{}} FROM {self._former} {matching}"
+        kept = carry.values(cursor, former, ids, self._added) if self._former else {}
+        here = carry.values(cursor, f"DELETE FROM {table.name} {matching} RETURNING {{}}", ids, self._added)
+        self._deleted += len(here)
+        return kept | here
 
     def _make_way(self, table: Table, count: int) -> None:
         """Drop the HNSW indexes if much is written. Where readers or rights forbid it, writing is only slower."""

@@ -42,9 +42,14 @@ _GIN = """SELECT true FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN p
     WHERE indrelid = to_regclass(%s) AND amname = 'gin' AND attname = 'metadata' AND indisvalid"""
 _VIEWS = """SELECT DISTINCT v.oid::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
     JOIN pg_class v ON v.oid = r.ev_class WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass(%s)
-    AND obj_description(v.oid, 'pg_class') = 'penstock'"""
+    AND obj_description(v.oid, 'pg_class') LIKE 'penstock%%'"""
+_SETTINGS = (
+    "SELECT format('WITH (%%s)', array_to_string(reloptions, ', ')) FROM pg_class WHERE oid = to_regclass(%s)"
+    " AND reloptions IS NOT NULL"
+)
+_COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
 _FOREIGN = """SELECT true FROM pg_class WHERE oid = to_regclass(%s)
-    AND (relkind <> 'v' OR obj_description(oid, 'pg_class') IS DISTINCT FROM 'penstock')"""
+    AND (relkind <> 'v' OR obj_description(oid, 'pg_class') LIKE 'penstock%%' IS NOT TRUE)"""
 _CREATES = "SELECT has_schema_privilege(to_regnamespace(%s)::oid, 'CREATE')"
 _EMPTY_SCHEMA = """SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace n WHERE oid = to_regnamespace(%s)
     AND obj_description(oid, 'pg_namespace') = 'penstock'
@@ -258,25 +263,31 @@ class Table(Connection):
         with self.transaction() as cursor:
             cursor.execute(_SERIALIZE)
             if scalar(cursor, _FOREIGN, (view,)):
-                raise SinkError(f"{self.url}: there is a {name!r} that is not Penstock's, and it stays")
+                raise SinkError(
+                    f"{self.url}: there is a {name!r} that is not Penstock's (a view whose comment starts with"
+                    " 'penstock'), and it stays"
+                )
             self._show(cursor, view)
         return True
 
     def _show(self, cursor: psycopg.Cursor[Any], view: str) -> None:
         shown = columns.of(cursor, self.name)
         rights: list[str] = []
+        settings = scalar(cursor, _SETTINGS, (view,))  # as of security_invoker, which it would lose
         if not self._can_replace(cursor, view):
             rights = carry.rights(cursor, view, view, [column.name for column in shown])
             cursor.execute(f"DROP VIEW {view}".encode())
-        # A column keeps its type as well: without a dimension all vectors are of one.
         listed = (
-            f"{identifier(column.name)}::{column.type} AS {identifier(column.name)}"
+            f"{identifier(column.name)}::{column.kind} AS {identifier(column.name)}"
             if column.is_vector
             else identifier(column.name)
             for column in shown
         )
-        cursor.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT {', '.join(listed)} FROM {self.name}".encode())
-        for statement in (f"COMMENT ON VIEW {view} IS 'penstock'", *rights):
+        selection = f"SELECT {', '.join(listed)} FROM {self.name}"
+        cursor.execute(f"CREATE OR REPLACE VIEW {view} {settings or ''} AS {selection}".encode())
+        if not rights and not scalar(cursor, _COMMENT, (view,)):
+            rights = [f"COMMENT ON VIEW {view} IS 'penstock'"]
+        for statement in rights:
             cursor.execute(statement.encode())
 
     def _can_replace(self, cursor: psycopg.Cursor[Any], view: str) -> bool:
