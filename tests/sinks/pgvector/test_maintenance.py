@@ -111,10 +111,11 @@ def test_an_index_of_the_user_stays(table: str, server: Server, kind: str, monke
             index.open()
             assert len(index.search(moved(0, 100)[3].vectors["vector"], k=5)) == 5
             admin.execute("DROP INDEX mine")
+            admin.execute('CREATE INDEX part ON "notes-1" USING hnsw (vector vector_cosine_ops) WHERE page = 1')
             sink.maintain()
-            assert len(ann(server)) == 1
+            assert len(ann(server)) == 2, "one of some of the rows does not serve searches"
             sink.write(moved(0, 100))
-            assert ann(server) == []
+            assert ann(server) == ["part"]
 
 
 def test_an_emptied_table_is_small(table: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,8 +50,8 @@ _RIGHTS = """
             col_description(attrelid, attnum)) FROM pg_attribute
         WHERE attrelid = to_regclass(%(of)s) AND attname = ANY(%(columns)s)
             AND col_description(attrelid, attnum) IS NOT NULL
-    UNION ALL SELECT format('COMMENT ON %%s %%s IS %%L', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, %(to)s::text,
-            obj_description(oid, 'pg_class'))
+    UNION ALL SELECT format('COMMENT ON %%s %%s IS %%L', CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+            %(to)s::text, obj_description(oid, 'pg_class'))
         FROM pg_class WHERE oid = to_regclass(%(of)s) AND obj_description(oid, 'pg_class') IS NOT NULL
     UNION ALL SELECT format('ALTER TABLE %%s SET (%%s)', %(to)s::text, array_to_string(reloptions, ', '))
         FROM pg_class WHERE oid = to_regclass(%(of)s) AND relkind = 'r' AND reloptions IS NOT NULL"""

@@ -33,10 +33,11 @@ _EXISTS = """SELECT CASE WHEN schema IS NULL THEN false WHEN has_schema_privileg
     THEN to_regclass(%s) IS NOT NULL END FROM (SELECT to_regnamespace(%s)::oid AS schema) AS named"""
 _OWNER = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(%s)"
 _INDEXES = """SELECT indexrelid::regclass::text, t.attname, c.reltuples::bigint,
-        amname = 'hnsw' AND c.reloptions IS NULL AND indpred IS NULL
+        amname = 'hnsw' AND c.reloptions IS NULL
     FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = c.relam
     JOIN pg_attribute t ON t.attrelid = indrelid AND t.attnum = indkey[0]
-    WHERE indrelid = to_regclass(%s) AND amname IN ('hnsw', 'ivfflat') AND indisvalid"""
+    WHERE indrelid = to_regclass(%s) AND amname IN ('hnsw', 'ivfflat')
+        AND indisvalid AND indpred IS NULL"""
 _GIN = """SELECT true FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = c.relam
     JOIN pg_attribute t ON t.attrelid = indrelid AND t.attnum = ANY(indkey)
     WHERE indrelid = to_regclass(%s) AND amname = 'gin' AND attname = 'metadata' AND indisvalid"""
@@ -263,10 +264,8 @@ class Table(Connection):
         with self.transaction() as cursor:
             cursor.execute(_SERIALIZE)
             if scalar(cursor, _FOREIGN, (view,)):
-                raise SinkError(
-                    f"{self.url}: there is a {name!r} that is not Penstock's (a view whose comment starts with"
-                    " 'penstock'), and it stays"
-                )
+                expected = "not Penstock's (a view whose comment starts with 'penstock')"
+                raise SinkError(f"{self.url}: there is a {name!r} that is {expected}, and it stays")
             self._show(cursor, view)
         return True
 
