@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STATE = ".penstock"
 """The folder of ledgers that are not named."""
 EMBEDDED = ("lance", "sqlite", "parquet", "delta")
+SERVERS = ("pgvector",)
+"""Stores whose urls name no folder, though they may lack a host: `pgvector:///database/table`."""
 """Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
 
 Paths = str | os.PathLike[str]
@@ -296,4 +298,6 @@ def location_of(url: str) -> str:
     kind, _, rest = absolute(url).partition("?")[0].partition("://")
     if kind in EMBEDDED:
         return rest
-    return os.path.dirname(rest) if rest.startswith("/") else ""  # `chroma:///folder/collection`
+    return (
+        os.path.dirname(rest) if rest.startswith("/") and kind not in SERVERS else ""
+    )  # `chroma:///folder/collection`

@@ -34,14 +34,20 @@ class Address:
         return self.options.get("tls", "0") in ("1", "true", "yes")
 
 
-def parse(url: str, scheme: str, example: str, *, port: int, names: int = 1, options: frozenset[str]) -> Address:
-    """Parse the url of a collection. Raises UsageError, which shows an example, where it is not one."""
+def parse(
+    url: str, scheme: str, example: str, *, port: int, names: int = 1, options: frozenset[str], hostless: bool = False
+) -> Address:
+    """Parse the url of a collection. Raises UsageError, which shows an example, where it is not one.
+
+    `hostless`: a url without a host names a server too, which the client knows from its environment, and perhaps the
+    first of the names with it.
+    """
     if not url.lower().startswith(f"{scheme}://") or re.search(r"[\0-\x1f\x7f]", url):
         raise UsageError(f"invalid url {_printable(url)!r}: expected one like {example}")
     head, _, query = url.partition("?")
     rest = head[len(scheme) + 3 :]
     known = _options(query, options, head)
-    if rest.startswith(("/", ".", "~")):
+    if rest.startswith((".", "~") if hostless else ("/", ".", "~")):
         folder, _, name = rest.rstrip("/").rpartition("/")
         if not folder or name in ("", ".", ".."):
             raise UsageError(f"{head!r} names no collection; expected a url like {example}")
@@ -54,7 +60,8 @@ def parse(url: str, scheme: str, example: str, *, port: int, names: int = 1, opt
     if parts.password is not None:
         raise UsageError(f"{_printable(head)!r} has a password in it; set the environment variable instead")
     path = tuple(unquote(part) for part in parts.path.strip("/").split("/") if part)
-    if not host or len(path) != names:
+    fewest = names if host else names - 1
+    if not fewest <= len(path) <= names or not (host or hostless):
         raise UsageError(f"invalid url {head!r}: expected one like {example}")
     return Address(url, path, host, number, unquote(parts.username or ""), options=known)
 

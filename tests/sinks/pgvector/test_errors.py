@@ -66,7 +66,13 @@ def test_unsupported_kinds(table: str, server: Server) -> None:
         "pgvector://user:secret@localhost/database/table",
         "pgvector://localhost/database/table?password=secret",
         "pgvector://localhost:port/database/table",
-        "pgvector://localhost/database/ta%22ble",
+        "pgvector://localhost/database/ta%25ble",
+        "pgvector://localhost/database/ table",
+        "pgvector:///table/of/many",
+        "pgvector://localhost/database/table?host=/run/postgresql",
+        "pgvector:///database/table?host=elsewhere",
+        "pgvector:///database/table?host=/run/postgresql&tls=1",
+        "pgvector:///database/table?host=/run/postgresql&password=secret",
         "pgvector://localhost/database/ta%00ble",
         "pgvector://localhost/database/penstock_manifests",
         "pgvector://localhost/database/table?schema=a.b",
@@ -165,6 +171,7 @@ def test_a_view_keeps_its_readers(table: str, server: Server) -> None:
     """Its dimension may change, a foreign view or table of its name stays, and it goes with the table it shows."""
     with opened(table) as sink, sink.generation(1) as other, server.connect() as admin:
         other.open(Manifest(respec(MANIFEST.schema, dim=3)))
+        admin.execute('DROP VIEW "notes-1_live"')
         for theirs in ("TABLE {} (a int)", "VIEW {} AS SELECT 1 AS a"):
             admin.execute("CREATE " + theirs.format('"notes-1_live"'))
             with pytest.raises(SinkError, match=r"notes-1_live.*stays"):
@@ -184,7 +191,7 @@ def test_a_view_keeps_its_readers(table: str, server: Server) -> None:
             sink.count()
         other.drop()
         assert admin.execute("SELECT to_regclass('\"notes-1_live\"')").fetchone() == (None,)
-        assert admin.execute("SELECT count(*) FROM penstock_manifests").fetchone() == (0,)
+        assert admin.execute("SELECT to_regclass('penstock_manifests')").fetchone() == (None,)
 
 
 def test_a_foreign_view_holds_a_table(table: str, server: Server) -> None:
@@ -209,7 +216,7 @@ def test_a_dropped_table_is_no_index(table: str, server: Server) -> None:
     """Its manifest alone does not count: an index of another space may take the name."""
     opened(table).close()
     with server.connect() as admin:
-        admin.execute('DROP TABLE "notes-1"')
+        admin.execute('DROP TABLE "notes-1" CASCADE')
     assert PgvectorSink(table).manifest() is None
     other = Manifest(respec(MANIFEST.schema, dim=3))
     opened(table, other).close()

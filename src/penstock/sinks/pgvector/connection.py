@@ -29,7 +29,7 @@ _LOCAL = """SELECT set_config('statement_timeout', %s, true), set_config('lock_t
         SELECT quote_ident(nspname) FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
         WHERE extname = 'vector'), 'public'), true)"""
 _PASSING = re.compile("starting up|shutting down|not yet accepting|in recovery|too many|connection slots|terminating")
-_REFUSED = re.compile("FATAL|does not support SSL|SSL error|certificate|no password")
+_REFUSED = re.compile("FATAL|does not support SSL|SSL error|certificate|no password|service file|definition of service")
 
 
 class Connection:
@@ -50,14 +50,20 @@ class Connection:
             return self._connection
         if self.client is not None:
             raise SinkError(f"{self.url}: the client is a closed connection; pass an open one")
-        login: dict[str, Any] = {"user": self.at.user} if self.at.user else {}
+        names = {
+            "host": self.at.host,
+            "port": self.at.port,
+            "dbname": "".join(self.at.names[:-1]),
+            "user": self.at.user,
+        }
+        # What the url leaves out is libpq's to find: in the service file, the environment, ~/.pgpass.
+        login: dict[str, Any] = {name: value for name, value in names.items() if value}
+        if service := self.at.options.get("service"):
+            login["service"] = service
         if self.at.tls:
             login |= {"sslmode": "verify-full", "sslrootcert": os.environ.get("PGSSLROOTCERT") or "system"}
         try:
             self._connection = psycopg.connect(
-                host=self.at.host,
-                port=self.at.port,
-                dbname=self.at.names[0],
                 autocommit=True,
                 client_encoding="UTF8",
                 prepare_threshold=None,  # poolers hand statements from one server process to another
@@ -78,6 +84,19 @@ class Connection:
     @contextmanager
     def transaction(self, seconds: int = TRANSACTION, lock: int | None = None) -> Iterator[psycopg.Cursor[Any]]:
         """A transaction. The server ends one that takes longer; where it does not answer, the connection is cut."""
+        with self._watched(seconds) as connection, connection.transaction(), _cursor(connection) as cursor:
+            cursor.execute(_LOCAL, (f"{seconds}s", f"{lock or LOCK}s", f"{seconds}s"))
+            yield cursor
+
+    def outside(self, sql: str, seconds: int) -> None:
+        """Execute what no transaction can hold. Nothing happens on a connection of the user's that opens one itself."""
+        with self._watched(seconds) as connection:
+            if connection.autocommit:
+                connection.execute(sql.encode())
+
+    @contextmanager
+    def _watched(self, seconds: int) -> Iterator[psycopg.Connection[Any]]:
+        """The idle connection, cut where the server does not answer in time."""
         with self._lock:
             connection = self._connected()
             import psycopg  # installed, since _connected returned
@@ -90,9 +109,7 @@ class Connection:
             watch.daemon = True
             watch.start()
             try:
-                with connection.transaction(), connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
-                    cursor.execute(_LOCAL, (f"{seconds}s", f"{lock or LOCK}s", f"{seconds}s"))
-                    yield cursor
+                yield connection
             except psycopg.Error as error:
                 raise _kind(error, connection)(f"{self.url}: {line(error)}") from error
             finally:
@@ -114,6 +131,13 @@ class Connection:
 def _idle(connection: psycopg.Connection[Any]) -> bool:
     """Whether it is neither in a transaction nor lost."""
     return bool(connection.info.transaction_status.name == "IDLE")
+
+
+def _cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[Any]:
+    """A cursor whose rows are tuples, whatever those of the user's connection are."""
+    from psycopg.rows import tuple_row
+
+    return connection.cursor(row_factory=tuple_row)
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:

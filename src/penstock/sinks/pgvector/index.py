@@ -9,9 +9,10 @@ from penstock.core import filters
 from penstock.core.records import Hit, Sparse, Vector
 from penstock.sinks import rows, sparse
 from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.pgvector.columns import SELECTED
 from penstock.sinks.pgvector.filters import as_stored
 from penstock.sinks.pgvector.sink import PgvectorStore
-from penstock.sinks.pgvector.table import COLUMNS, Table
+from penstock.sinks.pgvector.table import Table
 from penstock.sinks.pgvector.values import chunk_of, column_type, literal
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
         distance = f'"{rows.vector_column(name)}" {operator} %s::{column_type(space)}'
         values: list[Any] = [query]
         condition = filters.sql(as_stored(where), filters.Parameters("%s", values)) if where else "true"
-        sql = f"SELECT {COLUMNS}, {{}} AS distance FROM {collection.name} WHERE {condition} ORDER BY distance LIMIT {k}"
+        sql = (
+            f"SELECT {SELECTED}, {{}} AS distance FROM {collection.name} WHERE {condition} ORDER BY distance LIMIT {k}"
+        )
         found: list[tuple[Any, ...]] = []
         with collection.transaction() as cursor:
+            jsonb = collection.jsonb(cursor)
             if where is None and k <= LARGEST_K and dense:
                 cursor.execute("SELECT set_config('hnsw.ef_search', %s, true)", (str(max(100, 2 * k)),))
                 found = _rows(cursor, sql.format(distance), values)
@@ -47,7 +51,7 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
             if len(found) < k or any(cells[-1] != cells[-1] for cells in found):
                 found = _rows(cursor, sql.format(f"coalesce(nullif(({distance}), 'NaN'), 1)"), values)
         best = 1.0 if dense and space.metric == "cosine" else 0.0
-        return [Hit(best - cells[-1], chunk_of(cells[:-1])) for cells in found]
+        return [Hit(best - cells[-1], chunk_of(cells[:-1], jsonb)) for cells in found]
 
 
 def _rows(cursor: psycopg.Cursor[Any], sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

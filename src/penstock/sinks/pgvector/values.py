@@ -1,14 +1,15 @@
 """Texts and vectors as PostgreSQL keeps them, and back.
 
 PostgreSQL takes no NUL in a text: the characters U+0000 and U+0001 of an id, uri or text are kept as U+0001 U+0001 and
-U+0001 U+0002, which leaves the order of texts as it was.
+U+0001 U+0002, which leaves the order of texts as it was. The same goes for the texts within a jsonb.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 from penstock.core.records import Chunk, Dense, Sparse, Vector
@@ -29,14 +30,58 @@ def decoded(text: str) -> str:
     return re.sub("\1([\1\2])", lambda pair: "\0" if pair[1] == "\1" else "\1", text) if "\1" in text else text
 
 
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?[eE][+-]?\d+|NaN|-?Infinity')
+_CONSTANT = re.compile(r'"\\u0001(NaN|-?Infinity)"')
+
+
+def to_jsonb(text: str) -> str:
+    """The JSON as a jsonb holds it: without NUL and exponents, from which floats would come back as integers; NaN and
+    infinity are strings that start with U+0001."""
+    if re.search(r"\\u000[01]|\d[eE][+-]?\d|NaN|Infinity", text):
+        return _TOKEN.sub(_to_jsonb, text)
+    return text
+
+
+def json_bytes(text: str, jsonb: bool) -> bytes:
+    """The JSON as COPY takes it: a jsonb after the number of its format."""
+    return b"\1" + to_jsonb(text).encode() if jsonb else text.encode()
+
+
+def _to_jsonb(token: re.Match[str]) -> str:
+    text = token[0]
+    if text.startswith('"'):
+        pairs = {"\\u0000": r"\u0001\u0001", "\\u0001": r"\u0001\u0002"}
+        return re.sub(r"\\(?:u000[01]|.)", lambda escape: pairs.get(escape[0], escape[0]), text)
+    if text.endswith(("N", "y")):
+        return f'"\\u0001{text}"'
+    number = f"{Decimal(text):f}"
+    return number if "." in number else f"{number}.0"
+
+
+def from_jsonb(text: str) -> str:
+    return _TOKEN.sub(_from_jsonb, text) if r"\u0001" in text else text
+
+
+def _from_jsonb(token: re.Match[str]) -> str:
+    if constant := _CONSTANT.fullmatch(token[0]):
+        return constant[1]
+    pairs = {r"\u0001\u0001": r"\u0000", r"\u0001\u0002": r"\u0001"}
+    return re.sub(r"\\(?:u0001\\u000[12]|.)", lambda escape: pairs.get(escape[0], escape[0]), token[0])
+
+
 def storable(ids: Sequence[str]) -> Iterator[str]:
     """Those of the ids that a table can hold, as it holds them."""
     return (encoded(id) for id in ids if id.isascii() or not re.search("[\ud800-\udfff]", id))
 
 
-def chunk_of(cells: rows.Row) -> Chunk:
-    id, uri, ordinal, text, *rest = cells
-    return rows.chunk((decoded(id), decoded(uri), ordinal, decoded(text), *rest))
+def chunk_of(cells: rows.Row, jsonb: Collection[str]) -> Chunk:
+    """The chunk of a row; `jsonb` has the names of the columns of that type, whose values come as text."""
+    id, uri, ordinal, text, *rest, headings, metadata, image = cells
+    if "headings" in jsonb:
+        headings = from_jsonb(headings)
+    if "metadata" in jsonb:
+        metadata = from_jsonb(metadata)
+    return rows.chunk((decoded(id), decoded(uri), ordinal, decoded(text), *rest, headings, metadata, image))
 
 
 def column_type(space: VectorSpec) -> str:
