@@ -114,14 +114,14 @@ __all__ = [
 ]
 
 
-def ingest(source: Any, into: Any, **options: Any) -> Report:
-    """`Pipeline(source, into=into, **options).run()` in one call.
+def ingest(source: Any, into: Any, *, progress: Any = None, **options: Any) -> Report:
+    """`Pipeline(source, into=into, **options).run(progress)` in one call.
 
-    >>> penstock.ingest("docs/", "lance://./index", memory="256MiB")
+    >>> penstock.ingest("docs/", "lance://./index", memory="256MiB", progress=True)
     """
     from penstock.pipeline import Pipeline
 
-    return Pipeline(source, into=into, **options).run()
+    return Pipeline(source, into=into, **options).run(progress)
 
 
 def __getattr__(name: str) -> Any:

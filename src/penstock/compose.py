@@ -196,16 +196,22 @@ def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex:
     return OpenIndex(index, embedder)
 
 
-def copy(source: str | Sink, into: str | Sink, progress: Any = None) -> Copied:
+def copy(source: str | Sink, into: str | Sink, progress: Callable[[Copied], None] | bool | None = None) -> Copied:
     """Copy all points of a readable store into another one, of any kind.
 
-    The copy belongs to no ledger: the first `ingest` into it reads it back and takes it over.
+    The copy belongs to no ledger: the first `ingest` into it reads it back and takes it over. `progress`: a function
+    that is called now and then, or True for a progress bar.
     """
     from penstock.core.generations import current
+    from penstock.display.progress import callback, counting
     from penstock.jobs.copy import copy as copy_points
 
+    update = callback(progress)
     with current(make_sink(source)) as old, make_sink(into) as new:
-        return copy_points(old, new, progress)
+        if progress is not True:
+            return copy_points(old, new, update)
+        with counting(f"{old.url} → {new.url}") as count:
+            return copy_points(old, new, lambda done: count(done.written + done.kept, done.total))
 
 
 def embed(source: SourceSpec, model: ModelSpec, out: Paths, *, options: Options | None = None, **rest: Any) -> Embedded:

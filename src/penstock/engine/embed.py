@@ -54,7 +54,8 @@ class Embed:
             if not is_error(error):
                 raise
             self._withdraw(batch)
-            self._isolate(batch, error, last)
+            if not self.control.stop.is_set():  # else the call may have been given up, which is nobody's failure
+                self._isolate(batch, error, last)
         else:
             self.control.succeeded("embedder")
             self.control.counters.add(embedded=len(points), tokens=sum(one.length for one in batch))

@@ -67,6 +67,8 @@ class Flow:
         while alive:
             try:
                 alive = not self._ended(interval)
+                if self._control.stop.is_set():
+                    self._head.interrupt()  # each time: a call may have begun just when it stopped
                 if report:
                     report(self.progress())
             except KeyboardInterrupt:

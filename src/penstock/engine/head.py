@@ -65,6 +65,7 @@ class HeadStages:
         self.queued = Queued()
         self._release = head.release
         embedder = head.embedder
+        self._interrupt = embedder.interrupt
         self._packer = Packer(
             self._chunks, window=WINDOW * embedder.batch_tokens, tokens=embedder.batch_tokens, rows=embedder.batch_rows
         )
@@ -120,6 +121,10 @@ class HeadStages:
         self._reads.drop()
         self._chunks.drop()
         self._packer.drop()
+
+    def interrupt(self) -> None:
+        """Have the model give up calls that wait for something."""
+        self._interrupt()
 
     def fail(self) -> None:
         for channel in (self._items, self._blocks, self._reads, self._chunks):

@@ -11,11 +11,11 @@ from rich.text import Text
 from penstock.cli.ledgers import index_urls, open_ledger, remembered_settings
 from penstock.cli.output.results import origin_rows, rows_text, say
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
-from penstock.cli.output.text import clean
 from penstock.compose import make_index
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.generations import current
 from penstock.core.schema import to_dict
+from penstock.display.text import clean
 from penstock.registry import has_index
 
 
