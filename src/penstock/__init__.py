@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from penstock.jobs.plan import Plan
     from penstock.jobs.verify import Verification
     from penstock.pipeline import Pipeline
+    from penstock.sinks.functions import FunctionSink
     from penstock.sources.files import Files
 
 # A bare import loads none of these: not even numpy.
@@ -65,6 +66,7 @@ _HOMES = {
     "penstock.chunkers.text": "TextChunker",
     "penstock.embedders.onnx": "OnnxEmbedder",
     "penstock.embedders.functions": "FunctionEmbedder",
+    "penstock.sinks.functions": "FunctionSink",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -81,6 +83,7 @@ __all__ = [
     "Embedder",
     "Files",
     "FunctionEmbedder",
+    "FunctionSink",
     "Gap",
     "Hit",
     "Index",

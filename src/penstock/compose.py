@@ -15,6 +15,7 @@ from penstock.core.deletions import parse_deletions
 from penstock.core.errors import UsageError
 from penstock.registry import INDEXES, SINKS, SOURCES, find, has_index, knows, scheme
 from penstock.settings import Settings, check
+from penstock.sinks.manifests import STATE
 from penstock.support.cores import usable_cores
 from penstock.support.sizes import parse_budget
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from penstock.shards.embed import Embedded, Options
     from penstock.shards.load import Loaded
 
-STATE = ".penstock"
-"""The folder of ledgers that are not named."""
 EMBEDDED = ("lance", "sqlite", "parquet", "delta")
 """Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
 

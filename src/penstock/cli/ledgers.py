@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from penstock.compose import STATE
 from penstock.core.errors import PenstockError, UsageError
 from penstock.jobs.components import current_ledger
 from penstock.ledger import Ledger
+from penstock.sinks.manifests import STATE
 
 
 def ledger_path(args: argparse.Namespace) -> Path:

@@ -13,7 +13,7 @@ from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored, id_prefix
 from penstock.jobs.components import Components
 from penstock.sinks import manifests
-from penstock.sinks.fanout import FanOut
+from penstock.sinks.fanout import FanOut, members
 
 
 class Session:
@@ -161,6 +161,8 @@ class Session:
         if not self._sink_open:
             self.sink.open(Manifest(self.schema, self.owner))
             self._sink_open = True
+            if not self.exists:
+                self.notices += [_write_only(sink) for sink in members(self.sink) if not sink.readable]
             if not self.exists and (held := self.sink.manifest()) is not None:
                 self._fits(held, self.sink, self.components.ledger.id)  # two that began at once have made one index
                 self._register()
@@ -202,6 +204,13 @@ def _check_capabilities(components: Components, schema: IndexSchema) -> None:
             f"{sink.url} takes texts of at most {most:,} bytes; a chunk of {schema.chunking} may have {longest:,}:"
             " choose smaller ones (--chunk)"
         )
+
+
+def _write_only(sink: Sink) -> str:
+    return (
+        f"{sink.url} cannot be read back: moved documents will be embedded again, and it can be neither verified nor"
+        " copied, reindexed or adopted"
+    )
 
 
 def fingerprints(schema: IndexSchema) -> str:
