@@ -15,7 +15,15 @@ if sys.platform == "win32":
 
 if TYPE_CHECKING:
     from penstock.chunkers.text import TextChunker
-    from penstock.compose import copy, open_index
+    from penstock.compose import (
+        copy,
+        embed_documents,
+        embed_file,
+        embed_query,
+        open_index,
+        stream_file,
+        unload_models,
+    )
     from penstock.core.contracts import Chunker, Embedder, Index, MultiEmbedder, Parser, Sink, Source, Tokenizer
     from penstock.core.errors import PenstockError
     from penstock.core.options import Option
@@ -57,7 +65,7 @@ _HOMES = {
     "penstock.core.options": "Option",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
-    "penstock.compose": "copy open_index",
+    "penstock.compose": "copy embed_documents embed_file embed_query open_index stream_file unload_models",
     "penstock.jobs.copy": "Copied",
     "penstock.jobs.plan": "Plan",
     "penstock.jobs.verify": "Verification",
@@ -112,8 +120,13 @@ __all__ = [
     "VectorSpec",
     "Verification",
     "copy",
+    "embed_documents",
+    "embed_file",
+    "embed_query",
     "ingest",
     "open_index",
+    "stream_file",
+    "unload_models",
 ]
 
 
