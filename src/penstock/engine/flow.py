@@ -101,12 +101,15 @@ class Flow:
 
     def progress(self) -> Progress:
         channels = (*self._head.stats(), self._seam.points.stats(), self._seam.events.stats())
+        now, loaded = time.monotonic(), self._control.loaded_at
         return Progress(
-            seconds=time.monotonic() - self._began,
+            seconds=now - self._began,
             counts=self._control.counters.values(),
             channels=channels,
             budget=self._budget,
             listing=self._head.listing,
             queued_bytes=self._head.queued.bytes,
+            queued_tokens=self._head.queued.tokens,
+            loading=(now if loaded is None else loaded) - self._began,
             waiting=self._control.waiting,
         )

@@ -71,7 +71,9 @@ class HeadStages:
         )
         read_back = None
         if head.fetch is not None:
-            read_back = ReadBack(head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control)
+            read_back = ReadBack(
+                head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control, self.queued
+            )
         self._scan = Scan(
             changes=head.changes,
             view=head.view,
@@ -97,7 +99,7 @@ class HeadStages:
             control=control,
             queued=self.queued,
         )
-        embed = Embed(embedder, self._packer, seam.points, seam.send, control, head.admit, head.withdraw)
+        embed = Embed(embedder, self._packer, seam.points, seam.send, control, self.queued, head.admit, head.withdraw)
         self.scan = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
         self.stages = [self.scan]
         if read_back is None:

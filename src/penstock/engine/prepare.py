@@ -93,6 +93,7 @@ class Prepare:
             chunker = self.ready()
         except Exception as error:  # a store or model that cannot be opened is not this document's failure
             raise StageError("prepare", item.uri, error) from error
+        self.control.loaded()
         ends: Failed | Parsed
         try:
             self._chunk(document, chunker, sent)
@@ -129,8 +130,13 @@ class Prepare:
         own = _blamed("chunker", "chunk")
         batch: list[Prepared] = []
         held = 0
+        read = _Read(size, self._progressed)
         # Closed here: a chunker that keeps its blocks would keep their room as well.
-        with closing(self._draw(document, parsed.blocks)) as blocks, closing(_pieces(chunker, blocks)) as pieces:
+        with (
+            closing(read),
+            closing(self._draw(document, parsed.blocks)) as blocks,
+            closing(_pieces(chunker, blocks)) as pieces,
+        ):
             for piece in pieces:
                 with own:
                     chunk, entry = namer.name(piece)
@@ -140,12 +146,12 @@ class Prepare:
                 if len(batch) >= BATCH or held >= BATCH_BYTES:
                     sent[0] += self._send(document, batch)
                     batch, held = [], 0
-        sent[0] += self._send(document, batch)
+                    read.to(piece.span[1])
+            sent[0] += self._send(document, batch)
 
     def _draw(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Generator[Block, None, None]:
         """The parser's blocks. As much is charged as the largest so far takes: the chunker has one at a time."""
-        left = document.item.size or 0
-        held = read = 0
+        held = 0
         try:
             for block in _guarded(blocks):
                 if isinstance(block, Gap):
@@ -163,18 +169,12 @@ class Prepare:
                     self.blocks.charge(size)
                     held = size
                 yield block
-                read += len(block.text)
-                if read >= BATCH_BYTES:
-                    left -= self._progressed(min(read, left))
-                    read = 0
         finally:
             self.blocks.release(held)
-            self._progressed(left)
 
-    def _progressed(self, amount: int) -> int:
+    def _progressed(self, amount: int) -> None:
         self.control.counters.add(bytes=amount)
-        self.queued.add(-amount)
-        return amount
+        self.queued.add(bytes=-amount)
 
     def _send(self, document: Document, batch: list[Prepared]) -> int:
         """Send on those that the index does not have as they are. Gives how many."""
@@ -208,8 +208,26 @@ class Prepare:
         document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
         document.facts["tokens"] = int(document.facts["tokens"]) + sum(one.length for one in batch)
         if new:
+            self.queued.add(tokens=sum(one.length for one in new))
             self.chunks.put(new, sum(one.nbytes for one in new))
         return len(batch) - len(kept)
+
+
+class _Read:
+    """How far a document was read, by what was cut of it: a character is about a byte. At its end all of it was."""
+
+    def __init__(self, size: int, report: Callable[[int], None]) -> None:
+        self._left, self._report = size, report
+        self._at = 0
+
+    def to(self, at: int) -> None:
+        amount = min(max(0, at - self._at), self._left)
+        self._at, self._left = max(at, self._at), self._left - amount
+        self._report(amount)
+
+    def close(self) -> None:
+        self._report(self._left)
+        self._left = 0
 
 
 def _guarded(blocks: Iterable[Block | Gap | str]) -> Generator[Block | Gap | str, None, None]:
