@@ -275,13 +275,14 @@ def copy(source: str | Sink, into: str | Sink, progress: Callable[[Copied], None
     """
     from penstock.core.generations import current
     from penstock.display.progress import callback, counting
+    from penstock.display.text import clean
     from penstock.jobs.copy import copy as copy_points
 
     update = callback(progress)
     with current(make_sink(source)) as old, make_sink(into) as new:
         if progress is not True:
             return copy_points(old, new, update)
-        with counting(f"{old.url} → {new.url}") as count:
+        with counting(clean(f"{old.url} → {new.url}")) as count:
             return copy_points(old, new, lambda done: count(done.written + done.kept, done.total))
 
 

@@ -8,17 +8,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+import penstock as ps
 from penstock.core.contracts import Chunker
+from penstock.core.errors import Unsupported
 from penstock.core.records import Chunk
 from penstock.engine.channel import ChannelStats
 from penstock.engine.flow import Flow
 from penstock.engine.progress import COUNTERS, Progress
 from penstock.ledger import Ledger
 
-from .harness import lines, listing, world
+from .harness import lines, listing, parse, world
 
 LOADING = 60.0
 """Seconds that the model takes to load."""
@@ -113,6 +116,18 @@ def moment(*, full: str = "", listing: bool = False, queued_bytes: int = 0, **va
 )
 def test_the_slowest_stage_decides(now: Progress, eta: float | None) -> None:
     assert now.eta == (None if eta is None else pytest.approx(eta))
+
+
+def test_documents_that_cannot_be_read_are_neither_left_nor_read(tmp_path: Path) -> None:
+    def picky(item: ps.Item) -> Any:
+        if "film" in item.uri:
+            raise Unsupported("a film")
+        return parse(item)
+
+    one = world(tmp_path)
+    counts = one.run(listing({"memory://film": "x" * 100_000, "memory://a": "one\ntwo\n"}), parse=picky)
+    assert (counts["skipped"], counts["bytes"]) == (1, 8)
+    assert one.flow_seen.progress().queued_bytes == 0
 
 
 def test_nothing_is_left_at_the_end(tmp_path: Path) -> None:

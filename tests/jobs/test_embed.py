@@ -94,6 +94,10 @@ def test_a_folder_whose_files_were_replaced_is_another_model(made: list[str | No
     (folder / "config.json").write_text('{"other": 1}')
     ps.embed_query("a gate", str(folder))
     assert len(made) == 2
+    ps.embed_query("a gate", f"int8:{folder}")
+    (folder / "config.json").write_text("{}")
+    ps.embed_query("a gate", f"int8:{folder}")
+    assert len(made) == 4
 
 
 def test_a_model_that_is_dropped_while_it_is_used_is_closed_afterwards(made: list[str | None], tmp_path: Path) -> None:

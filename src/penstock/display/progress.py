@@ -154,6 +154,10 @@ class NotebookDisplay(Display):
         self._cell = Cell()
         self._latest: Progress | None = None
 
+    def __enter__(self) -> NotebookDisplay:
+        self._cell.show(clean(self._title))  # here, as a run that is awaited is shown from elsewhere than its cell
+        return self
+
     def __exit__(self, *exc: object) -> None:
         if self._latest is not None:
             self.show(self._latest, news=False)
@@ -273,7 +277,7 @@ def _counted(title: str) -> Callable[[int, int], None]:
         nonlocal due
         if time.monotonic() >= due or done >= total:
             due = time.monotonic() + NotebookDisplay.every
-            cell.show(f"{title}: {done:,} of {total:,}")
+            cell.show(f"{clean(title)}: {done:,} of {total:,}")
 
     return update
 

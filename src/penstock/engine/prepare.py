@@ -17,6 +17,7 @@ from penstock.engine.channel import Broken, Channel, Closed
 from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
+from penstock.engine.progress import Counters
 from penstock.engine.readback import Move, ReadBack
 from penstock.engine.scan import Queued
 from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared
@@ -122,6 +123,11 @@ class Prepare:
 
     def _chunk(self, document: Document, chunker: Chunker, sent: list[int]) -> None:
         """Count in `sent` what was sent, also where it ends in an exception."""
+        with closing(_Read(document.item.size or 0, self.queued, self.control.counters)) as read:
+            self._cut(document, chunker, sent, read)
+            read.end()
+
+    def _cut(self, document: Document, chunker: Chunker, sent: list[int], read: _Read) -> None:
         with _blamed("parser", "parse"):
             parsed = self.parse(document.item)
         size = document.item.size or 0
@@ -130,13 +136,8 @@ class Prepare:
         own = _blamed("chunker", "chunk")
         batch: list[Prepared] = []
         held = 0
-        read = _Read(size, self._progressed)
         # Closed here: a chunker that keeps its blocks would keep their room as well.
-        with (
-            closing(read),
-            closing(self._draw(document, parsed.blocks)) as blocks,
-            closing(_pieces(chunker, blocks)) as pieces,
-        ):
+        with closing(self._draw(document, parsed.blocks)) as blocks, closing(_pieces(chunker, blocks)) as pieces:
             for piece in pieces:
                 with own:
                     chunk, entry = namer.name(piece)
@@ -147,7 +148,7 @@ class Prepare:
                     sent[0] += self._send(document, batch)
                     batch, held = [], 0
                     read.to(piece.span[1])
-            sent[0] += self._send(document, batch)
+        sent[0] += self._send(document, batch)
 
     def _draw(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Generator[Block, None, None]:
         """The parser's blocks. As much is charged as the largest so far takes: the chunker has one at a time."""
@@ -171,10 +172,6 @@ class Prepare:
                 yield block
         finally:
             self.blocks.release(held)
-
-    def _progressed(self, amount: int) -> None:
-        self.control.counters.add(bytes=amount)
-        self.queued.add(bytes=-amount)
 
     def _send(self, document: Document, batch: list[Prepared]) -> int:
         """Send on those that the index does not have as they are. Gives how many."""
@@ -214,19 +211,28 @@ class Prepare:
 
 
 class _Read:
-    """How far a document was read, by what was cut of it: a character is about a byte. At its end all of it was."""
+    """How far a document was read, by what was cut of it: a character is about a byte."""
 
-    def __init__(self, size: int, report: Callable[[int], None]) -> None:
-        self._left, self._report = size, report
+    def __init__(self, size: int, queued: Queued, counters: Counters) -> None:
+        self._left, self._queued, self._counters = size, queued, counters
         self._at = 0
 
     def to(self, at: int) -> None:
-        amount = min(max(0, at - self._at), self._left)
-        self._at, self._left = max(at, self._at), self._left - amount
-        self._report(amount)
+        self._count(min(max(0, at - self._at), self._left))
+        self._at = max(at, self._at)
+
+    def end(self) -> None:
+        """All of it was."""
+        self._count(self._left)
+
+    def _count(self, amount: int) -> None:
+        self._counters.add(bytes=amount)
+        self._queued.add(bytes=-amount)
+        self._left -= amount
 
     def close(self) -> None:
-        self._report(self._left)
+        """What was not read by now will not be."""
+        self._queued.add(bytes=-self._left)
         self._left = 0
 
 

@@ -81,11 +81,12 @@ models = LoadedModels()
 
 def identity_of(name: str | None) -> Hashable:
     """What a model's name stands for now: a folder's files may be replaced."""
-    if name is None or not os.path.isdir(name):
-        return name
-    with os.scandir(name) as entries:
-        files = sorted((entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in entries)
-    return os.path.abspath(name), tuple(files)
+    for folder in (name or "", (name or "").partition(":")[2]):  # as it is, and after a prefix
+        if os.path.isdir(folder):
+            with os.scandir(folder) as entries:
+                files = sorted((entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in entries)
+            return name, os.path.abspath(folder), tuple(files)
+    return name
 
 
 def query_vectors(embedder: MultiEmbedder, texts: str | Sequence[str]) -> NDArray[np.float32]:

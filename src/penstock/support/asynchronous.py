@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -90,7 +91,7 @@ async def in_thread(work: Callable[[], T], stop: Callable[[], None]) -> T:
                 loop.call_soon_threadsafe(_end, ended)
 
     # A daemon: a loop that is torn down without cancelling its tasks leaves a process that can end.
-    threading.Thread(target=run, name="penstock-run", daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(run,), name="penstock-run", daemon=True).start()
     cancelled = False
     while not ended.done():
         try:
