@@ -21,9 +21,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from penstock import Pipeline, open_index
-from penstock.cli.output.progress import Rates, frame
 from penstock.cli.output.report import report_text
 from penstock.cli.output.results import hit_body, hit_head
+from penstock.display.progress import Rates, frame
 from penstock.jobs.snippets import words_of
 
 ROOT = Path(__file__).parents[1]

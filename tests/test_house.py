@@ -22,6 +22,7 @@ LAYERS = (
     ("ledger", "sources", "parsers", "embedders", "sinks"),
     ("shards",),
     ("jobs", "settings"),
+    ("display",),
     ("compose",),
     ("pipeline",),
     ("testing", "server"),

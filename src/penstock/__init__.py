@@ -15,7 +15,15 @@ if sys.platform == "win32":
 
 if TYPE_CHECKING:
     from penstock.chunkers.text import TextChunker
-    from penstock.compose import copy, open_index
+    from penstock.compose import (
+        copy,
+        embed_documents,
+        embed_file,
+        embed_query,
+        open_index,
+        stream_file,
+        unload_models,
+    )
     from penstock.core.contracts import Chunker, Embedder, Index, MultiEmbedder, Parser, Sink, Source, Tokenizer
     from penstock.core.errors import PenstockError
     from penstock.core.options import Option
@@ -47,6 +55,7 @@ if TYPE_CHECKING:
     from penstock.jobs.remove import Removed
     from penstock.jobs.verify import Verification
     from penstock.pipeline import Pipeline
+    from penstock.sinks.functions import FunctionSink
     from penstock.sources.files import Files
 
 # A bare import loads none of these: not even numpy.
@@ -59,7 +68,7 @@ _HOMES = {
     "penstock.core.options": "Option",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
-    "penstock.compose": "copy open_index",
+    "penstock.compose": "copy embed_documents embed_file embed_query open_index stream_file unload_models",
     "penstock.jobs.copy": "Copied",
     "penstock.jobs.documents": "DocumentEntry",
     "penstock.jobs.explain": "Explanation IndexedChunk",
@@ -71,6 +80,7 @@ _HOMES = {
     "penstock.chunkers.text": "TextChunker",
     "penstock.embedders.onnx": "OnnxEmbedder",
     "penstock.embedders.functions": "FunctionEmbedder",
+    "penstock.sinks.functions": "FunctionSink",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -89,6 +99,7 @@ __all__ = [
     "Explanation",
     "Files",
     "FunctionEmbedder",
+    "FunctionSink",
     "Gap",
     "Hit",
     "Index",
@@ -119,19 +130,24 @@ __all__ = [
     "VectorSpec",
     "Verification",
     "copy",
+    "embed_documents",
+    "embed_file",
+    "embed_query",
     "ingest",
     "open_index",
+    "stream_file",
+    "unload_models",
 ]
 
 
-def ingest(source: Any, into: Any, **options: Any) -> Report:
-    """`Pipeline(source, into=into, **options).run()` in one call.
+def ingest(source: Any, into: Any, *, progress: Any = None, **options: Any) -> Report:
+    """`Pipeline(source, into=into, **options).run(progress)` in one call.
 
-    >>> penstock.ingest("docs/", "lance://./index", memory="256MiB")
+    >>> penstock.ingest("docs/", "lance://./index", memory="256MiB", progress=True)
     """
     from penstock.pipeline import Pipeline
 
-    return Pipeline(source, into=into, **options).run()
+    return Pipeline(source, into=into, **options).run(progress)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,22 +17,26 @@ from penstock.core.errors import UsageError
 from penstock.core.metadata import MetadataFunction, given
 from penstock.registry import INDEXES, SINKS, SOURCES, find, has_index, knows, scheme
 from penstock.settings import Settings, check
+from penstock.sinks.manifests import STATE
 from penstock.support.cores import usable_cores
 from penstock.support.sizes import parse_budget
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from penstock.chunkers import ChunkSpec
+    from penstock.core.records import Point
     from penstock.jobs.components import Components
     from penstock.jobs.copy import Copied
     from penstock.jobs.search import OpenIndex
     from penstock.shards.embed import Embedded, Options
     from penstock.shards.load import Loaded
 
-STATE = ".penstock"
-"""The folder of ledgers that are not named."""
 EMBEDDED = ("lance", "sqlite", "parquet", "delta")
+"""Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
 SERVERS = ("pgvector",)
 """Stores whose urls name no folder, though they may lack a host: `pgvector:///database/table`."""
-"""Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
 
 Paths = str | os.PathLike[str]
 Into = str | Sink | Sequence[str | Sink]
@@ -48,7 +53,7 @@ def compose(
     may be components of the user's own."""
     from penstock.jobs.components import Components
 
-    _check_functions(values.get("chunk"), parsers)
+    _check_functions("Pipeline", values.get("chunk"), parsers)
     if metadata is not None and not callable(metadata):
         values["metadata"] = metadata
     own = [name for name in ("source", "into", "model", "chunk") if not _in_words(name, values.get(name))]
@@ -100,17 +105,17 @@ def _in_words(name: str, value: Any) -> bool:
     return value is None or isinstance(value, str | os.PathLike | int)
 
 
-def _check_functions(chunk: object, parsers: object) -> None:
+def _check_functions(where: str, chunk: object, parsers: object) -> None:
     """Raise UsageError where a chunker or parser of the user's own is none."""
     if not (chunk is None or isinstance(chunk, str | int) or callable(chunk)):
-        raise UsageError(f"Pipeline: invalid chunk {chunk!r}: expected a size such as '256 tokens', or a function")
+        raise UsageError(f"{where}: invalid chunk {chunk!r}: expected a size such as '256 tokens', or a function")
     if parsers is None:
         return
     if not isinstance(parsers, Mapping):
-        raise UsageError(f"Pipeline: invalid parsers {parsers!r}: expected a mapping of media types to functions")
+        raise UsageError(f"{where}: invalid parsers {parsers!r}: expected a mapping of media types to functions")
     for media_type, parser in parsers.items():
         if not callable(parser):
-            raise UsageError(f"Pipeline: invalid parser {parser!r} of {media_type}: expected a function")
+            raise UsageError(f"{where}: invalid parser {parser!r} of {media_type}: expected a function")
 
 
 def _secrets(source: Sequence[str], options: Mapping[str, Any]) -> bool:
@@ -210,16 +215,89 @@ def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex:
     return OpenIndex(index, embedder)
 
 
-def copy(source: str | Sink, into: str | Sink, progress: Any = None) -> Copied:
+def embed_query(texts: str | Sequence[str], model: ModelSpec = None) -> NDArray[np.float32]:
+    """Embed a question, or several: one vector, or an array of one row each.
+
+    A named model is loaded once and stays for later calls (`unload_models` lets go of it); an embedder of your own is
+    opened, and is yours to close.
+    """
+    from penstock.jobs.embed import query_vectors
+
+    with _open_model(model) as embedder:
+        return query_vectors(embedder, texts)
+
+
+def embed_documents(texts: str | Sequence[str], model: ModelSpec = None) -> NDArray[np.float32]:
+    """Embed texts as documents, which some models treat otherwise than questions: an array of one row each; of one text
+    alone its vector. Nothing is truncated: a text that the model does not take whole is refused."""
+    from penstock.jobs.embed import document_vectors
+
+    with _open_model(model) as embedder:
+        return document_vectors(embedder, texts)
+
+
+def embed_file(path: Paths, model: ModelSpec = None, chunk: ChunkSpec = None) -> list[Point]:
+    """Parse, chunk and embed one file, here or at a url: its chunks with their vectors, in order.
+
+    With a model that embeds images the file may be one.
+    """
+    return list(stream_file(path, model, chunk))
+
+
+def stream_file(path: Paths, model: ModelSpec = None, chunk: ChunkSpec = None) -> Iterator[Point]:
+    """`embed_file` a few chunks at a time, in constant memory."""
+    if os.path.isdir(path):
+        raise UsageError(f"{os.fspath(path)} is a folder: name a file, or embed the folder with a Pipeline")
+    _check_functions("stream_file", chunk, None)
+    source = make_source(path)
+
+    def points() -> Iterator[Point]:
+        from penstock.jobs.embed import points_of
+
+        with _open_model(model) as embedder:
+            yield from points_of(source, embedder, chunk)
+
+    return points()
+
+
+def unload_models() -> None:
+    """Let go of the models that `embed_query` and its like have loaded."""
+    from penstock.jobs.embed import models
+
+    models.drop()
+
+
+@contextmanager
+def _open_model(model: ModelSpec) -> Iterator[MultiEmbedder]:
+    from penstock.jobs.embed import identity_of, models
+
+    if model is None or isinstance(model, str | os.PathLike):
+        name = None if model is None else os.fspath(model)
+        with models.using(identity_of(name), lambda: make_embedder(name)) as embedder:
+            yield embedder
+    else:
+        embedder = make_embedder(model)
+        embedder.open()
+        yield embedder
+
+
+def copy(source: str | Sink, into: str | Sink, progress: Callable[[Copied], None] | bool | None = None) -> Copied:
     """Copy all points of a readable store into another one, of any kind.
 
-    The copy belongs to no ledger: the first `ingest` into it reads it back and takes it over.
+    The copy belongs to no ledger: the first `ingest` into it reads it back and takes it over. `progress`: a function
+    that is called now and then, or True for a progress bar.
     """
     from penstock.core.generations import current
+    from penstock.display.progress import callback, counting
+    from penstock.display.text import clean
     from penstock.jobs.copy import copy as copy_points
 
+    update = callback(progress)
     with current(make_sink(source)) as old, make_sink(into) as new:
-        return copy_points(old, new, progress)
+        if progress is not True:
+            return copy_points(old, new, update)
+        with counting(clean(f"{old.url} → {new.url}")) as count:
+            return copy_points(old, new, lambda done: count(done.written + done.kept, done.total))
 
 
 def embed(source: SourceSpec, model: ModelSpec, out: Paths, *, options: Options | None = None, **rest: Any) -> Embedded:

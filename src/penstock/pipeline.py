@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,16 @@ from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Sour
 from penstock.core.errors import UsageError
 from penstock.core.metadata import MetadataFunction
 from penstock.core.retry import MAX_WAIT
-from penstock.engine.progress import Report
+from penstock.display.progress import watching
+from penstock.display.text import document_name
+from penstock.engine.progress import Progress, Report
 from penstock.jobs.components import current_ledger
-from penstock.jobs.run import OnProgress, Options, retry, run
+from penstock.jobs.run import Options, retry, run
 from penstock.ledger import Ledger
 from penstock.settings import MAX_DELETE, MEMORY, Settings
+
+OnProgress = Callable[[Progress], None] | bool | None
+"""A function that is called now and then with a moment of a run; True shows it."""
 
 if TYPE_CHECKING:
     from penstock.jobs.documents import DocumentEntry
@@ -137,15 +142,42 @@ class Pipeline:
     ) -> Report:
         """Bring the index up to date with the source.
 
+        `progress`: a function that is called now and then, or True for a display at the terminal or in the notebook.
         `adopt`: take over an index that another ledger filled (or this one, before it was lost).
         `max_wait`: for how many seconds a store or model that is away is waited for.
         """
         options = Options(allow_mass_delete=allow_mass_delete, max_wait=max_wait)
-        return run(self._components, progress, options=options, adopt=adopt)
+        with self._watching(progress) as shown:
+            return run(self._components, shown, options=options, adopt=adopt)
+
+    async def arun(self, progress: OnProgress | Callable[[Progress], Awaitable[None]] = None, **options: Any) -> Report:
+        """`run` with its options, awaited: in a thread, beside the event loop, on which `progress` is called.
+
+        Cancelling it is as Ctrl-C: what is in flight is written, then CancelledError is raised. A second one gives up.
+        """
+        import asyncio  # here, as no command needs it
+        from queue import SimpleQueue
+
+        from penstock.support.asynchronous import in_thread, on_loop
+
+        loop = asyncio.get_running_loop()
+        cancellations: SimpleQueue[None] = SimpleQueue()
+        with self._watching(progress) as shown:
+            show = on_loop(shown, loop) if shown else None
+
+            def moment(now: Progress) -> None:
+                if not cancellations.empty():
+                    cancellations.get()
+                    raise KeyboardInterrupt
+                if show:
+                    show(now)
+
+            return await in_thread(lambda: self.run(moment, **options), lambda: cancellations.put(None))
 
     def retry(self, progress: OnProgress = None, *, max_wait: float = MAX_WAIT) -> Report:
         """Try again everything that is in the ledger as failed or skipped."""
-        return retry(self._components, progress, max_wait=max_wait)
+        with self._watching(progress) as shown:
+            return retry(self._components, shown, max_wait=max_wait)
 
     def plan(self) -> Plan:
         """Say what a run would do: new, changed, unchanged and deleted documents, chunks, tokens, time. Embeds
@@ -166,9 +198,10 @@ class Pipeline:
         too. `repair` mends what differs, with a run."""
         from penstock.jobs.verify import verify
 
-        return verify(
-            self._components, repair=repair, sample=sample, progress=progress, allow_mass_delete=allow_mass_delete
-        )
+        with self._watching(progress) as shown:
+            return verify(
+                self._components, repair=repair, sample=sample, progress=shown, allow_mass_delete=allow_mass_delete
+            )
 
     def reindex(
         self, progress: OnProgress = None, *, least_recall: float = 0.95, incomplete: bool = False
@@ -181,7 +214,11 @@ class Pipeline:
         """
         from penstock.jobs.reindex import reindex
 
-        return reindex(self._components, progress, least_recall=least_recall, incomplete=incomplete)
+        with self._watching(progress) as shown:
+            return reindex(self._components, shown, least_recall=least_recall, incomplete=incomplete)
+
+    def _watching(self, progress: Any) -> AbstractContextManager[Callable[[Progress], None] | None]:
+        return watching(progress, f"{document_name(self.source.name)} → {self.sink.url}")
 
     def documents(
         self, pattern: str | None = None, *, failing: bool = False, missing: bool = False, removed: bool = False

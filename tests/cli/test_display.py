@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from penstock.cli.output import progress, results, text
+import penstock
+from penstock.cli.output import results
 from penstock.cli.output.report import report_text
-from penstock.cli.output.text import clean
+from penstock.core.errors import UsageError
+from penstock.display import progress, text
+from penstock.display.text import clean
 from penstock.engine.channel import ChannelStats
 from penstock.engine.progress import COUNTERS, Progress, Report
 from penstock.jobs.snippets import snippet, words_of
@@ -254,6 +261,97 @@ def test_the_display_fits_where_we_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen() is progress.LiveDisplay
     monkeypatch.setenv("TERM", "dumb")
     assert chosen() is progress.Lines
+
+
+def test_a_second_run_is_shown_from_its_beginning() -> None:
+    """`reindex` makes several runs, and each counts from 0."""
+    drawings: list[float] = []
+    shown = progress.Lines()
+    shown.show = lambda progress, news: drawings.append(progress.seconds)  # type: ignore[method-assign]
+    for seconds in (100.0, 1.0, 2.0, 7.0):
+        shown(moment(seconds, embedded=int(10 * seconds)))
+    assert drawings == [100.0, 1.0, 7.0]
+    assert shown.rates.of("embedded") == 10
+
+
+class Shell:
+    """What IPython gives in a notebook: a shell with a kernel, and handles of displays that can be updated."""
+
+    kernel = object()
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shown: list[dict[str, str]] = []
+        ipython, displays = ModuleType("IPython"), ModuleType("IPython.display")
+        ipython.get_ipython = lambda: self  # type: ignore[attr-defined]
+        displays.display = self.display  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        monkeypatch.setitem(sys.modules, "IPython.display", displays)
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Shell:
+        assert raw
+        assert display_id
+        assert not self.shown, "a second output instead of an update"
+        self.shown.append(data)
+        return self
+
+    def update(self, data: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.shown.append(data)
+
+
+def test_in_a_notebook_one_output_is_updated(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = Shell(monkeypatch)
+    with progress.watching(True, "docs → <b>x</b>") as show:
+        assert isinstance(show, progress.NotebookDisplay)
+        for tenth in range(21):
+            show(moment(tenth / 10, embedded=tenth))
+    assert 5 <= len(shell.shown) <= 7
+    assert "docs → <b>x</b>" in shell.shown[0]["text/plain"]
+    assert "docs → &lt;b&gt;x&lt;/b&gt;" in shell.shown[0]["text/html"]
+    assert "2.0 s so far" in shell.shown[-1]["text/plain"]  # the last moment, though it came early
+    monkeypatch.setattr(Shell, "kernel", None)  # IPython at a terminal
+    assert isinstance(progress.display("docs"), progress.Lines)
+
+
+def test_a_notebook_counts_in_one_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = Shell(monkeypatch)
+    with progress.counting("a → b") as update:
+        for done in range(1001):
+            update(done, 1000)
+    assert shell.shown[0]["text/plain"] == "a → b: 0 of 1,000"
+    assert shell.shown[-1]["text/plain"] == "a → b: 1,000 of 1,000"
+    assert len(shell.shown) < 100
+
+
+def test_progress_is_true_or_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every job that takes it."""
+    (tmp_path / "a.txt").write_text("words")
+    url, there = f"memory://{tmp_path}", f"memory://{tmp_path}/copy"
+    pipeline = penstock.Pipeline(tmp_path / "a.txt", into=url, model=lambda texts: [[1.0, 2.0]] * len(texts))
+    for job in (pipeline.run, pipeline.retry, pipeline.verify, pipeline.reindex, partial(penstock.copy, url, there)):
+        with pytest.raises(UsageError, match="invalid progress 'yes': expected True, or a function"):
+            job(progress="yes")  # type: ignore[operator]
+    shown: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path)
+        patched.setenv("COLUMNS", "300")
+        patched.setattr(progress.Lines, "first", 0.0)
+        patched.setattr(progress.Lines, "show", lambda self, moment, news: shown.append("lines"))
+        assert pipeline.run(progress=True).ok
+        assert shown
+        assert pipeline.verify(progress=True).ok
+        assert penstock.copy(url, there, progress=True).ok
+        shown.clear()
+        assert penstock.ingest(tmp_path / "a.txt", f"{url}/2", model=_ones, progress=True).ok
+        assert shown
+        shown.clear()
+        assert not pipeline.run(progress=False).embedded
+    assert not shown
+    assert "1/1" in capsys.readouterr().err
+
+
+def _ones(texts: list[str]) -> list[list[float]]:
+    return [[1.0, 2.0]] * len(texts)
 
 
 def test_a_snippet_of_many_words_is_quick() -> None:

@@ -8,6 +8,7 @@ import pytest
 from penstock.core.errors import EmbedError
 from penstock.core.records import Chunk
 from penstock.embedders.functions import FunctionEmbedder
+from penstock.embedders.named import Named
 from penstock.testing.embedders import HashingEmbedder, NothingEmbedder
 
 
@@ -71,6 +72,20 @@ def test_the_hashing_embedder_finds_texts_that_share_words() -> None:
     for values in (question, near, far, empty):
         assert np.linalg.norm(values) == pytest.approx(1, abs=1e-6)
     assert np.array_equal(embedder.embed([chunk("a run can resume")])[0].values, near)
+
+
+def test_with_opens_a_model_and_closes_it() -> None:
+    """One that was opened before stays as it is, and several under names are opened together."""
+    with NothingEmbedder(dim=8) as embedder:
+        vectors = embedder.query(["a"])
+        embedder.open()
+        assert embedder.query(["a"])[0] is vectors[0]
+    with pytest.raises(IndexError):
+        embedder.query(["a"])
+    embedder.open()
+    with embedder, Named({"one": NothingEmbedder(dim=2), "two": embedder}) as both:
+        assert both.query(["a"], "one")[0].values.shape == (2,)
+        assert both.query(["a"], "two")[0].values.shape == (8,)
 
 
 def test_the_do_nothing_embedder_answers_by_the_chunks_id_alone() -> None:

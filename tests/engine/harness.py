@@ -95,7 +95,7 @@ class World:
             changes=changes,
             parse=options.pop("parse", parse),
             embedder=Named(self.embedder),
-            ready=lambda: chunker,
+            ready=options.pop("ready", lambda: chunker),
             view=ledger,
             run=run,
             workers=options.pop("workers", 2),

@@ -653,7 +653,7 @@ def test_points_read_back_are_in_the_account_until_the_sink_has_them_in_its_own(
             read_back.put([Move(Prepared(document, entry, chunk, chunk.nbytes, chunk.length), entry.id)])
         moves.close()
 
-    read_back = ReadBack(fetch, 100, moves, chunks, points, Control(1.0))
+    read_back = ReadBack(fetch, 100, moves, chunks, points, Control(1.0), Queued())
     stages = [
         Stage("fill", 1, fill, moves.close, pytest.fail),
         Stage("read back", 2, read_back.work, points.close, pytest.fail),

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from penstock.compose import STATE
 from penstock.core.errors import UsageError
 from penstock.jobs.components import current_ledger
 from penstock.jobs.ledgers import Summary, paths, summary
 from penstock.ledger import Ledger
+from penstock.sinks.manifests import STATE
 
 
 def ledger_path(args: argparse.Namespace) -> Path:

@@ -70,7 +70,7 @@ def _message(error: Exception) -> str:
 
 
 def _at(error: StageError) -> str:
-    from penstock.cli.output.text import document_name
+    from penstock.display.text import document_name
 
     return f"{error.stage}{' at ' + document_name(error.item) if error.item else ''}: "
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.cli.output.progress import Display
 from penstock.cli.output.streams import STOPPED, complain
+from penstock.display.progress import Display
 
 
 @contextmanager

@@ -4,7 +4,7 @@ Common to all components with a lifecycle (Source, Embedder, Sink, Index):
 
 - The constructor stores its arguments and does nothing else: no import of a driver, no connection, no file.
   So every component pickles, and any runner can ship it. `open()` connects; `close()` may come twice, or
-  without an `open()`. All are context managers.
+  without an `open()`. All are context managers that close; `with` opens a model as well.
 - Methods are synchronous and raise what `penstock.core.errors` names. Concurrency belongs to the engine.
 - Capabilities are data (class attributes), checked before any input is read.
 - No secret appears in a repr, an error or a log line.
@@ -143,7 +143,15 @@ class Model(Component):
     batch_rows: int = 256
 
     def open(self) -> None:
-        """Load the model."""
+        """Load the model. One that is loaded already stays as it is."""
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def interrupt(self) -> None:
+        """Give up the calls of `embed` that wait for something: they raise whatever they like. Called from another
+        thread when a run stops, perhaps often; calls that only compute run out."""
 
     @property
     def tokenizer(self) -> Tokenizer | None:

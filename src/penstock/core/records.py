@@ -254,6 +254,26 @@ class Point:
         return self.chunk.id
 
     @property
+    def uri(self) -> str:
+        return self.chunk.uri
+
+    @property
+    def text(self) -> str:
+        return self.chunk.text
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.chunk.metadata
+
+    @property
+    def vector(self) -> NDArray[np.float32]:
+        """The values of its vector, where it has one alone and that is not sparse; else see `vectors`."""
+        several = list(self.vectors.values())
+        if len(several) != 1 or isinstance(several[0], Sparse):
+            raise TypeError("the point has several vectors, or a sparse one: see Point.vectors")
+        return several[0].values
+
+    @property
     def nbytes(self) -> int:
         return self.chunk.nbytes + sum(v.nbytes for v in self.vectors.values()) + 550
 

@@ -1,4 +1,4 @@
-"""A plain function as an embedder: `list[str] -> array of shape (n, dim)`."""
+"""A function as an embedder, plain or async: `list[str] -> array of shape (n, dim)`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.core.contracts import Embedder
-from penstock.core.errors import EmbedError
+from penstock.core.errors import EmbedError, UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
+from penstock.support.asynchronous import Calls, is_async
+
+CONCURRENCY = 8
+"""Calls of an async function that are awaited at once, where nothing else is said: it waits for a service."""
 
 
 class FunctionEmbedder(Embedder):
-    """Calls the function from one thread at a time unless `workers` says that it may be called from more.
+    """Calls a function, or awaits an async one.
+
+    A plain function is called by one thread at a time, unless `concurrency` says that it may be called from more. An
+    `async def` runs on an event loop in a thread of its own, the same one in every call, with `concurrency` calls in
+    flight (8); a run that stops cancels them.
 
     The space is named after the function's qualified name and `version`: raise it when the function's vectors
     change. `dim` is asked of the function itself, with one word, where it is not set.
@@ -26,13 +34,16 @@ class FunctionEmbedder(Embedder):
         dim: int | None = None,
         version: str = "1",
         query: Callable[[list[str]], Any] | None = None,
-        workers: int = 1,
+        concurrency: int | None = None,
     ) -> None:
+        if concurrency is not None and concurrency < 1:
+            raise UsageError(f"invalid concurrency {concurrency}: expected at least 1")
         self.function = function
         self.dim = dim
         self.version = version
         self.query_function = query
-        self.workers = workers
+        self.workers = concurrency or (CONCURRENCY if is_async(function) else 1)
+        self._calls = Calls()
 
     def __repr__(self) -> str:
         return f"FunctionEmbedder({_name(self.function)}, version={self.version!r})"
@@ -44,6 +55,9 @@ class FunctionEmbedder(Embedder):
         traits = f"{name}|{_name(self.query_function)}|{self.version}|{self.dim}"
         return VectorSpec(model=name, dim=self.dim, fingerprint=hashlib.sha256(traits.encode()).hexdigest()[:32])
 
+    def interrupt(self) -> None:
+        self._calls.cancel()
+
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         return [Dense(row) for row in self._call(self.function, [chunk.text for chunk in chunks])]
 
@@ -54,7 +68,7 @@ class FunctionEmbedder(Embedder):
         import numpy as np
 
         name, wanted = _name(function), self.dim if self.dim is not None else "dim"
-        result = function(texts)
+        result = self._calls.call(function, texts)
         try:
             vectors = np.asarray(result, dtype=np.float32)
         except (TypeError, ValueError) as error:

@@ -43,6 +43,10 @@ class Named(MultiEmbedder):
         for embedder in self.embedders.values():
             embedder.close()
 
+    def interrupt(self) -> None:
+        for embedder in self.embedders.values():
+            embedder.interrupt()
+
     @property
     def tokenizer(self) -> Tokenizer | None:
         return next(iter(self.embedders.values())).tokenizer

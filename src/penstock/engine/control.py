@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from penstock.core.errors import StageError
@@ -29,6 +30,8 @@ class Control:
         self.interrupted = False
         self.counters = Counters()
         self.in_flight = InFlight()
+        self.loaded_at: float | None = None
+        """When model and store were open, by the monotonic clock."""
         self.retry = Retry(max_wait, self.stop, self._report)
         self.waiting = ""
         """What is away, as long as it is waited for."""
@@ -39,6 +42,11 @@ class Control:
         self._worked: set[str] = set()
         self._lock = threading.Lock()
         self._on_failure: list[Callable[[], None]] = []
+
+    def loaded(self) -> None:
+        """Model and store are open: what went before tells nothing of the run's pace."""
+        if self.loaded_at is None:
+            self.loaded_at = time.monotonic()
 
     def on_failure(self, callback: Callable[[], None]) -> None:
         """Call this when the flow fails: it lets go of whoever waits."""

@@ -10,6 +10,7 @@ from penstock.core.errors import EmbedError, PenstockError, StageError
 from penstock.engine.channel import Channel
 from penstock.engine.control import Control, is_error
 from penstock.engine.pack import Packer
+from penstock.engine.scan import Queued
 from penstock.engine.work import Embedded, Event, Failed, Prepared, by_document, embedded
 
 
@@ -20,6 +21,7 @@ class Embed:
     points: Channel[list[Embedded]]
     send: Callable[[Event], None]
     control: Control
+    queued: Queued
     admit: Callable[[int], None] | None = None
     """Called before so many chunks are embedded: waits, or makes room, where a tail limits how many may be embedded
     and not yet kept."""
@@ -31,6 +33,7 @@ class Embed:
             batch = self.packer.next()
             if not self.control.stop.is_set():
                 self._batch(batch.prepared)
+                self.queued.add(tokens=-sum(one.length for one in batch.prepared))
             self.packer.release(batch)
 
     def _batch(self, batch: Sequence[Prepared], *, last: bool = False) -> None:
@@ -54,7 +57,8 @@ class Embed:
             if not is_error(error):
                 raise
             self._withdraw(batch)
-            self._isolate(batch, error, last)
+            if not self.control.stop.is_set():  # else the call may have been given up, which is nobody's failure
+                self._isolate(batch, error, last)
         else:
             self.control.succeeded("embedder")
             self.control.counters.add(embedded=len(points), tokens=sum(one.length for one in batch))

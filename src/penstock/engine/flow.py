@@ -67,6 +67,8 @@ class Flow:
         while alive:
             try:
                 alive = not self._ended(interval)
+                if self._control.stop.is_set():
+                    self._head.interrupt()  # each time: a call may have begun just when it stopped
                 if report:
                     report(self.progress())
             except KeyboardInterrupt:
@@ -99,12 +101,15 @@ class Flow:
 
     def progress(self) -> Progress:
         channels = (*self._head.stats(), self._seam.points.stats(), self._seam.events.stats())
+        now, loaded = time.monotonic(), self._control.loaded_at
         return Progress(
-            seconds=time.monotonic() - self._began,
+            seconds=now - self._began,
             counts=self._control.counters.values(),
             channels=channels,
             budget=self._budget,
             listing=self._head.listing,
             queued_bytes=self._head.queued.bytes,
+            queued_tokens=self._head.queued.tokens,
+            loading=(now if loaded is None else loaded) - self._began,
             waiting=self._control.waiting,
         )

@@ -70,12 +70,15 @@ class HeadStages:
         self.queued = Queued()
         self._release = head.release
         embedder = head.embedder
+        self._interrupt = embedder.interrupt
         self._packer = Packer(
             self._chunks, window=WINDOW * embedder.batch_tokens, tokens=embedder.batch_tokens, rows=embedder.batch_rows
         )
         read_back = None
         if head.fetch is not None:
-            read_back = ReadBack(head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control)
+            read_back = ReadBack(
+                head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control, self.queued
+            )
         self._scan = Scan(
             changes=head.changes,
             view=head.view,
@@ -103,7 +106,7 @@ class HeadStages:
             queued=self.queued,
             metadata=head.metadata,
         )
-        embed = Embed(embedder, self._packer, seam.points, seam.send, control, head.admit, head.withdraw)
+        embed = Embed(embedder, self._packer, seam.points, seam.send, control, self.queued, head.admit, head.withdraw)
         self.scan = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
         self.stages = [self.scan]
         if read_back is None:
@@ -127,6 +130,10 @@ class HeadStages:
         self._reads.drop()
         self._chunks.drop()
         self._packer.drop()
+
+    def interrupt(self) -> None:
+        """Have the model give up calls that wait for something."""
+        self._interrupt()
 
     def fail(self) -> None:
         for channel in (self._items, self._blocks, self._reads, self._chunks):

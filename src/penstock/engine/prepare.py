@@ -18,6 +18,7 @@ from penstock.engine.channel import Broken, Channel, Closed
 from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
+from penstock.engine.progress import Counters
 from penstock.engine.readback import Move, ReadBack
 from penstock.engine.scan import Queued
 from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared
@@ -95,6 +96,7 @@ class Prepare:
             chunker = self.ready()
         except Exception as error:  # a store or model that cannot be opened is not this document's failure
             raise StageError("prepare", item.uri, error) from error
+        self.control.loaded()
         ends: Failed | Parsed
         try:
             self._chunk(document, chunker, sent)
@@ -123,6 +125,11 @@ class Prepare:
 
     def _chunk(self, document: Document, chunker: Chunker, sent: list[int]) -> None:
         """Count in `sent` what was sent, also where it ends in an exception."""
+        with closing(_Read(document.item.size or 0, self.queued, self.control.counters)) as read:
+            self._cut(document, chunker, sent, read)
+            read.end()
+
+    def _cut(self, document: Document, chunker: Chunker, sent: list[int], read: _Read) -> None:
         with _blamed("parser", "parse"):
             parsed = self.parse(document.item)
         size = document.item.size or 0
@@ -152,12 +159,12 @@ class Prepare:
                 if len(batch) >= BATCH or held >= BATCH_BYTES:
                     sent[0] += self._send(document, batch)
                     batch, held = [], 0
+                    read.to(piece.span[1])
         sent[0] += self._send(document, batch)
 
     def _draw(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Generator[Block, None, None]:
         """The parser's blocks. As much is charged as the largest so far takes: the chunker has one at a time."""
-        left = document.item.size or 0
-        held = read = 0
+        held = 0
         try:
             for block in _guarded(blocks):
                 if isinstance(block, Gap):
@@ -175,18 +182,8 @@ class Prepare:
                     self.blocks.charge(size)
                     held = size
                 yield block
-                read += len(block.text)
-                if read >= BATCH_BYTES:
-                    left -= self._progressed(min(read, left))
-                    read = 0
         finally:
             self.blocks.release(held)
-            self._progressed(left)
-
-    def _progressed(self, amount: int) -> int:
-        self.control.counters.add(bytes=amount)
-        self.queued.add(-amount)
-        return amount
 
     def _send(self, document: Document, batch: list[Prepared]) -> int:
         """Send on those that the index does not have as they are. Gives how many."""
@@ -220,8 +217,35 @@ class Prepare:
         document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
         document.facts["tokens"] = int(document.facts["tokens"]) + sum(one.length for one in batch)
         if new:
+            self.queued.add(tokens=sum(one.length for one in new))
             self.chunks.put(new, sum(one.nbytes for one in new))
         return len(batch) - len(kept)
+
+
+class _Read:
+    """How far a document was read, by what was cut of it: a character is about a byte."""
+
+    def __init__(self, size: int, queued: Queued, counters: Counters) -> None:
+        self._left, self._queued, self._counters = size, queued, counters
+        self._at = 0
+
+    def to(self, at: int) -> None:
+        self._count(min(max(0, at - self._at), self._left))
+        self._at = max(at, self._at)
+
+    def end(self) -> None:
+        """All of it was."""
+        self._count(self._left)
+
+    def _count(self, amount: int) -> None:
+        self._counters.add(bytes=amount)
+        self._queued.add(bytes=-amount)
+        self._left -= amount
+
+    def close(self) -> None:
+        """What was not read by now will not be."""
+        self._queued.add(bytes=-self._left)
+        self._left = 0
 
 
 def _guarded(blocks: Iterable[Block | Gap | str]) -> Generator[Block | Gap | str, None, None]:

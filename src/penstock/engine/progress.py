@@ -60,6 +60,10 @@ class Progress:
     """Bytes of the items found and not read to their end."""
     waiting: str = ""
     """What the run waits for, if something is away: `write: connection refused (retry in 4 s)`."""
+    queued_tokens: int = 0
+    """Tokens of the chunks cut and not embedded yet."""
+    loading: float = 0.0
+    """Of the seconds, those before model and store were open."""
 
     @property
     def in_flight(self) -> int:
@@ -73,24 +77,42 @@ class Progress:
     @property
     def bottleneck(self) -> str:
         """The stage behind the last full channel: everything above waits for it. None full: behind the fullest."""
-        consumed = [channel for channel in self.channels if channel.name in _CONSUMERS and channel.bytes]
-        for channel in reversed(consumed):
-            if channel.bytes >= 0.8 * channel.capacity:
-                return _CONSUMERS[channel.name]
-        fullest = max(consumed, key=lambda channel: channel.bytes / channel.capacity, default=None)
+        if full := self._last_full:
+            return full
+        fullest = max(self._consumed, key=lambda channel: channel.bytes / channel.capacity, default=None)
         return _CONSUMERS[fullest.name] if fullest else "scan"
+
+    @property
+    def _consumed(self) -> list[ChannelStats]:
+        return [channel for channel in self.channels if channel.name in _CONSUMERS and channel.bytes]
+
+    @property
+    def _last_full(self) -> str:
+        """The stage behind the last full channel, if one is full."""
+        full = [channel for channel in self._consumed if channel.bytes >= 0.8 * channel.capacity]
+        return _CONSUMERS[full[-1].name] if full else ""
 
     def rate(self, name: str) -> float:
         return self.counts[name] / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def eta(self) -> float | None:
-        """Seconds to go, once the source has told everything: at the pace of what has gone all the way."""
-        waiting = sum(channel.bytes for channel in self.channels if channel.name == "chunks") * _TEXT
-        through = self.counts["bytes"] - waiting
-        if self.listing or through <= 0 or self.seconds <= 0:
+        """Seconds to go, once the source has named everything: as long as the slowest stage takes for what is left, at
+        its pace since model and store are open. What is not read yet is taken to have as many tokens a byte as what is.
+        """
+        worked, counts = self.seconds - self.loading, self.counts
+        read, embedded = counts["bytes"], counts["tokens"]
+        cut = embedded + self.queued_tokens
+        if self.listing or worked <= 0 or read <= 0 or (cut and not embedded):
             return None
-        return (self.queued_bytes + waiting) / (through / self.seconds)
+        growth = 1 + self.queued_bytes / read  # of what has come so far, until all has
+        to_go = [growth - 1]
+        if embedded:
+            to_go.append(cut * growth / embedded - 1)
+        made, written = counts["embedded"] + counts["moved"], counts["written"]
+        if written and self._last_full in ("write", "commit"):
+            to_go.append(made * (1 + max(to_go)) / written - 1)
+        return worked * max(to_go)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -105,8 +127,6 @@ class Progress:
         }
 
 
-_TEXT = 0.4
-"""The share of a waiting chunk's bytes that is its text; the rest is tokens and names."""
 _CONSUMERS = {"items": "prepare", "reads": "read back", "chunks": "embed", "points": "write", "commits": "commit"}
 
 

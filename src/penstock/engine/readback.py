@@ -15,6 +15,7 @@ from penstock.core.errors import StageError
 from penstock.core.records import Chunk, Point
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
+from penstock.engine.scan import Queued
 from penstock.engine.work import Embedded, Prepared, embedded
 
 
@@ -33,6 +34,7 @@ class ReadBack:
     chunks: Channel[list[Prepared]]
     points: Channel[list[Embedded]]
     control: Control
+    queued: Queued
     _largest: int = 0
     """Bytes of the largest point that was read so far. Before the first is read, nothing is known of their size."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -92,6 +94,7 @@ class ReadBack:
             self.points.put(found, sum(one.nbytes for one in found))
             self.control.counters.add(moved=len(found))
         if lost:
+            self.queued.add(tokens=sum(one.length for one in lost))
             self.chunks.put(lost, sum(one.nbytes for one in lost))
 
 

@@ -20,15 +20,17 @@ PAGE, PAGE_SECONDS = 256, 0.1
 
 
 class Queued:
-    """Bytes of the items that were listed and not read to their end."""
+    """What is known to be left: bytes of items that were listed and not read to their end, and tokens of chunks that
+    were cut and not embedded."""
 
     def __init__(self) -> None:
-        self.bytes = 0
+        self.bytes = self.tokens = 0
         self._lock = threading.Lock()
 
-    def add(self, amount: int) -> None:
+    def add(self, *, bytes: int = 0, tokens: int = 0) -> None:
         with self._lock:
-            self.bytes += amount
+            self.bytes += bytes
+            self.tokens += tokens
 
 
 @dataclass(slots=True)
@@ -112,6 +114,6 @@ class Scan:
         control.counters.add(unchanged=len(page.unchanged), parked=len(page.failing), barred=page.removed)
         begun = self.view.begin([item.uri for item in work], self.run) if work else {}
         for item in work:
-            self.queued.add(item.size or 0)
+            self.queued.add(bytes=item.size or 0)
             self.items.put(Document(item, begun[item.uri], epoch), item.nbytes)
         return len(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,9 @@ class OpenIndex:
     def __init__(self, index: Index, embedder: Embedder | MultiEmbedder) -> None:
         self.index, self.embedder = index, named(embedder)
         self._loaded = False
+        self._loading = threading.Lock()
+        self._turns = threading.Semaphore(self.embedder.workers)
+        """A model is called by no more threads at once than it allows, however many search."""
 
     @property
     def manifest(self) -> Manifest:
@@ -53,6 +57,14 @@ class OpenIndex:
         name = self._schema.name(using)
         return self._nearest(lambda: self.embedder.query([query], name), k, where, name)
 
+    async def asearch(
+        self, query: str, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
+        """`search`, awaited: in a thread, beside the event loop."""
+        from asyncio import to_thread  # here, as no command needs it
+
+        return await to_thread(self.search, query, k, where, using=using)
+
     def search_image(
         self, image: bytes, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
@@ -69,10 +81,13 @@ class OpenIndex:
     ) -> list[Hit]:
         if k < 1:
             raise UsageError(f"invalid k {k}: expected at least 1")
-        if not self._loaded:
-            self.embedder.open()
-            self._loaded = True
-        return self.index.search(query()[0], k, where, using=name)
+        with self._loading:
+            if not self._loaded:
+                self.embedder.open()
+                self._loaded = True
+        with self._turns:
+            vector = query()[0]
+        return self.index.search(vector, k, where, using=name)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         return self.index.fetch(ids)

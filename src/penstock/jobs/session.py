@@ -14,7 +14,7 @@ from penstock.engine.identity import entry_of_stored
 from penstock.jobs.components import Components
 from penstock.jobs.ledgers import prune
 from penstock.jobs.ownership import check_capabilities, owns
-from penstock.sinks.fanout import FanOut
+from penstock.sinks.fanout import FanOut, members
 
 REFUSALS = (UsageError, OwnershipError, SpaceMismatch, ModelError)
 """Errors of what the user wants, which no second try changes."""
@@ -146,6 +146,8 @@ class Session:
         if not self._sink_open:
             self.sink.open(Manifest(self.schema, self.owner))
             self._sink_open = True
+            if not self.exists:
+                self.notices += [_write_only(sink) for sink in members(self.sink) if not sink.readable]
             if not self.exists and (held := self.sink.manifest()) is not None:
                 self._owns(held, self.sink, self.components.ledger.id)  # two that began at once have made one index
                 self._register()
@@ -187,6 +189,13 @@ def attached(components: Components, *, adopt: bool = False) -> FanOut | None:
     prefix = components.id_prefix.hex()
     several.attach(ledger, mine=(lambda id: id.startswith(prefix)) if prefix else None, adopt=adopt)
     return several
+
+
+def _write_only(sink: Sink) -> str:
+    return (
+        f"{sink.url} cannot be read back: moved documents will be embedded again, and it can be neither verified nor"
+        " copied, reindexed or adopted"
+    )
 
 
 def fingerprints(schema: IndexSchema) -> str:

@@ -137,6 +137,9 @@ class _SmallBatches(MultiEmbedder):
     def embed(self, chunks: Sequence[Chunk]) -> Mapping[str, Sequence[Vector]]:
         return self._real.embed(chunks)
 
+    def interrupt(self) -> None:
+        self._real.interrupt()
+
     def query(self, texts: Sequence[str], using: str) -> Sequence[Vector]:
         return self._real.query(texts, using)
 

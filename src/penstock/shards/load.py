@@ -28,6 +28,7 @@ from penstock.core.schema import Manifest
 from penstock.shards import store as stores
 from penstock.shards.folder import Folder
 from penstock.shards.format import Listed, Part, Row, records
+from penstock.sinks.manifests import STATE
 from penstock.sinks.transfer import PAGE, held_equal, write_all
 
 OWNER = "parts:"
@@ -91,7 +92,7 @@ def load(
     held = base.manifest()
     _may_replace(base, held, folder, replace_model)
     number, generation = _generation(base, held, owner)
-    file = Path(state) if state is not None else Path(".penstock") / f"load-{digest.hexdigest()[:16]}.json"
+    file = Path(state) if state is not None else Path(STATE) / f"load-{digest.hexdigest()[:16]}.json"
     with generation:
         loading = _Loading(folder, parts, generation, _State(file, owner, generation.url), progress)
         loaded = replace(loading.run(Manifest(folder.schema, {"": owner})), gaps=tuple(gaps))

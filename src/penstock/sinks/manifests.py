@@ -13,6 +13,8 @@ from penstock.core.errors import SinkError, SpaceMismatch, UsageError
 from penstock.core.records import NOTHING, VECTOR
 from penstock.core.schema import IndexSchema, Manifest, from_dict, from_space, to_dict
 
+STATE = ".penstock"
+"""The folder, where a run is started, of ledgers and of whatever lies beside them, unless they are named."""
 METRICS = ("cosine", "dot", "l2")
 PRODUCTS: Mapping[str, Sequence[str]] = dict.fromkeys(("Sparse", "MultiVector"), ("cosine", "dot"))
 """Metrics by kind, of stores that compare only dense vectors by their distance."""

@@ -67,6 +67,9 @@ class FaultyEmbedder(Embedder):
     def close(self) -> None:
         self.real.close()
 
+    def interrupt(self) -> None:
+        self.real.interrupt()
+
     def embed(self, chunks: Sequence[Chunk]) -> Sequence[Vector]:
         faults = self.faults
         with self._lock:

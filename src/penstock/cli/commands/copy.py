@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from penstock import compose
-from penstock.cli.output.progress import counting
 from penstock.cli.output.results import copied_rows, rows_text, say
 from penstock.cli.output.streams import INCOMPLETE, OK, emit
-from penstock.cli.output.text import clean
+from penstock.display.progress import counting
+from penstock.display.text import clean
 
 
 def copy(args: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ from itertools import chain, islice
 from penstock.cli.ledgers import ledger_path, open_ledger
 from penstock.cli.output.results import say, table
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
-from penstock.cli.output.text import document_name, moment
 from penstock.core.errors import UsageError
+from penstock.display.text import document_name, moment
 from penstock.jobs import documents as jobs
 from penstock.jobs.documents import DocumentEntry
 from penstock.pipeline import Pipeline

@@ -12,11 +12,11 @@ from rich.text import Text
 from penstock.cli.ledgers import index_urls, ledger_path, open_ledger
 from penstock.cli.output.results import chunk_rows, explanation_rows, origin_rows, rows_text, say, table
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
-from penstock.cli.output.text import clean
 from penstock.compose import make_index
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.generations import current
 from penstock.core.schema import to_dict
+from penstock.display.text import clean
 from penstock.jobs.ledgers import remembered
 from penstock.pipeline import Pipeline
 from penstock.registry import has_index

@@ -9,7 +9,7 @@ from typing import Any
 from penstock.cli.ledgers import index_urls, open_ledger
 from penstock.cli.output.results import rows_text, say, status_rows, table
 from penstock.cli.output.streams import OK, emit
-from penstock.cli.output.text import document_name, moment
+from penstock.display.text import document_name, moment
 from penstock.jobs.ledgers import remembered, size
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from penstock.cli.output.results import say, table
 from penstock.cli.output.streams import OK, complain, emit
-from penstock.cli.output.text import count, moment, size
-from penstock.compose import STATE, make_sink
+from penstock.compose import make_sink
 from penstock.core.errors import UsageError
+from penstock.display.text import count, moment, size
 from penstock.jobs.ledgers import Summary, dead, paths, prune, summary
+from penstock.sinks.manifests import STATE
 
 
 def ledgers(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 
 from penstock.cli.output.results import say, table
 from penstock.cli.output.streams import OK, emit
-from penstock.cli.output.text import clean, size
+from penstock.display.text import clean, size
 from penstock.embedders.models import list_models, resolve
 from penstock.embedders.prefixes import INT8, TORCH
 

@@ -9,8 +9,8 @@ from penstock.cli.ledgers import ledger_path
 from penstock.cli.options import pipeline_options
 from penstock.cli.output.results import plan_rows, rows_text, say
 from penstock.cli.output.streams import OK, complain, emit
-from penstock.cli.output.text import document_name
 from penstock.core.errors import UsageError
+from penstock.display.text import document_name
 from penstock.pipeline import Pipeline
 
 

@@ -8,7 +8,7 @@ import sys
 from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.results import removed_rows, rows_text, say
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
-from penstock.cli.output.text import count
+from penstock.display.text import count
 from penstock.jobs.remove import Removed
 from penstock.pipeline import Pipeline
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from penstock.cli.ledgers import state_option
 from penstock.cli.options import pipeline_options, source_dest
-from penstock.cli.output.progress import Display, display
 from penstock.cli.output.report import report_text
 from penstock.cli.output.results import say
 from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, complain
-from penstock.cli.output.text import document_name
 from penstock.cli.signals import interruptible
 from penstock.core.metadata import parse_metadata
+from penstock.display.progress import Display, display
+from penstock.display.text import document_name
 from penstock.engine.progress import Report
 from penstock.pipeline import Pipeline
 from penstock.settings import Settings

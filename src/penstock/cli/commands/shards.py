@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from penstock import compose, shards
-from penstock.cli.output.progress import counting, display
 from penstock.cli.output.results import embedded_rows, imported_rows, loaded_rows, rows_text, say
 from penstock.cli.output.streams import FAILED, INCOMPLETE, OK, STOPPED, emit
-from penstock.cli.output.text import clean
 from penstock.cli.signals import interruptible
+from penstock.display.progress import counting, display
+from penstock.display.text import clean
 from penstock.shards.embed import Options
 
 

@@ -7,11 +7,11 @@ import argparse
 from penstock import shards
 from penstock.cli.commands.runs import show_report, shown
 from penstock.cli.ledgers import ledger_path, state_option
-from penstock.cli.output.progress import counting
 from penstock.cli.output.results import inputs_row, rows_text, say, verification_rows
 from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, emit
-from penstock.cli.output.text import clean
 from penstock.core.errors import UsageError
+from penstock.display.progress import counting
+from penstock.display.text import clean
 from penstock.jobs.verify import Verification
 from penstock.pipeline import Pipeline
 

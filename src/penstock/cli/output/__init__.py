@@ -1,1 +1,1 @@
-"""Output of the command line: progress, results and errors, at a terminal, in a log, as JSON."""
+"""Output of the command line: results and errors, at a terminal, in a log, as JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penstock.cli.output.text import clean, count, duration, rate, size, speed
+from penstock.display.text import clean, count, duration, rate, size, speed
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.cli.output.text import clean, document_name, duration, moment, size, terminal
+from penstock.display.text import clean, document_name, duration, moment, size, terminal
 from penstock.jobs.snippets import snippet
 
 if TYPE_CHECKING:

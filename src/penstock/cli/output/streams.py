@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from penstock.cli.output.text import clean
+from penstock.display.text import clean
 
 OK, INCOMPLETE, USAGE, FAILED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 141, 130
 

@@ -1,22 +1,28 @@
-"""Progress of a run: live at a terminal, in plain lines for a log, as JSON for machines."""
+"""Progress of a run: live at a terminal or in a notebook, in plain lines for a log, as JSON for machines."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from penstock.cli.output.text import clean, count, duration, rate, size, speed, terminal
+from penstock.core.errors import UsageError
+from penstock.display.notebook import Cell, in_notebook
+from penstock.display.text import clean, count, duration, rate, size, speed, terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
     from penstock.engine.progress import Progress
+
+T = TypeVar("T")
 
 WINDOW = 5.0
 """Seconds over which rates are shown."""
@@ -30,6 +36,8 @@ class Rates:
         self._seen: deque[tuple[float, dict[str, int]]] = deque()
 
     def add(self, progress: Progress) -> None:
+        if self._seen and progress.seconds < self._seen[-1][0]:
+            self._seen.clear()  # another run has begun
         self._seen.append((progress.seconds, progress.counts))
         while len(self._seen) > 2 and self._seen[1][0] <= progress.seconds - WINDOW:
             self._seen.popleft()
@@ -71,7 +79,7 @@ class Display:
                 self.show = _nothing  # type: ignore[method-assign]  # nobody looks any more: the run goes on
 
     def due(self, seconds: float) -> bool:
-        return self._last is None or seconds - self._last >= self.every
+        return self._last is None or not 0 <= seconds - self._last < self.every
 
     def show(self, progress: Progress, news: bool) -> None: ...
 
@@ -135,12 +143,45 @@ class LiveDisplay(Display):
             self._live.update(frame(self._title, progress, self.rates, self._stopping), refresh=True)
 
 
-def display(title: str, *, as_json: bool, quiet: bool) -> Display:
+class NotebookDisplay(Display):
+    """One picture in a notebook, replaced twice a second at most; the last one stays."""
+
+    every = 0.5
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._title = title
+        self._cell = Cell()
+        self._latest: Progress | None = None
+
+    def __enter__(self) -> NotebookDisplay:
+        self._cell.show(clean(self._title))  # here, as a run that is awaited is shown from elsewhere than its cell
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._latest is not None:
+            self.show(self._latest, news=False)
+
+    def __call__(self, progress: Progress) -> None:
+        self._latest = progress
+        super().__call__(progress)
+
+    def show(self, progress: Progress, news: bool) -> None:
+        from rich.console import Console
+
+        drawn = io.StringIO()
+        Console(file=drawn, width=100).print(frame(self._title, progress, self.rates))
+        self._cell.show("\n".join(map(str.rstrip, drawn.getvalue().splitlines())))
+
+
+def display(title: str, *, as_json: bool = False, quiet: bool = False) -> Display:
     """The display that fits where we are."""
     if as_json:
         return JsonLines()
     if quiet:
         return Quiet()
+    if in_notebook():
+        return NotebookDisplay(title)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return LiveDisplay(title)
     return Lines()
@@ -216,11 +257,47 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
 
 
 @contextmanager
-def counting(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def counting(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Progress bar; yields `update(done, total)`."""
+    if in_notebook() and not quiet:
+        yield _counted(title)
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=terminal(sys.stderr), disable=quiet) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _counted(title: str) -> Callable[[int, int], None]:
+    cell, due = Cell(), 0.0
+
+    def update(done: int, total: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due or done >= total:
+            due = time.monotonic() + NotebookDisplay.every
+            cell.show(f"{clean(title)}: {done:,} of {total:,}")
+
+    return update
+
+
+def callback(progress: Callable[[T], None] | bool | None) -> Callable[[T], None] | None:
+    """The function that a `progress` argument is, if it is one. Raises UsageError for what is no progress."""
+    if progress is None or isinstance(progress, bool):
+        return None
+    if not callable(progress):
+        raise UsageError(f"invalid progress {progress!r}: expected True, or a function of a moment's progress")
+    return progress
+
+
+@contextmanager
+def watching(
+    progress: Callable[[Progress], None] | bool | None, title: str
+) -> Iterator[Callable[[Progress], None] | None]:
+    """The callback of a run: the user's, or with True that of a display that fits where we are."""
+    if progress is True:
+        with display(title) as shown:
+            yield shown
+    else:
+        yield callback(progress)
