@@ -97,6 +97,9 @@ def _check_functions(chunk: object, parsers: object) -> None:
     for media_type, parser in parsers.items():
         if not callable(parser):
             raise UsageError(f"Pipeline: invalid parser {parser!r} of {media_type}: expected a function")
+    from penstock.parsers import media_types
+
+    media_types.check(parsers)
 
 
 def _secrets(source: Sequence[str], options: Mapping[str, Any]) -> bool:

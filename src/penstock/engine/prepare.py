@@ -14,6 +14,7 @@ from penstock.core.contracts import Chunker
 from penstock.core.errors import LockedError, ParseError, SourceError, StageError, Transient, Unsupported
 from penstock.core.records import Block, Gap, Item, Piece
 from penstock.engine.channel import Broken, Channel, Closed
+from penstock.engine.classify import ParserCode
 from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
@@ -67,6 +68,7 @@ _NAMED = (
 @dataclass(slots=True)
 class Prepare:
     parse: Callable[[Item], Parse]
+    parser_code: ParserCode
     ready: Callable[[], Chunker]
     """Called before anything is read or deleted, often: opens model and sink the first time, gives the chunker.
     So a run that finds nothing changed loads no model and no driver."""
@@ -121,10 +123,13 @@ class Prepare:
 
     def _chunk(self, document: Document, chunker: Chunker, sent: list[int]) -> None:
         """Count in `sent` what was sent, also where it ends in an exception."""
+        facts = document.facts
+        facts["parser_code"] = self.parser_code(document.item, None)
         with _blamed("parser", "parse"):
             parsed = self.parse(document.item)
         size = document.item.size or 0
-        document.facts.update(parser=parsed.parser, media_type=parsed.media_type, bytes=size, chunks=0, tokens=0)
+        facts.update(parser=parsed.parser, media_type=parsed.media_type, bytes=size, chunks=0, tokens=0)
+        facts["parser_code"] = self.parser_code(document.item, parsed.media_type)
         namer = Namer(document.item, document.begun, self.id_prefix)
         own = _blamed("chunker", "chunk")
         batch: list[Prepared] = []
@@ -205,8 +210,8 @@ class Prepare:
                 new = [one for one in new if one.entry.content not in same]
             if moves:
                 self.read_back.put(moves)
-        document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
-        document.facts["tokens"] = int(document.facts["tokens"]) + sum(one.length for one in batch)
+        document.facts["chunks"] += len(batch)
+        document.facts["tokens"] += sum(one.length for one in batch)
         if new:
             self.chunks.put(new, sum(one.nbytes for one in new))
         return len(batch) - len(kept)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from penstock.core.errors import StageError
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingEnd, Unreadable, Upsert
 from penstock.engine.channel import Broken, Channel, Closed, Ended
-from penstock.engine.classify import classify
+from penstock.engine.classify import ParserCode, built_in, classify
 from penstock.engine.control import Control
 from penstock.engine.journal import Failure, View
 from penstock.engine.work import Boundary, Document, Event, Gone
@@ -43,6 +43,7 @@ class Scan:
     send: Callable[[Event], None]
     control: Control
     queued: Queued
+    parser_code: ParserCode = built_in
     listing: bool = True
 
     def work(self) -> None:
@@ -96,7 +97,7 @@ class Scan:
         control = self.control
         control.counters.add(listed=len(items))
         items = [item for item in items if control.in_flight.enter(item.uri, wait=self.feed)]
-        page = classify(items, self.view, force=self.force)
+        page = classify(items, self.view, parser_code=self.parser_code, force=self.force)
         work = [item for item, _ in page.work]
         if settled := [known.document for known in (*page.unchanged, *page.failing)]:
             working = {item.uri for item in work}

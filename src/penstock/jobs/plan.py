@@ -154,7 +154,7 @@ class _Planner:
 
     def _consider(self, items: list[Item]) -> None:
         """Count what is new and changed."""
-        page = classify(items, self._ledger or _NOTHING_KNOWN)
+        page = classify(items, self._ledger or _NOTHING_KNOWN, parser_code=self._parsers.code)
         self._present.update(page.documents)
         self.unchanged += len(page.unchanged)
         self.failing += len(page.failing)

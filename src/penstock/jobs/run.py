@@ -101,6 +101,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, options: Option
         id_prefix=components.id_prefix,
         feed=source.feed,
         force=options.force,
+        parser_code=session.parsers.code,
         fetch=sink.fetch if sink.readable else None,
         fetch_rows=sink.max_rows,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from penstock.chunkers import uncompared
 from penstock.core.contracts import Chunker, Sink
 from penstock.core.errors import OwnershipError, UsageError
 from penstock.core.schema import IndexSchema, Manifest
@@ -58,6 +59,8 @@ class Session:
             ledger.set("settings", components.settings)
         self.parsers = components.parser()
         stack.callback(self.parsers.close)
+        if not read_only:
+            self._notice_uncompared()
 
     def _fan_out(self, adopt: bool) -> FanOut | None:
         """The sinks, where there are several, or were: those that are left out this time miss what it writes."""
@@ -68,6 +71,16 @@ class Session:
         prefix = self.components.id_prefix.hex()
         several.attach(ledger, mine=(lambda id: id.startswith(prefix)) if prefix else None, adopt=adopt)
         return several
+
+    def _notice_uncompared(self) -> None:
+        """Say once of what the user's own code depends on that its changes go unnoticed."""
+        components = self.components
+        names = [*uncompared(components.chunk), *components.embedder.uncompared, *self.parsers.uncompared]
+        if (listed := ", ".join(dict.fromkeys(names))) == (components.ledger.get("uncompared") or ""):
+            return
+        components.ledger.set("uncompared", listed)
+        if listed:
+            self.notices.append(f"a change of {listed} goes unnoticed: raise the `version` of your function with it")
 
     def _begin_anew(self) -> None:
         if self.components.ledger.counts().chunks:

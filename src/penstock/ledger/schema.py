@@ -41,6 +41,11 @@ ALTER TABLE failures ADD COLUMN run INTEGER NOT NULL DEFAULT 0;
 """
 """What clears a failure is a later attempt, or a later listing, and no clock, which may be set back."""
 
+PARSER_CODE = """
+ALTER TABLE documents ADD COLUMN parser_code TEXT;
+"""
+"""What documents are read again by when a parser of the user's own has changed."""
+
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     def step(db: sqlite3.Connection) -> None:
@@ -50,7 +55,7 @@ def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     return step
 
 
-STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT))
+STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT), _statements(PARSER_CODE))
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)
 
