@@ -186,17 +186,9 @@ def _one_embedder(model: OneModel | MultiEmbedder | None) -> Embedder | MultiEmb
 
 def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex:
     """Open an index for searching. `model` is only needed where it was an object or a function of your own."""
-    from penstock.jobs.search import OpenIndex, check_model, models_of, opened
+    from penstock.jobs.search import OpenIndex, models_of
 
-    index = opened(make_index(url))
-    try:
-        schema = index.manifest().schema
-        embedder = make_embedder(models_of(schema) if model is None else model)
-        check_model(schema, embedder, index.url)
-    except BaseException:
-        index.close()
-        raise
-    return OpenIndex(index, embedder)
+    return OpenIndex(make_index(url), lambda schema: make_embedder(models_of(schema) if model is None else model))
 
 
 def copy(source: str | Sink, into: str | Sink, progress: Any = None) -> Copied:

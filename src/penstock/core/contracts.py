@@ -304,6 +304,9 @@ class Index(Location):
     """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes; several threads may
     search it at once."""
 
+    max_k: int | None = None
+    """The most hits of a search, if the store has a limit."""
+
     @abstractmethod
     def open(self) -> None:
         """Connect. Raises SinkError if there is no such index."""
