@@ -116,6 +116,9 @@ def _check_functions(where: str, chunk: object, parsers: object) -> None:
     for media_type, parser in parsers.items():
         if not callable(parser):
             raise UsageError(f"{where}: invalid parser {parser!r} of {media_type}: expected a function")
+    from penstock.parsers import media_types
+
+    media_types.check(parsers)
 
 
 def _secrets(source: Sequence[str], options: Mapping[str, Any]) -> bool:
@@ -202,17 +205,9 @@ def _one_embedder(model: OneModel | MultiEmbedder | None) -> Embedder | MultiEmb
 
 def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex:
     """Open an index for searching. `model` is only needed where it was an object or a function of your own."""
-    from penstock.jobs.search import OpenIndex, check_model, models_of, opened
+    from penstock.jobs.search import OpenIndex, models_of
 
-    index = opened(make_index(url))
-    try:
-        schema = index.manifest().schema
-        embedder = make_embedder(models_of(schema) if model is None else model)
-        check_model(schema, embedder, index.url)
-    except BaseException:
-        index.close()
-        raise
-    return OpenIndex(index, embedder)
+    return OpenIndex(make_index(url), lambda schema: make_embedder(models_of(schema) if model is None else model))
 
 
 def embed_query(texts: str | Sequence[str], model: ModelSpec = None) -> NDArray[np.float32]:

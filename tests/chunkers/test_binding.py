@@ -52,7 +52,7 @@ def test_a_splitter_of_another_library_is_a_chunker() -> None:
         ("a", (6, 7), 2),
         ("c", (9, 10), 2),
     ]
-    assert spec(Splitter().split_text, tokens=True).endswith("split_text")
+    assert "split_text (code " in spec(Splitter().split_text, tokens=True)
 
 
 def test_the_default_follows_the_model() -> None:

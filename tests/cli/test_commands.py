@@ -67,6 +67,17 @@ def test_copies_of_a_text_are_one_result(ingest: Run, run: Run, index: str) -> N
     assert run("search", SENTENCE, "--in", index, "-k", "5", "--all").out.count(SENTENCE) == 5
 
 
+def test_a_search_by_score_and_type(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    hits = run("search", SENTENCE, "--in", index, "--json").lines
+    best, other = (hit["score"] for hit in hits)
+    assert len(run("search", SENTENCE, "--in", index, "--json", "--threshold", str((best + other) / 2)).lines) == 1
+    assert len(run("search", SENTENCE, "--in", index, "--json", "--type", "text").lines) == 2
+    none = run("search", SENTENCE, "--in", index, "--type", "image")
+    assert "nothing found" in none.err
+    assert run("search", SENTENCE, "--in", index, "--type", "video").status == 2
+
+
 def test_documents_that_failed_before_are_said_to_have(ingest: Run, run: Run) -> None:
     Path("docs/broken.pdf").write_bytes(b"%PDF-1.7\nnot at all")
     ingest("-q")

@@ -34,12 +34,28 @@ def test_a_function_embeds_and_tells_its_dimension() -> None:
     assert list(FunctionEmbedder(lengths, query=other).query(["ab"])[0].values) == [1.0, 1.0]
 
 
-def test_the_space_of_a_function_is_its_name_and_version() -> None:
+def test_the_space_of_a_function_is_its_name_and_code_or_version() -> None:
     first = FunctionEmbedder(lengths).describe().fingerprint
     assert FunctionEmbedder(lengths, dim=2).describe().fingerprint == first
     assert FunctionEmbedder(lengths, version="2").describe().fingerprint != first
     assert FunctionEmbedder(other).describe().fingerprint != first
     assert FunctionEmbedder(lengths, query=other).describe().fingerprint != first
+
+
+def test_two_lambdas_are_two_spaces() -> None:
+    one, two = (
+        FunctionEmbedder(lambda texts: [[1.0]] * len(texts)),
+        FunctionEmbedder(lambda texts: [[2.0]] * len(texts)),
+    )
+    assert one.describe().model == two.describe().model
+    assert not one.describe().same_space(two.describe())
+
+
+def test_what_a_model_depends_on_unseen_is_said_unless_it_has_a_version() -> None:
+    weights = [1.0, 2.0]
+    embedder = FunctionEmbedder(lambda texts: [weights] * len(texts))
+    assert embedder.uncompared == [f"weights of {__name__}.{one.__qualname__}" for one in [embedder.function]]
+    assert not FunctionEmbedder(embedder.function, version="3").uncompared
 
 
 @pytest.mark.parametrize(

@@ -167,3 +167,20 @@ def test_the_ledger_is_reported(tmp_path: Path) -> None:
     with served(live.url, with_settings(state=tmp_path / "none.db"), opener=opener) as client:
         assert "no ledger" in client.get("/v1/status").json()["ledger"]["error"]
     forget(live.url)
+
+
+def test_what_was_emptied_is_not_answered_from(tmp_path: Path) -> None:
+    """Nobody looks for another generation by the clock here: that nothing is found is enough."""
+    live = Live("memory://serve-emptied", tmp_path)
+    live.pipeline(HashingEmbedder(64)).run()
+    opener = either(HashingEmbedder(64), OtherEmbedder(64))
+    with served(live.url, with_settings(poll=1000), opener=opener) as client:
+        assert client.found(text="document d3 line m1", k=1)
+        live.pipeline(OtherEmbedder(64)).reindex()
+        live.pipeline(OtherEmbedder(64)).drop_former()
+        answer = client.post("/v1/search", json={"text": "document d3 line m1", "k": 1}).json()
+        assert answer["hits"][0]["score"] == pytest.approx(1, abs=1e-5)
+        assert model_of(client) == "other"
+        assert client.found(text="document", where={"uri": "nowhere"}) == []
+    for name in ("", "_1"):
+        forget(live.url + name)

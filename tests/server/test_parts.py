@@ -14,13 +14,13 @@ import pytest
 
 from penstock.core.errors import UsageError
 from penstock.core.records import Dense
+from penstock.jobs.vector_math import collapse_duplicates, combine
 from penstock.server.batcher import Batcher, Embedded
 from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.settings import Settings
-from penstock.server.vector_math import collapse_duplicates, combine
 from penstock.support.fetching import public
 
 X, Y, Z = np.eye(3, dtype=np.float32)

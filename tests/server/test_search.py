@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.compose import open_index
 from penstock.sinks.memory import forget
 from penstock.testing.embedders import HashingEmbedder
 from tests.server.serving import Client, ColourEmbedder, chunk, either, fill, picture, refused, served
@@ -392,3 +393,34 @@ def test_the_image_search_example_clients(client: Client) -> None:
     assert client.get("/health").json() == {"status": "healthy", "collection_size": 13}
     refused(client.get("/search"), 400, "text is missing")
     refused(client.get("/search", params={"query": "x", "n_results": "no"}), 400)
+
+
+def test_types_and_highlights(client: Client) -> None:
+    """Images only, or texts; and where the words of the query stand."""
+    images = client.found(text="number 3", types=["image"], k=50)
+    assert images
+    assert not {uri for uri in images if uri.partition(":")[2].isdigit()}
+    assert set(images).isdisjoint(client.found(text="number 3", types=["text"], k=50))
+    refused(client.post("/v1/search", json={"text": "x", "types": ["video"]}), 400, "expected one of text, image")
+    hit = client.post("/v1/search", json={"text": "numbers 3 weigh", "k": 1, "where": {"uri": "doc:3"}}).json()["hits"][
+        0
+    ]
+    assert [hit["text"][start:end] for start, end in hit["highlights"]] == ["weighs"]
+
+
+def test_python_finds_the_same() -> None:
+    """Hits, scores, what they stand for, the next page; for each kind of search."""
+    url = "memory://serve-alike"
+    fill(url, [chunk(n, f"number {n % 7} of many") for n in range(30)] + [chunk(99, "red", image=b"")])
+    with served(url) as client, open_index(url, ColourEmbedder()) as index:
+        for options in ({}, {"distinct": True}, {"threshold": 0.8}, {"types": ["image"]}, {"where": {"ordinal": 0}}):
+            query: dict[str, Any] = {"text": "number 3 of many", "k": 5, **options}
+            answer = client.post("/v1/search", json=query).json()
+            hits = index.search("number 3 of many", k=5, **options)  # type: ignore[arg-type]
+            found = [(hit["uri"], hit["score"], hit["stands_for"], hit["highlights"]) for hit in answer["hits"]]
+            spans = [[list(span) for span in one] for one in hits.highlights]
+            assert found == [
+                (hit.chunk.uri, hit.score, n, one) for hit, n, one in zip(hits, hits.stands_for, spans, strict=True)
+            ]
+            assert (answer["cursor"] is None) == (hits.cursor is None)
+    forget(url)

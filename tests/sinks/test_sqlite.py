@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,21 @@ def test_a_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
     sink = SqliteSink(f"sqlite://{tmp_path}/x.db")
     with pytest.raises(SinkError, match="cannot be read"):
         sink.manifest()
+
+
+def test_looking_at_the_manifest_lets_go_of_no_lock(tmp_path: Path) -> None:
+    """Another process must not take the file to itself while it is read here: that was a crash of both."""
+    url = f"sqlite://{tmp_path}/notes.db"
+    with SqliteSink(url) as sink:
+        sink.open(TestSqlite().manifest)
+    take = (
+        "import sqlite3, sys; file = sqlite3.connect(sys.argv[1], timeout=0)\n"
+        "print(file.execute('PRAGMA journal_mode = DELETE').fetchone())"
+    )
+    with SqliteIndex(url) as index:
+        index.open()
+        assert index.count() == 0
+        assert index.manifest() == TestSqlite().manifest
+        command = [sys.executable, "-c", take, str(tmp_path / "notes.db")]
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "database is locked" in other.stderr

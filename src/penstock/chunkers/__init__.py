@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from penstock.chunkers.fitted import Fitted
-from penstock.chunkers.functions import FunctionChunker
+from penstock.chunkers.functions import FunctionChunker, function_spec
 from penstock.chunkers.sizes import Chunking, parse_chunking, within
 from penstock.chunkers.text import TextChunker
 from penstock.core.contracts import Chunker, Tokenizer
+from penstock.support.code_fingerprint import code_fingerprint
 
 Splitter = Callable[[str], Iterable[str]]
 ChunkSpec = str | int | Chunker | Splitter | None
@@ -47,7 +48,15 @@ def spec(chunk: ChunkSpec, *, tokens: bool) -> str:
     how = _chunking(chunk, tokens)
     if how is not None:
         return str(how)
-    return str(getattr(chunk, "spec", None) or getattr(chunk, "__qualname__", None) or type(chunk).__qualname__)
+    own = cast(Chunker, chunk)
+    return str(getattr(own, "spec", None) or function_spec(own, code_fingerprint(own)))
+
+
+def uncompared(chunk: ChunkSpec) -> Sequence[str]:
+    """What a chunker of the user's own uses that may change without another `spec`."""
+    if _chunking(chunk, tokens=True) is not None or getattr(chunk, "spec", None):
+        return ()
+    return code_fingerprint(cast(Chunker, chunk)).uncompared
 
 
 def longest(chunk: ChunkSpec, *, tokens: bool) -> int | None:

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from penstock.core.errors import ParseError
 from penstock.core.records import Block, Piece
+from penstock.support.code_fingerprint import CodeFingerprint, code_fingerprint, qualified_name
 
 
 class FunctionChunker:
@@ -20,7 +21,7 @@ class FunctionChunker:
 
     @property
     def spec(self) -> str:
-        return f"{self.split.__module__}.{self.split.__qualname__}"
+        return function_spec(self.split, code_fingerprint(self.split))
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Piece]:
         base = 0
@@ -48,8 +49,12 @@ class FunctionChunker:
                 continue
             start = text.find(part, at)
             if start < 0:
-                raise ParseError(
-                    f"{self.spec} returned a text that is not in the document, or not in order: {part[:60]!r}"
-                )
+                name = qualified_name(self.split)
+                raise ParseError(f"{name} returned a text that is not in the document, or not in order: {part[:60]!r}")
             yield start, part
             at = start + 1  # the next may overlap this one, but comes after it
+
+
+def function_spec(function: Callable[..., object], code: CodeFingerprint) -> str:
+    """The chunking of a function or object of the user's own, which is another one once its code has changed."""
+    return f"{qualified_name(function)} (code {code.digest})"

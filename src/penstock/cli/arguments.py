@@ -87,6 +87,8 @@ def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
     parser.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
     parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
+    parser.add_argument("--threshold", type=float, metavar="SCORE", help="only what scores at least so much")
+    parser.add_argument("--type", choices=("text", "image"), help="texts only, or images")
     parser.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
     parser.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
     add_json(parser)

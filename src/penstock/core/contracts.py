@@ -99,7 +99,8 @@ class Source(Component, ABC):
 class Parser(Protocol):
     """Turns a document's bytes into blocks, a piece at a time; never a list of the whole.
 
-    A plain function does. It yields Blocks (or plain strings, which are blocks of text), and a Gap for a part
+    A plain function does. Documents are read again by a changed one: by its code, or by its attribute `version` if it
+    has one. It yields Blocks (or plain strings, which are blocks of text), and a Gap for a part
     it could not read; it raises ParseError when the document as a whole is unreadable. The stream is seekable.
     """
 
@@ -157,6 +158,11 @@ class Model(Component):
     def tokenizer(self) -> Tokenizer | None:
         """The model's tokenizer, once open, if it `has_tokenizer`."""
         return None
+
+    @property
+    def uncompared(self) -> Sequence[str]:
+        """What the vectors depend on and `describe()` does not cover: a run says that a change of it goes unnoticed."""
+        return ()
 
 
 class Embedder(Model, ABC):
@@ -310,6 +316,9 @@ class Sink(Location):
 class Index(Location):
     """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes; several threads may
     search it at once."""
+
+    max_k: int | None = None
+    """The most hits of a search, if the store has a limit."""
 
     @abstractmethod
     def open(self) -> None:

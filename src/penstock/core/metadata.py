@@ -1,7 +1,7 @@
 """Metadata: what each chunk says of its document, in a form that every store can hold.
 
-Later ones win: what the item itself tells (STANDARD), what its source says of it (the columns of a table), what the
-parser found, and what the user gives.
+Later ones win: what is known of any document (`standard`), what its source says of it (the columns of a table), what
+the parser found, and what the user gives.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from penstock.core.errors import UsageError
 from penstock.core.path_fields import FROM_PATH, PathFields, path_of
 from penstock.core.records import Item
 
-STANDARD = ("name", "folder", "extension", "size", "created", "modified", "media_type")
-"""Fields that each chunk has, where they are known."""
+STANDARD_VERSION = "1"
+"""To be raised when `standard` gives other fields, which reach an index by reading its documents again."""
 LONGEST = 16_384
 """Bytes of the metadata that a user gives a document, as JSON: stores limit it, Pinecone to 40,000 in all."""
 DEPTH = 8
@@ -132,15 +132,6 @@ class GivenMetadata:
     def fingerprint(self) -> str:
         text = json.dumps(self.to_mapping(), sort_keys=True)
         return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def fingerprint(metadata: MetadataFunction | None) -> str:
-    """Differs where the same document may get other metadata."""
-    if metadata is None:
-        return ""
-    if isinstance(metadata, GivenMetadata):
-        return metadata.fingerprint
-    return f"{metadata!r}"
 
 
 def given(values: Mapping[str, Any]) -> GivenMetadata | None:

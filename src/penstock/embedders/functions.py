@@ -11,6 +11,7 @@ from penstock.core.errors import EmbedError, UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
 from penstock.support.asynchronous import Calls, is_async
+from penstock.support.code_fingerprint import CodeFingerprint, code_fingerprint, qualified_name
 
 CONCURRENCY = 8
 """Calls of an async function that are awaited at once, where nothing else is said: it waits for a service."""
@@ -23,8 +24,8 @@ class FunctionEmbedder(Embedder):
     `async def` runs on an event loop in a thread of its own, the same one in every call, with `concurrency` calls in
     flight (8); a run that stops cancels them.
 
-    The space is named after the function's qualified name and `version`: raise it when the function's vectors
-    change. `dim` is asked of the function itself, with one word, where it is not set.
+    The space is that of the function's name and code, so that a changed function makes another; with a `version` that
+    counts instead of the code. `dim` is asked of the function itself, with one word, where it is not set.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class FunctionEmbedder(Embedder):
         function: Callable[[list[str]], Any],
         *,
         dim: int | None = None,
-        version: str = "1",
+        version: str | None = None,
         query: Callable[[list[str]], Any] | None = None,
         concurrency: int | None = None,
     ) -> None:
@@ -46,14 +47,25 @@ class FunctionEmbedder(Embedder):
         self._calls = Calls()
 
     def __repr__(self) -> str:
-        return f"FunctionEmbedder({_name(self.function)}, version={self.version!r})"
+        version = "" if self.version is None else f", version={self.version!r}"
+        return f"FunctionEmbedder({qualified_name(self.function)}{version})"
 
     def describe(self) -> VectorSpec:
         if self.dim is None:
             self.dim = self._call(self.function, ["penstock"]).shape[1]
-        name = _name(self.function)
-        traits = f"{name}|{_name(self.query_function)}|{self.version}|{self.dim}"
+        name = qualified_name(self.function)
+        query = "" if self.query_function is None else qualified_name(self.query_function)
+        version = "+".join(code.digest for code in self._codes) if self.version is None else self.version
+        traits = f"{name}|{query}|{version}|{self.dim}"
         return VectorSpec(model=name, dim=self.dim, fingerprint=hashlib.sha256(traits.encode()).hexdigest()[:32])
+
+    @property
+    def uncompared(self) -> Sequence[str]:
+        return [one for code in self._codes for one in code.uncompared] if self.version is None else ()
+
+    @property
+    def _codes(self) -> list[CodeFingerprint]:
+        return [code_fingerprint(one) for one in (self.function, self.query_function) if one is not None]
 
     def interrupt(self) -> None:
         self._calls.cancel()
@@ -67,7 +79,7 @@ class FunctionEmbedder(Embedder):
     def _call(self, function: Callable[[list[str]], Any], texts: list[str]) -> Any:
         import numpy as np
 
-        name, wanted = _name(function), self.dim if self.dim is not None else "dim"
+        name, wanted = qualified_name(function), self.dim if self.dim is not None else "dim"
         result = self._calls.call(function, texts)
         try:
             vectors = np.asarray(result, dtype=np.float32)
@@ -78,11 +90,3 @@ class FunctionEmbedder(Embedder):
         if not np.isfinite(vectors).all():
             raise EmbedError(f"{name} gave values that are not finite")
         return vectors
-
-
-def _name(function: Callable[..., Any] | None) -> str:
-    if function is None:
-        return ""
-    # An object that can be called is named after its class; what it holds is for `version` to say.
-    named = function if hasattr(function, "__qualname__") else type(function)
-    return f"{named.__module__}.{named.__qualname__}"

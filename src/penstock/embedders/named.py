@@ -51,6 +51,10 @@ class Named(MultiEmbedder):
     def tokenizer(self) -> Tokenizer | None:
         return next(iter(self.embedders.values())).tokenizer
 
+    @property
+    def uncompared(self) -> Sequence[str]:
+        return [one for embedder in self.embedders.values() for one in embedder.uncompared]
+
     def embed(self, chunks: Sequence[Chunk]) -> Mapping[str, Sequence[Vector]]:
         return {name: embedder.embed(chunks) for name, embedder in self.embedders.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,8 +37,26 @@ class Classified:
         return [known.document for known in (*self.unchanged, *self.failing, *changed)]
 
 
-def classify(items: Sequence[Item], journal: KnowsDocuments, *, force: bool = False, since: int = 0) -> Classified:
-    """`force`: every item is work. `since`: so is what was last read by a run before this one."""
+ParserCode = Callable[[Item, str | None], str | None]
+"""The fingerprint of the user's own parser that reads an item of that media type, if one does. For None, as nothing has
+read the item, what changes when something may."""
+
+
+def built_in(item: Item, media_type: str | None) -> None:
+    """The ParserCode where there are no parsers of the user's own."""
+    return None
+
+
+def classify(
+    items: Sequence[Item],
+    journal: KnowsDocuments,
+    *,
+    parser_code: ParserCode,
+    force: bool = False,
+    since: int = 0,
+) -> Classified:
+    """`force`: every item is work. So is one that another parser reads now, however it ended, and `since` that run what
+    was last read by one before it."""
     uris = [item.uri for item in items]
     removed = journal.removed(uris)
     known = journal.known(uris)
@@ -47,7 +65,7 @@ def classify(items: Sequence[Item], journal: KnowsDocuments, *, force: bool = Fa
         if item.uri in removed:
             continue
         before = known.get(item.uri)
-        if before is None or force or before.run < since or before.fingerprint != item.fingerprint:
+        if before is None or force or before.run < since or _differs(before, item, parser_code):
             classified.work.append((item, before))
         elif before.state == FAILED:
             classified.failing.append(before)
@@ -56,3 +74,7 @@ def classify(items: Sequence[Item], journal: KnowsDocuments, *, force: bool = Fa
         else:
             classified.work.append((item, before))
     return classified
+
+
+def _differs(before: Known, item: Item, parser_code: ParserCode) -> bool:
+    return before.fingerprint != item.fingerprint or before.parser_code != parser_code(item, before.media_type)

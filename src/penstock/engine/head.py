@@ -9,6 +9,7 @@ from penstock.core.contracts import Chunker, MultiEmbedder
 from penstock.core.metadata import MetadataFunction
 from penstock.core.records import Change, Item, Point
 from penstock.engine.channel import Channel, ChannelStats
+from penstock.engine.classify import ParserCode, built_in
 from penstock.engine.control import Control
 from penstock.engine.embed import Embed
 from penstock.engine.journal import View
@@ -49,6 +50,7 @@ class Head:
     feed: bool = False
     force: bool = False
     """Read every item, whatever the journal knows of it."""
+    parser_code: ParserCode = built_in
     fetch: Callable[[Sequence[str]], Sequence[Point]] | None = None
     """Reads points of the index back, where that is possible."""
     fetch_rows: int = 1024
@@ -85,6 +87,7 @@ class HeadStages:
             run=head.run,
             feed=head.feed,
             force=head.force,
+            parser_code=head.parser_code,
             items=self._items,
             send=seam.send,
             control=control,
@@ -93,6 +96,7 @@ class HeadStages:
         )
         prepare = Prepare(
             parse=head.parse,
+            parser_code=head.parser_code,
             ready=head.ready,
             view=head.view,
             run=head.run,

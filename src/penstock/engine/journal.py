@@ -45,6 +45,10 @@ class Known(NamedTuple):
     """The last run whose listing named it."""
     run: int
     """The last run that read it."""
+    media_type: str | None = None
+    """None where its type was not found out, or nothing reads it."""
+    parser_code: str | None = None
+    """What `classify` compares: the fingerprint of the user's own parser that read it."""
 
 
 class Begun(NamedTuple):

@@ -15,6 +15,7 @@ from penstock.core.errors import LockedError, ParseError, SourceError, StageErro
 from penstock.core.metadata import MetadataFunction, normalized, standard
 from penstock.core.records import NOTHING, Block, Gap, Item, Metadata, Piece
 from penstock.engine.channel import Broken, Channel, Closed
+from penstock.engine.classify import ParserCode
 from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
@@ -69,6 +70,7 @@ _NAMED = (
 @dataclass(slots=True)
 class Prepare:
     parse: Callable[[Item], Parse]
+    parser_code: ParserCode
     ready: Callable[[], Chunker]
     """Called before anything is read or deleted, often: opens model and sink the first time, gives the chunker.
     So a run that finds nothing changed loads no model and no driver."""
@@ -130,10 +132,13 @@ class Prepare:
             read.end()
 
     def _cut(self, document: Document, chunker: Chunker, sent: list[int], read: _Read) -> None:
+        facts = document.facts
+        facts["parser_code"] = self.parser_code(document.item, None)
         with _blamed("parser", "parse"):
             parsed = self.parse(document.item)
         size = document.item.size or 0
-        document.facts.update(parser=parsed.parser, media_type=parsed.media_type, bytes=size, chunks=0, tokens=0)
+        facts.update(parser=parsed.parser, media_type=parsed.media_type, bytes=size, chunks=0, tokens=0)
+        facts["parser_code"] = self.parser_code(document.item, parsed.media_type)
         given: Metadata = NOTHING
         if self.metadata is not None:
             with _blamed("metadata function", "metadata"):
@@ -214,8 +219,8 @@ class Prepare:
                 new = [one for one in new if one.entry.content not in same]
             if moves:
                 self.read_back.put(moves)
-        document.facts["chunks"] = int(document.facts["chunks"]) + len(batch)
-        document.facts["tokens"] = int(document.facts["tokens"]) + sum(one.length for one in batch)
+        document.facts["chunks"] += len(batch)
+        document.facts["tokens"] += sum(one.length for one in batch)
         if new:
             self.queued.add(tokens=sum(one.length for one in new))
             self.chunks.put(new, sum(one.nbytes for one in new))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from penstock.core.errors import StageError
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingEnd, Unreadable, Upsert
 from penstock.engine.channel import Broken, Channel, Closed, Ended
-from penstock.engine.classify import classify
+from penstock.engine.classify import ParserCode, built_in, classify
 from penstock.engine.control import Control
 from penstock.engine.journal import Failure, View
 from penstock.engine.work import Boundary, Document, Event, Gone
@@ -47,6 +47,7 @@ class Scan:
     queued: Queued
     since: int = 0
     """Documents that were last read by a run before this one are read again."""
+    parser_code: ParserCode = built_in
     listing: bool = True
 
     def work(self) -> None:
@@ -102,7 +103,7 @@ class Scan:
         control = self.control
         control.counters.add(listed=len(items))
         items = [item for item in items if control.in_flight.enter(item.uri, wait=self.feed)]
-        page = classify(items, self.view, force=self.force, since=self.since)
+        page = classify(items, self.view, parser_code=self.parser_code, force=self.force, since=self.since)
         work = [item for item, _ in page.work]
         if len(work) < len(items):
             working = {item.uri for item in work}

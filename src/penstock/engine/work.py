@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from penstock.core.records import Chunk, Item, Point, Vector
 from penstock.engine.journal import Begun, ChunkEntry, Failure
@@ -17,7 +17,7 @@ class Document:
 
     def __init__(self, item: Item, begun: Begun, epoch: int) -> None:
         self.item, self.begun, self.epoch = item, begun, epoch
-        self.facts: dict[str, int | str] = {}
+        self.facts: dict[str, Any] = {}
         self.total: int | None = None
         self.settled = 0
         self.failed = self.passing = self.skipped = False

@@ -12,12 +12,13 @@ from penstock.chunkers import ChunkSpec, bind, longest, spec
 from penstock.core.contracts import Chunker, MultiEmbedder, Parser, Sink, Source
 from penstock.core.deletions import HALF, DeletionLimit
 from penstock.core.generations import align
-from penstock.core.metadata import STANDARD, MetadataFunction, fingerprint
+from penstock.core.metadata import STANDARD_VERSION, GivenMetadata, MetadataFunction
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import id_prefix
 from penstock.ledger import Ledger
 from penstock.parsers import Parsers
 from penstock.sinks.fanout import members
+from penstock.support.code_fingerprint import code_fingerprint
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +89,11 @@ class Components:
     @property
     def reading(self) -> str:
         """A fingerprint of what is read of a document beside its text."""
-        return f"{len(STANDARD)}:{fingerprint(self.metadata)}"
+        given = self.metadata
+        if given is None:
+            return STANDARD_VERSION
+        own = given.fingerprint if isinstance(given, GivenMetadata) else code_fingerprint(given).digest
+        return f"{STANDARD_VERSION}:{own}"
 
     def parser(self) -> Parsers:
         return Parsers(self.parsers, images=self.embedder.embeds_images)

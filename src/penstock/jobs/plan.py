@@ -171,7 +171,8 @@ class _Planner:
 
     def _consider(self, items: list[Item]) -> None:
         """Count what is new and changed."""
-        page = classify(items, self._ledger or _NOTHING_KNOWN, since=self._since)
+        journal = self._ledger or _NOTHING_KNOWN
+        page = classify(items, journal, parser_code=self._parsers.code, since=self._since)
         self._present.update(page.documents)
         self.unchanged += len(page.unchanged)
         self.failing += len(page.failing)

@@ -110,6 +110,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         force=options.force,
         metadata=components.metadata,
         since=since,
+        parser_code=session.parsers.code,
         fetch=sink.fetch if sink.readable else None,
         fetch_rows=sink.max_rows,
     )

@@ -5,17 +5,44 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
-from penstock.core.contracts import Embedder, Index, MultiEmbedder, OneModel
-from penstock.core.errors import SinkError, SpaceMismatch, UsageError
-from penstock.core.generations import current
-from penstock.core.records import VECTOR, Hit, Point, Vector
+from penstock.core.contracts import Index, MultiEmbedder, OneModel
+from penstock.core.errors import UsageError
+from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
-from penstock.embedders.named import image_queries, named
+from penstock.embedders.named import image_queries
+from penstock.jobs.following import Following, Generation
+from penstock.jobs.pages import Page, checked_vector, find_page
+from penstock.jobs.queries import Query, checked
+from penstock.jobs.snippets import highlights, words_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    OneQuery = str | bytes | os.PathLike[str] | Dense | NDArray[np.floating[Any]]
+    """A text, an image (its bytes, or a path), or a vector of the index's own space."""
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound="OneQuery")
+Where = Mapping[str, Any] | None
+IMAGES = 8
+"""Images that are embedded together: they are decoded at once."""
+
+
+class Options(TypedDict, total=False):
+    """Of a search: see `OpenIndex.search`."""
+
+    using: str | None
+    cursor: str | None
+    threshold: float | None
+    distinct: bool
+    types: Sequence[str] | None
+
 
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.([^\W\d]\w*|<\w+>))+")
 """What a function is called as a model: its module and qualified name. No name on a model hub is like that."""
@@ -23,87 +50,193 @@ DISTINCT_AMONG = 1024
 """The most hits that are fetched to find `k` different texts."""
 
 
+class Hits(list[Hit]):
+    """A page of hits, nearest first, and what leads to the next one."""
+
+    def __init__(self, page: Page, text: str | None) -> None:
+        super().__init__(page.hits)
+        self.cursor = page.cursor
+        """Give it to the same search for the next page; None where there is none."""
+        self.stands_for = page.stands_for
+        """For each hit, itself and its near-duplicates, where the search was for distinct ones."""
+        self._text = text
+
+    @property
+    def highlights(self) -> list[list[tuple[int, int]]]:
+        """For each hit, where the words of the query stand in its text: (start, end), in characters."""
+        words = words_of(self._text) if self._text else None
+        return [highlights(hit.chunk.text, words) for hit in self]
+
+
 class OpenIndex:
-    """An index together with its model. Needs no ledger; may be searched while a run fills it.
+    """An index together with its model. Needs no ledger; may be searched while a run fills it, and follows a re-index.
 
     >>> hits = open_index("lance://./index").search("how do I resume?", k=5)
     """
 
-    def __init__(self, index: Index, embedder: Embedder | MultiEmbedder) -> None:
-        self.index, self.embedder = index, named(embedder)
-        self._loaded = False
+    def __init__(self, base: Index, choose: Callable[[IndexSchema], MultiEmbedder]) -> None:
+        """`choose` makes the embedder of an index, or raises: of the one that is there, and of one that follows it."""
+        self._following = Following(base, choose)
+        self._loaded: MultiEmbedder | None = None
         self._loading = threading.Lock()
-        self._turns = threading.Semaphore(self.embedder.workers)
-        """A model is called by no more threads at once than it allows, however many search."""
+
+    @property
+    def index(self) -> Index:
+        """The current generation, when last it was asked which."""
+        return self._following.generation.index
+
+    @property
+    def embedder(self) -> MultiEmbedder:
+        return self._following.generation.embedder
 
     @property
     def manifest(self) -> Manifest:
-        return self.index.manifest()
+        return self._following.call(lambda one: one.index.manifest(), lambda manifest: True)
 
-    @cached_property
-    def _schema(self) -> IndexSchema:
-        """Read once: no index changes its schema, and a store is a request away."""
-        return self.manifest.schema
+    @overload
+    def search(self, query: OneQuery, k: int = 10, where: Where = None, **options: Unpack[Options]) -> Hits: ...
+
+    @overload
+    def search(self, query: list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]) -> list[Hits]: ...
 
     def search(
-        self, query: str, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
-    ) -> list[Hit]:
+        self, query: OneQuery | list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]
+    ) -> Hits | list[Hits]:
         """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`.
 
-        `using` names the vector to search by, where a chunk has several.
+        `query`: a text, an image (bytes, or a `Path`) or a vector; a list of these is answered by a list, and embedded
+        at once. Of `options`:
+        - `using` names the vector to search by, where a chunk has several.
+        - `cursor`, of a page, leads the same query to the next one.
+        - `threshold` is the least score.
+        - `distinct` puts near-duplicates together: chunks whose vectors are nearly the same.
+        - `types` are those of the chunks to find: `["text"]`, `["image"]`.
         """
-        if not query.strip():
-            raise UsageError("the query is empty")
-        name = self._schema.name(using)
-        return self._nearest(lambda: self.embedder.query([query], name), k, where, name)
+        if unknown := options.keys() - Options.__annotations__.keys():
+            raise TypeError(f"search() got an unexpected keyword argument {min(unknown)!r}")
+        if not isinstance(query, list):
+            return self._answer([_query(query, k, where, options)])[0]
+        if options.get("cursor") is not None:
+            raise UsageError("cursor: it belongs to one query; expected no list of them")
+        return self._answer([_query(one, k, where, options) for one in query]) if query else []
+
+    @overload
+    async def asearch(self, query: OneQuery, k: int = 10, where: Where = None, **options: Unpack[Options]) -> Hits: ...
+
+    @overload
+    async def asearch(
+        self, query: list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]
+    ) -> list[Hits]: ...
 
     async def asearch(
-        self, query: str, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
-    ) -> list[Hit]:
+        self, query: OneQuery | list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]
+    ) -> Hits | list[Hits]:
         """`search`, awaited: in a thread, beside the event loop."""
         from asyncio import to_thread  # here, as no command needs it
 
-        return await to_thread(self.search, query, k, where, using=using)
+        return await to_thread(lambda: self.search(query, k, where, **options))
 
     def search_image(
-        self, image: bytes, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
-    ) -> list[Hit]:
+        self, image: bytes | os.PathLike[str], k: int = 10, where: Where = None, **options: Unpack[Options]
+    ) -> Hits:
         """The k nearest to an image, which is any file that can be decoded."""
-        schema = self._schema
-        name = schema.name(using)
-        embedder = image_queries(self.embedder, name)
-        if embedder is None:
-            raise UsageError(f"the index is of {schema.vectors[name].model}, which embeds no images")
-        return self._nearest(lambda: embedder.query_images([image]), k, where, name)
+        return self.search(image, k, where, **options)
 
-    def _nearest(
-        self, query: Callable[[], Sequence[Vector]], k: int, where: Mapping[str, Any] | None, name: str
-    ) -> list[Hit]:
-        if k < 1:
-            raise UsageError(f"invalid k {k}: expected at least 1")
+    def _answer(self, queries: Sequence[Query]) -> list[Hits]:
+        def answer(generation: Generation) -> list[Page]:
+            name = generation.schema.name(queries[0].using)
+            vectors = self._vectors(generation, queries, name)
+            spec = generation.schema.vectors[name]
+            return [
+                find_page(generation.index, query, vector, name, spec)
+                for query, vector in zip(queries, vectors, strict=True)
+            ]
+
+        pages = self._following.call(
+            answer, lambda pages: all(len(page.hits) == query.k for page, query in zip(pages, queries, strict=True))
+        )
+        return [Hits(page, query.text) for page, query in zip(pages, queries, strict=True)]
+
+    def _vectors(self, generation: Generation, queries: Sequence[Query], name: str) -> list[Vector]:
+        """The vector of each query: texts embedded together, and images."""
+        spec, embedder = generation.schema.vectors[name], generation.embedder
+        texts = [query.text for query in queries if query.text is not None]
+        images = [query.image for query in queries if query.image is not None]
+        showing = image_queries(embedder, name) if images else None
+        if images and showing is None:
+            raise UsageError(f"the index is of {spec.model}, which embeds no images")
+        given = [Dense(checked_vector(query.vector, spec)) for query in queries if query.vector is not None]
+        if texts or images:
+            self._load(embedder)
+        of_texts = iter(_batches(lambda some: embedder.query(some, name), texts, embedder.batch_rows))
+        of_images = iter(_batches(showing.query_images, images, IMAGES) if showing else ())
+        of_vectors = iter(given)
+        return [
+            next(of_texts if query.text is not None else of_images if query.image is not None else of_vectors)
+            for query in queries
+        ]
+
+    def _load(self, embedder: MultiEmbedder) -> None:
         with self._loading:
-            if not self._loaded:
-                self.embedder.open()
-                self._loaded = True
-        with self._turns:
-            vector = query()[0]
-        return self.index.search(vector, k, where, using=name)
+            if self._loaded is not embedder:
+                embedder.open()
+                self._loaded = embedder
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        return self.index.fetch(ids)
+        wanted = len(set(ids))
+        return self._following.call(lambda one: one.index.fetch(ids), lambda points: len(points) >= wanted)
 
     def __len__(self) -> int:
-        return self.index.count()
+        return self._following.call(lambda one: one.index.count(), lambda count: False)
 
     def close(self) -> None:
-        self.index.close()
-        self.embedder.close()
+        self._following.close()
 
     def __enter__(self) -> OpenIndex:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _query(one: Any, k: int, where: Where, options: Options) -> Query:
+    """One query, checked."""
+    if k < 1:
+        raise UsageError(f"invalid k {k}: expected at least 1")
+    values: dict[str, Any] = {name: value for name, value in options.items() if name != "cursor"}
+    types = values.pop("types", None) or ()
+    query = Query(k=k, where=where, types=(types,) if isinstance(types, str) else tuple(types), **values)
+    if isinstance(one, str):
+        query = replace(query, text=one)
+    elif isinstance(one, bytes):
+        query = replace(query, image=one)
+    elif isinstance(one, os.PathLike):
+        query = replace(query, image=_read(one))
+    else:
+        query = replace(query, vector=_values(one))
+    return checked(query, options.get("cursor"))
+
+
+def _read(path: os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UsageError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
+
+
+def _values(vector: Any) -> tuple[float, ...]:
+    values = getattr(vector, "values", vector)
+    if getattr(values, "ndim", None) != 1:
+        raise UsageError(
+            f"invalid query of type {type(vector).__name__}: expected a text, an image (bytes, or a Path), an array of"
+            " one dimension, or a list of these"
+        )
+    return tuple(map(float, values))
+
+
+def _batches(embed: Callable[[list[T]], Sequence[Vector]], inputs: Sequence[T], rows: int) -> Iterator[Vector]:
+    for start in range(0, len(inputs), rows):
+        yield from embed(list(inputs[start : start + rows]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,33 +273,6 @@ def distinct_hits(nearest: Callable[[int], Sequence[Hit]], k: int) -> list[Disti
         if len(distinct) >= k or len(hits) < limit or limit >= DISTINCT_AMONG:
             return distinct[:k]
         limit = max(k, min(4 * limit, DISTINCT_AMONG))
-
-
-def opened(base: Index) -> Index:
-    """The current generation of an index, open. It may be switched, and emptied, between two looks at the base: then
-    again."""
-    index = current(base)
-    try:
-        index.open()
-    except SinkError:
-        if (again := current(base)).url == index.url:
-            raise
-        index = again
-        index.open()
-    return index
-
-
-def check_model(schema: IndexSchema, embedder: MultiEmbedder, url: str) -> None:
-    """Raise SpaceMismatch unless the model made the vectors of the index."""
-    mine = embedder.describe()
-    for name, held in schema.vectors.items():
-        if name not in mine:
-            raise SpaceMismatch(f"{url} has vectors named {name!r}, for which no model was given")
-        if mine[name].fingerprint != held.fingerprint:
-            raise SpaceMismatch(
-                f"{url} was made with {held.model} (fingerprint {held.fingerprint[:8]}); {mine[name].model} as it is"
-                f" here ({mine[name].fingerprint[:8]}) is another vector space: its answers would mean nothing"
-            )
 
 
 def models_of(schema: IndexSchema) -> str | dict[str, OneModel]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from penstock.chunkers import uncompared
 from penstock.core.contracts import Chunker, Sink
 from penstock.core.errors import ModelError, OwnershipError, SpaceMismatch, UsageError
 from penstock.core.schema import IndexSchema, Manifest
@@ -64,6 +65,8 @@ class Session:
             ledger.set("settings", components.settings)
         self.parsers = components.parser()
         stack.callback(self.parsers.close)
+        if not read_only:
+            self._notice_uncompared()
 
     def _discard_refused(self, kind: object, error: BaseException | None, trace: object) -> None:
         """A run that was refused leaves no ledger behind, where it began one and nothing came of it."""
@@ -71,6 +74,16 @@ class Session:
         refused = any(isinstance(one, REFUSALS) for one in (error, error and error.__cause__))
         if refused and not self._sink_open and path.exists():
             prune(path)
+
+    def _notice_uncompared(self) -> None:
+        """Say once of what the user's own code depends on that its changes go unnoticed."""
+        components = self.components
+        names = [*uncompared(components.chunk), *components.embedder.uncompared, *self.parsers.uncompared]
+        if (listed := ", ".join(dict.fromkeys(names))) == (components.ledger.get("uncompared") or ""):
+            return
+        components.ledger.set("uncompared", listed)
+        if listed:
+            self.notices.append(f"a change of {listed} goes unnoticed: raise the `version` of your function with it")
 
     def _begin_anew(self) -> None:
         if self.components.ledger.counts().chunks:

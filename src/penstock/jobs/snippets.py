@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 
+MAX_QUERY = 300
+"""Characters of a query whose words are looked for."""
+
 
 def one_line(text: str) -> str:
     """Put on one line, without control characters, and encodable: safe to show whatever a document holds."""
@@ -16,11 +19,16 @@ def one_line(text: str) -> str:
 
 def words_of(query: str) -> re.Pattern[str] | None:
     """Compile a pattern that finds a query's words, endings aside; short ones only where it has no others."""
-    words = set(re.findall(r"\w+", query.lower()))
+    words = set(re.findall(r"\w+", query[:MAX_QUERY].lower()))
     words = {word for word in words if len(word) > 3} or words
     if not words:
         return None
     return re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})\w*", re.IGNORECASE)
+
+
+def highlights(text: str, words: re.Pattern[str] | None) -> list[tuple[int, int]]:
+    """Where the words stand in the text: (start, end), in characters."""
+    return [match.span() for match in words.finditer(text)] if words else []
 
 
 def snippet(text: str, words: re.Pattern[str] | None, width: int = 280) -> str:

@@ -111,7 +111,7 @@ def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
     """The differences, and the altered points of the sample, at most ALTERED."""
     components = session.components
     ledger = components.ledger
-    outdated, present, complete = _against_source(components)
+    outdated, present, complete = _against_source(session)
     counts = ledger.counts()
     sampled = unseen = count = 0
     altered: list[Point] = []
@@ -194,9 +194,9 @@ def _near(kept: Vector, new: Vector) -> bool:
     return a.shape == b.shape and bool(a @ b >= NEAR * np.linalg.norm(a) * np.linalg.norm(b))
 
 
-def _against_source(components: Components) -> tuple[int, int, bool]:
+def _against_source(session: Session) -> tuple[int, int, bool]:
     """(documents that a run would read, documents of the ledger that are listed, whether the listing was complete)"""
-    ledger, source = components.ledger, components.source
+    ledger, source = session.components.ledger, session.components.source
     if source.feed:
         return ledger.counts().open, ledger.counts().documents, False
     outdated = 0
@@ -204,11 +204,11 @@ def _against_source(components: Components) -> tuple[int, int, bool]:
     present = Bits()
     page: list[Item] = []
 
-    since = reading.since(components, ledger) if ledger.get(reading.KEY) else 0  # none: an earlier version's
+    since = reading.since(session.components, ledger) if ledger.get(reading.KEY) else 0  # none: an earlier version's
 
     def consider() -> None:
         nonlocal outdated
-        classified = classify(page, ledger, since=since)
+        classified = classify(page, ledger, parser_code=session.parsers.code, since=since)
         present.update(classified.documents)
         outdated += len(classified.work)
         page.clear()

@@ -41,6 +41,8 @@ class Document:
     tokens: int | None
 
 
+_FACTS = ("parser", "media_type", "parser_code", "bytes", "chunks", "tokens")
+_SET_FACTS = ", ".join(f"{name} = ?" for name in _FACTS)
 _FIELDS = tuple(field.name for field in fields(Document))
 _UNFINISHED = f"(d.state <> '{DONE}' OR d.uri IN (SELECT uri FROM failures))"
 
@@ -51,7 +53,9 @@ class Documents(Database):
         for page in pages(uris, 500):
             marks = ",".join("?" * len(page))
             rows = self._read(
-                f"SELECT uri, id, fingerprint, state, seen, run FROM documents WHERE uri IN ({marks})", *page
+                "SELECT uri, id, fingerprint, state, seen, run, media_type, parser_code FROM documents"
+                f" WHERE uri IN ({marks})",
+                *page,
             )
             found |= {row[0]: Known(*row[1:]) for row in rows}
         return found
@@ -139,10 +143,9 @@ class Documents(Database):
         """These documents have come to an end; their failures in earlier attempts are cleared."""
         with self._transaction() as db:
             for e in endings:
-                facts = [e.facts.get(name) for name in ("parser", "media_type", "bytes", "chunks", "tokens")]
+                facts = [e.facts.get(name) for name in _FACTS]
                 db.execute(
-                    "UPDATE documents SET fingerprint = ?, state = ?, parser = ?, media_type = ?, bytes = ?,"
-                    " chunks = ?, tokens = ? WHERE id = ?",
+                    f"UPDATE documents SET fingerprint = ?, state = ?, {_SET_FACTS} WHERE id = ?",
                     (e.fingerprint, e.state, *facts, e.document),
                 )
                 # What one sink of several refused stays a failure for as long as the others have it.

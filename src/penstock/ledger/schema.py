@@ -45,6 +45,10 @@ REMOVALS = """
 CREATE TABLE removals (uri TEXT PRIMARY KEY, since REAL NOT NULL, pending INTEGER NOT NULL) WITHOUT ROWID;
 """
 """What was taken out for good: a document, or a folder with all beneath it. Pending until its documents are out."""
+PARSER_CODE = """
+ALTER TABLE documents ADD COLUMN parser_code TEXT;
+"""
+"""What documents are read again by when a parser of the user's own has changed."""
 
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
@@ -55,7 +59,11 @@ def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     return step
 
 
-STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT), _statements(REMOVALS))
+STEPS = (
+    _statements(TABLES),
+    _statements(MEMBERS + FAILURES_BY_ATTEMPT),
+    _statements(REMOVALS + PARSER_CODE),
+)
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)
 

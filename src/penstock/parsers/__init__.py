@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -31,6 +32,7 @@ from penstock.parsers import media_types
 from penstock.parsers.blocks import checked
 from penstock.parsers.detect import detect
 from penstock.registry import PARSERS, find, load, plugins
+from penstock.support.code_fingerprint import CodeFingerprint, code_fingerprint
 from penstock.support.images import CAPTIONS, ENDINGS
 
 if TYPE_CHECKING:
@@ -107,6 +109,27 @@ class Parsers:
                 raise
         return Parsed(name, media_type, blocks)
 
+    def code(self, item: Item, media_type: str | None) -> str | None:
+        """The fingerprint of the user's own parser that reads an item of this type, if one does. `media_type` may be
+        that of an earlier run, which had other parsers; where it is None, as nothing read the item, all types that
+        these parsers are for."""
+        if not self._extra:
+            return None
+        if media_type is None:
+            return " ".join(sorted(self._extra))
+        registered = media_types.registered(media_type, _extension(item), item.media_type, tuple(self._extra))
+        own = (self._codes[one].digest for one in _patterns(registered or media_type) if one in self._codes)
+        return next(own, None)
+
+    @property
+    def uncompared(self) -> list[str]:
+        """What the user's parsers use that may change without another `code`."""
+        return [one for code in self._codes.values() for one in code.uncompared]
+
+    @cached_property
+    def _codes(self) -> dict[str, CodeFingerprint]:
+        return {pattern: code_fingerprint(parser) for pattern, parser in self._extra.items()}
+
     def close(self) -> None:
         """End the worker processes. Idempotent."""
         if self._workers is not None:
@@ -119,15 +142,14 @@ class Parsers:
         self.close()
 
     def _detected(self, stream: BinaryIO, item: Item) -> str | None:
-        extension = os.path.splitext(_name(item))[1].lstrip(".").lower()
         detected, own = _detected(stream, item), tuple(self._extra)
         if detected in media_types.VAGUE:
             own += tuple(plugins(PARSERS))
-        return media_types.registered(detected, extension, item.media_type, own)
+        return media_types.registered(detected, _extension(item), item.media_type, own)
 
     def _choose(self, media_type: str) -> tuple[Parser, str | None, str]:
         """The parser, its import path if it is to run isolated, its name."""
-        patterns = (media_type, media_type.partition("/")[0] + "/*", "*")
+        patterns = _patterns(media_type)
         for pattern in patterns:
             if own := self._extra.get(pattern):
                 return self._own(own)
@@ -162,6 +184,15 @@ class Parsers:
 
 def _name(item: Item) -> str:
     return item.path or re.split("[?#]", item.uri, maxsplit=1)[0]
+
+
+def _extension(item: Item) -> str:
+    return os.path.splitext(_name(item))[1].lstrip(".").lower()
+
+
+def _patterns(media_type: str) -> tuple[str, str, str]:
+    """What a parser of this type may be registered for, the most exact first."""
+    return media_type, media_type.partition("/")[0] + "/*", "*"
 
 
 def _among_images(media_type: str | None, item: Item) -> str | None:

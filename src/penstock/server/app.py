@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from penstock.core.errors import PenstockError
 from penstock.core.records import Dense, Point
+from penstock.jobs.queries import Query
 from penstock.server import openapi, schemas
 from penstock.server.compatibility import CompatibilityRoutes
 from penstock.server.generations import ServedIndex
@@ -24,7 +25,7 @@ from penstock.server.limits import LimitsMiddleware, SearchLimit
 from penstock.server.metrics import Metrics
 from penstock.server.page_files import PageFiles, not_modified
 from penstock.server.problems import INTERNAL, Problem, bad_request, problem_of
-from penstock.server.queries import Query, parse_query
+from penstock.server.queries import parse_query
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.search import Searcher, no_such_point
 from penstock.server.settings import Settings

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from penstock.core.records import Dense
+from penstock.jobs.queries import Query
 from penstock.server import schemas
 from penstock.server.generations import ServedGeneration, ServedIndex
 from penstock.server.limits import SearchLimit
 from penstock.server.problems import bad_request
-from penstock.server.queries import Query, parse_query
+from penstock.server.queries import parse_query
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.search import Searcher, Timings
 

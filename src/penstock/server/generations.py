@@ -240,6 +240,9 @@ class ServedIndex:
         future.add_done_callback(lambda _: generation.release())
         return future
 
+    def serves(self, generation: ServedGeneration) -> bool:
+        return self._generation is generation
+
     def follow(self, failed: ServedGeneration | None = None) -> bool:
         """Serve the generation that is current now. True if what is served is not `failed` (any more).
 

@@ -40,6 +40,9 @@ _POINT = {
     "metadata": {"type": "object"},
     "thumb": _maybe("string"),
 }
+_HIGHLIGHTS = _list({"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}) | {
+    "description": "Where words of the query stand in the text: from, to, in characters."
+}
 _STANDS_FOR = {"type": "integer", "minimum": 1, "description": "Hits that this one stands for, itself among them."}
 _SPEC = {
     "model": _TEXT,
@@ -55,7 +58,7 @@ SCHEMAS: dict[str, Schema] = {
     "Query": schemas.SEARCH,
     "Batch": schemas.BATCH,
     "Point": _object(**_POINT),
-    "Hit": _object(**_POINT, score=_NUMBER, snippet=_TEXT, stands_for=_STANDS_FOR),
+    "Hit": _object(**_POINT, score=_NUMBER, snippet=_TEXT, highlights=_HIGHLIGHTS, stands_for=_STANDS_FOR),
     "Hits": _object(
         hits=_list(_ref("Hit")),
         cursor=_maybe("string"),

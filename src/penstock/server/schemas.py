@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from penstock.jobs.queries import TYPES
 from penstock.server.problems import bad_request
 
 Schema = dict[str, Any]
@@ -71,6 +72,7 @@ SEARCH: Schema = {
         "k": _described("Hits a page.", type="integer", minimum=1, maximum=MAX_HITS, default=20),
         "cursor": _described("The cursor that the page before gave.", type="string", maxLength=200),
         "threshold": _described("The lowest score of a hit.", type="number"),
+        "types": _list({"type": "string", "enum": list(TYPES)}, len(TYPES), "What to find: texts, images; or both."),
         "distinct": _described("Collapse near-duplicates into one hit.", type="boolean", default=False),
     },
 }

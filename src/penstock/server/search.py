@@ -6,22 +6,22 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.core.contracts import Index
 from penstock.core.errors import SinkError
-from penstock.core.records import Chunk, Dense, Hit, Point, Vector
-from penstock.jobs.snippets import snippet, words_of
+from penstock.core.records import Chunk, Dense, Point, Vector
+from penstock.jobs.pages import checked_vector, find_page, stored_vectors
+from penstock.jobs.queries import Query
+from penstock.jobs.snippets import highlights, snippet, words_of
+from penstock.jobs.vector_math import combine
 from penstock.server.batcher import Batcher, Embedded
 from penstock.server.generations import NamedVector, ServedGeneration, ServedIndex
 from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem, bad_request, not_found
-from penstock.server.queries import Query
 from penstock.server.settings import Settings
 from penstock.server.thumbnails import Thumbnails
-from penstock.server.vector_math import collapse_duplicates, combine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-MAX_SNIPPET_QUERY = 300
-"""Characters of a query whose words are looked for, to choose the snippets."""
 MAX_INLINE = 50
 """Hits that are converted on the event loop; more are converted in a thread."""
 
@@ -125,25 +123,38 @@ class Searcher:
             return (await asyncio.wrap_future(self._served.work(pool, task)))[0]
 
     async def _search(self, generation: ServedGeneration, query: Query) -> dict[str, Any]:
-        request = SearchRequest(generation, generation.vector(query.using), query, Timings())
-        page, more = await self._page(request, await self._query_vector(request))
-        words = words_of(query.text[:MAX_SNIPPET_QUERY]) if query.text else None
-        end = query.offset + query.k
+        target = generation.vector(query.using)
+        request = SearchRequest(generation, target, query, Timings())
+        vector = await self._query_vector(request)
+        page = await self._timed_call(request, lambda index: find_page(index, query, vector, target.name, target.spec))
+        if not page.hits and not query.offset and await self._has_moved(generation):
+            raise SinkError(f"{generation.index.url} was emptied: another generation is current")
+        words = words_of(query.text) if query.text else None
 
         def hits() -> list[dict[str, Any]]:
             return [
                 self.to_json(hit.chunk)
-                | {"score": hit.score, "snippet": snippet(hit.chunk.text, words), "stands_for": count}
-                for hit, count in page
+                | {
+                    "score": hit.score,
+                    "snippet": snippet(hit.chunk.text, words),
+                    "highlights": highlights(hit.chunk.text, words),
+                    "stands_for": count,
+                }
+                for hit, count in zip(page.hits, page.stands_for, strict=True)
             ]
 
         return {
             "hits": hits()
-            if len(page) <= MAX_INLINE
+            if len(page.hits) <= MAX_INLINE
             else (await asyncio.wrap_future(self._served.work("files", hits)))[0],
-            "cursor": query.cursor(end) if more and end < query.max_depth else None,
+            "cursor": page.cursor,
             "took": request.timings.to_json(),
         }
+
+    async def _has_moved(self, generation: ServedGeneration) -> bool:
+        """Whether another generation is served by now: one that is dropped finds nothing, and need not fail."""
+        await asyncio.wrap_future(self._served.work("fetch", self._served.follow))
+        return not self._served.serves(generation)
 
     def to_json(self, chunk: Chunk) -> dict[str, Any]:
         return {
@@ -180,7 +191,7 @@ class Searcher:
         parts = [(_values(one), query.text_weight) for one in from_texts[: len(texts)]]
         parts += [(_values(one), query.image_weight) for one in from_images]
         if query.vector is not None:
-            parts.append((_checked_vector(query.vector, target), 1.0))
+            parts.append((checked_vector(query.vector, target.spec), 1.0))
         like, unlike = ([examples[id] for id in ids] for ids in (query.like, query.unlike))
         return Dense(combine(parts, like, unlike, [_values(one) for one in from_texts[len(texts) :]]))
 
@@ -189,59 +200,11 @@ class Searcher:
         ids = [*request.query.like, *request.query.unlike]
         if not ids:
             return {}
-        vectors = await self._stored_vectors(request, ids)
+        vectors = await self._timed_call(request, lambda index: stored_vectors(index, ids, request.target.name))
         for id in ids:
             if id not in vectors:
                 raise bad_request(f"the index has no point {id!r} with a vector to search by")
         return vectors
-
-    # ------------------------------------------------------------ the hits
-
-    async def _page(self, request: SearchRequest, vector: Vector) -> tuple[list[tuple[Hit, int]], bool]:
-        """The page's hits, with how many each stands for; and whether there are more."""
-        query = request.query
-        if query.distinct:
-            return await self._distinct_page(request, vector)
-        hits, _ = await self._hits(request, vector, query.offset + query.k + 1)
-        page = hits[query.offset : query.offset + query.k]
-        return [(hit, 1) for hit in page], len(hits) > query.offset + query.k
-
-    async def _distinct_page(self, request: SearchRequest, vector: Vector) -> tuple[list[tuple[Hit, int]], bool]:
-        """Fetch ever more hits until as many distinct ones are among them as the page needs, or there are no more."""
-        query = request.query
-        if request.target.spec.kind != "Dense":
-            raise bad_request(f"distinct: {request.target.spec.kind} vectors cannot be compared with each other")
-        needed = query.offset + query.k + 1
-        limit = 2 * needed
-        while True:
-            hits, exhausted = await self._hits(request, vector, limit)
-            stored = await self._stored_vectors(request, [hit.chunk.id for hit in hits])
-            vectors = [stored.get(hit.chunk.id) for hit in hits]
-            collapsing = self._served.work("search", partial(collapse_duplicates, vectors))
-            distinct, _ = await asyncio.wrap_future(collapsing)
-            if exhausted or len(distinct) >= needed or limit >= query.max_depth:
-                page = distinct[query.offset : query.offset + query.k]
-                return [(hits[position], count) for position, count in page], len(distinct) > query.offset + query.k
-            limit = min(2 * limit, query.max_depth)
-
-    async def _hits(self, request: SearchRequest, vector: Vector, needed: int) -> tuple[list[Hit], bool]:
-        """The first hits, and whether there are no others."""
-        query, name = request.query, request.target.name
-        limit = min(needed, query.max_depth) + len(query.unlike)
-        where = dict(query.where) if query.where else None
-        hits = await self._timed_call(request, lambda index: index.search(vector, limit, where, using=name))
-        kept = [
-            hit
-            for hit in hits
-            if hit.chunk.id not in query.unlike and (query.threshold is None or hit.score >= query.threshold)
-        ]
-        return kept, len(hits) < limit or (query.threshold is not None and hits[-1].score < query.threshold)
-
-    async def _stored_vectors(self, request: SearchRequest, ids: Sequence[str]) -> dict[str, Values]:
-        """Of those points that have a vector of the name that is searched by."""
-        points = await self._timed_call(request, lambda index: index.fetch(ids))
-        name = request.target.name
-        return {point.id: _values(point.vectors[name]) for point in points if name in point.vectors}
 
     async def _timed_call(self, request: SearchRequest, task: Callable[[Index], R]) -> R:
         generation, timings = request.generation, request.timings
@@ -267,17 +230,6 @@ async def _all(futures: Sequence[Any]) -> list[Any]:
 def _values(vector: Vector) -> Values:
     assert isinstance(vector, Dense)
     return vector.values
-
-
-def _checked_vector(vector: Sequence[float], target: NamedVector) -> Values:
-    import numpy as np
-
-    if len(vector) != target.spec.dim:
-        raise bad_request(f"vector: expected {target.spec.dim:,} dimensions, got {len(vector):,}")
-    values = np.asarray(vector, np.float64)
-    if not 1e-9 < np.linalg.norm(values) < 1e9:  # between these, squares of single precision hold
-        raise bad_request("vector: it is zero, or too short or too long to be compared")
-    return values.astype(np.float32)
 
 
 def no_such_point(id: str) -> Problem:

@@ -16,10 +16,10 @@ from penstock import __version__
 from penstock.core.errors import PenstockError, SinkError
 from penstock.jobs import progress_file
 from penstock.jobs.components import current_ledger
+from penstock.jobs.queries import MAX_DEPTH, Query
 from penstock.ledger import Ledger
 from penstock.server.generations import PROBE, NamedVector, ServedIndex
 from penstock.server.problems import Problem, problem_of, retry_after
-from penstock.server.queries import MAX_DEPTH, Query
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.schemas import MAX_BATCH, MAX_HITS
 from penstock.server.search import Searcher

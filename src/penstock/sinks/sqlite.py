@@ -7,9 +7,11 @@ have a name; `meta` has the manifest. The driver is apsw, since not every Python
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -120,6 +122,20 @@ def _dense(blob: bytes) -> Dense:
     return Dense(np.frombuffer(blob, dtype=np.float32))
 
 
+def _reader() -> tuple[Callable[[str], Any], type[Exception]]:
+    """What opens a url of a file for reading, and its errors: the standard library, unless the driver is loaded. Of two
+    copies of SQLite in one process each lets go of the locks that the other one holds, whenever it closes a file."""
+    if (apsw := sys.modules.get("apsw")) is None:
+        return partial(sqlite3.connect, uri=True, timeout=10), sqlite3.Error
+
+    def connect(url: str) -> Any:
+        connection = apsw.Connection(url, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        connection.set_busy_timeout(10_000)
+        return connection
+
+    return connect, apsw.Error
+
+
 class _Store(Opened[_File]):
     """What the sink and the index share: the file, its manifest, reading by id."""
 
@@ -133,17 +149,18 @@ class _Store(Opened[_File]):
         return type(self)(f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}")
 
     def _kept(self) -> Manifest | None:
-        """The manifest, by the standard library alone. A file that is locked or being made is waited for."""
+        """The manifest. A file that is locked or being made is waited for."""
         if not self._path.is_file():
             return None
+        connect, errors = _reader()
         try:
-            with closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as file:
-                if not file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            with closing(connect(f"{self._path.absolute().as_uri()}?mode=ro")) as file:
+                if not list(file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")):
                     return None
-                row = file.execute("SELECT manifest FROM meta").fetchone()
-        except sqlite3.Error as error:
+                kept = list(file.execute("SELECT manifest FROM meta"))
+        except errors as error:
             raise SinkError(f"{self._url} cannot be read: {error}") from error
-        return manifests.from_json(row[0], self._url) if row else None
+        return manifests.from_json(kept[0][0], self._url) if kept else None
 
     def count(self) -> int:
         return self._opened()[0].count()
@@ -266,6 +283,8 @@ class SqliteSink(_Store, Sink):
 
 class SqliteIndex(_Store, Index):
     """Compares with every vector, or with those of the rows that `where` leaves."""
+
+    max_k = LARGEST_K
 
     def open(self) -> None:
         schema = self.manifest().schema

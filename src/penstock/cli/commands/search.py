@@ -24,13 +24,12 @@ def search(args: argparse.Namespace) -> int:
     if args.document:
         document = {"uri": uri_of(args.document)}
         where = {"$and": [where, document]} if where else document
-    image = None if args.image is None else _read(args.image)
+    query: str | Path = args.query if args.image is None else Path(args.image)
+    types = [args.type] if args.type else None
     with open_index(args.index) as index:
 
         def nearest(k: int) -> list[Hit]:
-            if image is None:
-                return index.search(args.query, k, where, using=args.using)
-            return index.search_image(image, k, where, using=args.using)
+            return index.search(query, k, where, using=args.using, threshold=args.threshold, types=types)
 
         hits = [DistinctHit(hit) for hit in nearest(args.k)] if args.all else distinct_hits(nearest, args.k)
     if args.json:
@@ -56,10 +55,3 @@ def _filter(text: str | None) -> dict[str, Any]:
     if not isinstance(where, dict):
         raise UsageError("invalid --where: expected a JSON object such as '{\"page\": 3}'")
     return where
-
-
-def _read(image: str) -> bytes:
-    try:
-        return Path(image).expanduser().read_bytes()
-    except OSError as error:
-        raise UsageError(f"{image} cannot be read: {error.strerror}") from None

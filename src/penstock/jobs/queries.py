@@ -1,0 +1,107 @@
+"""Search queries of Python and of the server, checked; and the cursors that lead from page to page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from penstock.core import filters
+from penstock.core.errors import UsageError
+
+MAX_DEPTH = 10_000
+"""Hits that pages lead to in all: as deep as every store can go."""
+MAX_DISTINCT_DEPTH = 1000
+"""The same where near-duplicates are collapsed, as the vectors of all hits before are compared."""
+TYPES = ("text", "image")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    text: str | None = None
+    text_weight: float = 1.0
+    image: bytes | None = None
+    image_url: str | None = None
+    image_weight: float = 1.0
+    vector: tuple[float, ...] | None = None
+    using: str | None = None
+    like: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    where: Mapping[str, Any] | None = None
+    k: int = 20
+    offset: int = 0
+    threshold: float | None = None
+    distinct: bool = False
+    types: tuple[str, ...] = ()
+    """Those of the chunks to find, of TYPES; all where it is empty."""
+    digest: str = ""
+    """The same for every page of one query."""
+
+    @property
+    def max_depth(self) -> int:
+        return MAX_DISTINCT_DEPTH if self.distinct else MAX_DEPTH
+
+    def cursor(self, offset: int) -> str:
+        fields = json.dumps({"at": offset, "of": self.digest})
+        return base64.urlsafe_b64encode(fields.encode()).decode().rstrip("=")
+
+
+def checked(query: Query, cursor: str | None = None) -> Query:
+    """The query, at the page that the cursor leads to. Raises UsageError where it cannot be answered."""
+    searchable = (
+        (query.text is not None and query.text_weight > 0)
+        or ((query.image is not None or query.image_url is not None) and query.image_weight > 0)
+        or query.vector is not None
+        or query.like
+    )
+    if query.text is not None and not query.text.strip():
+        raise UsageError("the text is empty")
+    if query.image == b"":
+        raise UsageError("the image is empty: zero bytes")
+    if not searchable:
+        raise UsageError("empty query: expected text, image, image_url, vector or like, with a weight above 0")
+    if unknown := [one for one in query.types if one not in TYPES]:
+        raise UsageError(f"types: unknown type {unknown[0]!r}: expected one of {', '.join(TYPES)}")
+    _check_filter(query.where)
+    query = replace(query, digest=_digest(query))
+    return query if cursor is None else replace(query, offset=_offset(cursor, query))
+
+
+def _check_filter(where: Mapping[str, Any] | None) -> None:
+    try:
+        filters.parse(where)
+    except UsageError as error:
+        raise UsageError(f"where: {error}") from None
+    try:
+        json.dumps(where, ensure_ascii=False, default=repr).encode()
+    except UnicodeEncodeError:
+        raise UsageError("where: a lone surrogate is not a character") from None
+
+
+def _digest(query: Query) -> str:
+    image = hashlib.blake2b(query.image or b"", digest_size=16).hexdigest()
+    fields = [
+        *(query.text, query.text_weight, image, query.image_url, query.image_weight, query.vector, query.using),
+        *(query.like, query.unlike, query.minus, query.where, query.threshold, query.distinct, query.types),
+    ]
+    return hashlib.blake2b(json.dumps(fields, sort_keys=True, default=repr).encode(), digest_size=12).hexdigest()
+
+
+def _offset(cursor: str, query: Query) -> int:
+    invalid = UsageError("cursor: invalid; expected one that an earlier page gave")
+    try:
+        fields = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        offset, digest = fields["at"], fields["of"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise invalid from None
+    if type(offset) is not int or offset < 0:
+        raise invalid
+    if digest != query.digest:
+        raise UsageError("cursor: it belongs to another query; send the same query, or no cursor")
+    if offset >= query.max_depth:
+        raise UsageError(f"cursor: only the first {query.max_depth:,} hits can be fetched; narrow the query")
+    return offset
