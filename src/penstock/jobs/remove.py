@@ -58,7 +58,7 @@ def remove(base: Components, names: Sequence[str], *, dry_run: bool = False, max
         if held is not None and held.owners.get(one.namespace) != ledger.id:
             raise OwnershipError(f"{one.sink.url} was filled by another ledger than {ledger.path}: use that (--state)")
         others = [other for other in _others(base, one) if _is_filled_by(other)]
-        for each in others:  # first, as nothing is deleted of what a reindex could bring back
+        for each in others:  # before anything is deleted, so that no switch of generations brings it back
             with Ledger.reader(each.ledger.path) as its:
                 its.add_removals(uris)
         ledger.add_removals(uris)
