@@ -210,7 +210,7 @@ class World:
                 run=run,
                 source="test",
                 feed=feed,
-                allow_mass_delete=True,
+                max_delete=None,
                 linger=0.0,
             )
             flow = Flow(head, tail, budget=8 << 20, max_wait=max_wait)
