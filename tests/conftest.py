@@ -19,6 +19,7 @@ SLOW = (
     "chunkers/test_text.py::test_one_endless_line_flows_through_in_constant_memory",
     "chunkers/test_text.py::test_units_are_alone_and_pieces_carry_where_they_begin",
     "cli/test_display.py::test_nothing_shown_can_command_a_terminal",
+    "cli/test_documents.py",
     "cli/test_images.py",
     "cli/test_stopping.py",
     "docs",

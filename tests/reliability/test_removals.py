@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from penstock.core.errors import LockedError, MassDeletion, UsageError
+from penstock.core.errors import (
+    LockedError,
+    MassDeletion,
+    OwnershipError,
+    SinkUnavailable,
+    Transient,
+    UsageError,
+)
 from penstock.core.schema import Manifest
 from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline
@@ -144,6 +151,29 @@ def test_what_is_killed_the_next_run_finishes(world: World, step: str, monkeypat
     left = {uri: text for uri, text in LEFT.items() if not uri.startswith("doc://b")}
     assert world.held() == undisturbed(left, world.folder)
     assert world.pipeline().verify().ok
+
+
+def test_a_store_that_goes_away_is_emptied_by_the_next_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*args: object) -> None:
+        raise Transient("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemorySink, "delete", away)
+        with pytest.raises(SinkUnavailable, match=r"away. The removal is written down: the next run finishes it"):
+            world.pipeline().remove("doc://a", max_wait=0)
+    assert world.run().ok
+    assert world.held() == undisturbed(LEFT, world.folder)
+
+
+def test_an_index_of_another_ledger_is_left_alone(world: World) -> None:
+    into, state = MemorySink(world.url), world.folder / "other.db"
+    other = Pipeline(world.source, into=into, model=world.embedder, chunk=Lines(), state=state)
+    other.run(adopt=True)
+    before = world.held()
+    with pytest.raises(OwnershipError, match="was filled by another ledger than"):
+        world.pipeline().remove("doc://a")
+    assert world.held() == before
+    assert list(world.pipeline().documents(removed=True)) == []
 
 
 def test_a_repair_finishes_it_as_well(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ from penstock.cli.parser import CommandParser
 EPILOG = """\
 exit status:
   0    all well
-  1    done, but some documents or parts of them failed; or verify found differences; or explain or documents
-       found nothing, or not what the source has
+  1    done, but some documents or parts of them failed; or verify found differences; or what explain or documents
+       was asked for is not there, or not as in the source; or remove was not confirmed
   2    the command line or a setting is invalid
   3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
   130  stopped by Ctrl-C: run it again to go on

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import LockedError, OwnershipError, UsageError
+from penstock.core.errors import LockedError, OwnershipError, SinkUnavailable, Transient, UsageError
 from penstock.core.retry import MAX_WAIT
 from penstock.core.schema import Manifest
 from penstock.engine.control import Control
@@ -39,7 +39,8 @@ class Removed:
     named: tuple[str, ...]
     """The first hundred of the documents."""
     pending: tuple[str, ...] = ()
-    """Other generations of the index that a run is filling just now: the next one takes the documents out there."""
+    """Other generations of the index that a run is filling just now, or that are away: their next run takes the
+    documents out there."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,13 +55,17 @@ def remove(base: Components, names: Sequence[str], *, dry_run: bool = False, max
         removed = _extent(ledger, uris)
         if dry_run:
             return removed
+        if held is not None and held.owners.get(one.namespace) != ledger.id:
+            raise OwnershipError(f"{one.sink.url} was filled by another ledger than {ledger.path}: use that (--state)")
         others = [other for other in _others(base, one) if _is_filled_by(other)]
-        for each in others:  # first, as nothing is deleted of what a reindex could bring back
+        for each in others:  # before anything is deleted, so that no switch of generations brings it back
             with Ledger.reader(each.ledger.path) as its:
                 its.add_removals(uris)
         ledger.add_removals(uris)
-        if held is not None:
+        try:
             _take_out(one, max_wait)
+        except Transient as error:
+            raise SinkUnavailable(f"{error}. The removal is written down: the next run finishes it") from error
     return Removed(removed.uris, removed.documents, removed.chunks, removed.named, tuple(_left(others, max_wait)))
 
 
@@ -155,13 +160,13 @@ def _is_filled_by(one: Components) -> bool:
 
 
 def _left(others: Sequence[Components], max_wait: float) -> Iterator[str]:
-    """Take out of the other generations what is pending. Gives those that a run is filling just now."""
+    """Take out of the other generations what is pending. Gives those where that cannot be done just now."""
     for other in others:
         try:
             with other.ledger as ledger:
                 ledger.open(create=False)
                 _take_out(other, max_wait)
-        except LockedError:
+        except (LockedError, Transient):
             yield other.sink.url
 
 
@@ -174,8 +179,6 @@ def _take_out(one: Components, max_wait: float) -> None:
         held = sink.manifest()
         if held is None:  # its next run begins anew
             return
-        if held.owners.get(one.namespace) != one.ledger.id:
-            raise OwnershipError(f"{sink.url} was filled by another ledger than {one.ledger.path}: use that (--state)")
         if one.ledger.pending_documents(1):
             stack.callback(sink.close)
             sink.open(Manifest(held.schema, {one.namespace: one.ledger.id}))

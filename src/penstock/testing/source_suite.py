@@ -129,6 +129,7 @@ class SourceSuite:
             found = source.lookup(listed.uri)
             assert found is not None
             assert (found.uri, found.fingerprint, found.size) == (listed.uri, listed.fingerprint, listed.size)
+            assert source.passes_over(listed.uri) == ""
             put("folder/c.md", b"three and more")
             changed = source.lookup(listed.uri)
             assert changed is not None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.results import removed_rows, rows_text, say
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
 from penstock.display.text import count
-from penstock.jobs.remove import Removed
 from penstock.pipeline import Pipeline
 
 
@@ -18,7 +18,7 @@ def remove(args: argparse.Namespace) -> int:
     if args.undo or args.dry_run:
         removed = pipeline.remove(*args.name, undo=args.undo, dry_run=args.dry_run)
     else:
-        if not args.yes and not _confirmed(pipeline.remove(*args.name, dry_run=True)):
+        if not args.yes and not _confirmed(pipeline, args.name):
             complain("nothing was removed")
             return INCOMPLETE
         removed = pipeline.remove(*args.name)
@@ -29,9 +29,12 @@ def remove(args: argparse.Namespace) -> int:
     return OK
 
 
-def _confirmed(planned: Removed) -> bool:
+def _confirmed(pipeline: Pipeline, names: Sequence[str]) -> bool:
     """Whether to go on: asked where somebody can answer, and more than one document goes."""
-    if planned.documents < 2 or sys.stdin is None or not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
+        return True
+    planned = pipeline.remove(*names, dry_run=True)
+    if planned.documents < 2:
         return True
     what = f"{count(planned.documents, 'document')} with {count(planned.chunks, 'chunk')}"
     print(f"Remove {what} from the index for good? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -202,7 +202,7 @@ def removed_rows(removed: Removed, *, undo: bool, dry_run: bool) -> Rows:
             rows.append(("", f"... and {more:,} more"))
     gone = "would go" if dry_run else "are out, and stay out"
     rows.append(("documents", f"{removed.documents:,} with {removed.chunks:,} chunks {gone}"))
-    rows += [("pending", f"{url} is being filled: its next run takes them out there") for url in removed.pending]
+    rows += [("pending", f"{url} is busy or away: its next run takes them out there") for url in removed.pending]
     return rows
 
 
