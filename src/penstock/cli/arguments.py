@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock import __version__
-from penstock.cli.parser import CommandParser
+from penstock.cli.output.streams import STATUSES
+from penstock.cli.parser import CommandParser, partition, positive, share
 from penstock.core.errors import UsageError
 
 if TYPE_CHECKING:
     from penstock.core.options import Option
 
-EPILOG = """\
-exit status:
-  0    all well
-  1    done, but some documents or parts of them failed; or verify found differences; or explain found nothing
-  2    the command line or a setting is invalid
-  3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
-  130  stopped by Ctrl-C: run it again to go on
-  141  the reader of the output is gone
-
-Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.
-"""
+EPILOG = "\n".join(
+    [
+        "exit status:",
+        *(f"  {status:<4} {meaning}" for status, meaning in STATUSES.items()),
+        "",
+        "Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.",
+    ]
+)
 
 
 def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
@@ -40,7 +37,7 @@ def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
-    parser.set_defaults(command="")
+    parser.set_defaults(command="", log_format="text")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
     for name, command in COMMANDS.items():
         child = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:])
@@ -62,19 +59,21 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
     _pipeline(parser, required=True)
     _permit(parser)
     _output(parser)
+    _unattended(parser)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
     _permit(parser)
     _output(parser)
+    _unattended(parser)
 
 
 def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
     parser.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
     parser.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
-    parser.add_argument("-k", type=_positive, default=10, metavar="N", help="how many results (10)")
+    parser.add_argument("-k", type=positive, default=10, metavar="N", help="how many results (10)")
     parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
     parser.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
     parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
@@ -95,6 +94,11 @@ def _status(parser: argparse.ArgumentParser) -> None:
 
 
 def _failures(parser: argparse.ArgumentParser) -> None:
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--accept", metavar="URI", nargs="+", help="live with those of these documents, as they are")
+    choice.add_argument("--accept-all", action="store_true", help="live with all that there are")
+    choice.add_argument("--unaccept", metavar="URI", nargs="+", help="have those of these documents count again")
+    choice.add_argument("--traceback", action="store_true", help="show where a component of your own raised an error")
     _state(parser)
     _json(parser)
 
@@ -102,15 +106,17 @@ def _failures(parser: argparse.ArgumentParser) -> None:
 def _retry(parser: argparse.ArgumentParser) -> None:
     _state(parser)
     _output(parser)
+    _unattended(parser)
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", metavar="PARTS", nargs="?", help="a folder of parts, as `embed` makes them, instead")
     parser.add_argument("--repair", action="store_true", help="mend what differs, with a run")
     parser.add_argument("--allow-mass-delete", action="store_true", help="let the repair take out more than max_delete")
-    parser.add_argument("--sample", metavar="SHARE", type=_share, default=0.0, help="embed so many again (1%%)")
+    parser.add_argument("--sample", metavar="SHARE", type=share, default=0.0, help="embed so many again (1%%)")
     _state(parser)
     _output(parser)
+    _unattended(parser)
 
 
 def _explain(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +129,7 @@ def _reindex(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="the model to build with")
     parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
     parser.add_argument(
-        "--recall", metavar="SHARE", type=_share, default=0.95, help="true neighbours that searches find (95%%)"
+        "--recall", metavar="SHARE", type=share, default=0.95, help="true neighbours that searches find (95%%)"
     )
     parser.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
     back = parser.add_mutually_exclusive_group()
@@ -131,6 +137,7 @@ def _reindex(parser: argparse.ArgumentParser) -> None:
     back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
     _state(parser)
     _output(parser)
+    _unattended(parser)
 
 
 def _copy(parser: argparse.ArgumentParser) -> None:
@@ -145,14 +152,14 @@ def _embed(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", metavar="M", required=True, help="a CLIP or SigLIP model: a name or a folder")
     parser.add_argument("--out", metavar="PARTS", required=True, help="where the parts go: a folder or a url")
-    share = parser.add_mutually_exclusive_group()
-    share.add_argument("--partition", metavar="I/N", type=_partition, help="the I-th of N shares: 3/100")
-    share.add_argument("--claim", action="store_true", help="one shard after the other that no other worker has")
-    parser.add_argument("--pieces", metavar="N", type=_positive, default=64, help="with --claim: how many shards (64)")
-    parser.add_argument("--rows", metavar="N", type=_positive, default=4096, help="rows a part (4096)")
+    shares = parser.add_mutually_exclusive_group()
+    shares.add_argument("--partition", metavar="I/N", type=partition, help="the I-th of N shares: 3/100")
+    shares.add_argument("--claim", action="store_true", help="one shard after the other that no other worker has")
+    parser.add_argument("--pieces", metavar="N", type=positive, default=64, help="with --claim: how many shards (64)")
+    parser.add_argument("--rows", metavar="N", type=positive, default=4096, help="rows a part (4096)")
     memory = pipeline_options()["memory"]
     _add(parser, memory, default=memory.default)
-    parser.add_argument("--workers", metavar="N", type=_positive, help="images read at once (as many as cores)")
+    parser.add_argument("--workers", metavar="N", type=positive, help="images read at once (as many as cores)")
     parser.add_argument("--again", action="store_true", help="try once more what failed in finished shards")
     _output(parser)
 
@@ -183,9 +190,9 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", metavar="N", type=float, help="requests a second of one key or address (any)")
     parser.add_argument("--timeout", dest="seconds", metavar="S", type=float, help="seconds a request may take (10)")
     parser.add_argument("--max-body", dest="body", metavar="SIZE", help="the largest request (16MiB)")
-    parser.add_argument("--max-pixels", dest="pixels", metavar="N", type=_positive, help="of an image (50000000)")
-    parser.add_argument("--queue", metavar="N", type=_positive, help="searches inside at once (256)")
-    parser.add_argument("--batch", metavar="N", type=_positive, help="texts that the model gets at once (32)")
+    parser.add_argument("--max-pixels", dest="pixels", metavar="N", type=positive, help="of an image (50000000)")
+    parser.add_argument("--queue", metavar="N", type=positive, help="searches inside at once (256)")
+    parser.add_argument("--batch", metavar="N", type=positive, help="texts that the model gets at once (32)")
     _state(parser)
 
 
@@ -356,7 +363,14 @@ def _permit(parser: argparse.ArgumentParser) -> None:
 def _output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     _json(group)
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors and what failed")
+
+
+def _unattended(parser: argparse.ArgumentParser) -> None:
+    """Options for cron, systemd and the like."""
+    formats = ("text", "json")
+    parser.add_argument("--log-format", choices=formats, default="text", help="of messages on stderr: text, or json")
+    parser.add_argument("--stop-ok", action="store_true", help="exit with 0 where SIGTERM has stopped it")
 
 
 def _json(parser: argparse._ActionsContainer) -> None:
@@ -365,26 +379,3 @@ def _json(parser: argparse._ActionsContainer) -> None:
 
 def _state(parser: argparse.ArgumentParser) -> None:
     _add(parser, pipeline_options()["state"])
-
-
-def _share(text: str) -> float:
-    with suppress(ValueError):
-        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        if 0 <= number <= 1:
-            return number
-    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 1% or 0.01")
-
-
-def _partition(text: str) -> tuple[int, int]:
-    with suppress(ValueError):
-        share, of = (int(part) for part in text.split("/"))
-        if 0 < share <= of:
-            return share, of
-    raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 3/100")
-
-
-def _positive(text: str) -> int:
-    with suppress(ValueError):
-        if (number := int(text)) > 0:
-            return number
-    raise argparse.ArgumentTypeError(f"invalid number {text!r}: expected at least 1")

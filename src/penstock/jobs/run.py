@@ -13,6 +13,7 @@ from penstock.core.records import Change, Delete, Unreadable, Upsert
 from penstock.core.retry import MAX_WAIT
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
+from penstock.engine.journal import FAILED, OPEN
 from penstock.engine.progress import Progress, Report
 from penstock.engine.tail import LINGER, Tail
 from penstock.jobs.components import Components
@@ -118,7 +119,8 @@ def _flow(session: Session, changes: Iterable[Change], run: int, options: Option
 
 
 def _report(session: Session, flow: Flow, run: int, status: str, seconds: float) -> Report:
-    last, counts = flow.progress(), session.components.ledger.counts()
+    last, ledger = flow.progress(), session.components.ledger
+    counts = ledger.counts()
     fan_out = session.fan_out
     return Report(
         run=run,
@@ -132,6 +134,8 @@ def _report(session: Session, flow: Flow, run: int, status: str, seconds: float)
         passed_over=dict(session.components.source.passed_over),
         notices=(*session.notices, *(fan_out.notices if fan_out else ()), *_divided(session)),
         behind=tuple(fan_out.behind) if fan_out else (),
+        accepted=ledger.accepted_documents(OPEN, FAILED),
+        unaccepted=ledger.unaccepted(run),
     )
 
 

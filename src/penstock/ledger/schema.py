@@ -41,6 +41,12 @@ ALTER TABLE failures ADD COLUMN run INTEGER NOT NULL DEFAULT 0;
 """
 """What clears a failure is a later attempt, or a later listing, and no clock, which may be set back."""
 
+ACCEPTED = """
+ALTER TABLE failures ADD COLUMN accepted TEXT;
+ALTER TABLE failures ADD COLUMN traceback TEXT NOT NULL DEFAULT '';
+"""
+"""`accepted`: the fingerprint of the document whose failure somebody lives with, '' where it had none."""
+
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     def step(db: sqlite3.Connection) -> None:
@@ -50,7 +56,7 @@ def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     return step
 
 
-STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT))
+STEPS = (_statements(TABLES), _statements(MEMBERS + FAILURES_BY_ATTEMPT), _statements(ACCEPTED))
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)
 

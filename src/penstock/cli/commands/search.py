@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from penstock.cli.output.results import copies_line, hit_body, hit_head, hit_json, say
 from penstock.cli.output.streams import OK, complain, emit
+from penstock.cli.output.text import document_uri
 from penstock.compose import open_index
 from penstock.core.errors import UsageError
 from penstock.core.records import Hit
@@ -22,7 +22,9 @@ def search(args: argparse.Namespace) -> int:
         raise UsageError("search takes words, or --image FILE")
     where = _filter(args.where)
     if args.document:
-        where = {"$and": [where, {"uri": _uri(args.document)}]} if where else {"uri": _uri(args.document)}
+        where = (
+            {"$and": [where, {"uri": document_uri(args.document)}]} if where else {"uri": document_uri(args.document)}
+        )
     image = None if args.image is None else _read(args.image)
     with open_index(args.index) as index:
 
@@ -62,7 +64,3 @@ def _read(image: str) -> bytes:
         return Path(image).expanduser().read_bytes()
     except OSError as error:
         raise UsageError(f"{image} cannot be read: {error.strerror}") from None
-
-
-def _uri(document: str) -> str:
-    return document if "://" in document else Path(os.path.abspath(document)).as_uri()

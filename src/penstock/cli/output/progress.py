@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from penstock.cli.output.streams import STOPPED, complain, log
 from penstock.cli.output.text import clean, count, duration, rate, size, speed, terminal
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Display:
     def __init__(self) -> None:
         self.rates = Rates()
         self._stopping = self._announced = False
+        self.stop_status = STOPPED
+        """The exit status of a command that is stopped."""
         self._last: float | None = None
 
     def __enter__(self) -> Display:
@@ -57,8 +60,8 @@ class Display:
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def stopping(self) -> None:
-        self._stopping = True
+    def stopping(self, status: int = STOPPED) -> None:
+        self._stopping, self.stop_status = True, status
 
     def __call__(self, progress: Progress) -> None:
         self.rates.add(progress)
@@ -103,9 +106,21 @@ class Lines(Display):
 
     def show(self, progress: Progress, news: bool) -> None:
         if news:
-            print(f"penstock: {STOPPING}", file=sys.stderr, flush=True)
+            complain(STOPPING)
         else:
             print(line(progress, self.rates), file=sys.stderr, flush=True)
+
+
+class Log(Display):
+    """An event now and then, for logs of JSON."""
+
+    every = 5.0
+
+    def show(self, progress: Progress, news: bool) -> None:
+        if news:
+            complain(STOPPING)
+        else:
+            log("progress", **progress.to_json())
 
 
 class LiveDisplay(Display):
@@ -135,12 +150,14 @@ class LiveDisplay(Display):
             self._live.update(frame(self._title, progress, self.rates, self._stopping), refresh=True)
 
 
-def display(title: str, *, as_json: bool, quiet: bool) -> Display:
-    """The display that fits where we are."""
-    if as_json:
-        return JsonLines()
+def display(title: str, *, as_json: bool, quiet: bool, as_log: bool = False) -> Display:
+    """The display that fits where we are. `as_log`: for a log of JSON."""
     if quiet:
         return Quiet()
+    if as_log:
+        return Log()
+    if as_json:
+        return JsonLines()
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return LiveDisplay(title)
     return Lines()

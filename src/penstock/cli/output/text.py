@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import unquote
 
@@ -12,7 +13,19 @@ from penstock.jobs.snippets import one_line as clean
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["clean", "count", "document_name", "duration", "moment", "rate", "size", "speed", "terminal"]
+__all__ = [
+    "accepted_part",
+    "clean",
+    "count",
+    "document_name",
+    "document_uri",
+    "duration",
+    "moment",
+    "rate",
+    "size",
+    "speed",
+    "terminal",
+]
 
 
 def size(amount: float) -> str:
@@ -35,6 +48,13 @@ def count(number: int, one: str) -> str:
     return f"{number:,} {one if number == 1 else one + 's'}"
 
 
+def accepted_part(failing: int, accepted: int) -> str:
+    """What a count of failures adds on those that somebody lives with."""
+    if not accepted:
+        return ""
+    return ", accepted" if accepted == failing else f", {accepted:,} of them accepted"
+
+
 def rate(amount: float) -> str:
     return f"{amount:,.0f}" if amount >= 100 else f"{amount:.1f}" if amount >= 1 else f"{amount:.2f}"
 
@@ -54,6 +74,11 @@ def document_name(uri: str) -> str:
     path = unquote(uri.removeprefix("file://"))
     here = os.path.join(os.getcwd(), "")
     return clean(path.removeprefix(here))
+
+
+def document_uri(document: str) -> str:
+    """The uri of a document that somebody names: by its uri, or by the path of a local file."""
+    return document if "://" in document else Path(os.path.abspath(document)).as_uri()
 
 
 def terminal(file: TextIO) -> Console:
