@@ -105,7 +105,7 @@ def _note_listing(report: Report, pipeline: Pipeline, listed: bool) -> None:
 
 
 def log_end(status: int, ok: bool, numbers: dict[str, Any]) -> None:
-    log("end", "info" if ok else "error", ok=ok, exit_status=status, **numbers)
+    log("end", "info" if status == OK else "error", **{"ok": ok, "exit_status": status, **numbers})
 
 
 def exit_status(stopped: bool, ok: bool, progress: Display) -> int:
