@@ -21,6 +21,8 @@ SLOW = (
     "cli/test_display.py::test_nothing_shown_can_command_a_terminal",
     "cli/test_images.py",
     "cli/test_stopping.py",
+    "cli/test_unattended.py::test_the_line_for_cron_says_nothing_unless_something_failed",
+    "cli/test_unattended.py::test_the_service_does_a_run_and_logs_it",
     "docs",
     "embedders/test_clip.py",
     "embedders/test_clip_torch.py",

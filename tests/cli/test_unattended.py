@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,15 @@ def test_a_quiet_log_has_failures_and_errors_only(ingest: Run, broken: Path) -> 
     ran = ingest("-q", "--log-format", "json")
     assert ran.out == ""
     assert [event["event"] for event in events(ran)] == ["failure"]
+
+
+def test_a_quiet_run_names_the_store_that_is_behind(ingest: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ps.Pipeline.run
+    behind = ("qdrant://host:6333/notes",)
+    monkeypatch.setattr(ps.Pipeline, "run", lambda *args, **options: replace(real(*args, **options), behind=behind))
+    ran = ingest("-q")
+    assert (ran.status, ran.err.count("\n")) == (1, 1)
+    assert ran.err.startswith("penstock: qdrant://host:6333/notes: away")
 
 
 # ---------------------------------------------------------------- failures that somebody lives with

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from penstock.cli.commands.runs import composed, exit_status, log_end, log_report, show_report, shown
 from penstock.cli.ledgers import ledger_path
-from penstock.cli.output.streams import emit
+from penstock.cli.output.streams import complain, emit
 from penstock.engine.progress import Progress, Report
 from penstock.pipeline import Pipeline
 
@@ -39,6 +39,8 @@ def _report(pipeline: Pipeline, args: argparse.Namespace, work: Work, *, listed:
     if args.json:
         emit({"event": "report", "ok": report.ok, **report.to_json()})
     if args.quiet:
+        if report.behind:
+            complain(f"{', '.join(report.behind)}: away, and behind: a later run brings it up to date")
         return status
     if args.log_format == "json":
         log_report(report, pipeline, listed=listed)

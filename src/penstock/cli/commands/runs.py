@@ -15,7 +15,7 @@ from penstock.cli.output.progress import Display, display
 from penstock.cli.output.report import report_text
 from penstock.cli.output.results import say
 from penstock.cli.output.streams import INCOMPLETE, OK, complain, log
-from penstock.cli.output.text import document_name
+from penstock.cli.output.text import clean, document_name
 from penstock.cli.signals import interruptible
 from penstock.core.errors import PenstockError
 from penstock.engine.journal import Failure
@@ -79,7 +79,7 @@ def _name_documents(failures: Iterator[Failure], again: str) -> None:
     for number, (uri, of_document) in enumerate(groupby(failures, lambda failure: failure.uri)):
         if number < NAMED:
             first = next(of_document)
-            complain(f"{document_name(uri)}: {first.stage}: {first.cause}")
+            complain(f"{document_name(uri)}: {first.stage}: {clean(first.cause)}")
         else:
             more += 1
     if more:
