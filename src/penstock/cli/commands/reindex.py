@@ -43,8 +43,13 @@ def reindex(args: argparse.Namespace) -> int:
 def _switch_back(pipeline: Pipeline, args: argparse.Namespace) -> int:
     """`--rollback` and `--drop`."""
     urls = [pipeline.rollback()] if args.rollback else pipeline.drop_former()
+    record = {"current" if args.rollback else "dropped": urls}
     if args.json:
-        emit({"current" if args.rollback else "dropped": urls})
-    elif not args.quiet:
+        emit(record)
+    if args.quiet:
+        return OK
+    if args.log_format == "json":
+        log_end(OK, True, record)
+    elif not args.json:
         say("\n".join(f"{'current: ' if args.rollback else 'dropped: '}{url}" for url in urls) or "nothing to drop")
     return OK

@@ -58,20 +58,25 @@ def shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
 
 
 def _name_failures(state: Path, before: dict[Path, int], *, quiet: bool, as_log: bool) -> None:
-    """Log the failures that runs after these have noted; or, of a quiet command, name the documents for which its
-    status is not 0."""
+    """Log the failures that runs after these have noted; of a quiet command those for which its status is not 0, or
+    name their documents."""
     if not (quiet or as_log):
         return
     now = last_runs(state)
     filled = [path for path, run in now.items() if run > before.get(path, 0)] or list(now)[:1]
     for path in filled:
         with Ledger.reader(path) as ledger:
+            failures = ledger.pressing(before.get(path, 0)) if quiet else ledger.noted(before.get(path, 0))
             if as_log:
-                for failure in ledger.noted(before.get(path, 0)):
-                    level = "warning" if failure.accepted else "error"
-                    log("failure", level, document=failure.uri, **{name: getattr(failure, name) for name in LOGGED})
+                _log_failures(failures)
             else:
-                _name_documents(ledger.pressing(before.get(path, 0)), state_option(state))
+                _name_documents(failures, state_option(state))
+
+
+def _log_failures(failures: Iterator[Failure]) -> None:
+    for failure in failures:
+        level = "warning" if failure.accepted else "error"
+        log("failure", level, document=failure.uri, **{name: getattr(failure, name) for name in LOGGED})
 
 
 def _name_documents(failures: Iterator[Failure], again: str) -> None:

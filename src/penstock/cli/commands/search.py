@@ -22,9 +22,8 @@ def search(args: argparse.Namespace) -> int:
         raise UsageError("search takes words, or --image FILE")
     where = _filter(args.where)
     if args.document:
-        where = (
-            {"$and": [where, {"uri": document_uri(args.document)}]} if where else {"uri": document_uri(args.document)}
-        )
+        named = {"uri": document_uri(args.document)}
+        where = {"$and": [where, named]} if where else named
     image = None if args.image is None else _read(args.image)
     with open_index(args.index) as index:
 

@@ -18,7 +18,8 @@ from penstock.pipeline import Pipeline
 
 def verify(args: argparse.Namespace) -> int:
     if args.parts:
-        if args.repair or args.sample or args.state or args.allow_mass_delete:
+        unattended = args.stop_ok or args.log_format != "text"
+        if args.repair or args.sample or args.state or args.allow_mass_delete or unattended:
             raise UsageError("verify PARTS takes no other option: a folder of parts is always verified whole")
         return _verify_parts(args)
     pipeline = Pipeline.from_state(ledger_path(args))
