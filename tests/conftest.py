@@ -22,6 +22,8 @@ SLOW = (
     "cli/test_documents.py",
     "cli/test_images.py",
     "cli/test_stopping.py",
+    "cli/test_unattended.py::test_the_line_for_cron_says_nothing_unless_something_failed",
+    "cli/test_unattended.py::test_the_service_does_a_run_and_logs_it",
     "docs",
     "embedders/test_clip.py",
     "embedders/test_clip_torch.py",

@@ -109,7 +109,7 @@ def test_a_broken_document_is_status_1_and_in_failures(ingest: Run, run: Run) ->
     listed = run("failures")
     assert listed.status == 0
     head, row = listed.out.splitlines()
-    assert head.split("\t") == ["document", "stage", "place", "cause", "attempts", "when"]
+    assert head.split("\t") == ["document", "stage", "place", "cause", "attempts", "when", "accepted"]
     assert row.split("\t")[:2] == ["docs/broken.pdf", "parse"]
     assert run("failures", "--json").lines[0]["attempts"] == 1
     assert run("verify").status == 1

@@ -137,5 +137,5 @@ def test_ctrl_c_in_a_command_that_only_looks_is_status_130(run: Run, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ledger, "status", status)
-    monkeypatch.setattr(cli, "_leave_if_busy", lambda: None)  # threads of other tests would end this process
+    monkeypatch.setattr(cli, "_leave_if_busy", lambda status: None)  # threads of other tests would end this process
     assert run("status").status == 130

@@ -144,7 +144,7 @@ def test_a_ledger_in_use_is_not_pruned(ingest: Run, run: Run) -> None:
     Path("gone.db").unlink()
     with Ledger.writer(only()):
         ran = run("ledgers", "--prune", "--yes")
-    assert ran.status == 3
+    assert ran.status == 4
     assert "using the ledger" in ran.err
     assert only().exists()
 

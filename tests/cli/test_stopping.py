@@ -95,6 +95,44 @@ def test_ctrl_c_writes_what_is_in_flight_and_a_rerun_does_the_rest(
     assert run("verify", "-q").status == 0
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_to_be_stopped_by_a_service_manager_is_no_failure_if_so_wished(
+    many: Path, model: str, run: Run, number: signal.Signals, status: int
+) -> None:
+    argv = ("ingest", "docs", "--into", "lance://./index", "--model", model, "--json", "--stop-ok")
+    with started(0.1, *argv) as process:
+        until(process, "written")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == status, err
+    report = json.loads(out.splitlines()[-1])
+    assert (report["status"], report["ok"]) == ("stopped", False)
+    assert run(*argv).status == 0
+    assert run("verify", "-q").status == 0
+
+
+@pytest.mark.parametrize(("signals", "status"), [(1, 0), (2, 130)])
+def test_sigterm_while_nothing_is_in_flight(many: Path, model: str, signals: int, status: int) -> None:
+    """A verification ends at once. A run that is sent a second signal gives up, and that is no success."""
+    ingest = ("ingest", "docs", "--into", "lance://./index", "--model", model, "-q")
+    assert subprocess.run([sys.executable, "-m", "penstock", *ingest], check=False).returncode == 0
+    job = ("verify", "--sample", "100%") if signals == 1 else ("reindex", "--chunk", "100 tokens")
+    with started(60, *job, "--stop-ok", "--log-format", "json") as process:
+        assert process.stderr is not None
+        for _ in range(300):
+            if (many / "embedding").exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        if signals == 2:
+            while "stopping: writing what is in flight" not in (line := process.stderr.readline()):
+                assert json.loads(line)["event"] in ("start", "progress")
+            process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == status, err
+    assert json.loads(err.splitlines()[-1])["message"].startswith("stopped; what was written is kept")
+
+
 def test_the_first_ctrl_c_is_answered_and_the_second_ends_it_at_once(many: Path, model: str, run: Run) -> None:
     argv = ("ingest", "docs", "--into", "lance://./index", "--model", model)
     with started(60, *argv) as process:

@@ -715,3 +715,54 @@ def test_moved_documents_are_read_back_together(w: World, monkeypatch: pytest.Mo
     assert calls < 60
     monkeypatch.undo()
     assert w.held() == expected(moved)
+
+
+@pytest.mark.parametrize("component", ["parser", "chunker", "embedder", "sink"])
+def test_an_error_of_a_component_is_kept_with_its_traceback(
+    w: World, monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    """Once for a document of many chunks, and without a second attempt's being mistaken for an error that led to it."""
+    monkeypatch.setenv("MODEL_API_KEY", "hunter2")
+    write = w.sink.write
+
+    def culprit(text: str) -> None:
+        if "document 2" in text:
+            raise ValueError("bad shape, hunter2")
+
+    def parser(item):  # type: ignore[no-untyped-def]
+        culprit(f"document {item.uri[-1]}" if component == "parser" else "")
+        return parse(item)
+
+    def chunker(blocks):  # type: ignore[no-untyped-def]
+        for piece in lines(blocks):
+            culprit(piece.text if component == "chunker" else "")
+            yield piece
+
+    def embedder(chunks):  # type: ignore[no-untyped-def]
+        for chunk in chunks if component == "embedder" else ():
+            culprit(chunk.text)
+
+    def sink(points):  # type: ignore[no-untyped-def]
+        for point in points if component == "sink" else ():
+            culprit(point.chunk.text)
+        write(points)
+
+    w.embedder.before, w.sink.write = embedder, sink
+    w.embedder.batch_tokens = 1 << 20
+    w.run(listing(corpus(4)), parse=parser, chunker=chunker)
+    assert {failure.uri for failure in w.failures} == {"doc:2"}
+    assert {failure.cause for failure in w.failures} == {f"ValueError: bad shape, *** (raised by the {component})"}
+    (traceback,) = filter(None, (failure.traceback for failure in w.failures))
+    assert f'File "{__file__}"' in traceback
+    assert "in culprit" in traceback
+    assert traceback.endswith("ValueError: bad shape, ***")
+    assert traceback.count("Traceback") == 1
+    assert "hunter2" not in traceback.replace("shape, hunter2", "")  # the line of this test that raises it
+
+
+def test_a_failure_that_a_contract_names_has_no_traceback(w: World) -> None:
+    def broken(item):  # type: ignore[no-untyped-def]
+        raise ParseError("torn")
+
+    w.run(listing(corpus(1)), parse=broken)
+    assert [failure.traceback for failure in w.failures] == [""]

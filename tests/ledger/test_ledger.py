@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,97 @@ def test_failures_are_cleared_by_attempts_and_not_by_the_clock(tmp_path: Path, m
             assert left == [("parse", f"page {begun.attempt}"), ("list", "")]
             ledger.clear_listing(run + 1)
             assert [f.stage for f in ledger.failures()] == ["parse"]
+
+
+class Accepting:
+    """A ledger, and runs in which documents fail."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    def fail(self, uri: str, fingerprint: str, *stages: str, state: str = "failed", cause: str = "torn") -> int:
+        """A run in which that version of the document fails at these stages."""
+        run = self.ledger.begin_run("space")
+        begun = self.ledger.begin([uri], run)[uri]
+        self.ledger.record([Failure(uri, stage, cause, attempt=begun.attempt) for stage in stages], run)
+        self.ledger.finish([Ending(begun.document, begun.attempt, uri, fingerprint, state, {})])
+        return run
+
+    @property
+    def accepted(self) -> list[tuple[str, str]]:
+        return [(failure.uri, failure.stage) for failure in self.ledger.failures() if failure.accepted]
+
+
+@pytest.fixture
+def accepting(tmp_path: Path) -> Iterator[Accepting]:
+    with Ledger.writer(tmp_path / "ledger.db") as ledger:
+        yield Accepting(ledger)
+
+
+def test_a_failure_is_accepted_for_a_version_of_its_document(accepting: Accepting) -> None:
+    """It stays so where the same fails again; another version, or another stage, is a new failure."""
+    ledger = accepting.ledger
+    accepting.fail("doc:a", "version 1", "parse")
+    accepting.fail("doc:b", "version 1", "parse")
+    assert ledger.accept_failures(["doc:a"]) == 1
+    assert accepting.accepted == [("doc:a", "parse")]
+    assert (ledger.counts().failures, ledger.counts().accepted, ledger.accepted_documents("failed")) == (2, 1, 1)
+    run = accepting.fail("doc:a", "version 1", "parse", cause="torn after 3 s")
+    assert (accepting.accepted, ledger.unaccepted(run)) == ([("doc:a", "parse")], 0)
+    run = accepting.fail("doc:a", "version 1", "parse", "embed")
+    assert (accepting.accepted, ledger.unaccepted(run)) == ([("doc:a", "parse")], 1)
+    assert ledger.accepted_documents("failed") == 0
+    run = accepting.fail("doc:a", "version 2", "parse")
+    assert (accepting.accepted, ledger.unaccepted(run)) == ([], 1)
+    assert [failure.uri for failure in ledger.pressing(run)] == ["doc:a", "doc:b"]
+
+
+def test_an_accepted_failure_that_is_mended_is_forgotten(accepting: Accepting) -> None:
+    accepting.fail("doc:a", "version 1", "parse")
+    accepting.ledger.accept_failures()
+    accepting.fail("doc:a", "version 1", state="done")
+    accepting.fail("doc:a", "version 1", "parse")
+    assert accepting.accepted == []
+
+
+def test_failures_to_list_are_accepted_though_they_have_no_version(accepting: Accepting) -> None:
+    ledger = accepting.ledger
+    denied = Failure("file:///closed", "list", "denied", permanent=False)
+    ledger.record([denied], ledger.begin_run("space"))
+    assert ledger.accept_failures() == 1
+    run = ledger.begin_run("space")
+    ledger.record([denied], run)
+    assert (accepting.accepted, ledger.unaccepted(run)) == ([("file:///closed", "list")], 0)
+
+
+def test_what_is_accepted_can_count_again(accepting: Accepting) -> None:
+    accepting.fail("doc:a", "version 1", "parse", "embed")
+    assert accepting.ledger.accept_failures() == 2
+    assert accepting.ledger.accepted("doc:a")
+    assert accepting.ledger.unaccept_failures(["doc:a"]) == 2
+    assert not accepting.ledger.accepted("doc:a")
+    assert accepting.accepted == []
+
+
+def test_of_documents_that_have_not_failed_nothing_is_accepted(accepting: Accepting) -> None:
+    accepting.fail("doc:a", "version 1", "parse")
+    with pytest.raises(UsageError, match="no failure of doc:b"):
+        accepting.ledger.accept_failures(["doc:a", "doc:b"])
+    assert accepting.accepted == []
+
+
+def test_a_document_of_a_type_that_nothing_reads_does_not_press(accepting: Accepting) -> None:
+    run = accepting.fail("doc:a", "version 1", "parse", state="skipped")
+    assert list(accepting.ledger.pressing(0)) == list(accepting.ledger.noted(0)) == []
+    assert accepting.ledger.unaccepted(run) == 0
+    assert len(list(accepting.ledger.failures())) == 1
+
+
+def test_failures_noted_by_later_runs_are_told_apart(accepting: Accepting) -> None:
+    first = accepting.fail("doc:a", "version 1", "parse")
+    accepting.fail("doc:b", "version 1", "parse")
+    assert [failure.uri for failure in accepting.ledger.noted(first)] == ["doc:b"]
+    assert [failure.uri for failure in accepting.ledger.pressing(first)] == ["doc:a", "doc:b"]
 
 
 def test_since_when_a_sink_is_behind(tmp_path: Path) -> None:

@@ -18,25 +18,23 @@ from penstock.cli.options import (
     add_pipeline,
     add_source_options,
     add_state,
+    add_unattended,
     parse_partition,
     parse_positive,
     parse_share,
     pipeline_options,
 )
+from penstock.cli.output.streams import STATUSES
 from penstock.cli.parser import CommandParser
 
-EPILOG = """\
-exit status:
-  0    all well
-  1    done, but some documents or parts of them failed; or verify found differences; or what explain or documents
-       was asked for is not there, or not as in the source; or remove was not confirmed
-  2    the command line or a setting is invalid
-  3    an error ended it: a stage failed, the store is away, a mass deletion was refused ...
-  130  stopped by Ctrl-C: run it again to go on
-  141  the reader of the output is gone
-
-Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.
-"""
+EPILOG = "\n".join(
+    [
+        "exit status:",
+        *(f"  {status:<4} {meaning}" for status, meaning in STATUSES.items()),
+        "",
+        "Results go to stdout, progress and errors to stderr. PENSTOCK_DEBUG=1 shows tracebacks.",
+    ]
+)
 
 
 def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
@@ -49,7 +47,7 @@ def make_parser(only: Collection[str] | None = None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"penstock {__version__}", help="say which version")
-    parser.set_defaults(command="")
+    parser.set_defaults(command="", log_format="text")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
     for name, command in COMMANDS.items():
         child = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:])
@@ -71,12 +69,14 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
     add_pipeline(parser, required=True)
     add_permissions(parser)
     add_output(parser)
+    add_unattended(parser)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
     add_permissions(parser)
     add_output(parser)
+    add_unattended(parser)
 
 
 def _search(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +113,11 @@ def _ledgers(parser: argparse.ArgumentParser) -> None:
 
 
 def _failures(parser: argparse.ArgumentParser) -> None:
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--accept", metavar="URI", nargs="+", help="live with those of these documents, as they are")
+    choice.add_argument("--accept-all", action="store_true", help="live with all that there are")
+    choice.add_argument("--unaccept", metavar="URI", nargs="+", help="have those of these documents count again")
+    choice.add_argument("--traceback", action="store_true", help="show where a component of your own raised an error")
     add_state(parser)
     add_json(parser)
 
@@ -120,6 +125,7 @@ def _failures(parser: argparse.ArgumentParser) -> None:
 def _retry(parser: argparse.ArgumentParser) -> None:
     add_state(parser)
     add_output(parser)
+    add_unattended(parser)
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +135,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", metavar="SHARE", type=parse_share, default=0.0, help="embed so many again (1%%)")
     add_state(parser)
     add_output(parser)
+    add_unattended(parser)
 
 
 def _documents(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +178,7 @@ def _reindex(parser: argparse.ArgumentParser) -> None:
     back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
     add_state(parser)
     add_output(parser)
+    add_unattended(parser)
 
 
 def _copy(parser: argparse.ArgumentParser) -> None:

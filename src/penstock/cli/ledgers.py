@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 from penstock.core.errors import UsageError
-from penstock.jobs.components import current_ledger
+from penstock.jobs.components import current_ledger, numbered
 from penstock.jobs.ledgers import Summary, paths, summary
 from penstock.ledger import Ledger
 from penstock.sinks.manifests import STATE
@@ -49,6 +50,23 @@ def state_option(path: Path) -> str:
 def open_ledger(args: argparse.Namespace) -> Iterator[Ledger]:
     with Ledger.reader(current_ledger(ledger_path(args))) as ledger:
         yield ledger
+
+
+def last_runs(state: Path) -> dict[Path, int]:
+    """The number of the last run in the ledger of the current generation, and in those of later ones, which a re-index
+    builds; 0 where there was none."""
+    if not state.exists():
+        return {}
+    current = current_ledger(state)
+    with Ledger.reader(state) as ledger:
+        numbers = count(ledger.current + 1)
+    later = takewhile(Path.exists, (numbered(state, number) for number in numbers))
+    return {path: _last_run(path) for path in (current, *later) if path.exists()}
+
+
+def _last_run(path: Path) -> int:
+    with Ledger.reader(path) as ledger:
+        return next((run.id for run in ledger.runs(1)), 0)
 
 
 def index_urls(settings: dict[str, Any]) -> str | None:

@@ -13,13 +13,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from penstock.cli.arguments import make_parser
-from penstock.cli.output.streams import BROKEN_PIPE, FAILED, OK, STOPPED, USAGE, complain
-from penstock.core.errors import PenstockError, StageError, UsageError
+from penstock.cli.output.streams import (
+    BROKEN_PIPE,
+    FAILED,
+    LOCKED,
+    OK,
+    STOPPED,
+    USAGE,
+    Stopped,
+    complain,
+    set_log_format,
+)
+from penstock.core.errors import LockedError, PenstockError, StageError, UsageError
 from penstock.registry import load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     _replace_unencodable()
+    set_log_format("text")
     gc.set_threshold(50_000, 20, 50)  # a run makes millions of small records, and hardly a cycle among them
     try:
         try:
@@ -28,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = parser.parse_args(words)
             if not args.command:
                 parser.error("which command? `penstock --help` lists them")
+            set_log_format(args.log_format)
             if args.long:
                 from penstock.support.heap import tighten
 
@@ -42,9 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except KeyboardInterrupt:
-        _leave_if_busy()
-        return STOPPED
+    except KeyboardInterrupt as stop:
+        status = stop.status if isinstance(stop, Stopped) else STOPPED
+        _leave_if_busy(status)
+        return status
     except Exception as error:
         return _explain_error(error)
 
@@ -54,8 +67,23 @@ def _explain_error(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    complain(_message(error))
-    return USAGE if isinstance(error, UsageError) else FAILED
+    cause = error.__cause__ if isinstance(error, StageError) and error.__cause__ else error
+    complain(_message(error), "error", "error", **_fields(error, cause))
+    if isinstance(error, UsageError):
+        return USAGE
+    return LOCKED if isinstance(cause, LockedError) else FAILED
+
+
+def _fields(error: Exception, cause: BaseException) -> dict[str, str | None]:
+    """What a log has beside the message."""
+    fields: dict[str, str | None] = {"cause": _cause(cause)}
+    if isinstance(error, StageError):
+        fields |= {"stage": error.stage, "document": error.item}
+    if not isinstance(cause, PenstockError):
+        from penstock.support.tracebacks import format_traceback
+
+        fields["traceback"] = format_traceback(cause)
+    return fields
 
 
 def _message(error: Exception) -> str:
@@ -63,10 +91,16 @@ def _message(error: Exception) -> str:
         return f"{_at(error)}{error.__cause__}"
     if isinstance(error, StageError):
         cause = error.__cause__
-        return f"{_at(error)}{type(cause).__name__}: {cause} (PENSTOCK_DEBUG=1 shows where)"
+        return f"{_at(error)}{_cause(cause or error)} (PENSTOCK_DEBUG=1 shows where)"
     if isinstance(error, PenstockError):
         return str(error)
-    return f"unexpected {type(error).__name__}: {error} (PENSTOCK_DEBUG=1 shows where)"
+    return f"unexpected {_cause(error)} (PENSTOCK_DEBUG=1 shows where)"
+
+
+def _cause(error: BaseException) -> str:
+    from penstock.support.redaction import hide_secrets
+
+    return hide_secrets(f"{type(error).__name__}: {error}")
 
 
 def _at(error: StageError) -> str:
@@ -86,11 +120,11 @@ def _replace_unencodable() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _leave_if_busy() -> None:
+def _leave_if_busy(status: int) -> None:
     """End the process at once if threads of a run are still in native code: they would crash while the interpreter
     shuts down."""
     if any(thread.name.startswith("penstock-") for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):  # the pipe has no reader
                 stream.flush()
-        os._exit(STOPPED)
+        os._exit(status)

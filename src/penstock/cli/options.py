@@ -99,7 +99,14 @@ def add_permissions(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     add_json(group)
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors and what failed")
+
+
+def add_unattended(parser: argparse.ArgumentParser) -> None:
+    """Options for cron, systemd and the like."""
+    formats = ("text", "json")
+    parser.add_argument("--log-format", choices=formats, default="text", help="of messages on stderr: text, or json")
+    parser.add_argument("--stop-ok", action="store_true", help="exit with 0 where SIGTERM has stopped it")
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

@@ -8,15 +8,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from penstock.cli.output.streams import STOPPED, complain
+from penstock.cli.output.streams import OK, STOPPED, Stopped, complain
 from penstock.display.progress import Display
 
 
 @contextmanager
-def interruptible(display: Display) -> Iterator[None]:
+def interruptible(display: Display, *, stop_ok: bool = False) -> Iterator[None]:
     """Ctrl-C: the first finishes what is in flight, the second gives up, the third ends the process at once.
 
-    SIGTERM does the same: a machine that is about to be taken away sends it a little before."""
+    SIGTERM does the same: a machine that is about to be taken away sends it a little before. `stop_ok`: to be stopped
+    by SIGTERM first is the status 0, unless the command gives up."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
@@ -27,7 +28,8 @@ def interruptible(display: Display) -> Iterator[None]:
         presses += 1
         if presses > 2:
             os._exit(STOPPED)
-        display.stopping()
+        if presses == 1:
+            display.stopping(OK if stop_ok and number == signal.SIGTERM else STOPPED)
         raise KeyboardInterrupt
 
     # A shell that starts a command in the background has it ignore Ctrl-C on purpose.
@@ -37,7 +39,7 @@ def interruptible(display: Display) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         complain("stopped; what was written is kept. Run it again to go on from there")
-        raise
+        raise Stopped(display.stop_status if presses == 1 else STOPPED) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -58,6 +58,8 @@ class Display:
     def __init__(self) -> None:
         self.rates = Rates()
         self._stopping = self._announced = False
+        self.stop_status = 0
+        """The exit status of a command that was stopped."""
         self._last: float | None = None
 
     def __enter__(self) -> Display:
@@ -65,8 +67,8 @@ class Display:
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def stopping(self) -> None:
-        self._stopping = True
+    def stopping(self, status: int = 0) -> None:
+        self._stopping, self.stop_status = True, status
 
     def __call__(self, progress: Progress) -> None:
         self.rates.add(progress)

@@ -12,7 +12,18 @@ from penstock.sources import name_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["clean", "count", "document_name", "duration", "moment", "rate", "size", "speed", "terminal"]
+__all__ = [
+    "accepted_part",
+    "clean",
+    "count",
+    "document_name",
+    "duration",
+    "moment",
+    "rate",
+    "size",
+    "speed",
+    "terminal",
+]
 
 
 def size(amount: float) -> str:
@@ -33,6 +44,13 @@ def duration(seconds: float) -> str:
 
 def count(number: int, one: str) -> str:
     return f"{number:,} {one if number == 1 else one + 's'}"
+
+
+def accepted_part(failing: int, accepted: int) -> str:
+    """What a count of failures adds on those that somebody lives with."""
+    if not accepted:
+        return ""
+    return ", accepted" if accepted == failing else f", {accepted:,} of them accepted"
 
 
 def rate(amount: float) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from penstock.core.errors import StageError
 from penstock.core.retry import Retry
 from penstock.engine.channel import Broken
 from penstock.engine.progress import Counters
+from penstock.support.redaction import hide_secrets
+from penstock.support.tracebacks import format_traceback
 
 BROKEN_AFTER, BROKEN_LATER = 10, 50
 """Documents, one after the other, for which a component raises what no contract names, before the component itself is
@@ -22,6 +25,13 @@ PANICS = ("PanicException", "CancelledError")
 def is_error(error: BaseException) -> bool:
     """Whether it is an error of the component that raised it, and not the end of the program."""
     return isinstance(error, Exception | SystemExit) or type(error).__name__ in PANICS
+
+
+class Cause(NamedTuple):
+    """Why a document failed for which a component raised what no contract names."""
+
+    text: str
+    traceback: str
 
 
 class Control:
@@ -77,7 +87,7 @@ class Control:
                 self._failing.pop(component, None)
                 self._worked.add(component)
 
-    def unexpected(self, component: str, stage: str, uri: str, error: BaseException) -> str:
+    def unexpected(self, component: str, stage: str, uri: str, error: BaseException) -> Cause:
         """The cause to note of a document for which a component raised something. Raises StageError where it does so
         for one document after the other: then the component is broken, and not the documents."""
         with self._lock:
@@ -89,7 +99,8 @@ class Control:
                 self.suspended = tuple(uris)
         if broken:
             raise StageError(stage, uri, error) from error
-        return f"{type(error).__name__}: {error} (raised by the {component})"
+        text = hide_secrets(f"{type(error).__name__}: {error}")
+        return Cause(f"{text} (raised by the {component})", format_traceback(error))
 
 
 class InFlight:

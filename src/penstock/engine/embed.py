@@ -42,6 +42,7 @@ class Embed:
             if self.control.stop.is_set():  # while it waited
                 self._withdraw(batch)
                 return
+        unexpected: BaseException | None = None
         try:
             points = self._vectors(batch)
         except EmbedError as error:
@@ -56,13 +57,15 @@ class Embed:
         except BaseException as error:
             if not is_error(error):
                 raise
-            self._withdraw(batch)
-            if not self.control.stop.is_set():  # else the call may have been given up, which is nobody's failure
-                self._isolate(batch, error, last)
+            unexpected = error
         else:
             self.control.succeeded("embedder")
             self.control.counters.add(embedded=len(points), tokens=sum(one.length for one in batch))
             self.points.put(points, sum(one.nbytes for one in points))
+        if unexpected is not None:  # out here, so that the first error is not the context of the second
+            self._withdraw(batch)
+            if not self.control.stop.is_set():  # else the call may have been given up, which is nobody's failure
+                self._isolate(batch, unexpected, last)
 
     def _vectors(self, batch: Sequence[Prepared]) -> list[Embedded]:
         chunks = [one.chunk for one in batch]
@@ -82,14 +85,17 @@ class Embed:
         else:
             cause = self.control.unexpected("embedder", "embed", batch[0].chunk.uri, error)
             # A service that cannot be reached is an OSError, and so is an image that cannot be decoded.
-            self._lose(batch, cause, permanent=not isinstance(error, OSError))
+            permanent = not isinstance(error, OSError)
+            self._lose(batch, cause.text, permanent=permanent, traceback=cause.traceback)
 
     def _withdraw(self, batch: Sequence[Prepared]) -> None:
         if self.withdraw is not None:
             self.withdraw(len(batch))
 
-    def _lose(self, batch: Sequence[Prepared], cause: str, *, permanent: bool = True) -> None:
+    def _lose(self, batch: Sequence[Prepared], cause: str, *, permanent: bool = True, traceback: str = "") -> None:
         self.control.counters.add(gaps=len(batch))
         for one in batch:
-            failure = one.document.failure("embed", cause, permanent=permanent, place=one.chunk.id)
+            place = one.chunk.id
+            failure = one.document.failure("embed", cause, permanent=permanent, place=place, traceback=traceback)
             self.send(Failed(one.document, failure, settles=1))
+            traceback = ""  # once is enough: a document may have many chunks

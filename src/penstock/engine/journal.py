@@ -85,6 +85,11 @@ class Failure:
     last: float = 0.0
     attempt: int = 0
     """The attempt at the document in which it failed; a later one that ends clears it. 0 where there was none."""
+    accepted: bool = False
+    """Somebody lives with it (`penstock failures --accept`), and the document is as it was then."""
+    traceback: str = ""
+    """Where a component raised what no contract names. Of the chunks of a document that failed together the first one
+    has it."""
 
 
 class View(Protocol):

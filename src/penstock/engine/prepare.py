@@ -123,7 +123,7 @@ class Prepare:
 
     def _unexpected(self, document: Document, failed: _ComponentFailed) -> Failure:
         cause = self.control.unexpected(failed.component, "prepare", document.item.uri, failed.error)
-        return document.failure(failed.stage, cause)
+        return document.failure(failed.stage, cause.text, traceback=cause.traceback)
 
     def _chunk(self, document: Document, chunker: Chunker, sent: list[int]) -> None:
         """Count in `sent` what was sent, also where it ends in an exception."""

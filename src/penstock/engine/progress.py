@@ -225,10 +225,14 @@ class Report(Counted):
     notices: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
     """Of several sinks those that were away, and lack something: they catch up in a later run."""
+    accepted: int = 0
+    """Of `failing`, those whose failures are all accepted."""
+    unaccepted: int = 0
+    """Failures that this run noted and nobody has accepted, but for those of skipped documents."""
 
     @property
     def ok(self) -> bool:
-        return self.status == "done" and not self.failing and not self.counts["gaps"] and not self.behind
+        return self.status == "done" and self.failing == self.accepted and not self.unaccepted and not self.behind
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

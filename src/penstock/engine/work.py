@@ -22,10 +22,12 @@ class Document:
         self.settled = 0
         self.failed = self.passing = self.skipped = False
 
-    def failure(self, stage: str, cause: str, *, permanent: bool = True, place: str = "") -> Failure:
+    def failure(
+        self, stage: str, cause: str, *, permanent: bool = True, place: str = "", traceback: str = ""
+    ) -> Failure:
         """A failure of this attempt at the document."""
         uri, attempt = self.item.uri, self.begun.attempt
-        return Failure(uri, stage, cause, permanent=permanent, place=place, attempt=attempt)
+        return Failure(uri, stage, cause, permanent=permanent, place=place, attempt=attempt, traceback=traceback)
 
 
 class Prepared(NamedTuple):
@@ -123,4 +125,6 @@ def event_size(event: Event) -> int:
     match event:
         case Written(many, _) | Kept(_, many):
             return 300 * len(many)
+        case Failed(_, failure):
+            return 400 + len(failure.traceback)
     return 400

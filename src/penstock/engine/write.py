@@ -65,6 +65,7 @@ class Write:
 
     def _put(self, batch: Sequence[Embedded]) -> None:
         points = [one.point for one in batch]
+        unexpected: BaseException | None = None
         try:
             with self.slots:
                 self.control.retry.call("write", lambda: self.sink.write(points))
@@ -85,7 +86,9 @@ class Write:
         except BaseException as error:
             if not is_error(error):
                 raise
-            self._isolate(batch, error)
+            unexpected = error
+        if unexpected is not None:  # out here, so that the first error is not the context of the second
+            self._isolate(batch, unexpected)
             return
         self.control.succeeded("sink")
         if batch:
@@ -98,9 +101,12 @@ class Write:
             for alone in documents:
                 self._put(alone)
         else:
-            self._lose(batch, self.control.unexpected("sink", "write", batch[0].point.chunk.uri, error))
+            cause = self.control.unexpected("sink", "write", batch[0].point.chunk.uri, error)
+            self._lose(batch, cause.text, cause.traceback)
 
-    def _lose(self, batch: Sequence[Embedded], cause: str) -> None:
+    def _lose(self, batch: Sequence[Embedded], cause: str, traceback: str = "") -> None:
         self.control.counters.add(gaps=len(batch))
         for one in batch:
-            self.send(Failed(one.document, one.document.failure("write", cause, place=one.point.id), settles=1))
+            failure = one.document.failure("write", cause, place=one.point.id, traceback=traceback)
+            self.send(Failed(one.document, failure, settles=1))
+            traceback = ""  # once is enough: a document may have many chunks

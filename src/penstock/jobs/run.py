@@ -13,6 +13,7 @@ from penstock.core.records import Change, Delete, Unreadable, Upsert
 from penstock.core.retry import MAX_WAIT
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
+from penstock.engine.journal import FAILED, OPEN
 from penstock.engine.progress import Progress, Report
 from penstock.engine.tail import LINGER, Tail
 from penstock.jobs import reading
@@ -128,7 +129,8 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
 
 
 def _report(session: Session, flow: Flow, run: int, status: str, seconds: float) -> Report:
-    last, counts = flow.progress(), session.components.ledger.counts()
+    last, ledger = flow.progress(), session.components.ledger
+    counts = ledger.counts()
     fan_out, barred = session.fan_out, last.counts["barred"]
     return Report(
         run=run,
@@ -142,6 +144,8 @@ def _report(session: Session, flow: Flow, run: int, status: str, seconds: float)
         passed_over={**session.components.source.passed_over, **({"removed": barred} if barred else {})},
         notices=(*session.notices, *(fan_out.notices if fan_out else ()), *_divided(session)),
         behind=tuple(fan_out.behind) if fan_out else (),
+        accepted=ledger.accepted_documents(OPEN, FAILED),
+        unaccepted=ledger.unaccepted(run),
     )
 
 

@@ -14,12 +14,14 @@ from penstock.core.errors import PenstockError, UsageError
 from penstock.core.records import Block, Chunk, Item, ListingEnd, Point, Sparse, Unreadable, Upsert, Vector
 from penstock.engine.classify import classify
 from penstock.engine.identity import shows
+from penstock.engine.journal import FAILED, OPEN, Known
 from penstock.engine.progress import Report
 from penstock.engine.scan import PAGE
 from penstock.jobs import reading
 from penstock.jobs.components import Components
 from penstock.jobs.run import OnProgress, Options, go, unfinished
 from penstock.jobs.session import Session
+from penstock.ledger import Ledger
 from penstock.support.bits import Bits
 
 NEAR = 0.999
@@ -51,7 +53,8 @@ class Verification:
     gone: int
     """Documents in the index that the source no longer has: a run takes them out."""
     failing: int
-    """Documents that cannot be read as they are: `penstock failures`."""
+    """Documents that cannot be read as they are: `penstock failures`. One that each run tries again is among them where
+    its failures are accepted, else it is outdated."""
     sampled: int
     """Points whose vectors were made again and compared."""
     altered: int
@@ -63,6 +66,8 @@ class Verification:
     unseen: int = 0
     """Points of the sample whose images the source does not show any more as they were: no index keeps images."""
     repaired: Report | None = None
+    accepted: int = 0
+    """Of `failing`, those whose failures are all accepted: they are no difference."""
 
     @property
     def ok(self) -> bool:
@@ -70,7 +75,7 @@ class Verification:
 
     @property
     def differences(self) -> list[tuple[str, int]]:
-        return [(name, getattr(self, name)) for name in DIFFERENCES]
+        return [(name, getattr(self, name) - (self.accepted if name == "failing" else 0)) for name in DIFFERENCES]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"ok": self.ok}
@@ -133,7 +138,8 @@ def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
         doubled=doubled,
         outdated=outdated,
         gone=counts.documents - present if complete else 0,
-        failing=counts.failed,
+        failing=counts.failed + ledger.accepted_documents(OPEN),
+        accepted=ledger.accepted_documents(OPEN, FAILED),
         sampled=sampled,
         altered=count,
         behind=len(session.fan_out.behind) if session.fan_out else 0,
@@ -198,7 +204,8 @@ def _against_source(session: Session) -> tuple[int, int, bool]:
     """(documents that a run would read, documents of the ledger that are listed, whether the listing was complete)"""
     ledger, source = session.components.ledger, session.components.source
     if source.feed:
-        return ledger.counts().open, ledger.counts().documents, False
+        counts = ledger.counts()
+        return counts.open - ledger.accepted_documents(OPEN), counts.documents, False
     outdated = 0
     complete = False
     present = Bits()
@@ -210,7 +217,7 @@ def _against_source(session: Session) -> tuple[int, int, bool]:
         nonlocal outdated
         classified = classify(page, ledger, parser_code=session.parsers.code, since=since)
         present.update(classified.documents)
-        outdated += len(classified.work)
+        outdated += sum(not _accepted(item, known, ledger) for item, known in classified.work)
         page.clear()
 
     for change in source.changes(None):
@@ -224,6 +231,11 @@ def _against_source(session: Session) -> tuple[int, int, bool]:
             complete = True
     consider()
     return outdated, len(present), complete
+
+
+def _accepted(item: Item, known: Known | None, ledger: Ledger) -> bool:
+    """Whether it is a document that each run tries again, and somebody lives with its failing as it is."""
+    return known is not None and known.fingerprint == item.fingerprint and ledger.accepted(item.uri)
 
 
 def _mend(session: Session, altered: Sequence[Point]) -> None:

@@ -22,6 +22,8 @@ class Counts:
     chunks: int
     acknowledged: int
     failures: int
+    accepted: int
+    """Of the failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Document:
 
 _FACTS = ("parser", "media_type", "parser_code", "bytes", "chunks", "tokens")
 _SET_FACTS = ", ".join(f"{name} = ?" for name in _FACTS)
+ACCEPTED = "(failures.accepted IS coalesce(documents.fingerprint, ''))"
+"""Whether a failure is accepted: for the version of its document that the ledger knows."""
 _FIELDS = tuple(field.name for field in fields(Document))
 _UNFINISHED = f"(d.state <> '{DONE}' OR d.uri IN (SELECT uri FROM failures))"
 
@@ -186,13 +190,16 @@ class Documents(Database):
     def counts(self) -> Counts:
         states = dict(self._read("SELECT state, count(*) FROM documents GROUP BY state"))
         totals = self._read("SELECT count(*), coalesce(sum(acked > 0), 0) FROM chunks")[0]
-        failures = self._read("SELECT count(*) FROM failures")[0][0]
+        failures, accepted = self._read(
+            f"SELECT count(*), coalesce(sum({ACCEPTED}), 0) FROM failures LEFT JOIN documents USING (uri)"
+        )[0]
         return Counts(
             documents=sum(states.values()),
             **{state: states.get(state, 0) for state in (DONE, OPEN, FAILED, SKIPPED)},
             chunks=totals[0],
             acknowledged=totals[1],
             failures=failures,
+            accepted=accepted,
         )
 
     def listed(self, after: str, limit: int, *, failing: bool = False) -> list[tuple[Document, float | None]]:

@@ -1,12 +1,21 @@
-"""What could not be listed, read, parsed, embedded or written."""
+"""What could not be listed, read, parsed, embedded or written.
+
+A failure is accepted for a version of its document: once the document has another fingerprint, it is not any more.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
 
-from penstock.engine.journal import Failure
+from penstock.core.errors import UsageError
+from penstock.engine.journal import FAILED, OPEN, SKIPPED, Failure
 from penstock.ledger.database import UNDER, Database, storable, under
+from penstock.ledger.documents import ACCEPTED
+
+_ROWS = "FROM failures LEFT JOIN documents USING (uri)"
+_COUNTS = f"documents.state IS NOT '{SKIPPED}'"
+"""A document that is passed over, as nothing reads its type, is listed with its cause, but is no failure of a run."""
 
 
 class Failures(Database):
@@ -20,12 +29,15 @@ class Failures(Database):
         with self._transaction() as db:
             for f in failures:
                 db.execute(
-                    "INSERT INTO failures VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                    "INSERT INTO failures"
+                    " (uri, stage, place, cause, permanent, attempts, first, last, attempt, run, traceback)"
+                    " VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                     " cause = excluded.cause, permanent = excluded.permanent, attempts = attempts + 1,"
-                    " last = excluded.last, attempt = excluded.attempt, run = excluded.run",
+                    " last = excluded.last, attempt = excluded.attempt, run = excluded.run,"
+                    " traceback = excluded.traceback",
                     (
                         *(f.uri, f.stage, storable(f.place), storable(f.cause[:2000]), f.permanent),
-                        *(now, now, f.attempt, run),
+                        *(now, now, f.attempt, run, f.traceback),
                     ),
                 )
 
@@ -34,17 +46,69 @@ class Failures(Database):
         return bool(self._read(f"SELECT 1 FROM failures WHERE {UNDER} LIMIT 1", *under(uri)))
 
     def failures(self, uri: str | None = None) -> Iterator[Failure]:
-        after = ("", "", "")
+        """All of them, or those of a document, by uri."""
+        return self._failures("? IS NULL OR uri = ?", uri, uri)
+
+    def noted(self, after: int) -> Iterator[Failure]:
+        """Those that runs after this one have noted, by uri."""
+        return self._failures(f"failures.run > ? AND {_COUNTS}", after)
+
+    def pressing(self, after: int) -> Iterator[Failure]:
+        """Those for which a run is not all well, by uri: they are not accepted, and were noted after that run, or their
+        documents are not in the index as they are in the source."""
+        pressing = f"NOT {ACCEPTED} AND {_COUNTS} AND (failures.run > ? OR documents.state IN (?, ?))"
+        return self._failures(pressing, after, OPEN, FAILED)
+
+    def _failures(self, condition: str, *values: object) -> Iterator[Failure]:
+        last = ("", "", "")
         while True:
             rows = self._read(
-                "SELECT uri, stage, cause, attempts, permanent, place, first, last, attempt FROM failures"
-                " WHERE (uri, stage, place) > (?, ?, ?) AND (?4 IS NULL OR uri = ?4)"
+                "SELECT uri, stage, cause, attempts, permanent, place, first, last, failures.attempt,"
+                f" {ACCEPTED}, traceback {_ROWS} WHERE (uri, stage, place) > (?, ?, ?) AND ({condition})"
                 " ORDER BY uri, stage, place LIMIT 500",
-                *after,
-                uri,
+                *last,
+                *values,
             )
             for row in rows:
-                yield Failure(row[0], row[1], row[2], row[3], bool(row[4]), *row[5:])
+                yield Failure(*(*row[:4], bool(row[4]), *row[5:9], bool(row[9]), row[10]))
             if not rows:
                 return
-            after = (rows[-1][0], rows[-1][1], rows[-1][5])
+            last = (rows[-1][0], rows[-1][1], rows[-1][5])
+
+    # ------------------------------------------------------------ failures that somebody lives with
+
+    def accept_failures(self, uris: Iterable[str] | None = None) -> int:
+        """Accept the failures of these documents, or all, as they are; gives how many. UsageError, and none is
+        accepted, where one of the documents has no failure."""
+        return self._mark("coalesce((SELECT fingerprint FROM documents WHERE uri = failures.uri), '')", uris)
+
+    def unaccept_failures(self, uris: Iterable[str]) -> int:
+        """Have the failures of these documents count again; gives how many. UsageError where one has none."""
+        return self._mark("NULL", uris)
+
+    def _mark(self, accepted: str, uris: Iterable[str] | None) -> int:
+        update = f"UPDATE failures SET accepted = {accepted}"
+        with self._transaction() as db:
+            if uris is None:
+                return db.execute(update).rowcount
+            count = 0
+            for uri in uris:
+                if not (marked := db.execute(f"{update} WHERE uri = ?", (uri,)).rowcount):
+                    raise UsageError(f"no failure of {uri}: `penstock failures` lists what there is")
+                count += marked
+            return count
+
+    def accepted_documents(self, *states: str) -> int:
+        """How many documents in these states have failures, all of which are accepted."""
+        marks = ",".join("?" * len(states))
+        sql = f"SELECT 1 {_ROWS} WHERE state IN ({marks}) GROUP BY uri HAVING min({ACCEPTED})"
+        return int(self._read(f"SELECT count(*) FROM ({sql})", *states)[0][0])
+
+    def accepted(self, uri: str) -> bool:
+        """Whether the document has failures, all of which are accepted."""
+        return bool(self._read(f"SELECT min({ACCEPTED}) {_ROWS} WHERE uri = ?", uri)[0][0])
+
+    def unaccepted(self, run: int) -> int:
+        """How many failures this run has noted that are not accepted."""
+        sql = f"SELECT count(*) {_ROWS} WHERE failures.run = ? AND NOT {ACCEPTED} AND {_COUNTS}"
+        return int(self._read(sql, run)[0][0])

@@ -79,7 +79,8 @@ class Members(Database):
                     "SELECT group_concat(url || ': ' || cause, '; ') FROM refused WHERE id = ?", (blob(id),)
                 ).fetchone()
                 db.execute(
-                    "INSERT INTO failures VALUES (?, 'write', ?, ?, true, 1, ?, ?, 0, 0) ON CONFLICT DO UPDATE SET"
+                    "INSERT INTO failures (uri, stage, place, cause, permanent, attempts, first, last)"
+                    " VALUES (?, 'write', ?, ?, true, 1, ?, ?) ON CONFLICT DO UPDATE SET"
                     " cause = excluded.cause, permanent = true, attempts = attempts + 1, last = excluded.last",
                     (uri, id, causes, now, now),
                 )

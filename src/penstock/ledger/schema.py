@@ -49,6 +49,11 @@ PARSER_CODE = """
 ALTER TABLE documents ADD COLUMN parser_code TEXT;
 """
 """What documents are read again by when a parser of the user's own has changed."""
+ACCEPTED = """
+ALTER TABLE failures ADD COLUMN accepted TEXT;
+ALTER TABLE failures ADD COLUMN traceback TEXT NOT NULL DEFAULT '';
+"""
+"""`accepted`: the fingerprint of the document whose failure somebody lives with, '' where it had none."""
 
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
@@ -62,7 +67,7 @@ def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
 STEPS = (
     _statements(TABLES),
     _statements(MEMBERS + FAILURES_BY_ATTEMPT),
-    _statements(REMOVALS + PARSER_CODE),
+    _statements(REMOVALS + PARSER_CODE + ACCEPTED),
 )
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)

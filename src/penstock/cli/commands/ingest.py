@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from penstock.cli.commands.runs import composed, exit_status, show_report, shown
+from penstock.cli.commands.runs import composed, exit_status, log_end, log_report, show_report, shown
 from penstock.cli.ledgers import ledger_path
-from penstock.cli.output.streams import OK, emit
+from penstock.cli.output.streams import complain, emit
 from penstock.engine.progress import Progress, Report
 from penstock.pipeline import Pipeline
 
@@ -35,9 +35,16 @@ def _update(pipeline: Pipeline, args: argparse.Namespace) -> int:
 def _report(pipeline: Pipeline, args: argparse.Namespace, work: Work, *, listed: bool = True) -> int:
     with shown(pipeline, args) as progress:
         report = work(progress)
-    status = exit_status(report)
+    status = exit_status(report.status == "stopped", report.ok, progress)
     if args.json:
-        emit({"event": "report", "ok": status == OK, **report.to_json()})
-    elif not args.quiet:
+        emit({"event": "report", "ok": report.ok, **report.to_json()})
+    if args.quiet:
+        if report.behind:
+            complain(f"{', '.join(report.behind)}: away, and behind: a later run brings it up to date")
+        return status
+    if args.log_format == "json":
+        log_report(report, pipeline, listed=listed)
+        log_end(status, report.ok, report.to_json())
+    elif not args.json:
         show_report(report, pipeline, listed=listed)
     return status

@@ -7,10 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from penstock.cli.ledgers import index_urls, open_ledger
-from penstock.cli.output.results import rows_text, say, status_rows, table
+from penstock.cli.output.results import FAILURE_COLUMNS, failure_row, failure_text, rows_text, say, status_rows, table
 from penstock.cli.output.streams import OK, emit
-from penstock.display.text import document_name, moment
+from penstock.display.text import count
+from penstock.engine.journal import FAILED, OPEN
 from penstock.jobs.ledgers import remembered, size
+from penstock.sources import uri_of
 
 
 def status(args: argparse.Namespace) -> int:
@@ -22,6 +24,7 @@ def status(args: argparse.Namespace) -> int:
             "index": index_urls(settings),
             "source": settings.get("source"),
             **asdict(ledger.counts()),
+            "documents_accepted": ledger.accepted_documents(OPEN, FAILED),
             "runs": [asdict(run) for run in ledger.runs(5)],
         }
     if args.json:
@@ -32,16 +35,40 @@ def status(args: argparse.Namespace) -> int:
 
 
 def failures(args: argparse.Namespace) -> int:
+    if args.accept or args.accept_all or args.unaccept:
+        return _accept(args)
     with open_ledger(args) as ledger:
         failures = ledger.failures()
         if args.json:
             for failure in failures:
-                emit(asdict(failure))
+                record = asdict(failure)
+                if not args.traceback:
+                    del record["traceback"]
+                emit(record)
             return OK
-        rows = ((document_name(f.uri), f.stage, f.place, f.cause, str(f.attempts), moment(f.last)) for f in failures)
         if not ledger.counts().failures:
             say("no failures")
             return OK
-        for page in table(("document", "stage", "place", "cause", "attempts", "when"), rows):
+        if args.traceback:
+            for failure in failures:
+                say(failure_text(failure))
+            return OK
+        for page in table(FAILURE_COLUMNS, map(failure_row, failures)):
             say(page)
+    return OK
+
+
+def _accept(args: argparse.Namespace) -> int:
+    """`--accept`, `--accept-all` and `--unaccept`. A run may go on meanwhile."""
+    with open_ledger(args) as ledger:
+        named = args.accept or args.unaccept or ()
+        uris = [name if next(ledger.failures(name), None) else uri_of(name) for name in named]
+        if args.unaccept:
+            number = ledger.unaccept_failures(uris)
+        else:
+            number = ledger.accept_failures(None if args.accept_all else uris)
+    if args.json:
+        emit({"unaccepted" if args.unaccept else "accepted": number})
+    else:
+        say(f"{count(number, 'failure')} {'count again' if args.unaccept else 'accepted'}")
     return OK

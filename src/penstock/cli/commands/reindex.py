@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from penstock.cli.commands.runs import show_report, shown
+from penstock.cli.commands.runs import exit_status, log_end, log_report, show_report, shown
 from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.results import reindexed_rows, rows_text, say
-from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, emit
+from penstock.cli.output.streams import OK, emit
 from penstock.core.errors import UsageError
 from penstock.pipeline import Pipeline
 
@@ -21,22 +21,35 @@ def reindex(args: argparse.Namespace) -> int:
         return _switch_back(pipeline, args)
     with shown(pipeline, args) as progress:
         reindexed = pipeline.reindex(progress, least_recall=args.recall, incomplete=args.incomplete)
+    last = reindexed.reports[-1]
+    ok = reindexed.switched and not reindexed.trouble and last.ok
+    status = exit_status(last.status == "stopped", ok, progress)
     if args.json:
         emit(reindexed.to_json())
-    elif not args.quiet:
-        for report in reindexed.reports[:-1] or reindexed.reports:  # the last one found nothing new
+    if args.quiet:
+        return status
+    reports = reindexed.reports[:-1] or reindexed.reports  # the last one found nothing new
+    if args.log_format == "json":
+        for report in reports:
+            log_report(report, pipeline)
+        log_end(status, ok, reindexed.to_json())
+    elif not args.json:
+        for report in reports:
             show_report(report, pipeline)
         say(rows_text(reindexed_rows(reindexed)))
-    if reindexed.reports[-1].status == "stopped":
-        return STOPPED
-    return OK if reindexed.switched and not reindexed.trouble and reindexed.reports[-1].ok else INCOMPLETE
+    return status
 
 
 def _switch_back(pipeline: Pipeline, args: argparse.Namespace) -> int:
     """`--rollback` and `--drop`."""
     urls = [pipeline.rollback()] if args.rollback else pipeline.drop_former()
+    record = {"current" if args.rollback else "dropped": urls}
     if args.json:
-        emit({"current" if args.rollback else "dropped": urls})
-    elif not args.quiet:
+        emit(record)
+    if args.quiet:
+        return OK
+    if args.log_format == "json":
+        log_end(OK, True, record)
+    elif not args.json:
         say("\n".join(f"{'current: ' if args.rollback else 'dropped: '}{url}" for url in urls) or "nothing to drop")
     return OK

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
-from penstock.cli.ledgers import state_option
+from penstock.cli.ledgers import last_runs, state_option
 from penstock.cli.options import pipeline_options, source_dest
+from penstock.cli.output.log import Log
 from penstock.cli.output.report import report_text
 from penstock.cli.output.results import say
-from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, complain
+from penstock.cli.output.streams import INCOMPLETE, OK, complain, log
 from penstock.cli.signals import interruptible
+from penstock.core.errors import PenstockError
 from penstock.core.metadata import parse_metadata
 from penstock.display.progress import Display, display
-from penstock.display.text import document_name
+from penstock.display.text import clean, document_name
+from penstock.engine.journal import Failure
 from penstock.engine.progress import Report
+from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline
 from penstock.settings import Settings
+
+NAMED = 20
+"""Documents that a quiet command names, at most."""
+LOGGED = ("stage", "place", "cause", "attempts", "permanent", "accepted")
+"""What a log says of a failure, beside its document."""
 
 
 def composed(args: argparse.Namespace) -> Pipeline:
@@ -31,20 +43,81 @@ def composed(args: argparse.Namespace) -> Pipeline:
 
 @contextmanager
 def shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
-    """Show the progress of a job on this pipeline, and let Ctrl-C stop it."""
-    title = f"{document_name(pipeline.source.name)} → {pipeline.sink.url}"
-    with display(title, as_json=args.json, quiet=args.quiet) as progress, interruptible(progress):
-        yield progress
+    """Show the progress of a job on this pipeline, and what failed in it where no report does; let Ctrl-C stop it."""
+    source, index, state = pipeline.source.name, pipeline.sink.url, pipeline.ledger.path
+    as_log = args.log_format == "json"
+    before = last_runs(state)
+    if not args.quiet:
+        log("start", command=args.command, source=source, index=index, ledger=str(state))
+    title = f"{document_name(source)} → {index}"
+    shown = Log() if as_log and not args.quiet else display(title, as_json=args.json, quiet=args.quiet)
+    try:
+        with shown as progress, interruptible(progress, stop_ok=args.stop_ok):
+            yield progress
+    except Exception:
+        with suppress(PenstockError):  # the first error is the one to raise
+            _name_failures(state, before, quiet=args.quiet, as_log=as_log)
+        raise
+    _name_failures(state, before, quiet=args.quiet, as_log=as_log)
+
+
+def _name_failures(state: Path, before: dict[Path, int], *, quiet: bool, as_log: bool) -> None:
+    """Log the failures that runs after these have noted; of a quiet command those for which its status is not 0, or
+    name their documents."""
+    if not (quiet or as_log):
+        return
+    now = last_runs(state)
+    filled = [path for path, run in now.items() if run > before.get(path, 0)] or list(now)[:1]
+    for path in filled:
+        with Ledger.reader(path) as ledger:
+            failures = ledger.pressing(before.get(path, 0)) if quiet else ledger.noted(before.get(path, 0))
+            if as_log:
+                _log_failures(failures)
+            else:
+                _name_documents(failures, state_option(state))
+
+
+def _log_failures(failures: Iterator[Failure]) -> None:
+    for failure in failures:
+        level = "warning" if failure.accepted else "error"
+        log("failure", level, document=failure.uri, **{name: getattr(failure, name) for name in LOGGED})
+
+
+def _name_documents(failures: Iterator[Failure], again: str) -> None:
+    more = 0
+    for number, (uri, of_document) in enumerate(groupby(failures, lambda failure: failure.uri)):
+        if number < NAMED:
+            first = next(of_document)
+            complain(f"{document_name(uri)}: {first.stage}: {clean(first.cause)}")
+        else:
+            more += 1
+    if more:
+        complain(f"and {more:,} more: `penstock failures{again}` lists all")
 
 
 def show_report(report: Report, pipeline: Pipeline, *, listed: bool = True) -> None:
     """`listed`: the run went through the whole source, not only through what had failed."""
     say(report_text(report, again=state_option(pipeline.ledger.path), listed=listed))
+    _note_listing(report, pipeline, listed)
+
+
+def log_report(report: Report, pipeline: Pipeline, *, listed: bool = True) -> None:
+    """What a report says besides its numbers, as events."""
+    for notice in report.notices:
+        complain(notice)
+    _note_listing(report, pipeline, listed)
+
+
+def _note_listing(report: Report, pipeline: Pipeline, listed: bool) -> None:
     if listed and report.status == "done" and not report.complete and not pipeline.source.feed:
         complain("the source could not be listed whole, so nothing was deleted from the index")
 
 
-def exit_status(report: Report) -> int:
-    if report.status == "stopped":
-        return STOPPED
-    return OK if report.ok else INCOMPLETE
+def log_end(status: int, ok: bool, numbers: dict[str, Any]) -> None:
+    log("end", "info" if status == OK else "error", **{"ok": ok, "exit_status": status, **numbers})
+
+
+def exit_status(stopped: bool, ok: bool, progress: Display) -> int:
+    if stopped:
+        return progress.stop_status
+    return OK if ok else INCOMPLETE

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from penstock import shards
-from penstock.cli.commands.runs import show_report, shown
+from penstock.cli.commands.runs import exit_status, log_end, log_report, show_report, shown
 from penstock.cli.ledgers import ledger_path, state_option
 from penstock.cli.output.results import inputs_row, rows_text, say, verification_rows
-from penstock.cli.output.streams import INCOMPLETE, OK, STOPPED, emit
+from penstock.cli.output.streams import INCOMPLETE, OK, emit
 from penstock.core.errors import UsageError
 from penstock.display.progress import counting
 from penstock.display.text import clean
@@ -18,7 +18,8 @@ from penstock.pipeline import Pipeline
 
 def verify(args: argparse.Namespace) -> int:
     if args.parts:
-        if args.repair or args.sample or args.state or args.allow_mass_delete:
+        unattended = args.stop_ok or args.log_format != "text"
+        if args.repair or args.sample or args.state or args.allow_mass_delete or unattended:
             raise UsageError("verify PARTS takes no other option: a folder of parts is always verified whole")
         return _verify_parts(args)
     pipeline = Pipeline.from_state(ledger_path(args))
@@ -26,17 +27,23 @@ def verify(args: argparse.Namespace) -> int:
         verification = pipeline.verify(
             repair=args.repair, sample=args.sample, progress=progress, allow_mass_delete=args.allow_mass_delete
         )
+    repaired = verification.repaired
+    status = exit_status(repaired is not None and repaired.status == "stopped", verification.ok, progress)
     if args.json:
         emit({"event": "verification", **verification.to_json()})
-    elif not args.quiet:
-        if verification.repaired is not None:
-            show_report(verification.repaired, pipeline)
+    if args.quiet:
+        return status
+    if args.log_format == "json":
+        if repaired is not None:
+            log_report(repaired, pipeline)
+        log_end(status, verification.ok, verification.to_json())
+    elif not args.json:
+        if repaired is not None:
+            show_report(repaired, pipeline)
         say(rows_text(verification_rows(verification)))
         if conclusion := _conclusion(verification, state_option(pipeline.ledger.path)):
             say(conclusion)
-    if verification.repaired is not None and verification.repaired.status == "stopped":
-        return STOPPED
-    return OK if verification.ok else INCOMPLETE
+    return status
 
 
 def _conclusion(verification: Verification, again: str) -> str:
@@ -44,7 +51,7 @@ def _conclusion(verification: Verification, again: str) -> str:
         return "source, ledger and index agree"
     if not verification.complete:
         return "the source could not be listed whole"
-    if verification.failing == sum(number for _, number in verification.differences):
+    if verification.failing - verification.accepted == sum(number for _, number in verification.differences):
         return f"`penstock failures{again}` says why"
     if verification.repaired is None:
         return f"they differ: `penstock verify --repair{again}` mends what can be mended"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penstock.display.text import clean, count, duration, rate, size, speed
+from penstock.display.text import accepted_part, clean, count, duration, rate, size, speed
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -62,12 +62,15 @@ def _failures(report: Report, again: str) -> list[tuple[str, str]]:
     gaps, skipped, why = report.counts["gaps"], report.counts["skipped"], f"`penstock failures{again}` says why"
     lines = []
     if gaps:
-        lines.append((f"{count(gaps, 'part')} could not be read, embedded or written: {why}", "red"))
+        style = "red" if report.unaccepted else "yellow"
+        lines.append((f"{count(gaps, 'part')} could not be read, embedded or written: {why}", style))
     if skipped and report.status == "done" and not report.failing:
         lines.append((f"{count(skipped, 'document')} skipped: {why}", "yellow"))
     if report.failing and report.status == "done":
         missing = f"{count(report.failing, 'document')} could not be indexed whole"
-        lines.append((f"{missing}: {why}, `penstock retry{again}` tries again", "red"))
+        missing += accepted_part(report.failing, report.accepted)
+        style = "yellow" if report.accepted == report.failing else "red"
+        lines.append((f"{missing}: {why}, `penstock retry{again}` tries again", style))
     if report.status == "stopped":
         lines.append(("stopped; what was written is kept. Run it again to go on from here", "bold yellow"))
     return lines

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.display.text import clean, document_name, duration, moment, size, terminal
+from penstock.display.text import accepted_part, clean, document_name, duration, moment, size, terminal
 from penstock.jobs.snippets import snippet
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from penstock.core.records import Hit
+    from penstock.engine.journal import Failure
     from penstock.jobs.copy import Copied
     from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
@@ -119,7 +120,7 @@ def rows_text(rows: Iterable[tuple[str, str]]) -> Text:
 
 SHOWN_COPIES = 3
 """Documents that are named in the line on copies."""
-NARROW = {"stage": 7, "place": 9, "attempts": 8, "when": 19, "size": 10}
+NARROW = {"stage": 7, "place": 9, "attempts": 8, "when": 19, "size": 10, "accepted": 8}
 NARROW |= {"state": 7, "chunks": 9, "changed": 19, "chunk": 32, "page": 5}
 """Columns of a width of their own, so that the pages of a table line up; the others share the rest."""
 
@@ -151,6 +152,29 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], per: int = 100
         yield current
 
 
+FAILURE_COLUMNS = ("document", "stage", "place", "cause", "attempts", "when", "accepted")
+
+
+def failure_row(failure: Failure) -> tuple[str, ...]:
+    f = failure
+    accepted = "yes" if f.accepted else ""
+    return document_name(f.uri), f.stage, f.place, f.cause, str(f.attempts), moment(f.last), accepted
+
+
+def failure_text(failure: Failure) -> Text:
+    """A failure with its traceback, if it has one, a line at a time."""
+    from rich.text import Text
+
+    where = " · ".join(filter(None, [failure.stage, failure.place, "accepted" if failure.accepted else ""]))
+    text = Text(document_name(failure.uri), style="bold").append(f" · {clean(where)}\n", style="default")
+    text.append(f"   {clean(failure.cause)}\n", style="default")
+    for line in failure.traceback.splitlines():
+        indent = len(line) - len(line.lstrip(" "))
+        text.append(f"   {' ' * indent}{clean(line)}\n", style="default")
+    text.rstrip()
+    return text
+
+
 def plan_rows(plan: Plan) -> Rows:
     about = "" if plan.exact else "about "
     documents = (
@@ -179,7 +203,7 @@ def verification_rows(verification: Verification) -> Rows:
         ("behind", v.behind, "stores that were away: the next run brings them up to date"),
         ("outdated", v.outdated, "documents that are new, changed or half done"),
         ("gone", v.gone, "documents that the source no longer has"),
-        ("failing", v.failing, "documents that could not be indexed"),
+        ("failing", v.failing, f"documents that could not be indexed{accepted_part(v.failing, v.accepted)}"),
     ]
     rows = [("documents", f"{v.documents:,}"), ("points", f"{v.points:,} in the index")]
     if v.sampled:
@@ -307,7 +331,7 @@ def status_rows(status: dict[str, Any]) -> Rows:
             f" {status['failed']:,} failed · {status['skipped']:,} skipped",
         ),
         ("chunks", f"{status['acknowledged']:,} in the index"),
-        ("failures", f"{status['failures']:,}"),
+        ("failures", f"{status['failures']:,}{accepted_part(status['failures'], status['accepted'])}"),
         *((f"run {run['id']}", _run(run)) for run in status["runs"]),
     ]
 

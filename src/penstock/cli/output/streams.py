@@ -1,22 +1,65 @@
-"""Exit statuses; JSON on stdout; messages on stderr."""
+"""Exit statuses; JSON on stdout; messages on stderr, as lines for people or as JSON for a log."""
 
 from __future__ import annotations
 
 import json
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from penstock.display.text import clean
 
-OK, INCOMPLETE, USAGE, FAILED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 141, 130
+OK, INCOMPLETE, USAGE, FAILED, LOCKED, STOPPED, BROKEN_PIPE = 0, 1, 2, 3, 4, 130, 141
+STATUSES = {
+    OK: "all well",
+    INCOMPLETE: "done, but documents or parts of them failed; or verify found differences; or what explain or documents"
+    " is asked for is not there, or not as in the source; or remove was not confirmed",
+    USAGE: "the command line or a setting is invalid",
+    FAILED: "an error ended it: a stage failed, the store is away, a mass deletion was refused ...",
+    LOCKED: "another run holds the ledger: nothing was done",
+    STOPPED: "stopped by Ctrl-C or SIGTERM: run it again to go on",
+    BROKEN_PIPE: "the reader of the output is gone",
+}
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM has ended the command, whose exit status this is."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+
+class _Format:
+    json = False
+
+
+def set_log_format(name: str) -> None:
+    """How messages of this process are written on stderr: `text` or `json`."""
+    _Format.json = name == "json"
 
 
 def emit(record: dict[str, Any]) -> None:
     print(json.dumps(record, default=str), flush=True)
 
 
-def complain(message: str) -> None:
-    lines = [line for line in map(clean, message.split("\n")) if line]
+def log(event: str, level: str = "info", **fields: Any) -> None:
+    """Write an event to the log, if it is one of JSON."""
+    if _Format.json:
+        time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        _print(json.dumps({"time": time, "level": level, "event": event, **fields}, default=str))
+
+
+def complain(message: str, event: str = "notice", level: str = "warning", **fields: Any) -> None:
+    """Write a message for people, or an event with it and these fields."""
+    if _Format.json:
+        log(event, level, message=message, **fields)
+    else:
+        lines = [line for line in map(clean, message.split("\n")) if line]
+        _print("penstock: " + "\n  ".join(lines))
+
+
+def _print(text: str) -> None:
     with suppress(OSError, ValueError):  # stderr is closed
-        print("penstock: " + "\n  ".join(lines), file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)

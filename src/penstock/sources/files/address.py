@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-_secret = re.compile(
-    r"(^|[._-])(sig|key|auth|sas)([._-]|$)|(api|access|account|private|secret)[._-]?key|signature|token|secret"
-    r"|authoriz|authentic|cred|passw|pwd|expires|connection_string|^x-(amz|goog|ms)-",
-    re.IGNORECASE,
-)
+from penstock.support.redaction import LEAST, SECRET_NAME
 
 
 class Address:
@@ -26,7 +21,7 @@ class Address:
         # In a store's url `?` and `#` are letters of a key like any other, but for a signature.
         before, _, query = (rest.partition("#")[0] if web else rest).partition("?")
         pairs = [pair.partition("=") for pair in query.split("&")]
-        self.signed = any(equals and _secret.search(unquote(name)) for name, equals, _ in pairs)
+        self.signed = any(equals and SECRET_NAME.search(unquote(name)) for name, equals, _ in pairs)
         host, slash, path = (before if web or self.signed else rest).partition("/")
         self.user, _, bare = host.rpartition("@")
         # abfs://container@account names a container, not a person.
@@ -42,7 +37,7 @@ class Address:
         if self.signed:
             secrets |= {query, *(value for _, _, value in pairs)}
         secrets |= {unquote(secret) for secret in secrets}
-        self._secrets = sorted((secret for secret in secrets if len(secret) > 3), key=len, reverse=True)
+        self._secrets = sorted((secret for secret in secrets if len(secret) >= LEAST), key=len, reverse=True)
 
     def hide(self, text: str) -> str:
         for secret in self._secrets:
@@ -62,5 +57,5 @@ def _secrets(storage: Mapping[str, Any]) -> Iterator[str]:
     for name, value in storage.items():
         if isinstance(value, Mapping):
             yield from _secrets(value)
-        elif isinstance(value, str) and _secret.search(str(name)):
+        elif isinstance(value, str) and SECRET_NAME.search(str(name)):
             yield value

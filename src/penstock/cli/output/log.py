@@ -1,0 +1,19 @@
+"""Progress in a log of JSON."""
+
+from __future__ import annotations
+
+from penstock.cli.output.streams import complain, log
+from penstock.display.progress import STOPPING, Display
+from penstock.engine.progress import Progress
+
+
+class Log(Display):
+    """An event now and then."""
+
+    every = 5.0
+
+    def show(self, progress: Progress, news: bool) -> None:
+        if news:
+            complain(STOPPING)
+        else:
+            log("progress", **progress.to_json())
