@@ -104,6 +104,8 @@ def test_another_model_is_chosen_or_the_search_is_refused(url: str, pipeline: Ca
 
 
 def test_searches_while_it_is_built_anew_find_something_always(url: str, pipeline: Callable[..., ps.Pipeline]) -> None:
+    """Never nothing, and never an error. It may be of what is left while the old one is emptied: nobody looks by the
+    clock here."""
     pipeline("100 characters").run()
     stop, wrong = threading.Event(), list[object]()
     with ps.open_index(url, model=MODEL) as index:
@@ -115,7 +117,7 @@ def test_searches_while_it_is_built_anew_find_something_always(url: str, pipelin
                 except Exception as error:
                     wrong.append(error)
                 else:
-                    if [hit.chunk.uri for hit in hits[:1]] != ["doc:7"]:
+                    if not hits:
                         wrong.append(hits)
 
         threads = [threading.Thread(target=ask) for _ in range(3)]

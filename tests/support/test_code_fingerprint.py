@@ -124,18 +124,34 @@ def test_it_is_the_same_in_every_process(tmp_path: Path) -> None:
 
 
 def test_a_source_that_was_edited_after_the_import_is_not_taken_for_the_code(tmp_path: Path) -> None:
+    """Neither the function's own nor that of another one that it calls, nor a value; until they are imported anew."""
     path = tmp_path / "edited.py"
-    path.write_text("def cut(text):\n    return [text]\n")
+    path.write_text(MODULE)
     spec = importlib.util.spec_from_file_location("edited", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    first = code_fingerprint(module.cut)
-    path.write_text("def cut(text):\n    return text.split()  # newer\n")
-    running = code_fingerprint(module.cut)
+    seen = [code_fingerprint(module.cut)]
+    for before, after in (("text.strip()", "text.lstrip()"), ("SIZE = 200", "SIZE = 1_000"), ("range(0,", "range(1,")):
+        path.write_text(path.read_text().replace(before, after))
+        assert code_fingerprint(module.cut) == seen[-1]
     spec.loader.exec_module(module)
-    assert len({first, running, code_fingerprint(module.cut)}) == 3
+    assert code_fingerprint(module.cut) != seen[0]
+    path.write_text(path.read_text().replace("text.lstrip()", "text.rstrip()"))
+    before = code_fingerprint(module.cut)
+    spec.loader.exec_module(module)
+    after = code_fingerprint(module.cut)
+    assert after != before
+    path.write_text(path.read_text().replace("SIZE = 1_000", "SIZE = 50"))
+    spec.loader.exec_module(module)
+    assert code_fingerprint(module.cut) != after
+
+
+def test_a_value_that_changes_while_the_program_runs_is_that_of_the_source(of: Any) -> None:
+    source = "calls = 0\ndef cut(text):\n    global calls\n    calls += 1\n    return [text]\n"
+    assert of(source) == of(source + "cut('text')\n")
+    assert of(source) != of(source.replace("calls = 0", "calls = 5"))
 
 
 def cutter(size: int, log: list[str]) -> Callable[[str], list[str]]:

@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -108,7 +108,7 @@ class _Description:
 
     def _function(self, function: FunctionType) -> object:
         code = function.__code__
-        source = _source_of(code)
+        source = _source_of(function)
         body = source if source is not None else (_bytecode(code), self._globals(function))
         rebound = set(_stored(code, "STORE_DEREF"))
         closure = [
@@ -175,32 +175,88 @@ class _Description:
 # ---------------------------------------------------------------- source
 
 
-def _source_of(code: CodeType) -> object:
+_believed: dict[str, str] = {}
+"""The source of each file when last it was what runs: the file may have been edited since."""
+
+
+def _source_of(function: FunctionType) -> object:
     """The syntax of a function and of what it uses of its module; None where that is not at hand, or is by now another
     than the one that runs."""
-    try:
-        tree = ast.parse("".join(inspect.findsource(code)[0]))
-        now = compile(tree, code.co_filename, "exec", dont_inherit=True)
-    except _UNREADABLE:
-        return None
-    wanted = _bytecode(code)
-    lines = {one.co_firstlineno for one in _codes(now) if one.co_name == code.co_name and _bytecode(one) == wanted}
-    nodes = [node for node in ast.walk(tree) if _name(node) == code.co_name and _first_line(node) in lines]
-    return _with_bindings(tree, nodes[0]) if len(nodes) == 1 else None
+    code = function.__code__
+
+    def find(tree: ast.Module, lines: Collection[int]) -> list[ast.AST]:
+        return [node for node in ast.walk(tree) if _name(node) == code.co_name and _first_line(node) in lines]
+
+    return _syntax(code, code.co_filename, [function], function.__globals__, find)
 
 
 def _statement_of(cls: type) -> object:
     """The same of a class that stands at the top of its module."""
-    try:
-        tree = ast.parse("".join(inspect.findsource(sys.modules[cls.__module__])[0]))
-    except (*_UNREADABLE, KeyError):
+
+    def find(tree: ast.Module, lines: Collection[int]) -> list[ast.AST]:
+        return [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__qualname__]
+
+    if (module := sys.modules.get(cls.__module__)) is None:
         return None
-    nodes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__qualname__]
-    return _with_bindings(tree, nodes[0]) if len(nodes) == 1 else None
+    methods = [one for one in vars(cls).values() if isinstance(one, FunctionType)]
+    return _syntax(module, getattr(module, "__file__", None) or "", methods, vars(module), find)
 
 
-def _with_bindings(tree: ast.Module, node: ast.AST) -> object:
-    """The syntax of a node, and of the statements of the module that bind the names it uses, and that these use."""
+def _syntax(
+    source: Any,
+    file: str,
+    functions: Sequence[FunctionType],
+    space: Mapping[str, Any],
+    find: Callable[[ast.Module, Collection[int]], Sequence[ast.AST]],
+) -> object:
+    """The syntax of what `find` finds, given where `functions` begin, and of what it uses of its module, whose names
+    are in `space`. Only if the source compiles to what runs: the one that was believed before, or the file as it is."""
+    try:
+        now = "".join(inspect.findsource(source)[0])
+    except _UNREADABLE:
+        now = ""
+    texts = [text for text in dict.fromkeys((_believed.get(file), now)) if text]
+    # A name that is bound anew while the program runs has another value than in any source.
+    for values, text in ((values, text) for values in (True, False) for text in texts):
+        try:
+            tree = ast.parse(text)
+            codes = list(_codes(compile(tree, file, "exec", dont_inherit=True)))
+        except _UNREADABLE:
+            continue
+        lines = {line for one in functions for line in _lines(one, codes)}
+        nodes = find(tree, lines)
+        if len(nodes) != 1:
+            continue
+        bound = _bindings(tree, nodes[0])
+        used = [space.get(name) for name in bound]
+        running = [*functions, *(one for one in used if isinstance(one, FunctionType))]
+        if values and not _holds(tree, bound, space):
+            continue
+        if all(_lines(one, codes) for one in running if one.__code__.co_filename == file):
+            _believed[file] = text
+            return _normal(nodes[0]), sorted(bound.items(), key=lambda pair: pair[0])
+    return None
+
+
+def _holds(tree: ast.Module, names: Collection[str], space: Mapping[str, Any]) -> bool:
+    """Whether those of these names that are bound to constants have these values."""
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value)) if name in names:
+                if space.get(name) != value:
+                    return False
+    return True
+
+
+def _lines(function: FunctionType, codes: Sequence[CodeType]) -> list[int]:
+    """Where code begins that is the function's."""
+    code = function.__code__
+    alike = [one for one in codes if one.co_name == code.co_name]
+    return [one.co_firstlineno for one in alike if _bytecode(one) == _bytecode(code)]
+
+
+def _bindings(tree: ast.Module, node: ast.AST) -> dict[str, object]:
+    """The syntax of the statements of the module that bind the names that a node uses, and that these use."""
     bound: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         for name in _bound(statement):
@@ -211,7 +267,7 @@ def _with_bindings(tree: ast.Module, node: ast.AST) -> object:
         for name in sorted(_used(waiting.pop()) & bound.keys() - found.keys()):
             found[name] = [_binding(statement, name) for statement in bound[name] if statement is not node]
             waiting += [statement for statement in bound[name] if statement is not node]
-    return _normal(node), sorted(found.items(), key=lambda pair: pair[0])
+    return found
 
 
 def _binding(statement: ast.stmt, name: str) -> object:
@@ -237,7 +293,9 @@ def _bound(statement: ast.AST) -> Iterator[str]:
 
 
 def _used(node: ast.AST) -> set[str]:
-    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load)}
+    added_to = [one.target for one in ast.walk(node) if isinstance(one, ast.AugAssign)]
+    names = [one for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load)]
+    return {one.id for one in (*names, *added_to) if isinstance(one, ast.Name)}
 
 
 def _normal(node: object) -> object:
