@@ -33,7 +33,7 @@ class FunctionSink(Sink):
     - `fetch(ids)` and `ids()`: give back points as they were written, and every id. Both or neither.
     - `max_rows`: the most points, or ids, of one call.
     - `manifest`: the file that says what the index is made of and which ledger fills it; by default
-      `.penstock/notes.json`, as the ledger lies there. Who fills one index from several machines has to share it.
+      `.penstock/notes.json`, beside the ledger. Processes that fill one index have to share it.
 
     One call at a time is made. Raise `penstock.core.errors.Transient` where the same call may succeed later, and
     `Rejected` or `TooLarge` for points that cannot be written; anything else fails the documents, one after the other.

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
@@ -43,33 +43,37 @@ class Calls:
 
     def __init__(self) -> None:
         self._futures: set[Future[Any]] = set()
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Calls, ()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The function's result, which is awaited on the background loop where it is awaitable."""
-        result = function(*arguments)
-        if not inspect.isawaitable(result):
-            return result
-        future = asyncio.run_coroutine_threadsafe(_awaited(result), background_loop())
-        self._futures.add(future)
+        """The function's result; of one that is async, once it was awaited on the background loop."""
+        if not is_async(function):
+            return function(*arguments)
+        with self._lock:  # a call that has begun is among those that can be cancelled
+            future = asyncio.run_coroutine_threadsafe(_called(function, arguments), background_loop())
+            self._futures.add(future)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # a Ctrl-C that ends the wait ends the call
             raise
         finally:
-            self._futures.discard(future)
+            with self._lock:
+                self._futures.discard(future)
 
     def cancel(self) -> None:
         """Cancel the calls that are being awaited: each raises CancelledError in its thread."""
-        for future in self._futures.copy():
+        with self._lock:
+            futures = list(self._futures)
+        for future in futures:
             future.cancel()
 
 
-async def _awaited(result: Awaitable[T]) -> T:
-    return await result
+async def _called(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return await function(*arguments)
 
 
 async def in_thread(work: Callable[[], T], stop: Callable[[], None]) -> T:
