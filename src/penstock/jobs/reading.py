@@ -27,4 +27,4 @@ def begin(components: Components, ledger: Ledger, run: int) -> tuple[int, bool]:
     if before != NEVER:
         return before, False
     ledger.set(KEY, json.dumps({"how": components.reading, "since": run}))
-    return run, ledger.counts().documents > 0
+    return run, ledger.counts().done > 0
