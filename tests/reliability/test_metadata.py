@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,26 @@ def test_metadata_in_a_toml_is_remembered(w: World, monkeypatch: pytest.MonkeyPa
 def test_metadata_that_is_none_is_refused_at_once(w: World, wrong: Any) -> None:
     with pytest.raises(UsageError, match=r"metadata|from_path"):
         w.pipeline(wrong)
+
+
+def test_a_fresh_checkout_writes_nothing(w: World) -> None:
+    """All times are new, and one file is larger by a line: only the chunks of that line are written."""
+    w.pipeline().run()
+    before = w.chunks()
+    for path in (w.folder / "docs").rglob("*.md"):
+        os.utime(path, (1, 1))
+    report = w.pipeline().run()
+    assert (report.documents, report.kept, report.written) == (6, 6, 0)
+    assert w.chunks() == before
+    w.write("it/2020/0.md", "# Title 0\n\nWhat note 0 says now.\n")
+    report = w.pipeline().run()
+    assert (report.embedded, report.written) == (1, 1)
+    assert w.chunks()["0.md"].metadata["size"] > before["0.md"].metadata["size"]
+
+
+def test_an_adopted_index_keeps_what_is_as_it_was(w: World) -> None:
+    """Its metadata is read back with it, so that nothing is written anew."""
+    w.pipeline({"team": "hr"}).run()
+    (w.folder / "ledger.db").unlink()
+    report = w.pipeline({"team": "hr"}).run(adopt=True)
+    assert (report.embedded, report.kept, report.written) == (0, 6, 0)

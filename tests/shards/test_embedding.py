@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def test_every_image_has_one_row(source: Path, tmp_path: Path) -> None:
             assert row["model"] == "pixels-1"
             assert (row["width"], row["height"]) == (8, 6)
             assert row["content_hash"] == __import__("hashlib").sha256(raw).hexdigest()
-            assert row["metadata"] == "{}"
+            assert json.loads(row["metadata"])["name"] == Path(row["uri"]).name
             ids.add(row["id"])
     assert len(ids) == 40
 
@@ -339,7 +340,8 @@ def test_captions_and_metadata_beside_the_image(source: Path, tmp_path: Path) ->
     assert set(entries(tmp_path / "out").values()) == {("skipped", "the caption of an image")}
     rows = {row["uri"][-9:]: row for part in everything(tmp_path / "out") for row in part.table.to_pylist()}
     assert rows["00000.png"]["text"] == "a bright é"
-    assert rows["00000.png"]["metadata"] == '{"licence": "CC0", "tags": ["x"]}'
+    metadata = json.loads(rows["00000.png"]["metadata"])
+    assert (metadata["licence"], metadata["tags"], metadata["name"]) == ("CC0", ["x"], "00000.png")
     assert rows["00001.png"]["text"] == "the second"
     assert rows["00002.png"]["text"] == ""
 

@@ -74,7 +74,7 @@ def test_texts_are_embedded(source: Files, tmp_path: Path) -> None:
         assert f"The gate opens {number} times." in row["text"]
         assert (row["content_hash"], row["width"], row["height"]) == (None, None, None)
         assert row["vector"] == MODEL.query([row["text"]])[0].values.tolist()
-        assert json.loads(row["metadata"]) == {}
+        assert json.loads(row["metadata"])["media_type"] == "text/markdown"
     assert {name: state for name, (state, _) in entries(tmp_path / "out").items()} == {
         "torn.pdf": "failed",
         "data.bin": "skipped",

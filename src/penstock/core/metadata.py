@@ -20,6 +20,9 @@ from penstock.core.records import Item
 
 STANDARD_VERSION = "1"
 """To be raised when `standard` gives other fields, which reach an index by reading its documents again."""
+VOLATILE = ("size", "created", "modified")
+"""Fields of `standard` that alone are no reason to write a chunk again: a fresh checkout of a repository has new times
+for all that it holds. A chunk has those of the version of its document in which it was written."""
 LONGEST = 16_384
 """Bytes of the metadata that a user gives a document, as JSON: stores limit it, Pinecone to 40,000 in all."""
 DEPTH = 8

@@ -49,6 +49,7 @@ class Control:
         self.suspended: tuple[str, ...] = ()
         """Documents that failed by a component that turned out to be broken: not theirs is the fault."""
         self._failing: dict[str, list[str]] = {}
+        self._failing_since: dict[str, float] = {}
         self._worked: set[str] = set()
         self._lock = threading.Lock()
         self._on_failure: list[Callable[[], None]] = []
@@ -81,10 +82,14 @@ class Control:
 
     # ------------------------------------------------------------ components that raise what no contract names
 
-    def succeeded(self, component: str) -> None:
+    def succeeded(self, component: str, began: float) -> None:
+        """A call of the component that began then, by the monotonic clock, did what it should. One that began before
+        the first failure says nothing about what has become of the component."""
         if component in self._failing or component not in self._worked:
             with self._lock:
-                self._failing.pop(component, None)
+                if began >= self._failing_since.get(component, 0.0):
+                    self._failing.pop(component, None)
+                    self._failing_since.pop(component, None)
                 self._worked.add(component)
 
     def unexpected(self, component: str, stage: str, uri: str, error: BaseException) -> Cause:
@@ -92,6 +97,7 @@ class Control:
         for one document after the other: then the component is broken, and not the documents."""
         with self._lock:
             uris = self._failing.setdefault(component, [])
+            self._failing_since.setdefault(component, time.monotonic())
             if uri not in uris:
                 uris.append(uri)
             limit = BROKEN_LATER if component in self._worked else BROKEN_AFTER

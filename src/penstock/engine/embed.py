@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ class Embed:
                 self._withdraw(batch)
                 return
         unexpected: BaseException | None = None
+        began = time.monotonic()
         try:
             points = self._vectors(batch)
         except EmbedError as error:
@@ -59,7 +61,7 @@ class Embed:
                 raise
             unexpected = error
         else:
-            self.control.succeeded("embedder")
+            self.control.succeeded("embedder", began)
             self.control.counters.add(embedded=len(points), tokens=sum(one.length for one in batch))
             self.points.put(points, sum(one.nbytes for one in points))
         if unexpected is not None:  # out here, so that the first error is not the context of the second

@@ -12,6 +12,7 @@ import json
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+from penstock.core.metadata import VOLATILE
 from penstock.core.records import NOTHING, Chunk, Item, Metadata, Piece
 from penstock.engine.journal import Begun, ChunkEntry
 from penstock.support import scratch
@@ -63,7 +64,8 @@ def shows(chunk: Chunk, image: bytes) -> bool:
 def entry_of_stored(chunk: Chunk, begun: Begun) -> ChunkEntry:
     """The journal's entry for a chunk that was read back from an index."""
     content = number_of(content_of(chunk.text.encode(), chunk.image))
-    digest = digest_of(chunk.ordinal, chunk.span, setting_of(chunk.page, chunk.headings, chunk.metadata))
+    stable = {name: value for name, value in chunk.metadata.items() if name not in VOLATILE}
+    digest = digest_of(chunk.ordinal, chunk.span, setting_of(chunk.page, chunk.headings, stable))
     return ChunkEntry(begun.document, bytes.fromhex(chunk.id), content, digest, begun.attempt)
 
 
@@ -80,7 +82,9 @@ class Namer:
         given: Metadata = NOTHING,
     ) -> None:
         """`standard` is the metadata that any document has, `given` what the user gives it: see core.metadata."""
-        self._item, self._base_metadata, self._given = item, {**standard, **item.metadata}, given
+        self._item, self._given = item, given
+        self._standard = standard
+        self._stable = {name: value for name, value in standard.items() if name not in VOLATILE}
         self._document, self._attempt = begun.document, begun.attempt
         self._prefix = prefix
         self._base = blake2b(item.uri.encode(), digest_size=16)
@@ -131,8 +135,9 @@ class Namer:
             or piece.headings is not last.headings
             or piece.page != last.page
         ):
-            self._metadata = {**self._base_metadata, **piece.metadata, **self._given}
-            self._setting = setting_of(piece.page, piece.headings, self._metadata)
+            own = {**self._item.metadata, **piece.metadata, **self._given}
+            self._metadata = {**self._standard, **own}
+            self._setting = setting_of(piece.page, piece.headings, {**self._stable, **own})
         self._last = piece
 
 

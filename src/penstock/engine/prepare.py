@@ -5,6 +5,7 @@ Chunks that the index has go past the model: unchanged ones are kept, others get
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Prepare:
             raise StageError("prepare", item.uri, error) from error
         self.control.loaded()
         ends: Failed | Parsed
+        began = time.monotonic()
         try:
             self._chunk(document, chunker, sent)
         except Unsupported as error:
@@ -116,8 +118,8 @@ class Prepare:
         except Exception as error:  # the journal's, or memory is short
             raise StageError("prepare", item.uri, error) from error
         else:
-            self.control.succeeded("parser")
-            self.control.succeeded("chunker")
+            for component in ("parser", "chunker", "metadata function"):
+                self.control.succeeded(component, began)
             ends = Parsed(document, sent[0])
         self.send(ends)
 

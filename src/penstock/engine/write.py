@@ -66,6 +66,7 @@ class Write:
     def _put(self, batch: Sequence[Embedded]) -> None:
         points = [one.point for one in batch]
         unexpected: BaseException | None = None
+        began = time.monotonic()
         try:
             with self.slots:
                 self.control.retry.call("write", lambda: self.sink.write(points))
@@ -90,7 +91,7 @@ class Write:
         if unexpected is not None:  # out here, so that the first error is not the context of the second
             self._isolate(batch, unexpected)
             return
-        self.control.succeeded("sink")
+        self.control.succeeded("sink", began)
         if batch:
             self.send(Written([one.entry for one in batch], Counter([one.document for one in batch])))
 

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
@@ -79,6 +80,8 @@ class OpenIndex:
         self._following = Following(base, choose)
         self._loaded: MultiEmbedder | None = None
         self._loading = threading.Lock()
+        self._turns = threading.Semaphore()
+        """A model is called by no more threads at once than it allows, however many search."""
 
     @property
     def index(self) -> Index:
@@ -166,21 +169,22 @@ class OpenIndex:
         if images and showing is None:
             raise UsageError(f"the index is of {spec.model}, which embeds no images")
         given = [Dense(checked_vector(query.vector, spec)) for query in queries if query.vector is not None]
-        if texts or images:
-            self._load(embedder)
-        of_texts = iter(_batches(lambda some: embedder.query(some, name), texts, embedder.batch_rows))
-        of_images = iter(_batches(showing.query_images, images, IMAGES) if showing else ())
+        with self._turn(embedder) if texts or images else nullcontext():
+            of_texts = iter([*_batches(lambda some: embedder.query(some, name), texts, embedder.batch_rows)])
+            of_images = iter([*_batches(showing.query_images, images, IMAGES)] if showing else ())
         of_vectors = iter(given)
         return [
             next(of_texts if query.text is not None else of_images if query.image is not None else of_vectors)
             for query in queries
         ]
 
-    def _load(self, embedder: MultiEmbedder) -> None:
+    def _turn(self, embedder: MultiEmbedder) -> threading.Semaphore:
+        """The turns of that model, which is open from now on."""
         with self._loading:
             if self._loaded is not embedder:
                 embedder.open()
-                self._loaded = embedder
+                self._loaded, self._turns = embedder, threading.Semaphore(embedder.workers)
+            return self._turns
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         wanted = len(set(ids))

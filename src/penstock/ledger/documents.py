@@ -89,9 +89,11 @@ class Documents(Database):
     def missing(self, run: int) -> Missing:
         """How much the documents of `unseen` are."""
         unseen = self._read("SELECT count(*) FROM documents WHERE seen < ?", run)[0][0]
+        if not unseen:
+            return Missing(0, 0, 0, 0)
         documents, chunks = self._read(
-            "SELECT count(DISTINCT d.id), count(*) FROM chunks c JOIN documents d ON d.id = c.document WHERE d.seen < ?"
-            " AND NOT EXISTS (SELECT 1 FROM chunks o JOIN documents e ON e.id = o.document"
+            "SELECT count(DISTINCT d.id), count(*) FROM documents d CROSS JOIN chunks c ON c.document = d.id"
+            " WHERE d.seen < ? AND NOT EXISTS (SELECT 1 FROM chunks o JOIN documents e ON e.id = o.document"
             " WHERE o.content = c.content AND e.seen >= ?)",
             run,
             run,

@@ -27,7 +27,7 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _running is None or _running[0] != os.getpid():  # a fork has no thread that would run its parent's
             loop = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="penstock-loop", daemon=True).start()
+            threading.Thread(target=loop.run_forever, name="event-loop", daemon=True).start()
             _running = os.getpid(), loop
         return _running[1]
 
