@@ -32,12 +32,14 @@ def number_of(digest: bytes) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def setting_of(page: int | None, headings: tuple[str, ...], metadata: Metadata) -> int:
-    """A hash of what neighbours mostly have in common."""
-    text = "\x1f".join([str(page), *headings])
-    if metadata:
-        text += "\x1e" + json.dumps(dict(metadata), sort_keys=True, default=str)
+def setting_of(page: int | None, headings: tuple[str, ...], metadata: str) -> int:
+    """A hash of what neighbours mostly have in common; of the metadata as it is written."""
+    text = "\x1f".join([str(page), *headings]) + metadata
     return number_of(blake2b(text.encode(errors="replace"), digest_size=8).digest())
+
+
+def written(metadata: Metadata) -> str:
+    return "\x1e" + json.dumps(dict(metadata), sort_keys=True, default=str) if metadata else ""
 
 
 def digest_of(ordinal: int, span: tuple[int, int], setting: int) -> int:
@@ -65,7 +67,7 @@ def entry_of_stored(chunk: Chunk, begun: Begun) -> ChunkEntry:
     """The journal's entry for a chunk that was read back from an index."""
     content = number_of(content_of(chunk.text.encode(), chunk.image))
     stable = {name: value for name, value in chunk.metadata.items() if name not in VOLATILE}
-    digest = digest_of(chunk.ordinal, chunk.span, setting_of(chunk.page, chunk.headings, stable))
+    digest = digest_of(chunk.ordinal, chunk.span, setting_of(chunk.page, chunk.headings, written(stable)))
     return ChunkEntry(begun.document, bytes.fromhex(chunk.id), content, digest, begun.attempt)
 
 
@@ -92,6 +94,7 @@ class Namer:
         self._ordinal = 0
         self._last: Piece | None = None
         self._metadata: Metadata = {}
+        self._written = ""
         self._setting = 0
 
     def name(self, piece: Piece) -> tuple[Chunk, ChunkEntry]:
@@ -135,9 +138,11 @@ class Namer:
             or piece.headings is not last.headings
             or piece.page != last.page
         ):
-            own = {**self._item.metadata, **piece.metadata, **self._given}
-            self._metadata = {**self._standard, **own}
-            self._setting = setting_of(piece.page, piece.headings, {**self._stable, **own})
+            if last is None or piece.metadata is not last.metadata:
+                own = {**self._item.metadata, **piece.metadata, **self._given}
+                self._metadata = {**self._standard, **own}
+                self._written = written({**self._stable, **own})
+            self._setting = setting_of(piece.page, piece.headings, self._written)
         self._last = piece
 
 
