@@ -480,7 +480,8 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=0, help="rows a batch; the sink's own max_rows by default")
-    parser.add_argument("--sinks", nargs="+", default=["memory", "lance", "sqlite", "parquet"])
+    default = ["memory", "lance", "sqlite", "parquet"]
+    parser.add_argument("--sinks", nargs="+", choices=["memory", *HANDS], default=default)
     parser.add_argument("--flat", action="store_true", help="compare peak memory instead, of the default store")
     parser.add_argument("--one", nargs=2, metavar=("SINK", "WAY"), help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from penstock.jobs.snippets import one_line as clean
-from penstock.sources import name_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +66,8 @@ def moment(seconds: float) -> str:
 
 def document_name(uri: str) -> str:
     """A document's name for people: a local file by its path, relative where it lies under the working directory."""
+    from penstock.sources import name_of  # here, as the help of a command does without it
+
     here = os.path.join(os.getcwd(), "")
     return clean(name_of(uri).removeprefix(here))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from penstock.display.text import clean
@@ -47,6 +46,8 @@ def emit(record: dict[str, Any]) -> None:
 def log(event: str, level: str = "info", **fields: Any) -> None:
     """Write an event to the log, if it is one of JSON."""
     if _Format.json:
+        from datetime import UTC, datetime  # here, as the help of a command does without it
+
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         _print(json.dumps({"time": time, "level": level, "event": event, **fields}, default=str))
 
