@@ -12,6 +12,7 @@ import numpy as np
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import UsageError
+from penstock.core.metadata import VOLATILE
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.registry import SINKS, find
@@ -125,7 +126,8 @@ def make_sink(url: str) -> Sink:
 
 
 def contents(sink: Sink) -> Contents:
-    """All points of an index, in full. Raises Broken for an id that occurs twice."""
+    """All points of an index, in full, but for sizes and times of files: a chunk has those of the version of its
+    document in which it was written. Raises Broken for an id that occurs twice."""
     found: Contents = {}
     for page in sink.ids():
         for point in sink.fetch(page):
@@ -134,7 +136,8 @@ def contents(sink: Sink) -> Contents:
             c = point.chunk
             vector: Any = point.vectors["vector"]
             values = np.asarray(vector.values, np.float32).tobytes()
+            metadata = {name: value for name, value in c.metadata.items() if name not in VOLATILE}
             found[point.id] = (
-                c.uri, c.ordinal, c.text, tuple(c.span), c.page, tuple(c.headings), dict(c.metadata), values
+                c.uri, c.ordinal, c.text, tuple(c.span), c.page, tuple(c.headings), metadata, values
             )  # fmt: skip
     return found
