@@ -72,6 +72,19 @@ def test_few_deletions_are_left_to_autovacuum(table: str, server: Server) -> Non
         assert value(admin, vacuums) == 1
 
 
+def test_an_index_of_vectors_is_left_to_autovacuum(table: str, server: Server) -> None:
+    """To clean an HNSW index of 40,000 rows took 19 s, for which the run would not end."""
+    with server.connect() as admin:
+        with opened(table, WIDE) as sink:
+            sink.write(moved(0, 200))
+        admin.execute('CREATE INDEX ON "notes-1" USING hnsw (vector vector_cosine_ops)')
+        with opened(table, WIDE) as sink:
+            sink.delete([p.id for p in moved(0, 200)[:100]])
+            sink.maintain()
+            holds(sink, moved(0, 200)[100:])
+        assert value(admin, "SELECT vacuum_count FROM pg_stat_user_tables WHERE relname = 'notes-1'") == 0
+
+
 def test_a_connection_that_opens_transactions_itself(table: str, server: Server) -> None:
     """A client of the user's without autocommit cannot VACUUM: everything else is done."""
     with server.connect(user="writer", password=SECRET, autocommit=False) as client, server.connect() as admin:

@@ -216,10 +216,10 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
             self._indexes = table.indexes(cursor)
 
     def _free(self, table: Table) -> None:
-        """Make the room of many deleted rows usable at once. Where rights or a lock forbid it, autovacuum does so
-        later."""
+        """Make the room of many deleted rows usable at once. Where rights or a lock forbid it, or the vectors have an
+        index, which takes long to clean, autovacuum does so later."""
         [(rows, filled)] = table.all(_SIZE.format(table.name), (table.name,))
-        if not self._deleted or self._deleted * VACUUM < rows:
+        if not self._deleted or self._deleted * VACUUM < rows or (filled and self._indexes):
             return
         with suppress(SinkError):
             if not filled:
