@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from penstock.core.contracts import Embedder, Index, Model, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
 from penstock.core.deletions import parse_deletions
 from penstock.core.errors import UsageError
-from penstock.core.metadata import MetadataFunction, given
+from penstock.core.metadata import MetadataFunction, pipeline_metadata
 from penstock.registry import INDEXES, SINKS, SOURCES, find, has_index, knows, scheme
 from penstock.settings import Settings, check
 from penstock.sinks.manifests import STATE
@@ -59,7 +59,7 @@ def compose(
     own = [name for name in ("source", "into", "model", "chunk") if not _in_words(name, values.get(name))]
     chosen = Settings(**check(values, "Pipeline", components=own))  # with those components in their places
     options = dict(chosen.options)
-    fields = given(chosen.metadata or {})
+    fields = pipeline_metadata(chosen.metadata or {})
     describe = metadata if callable(metadata) else fields
     sink = make_sink(chosen.into)
     sinks = [*getattr(sink, "sinks", ())] or [sink]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.deletions import parse_deletions
 from penstock.core.errors import MissingExtra, UsageError
-from penstock.core.metadata import given
+from penstock.core.metadata import pipeline_metadata
 from penstock.core.options import Option, unknown
 from penstock.support.sizes import parse_budget
 
@@ -59,7 +59,7 @@ class Settings:
     workers: int | None = _option(int, None, "documents read at once (as many as cores)", "N", least=1)
     metadata: Mapping[str, Any] | None = _option(
         dict, None, "a field of metadata for each document; from_path=docs/{team}/* takes fields from its path",
-        "NAME=VALUE", validate=given, expected="a mapping of names to values",
+        "NAME=VALUE", validate=pipeline_metadata, expected="a mapping of names to values",
     )  # fmt: skip
     namespace: str = _option(str, "", "fill a part of an index that others fill, too", "NAME")
     max_delete: str = _option(

@@ -16,7 +16,7 @@ from hypothesis import given as examples
 from hypothesis import strategies as st
 
 from penstock.core.errors import UsageError
-from penstock.core.metadata import FROM_PATH, PathFields, given, normalized, parse_metadata, standard
+from penstock.core.metadata import FROM_PATH, PathFields, normalized, parse_metadata, pipeline_metadata, standard
 from penstock.core.records import Item
 
 
@@ -164,7 +164,7 @@ def test_fields_out_of_a_path(pattern: str, path: str, fields: dict[str, Any]) -
 )
 def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
     with pytest.raises(UsageError, match=f"{FROM_PATH}.*in braces"):
-        given({"from_path": pattern})
+        pipeline_metadata({"from_path": pattern})
 
 
 def test_a_pattern_does_not_take_for_ever() -> None:
@@ -198,20 +198,20 @@ def test_what_the_command_line_says() -> None:
 def test_invalid_metadata_of_a_pipeline_is_refused() -> None:
     for wrong, cause in (({"a": float("nan")}, "no number"), ({"from_path": 7}, "from_path 7"), ({"a.b": 1}, "dots")):
         with pytest.raises(UsageError, match=cause):
-            given(wrong)
-    assert given({}) is None
+            pipeline_metadata(wrong)
+    assert pipeline_metadata({}) is None
 
 
 def test_other_metadata_has_another_fingerprint() -> None:
     several = [
         None,
-        given({"a": 1}),
-        given({"a": 2}),
-        given({"a": 1, "from_path": "{x}/*"}),
-        given({"from_path": "{y}/*"}),
+        pipeline_metadata({"a": 1}),
+        pipeline_metadata({"a": 2}),
+        pipeline_metadata({"a": 1, "from_path": "{x}/*"}),
+        pipeline_metadata({"from_path": "{y}/*"}),
     ]
     assert len({one and one.fingerprint for one in several}) == len(several)
-    first, second = given({"a": 1, "b": 2}), given({"b": 2, "a": 1})
+    first, second = pipeline_metadata({"a": 1, "b": 2}), pipeline_metadata({"b": 2, "a": 1})
     assert first is not None
     assert second is not None
     assert first.fingerprint == second.fingerprint

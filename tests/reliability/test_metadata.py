@@ -164,3 +164,15 @@ def test_an_adopted_index_keeps_what_is_as_it_was(w: World) -> None:
     (w.folder / "ledger.db").unlink()
     report = w.pipeline({"team": "hr"}).run(adopt=True)
     assert (report.embedded, report.kept, report.written) == (0, 6, 0)
+
+
+def test_a_document_that_will_be_read_again_is_not_explained_as_indexed(w: World) -> None:
+    """What a run would do and what is explained are one rule."""
+    w.pipeline().run()
+    name = w.folder / "docs/hr/2021/1.md"
+    assert w.pipeline().explain(name).ok
+    explained = w.pipeline({"team": "hr"}).explain(name)
+    assert (explained.verdict, explained.ok) == ("changed", False)
+    assert "other metadata" in explained.reason
+    w.pipeline({"team": "hr"}).run()
+    assert w.pipeline({"team": "hr"}).explain(name).ok

@@ -25,6 +25,9 @@ class Missing:
     """Chunks that the index had before."""
 
 
+NOTHING_MISSING = Missing(0, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class DeletionLimit:
     """The most that may go at once: a share of the chunks, or a number of documents."""

@@ -119,7 +119,7 @@ def _kind(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenMetadata:
+class PipelineMetadata:
     """The metadata of a pipeline: fields that are the same for all documents, and those of their paths."""
 
     fields: Mapping[str, Any]
@@ -137,7 +137,7 @@ class GivenMetadata:
         return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def given(values: Mapping[str, Any]) -> GivenMetadata | None:
+def pipeline_metadata(values: Mapping[str, Any]) -> PipelineMetadata | None:
     """The metadata that a mapping stands for; None for an empty one. Raises UsageError."""
     values = dict(values)
     path = values.pop(FROM_PATH, None)
@@ -146,7 +146,7 @@ def given(values: Mapping[str, Any]) -> GivenMetadata | None:
     if path is not None and not isinstance(path, str):
         raise UsageError(f"invalid {FROM_PATH} {path!r}: expected a path with names in braces")
     try:
-        return GivenMetadata(normalized(values), None if path is None else PathFields(path))
+        return PipelineMetadata(normalized(values), None if path is None else PathFields(path))
     except ValueError as error:
         raise UsageError(f"invalid metadata: {error}") from error
 

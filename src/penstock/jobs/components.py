@@ -12,7 +12,7 @@ from penstock.chunkers import ChunkSpec, bind, longest, spec
 from penstock.core.contracts import Chunker, MultiEmbedder, Parser, Sink, Source
 from penstock.core.deletions import HALF, DeletionLimit
 from penstock.core.generations import align
-from penstock.core.metadata import STANDARD_VERSION, GivenMetadata, MetadataFunction
+from penstock.core.metadata import STANDARD_VERSION, MetadataFunction, PipelineMetadata
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import id_prefix
 from penstock.ledger import Ledger
@@ -89,10 +89,10 @@ class Components:
     @property
     def reading(self) -> str:
         """A fingerprint of what is read of a document beside its text."""
-        given = self.metadata
-        if given is None:
+        metadata = self.metadata
+        if metadata is None:
             return STANDARD_VERSION
-        own = given.fingerprint if isinstance(given, GivenMetadata) else code_fingerprint(given).digest
+        own = metadata.fingerprint if isinstance(metadata, PipelineMetadata) else code_fingerprint(metadata).digest
         return f"{STANDARD_VERSION}:{own}"
 
     def parser(self) -> Parsers:

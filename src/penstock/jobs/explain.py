@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from penstock.core.contracts import Index, Source
+from penstock.core.contracts import Index
 from penstock.core.errors import SourceError, UsageError
 from penstock.core.generations import current
 from penstock.core.records import Item
+from penstock.engine.classify import classify
 from penstock.engine.journal import FAILED, OPEN, SKIPPED, Failure
+from penstock.jobs import reading
 from penstock.jobs.components import Components, current_ledger
 from penstock.jobs.documents import resolve
 from penstock.ledger import Document, Ledger, Run
@@ -68,7 +70,7 @@ class IndexedChunk:
 
 
 def explain(components: Components, name: str) -> Explanation:
-    with Ledger.reader(current_ledger(components.state)) as ledger, components.source as source:
+    with Ledger.reader(current_ledger(components.state)) as ledger, components.source:
         uri = resolve(ledger, name)
         document, removal = ledger.document(uri), ledger.removal_of(uri)
         if document is None and removal is None and ledger.uris_under(uri, 1):
@@ -77,7 +79,9 @@ def explain(components: Components, name: str) -> Explanation:
                 f" documents {name}` lists them"
             )
         failures = tuple(ledger.failures(uri))
-        verdict, reason = _verdict(source, uri, document, removal, failures)
+        verdict, reason = (
+            _of_removed(uri, removal) if removal else _verdict(components, ledger, uri, document, failures)
+        )
         return Explanation(
             uri=uri,
             verdict=verdict,
@@ -107,19 +111,25 @@ def chunks(components: Components, name: str) -> Iterator[IndexedChunk]:
                     yield IndexedChunk(id, held[id].page, held[id].text) if id in held else IndexedChunk(id)
 
 
+def _of_removed(uri: str, removal: Removal) -> tuple[str, str]:
+    by = "" if removal.uri == uri else f" with {name_of(removal.uri)}"
+    return "removed", f"it was taken out for good{by}: `penstock remove --undo` lets it in again"
+
+
 def _verdict(
-    source: Source, uri: str, document: Document | None, removal: Removal | None, failures: tuple[Failure, ...]
+    components: Components, ledger: Ledger, uri: str, document: Document | None, failures: tuple[Failure, ...]
 ) -> tuple[str, str]:
-    if removal is not None:
-        by = "" if removal.uri == uri else f" with {name_of(removal.uri)}"
-        return "removed", f"it was taken out for good{by}: `penstock remove --undo` lets it in again"
+    source = components.source
     try:
         source.open()
         item = source.lookup(uri)
     except SourceError as error:
         return "unknown", str(error)
     if item is not None:
-        return _of_present(item, document, failures)
+        with components.parser() as parsers:
+            since = reading.since(components, ledger)
+            page = classify([item], ledger, parser_code=parsers.code, since=since)
+        return _of_present(item, document, failures, work=bool(page.work))
     if passed_over := source.passes_over(uri):
         return "passed over", f"{passed_over}: {REASONS.get(passed_over, 'the source leaves it alone')}"
     if document is not None:
@@ -129,14 +139,16 @@ def _verdict(
     return "missing", "the source has no such document"
 
 
-def _of_present(item: Item, document: Document | None, failures: tuple[Failure, ...]) -> tuple[str, str]:
-    """Of a document that the source has."""
+def _of_present(item: Item, document: Document | None, failures: tuple[Failure, ...], *, work: bool) -> tuple[str, str]:
+    """Of a document that the source has. `work`: a run would read it."""
     if document is None:
         return "new", "it was not ingested yet: the next run brings it in"
     if document.state == OPEN:
         return "unfinished", failures[0].cause if failures else "a run was interrupted: the next one completes it"
     if document.fingerprint != item.fingerprint:
         return "changed", "it has changed since it was read: the next run brings it up to date"
+    if work:
+        return "changed", "other metadata, or another parser, than when it was read: the next run brings it up to date"
     if document.state in (FAILED, SKIPPED):
         return document.state, failures[0].cause if failures else "`penstock retry` tries again"
     return ("incomplete", failures[0].cause) if failures else ("indexed", "it is in the index as in the source")

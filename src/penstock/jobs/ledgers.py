@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import glob
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.generations import current
+from penstock.jobs.components import generations, numbered
 from penstock.ledger import Ledger
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,6 @@ class Summary:
     """A ledger, as its folder has it."""
 
     path: Path
-    id: str = ""
     source: tuple[str, ...] = ()
     """What it was last filled from; nothing where that was a component of the user's own."""
     into: tuple[str, ...] = ()
@@ -45,7 +46,7 @@ def paths(folder: Path) -> list[Path]:
 
 def databases(path: Path) -> list[Path]:
     """A ledger and those of its generations."""
-    return [path, *sorted(path.parent.glob(f"{glob.escape(path.stem)}.[0-9]*{path.suffix}"))]
+    return [numbered(path, generation) for generation in generations(path)]
 
 
 def files(path: Path) -> list[Path]:
@@ -74,7 +75,6 @@ def summary(path: Path) -> Summary:
             settings, counts, runs = remembered(ledger), ledger.counts(), ledger.runs(1)
             return Summary(
                 path=path,
-                id=ledger.id,
                 source=tuple(settings.get("source", ())),
                 into=tuple(settings.get("into", ())),
                 namespace=settings.get("namespace", ""),
@@ -88,37 +88,50 @@ def summary(path: Path) -> Summary:
         return Summary(path, error=str(error))
 
 
-def holder(folder: Path, id: str) -> Summary | None:
+def holder(folder: Path, id: str) -> Path | None:
     """The ledger of that id, if the folder has it."""
-    return next((found for path in paths(folder) if (found := summary(path)).id == id), None)
+    return next((path for path in paths(folder) if _id(path) == id), None)
 
 
 def filling(folder: Path, into: str, namespace: str) -> list[Path]:
     """The ledgers by which that index, or its part of that namespace, was filled."""
-    found = map(summary, paths(folder))
-    return [one.path for one in found if one.into[:1] == (into,) and one.namespace == namespace]
+
+    def fills(path: Path) -> bool:
+        settings = _read(path, remembered) or {}
+        return (settings.get("into", [])[:1], settings.get("namespace", "")) == ([into], namespace)
+
+    return [path for path in paths(folder) if fills(path)]
 
 
-def dead(folder: Path, make_sink: Callable[[tuple[str, ...]], Sink]) -> Iterator[tuple[Summary, str]]:
+def dead(folder: Path, make_sink: Callable[[Sequence[str]], Sink]) -> Iterator[tuple[Path, str]]:
     """Ledgers that fill nothing any more, and why: their index is gone, or filled by another one. One whose index
     cannot be reached, or is not known, is kept."""
     for path in paths(folder):
-        one = summary(path)
-        if one.error or not one.into:
+        if not (settings := _read(path, remembered)):
             continue
         try:
-            with current(make_sink(one.into)) as sink:
+            with current(make_sink(settings["into"])) as sink:
                 manifest = sink.manifest()
         except PenstockError:
             continue
+        index = " + ".join(settings["into"])
         if manifest is None:
-            yield one, f"{' + '.join(one.into)} is gone"
-        elif (owner := manifest.owners.get(one.namespace)) and owner not in map(_id, databases(path)):
-            yield one, f"{' + '.join(one.into)} is filled by another ledger"
+            yield path, f"{index} is gone"
+        elif (owner := manifest.owners.get(settings.get("namespace", ""))) and owner not in map(_id, databases(path)):
+            yield path, f"{index} is filled by another ledger"
 
 
-def _id(path: Path) -> str:
-    return summary(path).id
+def _read(path: Path, what: Callable[[Ledger], T]) -> T | None:
+    """None where the ledger cannot be read."""
+    try:
+        with Ledger.reader(path) as ledger:
+            return what(ledger)
+    except PenstockError:
+        return None
+
+
+def _id(path: Path) -> str | None:
+    return _read(path, lambda ledger: ledger.id)
 
 
 def prune(path: Path) -> None:

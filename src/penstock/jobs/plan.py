@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.core.contracts import Chunker
-from penstock.core.deletions import Missing
+from penstock.core.deletions import NOTHING_MISSING, Missing
 from penstock.core.records import Block, Gap, Item, ListingEnd, Unreadable, Upsert
 from penstock.engine.classify import classify
 from penstock.engine.identity import Namer
@@ -26,7 +26,6 @@ SAMPLE = 64 << 20
 """Bytes of new and changed documents that are read to count their chunks; what lies beyond is estimated from them."""
 
 
-NONE = Missing(0, 0, 0, 0)
 NAMED = 100
 """Documents that a plan names."""
 
@@ -129,7 +128,7 @@ class _Planner:
                 case ListingEnd():
                     complete = True
         self._consider(page)
-        missing, removed = self._missing(ledger) if ledger and complete else (NONE, 0)
+        missing, removed = self._missing(ledger) if ledger and complete else (NOTHING_MISSING, 0)
         scale = self.bytes / self.read if self.read else 1.0
         chunks, tokens = round(self.chunks * scale), round(self.tokens * scale)
         pace = self._pace()

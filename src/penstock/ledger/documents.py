@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from penstock.core.deletions import Missing
+from penstock.core.deletions import NOTHING_MISSING, Missing
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Begun, Ending, Known
 from penstock.ledger.database import UNDER, Database, one_step, pages, under
 
@@ -90,7 +90,7 @@ class Documents(Database):
         """How much the documents of `unseen` are."""
         unseen = self._read("SELECT count(*) FROM documents WHERE seen < ?", run)[0][0]
         if not unseen:
-            return Missing(0, 0, 0, 0)
+            return NOTHING_MISSING
         documents, chunks = self._read(
             "SELECT count(DISTINCT d.id), count(*) FROM documents d CROSS JOIN chunks c ON c.document = d.id"
             " WHERE d.seen < ? AND NOT EXISTS (SELECT 1 FROM chunks o JOIN documents e ON e.id = o.document"

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import NamedTuple
 
 from penstock.core.contracts import Chunker, MultiEmbedder, Sink
-from penstock.core.deletions import Missing
+from penstock.core.deletions import NOTHING_MISSING, Missing
 from penstock.core.errors import ParseError, PenstockError, SinkError, StageError, UsageError
 from penstock.core.records import Block, Change, Chunk, Item, Piece, Point, Unreadable, Upsert, Vector
 from penstock.core.schema import Manifest, VectorSpec
@@ -249,7 +249,7 @@ class ShardJournal:
         return []
 
     def missing(self, run: int) -> Missing:
-        return Missing(0, 0, 0, 0)
+        return NOTHING_MISSING
 
     def clear_listing(self, run: int) -> None: ...
 

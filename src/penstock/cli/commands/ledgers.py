@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from penstock.cli.output.results import say, table
-from penstock.cli.output.streams import OK, complain, emit
+from penstock.cli.output.streams import OK, complain, confirmed, emit, interactive
 from penstock.compose import make_sink
 from penstock.core.errors import UsageError
 from penstock.display.text import count, moment, size
@@ -48,23 +47,23 @@ def _prune(folder: Path, args: argparse.Namespace) -> int:
     doomed = list(dead(folder, make_sink))
     if args.json and not args.yes:
         raise UsageError("--prune --json asks nothing: add --yes")
-    for one, why in doomed:
+    for path, why in doomed:
         if not args.json:
-            say(f"{one.path}: {why}")
+            say(f"{path}: {why}")
     if not doomed:
         if not args.json:
             say("nothing to prune: each ledger fills its index, or cannot be told not to")
         return OK
     if not args.yes:
-        if not sys.stdin.isatty():
+        if not interactive():
             raise UsageError("pruning removes ledgers for good: add --yes")
-        if input(f"remove {count(len(doomed), 'ledger')}? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not confirmed(f"Remove {count(len(doomed), 'ledger')} for good?"):
             complain("nothing was removed")
             return OK
-    for one, why in doomed:
-        prune(one.path)
+    for path, why in doomed:
+        prune(path)
         if args.json:
-            emit({"removed": str(one.path), "cause": why})
+            emit({"removed": str(path), "cause": why})
     if not args.json:
         say(f"removed {count(len(doomed), 'ledger')}")
     return OK

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.results import removed_rows, rows_text, say
-from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit
+from penstock.cli.output.streams import INCOMPLETE, OK, complain, confirmed, emit, interactive
 from penstock.display.text import count
 from penstock.pipeline import Pipeline
 
@@ -31,11 +30,10 @@ def remove(args: argparse.Namespace) -> int:
 
 def _confirmed(pipeline: Pipeline, names: Sequence[str]) -> bool:
     """Whether to go on: asked where somebody can answer, and more than one document goes."""
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not interactive():
         return True
     planned = pipeline.remove(*names, dry_run=True)
     if planned.documents < 2:
         return True
     what = f"{count(planned.documents, 'document')} with {count(planned.chunks, 'chunk')}"
-    print(f"Remove {what} from the index for good? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return confirmed(f"Remove {what} from the index for good?")

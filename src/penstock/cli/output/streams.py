@@ -39,6 +39,17 @@ def set_log_format(name: str) -> None:
     _Format.json = name == "json"
 
 
+def confirmed(question: str) -> bool:
+    """Whether somebody at the terminal says yes."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def interactive() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def emit(record: dict[str, Any]) -> None:
     print(json.dumps(record, default=str), flush=True)
 
