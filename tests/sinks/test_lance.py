@@ -19,7 +19,7 @@ from penstock.core.records import VECTOR, Dense, MultiVector
 from penstock.sinks import lance, manifests
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.sinks.lance.compact import alone, compact
-from penstock.sinks.lance.table import TableFiles
+from penstock.sinks.lance.table import TableFiles, crowded
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, similarity
 
 MANIFEST = SinkSuite().manifest
@@ -220,6 +220,21 @@ def test_old_versions_go_at_the_end_of_a_run(tmp_path: Path, monkeypatch: pytest
         assert len(list((tmp_path / "chunks.lance" / "data").iterdir())) == 1
         assert not sink._compactor.ran
         holds(sink, [point(n, text="x" * 1000) for n in range(100)])
+
+
+def test_rows_that_were_all_replaced_leave_no_old_ones_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their fragments are gone from the newest version, which is neither crowded nor full of gaps."""
+    monkeypatch.setattr(lance.table, "VERSIONS", 8)
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        for text in ("old", "new"):
+            for n in range(5):
+                sink.write([point(i, text=text) for i in range(10 * n, 10 * n + 10)])
+        sink.flush()
+        assert not crowded(sink._table)
+        sink.maintain()
+        assert len(list((tmp_path / "chunks.lance" / "_versions").iterdir())) <= 2
+        holds(sink, [point(n, text="new") for n in range(50)])
 
 
 def test_readers_survive_a_cleanup(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ class LanceSink(Opened[Any], Sink):
         with errors(self._url):
             if self._compactor:
                 self._compactor.wait()
-                if self._compactor.ran or crowded(table) or unindexed(table, schema):
+                if self._compactor.ran or crowded(table) or self._files.outdated or unindexed(table, schema):
                     self._compactor.clean()
         self.flush()
 

@@ -18,6 +18,8 @@ FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
 CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
 """Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
+VERSIONS = 64
+"""More versions than this are removed at the end of a run, but for the newest: each write and deletion makes one."""
 DELETED_ROWS = 1000
 """So few deleted rows, or an eighth of the rows, take their room until the next compaction."""
 READS = 5
@@ -49,6 +51,11 @@ class TableFiles:
     def exists(self) -> bool:
         """Whether the table has a version: a run may have died when there was no more than its folder."""
         return self.versions.is_dir() and any(self.versions.iterdir())
+
+    @property
+    def outdated(self) -> bool:
+        """Whether there are so many versions that the older ones may need more room than the newest."""
+        return sum(1 for _ in self.versions.iterdir()) > VERSIONS
 
     def manifest(self) -> Manifest | None:
         """The manifest beside the table; None where either of the two is missing."""
