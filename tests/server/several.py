@@ -12,6 +12,7 @@ import pytest
 
 from penstock.compose import open_index
 from penstock.core import filters
+from penstock.core.filter_parser import parse_filter
 from penstock.core.contracts import Index
 from penstock.core.records import Chunk, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
@@ -65,7 +66,7 @@ class SeveralIndex(Index):
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
         self.searches.append(using)
-        name, wanted = self._manifest.schema.name(using), filters.parse(where)
+        name, wanted = self._manifest.schema.name(using), parse_filter(where)
         points = [
             point
             for point in self._points.values()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar, Protocol, Self, runtime_checkable
 
 from penstock.core.errors import UsageError
+from penstock.core.fields import Scalar
 from penstock.core.options import Option
 from penstock.core.records import (
     NOTHING,
@@ -331,7 +332,7 @@ class Index(Location):
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        """The k nearest, nearest first, of those whose fields equal `where` (`{"uri": "..."}`; chunk fields only).
+        """The k nearest, nearest first, of those that pass the filter `where`: see penstock.core.filters.
 
         `using` names the vector that is compared; it may be left out where the index has one.
         """
@@ -341,3 +342,10 @@ class Index(Location):
 
     @abstractmethod
     def count(self) -> int: ...
+
+    def facets(
+        self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
+    ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
+        """For each of these fields of metadata, or `type`, its values and how many of the chunks that pass the filter
+        have each: the most frequent first. A list counts once for each of its values."""
+        raise UsageError(f"{self.url} cannot count the values of a field")

@@ -61,7 +61,7 @@ def _stamp(time: datetime) -> str:
 
 def normalized(metadata: object) -> dict[str, Any]:
     """Metadata as it is kept: texts, numbers, booleans, lists and mappings of them; dates become texts, and what is
-    None is left out. Raises ValueError for what no store can hold."""
+    None or an empty mapping is left out. Raises ValueError for what no store can hold."""
     if not isinstance(metadata, Mapping):
         raise ValueError(f"metadata is a mapping of names to values, not {_kind(metadata)}")
     kept = _mapping(metadata, "", 1)
@@ -70,14 +70,20 @@ def normalized(metadata: object) -> dict[str, Any]:
     return kept
 
 
+def normalized_value(value: Any, name: str) -> Any:
+    """One value of metadata as it is kept. Raises ValueError for what no store can hold."""
+    return _value(value, name, 1)
+
+
 def _mapping(values: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
     kept = {}
     for name, value in values.items():
         if not isinstance(name, str) or not name or name.startswith("$") or "." in name:
             raise ValueError(f"a field of metadata is named by a text without dots or a leading $, not {name!r}")
         name.encode()
-        if value is not None:
-            kept[name] = _value(value, f"{path}{name}", depth)
+        value = None if value is None else _value(value, f"{path}{name}", depth)
+        if value is not None and value != {}:
+            kept[name] = value
     return kept
 
 

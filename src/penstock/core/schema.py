@@ -47,6 +47,8 @@ class IndexSchema:
     vectors: Mapping[str, VectorSpec]
     chunking: str = ""
     """For instance `256 tokens`."""
+    filterable: bool = True
+    """Whether its points are kept so that every store can filter by their metadata. Those of older indexes are not."""
 
     def __post_init__(self) -> None:
         if not self.vectors:
@@ -100,18 +102,23 @@ def single(spec: VectorSpec, chunking: str = "") -> IndexSchema:
 
 
 def to_dict(schema: IndexSchema) -> dict[str, Any]:
-    return {"vectors": {name: asdict(spec) for name, spec in schema.vectors.items()}, "chunking": schema.chunking}
+    return {
+        "vectors": {name: asdict(spec) for name, spec in schema.vectors.items()},
+        "chunking": schema.chunking,
+        "filterable": schema.filterable,
+    }
 
 
 def from_dict(kept: Mapping[str, Any]) -> IndexSchema:
-    return IndexSchema({name: VectorSpec(**spec) for name, spec in kept["vectors"].items()}, kept["chunking"])
+    vectors = {name: VectorSpec(**spec) for name, spec in kept["vectors"].items()}
+    return IndexSchema(vectors, kept["chunking"], kept.get("filterable", False))
 
 
 def from_space(kept: Mapping[str, Any]) -> IndexSchema:
     """What format 1 kept: one space, its chunking included."""
     spec = dict(kept)
     chunking = spec.pop("chunking", "")
-    return single(VectorSpec(**spec), chunking)
+    return IndexSchema({VECTOR: VectorSpec(**spec)}, chunking, filterable=False)
 
 
 @dataclass(frozen=True, slots=True)

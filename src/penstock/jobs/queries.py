@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from penstock.core import filters
 from penstock.core.errors import UsageError
+from penstock.core.filter_parser import parse_filter
 
 MAX_DEPTH = 10_000
 """Hits that pages lead to in all: as deep as every store can go."""
@@ -73,7 +73,7 @@ def checked(query: Query, cursor: str | None = None) -> Query:
 
 def _check_filter(where: Mapping[str, Any] | None) -> None:
     try:
-        filters.parse(where)
+        parse_filter(where)
     except UsageError as error:
         raise UsageError(f"where: {error}") from None
     try:

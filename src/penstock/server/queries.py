@@ -7,6 +7,7 @@ import binascii
 from typing import Any
 
 from penstock.core import filters
+from penstock.core.filter_parser import parse_filter
 from penstock.jobs.queries import Query, checked
 from penstock.server.problems import bad_request
 from penstock.server.schemas import SEARCH, validate
@@ -28,7 +29,7 @@ def parse_query(body: Any, image: bytes | None = None, name: str = "the body") -
         if key in fields:
             fields[key] = tuple(fields[key])
     query = checked(Query(**{**fields, "image": image}), cursor)
-    if (count := _comparisons(filters.parse(query.where))) > MAX_COMPARISONS:
+    if (count := _comparisons(parse_filter(query.where))) > MAX_COMPARISONS:
         raise bad_request(f"where: {count:,} comparisons; at most {MAX_COMPARISONS} are allowed")
     return query
 
@@ -39,7 +40,7 @@ def _comparisons(parsed: filters.Filter | None) -> int:
             return sum(map(_comparisons, terms))
         case filters.Not(term):
             return _comparisons(term)
-        case filters.Among(_, values):
+        case filters.Among(_, values) | filters.HasValue(_, "in", tuple(values)):
             return len(values)
         case _:
             return 1

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import UsageError
+from penstock.core.fields import Path, Scalar
+from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.filters import Filter
 from penstock.core.records import Hit, Vector
 from penstock.core.schema import Manifest, VectorSpec
-from penstock.sinks import rows
+from penstock.sinks import manifests, rows
 from penstock.sinks.address import Address
 from penstock.sinks.store import Handle, Store
 
@@ -82,6 +83,8 @@ class CollectionIndex(Store[H], Index):
 
     largest_k: ClassVar[int | None] = None
     """The most results of one search, where the store has a limit."""
+    keeps_fields: ClassVar[bool] = True
+    """Points are written with the fields of their metadata, which those of older indexes lack."""
 
     def open(self) -> None:
         kept = self._found()
@@ -99,7 +102,27 @@ class CollectionIndex(Store[H], Index):
             return []
         if self.largest_k is not None and k > self.largest_k:
             raise UsageError(f"{self._url} finds {self.largest_k:,} at most, not {k:,}")
-        return self._nearest(collection, target, vector, k, filters.parse(where))
+        return self._nearest(collection, target, vector, k, self._parsed(where))
+
+    def facets(
+        self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
+    ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
+        collection, _ = self._opened()
+        paths = {name: facet_path(name) for name in names}
+        wanted = self._parsed(where)
+        return {name: self._facet(collection, path, wanted, limit) for name, path in paths.items()}
+
+    def _parsed(self, where: Mapping[str, Any] | None) -> Filter | None:
+        wanted = parse_filter(where)
+        if self.keeps_fields:
+            manifests.check_filterable(self._opened()[1], wanted, self._url)
+        return wanted
+
+    def _facet(
+        self, collection: H, path: Path | None, where: Filter | None, limit: int
+    ) -> Sequence[tuple[Scalar, int]]:
+        """Count the values at a path, or for None the types, of the chunks that pass the filter."""
+        raise UsageError(f"{self._url} cannot count the values of a field")
 
     @abstractmethod
     def _nearest(self, collection: H, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from penstock.core import filters
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SpaceMismatch, UsageError
+from penstock.core.filters import Filter
 from penstock.core.records import NOTHING, VECTOR
 from penstock.core.schema import IndexSchema, Manifest, from_dict, from_space, to_dict
 
@@ -76,6 +78,15 @@ def check_schema(kept: IndexSchema, wanted: IndexSchema, url: str) -> None:
         raise SpaceMismatch(
             f"{url} holds {kept}; this run makes {wanted}. Index into another url, or have `penstock reindex` build a"
             " new generation beside it"
+        )
+
+
+def check_filterable(schema: IndexSchema, wanted: Filter | None, url: str) -> None:
+    """Raise UsageError where a filter asks for metadata that an older index keeps only in one text."""
+    if not schema.filterable and filters.metadata_fields(wanted):
+        raise UsageError(
+            f"{url} was made by an earlier version, whose metadata cannot be filtered by: `penstock reindex` makes it"
+            " anew"
         )
 
 

@@ -12,9 +12,11 @@ import numpy as np
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.fields import Scalar
+from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import manifests, rows
+from penstock.sinks import facets, manifests, rows
 from penstock.sinks.base import Located
 
 PAGE = 1024
@@ -142,15 +144,25 @@ class MemoryIndex(Located, Index):
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
         name, space = rows.target(vector, self.manifest().schema, using, self._url)
-        wanted = filters.parse(where)
-        with self._sink._store.lock:
-            points = list(self._sink._store.points.values())
-        points = [p for p in points if wanted is None or filters.passes(p.chunk, wanted)]
+        points = self._passing(where)
         if not points or k < 1:
             return []
         ranked = scores(vector, [p.vectors[name] for p in points], space.metric)
         best = np.argsort(-ranked, kind="stable")[:k]
         return [Hit(float(ranked[i]), points[i].chunk) for i in best]
+
+    def facets(
+        self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
+    ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
+        paths = {name: facet_path(name) for name in names}
+        chunks = [point.chunk for point in self._passing(where)]
+        return {name: facets.count(chunks, path, limit) for name, path in paths.items()}
+
+    def _passing(self, where: Mapping[str, Any] | None) -> list[Point]:
+        wanted = parse_filter(where)
+        with self._sink._store.lock:
+            points = list(self._sink._store.points.values())
+        return [point for point in points if wanted is None or filters.passes(point.chunk, wanted)]
 
 
 def scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:

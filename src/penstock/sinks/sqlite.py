@@ -19,6 +19,7 @@ from typing import Any, Self
 from penstock.core import filters
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
+from penstock.core.filter_parser import parse_filter
 from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
@@ -306,7 +307,7 @@ class SqliteIndex(_Store, Index):
             raise UsageError(f"{self._url} finds at most {LARGEST_K:,} results, not {k:,}")
         values: list[Any] = []
         within = ""
-        if wanted := filters.parse(where):
+        if wanted := parse_filter(where):
             condition = filters.sql(wanted, filters.Parameters("?", values))
             within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {condition})'
         sql = f"""WITH nearest AS (

@@ -22,6 +22,7 @@ from penstock.core.contracts import Index, Sink
 from penstock.core.errors import PenstockError, SinkError, SpaceMismatch
 from penstock.core.records import Metadata, Sparse
 from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.testing.filter_suite import Filtering
 from penstock.testing.lifecycle_suite import Lifecycle, patiently, write_and_flush
 from penstock.testing.named_suite import NamedVectors
 from penstock.testing.points import (
@@ -36,7 +37,7 @@ from penstock.testing.points import (
     same,
     similarity,
 )
-from penstock.testing.search_suite import FILTERS, Searching
+from penstock.testing.search_suite import FILTERS
 from penstock.testing.suite_base import Aliased
 
 __all__ = [
@@ -73,7 +74,7 @@ ODD: Metadata = {
 }
 
 
-class SinkSuite(Lifecycle, Searching, NamedVectors):
+class SinkSuite(Lifecycle, Filtering, NamedVectors):
     """All of them. For a store that is a server, `unreachable` is one more test."""
 
     # ------------------------------------------------------------ upsert and delete

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import Rejected, SinkError, SpaceMismatch, UsageError
-from penstock.core.filters import parse, passes
+from penstock.core.filter_parser import parse_filter
+from penstock.core.filters import passes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point
 from penstock.core.schema import Manifest
 from penstock.testing.sink_suite import (
@@ -160,7 +161,7 @@ def test_filters_mean_the_same_in_old_servers_and_new(monkeypatch: pytest.Monkey
         sink.write(points)
         index.open()
         for where in [*FILTERS, *more]:
-            wanted = parse(where)
+            wanted = parse_filter(where)
             assert wanted is not None
             found = index.search(vector_of(points[0]), k=100, where=where)
             assert {h.chunk.id for h in found} == {p.id for p in points if passes(p.chunk, wanted)}, where

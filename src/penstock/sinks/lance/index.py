@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from penstock.core import filters
 from penstock.core.contracts import Index
 from penstock.core.errors import SinkError
+from penstock.core.filter_parser import parse_filter
 from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks import rows
@@ -81,7 +82,7 @@ class LanceIndex(Opened[Any], Index):
         assert isinstance(vector, Dense | MultiVector)
         if k < 1:
             return []
-        wanted = filters.parse(where)
+        wanted = parse_filter(where)
 
         def read(table: Any) -> pa.Table:
             query = table.search(vector.values, vector_column_name=rows.vector_column(name))
