@@ -1,0 +1,155 @@
+"""One SQLite file: its connection, its tables and its manifest.
+
+`chunks` has the columns of `rows.COLUMNS`, `vectors` the embeddings under the same rowid, or `title_vectors` those that
+have a name; `meta` has the manifest. The driver is apsw, since not every Python can load extensions.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable
+from penstock.core.records import VECTOR, Dense, Point
+from penstock.core.schema import IndexSchema, Manifest
+from penstock.sinks import address, manifests, rows
+from penstock.sinks.base import Opened
+
+EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
+PAGE = 500
+COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
+
+
+class File:
+    """A connection, and the lock by which threads take turns with it."""
+
+    def __init__(self, path: Path, url: str, *, readonly: bool) -> None:
+        try:
+            import apsw
+            import sqlite_vec
+        except ImportError as error:
+            raise MissingExtra(f"{url} ({error.name})", "sqlite") from None
+        self.url, self._error, self._busy = url, apsw.Error, (apsw.BusyError, apsw.LockedError)
+        self._lock = threading.RLock()
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        with self.turn():
+            self.connection = apsw.Connection(str(path), flags=flags)
+            self.connection.set_busy_timeout(10_000)
+            self.connection.enable_load_extension(True)
+            self.connection.load_extension(sqlite_vec.loadable_path())
+            self.connection.enable_load_extension(False)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except self._busy as error:
+                raise SinkUnavailable(f"{self.url}: {error}") from error
+            except self._error as error:
+                raise SinkError(f"{self.url}: {error}") from error
+
+    def all(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self.turn():
+            return list(self.connection.execute(sql, bindings))
+
+    def count(self) -> int:
+        return int(self.all("SELECT count(*) FROM chunks")[0][0])
+
+    def fetch(self, ids: Sequence[str], schema: IndexSchema) -> list[Point]:
+        points: list[Point] = []
+        wanted = list(dict.fromkeys(ids))
+        names, width = tuple(schema.vectors), len(rows.COLUMNS)
+        embeddings = ", ".join(f"{vectors_table(name)}.embedding" for name in names)
+        joins = " ".join(f'JOIN {vectors_table(name)} ON {vectors_table(name)}.rowid = chunks."key"' for name in names)
+        for start in range(0, len(wanted), PAGE):
+            page = wanted[start : start + PAGE]
+            sql = f"SELECT {COLUMNS}, {embeddings} FROM chunks {joins} WHERE id IN ({marks(page)})"
+            for cells in self.all(sql, page):
+                vectors = dict(zip(names, map(_dense, cells[width:]), strict=True))
+                points.append(Point(rows.chunk(cells[:width]), vectors))
+        return points
+
+    def close(self) -> None:
+        with self.turn():
+            self.connection.close()
+
+
+def vectors_table(name: str) -> str:
+    """The table of the vectors of that name. sqlite-vec has others whose names begin with it: `vectors_info`."""
+    return "vectors" if name == VECTOR else f"{name}_vectors"
+
+
+def marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def keys_of(file: File, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    for start in range(0, len(ids), PAGE):
+        page = ids[start : start + PAGE]
+        yield from file.all(f'SELECT id, "key" FROM chunks WHERE id IN ({marks(page)})', page)
+
+
+def _dense(blob: bytes) -> Dense:
+    import numpy as np
+
+    return Dense(np.frombuffer(blob, dtype=np.float32))
+
+
+def _reader() -> tuple[Callable[[str], Any], type[Exception]]:
+    """What opens a url of a file for reading, and its errors: the standard library, unless the driver is loaded. Of two
+    copies of SQLite in one process each lets go of the locks that the other one holds, whenever it closes a file."""
+    if (apsw := sys.modules.get("apsw")) is None:
+        return partial(sqlite3.connect, uri=True, timeout=10), sqlite3.Error
+
+    def connect(url: str) -> Any:
+        connection = apsw.Connection(url, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        connection.set_busy_timeout(10_000)
+        return connection
+
+    return connect, apsw.Error
+
+
+class SqliteStore(Opened[File]):
+    """What the sink and the index share: the file, its manifest, reading by id."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._path, _ = address.local(url, "sqlite", EXAMPLE)
+
+    def generation(self, number: int) -> Self:
+        """`notes_1.db` beside `notes.db`."""
+        path = self._path
+        return type(self)(f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}")
+
+    def _kept(self) -> Manifest | None:
+        """The manifest. A file that is locked or being made is waited for."""
+        if not self._path.is_file():
+            return None
+        connect, errors = _reader()
+        try:
+            with closing(connect(f"{self._path.absolute().as_uri()}?mode=ro")) as file:
+                if not list(file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")):
+                    return None
+                kept = list(file.execute("SELECT manifest FROM meta"))
+        except errors as error:
+            raise SinkError(f"{self._url} cannot be read: {error}") from error
+        return manifests.from_json(kept[0][0], self._url) if kept else None
+
+    def count(self) -> int:
+        return self._opened()[0].count()
+
+    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
+        file, schema = self._opened()
+        return file.fetch(ids, schema)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        super().close()

@@ -1,0 +1,85 @@
+"""Filters and facets by SQLite's own functions of JSON.
+
+A field is found step by step along its path, by names that are parameters: SQLite has no way to quote every name in a
+path of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from penstock.core import filters
+from penstock.core.fields import Path, Scalar
+from penstock.core.filters import Filter, HasValue
+from penstock.sinks.sqlite.file import File
+
+Put = Callable[[Scalar], str]
+
+_KIND = "CASE {0}.type WHEN 'real' THEN 'number' WHEN 'integer' THEN 'number' WHEN 'text' THEN 'text' ELSE 'flag' END"
+
+
+def condition(wanted: Filter, values: list[Any]) -> str:
+    """The filter as a condition on `chunks`, whose parameters are appended to `values`."""
+    put = filters.Parameters("?", values)
+    return filters.sql(wanted, put, lambda term: _has_value(term, put))
+
+
+def _has_value(term: HasValue, put: Put) -> str:
+    fields, found = _steps(term.path, put)
+    if term.operator == "exists":
+        return f"EXISTS (SELECT 1 FROM {fields} AND {found}.type <> 'null' AND {found}.value NOT IN ('[]', '{{}}'))"
+    fields, one = _elements(fields, found)
+    several = term.value if isinstance(term.value, tuple) else (term.value,)
+    tests = [_test(one, term.operator, value, put) for value in several if value is not None]
+    return f"EXISTS (SELECT 1 FROM {fields} AND ({' OR '.join(tests) or '1 = 0'}))"
+
+
+def _steps(path: Path, put: Put) -> tuple[str, str]:
+    """The tables, with their conditions, of which the last has the value at the path; and the name of that one."""
+    tables = ["json_each(metadata) AS step0"]
+    for depth in range(1, len(path)):
+        before = f"step{depth - 1}"
+        tables.append(f"json_each(iif({before}.type = 'object', {before}.value, '{{}}')) AS step{depth}")
+    names = " AND ".join(f"step{depth}.key = {put(name)}" for depth, name in enumerate(path))
+    return f"{' CROSS JOIN '.join(tables)} WHERE {names}", f"step{len(path) - 1}"
+
+
+def _elements(fields: str, found: str) -> tuple[str, str]:
+    """The same with one more table, of the values: those of a list, or the one that is no list."""
+    value = f"""CASE {found}.type WHEN 'array' THEN {found}.value WHEN 'true' THEN 'true' WHEN 'false' THEN 'false'
+        WHEN 'object' THEN '[]' ELSE json_quote({found}.value) END"""
+    tables, _, conditions = fields.partition(" WHERE ")
+    return f"{tables} CROSS JOIN json_each({value}) AS one WHERE {conditions}", "one"
+
+
+def _test(one: str, operator: str, value: Scalar, put: Put) -> str:
+    if isinstance(value, bool):
+        return f"{one}.type = '{'true' if value else 'false'}'"
+    if not isinstance(value, str):
+        return f"({one}.type IN ('integer', 'real') AND {one}.value {_sign(operator)} {put(value)})"
+    if operator == "prefix":
+        return f"({one}.type = 'text' AND substr({one}.value, 1, {len(value)}) = {put(value)})"
+    return f"({one}.type = 'text' AND {one}.value {_sign(operator)} {put(value)})"
+
+
+def _sign(operator: str) -> str:
+    return "=" if operator == "in" else operator
+
+
+def facet(file: File, path: Path | None, wanted: Filter | None, limit: int) -> Sequence[tuple[Scalar, int]]:
+    """Count the values at a path, or for None the types."""
+    values: list[Any] = []
+    if path is None:
+        tables, one = "chunks", "iif(image IS NULL, 'text', 'image'), 'text'"
+        fields = "true"
+    else:
+        steps, found = _steps(path, filters.Parameters("?", values))
+        joined, name = _elements(steps, found)
+        tables, _, fields = f"chunks CROSS JOIN {joined}".partition(" WHERE ")
+        one = f"{name}.value, {_KIND.format(name)}"
+        fields += f" AND {name}.type NOT IN ('array', 'object', 'null')"
+    within = condition(wanted, values) if wanted else "true"
+    sql = f"""SELECT {one}, count(DISTINCT chunks."key") FROM {tables}
+        WHERE {fields} AND {within} GROUP BY 1, 2 ORDER BY 3 DESC, 1 LIMIT {limit}"""
+    return [(bool(value) if kind == "flag" else value, number) for value, kind, number in file.all(sql, values)]

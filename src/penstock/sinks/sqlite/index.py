@@ -1,0 +1,64 @@
+"""Searches a SQLite file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from penstock.core.contracts import Index
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.fields import Scalar
+from penstock.core.filter_parser import facet_path, parse_filter
+from penstock.core.records import Dense, Hit, Vector
+from penstock.core.schema import Manifest
+from penstock.sinks import rows
+from penstock.sinks.sqlite.file import COLUMNS, File, SqliteStore, vectors_table
+from penstock.sinks.sqlite.filters import condition, facet
+
+LARGEST_K = 4096
+"""The most results that sqlite-vec gives."""
+
+
+class SqliteIndex(SqliteStore, Index):
+    """Compares with every vector, or with those of the rows that `where` leaves."""
+
+    max_k = LARGEST_K
+
+    def open(self) -> None:
+        schema = self.manifest().schema
+        self._hold(File(self._path, self._url, readonly=True), schema)
+
+    def manifest(self) -> Manifest:
+        if (kept := self._kept()) is None:
+            raise SinkError(f"there is no index at {self._url}")
+        return kept
+
+    def search(
+        self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
+    ) -> list[Hit]:
+        file, schema = self._opened()
+        name, space = rows.target(vector, schema, using, self._url)
+        if k < 1:
+            return []
+        if k > LARGEST_K:
+            raise UsageError(f"{self._url} finds at most {LARGEST_K:,} results, not {k:,}")
+        values: list[Any] = []
+        within = ""
+        if wanted := parse_filter(where):
+            within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {condition(wanted, values)})'
+        sql = f"""WITH nearest AS (
+                SELECT rowid AS "key", distance FROM {vectors_table(name)} WHERE embedding MATCH ? AND k = ? {within})
+            SELECT {COLUMNS}, distance FROM nearest JOIN chunks USING ("key") ORDER BY distance"""
+        assert isinstance(vector, Dense)
+        query = vector.values.astype("float32").tobytes()
+        found = file.all(sql, [query, k, *values])
+        best = 1.0 if space.metric == "cosine" else 0.0
+        return [Hit(best - cells[-1], rows.chunk(cells[:-1])) for cells in found]
+
+    def facets(
+        self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
+    ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
+        file, _ = self._opened()
+        paths = {name: facet_path(name) for name in names}
+        wanted = parse_filter(where)
+        return {name: facet(file, path, wanted, limit) for name, path in paths.items()}
