@@ -110,6 +110,8 @@ class CollectionIndex(Store[H], Index):
         collection, _ = self._opened()
         paths = {name: facet_path(name) for name in names}
         wanted = self._parsed(where)
+        if self.keeps_fields and any(path is not None for path in paths.values()):
+            manifests.check_fields(self._opened()[1], self._url)
         return {name: self._facet(collection, path, wanted, limit) for name, path in paths.items()}
 
     def _parsed(self, where: Mapping[str, Any] | None) -> Filter | None:

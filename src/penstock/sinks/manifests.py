@@ -83,7 +83,13 @@ def check_schema(kept: IndexSchema, wanted: IndexSchema, url: str) -> None:
 
 def check_filterable(schema: IndexSchema, wanted: Filter | None, url: str) -> None:
     """Raise UsageError where a filter asks for metadata that an older index keeps only in one text."""
-    if not schema.filterable and filters.metadata_fields(wanted):
+    if filters.metadata_fields(wanted):
+        check_fields(schema, url)
+
+
+def check_fields(schema: IndexSchema, url: str) -> None:
+    """Raise UsageError unless the points have their metadata in the store's own fields."""
+    if not schema.filterable:
         raise UsageError(
             f"{url} was made by an earlier version, whose metadata cannot be filtered by: `penstock reindex` makes it"
             " anew"

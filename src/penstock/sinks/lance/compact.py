@@ -13,10 +13,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from penstock.core.errors import SinkError
+from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 from penstock.sinks.lance import table as tables
+from penstock.sinks.lance.fields import is_field, is_list
 from penstock.sinks.lance.table import TableFiles, crowded, unindexed
 
 KEEP = timedelta(minutes=5)
@@ -35,18 +38,24 @@ def compact(url: str, *, clean: bool = False) -> None:
         table = files.connect().open_table(files.name)
         if clean or crowded(table):
             table.optimize(cleanup_older_than=KEEP)
-        for name in unindexed(table, manifest.schema):
-            from lancedb.index import IvfRq, IvfSq
-
-            space = manifest.schema.vectors[name]
-            # A bit a dimension tells well enough which few to compare exactly, and is read in no time.
-            kind = IvfSq if space.dim % 8 else IvfRq
-            # As many parts as each then has rows: half as many rows are looked at as in parts of LanceDB's own size.
-            parts = math.isqrt(table.count_rows())
-            how = kind(distance_type=space.metric, num_partitions=parts, max_iterations=10)
-            table.create_index(rows.vector_column(name), config=how)
+        for column in unindexed(table, manifest.schema):
+            table.create_index(column, config=_index_of(column, table, manifest.schema))
         if clean:
             table.optimize(cleanup_older_than=NOW)
+
+
+def _index_of(column: str, table: Any, schema: IndexSchema) -> Any:
+    from lancedb.index import Bitmap, BTree, IvfRq, IvfSq, LabelList
+
+    if column == "id":
+        return BTree()
+    if is_field(column):
+        return LabelList() if is_list(column) else Bitmap()
+    space = next(space for name, space in schema.vectors.items() if rows.vector_column(name) == column)
+    # A bit a dimension tells well enough which few to compare exactly, and is read in no time.
+    kind = IvfSq if space.dim % 8 else IvfRq
+    # As many parts as each then has rows: half as many rows are looked at as in parts of LanceDB's own size.
+    return kind(distance_type=space.metric, num_partitions=math.isqrt(table.count_rows()), max_iterations=10)
 
 
 @contextmanager

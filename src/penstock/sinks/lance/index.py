@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from penstock.core import filters
 from penstock.core.contracts import Index
 from penstock.core.errors import SinkError
-from penstock.core.filter_parser import parse_filter
+from penstock.core.fields import Path, Scalar
+from penstock.core.filter_parser import facet_path, parse_filter
+from penstock.core.filters import Filter
 from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import rows
+from penstock.sinks import facets, manifests, rows
 from penstock.sinks.base import Opened
-from penstock.sinks.lance.table import TableFiles, errors, fetch, reread
+from penstock.sinks.lance.candidates import BATCH, Candidates, few
+from penstock.sinks.lance.fields import Condition, counts, value_columns
+from penstock.sinks.lance.table import INDEX_ROWS, TableFiles, errors, fetch, reread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +42,7 @@ class LanceIndex(Opened[Any], Index):
         self._files = TableFiles(url)
         self._changed = self._looked = 0
         """The time of the folder of versions when it was looked into last, and when that was."""
+        self._candidates = Candidates()
 
     def generation(self, number: int) -> Self:
         return type(self)(self._files.generation(number))
@@ -83,17 +87,59 @@ class LanceIndex(Opened[Any], Index):
         if k < 1:
             return []
         wanted = parse_filter(where)
+        manifests.check_filterable(schema, wanted, self._url)
 
-        def read(table: Any) -> pa.Table:
+        def read(table: Any) -> list[Hit]:
+            condition = self._condition(table, wanted)
             query = table.search(vector.values, vector_column_name=rows.vector_column(name))
             query = query.distance_type(space.metric).limit(k).nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k)))
             query = query.select([*rows.COLUMNS, "_distance"])
-            if wanted:
-                # An ANN index looks into a part of the vectors, in which few or none may pass a narrow filter.
-                query = query.where(filters.sql(wanted, filters.literal), prefilter=True).bypass_vector_index()
-            return query.to_arrow()
+            if condition:
+                total = table.count_rows()
+                passing = table.count_rows(condition) if total >= INDEX_ROWS and space.kind == "Dense" else 0
+                if passing and few(passing, space.dim):
+                    column = rows.vector_column(name)
+                    return self._candidates.nearest(table, condition, column, space.metric, vector.values, k)
+                query = query.where(condition, prefilter=True)
+                if passing:
+                    # Where a tenth passes or more, the nearest are in the parts that are looked into anyway.
+                    query = query.nprobes(max(PROBES, PROBES * total // (10 * passing)))
+                else:
+                    query = query.bypass_vector_index()
+            return _hits(query.to_arrow(), vector, space.metric)
 
-        return _hits(self._read(read), vector, space.metric)
+        return self._read(read)
+
+    def _condition(self, table: Any, wanted: Filter | None) -> str:
+        return Condition(table.schema.names, self._url).sql(wanted) if wanted else ""
+
+    def facets(
+        self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
+    ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
+        _, schema = self._opened()
+        paths = {name: facet_path(name) for name in names}
+        wanted = parse_filter(where)
+        manifests.check_filterable(schema, wanted, self._url)
+        if any(path is not None for path in paths.values()):
+            manifests.check_fields(schema, self._url)
+
+        def read(table: Any) -> list[Mapping[tuple[type, Scalar], int]]:
+            return [self._counts(table, path, wanted) for path in paths.values()]
+
+        return {name: facets.most(found, limit) for name, found in zip(paths, self._read(read), strict=True)}
+
+    def _counts(self, table: Any, path: Path | None, wanted: Filter | None) -> Mapping[tuple[type, Scalar], int]:
+        condition = self._condition(table, wanted)
+        if path is None:
+            count = table.count_rows(condition or None)
+            images = table.count_rows(f"image IS NOT NULL{f' AND {condition}' if condition else ''}")
+            numbers = {(str, "text"): count - images, (str, "image"): images}
+            return {value: number for value, number in numbers.items() if number}
+        columns = value_columns(table.schema.names, path)
+        if not columns:
+            return {}
+        query = table.search().select(columns)
+        return counts((query.where(condition) if condition else query).to_batches(BATCH), columns)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         _, schema = self._opened()

@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError
@@ -21,8 +21,12 @@ from penstock.sinks import manifests, rows
 from penstock.sinks.base import Opened
 from penstock.sinks.lance.compact import Compactor
 from penstock.sinks.lance.disk import Disk, KnownIds
+from penstock.sinks.lance.fields import MOST_COLUMNS, FieldColumns, arrow_type, is_field
 from penstock.sinks.lance.table import PAGE, TableFiles, crowded, errors, fetch, reread, unindexed
 from penstock.support import scratch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FEW = 16
 """So few ids of a batch that may be in the table are looked up: most are by chance, and a merge would read all ids."""
@@ -46,6 +50,8 @@ class LanceSink(Opened[Any], Sink):
         self._disk: Disk | None = None
         self._known: KnownIds | None = None
         self._compactor: Compactor | None = None
+        self._fields: list[str] | None = None
+        """The table's columns of fields, once they are known."""
         self._turn = threading.Lock()
 
     def generation(self, number: int) -> Self:
@@ -101,8 +107,11 @@ class LanceSink(Opened[Any], Sink):
         if batch.rows:
             import pyarrow as pa
 
-            new = pa.Table.from_batches([batch.arrow()])
+            record = batch.arrow()
+            metadata = {point.id: point.chunk.metadata for point in points}
+            fields = FieldColumns(metadata[cells[0]] for cells in batch.rows) if schema.filterable else None
             with self._turn, errors(self._url):
+                new = pa.Table.from_batches([self._with_fields(record, fields) if fields else record])
                 if self._known is None:
                     self._known = KnownIds(id for page in self._ids() for id in page)
                 # Before the write: where that fails, some of its ids may be in the table, and the next try merges.
@@ -116,6 +125,21 @@ class LanceSink(Opened[Any], Sink):
             if self._compactor:
                 self._compactor.wrote(len(batch.rows))
         batch.finish()
+
+    def _with_fields(self, record: pa.RecordBatch, fields: FieldColumns) -> pa.RecordBatch:
+        """The batch with a column for each field that the table has; fields that it lacks are added to it."""
+        import pyarrow as pa
+
+        table = self._table
+        if self._fields is None:
+            self._fields = [name for name in table.schema.names if is_field(name)]
+        missing = [name for name in fields.names if name not in self._fields]
+        if missing := missing[: max(0, MOST_COLUMNS - len(self._fields))]:
+            known, self._fields = self._fields, None  # if this fails, the next try looks what there is
+            table.add_columns([pa.field(name, arrow_type(name)) for name in missing])
+            self._fields = known + missing
+        shape = pa.schema([*record.schema, *(pa.field(name, arrow_type(name)) for name in self._fields)])
+        return pa.record_batch([*record.columns, *fields.arrays(self._fields)], schema=shape)
 
     def delete(self, ids: Sequence[str]) -> None:
         table = self._table
@@ -171,5 +195,5 @@ class LanceSink(Opened[Any], Sink):
     def close(self) -> None:
         if self._compactor:
             self._compactor.wait()
-        self._disk = self._compactor = self._known = None
+        self._disk = self._compactor = self._known = self._fields = None
         super().close()

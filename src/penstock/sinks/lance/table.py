@@ -11,6 +11,7 @@ from penstock.core.errors import SinkError, SinkUnavailable, UsageError
 from penstock.core.records import Point
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
+from penstock.sinks.lance.fields import counts, is_field
 
 EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
 PAGE = 4096
@@ -26,6 +27,8 @@ READS = 5
 """Tries of a read whose version is cleaned up meanwhile."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
+
+SAMPLE, FEW_VALUES = 20_000, 500
 
 T = TypeVar("T")
 
@@ -120,9 +123,18 @@ def crowded(table: Any) -> bool:
 
 
 def unindexed(table: Any, schema: IndexSchema) -> list[str]:
-    """The names of dense vectors that lack an ANN index, once the table has outgrown comparing with every one."""
-    dense = [name for name, space in schema.vectors.items() if space.kind == "Dense"]
-    if not dense or table.count_rows() < INDEX_ROWS:
+    """The columns that lack an index, once the table has outgrown reading all of it: dense vectors, ids, and fields of
+    metadata that have few values."""
+    if table.count_rows() < INDEX_ROWS:
         return []
+    dense = [rows.vector_column(name) for name, space in schema.vectors.items() if space.kind == "Dense"]
     indexed = {column for index in table.list_indices() for column in index.columns}
-    return [name for name in dense if rows.vector_column(name) not in indexed]
+    missing = [name for name in (*dense, "id") if name not in indexed]
+    fields = [name for name in table.schema.names if is_field(name) and name not in indexed]
+    return missing + [name for name in fields if _has_few_values(table, name)]
+
+
+def _has_few_values(table: Any, column: str) -> bool:
+    """Whether it seems so from some rows. An index of many values takes long to build and is no quicker."""
+    batches = table.search().select([column]).limit(SAMPLE).to_batches(SAMPLE)
+    return 0 < len(counts(batches, [column])) <= FEW_VALUES

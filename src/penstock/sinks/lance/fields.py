@@ -1,0 +1,200 @@
+"""Fields of metadata as columns of a LanceDB table, which filters and facets read.
+
+A column has the values of one field and one kind: `text:department`, `number:author/age`, `flag:draft`, and
+`texts:tags` for the rows that have several. A row has a value, a null, or both kinds of a field in two columns.
+`other:people` says that a row has the field with nothing in it that is compared. Columns are added when a field is met
+first, up to MOST_COLUMNS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from penstock.core import fields, filters
+from penstock.core.errors import UsageError
+from penstock.core.fields import Path, Scalar
+from penstock.core.filters import Filter, HasValue
+from penstock.core.records import Metadata
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_COLUMNS = 256
+"""A table with thousands of columns is slow to open and to write."""
+LONGEST_NAME = 200
+KINDS = {str: "text", float: "number", bool: "flag"}
+SEVERAL = {"text": "texts", "number": "numbers", "flag": "flags"}
+PRESENT = "other"
+SEPARATOR = "\1"
+"""Between the texts of a list, where a prefix is looked for: no text that is compared has it but by intent."""
+
+
+def column(kind: str, path: Path) -> str:
+    """The name of a column. LanceDB takes no dots in it."""
+    name = "/".join(quote(part, safe="").replace(".", "%2E") for part in path)
+    if len(name) > LONGEST_NAME:
+        name = f"*{blake2b(name.encode(), digest_size=16).hexdigest()}"
+    return f"{kind}:{name}"
+
+
+def is_field(column: str) -> bool:
+    return ":" in column
+
+
+def is_list(column: str) -> bool:
+    return column.partition(":")[0] in SEVERAL.values()
+
+
+def arrow_type(column: str) -> pa.DataType:
+    import pyarrow as pa
+
+    kind = column.partition(":")[0]
+    types = {"text": pa.string(), "number": pa.float64(), "flag": pa.bool_(), PRESENT: pa.bool_()}
+    return pa.list_(types[kind.removesuffix("s")]) if is_list(column) else types[kind]
+
+
+def cells(metadata: Metadata) -> dict[str, Any]:
+    """The values of a row, by column."""
+    found: dict[str, Any] = {}
+    for path, held in fields.leaves(metadata):
+        if not held:
+            found[column(PRESENT, path)] = True
+            continue
+        for kind, name in KINDS.items():
+            values = list(dict.fromkeys(_kept(value) for value in held if fields.kind(value) is kind))
+            if len(values) == 1:
+                found[column(name, path)] = values[0]
+            elif values:
+                found[column(SEVERAL[name], path)] = values
+    return found
+
+
+def _kept(value: Scalar) -> Scalar:
+    try:
+        return float(value) if fields.kind(value) is float else value
+    except OverflowError:
+        return math.inf
+
+
+class FieldColumns:
+    """The columns of a batch."""
+
+    def __init__(self, metadata: Iterable[Metadata]) -> None:
+        known: dict[int, dict[str, Any]] = {}  # chunks of a document share their metadata
+        self._rows = [known.get(id(one)) or known.setdefault(id(one), cells(one)) for one in metadata]
+        self.names = list(dict.fromkeys(name for row in known.values() for name in row))
+
+    def arrays(self, names: Sequence[str]) -> Iterator[pa.Array]:
+        """One for each column, nulls where the batch has no value."""
+        import pyarrow as pa
+
+        own = set(self.names)
+        for name in names:
+            if name in own:
+                yield pa.array([row.get(name) for row in self._rows], type=arrow_type(name))
+            else:
+                yield pa.nulls(len(self._rows), arrow_type(name))
+
+
+class Condition:
+    """Filters in the language of the table's engine, by the columns that the table has."""
+
+    def __init__(self, columns: Iterable[str], url: str) -> None:
+        self._columns, self._url = {name for name in columns if is_field(name)}, url
+
+    def sql(self, wanted: Filter) -> str:
+        return filters.sql(wanted, filters.literal, self._has_value)
+
+    def _has_value(self, term: HasValue) -> str:
+        if term.operator == "exists":
+            tests = [f"{_quoted(name)} IS NOT NULL" for name in self.beneath(term)]
+        else:
+            several = term.value if isinstance(term.value, tuple) else (term.value,)
+            tests = []
+            for kind in dict.fromkeys(fields.kind(value) for value in several if value is not None):
+                values = [value for value in several if value is not None and fields.kind(value) is kind]
+                tests += self._of_kind(term, KINDS[kind], values)
+        return " OR ".join(tests) or "1 = 0"
+
+    def _of_kind(self, term: HasValue, kind: str, values: Sequence[Scalar]) -> Iterator[str]:
+        literals = list(map(_literal, values))
+        for name in self._existing(term.path, kind, term.name):
+            yield f"({name} IS NOT NULL AND {_single(name, term.operator, literals)})"
+        for name in self._existing(term.path, SEVERAL[kind], term.name):
+            yield f"({name} IS NOT NULL AND {_list(name, term.operator, literals)})"
+
+    def _existing(self, path: Path, kind: str, field: str) -> Iterator[str]:
+        if (name := column(kind, path)) in self._columns:
+            yield _quoted(name)
+        else:
+            self._check_complete(field)
+
+    def beneath(self, term: HasValue) -> list[str]:
+        """The columns of a field and of those within it."""
+        self._check_complete(term.name)
+        own = column("", term.path)
+        ends = {name: name[name.index(":") :] for name in self._columns}
+        return sorted(name for name, end in ends.items() if end == own or end.startswith(f"{own}/"))
+
+    def _check_complete(self, field: str) -> None:
+        if len(self._columns) >= MOST_COLUMNS:
+            raise UsageError(
+                f"{self._url} cannot filter by {field}: it has columns for {MOST_COLUMNS} fields, and there are more"
+            )
+
+
+def _quoted(name: str) -> str:
+    return f"`{name}`"
+
+
+def _literal(value: Scalar) -> str:
+    return repr(float(value)) if fields.kind(value) is float else filters.literal(value)
+
+
+def _single(name: str, operator: str, values: Sequence[str]) -> str:
+    if operator == "in":
+        return f"{name} IN ({', '.join(values)})"
+    if operator == "prefix":
+        return f"starts_with({name}, {values[0]})"
+    return f"{name} {operator} {values[0]}"
+
+
+def _list(name: str, operator: str, values: Sequence[str]) -> str:
+    if operator in ("=", "in"):
+        return f"array_has_any({name}, [{', '.join(values)}])"
+    if operator == "prefix":
+        texts = f"concat('{SEPARATOR}', array_to_string({name}, '{SEPARATOR}'))"
+        return f"contains({texts}, concat('{SEPARATOR}', {values[0]}))"
+    extreme = "array_max" if operator in (">", ">=") else "array_min"
+    return f"{extreme}({name}) {operator} {values[0]}"
+
+
+def value_columns(columns: Iterable[str], path: Path) -> list[str]:
+    """The columns with the values of a field."""
+    own = [column(kind, path) for kind in (*SEVERAL, *SEVERAL.values())]
+    existing = set(columns)
+    return [name for name in own if name in existing]
+
+
+def counts(batches: Iterable[pa.RecordBatch], names: Sequence[str]) -> Mapping[tuple[type, Scalar], int]:
+    """How many rows have each value of these columns."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds = {name: kind for kind, name in KINDS.items()}
+    table = pa.Table.from_batches(batches, pa.schema([(name, arrow_type(name)) for name in names]))
+    found: dict[tuple[type, Scalar], int] = {}
+    for name in names:
+        values, kind = table.column(name), name.partition(":")[0]
+        if is_list(name):
+            values, kind = pc.list_flatten(values), kind.removesuffix("s")
+        counted = pc.value_counts(values.drop_null())
+        pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+        for value, number in pairs:
+            key = kinds[kind], value
+            found[key] = found.get(key, 0) + number
+    return found
