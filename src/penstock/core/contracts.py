@@ -273,6 +273,8 @@ class Sink(Location):
     """The longest text the store takes, in UTF-8 bytes, if it has a limit."""
     writers: int = 1
     readable: bool = True
+    counts_exactly: bool = True
+    """`count` is up to date once `flush` has returned, and nobody but Penstock writes to the index."""
 
     @abstractmethod
     def open(self, manifest: Manifest) -> None: ...

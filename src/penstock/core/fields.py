@@ -20,7 +20,7 @@ PREFIX = "metadata."
 def parse_path(name: str) -> Path:
     """The path of a field. Raises ValueError for what names none."""
     path = tuple(name.removeprefix(PREFIX).split("."))
-    if not all(path) or any(part.startswith("$") for part in path):
+    if not all(path) or any(part.startswith("$") or not _encodable(part) for part in path):
         raise ValueError(f"invalid field {name!r}")
     return path
 
@@ -54,11 +54,13 @@ def scalars(value: Any) -> list[Scalar]:
 
 
 def leaves(metadata: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, list[Scalar]]]:
-    """Every field that is no mapping and has a value, with those that can be compared with: none for a list of
-    mappings. A mapping is there if a field beneath it is."""
+    """Every field that has a value and none within it that has, with those that can be compared with: none for a list
+    of mappings. A mapping is there if a field within it is."""
     for name, value in metadata.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, (*path, name))
+        within = iter(leaves(value, (*path, name))) if isinstance(value, Mapping) else iter(())
+        if (first := next(within, None)) is not None:
+            yield first
+            yield from within
         elif has_value(value):
             yield (*path, name), scalars(value)
 
@@ -74,6 +76,10 @@ def seconds(value: object) -> float | None:
         return datetime.fromisoformat(value if len(value) > 10 else f"{value}T00:00:00Z").timestamp()
     except ValueError:
         return None
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_list(value: Any) -> bool:

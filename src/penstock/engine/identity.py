@@ -66,9 +66,12 @@ def shows(chunk: Chunk, image: bytes) -> bool:
 def entry_of_stored(chunk: Chunk, begun: Begun) -> ChunkEntry:
     """The journal's entry for a chunk that was read back from an index."""
     content = number_of(content_of(chunk.text.encode(), chunk.image))
+    return ChunkEntry(begun.document, bytes.fromhex(chunk.id), content, digest_of_stored(chunk), begun.attempt)
+
+
+def digest_of_stored(chunk: Chunk) -> int:
     stable = {name: value for name, value in chunk.metadata.items() if name not in VOLATILE}
-    digest = digest_of(chunk.ordinal, chunk.span, setting_of(chunk.page, chunk.headings, written(stable)))
-    return ChunkEntry(begun.document, bytes.fromhex(chunk.id), content, digest, begun.attempt)
+    return digest_of(chunk.ordinal, chunk.span, setting_of(chunk.page, chunk.headings, written(stable)))
 
 
 class Namer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -126,9 +126,17 @@ class Session:
         ledger.reset()
         if self.fan_out:
             self.fan_out.adopt()
+        count = self.record_points(self.ids(sink))
+        if count or not self.components.namespace:
+            self.notices.append(f"adopted {count} points of {sink.url}")
+
+    def record_points(self, pages: Iterable[Sequence[str]]) -> int:
+        """Record these points of the index as acknowledged, of documents that are still to be read; give their
+        number."""
+        ledger, sink = self.components.ledger, self.sink
         run = ledger.begin_run(fingerprints(self.schema))
         count = 0
-        for ids in self.ids(sink):
+        for ids in pages:
             for start in range(0, len(ids), sink.max_rows):
                 points = sink.fetch(ids[start : start + sink.max_rows])
                 begun = ledger.begin(sorted({point.chunk.uri for point in points}), run)
@@ -136,8 +144,7 @@ class Session:
                 ledger.acknowledge(entries, run)
                 count += len(entries)
         ledger.end_run(run, "adopted", {})
-        if count or not self.components.namespace:
-            self.notices.append(f"adopted {count} points of {sink.url}")
+        return count
 
     # ------------------------------------------------------------ sinks
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from typing import Any
 from zlib import crc32
 
-from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.records import Block, Chunk, Item, ListingEnd, Point, Sparse, Unreadable, Upsert, Vector
 from penstock.engine.classify import classify
@@ -19,6 +17,7 @@ from penstock.engine.progress import Report
 from penstock.engine.scan import PAGE
 from penstock.jobs import reading
 from penstock.jobs.components import Components
+from penstock.jobs.mend import mend
 from penstock.jobs.run import OnProgress, Options, go, unfinished
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
@@ -102,7 +101,8 @@ def verify(
             return found
         if session.exists:
             session.catch_up()
-            _mend(session, altered)
+            for sink in session.sinks:
+                mend(session, sink, altered)
         # A feed names an event once, and perhaps not from its beginning: what lacks points is looked up.
         source = session.components.source
         changes = unfinished(session.components) if source.feed else source.changes(None)
@@ -236,33 +236,3 @@ def _against_source(session: Session) -> tuple[int, int, bool]:
 def _accepted(item: Item, known: Known | None, ledger: Ledger) -> bool:
     """Whether it is a document that each run tries again, and somebody lives with its failing as it is."""
     return known is not None and known.fingerprint == item.fingerprint and ledger.accepted(item.uri)
-
-
-def _mend(session: Session, altered: Sequence[Point]) -> None:
-    """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
-    ledger = session.components.ledger
-    for sink in session.sinks:
-        with closing(ledger.compare(session.ids(sink))) as comparison:
-            orphans = comparison.orphans()
-            while page := list(islice(orphans, sink.max_rows)):
-                sink.delete(page)
-            missing = comparison.missing(sink.url)
-            while lost := list(islice(missing, 500)):
-                ledger.lose(_not_restored(session, sink, lost))
-            # Of the ledger's view they are lost as well, so that they are embedded again and written over.
-            holders = ((comparison.document_of(point.id), bytes.fromhex(point.id)) for point in altered)
-            ledger.lose((document, id) for document, id in holders if document is not None)
-            doubled = comparison.doubled()
-            while page := list(islice(doubled, sink.max_rows)):
-                points = sink.fetch(page)
-                sink.delete(page)
-                sink.write(list({point.id: point for point in points}.values()))
-            sink.flush()
-
-
-def _not_restored(session: Session, sink: Sink, lost: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-    """What one of several sinks lost, another may have."""
-    if session.fan_out is None:
-        return list(lost)
-    left = set(session.fan_out.restore(sink.url, [id.hex() for _, id in lost]))
-    return [(document, id) for document, id in lost if id.hex() in left]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from penstock.ledger.database import blob, text_of
@@ -15,7 +15,8 @@ class Comparison:
     def __init__(self, path: Path, pages: Iterable[Sequence[str]]) -> None:
         self._db = scratch.database(
             "CREATE TABLE held (id BLOB PRIMARY KEY, times INTEGER NOT NULL) WITHOUT ROWID;"
-            "CREATE TABLE known (id BLOB PRIMARY KEY, document INTEGER NOT NULL, acked INTEGER) WITHOUT ROWID;"
+            "CREATE TABLE known (id BLOB PRIMARY KEY, document INTEGER NOT NULL, acked INTEGER, digest INTEGER)"
+            " WITHOUT ROWID;"
         )
         self._db.execute("ATTACH ? AS ledger", (str(path),))
         self.total = 0
@@ -27,7 +28,7 @@ class Comparison:
                 [(blob(id),) for id in page],
             )
         self._db.execute("COMMIT")
-        self._db.execute("INSERT INTO known SELECT id, document, acked FROM ledger.chunks")
+        self._db.execute("INSERT INTO known SELECT id, document, acked, digest FROM ledger.chunks")
 
     def missing(self, url: str = "") -> Iterator[tuple[int, bytes]]:
         """(document, id) acknowledged, and not in the index; of one sink of several, but what it refused."""
@@ -45,6 +46,14 @@ class Comparison:
     def document_of(self, id: str) -> int | None:
         rows = self._db.execute("SELECT document FROM known WHERE id = ?", (blob(id),)).fetchall()
         return rows[0][0] if rows else None
+
+    def differing(self, digests: Mapping[str, int]) -> list[tuple[int, bytes]]:
+        """(document, id) of those of these ids of which the ledger has another digest."""
+        found = []
+        for id, digest in digests.items():
+            sql = "SELECT document, id FROM known WHERE id = ? AND acked > 0 AND digest <> ?"
+            found += self._db.execute(sql, (blob(id), digest)).fetchall()
+        return found
 
     def doubled(self) -> Iterator[str]:
         for (id,) in self._db.execute("SELECT id FROM held WHERE times > 1"):

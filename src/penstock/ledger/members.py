@@ -67,6 +67,14 @@ class Members(Database):
                 db.execute("UPDATE chunks SET acked = 0 WHERE document = ? AND id = ?", (document, id))
                 db.execute("UPDATE documents SET state = ? WHERE id = ?", (OPEN, document))
 
+    def doubt(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        """What the sink has of these (document, id) beside their vectors may be another version's: the next run reads
+        their documents again and writes it anew."""
+        with self._transaction() as db:
+            for document, id in rows:
+                db.execute("UPDATE chunks SET digest = 0 WHERE document = ? AND id = ?", (document, id))
+                db.execute("UPDATE documents SET state = ? WHERE id = ?", (OPEN, document))
+
     def refuse(self, url: str, reasons: Mapping[str, tuple[str, str]]) -> None:
         """This sink can never hold these ids (with their documents' uris, and why); another one does."""
         now = time.time()

@@ -23,7 +23,7 @@ METADATA: tuple[Metadata, ...] = (
     {},
     {"department": "hr", "year": 2024, "tags": ["new", "draft"], "author": {"name": "Ann", "age": 41}},
     {"department": "hr", "year": 2023.5, "tags": ["draft"], "author": {"name": "Anton", "at": {"firm": "A & B"}}},
-    {"department": "it", "year": 2022, "tags": [], "author": {}, "draft": True, "mixed": 3},
+    {"department": "it", "year": 2022, "tags": [], "author": {"tags": []}, "draft": True, "mixed": 3},
     {"department": "IT", "year": -1, "tags": "new", "author": "Ann", "draft": False, "mixed": "3"},
     {"department": "hrm", "year": 0, "tags": [1, "1", True], "mixed": [3, "x"], ODD: ODD},
     {"day": "2024-01-05", "modified": "2024-01-05T10:00:00Z", "mixed": True, "numbers": [1, 5.5, 9]},
@@ -118,6 +118,7 @@ PREFIXES_OF_URIS: tuple[Metadata, ...] = ({"uri": {"$prefix": "doc:1"}}, {"$not"
 INVALID: tuple[Metadata, ...] = (
     {"$no": 1},
     {"author..name": 1},
+    {"author\ud800": 1},
     {"year": {"$gt": None}},
     {"year": {"$gt": True}},
     {"year": {"$gt": [1]}},
