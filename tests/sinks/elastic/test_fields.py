@@ -109,7 +109,14 @@ def test_names_of_any_form(endpoint: Endpoint) -> None:
     names += ["x" * 300, "x" * 301, "\U0001f30a" * 256, "=" * 128, "fields", "type", "\x00\n", "naïve 'x'"]
     metadata: list[Metadata] = [{name: name} for name in names]
     metadata += [{"deep": {name: n}} for n, name in enumerate(names)]
-    metadata += [{"a": "sx"}, {"a": {"=sx": True}}, {"a.b": 1}, {"a": {"b": 1}}, {"x" * 300: {"y": [None, {}]}}]
+    metadata += [
+        {"a": "sx"},
+        {"a": {"=sx": True}},
+        {"a.b": 1},
+        {"a": {"b": 1}},
+        {"x" * 300: {"y": [None, {}]}},
+        {"box": {"list": []}},
+    ]
     with searched(url, metadata) as (points, index):
         assert set(server.indices["notes"].fields) > {"fields", "type"}
         before = json.dumps(server.indices["notes"].mapping())
@@ -120,7 +127,15 @@ def test_names_of_any_form(endpoint: Endpoint) -> None:
             assert index.facets([of_chunk])[of_chunk] == [(name, 1)], name
             assert index.facets([f"deep.{name}"]).popitem()[1] == [(n, 1)], name
         asked: list[Metadata] = [{"a": "sx"}, {"a": {"$exists": True}}, {"a.b": 1}, {"deep": {"$exists": True}}]
-        check(points, index, *asked, {"x" * 300: {"$exists": True}}, {f"{'x' * 300}.y": None})
+        check(
+            points,
+            index,
+            {"box": {"$exists": True}},
+            {"box.list": {"$exists": True}},
+            *asked,
+            {"x" * 300: {"$exists": True}},
+            {f"{'x' * 300}.y": None},
+        )
         assert json.dumps(server.indices["notes"].mapping()) == before
 
 
