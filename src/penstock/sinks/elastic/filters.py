@@ -14,8 +14,6 @@ from penstock.sinks.facets import type_of
 TERMS = 10_000
 """The most values of one `terms` query."""
 _SIGNS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
-
-
 TYPE = filters.HasValue(("type",), "exists")
 """Stands for the type where it is to be checked that an index keeps it."""
 
