@@ -15,7 +15,8 @@ from penstock.core.errors import (
     SinkError,
     UsageError,
 )
-from penstock.core.filters import DEPTH, parse, passes
+from penstock.core.filter_parser import DEPTH, parse_filter
+from penstock.core.filters import passes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point, Sparse, Vector
 from penstock.sinks.elastic import ElasticIndex, ElasticSink, wire
 from penstock.sinks.elastic import index as searching
@@ -305,7 +306,7 @@ def test_texts_are_compared_by_digest(endpoint: Endpoint) -> None:
     with ElasticIndex(url) as index:
         index.open()
         for where in ({"text": "x" * 100_000}, {"text": {"$ne": ""}}, {"text": ["", "z"]}, {"text": None}):
-            wanted = parse(where)
+            wanted = parse_filter(where)
             assert wanted is not None
             found = index.search(point(1).vectors[VECTOR], where=where)
             assert {h.chunk.id for h in found} == {p.id for p in points if passes(p.chunk, wanted)}

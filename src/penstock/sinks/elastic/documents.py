@@ -1,6 +1,7 @@
 """Points as documents, and back.
 
-`id`, `uri`, `ordinal` and `page` are searched by, and `digest` stands for the text, which may be longer than a keyword.
+`id`, `uri`, `ordinal`, `page` and `type` are searched by, metadata by their terms in `fields`, and `digest` stands for
+the text, which may be longer than a keyword. Indices of earlier versions have no `type` and no `fields`.
 Each vector is in two fields: one that the store compares and may give back normalized (of sparse weights it compares
 nine bits), and its very float32 values in `bits`.
 """
@@ -8,7 +9,6 @@ nine bits), and its very float32 values in `bits`.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,9 @@ from penstock.core.errors import SinkError
 from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows, sparse
-from penstock.sinks.elastic import wire
+from penstock.sinks.elastic import terms, wire
+from penstock.sinks.elastic.terms import digest
+from penstock.sinks.facets import type_of
 from penstock.sinks.lengths import units
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ _FIELDS: dict[str, Any] = {
     "metadata": _KEPT,
     "image": {"type": "binary"},
 }
+_FILTERABLE: dict[str, Any] = {"type": {"type": "keyword"}, terms.FIELD: {"type": "keyword"}}
 
 
 def bits_field(name: str) -> str:
@@ -79,7 +82,7 @@ class Documents(wire.Server):
         """Create the index and return its manifest: another run's, where that one was faster."""
         for space in manifest.schema.vectors.values():
             self.check_version(space)
-        fields = dict(_FIELDS)
+        fields = _FIELDS | (_FILTERABLE if manifest.schema.filterable else {})
         for field, bits, space in vector_fields(manifest.schema):
             fields |= {field: self.dialect.mapping(space), bits: {"type": "binary"}}
         meta = {"penstock": manifests.to_json(manifest)}
@@ -92,9 +95,11 @@ class Documents(wire.Server):
             return kept
         return manifest
 
-    def document(self, row: rows.Row, vectors: Iterable[tuple[VectorFields, Any]]) -> bytes:
+    def document(self, row: rows.Row, vectors: Iterable[tuple[VectorFields, Any]], *, filterable: bool) -> bytes:
         """The lines of a bulk request that write it. Raises ValueError or TypeError for what no document can hold."""
         fields = dict(zip(rows.COLUMNS, row, strict=True))
+        if filterable:
+            fields |= {"type": type_of(fields["image"] is None), terms.FIELD: terms.terms_of(fields["metadata"])}
         fields["image"] = None if fields["image"] is None else _base64(fields["image"])
         fields["digest"] = digest(fields["text"])
         for (field, bits, space), vector in vectors:
@@ -111,7 +116,7 @@ class Documents(wire.Server):
 
     def fetch(self, ids: Sequence[str], schema: IndexSchema) -> list[Point]:
         wanted = list(dict.fromkeys(ids))
-        excluded = ",".join(map(rows.vector_column, schema.vectors))
+        excluded = ",".join([terms.FIELD, *map(rows.vector_column, schema.vectors)])
         points: list[Point] = []
         for start in range(0, len(wanted), FETCH):
             keys = [key(id) for id in wanted[start : start + FETCH]]
@@ -133,10 +138,6 @@ def key(id: str) -> str:
     except UnicodeDecodeError:
         data = b""
     return id if 0 < len(data) <= LONGEST_ID else f"sha256-{digest(id)}"
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _base64(data: Any) -> str:

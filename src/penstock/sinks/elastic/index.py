@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import SinkError
-from penstock.core.filters import Filter
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.fields import Path
+from penstock.core.filters import Filter, HasValue
 from penstock.core.records import Dense, Hit, MultiVector, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
-from penstock.sinks import rows, sparse
+from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.elastic.documents import Documents, bits_field, chunk_of, compared, vector_of, weights
-from penstock.sinks.elastic.filters import to_query
+from penstock.sinks.elastic.facets import metadata_facet
+from penstock.sinks.elastic.filters import TYPE, to_query
 from penstock.sinks.elastic.sink import ElasticStore
+from penstock.sinks.elastic.terms import FIELD
+from penstock.sinks.facets import Facet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,8 +46,9 @@ class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
         self, collection: Documents, target: Target, vector: Vector, k: int, where: Filter | None
     ) -> list[Hit]:
         name, space = target
-        within = {"match_all": {}} if where is None else to_query(where, self._url)
-        search = _Search(collection, self._opened()[1], name, k, within)
+        schema = self._opened()[1]
+        within = to_query(where, schema, self._url)
+        search = _Search(collection, schema, name, k, within)
         if isinstance(vector, Sparse):
             query = sparse.checked_query(vector, self._url, negative=False)
             return search.overlapping(query) if len(query.values) else []
@@ -54,6 +59,18 @@ class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
             found = search.exact(values)
         return search.hits(type(vector)(values), found)
 
+    def _facet(self, collection: Documents, path: Path | None, where: Filter | None, limit: int) -> Facet:
+        schema = self._opened()[1]
+        manifests.check_filterable(schema, TYPE if path is None else HasValue(path, "exists"), self._url)
+        if limit > LARGEST_K:
+            raise UsageError(f"{self._url} counts {LARGEST_K:,} values of a field at most, not {limit:,}")
+        within = to_query(where, schema, self._url)
+        if limit < 1:
+            return []
+        if path is None:
+            return collection.values("type", within, limit)
+        return metadata_facet(collection, path, within, limit)
+
 
 class _Search:
     """One search: the k nearest by the vectors of one name, of the documents that a query leaves."""
@@ -62,7 +79,7 @@ class _Search:
         self._server, self._name, self._space, self._k, self._within = server, name, schema.vectors[name], k, within
         self._field = rows.vector_column(name)
         others = [bits_field(other) for other in schema.vectors if other != name]
-        self._source = {"excludes": [*map(rows.vector_column, schema.vectors), *others]}
+        self._source = {"excludes": [FIELD, *map(rows.vector_column, schema.vectors), *others]}
 
     def _ask(self, size: int, query: Mapping[str, Any]) -> list[Any]:
         return self._server.search({"size": size, "_source": self._source, **query})

@@ -88,8 +88,8 @@ def _actions(server: Documents, batch: rows.Batch, schema: IndexSchema) -> Itera
     fields, columns = vector_fields(schema), [batch.columns[name].rows for name in schema.vectors]
     for row, *vectors in zip(batch.rows, *columns, strict=True):
         try:
-            line = server.document(row, zip(fields, vectors, strict=True))
-        except (ValueError, TypeError) as error:  # TypeError: a number of more than 64 bits
+            line = server.document(row, zip(fields, vectors, strict=True), filterable=schema.filterable)
+        except (ValueError, TypeError, OverflowError) as error:  # a number of more than 64 bits, or 1024
             batch.reasons[row[0]] = str(error)
         else:
             yield row[0], line

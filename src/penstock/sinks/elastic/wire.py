@@ -15,6 +15,8 @@ from penstock.sinks.elastic.dialects import DIALECTS, scheme_of
 
 SINCE = {"MultiVector": (8, 18), "Sparse": (8, 15)}
 """The first version of Elasticsearch that searches vectors of the kind."""
+SHARD_TERMS = 2_000
+"""Terms that each shard counts at least, for the sums of an index that has several: Penstock's have one."""
 BULK = 8 << 20
 """Bytes of a request: servers do best with some megabytes, and small ones of AWS refuse more than ten."""
 
@@ -131,6 +133,18 @@ class Server:
     def search(self, body: Mapping[str, Any]) -> list[Any]:
         request = {"track_total_hits": False, **body}
         return list(self.ask("POST", "/_search?allow_partial_search_results=false", request)["hits"]["hits"])
+
+    def values(
+        self, field: str, within: Mapping[str, Any], limit: int, matching: str | None = None
+    ) -> list[tuple[str, int]]:
+        """The most frequent terms of a field, of those that match a regular expression, and how many documents have
+        each."""
+        counted: dict[str, Any] = {"field": field, "size": limit, "shard_size": max(limit, SHARD_TERMS)}
+        if matching is not None:
+            counted["include"] = matching
+        request = {"size": 0, "track_total_hits": False, "query": within, "aggs": {"values": {"terms": counted}}}
+        answer = self.ask("POST", "/_search?allow_partial_search_results=false", request)
+        return [(one["key"], int(one["doc_count"])) for one in answer["aggregations"]["values"]["buckets"]]
 
 
 class NotFound(SinkError):

@@ -18,6 +18,7 @@ from http.server import ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote
 
+from penstock.testing.emulators.elastic_counts import aggregated
 from penstock.testing.emulators.elastic_http import Fault, handler, parse_json
 from penstock.testing.emulators.elastic_index import (
     ALL_VECTORS,
@@ -269,7 +270,7 @@ class ElasticServer:
 
     def _search(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
         index, size = self.index(name), body.get("size", 10)
-        known = {"size", "query", "knn", "sort", "search_after", "_source", "track_total_hits"}
+        known = {"size", "query", "knn", "sort", "search_after", "_source", "track_total_hits", "aggs"}
         only(body, known - ({"knn"} if self.flavor == "opensearch" else set()), "_search")
         if not 0 <= size <= LARGEST_PAGE:
             reason = f"Result window is too large, it must be less than or equal to: [{LARGEST_PAGE}] but was [{size}]"
@@ -288,8 +289,8 @@ class ElasticServer:
             found = sorted(found, key=lambda id: -scores[id])
         source = body.get("_source", True)
         if not isinstance(source, bool):
-            only(source, {"excludes"}, "_source")
-        excluded = set() if isinstance(source, bool) else set(source["excludes"])
+            only(source, {"excludes", "includes"}, "_source")
+        excluded = _excluded(index, source)
         hits: list[dict[str, Any]] = []
         for id in found[:size]:
             document = index.shown[id]
@@ -299,7 +300,10 @@ class ElasticServer:
             if field is not None:
                 hit |= {"_score": None, "sort": [document[field]]}
             hits.append(hit)
-        return {"took": 1, "timed_out": False, "_shards": _SHARDS, "hits": {"max_score": None, "hits": hits}}
+        answer = {"took": 1, "timed_out": False, "_shards": _SHARDS, "hits": {"max_score": None, "hits": hits}}
+        if "aggs" in body:
+            answer["aggregations"] = aggregated(index, body["aggs"], [index.shown[id] for id in found])
+        return answer
 
     def _found(self, index: Index, body: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
         if near := body.get("knn"):
@@ -351,6 +355,13 @@ _SHARDS = {"total": 1, "successful": 1, "skipped": 0, "failed": 0}
 
 def _order(value: Any) -> Any:
     return value.encode() if isinstance(value, str) else value
+
+
+def _excluded(index: Index, source: Any) -> set[str]:
+    if isinstance(source, bool):
+        return set()
+    included = source.get("includes")
+    return set(source.get("excludes", ())) | (set() if included is None else index.fields.keys() - set(included))
 
 
 def _source(index: Index, document: Document, excluded: set[str]) -> Document:

@@ -138,6 +138,8 @@ def similarity(field: Mapping[str, Any]) -> str:
 
 def _value(name: str, field: Mapping[str, Any], value: Any) -> Any:
     kind = field["type"]
+    if kind == "keyword" and isinstance(value, list):
+        return [_value(name, field, one) for one in value]
     failed = f"failed to parse field [{name}] of type [{kind}]"
     if kind in ("long", "integer"):
         bits = 63 if kind == "long" else 31

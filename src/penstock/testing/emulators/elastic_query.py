@@ -52,6 +52,12 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def held(document: Document, name: str) -> list[Any]:
+    """The values that a document has in a field."""
+    value = document.get(name)
+    return [] if value is None else _listed(value)
+
+
 def compile_query(query: Any, index: Index, depth: int = 0) -> Test:
     """A query as a test of a document."""
     if not isinstance(query, dict) or len(query) != 1:
@@ -67,7 +73,7 @@ def compile_query(query: Any, index: Index, depth: int = 0) -> Test:
             if (kind == "terms") != isinstance(value, list) or (kind == "terms" and len(value) > 65_536):
                 raise refuse("parsing_exception", f"[{kind}] query does not support this value")
             values = {_typed(index, name, one) for one in _listed(value)}
-            return lambda document: document.get(name) in values
+            return lambda document: not values.isdisjoint(held(document, name))
         case "range" if len(body) == 1:
             [(name, bounds)] = body.items()
             only(bounds, {"gt", "gte", "lt", "lte"}, "range")
@@ -75,7 +81,14 @@ def compile_query(query: Any, index: Index, depth: int = 0) -> Test:
         case "exists":
             only(body, {"field"}, "exists")
             searched(index, body["field"])
-            return lambda document: document.get(body["field"]) is not None
+            return lambda document: bool(held(document, body["field"]))
+        case "prefix" if len(body) == 1:
+            [(name, asked)] = body.items()
+            only(asked, {"value"}, "prefix")
+            if searched(index, name)["type"] != "keyword":
+                raise refuse("query_shard_exception", "Can only use prefix queries on keyword and text fields")
+            start = _typed(index, name, asked["value"])
+            return lambda document: any(value.startswith(start) for value in held(document, name))
     raise refuse("parsing_exception", f"unknown query [{kind}]")
 
 
@@ -103,13 +116,11 @@ def _range(name: str, bounds: Mapping[str, Any]) -> Test:
 
     limits = [(sign, bytewise(value)) for sign, value in bounds.items()]
 
-    def test(document: Document) -> bool:
-        if (found := bytewise(document.get(name))) is None:
-            return False
+    def within(found: Any) -> bool:
         compare = {"gt": found.__gt__, "gte": found.__ge__, "lt": found.__lt__, "lte": found.__le__}
         return all(compare[sign](value) for sign, value in limits)
 
-    return test
+    return lambda document: any(within(bytewise(value)) for value in held(document, name))
 
 
 def scored(
