@@ -14,7 +14,9 @@ from itertools import islice
 from typing import Any
 
 from penstock.core.contracts import Sink
+from penstock.core.errors import PenstockError
 from penstock.core.records import Point
+from penstock.core.retry import Retry
 from penstock.engine.identity import digest_of_stored
 from penstock.jobs.session import Session
 from penstock.ledger import Comparison
@@ -60,7 +62,7 @@ def _not_restored(session: Session, sink: Sink, lost: Sequence[tuple[int, bytes]
 # ---------------------------------------------------------------- as the last run left it
 
 
-def check(session: Session) -> str:
+def check(session: Session, max_wait: float) -> str:
     """Compare the index with the ledger if it is not as the last run left it, and give what that one wrote down.
 
     Points that it lacks are lost, so that their documents are read again; those that the ledger does not know are
@@ -71,7 +73,7 @@ def check(session: Session) -> str:
         return ""
     ledger.set(KEY, "")  # until the run has come to its end
     session.open_sink()
-    if not (found := _difference(session, json.loads(text))):
+    if not (found := _difference(session, json.loads(text), Retry(max_wait))):
         return text
     with closing(ledger.compare(session.ids(sink))) as comparison:
         _lose_missing(session, sink, comparison)
@@ -88,13 +90,21 @@ def check(session: Session) -> str:
     return ""
 
 
-def _difference(session: Session, left: Mapping[str, Any]) -> str:
-    """What is not as it was left; nothing where all seems well."""
-    sink = session.sink
-    if left["points"] not in (None, held := sink.count()):
+def _difference(session: Session, left: Mapping[str, Any], retry: Retry) -> str:
+    """What is not as it was left; nothing where all seems well, or a command other than a run has changed the index."""
+    sink, ledger = session.sink, session.components.ledger
+    if ledger.counts().acknowledged != left["acknowledged"]:
+        return ""
+    expected = ledger.all_digests([bytes.fromhex(id) for id in left["some"]])
+    try:
+        held = retry.call("count", sink.count) if left["points"] is not None else None
+        points = retry.call("fetch", lambda: sink.fetch([id.hex() for id in expected])) if expected else ()
+    except PenstockError:
+        raise
+    except Exception:  # of the store's driver: the run that follows meets it as well, and says where
+        return ""
+    if held != left["points"]:
         return f"it has {held:,} points, and had {left['points']:,}"
-    expected = session.components.ledger.all_digests([bytes.fromhex(id) for id in left["some"]])
-    points = sink.fetch([id.hex() for id in expected]) if expected else ()
     if expected != {bytes.fromhex(point.id): digest_of_stored(point.chunk) for point in points}:
         return "points that were written last are missing, or are others"
     return ""
@@ -115,4 +125,4 @@ def remember(session: Session, run: int, before: str, *, changed: bool) -> None:
     points = {bytes.fromhex(point.id): point for point in sink.fetch([id.hex() for id in digests])}
     kept = [id.hex() for id, point in points.items() if digest_of_stored(point.chunk) == digests[id]]
     number = sink.count() if sink.counts_exactly and not session.components.namespace else None
-    ledger.set(KEY, json.dumps({"points": number, "some": kept}))
+    ledger.set(KEY, json.dumps({"points": number, "acknowledged": ledger.counts().acknowledged, "some": kept}))

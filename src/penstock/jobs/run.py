@@ -71,7 +71,7 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
     ledger = session.components.ledger
     began = time.monotonic()
     session.catch_up()
-    before = mend.check(session)
+    before = mend.check(session, options.max_wait)
     if late := finish(ledger, session.sink, session.open_sink, options.max_wait):
         session.notices.append(f"{late:,} documents that were removed before went now")
     run = ledger.begin_run(fingerprints(session.schema))
@@ -92,7 +92,8 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
         report = _report(session, flow, run, status, time.monotonic() - began)
         ledger.end_run(run, status, report.to_json())
     if status == "done":
-        mend.remember(session, run, before, changed=bool(report.written + report.removed))
+        with suppress(Exception):  # of the store: what it has is safe, and the next run looks no further
+            mend.remember(session, run, before, changed=bool(report.written + report.removed))
     if session.sink_is_open and report.written + report.removed:
         session.sink.maintain()
     return report
