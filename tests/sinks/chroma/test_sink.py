@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import Rejected, SinkError, UsageError
+from penstock.core.filter_parser import DEPTH, parse_filter
+from penstock.core.filters import passes
 from penstock.core.records import VECTOR, Dense, Metadata, Point
 from penstock.core.schema import Manifest
 from penstock.sinks.chroma import ChromaIndex, ChromaSink
@@ -110,8 +112,6 @@ WHERE: tuple[Metadata, ...] = (
 
 def test_filters_without_a_translation(url: str) -> None:
     """Ids, texts, the order of strings, nulls and lists too long for its database find the same as anywhere."""
-    from penstock.core.filters import DEPTH, parse, passes
-
     points = [point(n, page=n % 5 or None, uri=f"doc:{n // 10}") for n in range(40)]
     deep: Metadata = {"page": 1}
     for _ in range(DEPTH - 1):
@@ -122,7 +122,7 @@ def test_filters_without_a_translation(url: str) -> None:
         sink.flush()
         with index_of(url) as index:
             for where in (*WHERE, deep):
-                wanted = parse(where)
+                wanted = parse_filter(where)
                 assert wanted is not None
                 found = {hit.chunk.id for hit in index.search(points[3].vectors[VECTOR], k=100, where=where)}
                 assert found == {p.id for p in points if passes(p.chunk, wanted)}, where

@@ -250,6 +250,10 @@ def test_the_emulator_is_strict(server: Emulator) -> None:
         ("POST", "/collections/other/points/search", {}, 404),
         ("POST", "/collections/other/points/query", {"query": [1.0]}, 400),
         ("POST", "/collections/other/points/count", {"filter": {"should_not": []}}, 400),
+        ("POST", "/collections/other/points/count", {"filter": {"must": [{"nested": {"key": "a"}}]}}, 400),
+        ("POST", "/collections/other/points/count", {"filter": {"must": [{"key": "a", "match": {"value": 1.5}}]}}, 400),
+        ("POST", "/collections/other/points/scroll", {"with_payload": {"include": ["a"]}}, 400),
+        ("PUT", "/collections/other/index", {"field_name": "a", "field_schema": {"type": "word"}}, 400),
         ("PUT", "/collections/other/points", {"points": [{"id": "no uuid", "vector": {}, "payload": {}}]}, 400),
         ("PUT", "/collections/other/points", {"points": [{"id": -1, "vector": {}, "payload": {}}]}, 400),
     ]

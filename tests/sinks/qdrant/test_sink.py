@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure
 
 class TestFolder(SinkSuite):
     shared = False
+    orders_texts = False
 
     @pytest.fixture
     def make_sink(self, folder: Path) -> MakeSink:
@@ -58,6 +59,7 @@ class TestFolder(SinkSuite):
 
 class TestServer(SinkSuite):
     secret = SECRET
+    orders_texts = False
 
     @pytest.fixture
     def make_sink(self, server: Emulator) -> MakeSink:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from penstock.core import filters
-from penstock.core.filters import Filter
+from penstock.core.fields import Path, Scalar
+from penstock.core.filters import Every, Filter, HasValue
 from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
-from penstock.sinks import exact
+from penstock.sinks import exact, facets, manifests
 from penstock.sinks.chroma import points as encoding
 from penstock.sinks.chroma.filters import keys, translate
 from penstock.sinks.chroma.sink import ChromaStore
@@ -32,19 +34,36 @@ class ChromaIndex(ChromaStore, CollectionIndex[Collection]):
             return []
         assert isinstance(vector, Dense)
         _, space = target
-        condition = translate(where) if where else None
+        condition, complete = self._condition(where)
         found: dict[str, Hit] = {}
-        if condition or not where:
+        if complete:
             request = {"n_results": k, "where": condition, "include": ["documents", "metadatas"]}
             with collection.request():
                 answer = collection.points.query(query_embeddings=[vector.values.astype("float32")], **request)
             points = encoding.points({name: answer[name][0] for name in ("ids", "documents", "metadatas")})
             found = _best(found, points, vector, space.metric, k)
         if len(found) < k:
-            for page in self._pages(keys(where), condition):
-                passing = [point for point in page if not where or filters.passes(point.chunk, where)]
-                found = _best(found, passing, vector, space.metric, k)
+            for page in self._passing(where):
+                found = _best(found, page, vector, space.metric, k)
         return list(found.values())
+
+    def _facet(
+        self, collection: Collection, path: Path | None, where: Filter | None, limit: int
+    ) -> Sequence[tuple[Scalar, int]]:
+        if path is not None:
+            held = HasValue(path, "exists")
+            manifests.check_filterable(self._opened()[1], held, self._url)
+            where = held if where is None else Every((where, held))
+        return facets.count((point.chunk for page in self._passing(where) for point in page), path, limit)
+
+    def _passing(self, where: Filter | None) -> Iterator[list[Point]]:
+        """Pages of the points that pass."""
+        condition, _ = self._condition(where)
+        for page in self._pages(keys(where), condition):
+            yield [point for point in page if not where or filters.passes(point.chunk, where)]
+
+    def _condition(self, where: Filter | None) -> tuple[dict[str, Any] | None, bool]:
+        return (None, True) if where is None else translate(where, filterable=self._opened()[1].filterable)
 
 
 def _best(found: dict[str, Hit], points: Sequence[Point], query: Dense, metric: str, k: int) -> dict[str, Hit]:

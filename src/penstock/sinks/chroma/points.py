@@ -1,6 +1,7 @@
-"""Points as Chroma keeps them: its id, its document (the text) and four metadata.
+"""Points as Chroma keeps them: its id, its document (the text) and five metadata.
 
-These are `uri`, `ordinal`, `page`, and `chunk`, which is JSON of the rest. Chroma normalizes the vectors of cosine
+These are `uri`, `ordinal`, `page`, the terms that metadata are filtered by, and `chunk`, which is JSON of the rest. An
+upsert merges metadata, so that all keys are written each time. Chroma normalizes the vectors of cosine
 collections, so `chunk` has their very bits, which are given back and hits are scored by.
 """
 
@@ -8,14 +9,14 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Any
 
 from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, Point
-from penstock.sinks import rows
+from penstock.sinks import rows, terms
 
 ABSENT = -(1 << 63)
-"""The page of a chunk without one: an upsert merges metadata, so that all keys are written each time. No filter names
-it."""
+"""The page of a chunk without one. No filter names it."""
 
 
 def key(id: str) -> str:
@@ -27,7 +28,23 @@ def id_of(key: str) -> str:
     return key[1:] if key[0] == "\0" else key
 
 
-def metadata(cells: rows.Row, vector: Any) -> dict[str, Any]:
+def metadatas(found: Sequence[tuple[rows.Row, Any]], *, filterable: bool) -> list[dict[str, Any]]:
+    """The metadata of points that are given as their cells and vectors; with terms where they are to be filterable."""
+    written: dict[str, list[str]] = {}
+    kept = []
+    for cells, vector in found:
+        metadata = _metadata(cells, vector)
+        if filterable:
+            fields, image = cells[8:10]
+            if fields not in written:
+                written[fields] = terms.listed(json.loads(fields))
+            several = written[fields] if image is None else [*written[fields], terms.IMAGE]
+            metadata[terms.TERMS] = several or None  # which removes those of an earlier version of the point
+        kept.append(metadata)
+    return kept
+
+
+def _metadata(cells: rows.Row, vector: Any) -> dict[str, Any]:
     _, uri, ordinal, _, start, end, page, headings, fields, image = cells
     encoded = "null" if image is None else f'"{b64encode(image).decode()}"'
     bits = b64encode(vector.astype("<f4", copy=False)).decode()

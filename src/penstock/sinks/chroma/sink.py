@@ -100,7 +100,7 @@ class ChromaSink(ChromaStore, Sink):
                     ids=[encoding.key(cells[0]) for cells, _ in part],
                     embeddings=[vector for _, vector in part],
                     documents=[cells[3] for cells, _ in part],
-                    metadatas=[encoding.metadata(cells, vector) for cells, vector in part],
+                    metadatas=encoding.metadatas(part, filterable=schema.filterable),
                 )
         batch.finish()
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from penstock.core.filters import Filter
+from penstock.core.errors import UsageError
+from penstock.core.fields import Path, Scalar
+from penstock.core.filters import Absent, Every, Filter, HasValue, Not
 from penstock.core.records import Hit, Sparse, Vector
+from penstock.sinks import facets, manifests
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.lengths import units
 from penstock.sinks.qdrant import points as encoding
-from penstock.sinks.qdrant.filters import translate
+from penstock.sinks.qdrant.filters import prefixes, translate
 from penstock.sinks.qdrant.sink import QdrantStore
-from penstock.sinks.qdrant.wire import Collection
+from penstock.sinks.qdrant.wire import Collection, Refused
 
 
 class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
@@ -21,19 +26,63 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
         self, collection: Collection, target: Target, vector: Vector, k: int, where: Filter | None
     ) -> list[Hit]:
         m, (name, space) = collection.models, target
-        request: dict[str, Any] = {"limit": k, "using": name, "with_payload": True, "with_vectors": False}
+        request: dict[str, Any] = {"limit": k, "using": name, "with_vectors": False}
+        request["with_payload"] = encoding.payload_selector(m)
         if where is not None:
-            request["query_filter"] = m.Filter(must=[translate(where, m)])
+            request["query_filter"] = self._condition(collection, where)
         if isinstance(vector, Sparse):
             request["query"] = m.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
         else:
             values = vector.values.astype("float32").reshape(-1, space.dim)
             values = units(values)[0] if space.metric == "cosine" else values
             request["query"] = values.reshape(vector.values.shape).tolist()
-        with collection.request():
+        with _explained(where), collection.request():
             found = collection.client.query_points(self._name, **request).points
             if len(found) < k and not collection.local and not isinstance(vector, Sparse):
                 exact = m.SearchParams(exact=True)
                 found = collection.client.query_points(self._name, search_params=exact, **request).points
         sign = -1.0 if space.metric == "l2" else 1.0
         return [Hit(sign * hit.score, encoding.chunk(hit.payload, hit.id, self._url)) for hit in found]
+
+    def _facet(
+        self, collection: Collection, path: Path | None, where: Filter | None, limit: int
+    ) -> Sequence[tuple[Scalar, int]]:
+        """Count the values as the points are read: Qdrant counts all terms of all fields at once."""
+        given = () if where is None else (where,)
+        if path is None:
+            image = Absent("image")
+            counts = {
+                (str, facets.type_of(text)): self._number(collection, Every((*given, image if text else Not(image))))
+                for text in (True, False)
+            }
+            return facets.most({one: number for one, number in counts.items() if number}, limit)
+        held = HasValue(path, "exists")
+        manifests.check_filterable(self._opened()[1], held, self._url)
+        condition = self._condition(collection, Every((*given, held)))
+        with _explained(where):
+            chunks = (
+                encoding.chunk(record.payload, record.id, self._url)
+                for page in self._scroll(collection, ["id", "metadata", "headings"], condition)
+                for record in page
+            )
+            return facets.count(chunks, path, limit)
+
+    def _number(self, collection: Collection, where: Filter) -> int:
+        condition = self._condition(collection, where)
+        with _explained(where), collection.request():
+            return int(collection.client.count(self._name, condition, exact=True).count)
+
+    def _condition(self, collection: Collection, where: Filter) -> Any:
+        m = collection.models
+        return m.Filter(must=[translate(where, m, filterable=self._opened()[1].filterable)])
+
+
+@contextmanager
+def _explained(where: Filter | None) -> Iterator[None]:
+    """Around requests with that filter, for servers that do not know all of Qdrant's language."""
+    try:
+        yield
+    except Refused as error:
+        if not prefixes(where):
+            raise
+        raise UsageError(f"{error}. For $prefix a server is needed that matches prefixes: upgrade it") from error

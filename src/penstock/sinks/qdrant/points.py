@@ -1,8 +1,9 @@
 """Points as Qdrant keeps them.
 
-A payload has the columns of `rows.COLUMNS`. Qdrant scales the vectors of its cosine collections, so a cosine space is
-kept as one of dot products: a vector of length 1, as models make them, is kept as it is; of any other a copy of length
-1 is kept, and its own bytes in the payload. Vectors have the names of the schema, as named vectors of Qdrant.
+A payload has the columns of `rows.COLUMNS`, and what metadata are filtered by, see `fields`. Qdrant scales the vectors
+of its cosine collections, so a cosine space is kept as one of dot products: a vector of length 1, as models make them,
+is kept as it is; of any other a copy of length 1 is kept, and its own bytes in the payload. Vectors have the names of
+the schema, as named vectors of Qdrant.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.errors import SinkError
 from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
-from penstock.sinks import rows
+from penstock.sinks import rows, terms
 from penstock.sinks.lengths import key, lying
+from penstock.sinks.qdrant import fields
+from penstock.sinks.terms import TERMS
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -26,8 +29,9 @@ def original(name: str) -> str:
     return "original" if name == VECTOR else f"original_{name}"
 
 
-def structs(batch: rows.Batch, m: Any) -> list[models.PointStruct]:
+def structs(batch: rows.Batch, m: Any, *, filterable: bool) -> list[models.PointStruct]:
     """The batch for Qdrant, by the client's models `m` but without their checks, as the values come from here."""
+    written: dict[str, dict[str, list[Any]]] = {}
     columns = [(column, _kept(column, m)) for column in batch.columns.values()]
     found = []
     for position, cells in enumerate(batch.rows):
@@ -36,6 +40,12 @@ def structs(batch: rows.Batch, m: Any) -> list[models.PointStruct]:
             del payload["page"]
         if (image := payload.pop("image")) is not None:
             payload["image"] = base64.b64encode(image).decode()
+        if filterable:
+            if (metadata := payload["metadata"]) not in written:
+                written[metadata] = fields.payload(metadata)
+            payload |= written[metadata]
+            if image is not None:
+                payload[TERMS] = [*payload.get(TERMS, ()), terms.IMAGE]
         vectors = {}
         for column, kept in columns:
             vectors[column.name], scaled = next(kept)
@@ -51,6 +61,11 @@ def _kept(column: rows.Vectors, m: Any) -> Iterator[tuple[Any, bool]]:
     if column.space.kind != "Sparse":
         return lying(column)
     return ((m.SparseVector(indices=v.indices.tolist(), values=v.values.tolist()), False) for v in column.rows)
+
+
+def payload_selector(m: Any) -> Any:
+    """All of a payload but for what is only filtered by."""
+    return m.PayloadSelectorExclude(exclude=[TERMS, fields.NUMBERS])
 
 
 def point(record: models.Record, schema: IndexSchema, url: str) -> Point:

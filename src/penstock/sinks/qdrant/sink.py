@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import SinkError, TooLarge
@@ -14,14 +14,24 @@ from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_er
 from penstock.sinks.lengths import key
 from penstock.sinks.qdrant import points as encoding
 from penstock.sinks.qdrant import wire
+from penstock.sinks.qdrant.fields import NUMBERS
 from penstock.sinks.qdrant.wire import MANIFEST, Collection
+from penstock.sinks.terms import TERMS
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
 PAGE = 500
+LOCAL_PAGE = 4000
+"""Of a scroll through a folder, which tests every point for each page."""
 INDEXED = {"uri": "keyword", "page": "integer", "ordinal": "integer"}
 """The fields that filters compare. Servers in strict mode refuse to filter by any that has no index."""
+INDEXED_METADATA = {
+    TERMS: "keyword",
+    f"{NUMBERS}[].field": "keyword",
+    f"{NUMBERS}[].number": "float",
+    f"{NUMBERS}[].seconds": "float",
+}
 
 
 class QdrantStore(AddressStore[Collection]):
@@ -43,10 +53,27 @@ class QdrantStore(AddressStore[Collection]):
 
         def page(keys: Sequence[str]) -> list[Point]:
             with collection.request():
-                records = collection.client.retrieve(self._name, list(keys), with_payload=True, with_vectors=True)
+                wanted = encoding.payload_selector(collection.models)
+                records = collection.client.retrieve(self._name, list(keys), with_payload=wanted, with_vectors=True)
             return [encoding.point(record, schema, self._url) for record in records]
 
         return in_pages([key(id) for id in dict.fromkeys(ids)], PAGE, page, TooLarge)
+
+    def _scroll(
+        self, collection: Collection, payload: list[str], condition: models.Filter | None = None
+    ) -> Iterator[list[models.Record]]:
+        """Pages of the points that pass, with these keys of their payloads and without vectors."""
+        limit = LOCAL_PAGE if collection.local else PAGE
+        offset: Any = None
+        while True:
+            with collection.request():
+                page, offset = collection.client.scroll(
+                    self._name, condition, limit=limit, offset=offset, with_payload=payload, with_vectors=False
+                )
+            if page:
+                yield page
+            if offset is None:
+                return
 
 
 class QdrantSink(QdrantStore, CollectionSink[Collection]):
@@ -66,7 +93,9 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
             info = collection.info() or self._create(collection, manifest)
             kept = wire.manifest_of(info.config.metadata, self._url)
             manifests.check_schema(kept.schema, manifest.schema, self._url)
-            self._index(collection, info)
+            self._index(collection, info, INDEXED)
+            if kept.schema.filterable:
+                self._index(collection, info, INDEXED_METADATA)
             self._hold(collection, kept.schema)
 
     def _create(self, collection: Collection, manifest: Manifest) -> models.CollectionInfo:
@@ -88,14 +117,24 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
             )
         return info
 
-    def _index(self, collection: Collection, info: models.CollectionInfo) -> None:
+    def _index(self, collection: Collection, info: models.CollectionInfo, indexed: Mapping[str, str]) -> None:
         if collection.local:
             return
-        for field, kind in INDEXED.items():
-            if field not in info.payload_schema:
-                schema = collection.models.PayloadSchemaType(kind)
+        m = collection.models
+        for field, kind in indexed.items():
+            if field in info.payload_schema:
+                continue
+            plain = m.PayloadSchemaType(kind)
+            try:
                 with collection.request():
+                    prefixes = m.KeywordIndexParams(type=m.KeywordIndexType.KEYWORD, prefix=True)
+                    schema = prefixes if field == TERMS else plain
                     collection.client.create_payload_index(self._name, field, schema, wait=True)
+            except wire.Refused:
+                if field != TERMS:
+                    raise
+                with collection.request():  # a server that knows no prefixes
+                    collection.client.create_payload_index(self._name, field, plain, wait=True)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         collection, _ = self._opened()
@@ -117,7 +156,7 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
                 return [((structs[0].payload or {})["id"], str(error))]
             return []
 
-        if structs := encoding.structs(batch, collection.models):
+        if structs := encoding.structs(batch, collection.models, filterable=schema.filterable):
             refused = dict(in_halves(structs, upsert, wire.Refused))
             if len(refused) == len(structs) > 1:
                 raise SinkError(next(iter(refused.values())))
@@ -140,16 +179,8 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
 
     def ids(self) -> Iterator[Sequence[str]]:
         collection, _ = self._opened()
-        offset: Any = None
-        while True:
-            with collection.request():
-                page, offset = collection.client.scroll(
-                    self._name, limit=PAGE, offset=offset, with_payload=["id"], with_vectors=False
-                )
-            if page:
-                yield [encoding.id_of(record.payload, record.id, self._url) for record in page]
-            if offset is None:
-                return
+        for page in self._scroll(collection, ["id"]):
+            yield [encoding.id_of(record.payload, record.id, self._url) for record in page]
 
 
 def _config(schema: IndexSchema, m: Any) -> dict[str, Any]:

@@ -27,8 +27,10 @@ LARGEST = 32 << 20
 class Emulator:
     """The server, in threads of this process. `requests` has the methods and paths of all requests."""
 
-    def __init__(self, api_key: str | None = None, *, keeps_metadata: bool = True) -> None:
-        self.api_key, self.keeps_metadata = api_key, keeps_metadata
+    def __init__(
+        self, api_key: str | None = None, *, keeps_metadata: bool = True, matches_prefixes: bool = True
+    ) -> None:
+        self.api_key, self.keeps_metadata, self.matches_prefixes = api_key, keeps_metadata, matches_prefixes
         self.collections: dict[str, Collection] = {}
         self.aliases: dict[str, str] = {}
         self.requests: list[str] = []
@@ -89,8 +91,7 @@ class Emulator:
                 collection.metadata = (collection.metadata or {}) | metadata
                 return True
             case "PUT", ["collections", name, "index"]:
-                request = only(body, "index")
-                self._named(name).indexes[request["field_name"]] = request["field_schema"]
+                self._named(name).index(only(body, "index"))
                 return {"operation_id": 0, "status": "completed"}
             case "PUT" | "POST", ["collections", name, "points", *verb] if len(verb) < 2:
                 return self._points(self._named(name), method, verb[0] if verb else "", body)
@@ -121,7 +122,7 @@ class Emulator:
         for config in sparse.values():
             only(config, "sparse")
         metadata = request.get("metadata") if self.keeps_metadata else None
-        self.collections[name] = Collection(vectors, sparse, metadata)
+        self.collections[name] = Collection(vectors, sparse, metadata, self.matches_prefixes)
         return True
 
     def _alias(self, actions: list[Json]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,7 +36,10 @@ _FIELDS = {
     "sparse": {"modifier"},
     "sparse vector": {"indices", "values"},
     "filter": {"must", "should", "must_not"},
-    "match": {"value", "any"},
+    "nested": {"key", "filter"},
+    "match": {"value", "any", "prefix"},
+    "payload selector": {"exclude"},
+    "index parameters": {"type", "prefix"},
     "range": {"lt", "lte", "gt", "gte"},
 }
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -79,7 +83,9 @@ class Collection:
     vectors: dict[str, Json]
     sparse: dict[str, Json]
     metadata: Json | None
-    indexes: dict[str, str] = field(default_factory=dict)
+    matches_prefixes: bool
+    indexes: dict[str, Json] = field(default_factory=dict)
+    """By field, with their parameters."""
     points: dict[str | int, tuple[dict[str, Any], Json]] = field(default_factory=dict)
 
     def info(self) -> Json:
@@ -98,9 +104,19 @@ class Collection:
         }
         if self.metadata is not None:
             config["metadata"] = self.metadata
-        schema = {name: {"data_type": kind, "points": len(self.points)} for name, kind in self.indexes.items()}
+        schema = {
+            name: {"data_type": params["type"], "params": params, "points": len(self.points)}
+            for name, params in self.indexes.items()
+        }
         counts = {"indexed_vectors_count": 0, "points_count": len(self.points), "segments_count": 1}
         return {"status": "green", "optimizer_status": "ok", **counts, "config": config, "payload_schema": schema}
+
+    def index(self, request: Json) -> None:
+        given = request["field_schema"]
+        params = {"type": given} if isinstance(given, str) else only(given, "index parameters")
+        if params["type"] not in ("keyword", "integer", "float") or ("prefix" in params and not self.matches_prefixes):
+            raise Refusal(400, "Format error in JSON body: data did not match any variant of PayloadFieldSchema")
+        self.indexes[request["field_name"]] = params
 
     def take(self, name: str, value: Any) -> Any:
         """A vector as it is kept: float32, scaled in a cosine collection."""
@@ -149,9 +165,14 @@ class Collection:
         self.points.update(accepted)
 
     def matching(self, wanted: Any) -> Iterator[tuple[str | int, dict[str, Any], Json]]:
+        if not self.matches_prefixes and '"prefix":' in json.dumps(wanted):
+            raise Refusal(400, UNKNOWN)
         for id, (vectors, payload) in self.points.items():
             if wanted is None or passes(wanted, id, payload):
                 yield id, vectors, payload
+
+
+UNKNOWN = "Format error in JSON body: data did not match any variant of untagged enum Condition"
 
 
 def passes(condition: Any, id: str | int, payload: Json) -> bool:
@@ -161,18 +182,21 @@ def passes(condition: Any, id: str | int, payload: Json) -> bool:
             return id in map(point_id, ids)
         case {"is_empty": {"key": str(name)}, **rest} if not rest:
             return payload.get(name) in (None, [])
+        case {"nested": nested, **rest} if not rest:
+            within, elements = only(nested, "nested")["filter"], payload.get(nested["key"])
+            several = elements if isinstance(elements, list) else []
+            return any(passes(within, id, element) for element in several if isinstance(element, dict))
         case {"key": str(name), "match": match, **rest} if not rest:
-            match only(match, "match"):
-                case {"value": value, **more} if not more:
-                    return name in payload and type(payload[name]) is type(value) and payload[name] == value
-                case {"any": list(values), **more} if not more:
-                    return payload.get(name) in values
+            matches = _matching(match)
+            return any(map(matches, _values(payload, name)))
         case {"key": str(name), "range": bounds, **rest} if not rest:
-            found = payload.get(name)
             bounds = {sign: bound for sign, bound in only(bounds, "range").items() if bound is not None}
-            number = isinstance(found, int | float) and not isinstance(found, bool)
-            return number and all(_COMPARISONS[sign](found, bound) for sign, bound in bounds.items())
-        case {"key": _} | {"has_id": _} | {"is_empty": _}:
+            return any(
+                all(_COMPARISONS[sign](value, bound) for sign, bound in bounds.items())
+                for value in _values(payload, name)
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            )
+        case {"key": _} | {"has_id": _} | {"is_empty": _} | {"nested": _}:
             pass
         case _:
             parts = {name: part or [] for name, part in only(condition, "filter").items()}
@@ -181,7 +205,24 @@ def passes(condition: Any, id: str | int, payload: Json) -> bool:
                 and not any(passes(term, id, payload) for term in parts.get("must_not", []))
                 and (not parts.get("should") or any(passes(term, id, payload) for term in parts["should"]))
             )
-    raise Refusal(400, "Format error in JSON body: data did not match any variant of untagged enum Condition")
+    raise Refusal(400, UNKNOWN)
+
+
+def _values(payload: Json, name: str) -> list[Any]:
+    """The values that a condition tries one by one."""
+    value = payload.get(name)
+    return value if isinstance(value, list) else [value]
+
+
+def _matching(match: Any) -> Callable[[Any], bool]:
+    match only(match, "match"):
+        case {"value": bool() | int() | str() as value, **more} if not more:
+            return lambda held: type(held) is type(value) and held == value
+        case {"any": list(values), **more} if not more:
+            return lambda held: any(type(held) is type(value) and held == value for value in values)
+        case {"prefix": str(prefix), **more} if not more:
+            return lambda held: isinstance(held, str) and held.startswith(prefix)
+    raise Refusal(400, UNKNOWN)
 
 
 def record(id: str | int, vectors: dict[str, Any], payload: Json, request: Json) -> Json:
@@ -191,6 +232,9 @@ def record(id: str | int, vectors: dict[str, Any], payload: Json, request: Json)
             found["payload"] = payload
         case list(names):
             found["payload"] = {name: payload[name] for name in names if name in payload}
+        case dict() as selector:
+            without = only(selector, "payload selector")["exclude"]
+            found["payload"] = {name: value for name, value in payload.items() if name not in without}
     if request.get("with_vector"):
         found["vector"] = {name: _json(vector) for name, vector in vectors.items()}
     return found
