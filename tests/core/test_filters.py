@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.core.errors import UsageError
-from penstock.core.filters import DEPTH, Parameters, literal, parse, passes, sql
+from penstock.core.filter_parser import DEPTH, parse_filter
+from penstock.core.filters import HasValue, Parameters, literal, passes, sql
 from penstock.core.records import Chunk
 
 PAGES = st.none() | st.integers(0, 5)
@@ -40,18 +41,22 @@ CHUNKS = [
 ]
 
 
+def _no_metadata(term: HasValue) -> str:
+    pytest.fail(f"asks for metadata: {term}")
+
+
 @given(FILTERS)
 def test_sql_means_the_same(where: dict[str, Any]) -> None:
     """With literals and with parameters, nulls included."""
-    wanted = parse(where)
+    wanted = parse_filter(where)
     assert wanted is not None
     meant = [chunk.ordinal for chunk in CHUNKS if passes(chunk, wanted)]
     with sqlite3.connect(":memory:") as db:
         db.execute("CREATE TABLE chunks (ordinal INTEGER, uri TEXT, page INTEGER)")
         db.executemany("INSERT INTO chunks VALUES (?, ?, ?)", [(c.ordinal, c.uri, c.page) for c in CHUNKS])
         values: list[Any] = []
-        asked = sql(wanted, Parameters("?", values))
-        for condition, given in ((sql(wanted, literal), []), (asked, values)):
+        asked = sql(wanted, Parameters("?", values), _no_metadata)
+        for condition, given in ((sql(wanted, literal, _no_metadata), []), (asked, values)):
             found = db.execute(f"SELECT ordinal FROM chunks WHERE {condition} ORDER BY ordinal", given)
             assert [ordinal for (ordinal,) in found] == meant
     db.close()
@@ -59,13 +64,13 @@ def test_sql_means_the_same(where: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_nothing_asked_is_no_filter(nothing: dict[str, Any] | None) -> None:
-    assert parse(nothing) is None
+    assert parse_filter(nothing) is None
 
 
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ({"colour": "red"}, "narrowed by 'colour'"),
+        ({"$colour": "red"}, "narrowed by '.colour'"),
         ({"page": "3"}, "compared with int, not str"),
         ({"page": True}, "not bool"),
         ({"page": {"$like": 3}}, "unknown comparison"),
@@ -81,7 +86,7 @@ def test_nothing_asked_is_no_filter(nothing: dict[str, Any] | None) -> None:
 )
 def test_what_cannot_be_meant(where: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        parse(where)
+        parse_filter(where)
 
 
 def test_a_filter_of_many_levels_is_refused() -> None:
@@ -90,4 +95,4 @@ def test_a_filter_of_many_levels_is_refused() -> None:
         for _ in range(DEPTH):
             where = {"$not": where, **more}
         with pytest.raises(UsageError, match="levels"):
-            parse(where)
+            parse_filter(where)

@@ -7,20 +7,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.core.errors import Rejected, SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, MultiVector
+from penstock.core.filter_parser import parse_filter
+from penstock.core.filters import passes
+from penstock.core.records import VECTOR, Dense, MultiVector, Point
 from penstock.sinks import lance, manifests
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.sinks.lance.compact import alone, compact
 from penstock.sinks.lance.table import TableFiles, crowded
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, similarity
+from tests.sinks.asked import METADATA, WHERE
 
 MANIFEST = SinkSuite().manifest
 
@@ -292,3 +298,93 @@ def test_ids_taken_slowly_survive_a_cleanup(tmp_path: Path, monkeypatch: pytest.
         sink.write([point(n, version=1) for n in range(50)])
         compact(url, clean=True)
         assert sorted(first + [id for page in pages for id in page]) == [point(n).id for n in range(100)]
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LanceIndex, list[Point]]]:
+    """An index of points with metadata of every form."""
+    url = f"lance://{tmp_path_factory.mktemp('described')}"
+    drawn: list[Any] = []
+
+    @settings(max_examples=150, database=None, derandomize=True)
+    @given(METADATA)
+    def draw(metadata: Any) -> None:
+        drawn.append(metadata)
+
+    draw()
+    points = [point(n, metadata=metadata) for n, metadata in enumerate(drawn)]
+    with LanceSink(url) as sink:
+        sink.open(MANIFEST)
+        for start in range(0, len(points), 40):  # columns are added as they are met
+            sink.write(points[start : start + 40])
+        sink.flush()
+    with LanceIndex(url) as index:
+        index.open()
+        yield index, points
+
+
+@given(WHERE, st.booleans())
+@settings(deadline=None)
+def test_filters_of_metadata_mean_what_they_mean(
+    described: tuple[LanceIndex, list[Point]], where: Any, negated: bool
+) -> None:
+    """Whatever the metadata and the filter are."""
+    index, points = described
+    asked = {"$not": where} if negated else where
+    wanted = parse_filter(asked)
+    assert wanted is not None
+    found = index.search(points[0].vectors[VECTOR], k=len(points), where=asked)
+    assert {hit.chunk.ordinal for hit in found} == {p.chunk.ordinal for p in points if passes(p.chunk, wanted)}
+
+
+def test_more_fields_than_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All points are written; a filter by a field that may have no column is refused, rather than find too little."""
+    monkeypatch.setattr(lance.fields, "MOST_COLUMNS", 10)
+    monkeypatch.setattr(lance.sink, "MOST_COLUMNS", 10)
+    url = f"lance://{tmp_path}"
+    points = [point(n, metadata={f"field {n}": n, "common": "here"}) for n in range(20)]
+    with LanceSink(url) as sink:
+        sink.open(MANIFEST)
+        sink.write(points[:5])
+        sink.write(points[5:])
+        holds(sink, points)
+    with LanceIndex(url) as index:
+        index.open()
+        query = points[0].vectors[VECTOR]
+        assert len(index.search(query, k=50, where={"common": "here"})) == 20
+        assert len(index.search(query, k=50, where={"field 3": 3})) == 1
+        assert index.search(query, where={"nobody": 3}) == []
+        for test in (3, {"$exists": True}):
+            with pytest.raises(UsageError, match="10 fields"):
+                index.search(query, where={"field 19": test})
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_a_narrow_filter_in_a_large_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
+    """What few rows pass is compared exactly, and kept until the table changes; many go by the ANN index."""
+    for module in (lance.table, lance.index):
+        monkeypatch.setattr(module, "INDEX_ROWS", 500)
+    url = f"lance://{tmp_path}"
+    points = [point(n, metadata={"team": n % 50, "half": n % 2 == 0}) for n in range(2000)]
+    with LanceSink(url) as sink:
+        sink.open(replace(MANIFEST, schema=respec(MANIFEST.schema, metric=metric)))
+        for start in range(0, 2000, 1000):
+            sink.write(points[start : start + 1000])
+        sink.flush()
+        with LanceIndex(url) as index:
+            index.open()
+            query = point(5, version=1).vectors[VECTOR]
+            exact = {hit.chunk.id: hit.score for hit in index.search(query, k=2000)}
+            for team in (3, 3, 4):
+                hits = index.search(query, k=7, where={"team": team})
+                passing = sorted((-exact[p.id], p.id) for p in points if p.metadata["team"] == team)
+                assert [hit.chunk.id for hit in hits] == [id for _, id in passing[:7]]
+                assert [hit.score for hit in hits] == pytest.approx([-score for score, _ in passing[:7]], abs=1e-5)
+            assert index.search(query, k=7, where={"team": 99}) == []
+            sink.delete([p.id for p in points if p.metadata["team"] == 3][:39])
+            sink.flush()
+            assert len(index.search(query, k=7, where={"team": 3})) == 1
+            monkeypatch.setattr(lance.index, "few", lambda passing, dim: False)
+            half = index.search(query, k=10, where={"half": True})
+            best = sorted((-exact[p.id], p.id) for p in points if p.metadata["half"])[:10]
+            assert [hit.chunk.id for hit in half] == [id for _, id in best]

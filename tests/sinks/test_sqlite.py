@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.core.errors import SinkError
+from penstock.core.filter_parser import parse_filter
+from penstock.core.filters import passes
+from penstock.core.records import Chunk
 from penstock.sinks.sqlite import SqliteIndex, SqliteSink
+from penstock.sinks.sqlite.filters import condition
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
+from tests.sinks.asked import METADATA, WHERE
 
-pytest.importorskip("apsw")
+apsw = pytest.importorskip("apsw")
 pytest.importorskip("sqlite_vec")
 
 
@@ -24,6 +34,21 @@ class TestSqlite(SinkSuite):
     @pytest.fixture
     def make_index(self, tmp_path: Path) -> MakeIndex:
         return lambda: SqliteIndex(f"sqlite://{tmp_path}/in dex/notes.db")
+
+
+@given(st.lists(METADATA, max_size=4), WHERE, st.booleans())
+def test_filters_of_metadata_mean_what_they_mean(several: list[dict[str, Any]], where: Any, negated: bool) -> None:
+    """Whatever the metadata and the filter are."""
+    wanted = parse_filter({"$not": where} if negated else where)
+    assert wanted is not None
+    chunks = [Chunk(str(n), "", n, "", (0, 0), metadata=metadata) for n, metadata in enumerate(several)]
+    values: list[Any] = []
+    asked = condition(wanted, values)
+    with closing(apsw.Connection(":memory:")) as file:
+        file.execute("CREATE TABLE chunks (ordinal INTEGER, metadata TEXT)")
+        file.executemany("INSERT INTO chunks VALUES (?, ?)", [(c.ordinal, json.dumps(c.metadata)) for c in chunks])
+        found = [n for (n,) in file.execute(f"SELECT ordinal FROM chunks WHERE {asked} ORDER BY ordinal", values)]
+    assert found == [chunk.ordinal for chunk in chunks if passes(chunk, wanted)]
 
 
 def test_another_database_is_left_alone(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 A column has the values of one field and one kind: `text:department`, `number:author/age`, `flag:draft`, and
 `texts:tags` for the rows that have several. A row has a value, a null, or both kinds of a field in two columns.
 `other:people` says that a row has the field with nothing in it that is compared. Columns are added when a field is met
-first, up to MOST_COLUMNS.
+first, up to MOST_COLUMNS; after that, `more:` has the names of those that a row would need.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ LONGEST_NAME = 200
 KINDS = {str: "text", float: "number", bool: "flag"}
 SEVERAL = {"text": "texts", "number": "numbers", "flag": "flags"}
 PRESENT = "other"
+MORE = "more:"
 SEPARATOR = "\1"
 """Between the texts of a list, where a prefix is looked for: no text that is compared has it but by intent."""
 
@@ -54,6 +55,8 @@ def arrow_type(column: str) -> pa.DataType:
 
     kind = column.partition(":")[0]
     types = {"text": pa.string(), "number": pa.float64(), "flag": pa.bool_(), PRESENT: pa.bool_()}
+    if column == MORE:
+        return pa.list_(pa.string())
     return pa.list_(types[kind.removesuffix("s")]) if is_list(column) else types[kind]
 
 
@@ -94,7 +97,10 @@ class FieldColumns:
 
         own = set(self.names)
         for name in names:
-            if name in own:
+            if name == MORE:
+                left_out = [[other for other in row if other not in names] for row in self._rows]
+                yield pa.array([several or None for several in left_out], type=arrow_type(name))
+            elif name in own:
                 yield pa.array([row.get(name) for row in self._rows], type=arrow_type(name))
             else:
                 yield pa.nulls(len(self._rows), arrow_type(name))
@@ -103,15 +109,16 @@ class FieldColumns:
 class Condition:
     """Filters in the language of the table's engine, by the columns that the table has."""
 
-    def __init__(self, columns: Iterable[str], url: str) -> None:
-        self._columns, self._url = {name for name in columns if is_field(name)}, url
+    def __init__(self, table: Any, url: str) -> None:
+        self._table, self._url = table, url
+        self._columns = {name for name in table.schema.names if is_field(name)}
 
     def sql(self, wanted: Filter) -> str:
         return filters.sql(wanted, filters.literal, self._has_value)
 
     def _has_value(self, term: HasValue) -> str:
         if term.operator == "exists":
-            tests = [f"{_quoted(name)} IS NOT NULL" for name in self.beneath(term)]
+            tests = [f"{_quoted(name)} IS NOT NULL" for name in self._beneath(term)]
         else:
             several = term.value if isinstance(term.value, tuple) else (term.value,)
             tests = []
@@ -122,28 +129,27 @@ class Condition:
 
     def _of_kind(self, term: HasValue, kind: str, values: Sequence[Scalar]) -> Iterator[str]:
         literals = list(map(_literal, values))
-        for name in self._existing(term.path, kind, term.name):
-            yield f"({name} IS NOT NULL AND {_single(name, term.operator, literals)})"
-        for name in self._existing(term.path, SEVERAL[kind], term.name):
-            yield f"({name} IS NOT NULL AND {_list(name, term.operator, literals)})"
+        self._check_complete(term)
+        for name, test in ((column(kind, term.path), _single), (column(SEVERAL[kind], term.path), _list)):
+            if name in self._columns:
+                yield f"({_quoted(name)} IS NOT NULL AND {test(_quoted(name), term.operator, literals)})"
 
-    def _existing(self, path: Path, kind: str, field: str) -> Iterator[str]:
-        if (name := column(kind, path)) in self._columns:
-            yield _quoted(name)
-        else:
-            self._check_complete(field)
-
-    def beneath(self, term: HasValue) -> list[str]:
+    def _beneath(self, term: HasValue) -> list[str]:
         """The columns of a field and of those within it."""
-        self._check_complete(term.name)
+        self._check_complete(term)
         own = column("", term.path)
         ends = {name: name[name.index(":") :] for name in self._columns}
         return sorted(name for name, end in ends.items() if end == own or end.startswith(f"{own}/"))
 
-    def _check_complete(self, field: str) -> None:
-        if len(self._columns) >= MOST_COLUMNS:
+    def _check_complete(self, term: HasValue) -> None:
+        """Raise UsageError where a row has the field, or one within it, and there is no column for it."""
+        if MORE not in self._columns:
+            return
+        names, own = f"concat(array_to_string({_quoted(MORE)}, '/:'), '/:')", column("", term.path)
+        if self._table.count_rows(f"{_quoted(MORE)} IS NOT NULL AND contains({names}, {filters.literal(own + '/')})"):
             raise UsageError(
-                f"{self._url} cannot filter by {field}: it has columns for {MOST_COLUMNS} fields, and there are more"
+                f"{self._url} cannot filter by {term.name}: it has columns for {MOST_COLUMNS} fields, and this is none"
+                " of them"
             )
 
 

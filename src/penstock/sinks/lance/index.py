@@ -111,7 +111,7 @@ class LanceIndex(Opened[Any], Index):
         return self._read(read)
 
     def _condition(self, table: Any, wanted: Filter | None) -> str:
-        return Condition(table.schema.names, self._url).sql(wanted) if wanted else ""
+        return Condition(table, self._url).sql(wanted) if wanted else ""
 
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20

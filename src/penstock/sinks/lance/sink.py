@@ -21,7 +21,7 @@ from penstock.sinks import manifests, rows
 from penstock.sinks.base import Opened
 from penstock.sinks.lance.compact import Compactor
 from penstock.sinks.lance.disk import Disk, KnownIds
-from penstock.sinks.lance.fields import MOST_COLUMNS, FieldColumns, arrow_type, is_field
+from penstock.sinks.lance.fields import MORE, MOST_COLUMNS, FieldColumns, arrow_type, is_field
 from penstock.sinks.lance.table import PAGE, TableFiles, crowded, errors, fetch, reread, unindexed
 from penstock.support import scratch
 
@@ -134,7 +134,9 @@ class LanceSink(Opened[Any], Sink):
         if self._fields is None:
             self._fields = [name for name in table.schema.names if is_field(name)]
         missing = [name for name in fields.names if name not in self._fields]
-        if missing := missing[: max(0, MOST_COLUMNS - len(self._fields))]:
+        if len(missing) > (room := max(0, MOST_COLUMNS - len(self._fields))):
+            missing = missing[:room] + ([] if MORE in self._fields else [MORE])
+        if missing:
             known, self._fields = self._fields, None  # if this fails, the next try looks what there is
             table.add_columns([pa.field(name, arrow_type(name)) for name in missing])
             self._fields = known + missing
