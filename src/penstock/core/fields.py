@@ -65,15 +65,18 @@ def leaves(metadata: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path,
 
 def seconds(value: object) -> float | None:
     """The time that a text stands for in the form in which metadata keep dates and times, in seconds; None for any
-    other value. For stores that order numbers alone."""
+    other value. For stores that order numbers alone: within a second, the numbers are in the order of the texts, of
+    which that with a fraction is before the one without."""
     if not isinstance(value, str) or not 10 <= len(value) <= 27 or value[4] != "-" or value[7] != "-":
         return None
     if len(value) > 10 and not (value[10] == "T" and value.endswith("Z")):
         return None
     try:
-        return datetime.fromisoformat(value if len(value) > 10 else f"{value}T00:00:00Z").timestamp()
+        time = datetime.fromisoformat(value if len(value) > 10 else f"{value}T00:00:00Z")
     except ValueError:
         return None
+    within = 0 if len(value) == 10 else time.microsecond or 1_000_000
+    return time.replace(microsecond=0).timestamp() + within / (1 << 20)  # exact in doubles, from 1700 to 2240
 
 
 def _is_list(value: Any) -> bool:
