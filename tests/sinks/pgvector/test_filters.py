@@ -48,7 +48,8 @@ OTHERS: list[Mapping[str, Any]] = [
     {"m.0": "x"},
     {"list.0": "x"},
     *({"n": {sign: n}} for n in (1e23, 5e-324, 2**53, 0.1, 7, -1e16) for sign in ("$eq", "$lt", "$gte")),
-    {"n": list(range(2 * MOST_CONTAINED))},
+    {"n": [*range(2 * MOST_CONTAINED), 2**53, 0.1, *TEXTS]},
+    {"word": [*TEXTS, *range(2 * MOST_CONTAINED), True]},
 ]
 
 

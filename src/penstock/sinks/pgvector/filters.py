@@ -12,12 +12,12 @@ from typing import Any
 
 from penstock.core import filters
 from penstock.core.errors import UsageError
-from penstock.core.fields import Path, Scalar, kind
+from penstock.core.fields import Path, Scalar
 from penstock.core.filters import HasValue, Parameters
 from penstock.sinks.pgvector.values import encoded, storable, to_jsonb
 
-MOST_CONTAINED = 100
-"""Values that are each looked up in the GIN index; of more, each row is compared with the list."""
+MOST_CONTAINED = 20
+"""Values that are each looked up in the GIN index; for more, those of each row are looked up in the list."""
 _FROM_TEXT = r"""CASE WHEN metadata ~ E'\\\\u000[01]|NaN|Infinity'
     THEN replace(replace(regexp_replace(
         replace(replace(replace(replace(
@@ -65,19 +65,26 @@ def _has_value(wanted: HasValue, put: Callable[[Scalar], str], metadata: str) ->
         # A list contains its values, but is contained by another list only.
         forms = (form for value in several for form in (_json(value), f"[{_json(value)}]"))
         return " OR ".join(f"{metadata} @> {put(_nested(wanted.path, form))}::jsonb" for form in forms)
-    variables: dict[str, object] = {"x": asked}
-    if wanted.operator == "in":  # in strict mode one value of another type makes a comparison with several unknown
-        variables = {of.__name__: [value for value in several if kind(value) is of] for of in (str, float, bool)}
-        test = " || ".join(f"@ == ${name}[*]" for name in variables)
-    else:
-        test = "@ starts with $x" if wanted.operator == "prefix" else f"@ {wanted.operator} $x"
+    if isinstance(asked, tuple):
+        values = held(metadata, put(path), put(f"{path}[*]"), "UNION ALL")
+        listed: Any = [_json(value) for value in asked]
+        return f"EXISTS (SELECT FROM ({values}) AS held (value) WHERE value = ANY({put(listed)}::jsonb[]))"
+    variables = _json({"x": asked})
+    test = "@ starts with $x" if wanted.operator == "prefix" else f"@ {wanted.operator} $x"
     if isinstance(asked, str):
         test += f" && {_NO_CONSTANT}"
     tests = []
-    for held in (path, f"{path}[*]"):
-        arguments = f"{metadata}, {put(f'{held} ? ({test})')}::jsonpath, {put(_json(variables))}::jsonb, true"
+    for part in (path, f"{path}[*]"):
+        arguments = f"{metadata}, {put(f'{part} ? ({test})')}::jsonpath, {put(variables)}::jsonb, true"
         tests.append(f"coalesce(jsonb_path_exists({arguments}), false)")
     return " OR ".join(tests)
+
+
+def held(metadata: str, path: str, each: str, union: str = "UNION") -> str:
+    """What is at a path, and what is in it if it is a list: each value once, unless it is a UNION ALL."""
+    return f" {union} ".join(
+        f"SELECT jsonb_path_query({metadata}, {of}::jsonpath, '{{}}', true)" for of in (path, each)
+    )
 
 
 def _nested(path: Path, value: str) -> str:

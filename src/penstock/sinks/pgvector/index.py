@@ -13,7 +13,7 @@ from penstock.sinks import rows, sparse
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.facets import most, type_of
 from penstock.sinks.pgvector.columns import SELECTED
-from penstock.sinks.pgvector.filters import column, condition, json_path
+from penstock.sinks.pgvector.filters import column, condition, held, json_path
 from penstock.sinks.pgvector.sink import PgvectorStore
 from penstock.sinks.pgvector.table import Table
 from penstock.sinks.pgvector.values import chunk_of, column_type, from_jsonb, literal
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 LARGEST_K = 500
 """Of the HNSW index; for more, every vector is compared with."""
-_COUNTED = """SELECT min(value::text), count(*) FROM {table}, LATERAL (
-        SELECT jsonb_path_query({metadata}, %s::jsonpath, '{{}}', true)
-        UNION SELECT jsonb_path_query({metadata}, %s::jsonpath, '{{}}', true)) AS held (value)
-    WHERE jsonb_typeof(value) IN ('string', 'number', 'boolean')"""
+_SCALAR = "jsonb_typeof(value) IN ('string', 'number', 'boolean')"
 _MOST = """GROUP BY value ORDER BY 2 DESC, value #>> '{}' COLLATE "C" LIMIT"""
 _DISTANCES = {"cosine": "<=>", "l2": "<->", "dot": "<#>"}
 
@@ -77,8 +74,11 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
                 types = _rows(cursor, sql, values)
                 return most({(str, type_of(text)): number for text, number in types}, limit)
             values += [json_path(path), f"{json_path(path)}[*]"]
-            counted = _COUNTED.format(table=collection.name, metadata=column(jsonb))
-            sql = f"{counted} AND {condition(where, jsonb, values)} {_MOST} {max(limit, 0)}"
+            each = f"LATERAL ({held(column(jsonb), '%s', '%s')}) AS held (value)"
+            sql = (
+                f"SELECT min(value::text), count(*) FROM {collection.name}, {each} WHERE {_SCALAR}"
+                f" AND {condition(where, jsonb, values)} {_MOST} {max(limit, 0)}"
+            )
             found = [(json.loads(from_jsonb(text)), number) for text, number in _rows(cursor, sql, values)]
         return most({(kind(value), value): number for value, number in found}, limit)
 
