@@ -35,24 +35,6 @@ HARD = {
 }
 
 
-@pytest.fixture
-def earlier(table: str, server: Server) -> str:
-    """The url of an empty table as version 0.1.0.dev had them, without a view."""
-    opened(table).close()
-    with server.connect() as admin:
-        admin.execute('DROP TABLE "notes-1" CASCADE')
-        text = 'text COLLATE "C" NOT NULL'
-        admin.execute(f"""
-            CREATE TABLE "notes-1" ("id" {text} PRIMARY KEY, "uri" {text}, "ordinal" bigint NOT NULL, "text" {text},
-                "start" bigint NOT NULL, "end" bigint NOT NULL, "page" bigint, "headings" {text}, "metadata" {text},
-                "image" bytea, "vector" vector({MANIFEST.schema.vectors["vector"].dim}) NOT NULL)
-                WITH (toast_tuple_target = 8160);
-            ALTER TABLE "notes-1" ALTER COLUMN "vector" SET STORAGE MAIN;
-            CREATE INDEX ON "notes-1" (left(uri, 500));
-            ALTER TABLE "notes-1" OWNER TO writer""")
-    return table
-
-
 def hard() -> list[Point]:
     first, second = point(1, metadata=HARD, headings=("\0 \1", "1e5")), point(2)
     return [first, replace(second, chunk=replace(second.chunk, metadata={}, headings=()))]

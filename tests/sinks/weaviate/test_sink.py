@@ -35,6 +35,8 @@ from penstock.testing.emulators.weaviate import Emulator
 
 class TestServer(SinkSuite):
     secret = SECRET
+    orders_texts = False
+    finds_prefixes = False
 
     @pytest.fixture
     def make_sink(self, server: Emulator) -> MakeSink:

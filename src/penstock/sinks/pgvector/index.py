@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.core import filters
+from penstock.core.fields import Path, Scalar, kind
+from penstock.core.filters import Filter
 from penstock.core.records import Hit, Sparse, Vector
 from penstock.sinks import rows, sparse
 from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.facets import most, type_of
 from penstock.sinks.pgvector.columns import SELECTED
-from penstock.sinks.pgvector.filters import as_stored
+from penstock.sinks.pgvector.filters import column, condition, held, json_path
 from penstock.sinks.pgvector.sink import PgvectorStore
 from penstock.sinks.pgvector.table import Table
-from penstock.sinks.pgvector.values import chunk_of, column_type, literal
+from penstock.sinks.pgvector.values import chunk_of, column_type, from_jsonb, literal
 
 if TYPE_CHECKING:
     import psycopg
 
 LARGEST_K = 500
 """Of the HNSW index; for more, every vector is compared with."""
+_SCALAR = "jsonb_typeof(value) IN ('string', 'number', 'boolean')"
+_MOST = """GROUP BY value ORDER BY 2 DESC, value #>> '{}' COLLATE "C" LIMIT"""
 _DISTANCES = {"cosine": "<=>", "l2": "<->", "dot": "<#>"}
 
 
@@ -27,31 +32,55 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
     """Compares with every vector of the rows that `where` leaves; without `where` by the HNSW index where there is
     one."""
 
-    def _nearest(
-        self, collection: Table, target: Target, vector: Vector, k: int, where: filters.Filter | None
-    ) -> list[Hit]:
+    keeps_fields = False
+    """Metadata of tables of earlier versions can be filtered by as well."""
+
+    def _nearest(self, collection: Table, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         name, space = target
         dense = space.kind == "Dense"
         query = literal(sparse.checked_query(vector, self._url) if isinstance(vector, Sparse) else vector)
         operator = _DISTANCES[space.metric if dense else "dot"]
         distance = f'"{rows.vector_column(name)}" {operator} %s::{column_type(space)}'
         values: list[Any] = [query]
-        condition = filters.sql(as_stored(where), filters.Parameters("%s", values)) if where else "true"
-        sql = (
-            f"SELECT {SELECTED}, {{}} AS distance FROM {collection.name} WHERE {condition} ORDER BY distance LIMIT {k}"
-        )
         found: list[tuple[Any, ...]] = []
         with collection.transaction() as cursor:
             jsonb = collection.jsonb(cursor)
+            passing = condition(where, "metadata" in jsonb, values)
+
+            def nearest(distance: str) -> list[tuple[Any, ...]]:
+                columns = f"{SELECTED}, {distance} AS distance"
+                sql = f"SELECT {columns} FROM {collection.name} WHERE {passing} ORDER BY distance LIMIT {k}"
+                return _rows(cursor, sql, values)
+
             if where is None and k <= LARGEST_K and dense:
                 cursor.execute("SELECT set_config('hnsw.ef_search', %s, true)", (str(max(100, 2 * k)),))
-                found = _rows(cursor, sql.format(distance), values)
+                found = nearest(distance)
             # The index leaves out deleted rows only after its choice, and vectors without a direction. It does not
             # bear on an order by an expression of the distance.
             if len(found) < k or any(cells[-1] != cells[-1] for cells in found):
-                found = _rows(cursor, sql.format(f"coalesce(nullif(({distance}), 'NaN'), 1)"), values)
+                found = nearest(f"coalesce(nullif(({distance}), 'NaN'), 1)")
         best = 1.0 if dense and space.metric == "cosine" else 0.0
         return [Hit(best - cells[-1], chunk_of(cells[:-1], jsonb)) for cells in found]
+
+    def _facet(
+        self, collection: Table, path: Path | None, where: Filter | None, limit: int
+    ) -> Sequence[tuple[Scalar, int]]:
+        with collection.transaction() as cursor:
+            jsonb = "metadata" in collection.jsonb(cursor)
+            values: list[Any] = []
+            if path is None:
+                passing = condition(where, jsonb, values)
+                sql = f"SELECT image IS NULL, count(*) FROM {collection.name} WHERE {passing} GROUP BY 1"
+                types = _rows(cursor, sql, values)
+                return most({(str, type_of(text)): number for text, number in types}, limit)
+            values += [json_path(path), f"{json_path(path)}[*]"]
+            each = f"LATERAL ({held(column(jsonb), '%s', '%s')}) AS held (value)"
+            sql = (
+                f"SELECT min(value::text), count(*) FROM {collection.name}, {each} WHERE {_SCALAR}"
+                f" AND {condition(where, jsonb, values)} {_MOST} {max(limit, 0)}"
+            )
+            found = [(json.loads(from_jsonb(text)), number) for text, number in _rows(cursor, sql, values)]
+        return most({(kind(value), value): number for value, number in found}, limit)
 
 
 def _rows(cursor: psycopg.Cursor[Any], sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -6,9 +6,13 @@ import hashlib
 from typing import Any
 
 from penstock.core.errors import UsageError
-from penstock.core.filters import Absent, Among, Compare, Every, Filter, Not, Some
+from penstock.core.filters import Absent, Among, Compare, Every, Filter, HasValue, Not, Some
 from penstock.sinks.lengths import key
+from penstock.sinks.weaviate import tokens
+from penstock.sinks.weaviate.tokens import Order
 
+TOKENS = "field_tokens"
+"""The property that has the tokens of an object's metadata."""
 LARGEST_NUMBER = 1 << 53
 """Numbers go over the wire as doubles."""
 _FLIPPED = {"<": ">=", "<=": ">", ">": "<=", ">=": "<"}
@@ -33,18 +37,52 @@ def translate(wanted: Filter, f: Any, positive: bool = True) -> Any:
                 raise UsageError(f"{field}: Weaviate compares numbers up to 2^53, not {value}")
             condition = getattr(f.by_property(field), _METHODS[sign if positive else _FLIPPED[sign]])(value)
             return condition if positive else _or_absent(field, condition, f)
-        case Among(field, ()):
-            return constant(not positive, f)
         case Among(field, values):
-            several = [_equal(field, value, f, positive) for value in dict.fromkeys(values)]
-            return f.any_of(several) if positive else f.all_of(several)
-        case Absent(field):
-            return f.by_property("has_page").equal(int(not positive)) if field == "page" else constant(not positive, f)
+            return _joined([_equal(field, value, f, positive) for value in dict.fromkeys(values)], f, positive)
+        case Absent("page" | "image" as field):
+            return f.by_property(f"has_{field}").equal(int(not positive))
+        case Absent():
+            return constant(not positive, f)
+        case HasValue(path, "exists"):
+            return _has_any([tokens.present(path)], f, positive)
+        case HasValue(path, "=" | "in", value):
+            assert value is not None
+            several = value if isinstance(value, tuple) else (value,)
+            return _has_any([tokens.equal(path, one) for one in several], f, positive)
+        case HasValue():
+            return _ordered(wanted, f, positive)
         case Not(term):
             return translate(term, f, not positive)
         case Every(terms) | Some(terms):
-            several = [translate(term, f, positive) for term in terms]
-            return f.all_of(several) if isinstance(wanted, Every) is positive else f.any_of(several)
+            return _joined([translate(term, f, positive) for term in terms], f, isinstance(wanted, Some) is positive)
+
+
+def _joined(terms: list[Any], f: Any, alternatives: bool) -> Any:
+    if not terms:
+        return constant(not alternatives, f)
+    return f.any_of(terms) if alternatives else f.all_of(terms)
+
+
+def _has_any(several: list[str], f: Any, positive: bool) -> Any:
+    target = f.by_property(TOKENS)
+    if positive and several:
+        return target.contains_any(several)
+    return _joined([target.not_equal(token) for token in several], f, positive)
+
+
+def _ordered(wanted: HasValue, f: Any, positive: bool) -> Any:
+    """Any value of a list is greater if the greatest is; no value is, if the greatest is not, or there is none."""
+    sign, asked = wanted.operator, wanted.value
+    order = (Order.of_times if isinstance(asked, str) else Order.of_numbers)(wanted.path)
+    if sign not in _FLIPPED or isinstance(asked, tuple | None) or (position := order.position(asked)) is None:
+        raise UsageError(
+            f"{wanted.name}: Weaviate has no order of texts, nor what they begin with: compare numbers, dates or times"
+        )
+    end = sign[0]
+    target = f.by_property(TOKENS)
+    if positive:
+        return target.contains_any(order.beyond(sign, position, end))
+    return target.contains_any(order.beyond(_FLIPPED[sign], position, end)) | target.not_equal(order.start)
 
 
 def _equal(field: str, value: str | int, f: Any, positive: bool) -> Any:

@@ -8,6 +8,7 @@ property. Its indexes trim texts, so equality of `uri` and `text` is asked of di
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,15 @@ from penstock.core.errors import SinkError
 from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.sinks import rows
-from penstock.sinks.weaviate.filters import digest
+from penstock.sinks.weaviate.filters import TOKENS, digest
 
 TEXTS = ("chunk_id", "uri", "text", "headings", "metadata")
 NUMBERS = ("ordinal", "start", "end", "page")
 CHUNK = [*TEXTS, *NUMBERS, "image", "no_bytes"]
 """The properties that a chunk is read from."""
+
+COUNTED = ["chunk_id", "uri", "ordinal", "page", "metadata", "has_image"]
+"""The properties that the chunks are read from whose values are counted."""
 
 
 def slot(name: str) -> str:
@@ -33,7 +37,8 @@ def original(name: str) -> str:
     return "original" if name == VECTOR else f"original_{name}"
 
 
-def properties(cells: rows.Row) -> dict[str, Any]:
+def properties(cells: rows.Row, fields: list[str] | None) -> dict[str, Any]:
+    """The object's properties: `fields` are the tokens of the metadata, which older collections have none for."""
     id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
     found = {
         "chunk_id": id,
@@ -48,6 +53,8 @@ def properties(cells: rows.Row) -> dict[str, Any]:
         "headings": headings,
         "metadata": metadata,
     }
+    if fields is not None:
+        found |= {TOKENS: fields, "has_image": int(image is not None)}
     if page is not None:
         found["page"] = page
     if image:
@@ -67,6 +74,8 @@ def schema_properties(schema: IndexSchema, c: Any) -> list[Any]:
     found |= {name: (number, {"index_filterable": False}) for name in ("start", "end")}
     ordered = {"index_filterable": True, "index_range_filters": True}
     found |= dict.fromkeys(("ordinal", "page"), (number, ordered))
+    if schema.filterable:
+        found |= {TOKENS: (c.DataType.TEXT_ARRAY, compared), "has_image": (number, {"index_filterable": True})}
     found |= {"has_page": (number, {"index_filterable": True}), "no_bytes": (flag, {"index_filterable": False})}
     blobs = ("image", *map(original, schema.vectors))
     found |= {name: (blob, {"index_filterable": False}) for name in blobs}
@@ -87,6 +96,23 @@ def chunk(properties: Mapping[str, Any], url: str) -> Chunk:
         image = b""
     cells = {name: properties.get("chunk_id" if name == "id" else name) for name in rows.COLUMNS}
     return rows.chunk(tuple({**cells, "image": image}.values()))
+
+
+def counted(properties: Mapping[str, Any], known: dict[str, Mapping[str, Any]], url: str) -> Chunk:
+    """The chunk of an object, as far as filters and facets look at it. `known` has metadata by their text."""
+    metadata = properties["metadata"]
+    if metadata not in known:
+        known[metadata] = json.loads(metadata)
+    return Chunk(
+        id=id_of(properties, url),
+        uri=properties["uri"],
+        ordinal=properties["ordinal"],
+        text=properties.get("text", ""),
+        span=(0, 0),
+        page=properties["page"],
+        metadata=known[metadata],
+        image=b"" if properties["has_image"] else None,
+    )
 
 
 def point(found: Any, schema: IndexSchema, url: str) -> Point:

@@ -7,6 +7,7 @@ description. Written and read at consistency QUORUM, so that a reader sees what 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from penstock.sinks.lengths import key, lying
 from penstock.sinks.store import Store, line
 from penstock.sinks.weaviate import points as encoding
 from penstock.sinks.weaviate.filters import LARGEST_NUMBER
+from penstock.sinks.weaviate.tokens import tokens as tokens_of
 from penstock.sinks.weaviate.wire import PASSING, Server, parse
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
         server, schema = self._opened()
         batch = rows.Batch(points, schema, self._url)
         objects, size, refused, sent = list[Any](), 0, dict[str, str](), 0
-        for weight, one in self._objects(batch, server):
+        for weight, one in self._objects(batch, server, schema.filterable):
             if objects and (size + weight > REQUEST or len(objects) == OBJECTS):
                 refused |= self._put(server, objects)
                 objects, size = [], 0
@@ -121,14 +123,18 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
         batch.reasons |= refused
         batch.finish()
 
-    def _objects(self, batch: rows.Batch, server: Server) -> Iterator[tuple[int, Any]]:
+    def _objects(self, batch: rows.Batch, server: Server, filterable: bool) -> Iterator[tuple[int, Any]]:
         """Yield the objects of a batch, each with its size; those that Weaviate does not keep get a reason."""
         kept = [(column, lying(column)) for column in batch.columns.values()]
+        tokens: dict[str, list[str]] = {}  # by metadata, which the chunks of a document share
         for position, cells in enumerate(batch.rows):
             id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
             numbers = (ordinal, start, end, page or 0)
             weight = 500 + len(id) + len(uri) + len(text) + len(headings) + len(metadata) + len(image or b"")
-            properties, vectors = encoding.properties(cells), {}
+            if filterable and metadata not in tokens:
+                tokens[metadata] = tokens_of(json.loads(metadata))
+            properties, vectors = encoding.properties(cells, tokens.get(metadata)), {}
+            weight += sum(map(len, tokens.get(metadata, ())))
             for column, vectors_kept in kept:
                 own = column.rows[position]
                 vectors[encoding.slot(column.name)], scaled = next(vectors_kept)
@@ -179,16 +185,8 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
 
     def ids(self) -> Iterator[Sequence[str]]:
         server, _ = self._opened()
-        after: Any = None
-        while True:
-            with server.request():
-                found = server.collection.query.fetch_objects(
-                    limit=PAGE, after=after, return_properties=["chunk_id"]
-                ).objects
-            if not found:
-                return
-            yield [encoding.id_of(one.properties, self._url) for one in found]
-            after = found[-1].uuid
+        for page in server.pages(PAGE, ["chunk_id"]):
+            yield [encoding.id_of(one.properties, self._url) for one in page]
 
 
 def _vector_config(name: str, space: VectorSpec, c: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -132,6 +132,19 @@ class Server:
     def count(self) -> int:
         with self.request():
             return int(self.collection.aggregate.over_all(total_count=True).total_count or 0)
+
+    def pages(self, size: int, properties: Sequence[str]) -> Iterator[list[Any]]:
+        """All objects, so many at a time, with these properties."""
+        after: Any = None
+        while True:
+            with self.request():
+                found = self.collection.query.fetch_objects(
+                    limit=size, after=after, return_properties=list(properties)
+                ).objects
+            if not found:
+                return
+            yield found
+            after = found[-1].uuid
 
     def ping(self) -> None:
         """Check that gRPC answers, once and in time: the client's own calls try for a minute."""

@@ -237,7 +237,9 @@ class Emulator:
             if name not in known:
                 raise invalid(f"no such prop with name '{name}'")
             cell, kind = result.properties.non_ref_props.fields[name], known[name]["dataType"][0]
-            if name in kept:
+            if isinstance(kept.get(name), list):
+                cell.list_value.text_values.values.extend(kept[name])
+            elif name in kept:
                 setattr(cell, {"boolean": "bool"}.get(kind, kind) + "_value", kept[name])
             else:
                 cell.null_value = 0

@@ -23,7 +23,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 _REQUESTS = {
     "BatchObjectsRequest": {"objects", "consistency_level"},
     "BatchObject": {"uuid", "properties", "collection", "vectors"},
-    "Properties": {"non_ref_properties"},
+    "Properties": {"non_ref_properties", "text_array_properties"},
     "BatchDeleteRequest": {"collection", "filters", "consistency_level"},
     "AggregateRequest": {"collection", "objects_count"},
     "SearchRequest": {
@@ -74,7 +74,9 @@ class Collection:
         if id != sent.uuid:
             raise ValueError(f"invalid UUID: {sent.uuid}")
         known, kept = self.properties, {}
-        for name, value in only(sent.properties).non_ref_properties.items():
+        properties = only(sent.properties)
+        lists = {one.prop_name: list(one.values) for one in properties.text_array_properties}
+        for name, value in [*properties.non_ref_properties.items(), *lists.items()]:
             if name in ("id", "vector"):
                 raise ValueError(f"property name '{name}' is reserved")
             if name not in known:
@@ -126,7 +128,9 @@ class Collection:
             raise invalid(f"no such prop with name '{name}' found in class '{self.schema['class']}'")
         if not (config["indexFilterable"] or config.get("indexRangeFilters")):
             raise invalid(f"Filtering by property '{name}' requires inverted index")
-        kind = {"text": str, "int": int, "boolean": bool}[config["dataType"][0]]
+        if sign == "OPERATOR_CONTAINS_ANY":
+            return self._contains_any(name, value)
+        kind = {"text": str, "text[]": str, "int": int, "boolean": bool}[config["dataType"][0]]
         if type(value) is not kind:
             raise invalid(f"data type filter cannot use {type(value).__name__} on {config['dataType'][0]}, {name}")
         if isinstance(value, str):
@@ -135,16 +139,25 @@ class Collection:
                 raise invalid("the emulator knows the tokenization field only")
         return self._comparison(sign, name, value)
 
-    def _comparison(self, sign: str, name: str, value: Any) -> Callable[[str, Json], bool]:
-        def found(kept: Json) -> Any:
-            return kept[name].strip() if isinstance(kept.get(name), str) else kept.get(name)
+    def _contains_any(self, name: str, values: Any) -> Callable[[str, Json], bool]:
+        """As any of them is equal."""
+        config = self.properties[name]
+        if not (isinstance(values, list) and values and all(isinstance(value, str) for value in values)):
+            raise invalid(f"value type should be []string for {name}")
+        if config["dataType"] != ["text[]"] or config["tokenization"] != "field":
+            raise invalid("the emulator knows ContainsAny for ids and lists of texts of the tokenization field only")
+        wanted = {value.strip() for value in values}
+        return lambda id, kept: not wanted.isdisjoint(_terms(kept.get(name)))
 
+    def _comparison(self, sign: str, name: str, value: Any) -> Callable[[str, Json], bool]:
+        if self.properties[name]["dataType"] == ["text[]"] and sign in _COMPARISONS:
+            raise invalid(f"the emulator knows no order of lists, {name}")
         if sign == "OPERATOR_EQUAL":
-            return lambda id, kept: found(kept) == value
+            return lambda id, kept: value in _terms(kept.get(name))
         if sign == "OPERATOR_NOT_EQUAL":
-            return lambda id, kept: found(kept) != value and (name in kept or self.absent_is_unequal)
+            return lambda id, kept: value not in _terms(kept.get(name)) and (name in kept or self.absent_is_unequal)
         if sign in _COMPARISONS:
-            return lambda id, kept: name in kept and _COMPARISONS[sign](found(kept), value)
+            return lambda id, kept: name in kept and _COMPARISONS[sign](_terms(kept[name])[0], value)
         raise invalid(f"unknown operator {sign}")
 
     def distances(self, name: str, near: base_pb2.Vectors, ids: list[str]) -> Any:
@@ -174,6 +187,12 @@ class Collection:
         if found[0].shape[1] != query.shape[1]:
             raise invalid(f"vector lengths don't match: {found[0].shape[1]} vs {query.shape[1]}")
         return np.array([(-(query @ matrix.T)).min(axis=1).sum() for matrix in found])
+
+
+def _terms(held: Any) -> list[Any]:
+    """What the index of a property has for an object."""
+    several = held if isinstance(held, list) else [] if held is None else [held]
+    return [one.strip() if isinstance(one, str) else one for one in several]
 
 
 def _values(vector: base_pb2.Vectors) -> Any:

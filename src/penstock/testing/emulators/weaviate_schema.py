@@ -102,6 +102,8 @@ def typed(name: str, kind: str, value: Any) -> Any:
     match kind, value:
         case ("text", str()) | ("boolean", bool()):
             return value
+        case "text[]", list() if value and all(isinstance(one, str) for one in value):
+            return value
         case "int", float() if value.is_integer():
             return int(value)
         case "blob", str() if _BLOB.fullmatch(value):
@@ -133,11 +135,12 @@ def _property(config: Json) -> Json:
     name, kind = config["name"], config["dataType"][0]
     if name in ("id", "vector", "_id", "additional") or not re.fullmatch("[_A-Za-z][_0-9A-Za-z]{0,230}", name):
         raise Refusal(422, f"'{name}' is a reserved or invalid property name")
-    if kind not in ("text", "int", "boolean", "blob"):
+    text = kind in ("text", "text[]")
+    if kind not in ("text", "text[]", "int", "boolean", "blob"):
         raise Refusal(422, f"the emulator knows no data type {kind}")
     if config.get("indexRangeFilters") and kind != "int":
         raise Refusal(422, "`indexRangeFilters` is allowed only for numbers and dates")
-    if (config.get("tokenization") or config.get("indexSearchable")) and kind != "text":
+    if (config.get("tokenization") or config.get("indexSearchable")) and not text:
         raise Refusal(422, "tokenization and `indexSearchable` are allowed only for text")
-    defaults = {"indexFilterable": kind != "blob", "indexSearchable": kind == "text", "indexRangeFilters": False}
-    return {**defaults, **({"tokenization": "word"} if kind == "text" else {}), **config}
+    defaults = {"indexFilterable": kind != "blob", "indexSearchable": text, "indexRangeFilters": False}
+    return {**defaults, **({"tokenization": "word"} if text else {}), **config}
