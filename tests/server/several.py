@@ -12,8 +12,8 @@ import pytest
 
 from penstock.compose import open_index
 from penstock.core import filters
-from penstock.core.filter_parser import parse_filter
 from penstock.core.contracts import Index
+from penstock.core.filter_parser import parse_filter
 from penstock.core.records import Chunk, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.embedders.functions import FunctionEmbedder
