@@ -42,7 +42,11 @@ def test_it_has_every_route_and_no_other() -> None:
 REQUESTS: list[tuple[str, str, dict[str, Any] | None]] = [
     ("get", "/v1/search?q=weighs", None),
     ("post", "/v1/search", {"text": "weighs", "k": 3, "distinct": True, "minus": ["much"], "where": {"page": [1, 2]}}),
+    ("post", "/v1/search", {"text": "weighs", "where": {"n": {"$gte": 3}}, "facets": ["n", "type"]}),
+    ("post", "/v1/search", {"text": "weighs", "where": {"m": 3}}),
     ("post", "/v1/search/batch", {"queries": [{"text": "weighs"}, {"like": [f"{20:032x}"]}]}),
+    ("get", "/v1/facets?names=%5B%22n%22%5D&limit=3", None),
+    ("post", "/v1/facets", {"names": ["n", "type"], "where": {"page": [1, 2]}, "limit": 5}),
     ("get", f"/v1/points/{3:032x}", None),
     ("post", "/v1/embeddings", {"input": ["a", "b"]}),
     ("post", "/v1/embeddings", {"input": "a", "encoding_format": "base64"}),
@@ -82,6 +86,7 @@ def test_responses_are_as_described(client: Client, method: str, path: str, body
     [
         {"text": 5}, {"text": ""}, {"k": 0}, {"k": 1.5}, {"limit": 1}, {"vector": []}, {"vector": ["a"]}, {"like": "x"},
         {"minus": ["a"] * 9}, {"where": []}, {"distinct": "yes"}, {"threshold": "1"}, {"text_weight": -1},
+        {"facets": "n"}, {"facets": ["a"] * 11}, {"facets": [""]},
     ],
 )  # fmt: skip
 def test_requests_that_the_document_forbids_are_refused(client: Client, body: dict[str, Any]) -> None:

@@ -180,7 +180,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a vector for all of nothing": ({"vector": []}, "empty"),
     "unknown id": ({"like": ["no-such-id"]}, "no point"),
     "unlike alone": ({"unlike": [f"{20:032x}"]}, "empty query"),
-    "unknown filter field": ({"text": "x", "where": {"colour": "red"}}, "colour"),
+    "invalid filter field": ({"text": "x", "where": {"colour..x": "red"}}, "colour"),
+    "facets of a field of a chunk": ({"text": "x", "facets": ["n", "page"]}, "facets: values are counted"),
+    "facets of an invalid field": ({"text": "x", "facets": ["$n"]}, "facets: "),
+    "11 facets": ({"text": "x", "facets": [f"f{n}" for n in range(11)]}, "10"),
+    "facets without a name": ({"text": "x", "facets": [""]}, "facets[0] is empty"),
+    "facets that are a text": ({"text": "x", "facets": "n"}, "expected array"),
     "unknown comparison": ({"text": "x", "where": {"page": {"$near": 1}}}, "$near"),
     "filter of a wrong type": ({"text": "x", "where": {"page": "one"}}, "page"),
     "filter is a list": ({"text": "x", "where": []}, "where"),
@@ -206,8 +211,13 @@ JSON = st.recursive(
 )
 FILTERS = st.recursive(
     st.dictionaries(
-        st.sampled_from(["id", "uri", "page", "ordinal", "text", "colour"]),
-        JSON | st.dictionaries(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$lt", "$gte", "$x"]), JSON, max_size=2),
+        st.sampled_from(["id", "uri", "page", "ordinal", "text", "colour", "n", "type", "a.b"]),
+        JSON
+        | st.dictionaries(
+            st.sampled_from(["$eq", "$ne", "$in", "$nin", "$lt", "$gte", "$all", "$exists", "$prefix", "$x"]),
+            JSON,
+            max_size=2,
+        ),
         max_size=2,
     ),
     lambda inner: st.fixed_dictionaries({"$not": inner}) | st.fixed_dictionaries({"$or": st.lists(inner, max_size=3)}),
@@ -217,7 +227,10 @@ QUERIES = st.fixed_dictionaries(
     {},
     optional={
         **dict.fromkeys(("text_weight", "image", "image_weight", "k", "cursor", "threshold", "distinct", "x"), JSON),
-        **{name: JSON | st.lists(st.just(f"{3:032x}") | st.text(max_size=4), max_size=3) for name in ("like", "minus")},
+        **{
+            name: JSON | st.lists(st.just(f"{3:032x}") | st.text(max_size=4), max_size=3)
+            for name in ("like", "minus", "facets")
+        },
         "text": JSON | st.text(max_size=30),
         "vector": JSON | st.lists(st.floats(-1e40, 1e40), min_size=256, max_size=256),
         "where": JSON | FILTERS,

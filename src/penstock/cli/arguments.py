@@ -85,7 +85,23 @@ def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
     parser.add_argument("-k", type=parse_positive, default=10, metavar="N", help="how many results (10)")
     parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
-    parser.add_argument("--where", metavar="FILTER", help='narrow it, in JSON: \'{"page": {"$gte": 2}}\'')
+    parser.add_argument(
+        "--where",
+        metavar="FILTER",
+        action="append",
+        default=[],
+        help="narrow it: NAME=VALUE, NAME!=VALUE, 'NAME>=VALUE' (<=, >, <), 'NAME^=PREFIX', of fields such as page,"
+        ' type, department, author.name; or in JSON: \'{"page": {"$gte": 2}}\'. May come again: all must hold. Values'
+        ' that are JSON are taken as such (3, true, "3", ["a", "b"]: one of these); others are texts',
+    )
+    parser.add_argument(
+        "--facets",
+        metavar="NAMES",
+        action="append",
+        default=[],
+        help="count the values of these fields, department,tags, over all that --where lets pass; may stand without a"
+        " query; may come again",
+    )
     parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="only what scores at least so much")
     parser.add_argument("--type", choices=("text", "image"), help="texts only, or images")

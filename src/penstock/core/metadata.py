@@ -159,15 +159,24 @@ def pipeline_metadata(values: Mapping[str, Any]) -> PipelineMetadata | None:
 
 
 def parse_metadata(texts: Sequence[str]) -> dict[str, Any]:
-    """The mapping that `department=hr` and others stand for. Values that are JSON are taken as such: 3, true, ["a"]."""
+    """The mapping that `department=hr` and others stand for."""
     values: dict[str, Any] = {}
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
             raise UsageError(f"invalid metadata {text!r}: expected NAME=VALUE, such as department=hr")
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = value
-        values[name.strip()] = value if name.strip() == FROM_PATH else parsed
+        values[name.strip()] = value if name.strip() == FROM_PATH else parse_value(value)
     return values
+
+
+def parse_value(text: str) -> Any:
+    """The value that a text on the command line stands for. JSON is taken as such: 3, true, "3", ["a"]; all else is a
+    text."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a JSON number")

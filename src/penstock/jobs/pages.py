@@ -9,6 +9,7 @@ from penstock.core.contracts import Index
 from penstock.core.errors import UsageError
 from penstock.core.records import Dense, Hit, Vector
 from penstock.core.schema import VectorSpec
+from penstock.jobs.hints import hint
 from penstock.jobs.queries import Query
 from penstock.jobs.vector_math import collapse_duplicates
 
@@ -25,6 +26,8 @@ class Page(NamedTuple):
     """For each hit, itself and its near-duplicates, where these are collapsed."""
     cursor: str | None
     """Leads to the next page; None where there is none."""
+    hint: str | None = None
+    """Where the filter asks for what no chunk has, so that nothing passes it."""
 
 
 def find_page(index: Index, query: Query, vector: Vector, name: str, spec: VectorSpec) -> Page:
@@ -47,7 +50,8 @@ def find_page(index: Index, query: Query, vector: Vector, name: str, spec: Vecto
         if len(found) >= needed or below or len(hits) < limit or limit >= deepest:
             page = found[query.offset : end]
             more = len(found) > end and end < depth
-            return Page([hit for hit, _ in page], [n for _, n in page], query.cursor(end) if more else None)
+            why = None if hits else hint(index, vector, where, name)
+            return Page([hit for hit, _ in page], [n for _, n in page], query.cursor(end) if more else None, why)
         limit = min(2 * limit, deepest)
 
 

@@ -38,6 +38,8 @@ class Query:
     distinct: bool = False
     types: tuple[str, ...] = ()
     """Those of the chunks to find, of TYPES; all where it is empty."""
+    facets: tuple[str, ...] = ()
+    """Fields whose values are counted as well, of all chunks that pass the filter."""
     digest: str = ""
     """The same for every page of one query."""
 
@@ -66,12 +68,13 @@ def checked(query: Query, cursor: str | None = None) -> Query:
         raise UsageError("empty query: expected text, image, image_url, vector or like, with a weight above 0")
     if unknown := [one for one in query.types if one not in TYPES]:
         raise UsageError(f"types: unknown type {unknown[0]!r}: expected one of {', '.join(TYPES)}")
-    _check_filter(query.where)
+    check_filter(query.where)
     query = replace(query, digest=_digest(query))
     return query if cursor is None else replace(query, offset=_offset(cursor, query))
 
 
-def _check_filter(where: Mapping[str, Any] | None) -> None:
+def check_filter(where: Mapping[str, Any] | None) -> None:
+    """Raise UsageError for an invalid filter."""
     try:
         parse_filter(where)
     except UsageError as error:

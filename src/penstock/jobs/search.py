@@ -18,8 +18,9 @@ from penstock.core.schema import IndexSchema, Manifest
 from penstock.embedders.named import image_queries
 from penstock.jobs.following import Following, Generation
 from penstock.jobs.pages import Page, checked_vector, find_page
-from penstock.jobs.queries import Query, checked
+from penstock.jobs.queries import Query, check_filter, checked
 from penstock.jobs.snippets import highlights, words_of
+from penstock.sinks.facets import Facet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Q = TypeVar("Q", bound="OneQuery")
 Where = Mapping[str, Any] | None
+Facets = Mapping[str, Facet]
+"""By the names of fields."""
 IMAGES = 8
 """Images that are embedded together: they are decoded at once."""
 
@@ -60,6 +63,8 @@ class Hits(list[Hit]):
         """Give it to the same search for the next page; None where there is none."""
         self.stands_for = page.stands_for
         """For each hit, itself and its near-duplicates, where the search was for distinct ones."""
+        self.hint = page.hint
+        """Where nothing was found: fields that the filter asks for and no chunk has, with the nearest known ones."""
         self._text = text
 
     @property
@@ -144,6 +149,18 @@ class OpenIndex:
     ) -> Hits:
         """The k nearest to an image, which is any file that can be decoded."""
         return self.search(image, k, where, **options)
+
+    def facets(self, names: str | Sequence[str], where: Where = None, limit: int = 20) -> Facets:
+        """The values of fields of metadata, or of `type`, and how many of the chunks that pass the filter have each: of
+        each field the `limit` most frequent ones."""
+        names = [names] if isinstance(names, str) else list(names)
+        if limit < 1:
+            raise UsageError(f"invalid limit {limit}: expected at least 1")
+        check_filter(where)
+        return self._following.call(
+            lambda one: one.index.facets(names, where, limit=limit),
+            lambda facets: any(facets.values()),
+        )
 
     def _answer(self, queries: Sequence[Query]) -> list[Hits]:
         def answer(generation: Generation) -> list[Page]:
@@ -241,6 +258,10 @@ def _values(vector: Any) -> tuple[float, ...]:
 def _batches(embed: Callable[[list[T]], Sequence[Vector]], inputs: Sequence[T], rows: int) -> Iterator[Vector]:
     for start in range(0, len(inputs), rows):
         yield from embed(list(inputs[start : start + rows]))
+
+
+def facets_json(facets: Facets) -> dict[str, list[dict[str, Any]]]:
+    return {name: [{"value": value, "count": number} for value, number in counts] for name, counts in facets.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from penstock.server.limits import LimitsMiddleware, SearchLimit
 from penstock.server.metrics import Metrics
 from penstock.server.page_files import PageFiles, not_modified
 from penstock.server.problems import INTERNAL, Problem, bad_request, problem_of
-from penstock.server.queries import parse_query
+from penstock.server.queries import FacetQuery, parse_facet_query, parse_query
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.search import Searcher, no_such_point
 from penstock.server.settings import Settings
@@ -76,6 +76,8 @@ class Api:
             Route("/v1/search", self.search_by_url, methods=["GET"]),
             Route("/v1/search", self.search, methods=["POST"]),
             Route("/v1/search/batch", self.search_batch, methods=["POST"]),
+            Route("/v1/facets", self.facets_by_url, methods=["GET"]),
+            Route("/v1/facets", self.facets, methods=["POST"]),
             Route("/v1/points/{id}", self.point, methods=["GET"]),
             Route("/v1/thumbs/{id}", self.thumbnail, methods=["GET"]),
             Route("/v1/embeddings", compatibility.embeddings, methods=["POST"]),
@@ -133,6 +135,19 @@ class Api:
                 message = f"queries[{number}]: {problem.message}"
                 raise Problem(problem.status, problem.kind, message, problem.headers)
         return SafeJSONResponse({"results": results})
+
+    async def facets_by_url(self, request: Request) -> Response:
+        fields = _unique(request.query_params.multi_items())
+        return await self._facets(parse_facet_query(schemas.from_strings(fields, schemas.FACETS)))
+
+    async def facets(self, request: Request) -> Response:
+        content = await _json_body(request)
+        query = await self._parse(lambda: parse_facet_query(schemas.parse_json(content)), len(content))
+        return await self._facets(query)
+
+    async def _facets(self, query: FacetQuery) -> Response:
+        with self.search_limit.enter():
+            return SafeJSONResponse(await self._searcher.facets(query))
 
     async def _parse(self, parse: Callable[[], R], size: int) -> R:
         """Parse a request: in a thread, where it is large."""

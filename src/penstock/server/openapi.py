@@ -43,6 +43,13 @@ _POINT = {
 _HIGHLIGHTS = _list({"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}) | {
     "description": "Where words of the query stand in the text: from, to, in characters."
 }
+_FACETS: Schema = {
+    "type": "object",
+    "description": "For each field that was named, its values and how many chunks have each.",
+    "additionalProperties": _list(
+        _object(value={"type": ["string", "number", "boolean"]}, count={"type": "integer", "minimum": 1})
+    ),
+}
 _STANDS_FOR = {"type": "integer", "minimum": 1, "description": "Hits that this one stands for, itself among them."}
 _SPEC = {
     "model": _TEXT,
@@ -62,8 +69,13 @@ SCHEMAS: dict[str, Schema] = {
     "Hits": _object(
         hits=_list(_ref("Hit")),
         cursor=_maybe("string"),
+        facets=_FACETS,
+        hint=_maybe("string")
+        | {"description": "Where nothing was found: the fields that the filter asks for and no chunk has."},
         took=_object(embed=_NUMBER, search=_NUMBER, queue=_NUMBER) | {"description": "Milliseconds."},
     ),
+    "FacetQuery": schemas.FACETS,
+    "Facets": _object(facets=_FACETS),
     "Results": _object(results=_list(_ref("Hits"))),
     "EmbeddingsQuery": schemas.EMBEDDINGS,
     "Embeddings": _object(
@@ -114,6 +126,7 @@ def document() -> dict[str, Any]:
     size = _parameter("size", {"type": "integer", "enum": list(SIZES), "default": 256})
     using = _parameter("using", schemas.USING)
     with_vector = _parameter("vector", {"type": "boolean", "default": False})
+    counting = "The values of fields of metadata, and how many chunks have each."
     return {
         "openapi": "3.1.0",
         "info": {"title": "Penstock", "version": __version__, "description": "Search an index built by Penstock."},
@@ -129,6 +142,10 @@ def document() -> dict[str, Any]:
             },
             "/v1/search/batch": {
                 "post": _route("Several searches.", _json(_ref("Results")), body=_json(_ref("Batch")))
+            },
+            "/v1/facets": {
+                "get": _route(counting, _json(_ref("Facets")), parameters=_parameters(schemas.FACETS)),
+                "post": _route(counting, _json(_ref("Facets")), body=_json(_ref("FacetQuery"))),
             },
             "/v1/points/{id}": {
                 "get": _route("One point of the index.", _json(_ref("Point")), parameters=[in_path, with_vector, using])
@@ -204,18 +221,22 @@ def _route(
 
 
 def _search_parameters() -> list[Schema]:
-    """The fields of a search in a url: q is the text; lists and objects are written in JSON."""
-    parameters = [_parameter("q", schemas.SEARCH["properties"]["text"])]
-    for name, shape in schemas.SEARCH["properties"].items():
-        if shape["type"] in ("object", "array"):
-            parameters.append({"name": name, "in": "query", "content": _json(shape)})
-        elif name not in ("text", "image"):
-            parameters.append(_parameter(name, shape))
-    return parameters
+    """The fields of a search in a url: q is the text."""
+    q = _parameter("q", schemas.SEARCH["properties"]["text"])
+    return [q, *(one for one in _parameters(schemas.SEARCH) if one["name"] not in ("text", "image"))]
+
+
+def _parameters(body: Schema) -> list[Schema]:
+    """The fields of a request in a url."""
+    required = body.get("required", ())
+    parameters = [_parameter(name, shape) for name, shape in body["properties"].items()]
+    return [one | {"required": True} if one["name"] in required else one for one in parameters]
 
 
 def _parameter(name: str, shape: Schema) -> Schema:
-    return {"name": name, "in": "query", "schema": shape}
+    """Lists and objects are written in JSON."""
+    written = {"content": _json(shape)} if shape["type"] in ("object", "array") else {"schema": shape}
+    return {"name": name, "in": "query", **written}
 
 
 def _json(shape: Schema) -> Schema:

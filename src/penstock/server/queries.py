@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.core import filters
-from penstock.core.filter_parser import parse_filter
-from penstock.jobs.queries import Query, checked
+from penstock.core.errors import UsageError
+from penstock.core.filter_parser import facet_path, parse_filter
+from penstock.jobs.queries import Query, check_filter, checked
 from penstock.server.problems import bad_request
-from penstock.server.schemas import SEARCH, validate
+from penstock.server.schemas import FACETS, SEARCH, validate
 
 MAX_COMPARISONS = 500
 """Comparisons in a filter."""
@@ -25,13 +28,43 @@ def parse_query(body: Any, image: bytes | None = None, name: str = "the body") -
     if encoded is not None:
         image = decode_image(encoded)
     cursor = fields.pop("cursor", None)
-    for key in ("like", "unlike", "minus", "vector", "types"):
+    for key in ("like", "unlike", "minus", "vector", "types", "facets"):
         if key in fields:
             fields[key] = tuple(fields[key])
     query = checked(Query(**{**fields, "image": image}), cursor)
-    if (count := _comparisons(parse_filter(query.where))) > MAX_COMPARISONS:
-        raise bad_request(f"where: {count:,} comparisons; at most {MAX_COMPARISONS} are allowed")
+    _check_size(query.where)
+    _check_facets(query.facets, "facets")
     return query
+
+
+@dataclass(frozen=True, slots=True)
+class FacetQuery:
+    names: tuple[str, ...]
+    where: Mapping[str, Any] | None
+    limit: int
+
+
+def parse_facet_query(body: Any) -> FacetQuery:
+    """Check a request's body. Raises Problem or UsageError."""
+    fields = validate(body, FACETS)
+    query = FacetQuery(tuple(fields["names"]), fields.get("where"), fields["limit"])
+    check_filter(query.where)
+    _check_size(query.where)
+    _check_facets(query.names, "names")
+    return query
+
+
+def _check_facets(names: Sequence[str], field: str) -> None:
+    try:
+        for name in names:
+            facet_path(name)
+    except UsageError as error:
+        raise UsageError(f"{field}: {error}") from None
+
+
+def _check_size(where: Mapping[str, Any] | None) -> None:
+    if (count := _comparisons(parse_filter(where))) > MAX_COMPARISONS:
+        raise bad_request(f"where: {count:,} comparisons; at most {MAX_COMPARISONS} are allowed")
 
 
 def _comparisons(parsed: filters.Filter | None) -> int:

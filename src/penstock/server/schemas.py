@@ -20,6 +20,10 @@ MAX_TEXTS = 256
 """Texts to embed in one request."""
 MAX_TEXT = 20_000
 """Characters of a text; what a model takes is far less."""
+MAX_FACETS = 10
+"""Fields whose values are counted in one request."""
+FACET_VALUES = 20
+"""Values of a field, unless a request says how many."""
 
 
 def _described(description: str, **schema: Any) -> Schema:
@@ -45,6 +49,14 @@ USING = _described(
     minLength=1,
     maxLength=32,
 )
+WHERE = _described(
+    "A filter, such as {'page': {'$gte': 2}, 'department': 'hr', 'author.name': {'$prefix': 'A'}}.", type="object"
+)
+_FACETS = _list(
+    {"type": "string", "minLength": 1, "maxLength": 200},
+    MAX_FACETS,
+    "Fields of metadata, or type: count their values, over all chunks that pass the filter.",
+)
 
 SEARCH: Schema = {
     "type": "object",
@@ -68,12 +80,29 @@ SEARCH: Schema = {
         "like": _list(_ID, 100, "Ids of points to search near."),
         "unlike": _list(_ID, 100, "Ids of points to search away from; they are left out of the hits."),
         "minus": _list(_text("A term."), 8, "Terms to search away from."),
-        "where": _described("A filter, such as {'page': {'$gte': 2}}.", type="object"),
+        "where": WHERE,
+        "facets": _FACETS,
         "k": _described("Hits a page.", type="integer", minimum=1, maximum=MAX_HITS, default=20),
         "cursor": _described("The cursor that the page before gave.", type="string", maxLength=200),
         "threshold": _described("The lowest score of a hit.", type="number"),
         "types": _list({"type": "string", "enum": list(TYPES)}, len(TYPES), "What to find: texts, images; or both."),
         "distinct": _described("Collapse near-duplicates into one hit.", type="boolean", default=False),
+    },
+}
+FACETS: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["names"],
+    "properties": {
+        "names": _FACETS | {"minItems": 1},
+        "where": WHERE,
+        "limit": _described(
+            "Values of a field, the most frequent first.",
+            type="integer",
+            minimum=1,
+            maximum=100,
+            default=FACET_VALUES,
+        ),
     },
 }
 BATCH: Schema = {

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from penstock.core.contracts import Index
 from penstock.core.errors import SinkError
 from penstock.core.records import Chunk, Dense, Point, Vector
-from penstock.jobs.pages import checked_vector, find_page, stored_vectors
+from penstock.jobs.pages import Page, checked_vector, find_page, stored_vectors
 from penstock.jobs.queries import Query
+from penstock.jobs.search import Facets, facets_json
 from penstock.jobs.snippets import highlights, snippet, words_of
 from penstock.jobs.vector_math import combine
 from penstock.server.batcher import Batcher, Embedded
@@ -20,6 +21,8 @@ from penstock.server.generations import NamedVector, ServedGeneration, ServedInd
 from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem, bad_request, not_found
+from penstock.server.queries import FacetQuery
+from penstock.server.schemas import FACET_VALUES
 from penstock.server.settings import Settings
 from penstock.server.thumbnails import Thumbnails
 
@@ -126,9 +129,14 @@ class Searcher:
         target = generation.vector(query.using)
         request = SearchRequest(generation, target, query, Timings())
         vector = await self._query_vector(request)
-        page = await self._timed_call(request, lambda index: find_page(index, query, vector, target.name, target.spec))
+
+        def answer(index: Index) -> tuple[Page, Facets]:
+            page = find_page(index, query, vector, target.name, target.spec)
+            return page, index.facets(query.facets, query.where, limit=FACET_VALUES) if query.facets else {}
+
+        page, facets = await self._timed_call(request, answer)
         if not page.hits and not query.offset and await self._has_moved(generation):
-            raise SinkError(f"{generation.index.url} was emptied: another generation is current")
+            raise _emptied(generation)
         words = words_of(query.text) if query.text else None
 
         def hits() -> list[dict[str, Any]]:
@@ -148,8 +156,26 @@ class Searcher:
             if len(page.hits) <= MAX_INLINE
             else (await asyncio.wrap_future(self._served.work("files", hits)))[0],
             "cursor": page.cursor,
+            "facets": facets_json(facets),
+            "hint": page.hint,
             "took": request.timings.to_json(),
         }
+
+    async def facets(self, query: FacetQuery) -> dict[str, Any]:
+        """The values of fields, and how many chunks have each."""
+
+        def count(index: Index) -> Facets:
+            return index.facets(query.names, query.where, limit=query.limit)
+
+        async def answer(generation: ServedGeneration) -> Facets:
+            calling = self._served.work("search", lambda: generation.call(count), generation)
+            with self._metrics.timed("facets"):
+                facets = (await asyncio.wrap_future(calling))[0]
+            if not any(facets.values()) and await self._has_moved(generation):
+                raise _emptied(generation)
+            return facets
+
+        return {"facets": facets_json(await self.with_index(answer))}
 
     async def _has_moved(self, generation: ServedGeneration) -> bool:
         """Whether another generation is served by now: one that is dropped finds nothing, and need not fail."""
@@ -217,6 +243,10 @@ class Searcher:
         self._metrics.observe("penstock_stage_seconds", waited, stage="queue")
         self._metrics.observe("penstock_stage_seconds", took, stage="search")
         return result
+
+
+def _emptied(generation: ServedGeneration) -> SinkError:
+    return SinkError(f"{generation.index.url} was emptied: another generation is current")
 
 
 async def _nothing() -> list[Vector]:

@@ -3,55 +3,82 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from penstock.cli.output.results import copies_line, hit_body, hit_head, hit_json, say
+from penstock.cli.conditions import parse_conditions
+from penstock.cli.output.results import copies_line, facet_text, hit_body, hit_head, hit_json, say
 from penstock.cli.output.streams import OK, complain, emit
-from penstock.compose import open_index
+from penstock.compose import make_index, open_index
 from penstock.core.errors import UsageError
-from penstock.core.records import Hit
-from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, distinct_hits
+from penstock.jobs.following import opened
+from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, Facets, Hits, distinct_hits, facets_json
 from penstock.jobs.snippets import words_of
 from penstock.sources import uri_of
 
 
 def search(args: argparse.Namespace) -> int:
-    if (args.query is None) == (args.image is None):
-        raise UsageError("search takes words, or --image FILE")
-    where = _filter(args.where)
-    if args.document:
-        document = {"uri": uri_of(args.document)}
-        where = {"$and": [where, document]} if where else document
+    names = list(dict.fromkeys(name for text in args.facets for each in text.split(",") if (name := each.strip())))
+    if args.query is not None and args.image is not None:
+        raise UsageError("search takes words, or --image FILE, not both")
+    if args.query is None and args.image is None:
+        if not names:
+            raise UsageError("search takes words, --image FILE or --facets NAMES")
+        _show_facets(_count(args, names), args.json)
+        return OK
+    where = _filter(args)
     query: str | Path = args.query if args.image is None else Path(args.image)
     types = [args.type] if args.type else None
+    hint: str | None = None
     with open_index(args.index) as index:
 
-        def nearest(k: int) -> list[Hit]:
-            return index.search(query, k, where, using=args.using, threshold=args.threshold, types=types)
+        def nearest(k: int) -> Hits:
+            nonlocal hint
+            hits = index.search(query, k, where, using=args.using, threshold=args.threshold, types=types)
+            hint = hits.hint
+            return hits
 
         hits = [DistinctHit(hit) for hit in nearest(args.k)] if args.all else distinct_hits(nearest, args.k)
+        facets = index.facets(names, _filter(args, args.type)) if names else {}
     if args.json:
         for distinct in hits:
             emit(hit_json(distinct))
-        return OK
-    words = words_of(args.query or "")
-    for number, distinct in enumerate(hits, 1):
-        say(hit_head(number, distinct.hit))
-        say(*hit_body(distinct.hit, words, full=args.full), *copies_line(distinct), indent=3)
-    if not hits:
-        complain("nothing found")
-    elif len(hits) < args.k and len(hits) + sum(len(each.copies) for each in hits) >= DISTINCT_AMONG:
-        complain(f"the nearest {DISTINCT_AMONG:,} hits have only {len(hits):,} different texts; --all shows every hit")
+    else:
+        words = words_of(args.query or "")
+        for number, distinct in enumerate(hits, 1):
+            say(hit_head(number, distinct.hit))
+            say(*hit_body(distinct.hit, words, full=args.full), *copies_line(distinct), indent=3)
+        if not hits:
+            complain("nothing found")
+        elif len(hits) < args.k and len(hits) + sum(len(each.copies) for each in hits) >= DISTINCT_AMONG:
+            different = f"the nearest {DISTINCT_AMONG:,} hits have only {len(hits):,} different texts"
+            complain(f"{different}; --all shows every hit")
+    if hint:
+        complain(hint)
+    if names:
+        _show_facets(facets, args.json)
     return OK
 
 
-def _filter(text: str | None) -> dict[str, Any]:
-    try:
-        where = json.loads(text or "{}")
-    except ValueError as error:
-        raise UsageError(f"invalid --where: {error}; expected JSON such as '{{\"page\": 3}}'") from None
-    if not isinstance(where, dict):
-        raise UsageError("invalid --where: expected a JSON object such as '{\"page\": 3}'")
-    return where
+def _filter(args: argparse.Namespace, type: str | None = None) -> dict[str, Any] | None:
+    """What all options ask for that narrow a search."""
+    terms = [parse_conditions(args.where)]
+    if args.document:
+        terms.append({"uri": uri_of(args.document)})
+    if type:
+        terms.append({"type": type})
+    asked = [term for term in terms if term]
+    return {"$and": asked} if len(asked) > 1 else asked[0] if asked else None
+
+
+def _count(args: argparse.Namespace, names: list[str]) -> Facets:
+    """Count without a query, and so without the model."""
+    with make_index(args.index) as base, opened(base) as index:
+        return index.facets(names, _filter(args, args.type))
+
+
+def _show_facets(facets: Facets, json: bool) -> None:
+    if json:
+        emit({"facets": facets_json(facets)})
+    else:
+        say(*(facet_text(name, counts) for name, counts in facets.items()))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from penstock.cli.conditions import typed
 from penstock.display.text import accepted_part, clean, document_name, duration, moment, size, terminal
 from penstock.jobs.snippets import snippet
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.shards.embed import Embedded
     from penstock.shards.foreign import Imported
     from penstock.shards.load import Loaded
+    from penstock.sinks.facets import Facet
 
 Rows = list[tuple[str, str]]
 """Names and values."""
@@ -103,6 +105,17 @@ def hit_json(distinct: DistinctHit) -> dict[str, Any]:
         "text": chunk.text,
         "copies": list(distinct.uris),
     }
+
+
+def facet_text(name: str, counts: Facet) -> Text:
+    """The values of a field, as --where takes them, and how many chunks have each."""
+    from rich.text import Text
+
+    text = Text(clean(name), style="bold default")
+    width = max((len(f"{number:,}") for _, number in counts), default=0)
+    for value, number in counts:
+        text.append(f"\n{number:>{width + 3},}", style="cyan").append(f"  {clean(typed(value))}", style="default")
+    return text if counts else text.append("\n   no values", style="bright_black")
 
 
 def rows_text(rows: Iterable[tuple[str, str]]) -> Text:

@@ -1,6 +1,7 @@
 // The parts of the query besides the words in the box, as chips that can be removed.
 
 import { ApiError, requestJson } from "./api.js";
+import { describe, parts, together } from "./conditions.js";
 import { $, clean, el, icon } from "./dom.js";
 import { title } from "./hits.js";
 import { parseBox } from "./query.js";
@@ -23,6 +24,10 @@ export function showChips(query, picture, change, removePicture) {
       if (!titles.has(id)) fetchTitle(id, whole.querySelector(".what"));
       items.push(whole);
     }
+  }
+  const conditions = parts(query.where);
+  for (const [n, part] of conditions.entries()) {
+    items.push(chip(describe(part), "Only", null, () => change({ where: together(conditions.filter((_, m) => m !== n)) }), "only"));
   }
   for (const words of parseBox(query.box).minus) {
     items.push(el("li", { class: "chip minus" }, el("span", { class: "dim" }, "Without "), clean(words, 60)));

@@ -1,33 +1,28 @@
 // Filters: rows of conditions, and the JSON that the server takes; each is converted to the other where it can be.
 
-import { el, icon } from "./dom.js";
+import { FIELDS, fromText, nameOf, parts, SIGNS, together, toText } from "./conditions.js";
+import { clean, el, icon } from "./dom.js";
 import { parseObject } from "./query.js";
 
-const FIELDS = { uri: "Address", page: "Page", ordinal: "Position in its document", text: "Text", id: "Id" };
 const NUMBERS = ["page", "ordinal"];
-const SIGNS = {
-  $eq: "is",
-  $ne: "is not",
-  $in: "is one of",
-  $prefix: "begins with",
-  $gte: "is at least",
-  $lte: "is at most",
-};
-const LAST = "\u{10ffff}"; // the last character of all: texts that begin with x lie between x and x + LAST
+const MAX_NAMES = 100; // fields of metadata to choose from
+
+const isOwn = (field) => Object.hasOwn(FIELDS, field);
 
 /** Rows of {field, sign, value} as a filter; null where all are empty. Raises Error with a message for users. */
-export function toFilter(rows) {
-  const terms = rows.filter(({ value }) => value.trim()).map(term);
-  return terms.length > 1 ? { $and: terms } : (terms[0] ?? null);
-}
+export const toFilter = (rows) => together(rows.filter(({ value }) => value.trim()).map(term));
 
 function term({ field, sign, value }) {
-  if (sign === "$prefix") return { [field]: { $gte: value, $lt: value + LAST } };
+  if (sign === "$prefix") {
+    const text = isOwn(field) ? value : fromText(value);
+    return { [field]: { $prefix: typeof text === "string" ? text : value.trim() } };
+  }
   const values = sign === "$in" ? value.split(",").map((one) => typed(field, one)) : typed(field, value);
   return { [field]: sign === "$eq" ? values : { [sign]: values } };
 }
 
 function typed(field, value) {
+  if (!isOwn(field)) return fromText(value);
   if (!NUMBERS.includes(field)) return value.trim();
   if (!/^\s*-?\d{1,15}\s*$/.test(value)) throw new Error(`${FIELDS[field]}: invalid whole number “${value.trim()}”.`);
   return Number(value);
@@ -35,36 +30,31 @@ function typed(field, value) {
 
 /** A filter as rows; null where rows cannot express it. */
 export function toRows(where) {
-  if (!where) return [];
-  const names = Object.keys(where);
-  const parts = names.length === 1 && names[0] === "$and" ? where.$and : names.map((name) => ({ [name]: where[name] }));
-  if (!Array.isArray(parts)) return null;
-  const rows = parts.map(row);
-  const same = rows.every(Boolean) && canonical(toFilter(rows)) === canonical(parts.length > 1 ? { $and: parts } : parts[0]);
-  return same ? rows : null;
+  const terms = parts(where);
+  const rows = terms.map(row);
+  try {
+    const same = rows.every(Boolean) && JSON.stringify(toFilter(rows)) === JSON.stringify(together(terms));
+    return same ? rows : null;
+  } catch {
+    return null; // a value of a wrong type
+  }
 }
-
-const canonical = (value) => JSON.stringify(value);
 
 function row(part) {
   const names = part && typeof part === "object" ? Object.keys(part) : [];
   const field = names[0];
-  if (names.length !== 1 || !Object.hasOwn(FIELDS, field)) return null;
-  const condition = part[field];
-  if (condition === null || typeof condition !== "object") return { field, sign: "$eq", value: String(condition) };
-  const signs = Object.keys(condition);
-  if (signs.join() === "$gte,$lt" && condition.$lt === condition.$gte + LAST) {
-    return { field, sign: "$prefix", value: condition.$gte };
-  }
-  if (signs.length !== 1 || !Object.hasOwn(SIGNS, signs[0])) return null;
-  const value = condition[signs[0]];
-  return { field, sign: signs[0], value: Array.isArray(value) ? value.join(", ") : String(value) };
+  if (names.length !== 1 || field.startsWith("$") || part[field] === null) return null;
+  const signs = typeof part[field] === "object" ? Object.entries(part[field]) : [["$eq", part[field]]];
+  if (signs.length !== 1 || !Object.hasOwn(SIGNS, signs[0][0])) return null;
+  const [sign, value] = signs[0];
+  const text = isOwn(field) ? String : toText;
+  return { field, sign, value: Array.isArray(value) ? value.map(text).join(", ") : text(value) };
 }
 
 export class Filters {
   /** `onChange` is called with the new filter. */
   constructor(parent, onChange) {
-    this.onChange = onChange;
+    Object.assign(this, { onChange, names: [] });
     this.rows = el("div", { class: "rows" });
     this.raw = el("textarea", { rows: 3, spellcheck: "false", "aria-label": "The filter as JSON", oninput: () => this.#jsonEdited() });
     this.wrong = el("p", { class: "wrong", role: "alert" });
@@ -80,6 +70,18 @@ export class Filters {
     );
   }
 
+  /** Offer these fields of metadata, besides a chunk's own. */
+  learn(names) {
+    const fresh = [...names].filter((name) => !this.names.includes(name));
+    this.names.push(...fresh.slice(0, MAX_NAMES - this.names.length));
+    for (const select of this.rows.querySelectorAll("select.what")) select.replaceChildren(...options(this.#fields(select.value), select.value));
+  }
+
+  #fields(chosen) {
+    const names = [...Object.keys(FIELDS), ...this.names];
+    return (names.includes(chosen) ? names : [...names, chosen]).map((name) => [name, clean(nameOf(name), 40)]);
+  }
+
   show(where) {
     const rows = toRows(where);
     this.rows.replaceChildren();
@@ -91,14 +93,12 @@ export class Filters {
   }
 
   #add({ field, sign, value } = { field: "page", sign: "$eq", value: "" }) {
-    const options = (names, chosen) =>
-      Object.entries(names).map(([name, shown]) => el("option", { value: name, selected: name === chosen }, shown));
     const input = el("input", { value, "aria-label": "Value", oninput: () => this.#rowsEdited(), spellcheck: "false" });
     const whole = el(
       "div",
       { class: "row condition", role: "group", "aria-label": "Condition" },
-      el("select", { "aria-label": "What", onchange: () => this.#rowsEdited() }, options(FIELDS, field)),
-      el("select", { "aria-label": "How", onchange: () => this.#rowsEdited() }, options(SIGNS, sign)),
+      el("select", { class: "what", "aria-label": "What", onchange: () => this.#rowsEdited() }, options(this.#fields(field), field)),
+      el("select", { "aria-label": "How", onchange: () => this.#rowsEdited() }, options(Object.entries(SIGNS), sign)),
       input,
       el("button", { type: "button", class: "quiet icon", "aria-label": "Remove this condition", onclick: () => this.#remove(whole) }, icon("close")),
     );
@@ -123,8 +123,8 @@ export class Filters {
         const [field, sign, value] = one.querySelectorAll("select, input");
         return { field: field.value, sign: sign.value, value: value.value };
       });
-      const bad = rows.find(({ field, sign, value }) => value.trim() && sign === "$prefix" && NUMBERS.includes(field));
-      if (bad) throw new Error(`${FIELDS[bad.field]}: a number has no beginning; choose “is”.`);
+      const bad = rows.find(({ field, sign, value }) => value.trim() && sign === "$prefix" && [...NUMBERS, "type"].includes(field));
+      if (bad) throw new Error(`${FIELDS[bad.field]}: it has no beginning; choose “is”.`);
       const where = toFilter(rows);
       this.wrong.textContent = "";
       this.raw.value = where ? format(where) : "";
@@ -147,5 +147,6 @@ export class Filters {
   }
 }
 
-/** JSON with every character visible. */
-const format = (where) => JSON.stringify(where, null, 1).replaceAll(LAST, "\\udbff\\udfff");
+const format = (where) => JSON.stringify(where, null, 1);
+
+const options = (names, chosen) => names.map(([name, shown]) => el("option", { value: name, selected: name === chosen }, shown));

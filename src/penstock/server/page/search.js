@@ -2,7 +2,9 @@
 
 import { requestJson } from "./api.js";
 import { rememberTitles, showChips } from "./chips.js";
+import { fieldsOf, parts } from "./conditions.js";
 import { $, clean, count } from "./dom.js";
+import { Facets } from "./facets.js";
 import { Filters } from "./filters.js";
 import { Hits } from "./hits.js";
 import { remark, reportError, setBusy, showCountdown, showError, summarize } from "./messages.js";
@@ -15,6 +17,7 @@ const OWN_PICTURE = "This link was made with a picture that is not part of it";
 
 export const hits = new Hits($("results"));
 const filters = new Filters($("filters"), (where) => changeSoon({ where }));
+const facets = new Facets($("facets"), (where) => change({ where }));
 
 let cursor = null;
 let running = null; // AbortController of the request in progress
@@ -58,6 +61,7 @@ export async function search() {
   const reason = lacksPicture ? `${OWN_PICTURE}. Drop the picture here to search by it.` : missing(query);
   if (reason !== null && !(lacksPicture && parseBox(query.box).text)) {
     hits.clear();
+    facets.clear();
     showEnd();
     $("search").classList.toggle("blank", !reason && !query.uploaded);
     summarize(reason);
@@ -85,11 +89,14 @@ async function fetchPage(first) {
     rememberTitles(page.hits);
     hits.add(page.hits, query);
     cursor = page.cursor;
-    showSummary(page.took.embed + page.took.search + page.took.queue);
+    showSummary(page);
+    filters.learn(fieldsOf(page.hits).keys());
+    if (first) facets.show(query.where, page.hits, controller.signal);
   } catch (error) {
     if (controller.signal.aborted) return;
     if (first) {
       hits.clear();
+      facets.clear();
       summarize("");
     }
     reportError(error, () => fetchPage(first));
@@ -109,10 +116,12 @@ function setSlow(slow) {
   $("results").classList.toggle("old", slow);
 }
 
-function showSummary(milliseconds) {
+function showSummary({ took, hint }) {
+  const milliseconds = took.embed + took.search + took.queue;
   const number = hits.hits.length;
   const time = milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds);
   if (number) summarize(`${count(number, "result")}${cursor ? " so far" : ""}, ${time} ms`);
+  else if (hint) summarize(`No results: ${clean(hint, 500)}`);
   else if (session.query.where || session.query.threshold !== null) summarize("No results. The filters or the lowest score may exclude them.");
   else summarize("No results.");
 }
@@ -141,7 +150,7 @@ export function showQuery() {
   $("weigh").hidden = !(parseBox(query.box).text && (query.url || picture));
   $("threshold").value = query.threshold ?? "";
   $("distinct").checked = query.distinct;
-  const conditions = query.where ? Object.keys(query.where.$and ?? query.where).length : 0;
+  const conditions = parts(query.where).length;
   $("filters-name").textContent = conditions ? `Filters (${conditions})` : "Filters";
   if (!$("filters").contains(document.activeElement)) filters.show(query.where);
   document.title = query.box.trim() ? `${clean(query.box.trim(), 60)} · Penstock` : "Penstock";
