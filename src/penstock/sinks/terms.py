@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from base64 import b32encode
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -19,6 +20,7 @@ Order = Callable[[Scalar], float | str | None]
 """What a store has in place of a value, in the same order; None for a value that is in no order."""
 
 
+@lru_cache(4096)
 def present(path: Path) -> str:
     """The term of chunks that have a value at the path."""
     return _hash(f"{path!r}")
@@ -29,8 +31,8 @@ def equal(path: Path, value: Scalar) -> str:
     return _hash(f"{path!r}={_typed(value)}")
 
 
-def of_type(image: bool) -> str:
-    return equal((), "image" if image else "text")
+def of_type(*, image: bool) -> str:
+    return _TYPES[image]
 
 
 def of_metadata(metadata: Mapping[str, Any]) -> list[str]:
@@ -43,6 +45,7 @@ def of_metadata(metadata: Mapping[str, Any]) -> list[str]:
     return list(found)
 
 
+@lru_cache(4096)
 def bound(path: Path, of: type) -> str:
     """The name of the bounds of a field's values of that kind."""
     return _hash(f"{path!r}<{of.__name__}")
@@ -77,3 +80,6 @@ def _typed(value: Scalar) -> str:
 def _hash(text: str) -> str:
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=10).digest()
     return b32encode(digest).decode("ascii").lower()
+
+
+_TYPES = (equal((), "text"), equal((), "image"))

@@ -91,21 +91,22 @@ class Filterable:
 
     def __init__(self, *, lite: bool) -> None:
         self._lite = lite
-        self._written: dict[int, tuple[list[str], str]] = {}
-        """Of metadata, by the identity of the mapping: chunks of a document share it."""
+        self._written: dict[tuple[int, bool], dict[str, Any]] = {}
+        """By the identity of the metadata, which the chunks of a document share, and the type."""
 
     def cells(self, chunk: Chunk) -> dict[str, Any]:
         """Raises ValueError where the metadata have more values than the fields hold."""
-        if (written := self._written.get(id(chunk.metadata))) is None:
-            found = terms.of_metadata(chunk.metadata)
-            if len(found) >= MOST_TERMS:
+        key = id(chunk.metadata), chunk.image is not None
+        if (written := self._written.get(key)) is None:
+            found = [terms.of_type(image=key[1]), *terms.of_metadata(chunk.metadata)]
+            if len(found) > MOST_TERMS:
                 raise ValueError(f"its metadata have more than {MOST_TERMS:,} fields and values to filter by")
             bounds = json.dumps(terms.bounds(chunk.metadata, ordered), ensure_ascii=False)
             if len(bounds) * 4 > LARGEST_BOUNDS and len(bounds.encode()) > LARGEST_BOUNDS:
                 raise ValueError(f"its metadata have more than {LARGEST_BOUNDS:,} bytes of values in an order")
-            written = self._written[id(chunk.metadata)] = found, bounds
-        found = [*written[0], terms.of_type(chunk.image is not None)]
-        return {"terms": _Whole(f" {' '.join(found)} ") if self._lite else found, "bounds": written[1]}
+            one = _Whole(f" {' '.join(found)} ")
+            written = self._written[key] = {"terms": one if self._lite else found, "bounds": bounds}
+        return written
 
 
 def row(row: rows.Row, vectors: Mapping[str, Any]) -> dict[str, Any]:
