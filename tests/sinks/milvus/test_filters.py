@@ -77,6 +77,7 @@ def test_values_of_any_size(url: str) -> None:
         assert found({"k": {"$lt": "x" * 255 + "y"}}) == [0, 1, 2]
         assert found({"k": {"$gt": 1e308}}) == found({"k": {"$lt": 0}}) == [3]
         assert found({"k": 1 << 53}) == [5]
+        assert found({"k": {"$nin": list(range(2000))}}) == list(range(7))
         assert found({"\x00": "\x00"}) == [3]
         assert found({"field 1499": {"$gte": 1499}}) == [6]
         with pytest.raises(UsageError, match="256 characters"):

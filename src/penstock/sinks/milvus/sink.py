@@ -85,7 +85,7 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
             try:
                 row = encoding.row(cells, vectors)
                 data.append(row | filterable.cells(newest[cells[0]]) if filterable else row)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 batch.reasons[cells[0]] = str(error)
         if data:
             collection.call("upsert", data=data)

@@ -24,7 +24,7 @@ METADATA = 40_000
 """Bytes of a record's metadata, at most."""
 HASHED = "sha256-"
 """What a record's id begins with where the point's own is none for Pinecone."""
-LEAST, GREATEST = "<", ">"
+LEAST, GREATEST = "_min", "_max"
 """What the names of the two numbers of a field end with."""
 ENTRY = 40
 """Bytes of an index and its value as JSON, at most."""

@@ -230,7 +230,7 @@ def _requests(
             size += added
             if not (vector.values if isinstance(vector, Sparse) else vector).any():
                 raise ValueError("its vector is all zeros or empty, which Pinecone does not take")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             batch.reasons[row[0]] = str(error)
         else:
             good.append((metadata, vector, size))
