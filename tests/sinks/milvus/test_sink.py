@@ -37,6 +37,7 @@ pytest.importorskip("milvus_lite")
 class TestFile(SinkSuite):
     collection = "notes"
     shared = False
+    finds_prefixes = False
 
     @pytest.fixture
     def make_sink(self, tmp_path: Path) -> MakeSink:
@@ -57,6 +58,7 @@ class TestFile(SinkSuite):
 
 class TestServer(SinkSuite):
     secret = KEY
+    finds_prefixes = False
 
     @pytest.fixture
     def make_sink(self, url: str, monkeypatch: pytest.MonkeyPatch) -> MakeSink:

@@ -27,6 +27,7 @@ from penstock.testing.emulators.pinecone import MOST_VALUES
 
 class TestPinecone(SinkSuite):
     secret = SECRET
+    orders_texts = finds_prefixes = has_facets = False
 
     @pytest.fixture
     def make_sink(self, endpoint: Endpoint) -> MakeSink:

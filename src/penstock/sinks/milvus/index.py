@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from penstock.core.filters import Filter
-from penstock.core.records import Dense, Hit, Sparse, Vector
+from penstock.core.fields import Path, Scalar
+from penstock.core.filters import Absent, Every, Filter, HasValue, Not
+from penstock.core.records import Chunk, Dense, Hit, Sparse, Vector
 from penstock.core.schema import VectorSpec
-from penstock.sinks import exact, sparse
+from penstock.sinks import exact, facets, manifests, sparse
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.milvus import points as encoding
-from penstock.sinks.milvus.filters import translate
+from penstock.sinks.milvus.filters import contains_item, contains_text, translate
 from penstock.sinks.milvus.sink import MilvusStore
 from penstock.sinks.milvus.wire import Collection, metric
 from penstock.sinks.rows import vector_column
+
+_TYPES: dict[str, Filter] = {"text": Absent("image"), "image": Not(Absent("image"))}
+_METADATA = HasValue((), "exists")
 
 
 class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
@@ -31,7 +37,7 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
         self, collection: Collection, target: Target, vector: Vector, k: int, where: Filter | None
     ) -> list[Hit]:
         name, space = target
-        condition = "" if where is None else translate(where)
+        condition = self._condition(where)
         query: Any = vector.values.astype("float32")
         if isinstance(vector, Sparse):
             vector = sparse.checked_query(vector, self._url, negative=False)
@@ -52,6 +58,32 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
             return self._exhaustive(collection, target, vector, k, condition)
         hits = [Hit(_score(hit["distance"], space), encoding.chunk(hit["entity"])) for hit in found]
         return sorted(hits, key=lambda hit: -hit.score)
+
+    def _condition(self, where: Filter | None) -> str:
+        """The filter as an expression, empty for none. Raises UsageError where the collection cannot tell."""
+        collection, schema = self._opened()
+
+        def contains(terms: Sequence[str]) -> str:
+            manifests.check_filterable(schema, _METADATA, self._url)
+            return contains_text(terms) if collection.lite else contains_item(terms)
+
+        return "" if where is None else translate(where, contains)
+
+    def _facet(self, collection: Collection, path: Path | None, where: Filter | None, limit: int) -> facets.Facet:
+        manifests.check_filterable(self._opened()[1], _METADATA, self._url)
+        if path is not None:
+            return facets.count(self._described(collection, self._condition(where)), path, limit)
+        counts = Counter[tuple[type, Scalar]]()
+        for name, test in _TYPES.items():
+            counts[str, name] = collection.count(self._condition(test if where is None else Every((where, test))))
+        return facets.most(+counts, limit)
+
+    def _described(self, collection: Collection, condition: str) -> Iterator[Chunk]:
+        """The chunks that pass, of which only the metadata are read, but for those of long metadata."""
+        for page in collection.pages(condition, ("id", "metadata")):
+            long = [cells["id"] for cells in page if encoding.may_go_on(cells["metadata"])]
+            yield from (encoding.described(cells) for cells in page if not encoding.may_go_on(cells["metadata"]))
+            yield from (point.chunk for point in self.fetch(long))
 
     def _exhaustive(self, collection: Collection, target: Target, vector: Dense, k: int, condition: str) -> list[Hit]:
         name, space = target

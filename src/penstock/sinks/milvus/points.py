@@ -3,18 +3,21 @@
 Each field of a chunk is one of the collection's; headings and metadata are JSON text. A VARCHAR holds 65,535 bytes: a
 longer text goes on in `more`, an array of pieces, each after the initial of its field; so does an image, as base64.
 `page` is 0 where `has_page` is false, as stores differ in their nulls. Sparse vectors have one value at least, and none
-that is negative or zero.
+that is negative or zero. What filters ask of the metadata is in `terms` and `bounds`, which older collections lack.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from penstock.core.records import Chunk, Dense, Point, Sparse
 from penstock.core.schema import IndexSchema
+from penstock.sinks import hashed_terms as terms
 from penstock.sinks import rows, sparse
+from penstock.sinks.milvus.filters import ordered
 from penstock.sinks.rows import vector_column
 
 VARCHAR = 65_535
@@ -23,6 +26,13 @@ PIECES = 4096
 LARGEST_ROW = 48 << 20
 """A call takes 64 MB."""
 
+TERM = 16
+"""Characters of a term."""
+MOST_TERMS = 3800
+"""Of a chunk: as many as its field holds, a text or an array."""
+LARGEST_BOUNDS = 65_000
+"""A field of JSON takes 65,536 bytes."""
+
 _LONG = {"text": "t", "headings": "h", "metadata": "m"}
 _IMAGE = "i"
 _NUMBERS = ("ordinal", "start", "end", "page")
@@ -30,7 +40,7 @@ CHUNK = ["id", "uri", *_NUMBERS, "has_page", *_LONG, "more"]
 """The fields that a chunk is read from."""
 
 
-def collection_schema(schema: IndexSchema) -> Any:
+def collection_schema(schema: IndexSchema, *, lite: bool) -> Any:
     from pymilvus import DataType, MilvusClient
 
     fields = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -42,6 +52,12 @@ def collection_schema(schema: IndexSchema) -> Any:
     fields.add_field("has_page", DataType.BOOL)
     pieces = {"element_type": DataType.VARCHAR, "max_capacity": PIECES, "max_length": VARCHAR}
     fields.add_field("more", DataType.ARRAY, **pieces)
+    if lite:
+        fields.add_field("terms", DataType.VARCHAR, max_length=VARCHAR)
+    else:
+        each = {"element_type": DataType.VARCHAR, "max_capacity": MOST_TERMS, "max_length": TERM}
+        fields.add_field("terms", DataType.ARRAY, **each)
+    fields.add_field("bounds", DataType.JSON)
     for name, space in schema.vectors.items():
         if space.kind == "Sparse":
             fields.add_field(vector_column(name), DataType.SPARSE_FLOAT_VECTOR)
@@ -71,6 +87,29 @@ def _pieces(text: str) -> list[str]:
     return found
 
 
+class Filterable:
+    """The fields that filters look into, for the chunks of one batch."""
+
+    def __init__(self, *, lite: bool) -> None:
+        self._lite = lite
+        self._written: dict[tuple[int, bool], dict[str, Any]] = {}
+        """By the identity of the metadata, which the chunks of a document share, and the type."""
+
+    def cells(self, chunk: Chunk) -> dict[str, Any]:
+        """Raises ValueError where the metadata have more values than the fields hold."""
+        key = id(chunk.metadata), chunk.image is not None
+        if (written := self._written.get(key)) is None:
+            found = [terms.of_type(image=key[1]), *terms.of_metadata(chunk.metadata)]
+            if len(found) > MOST_TERMS:
+                raise ValueError(f"its metadata have more than {MOST_TERMS:,} fields and values to filter by")
+            bounds = json.dumps(terms.bounds(chunk.metadata, ordered), ensure_ascii=False)
+            if len(bounds) * 4 > LARGEST_BOUNDS and len(bounds.encode()) > LARGEST_BOUNDS:
+                raise ValueError(f"its metadata have more than {LARGEST_BOUNDS:,} bytes of values in an order")
+            one = _Whole(f" {' '.join(found)} ")
+            written = self._written[key] = {"terms": one if self._lite else found, "bounds": bounds}
+        return written
+
+
 def row(row: rows.Row, vectors: Mapping[str, Any]) -> dict[str, Any]:
     """A chunk's fields and its vectors by their names. Raises ValueError where Milvus cannot take it."""
     cells: dict[str, Any] = dict(zip(rows.COLUMNS, row, strict=True))
@@ -81,7 +120,7 @@ def row(row: rows.Row, vectors: Mapping[str, Any]) -> dict[str, Any]:
     if image is not None:
         more = [_IMAGE + piece for piece in _pieces(base64.b64encode(image).decode()) or [""]]
     for name, initial in _LONG.items():
-        if len(cells[name]) * 4 > VARCHAR:
+        if may_go_on(cells[name]):
             cells[name], *rest = _pieces(cells[name])
             more += [initial + piece for piece in rest]
     for name in ("id", "uri"):
@@ -109,6 +148,16 @@ def chunk(cells: Mapping[str, Any]) -> Chunk:
     if not found["has_page"]:
         found["page"] = None
     return rows.chunk(tuple(found[name] for name in rows.COLUMNS))
+
+
+def may_go_on(text: str) -> bool:
+    """Whether the text of a field may be the first piece of a longer one."""
+    return len(text) * 4 > VARCHAR
+
+
+def described(cells: Mapping[str, Any]) -> Chunk:
+    """A chunk of which only the metadata are known."""
+    return Chunk(cells["id"], "", 0, "", (0, 0), metadata=json.loads(cells["metadata"]))
 
 
 def point(cells: Mapping[str, Any], schema: IndexSchema) -> Point:

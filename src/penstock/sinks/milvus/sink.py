@@ -64,9 +64,10 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
         with closed_on_error(self._connect()) as collection:
             kept = collection.manifest()
             if kept is not None:
-                manifests.check_schema(kept.schema, manifest.schema, self._url)
+                manifests.check_schema(kept.schema, schema, self._url)
+                schema = kept.schema  # which says whether the collection has the fields of filters
             else:
-                collection.create(encoding.collection_schema(schema), manifest)
+                collection.create(encoding.collection_schema(schema, lite=collection.lite), manifest)
             collection.load(schema)
             self._hold(collection, schema)
 
@@ -76,12 +77,15 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
     def write(self, points: Sequence[Point]) -> None:
         collection, schema = self._opened()
         batch = sparse.batched(points, schema, self._url, refused="negative or zero")
+        newest = {point.id: point.chunk for point in points}
+        filterable = encoding.Filterable(lite=collection.lite) if schema.filterable else None
         data = []
         for position, cells in enumerate(batch.rows):
             vectors = {name: column.rows[position] for name, column in batch.columns.items()}
             try:
-                data.append(encoding.row(cells, vectors))
-            except ValueError as error:
+                row = encoding.row(cells, vectors)
+                data.append(row | filterable.cells(newest[cells[0]]) if filterable else row)
+            except (ValueError, RecursionError) as error:
                 batch.reasons[cells[0]] = str(error)
         if data:
             collection.call("upsert", data=data)

@@ -45,6 +45,10 @@ def parse(url: str) -> address.Address:
     return at
 
 
+def is_lite(version: object) -> bool:
+    return str(version).startswith("milvus_lite")
+
+
 class Collection:
     """A client, the user's or one of our own, and the collection that it is used for."""
 
@@ -60,7 +64,7 @@ class Collection:
         self._own = client is None
         self.client = client or self._connect(pymilvus, at)
         try:
-            self.lite = str(self.call("get_server_version", named=False)).startswith("milvus_lite")
+            self.lite = is_lite(self.call("get_server_version", named=False))
         except BaseException:
             self.close()
             raise
@@ -151,6 +155,8 @@ class Collection:
             if not self.call("list_indexes", field_name=field):
                 kind = "SPARSE_INVERTED_INDEX" if space.kind == "Sparse" else "FLAT" if self.lite else "AUTOINDEX"
                 params.add_index(field, index_type=kind, metric_type=metric(space))
+        if schema.filterable and not self.lite and not self.call("list_indexes", field_name="terms"):
+            params.add_index("terms", index_type="INVERTED")
         if len(params):
             self.call("create_index", index_params=params, sync=False)
         self.call("load_collection", timeout=LOAD)

@@ -1,4 +1,8 @@
-"""Filters in the language of Pinecone, which has no `not`: negations go down to the comparisons."""
+"""Filters in the language of Pinecone, which has no `not`: negations go down to the comparisons.
+
+What is asked of metadata is looked up in the list `terms`, and the order of numbers and of times in fields of their
+own, see penstock.sinks.pinecone.records.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from typing import Any
 
 from penstock.core import filters
 from penstock.core.errors import UsageError
-from penstock.sinks.pinecone.records import LARGEST_NUMBER
+from penstock.core.fields import kind
+from penstock.sinks import hashed_terms as terms
+from penstock.sinks.pinecone.records import GREATEST, LARGEST_NUMBER, LEAST, ordered
 
 TERMS = 10_000
 """The most values of one `$in`."""
@@ -29,6 +35,8 @@ def translate(wanted: filters.Filter, *, negated: bool = False) -> dict[str, Any
             return _several(terms, negated, every=not negated)
         case filters.Some(terms):
             return _several(terms, negated, every=negated)
+        case filters.Absent("image"):
+            return {"image": {"$exists": negated}}
         case filters.Absent(field):
             if field == "page":
                 return _PAGED if negated else _PAGELESS
@@ -42,6 +50,26 @@ def translate(wanted: filters.Filter, *, negated: bool = False) -> dict[str, Any
             return _or_pageless(field, test) if negated else test
         case filters.Among(field, values):
             return _among(field, values, negated)
+        case filters.HasValue():
+            return _has_value(wanted, negated)
+
+
+def _has_value(wanted: filters.HasValue, negated: bool) -> dict[str, Any]:
+    path, asked, sign = wanted.path, wanted.value, wanted.operator
+    if asked is None:
+        return _among("terms", (terms.present(path),), negated)
+    if isinstance(asked, tuple) or sign == "=":
+        several = asked if isinstance(asked, tuple) else (asked,)
+        return _among("terms", [terms.equal(path, value) for value in several], negated)
+    if sign == "prefix" or (number := ordered(asked)) is None:
+        raise UsageError(
+            f"{wanted.name}: Pinecone does not order texts: {'$prefix' if sign == 'prefix' else sign} is for numbers,"
+            " dates and times"
+        )
+    field = terms.bound(path, kind(asked)) + (GREATEST if sign in (">", ">=") else LEAST)
+    if negated:
+        return {"$or": [{field: {"$exists": False}}, {field: {_OPPOSITE[sign]: number}}]}
+    return {field: {_SIGNS[sign]: number}}
 
 
 def _several(terms: Sequence[filters.Filter], negated: bool, *, every: bool) -> dict[str, Any]:
@@ -55,7 +83,7 @@ def _among(field: str, values: Sequence[filters.Value], negated: bool) -> dict[s
     known = [value for value in (_comparable(field, value) for value in values) if value is not None]
     if not known:
         return _ALL if negated else _NONE
-    if len(known) == 1:
+    if len(known) == 1 and field != "terms":  # which is a list
         test: dict[str, Any] = {field: {"$ne" if negated else "$eq": known[0]}}
     else:
         sign = "$nin" if negated else "$in"

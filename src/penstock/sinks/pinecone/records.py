@@ -1,7 +1,8 @@
 """Chunks and vectors as Pinecone's records, and back.
 
 `id`, `uri`, `text`, `ordinal` and `page` are searched by; `has_page` stands for a null, which the store does not know.
-Headings and metadata are JSON text, an image is base64.
+Headings and metadata are JSON text, an image is base64. What filters ask of the metadata is in `terms`, see
+penstock.sinks.terms, and in numbers, which are the least and the greatest of a field; older records lack them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from penstock.core.records import Chunk, Dense, Sparse, Vector
+from penstock.core.fields import Scalar, seconds
+from penstock.core.records import Chunk, Dense, Point, Sparse, Vector
 from penstock.core.schema import VectorSpec
+from penstock.sinks import hashed_terms as terms
 from penstock.sinks import rows, sparse
 
 LARGEST_NUMBER = 1 << 53
@@ -22,6 +25,8 @@ METADATA = 40_000
 """Bytes of a record's metadata, at most."""
 HASHED = "sha256-"
 """What a record's id begins with where the point's own is none for Pinecone."""
+LEAST, GREATEST = "_min", "_max"
+"""What the names of the two numbers of a field end with."""
 ENTRY = 40
 """Bytes of an index and its value as JSON, at most."""
 
@@ -46,6 +51,32 @@ def metadata_of(row: rows.Row) -> dict[str, Any]:
     if image is not None:
         fields["image"] = base64.b64encode(image).decode("ascii")
     return fields
+
+
+class Filterable:
+    """The fields that filters look into, for the points of one batch."""
+
+    def __init__(self, points: Sequence[Point], dumps: Callable[[Any], bytes]) -> None:
+        self._metadata = {point.id: point.chunk.metadata for point in points}
+        self._dumps = dumps
+        self._written: dict[int, tuple[dict[str, Any], int]] = {}
+        """By the identity of the metadata: chunks of a document share them."""
+
+    def fields(self, point: str) -> tuple[dict[str, Any], int]:
+        """The fields, and the bytes that they add to others."""
+        metadata = self._metadata[point]
+        if (written := self._written.get(id(metadata))) is None:
+            # One term at least, as no comparison finds a record without the list.
+            found: dict[str, Any] = {"terms": [terms.present(()), *terms.of_metadata(metadata)]}
+            for name, (least, greatest) in terms.bounds(metadata, ordered).items():
+                found[name + LEAST], found[name + GREATEST] = least, greatest
+            written = self._written[id(metadata)] = found, len(self._dumps(found)) - 1
+        return written
+
+
+def ordered(value: Scalar) -> float | None:
+    """A value of metadata as a number in the same order; None for texts that are no date or time."""
+    return seconds(value) if isinstance(value, str) else terms.double(value)
 
 
 def chunk_of(metadata: Mapping[str, Any]) -> Chunk:

@@ -23,6 +23,7 @@ from penstock.sinks.pinecone.filters import translate
 from penstock.sinks.pinecone.records import (
     HASHED,
     METADATA,
+    Filterable,
     chunk_of,
     key,
     metadata_of,
@@ -63,12 +64,13 @@ class PineconeStore(AddressStore[wire.Namespace]):
 class PineconeSink(PineconeStore, Sink):
     """A namespace of a serverless index. `client` is a `pinecone.Pinecone` of the user's.
 
-    A record has one vector, and 40 KB of metadata at most, the text included: points with more are refused. Sparse
-    vectors are in a sparse index, with one value at least and none that is zero. Reading follows writing late, which
-    `flush` waits for. Counts are the store's own statistics.
+    A record has one vector, and 40 KB of metadata at most, the text and what filters need included: points with more
+    are refused. Sparse vectors are in a sparse index, with one value at least and none that is zero. Reading follows
+    writing late, which `flush` waits for. Counts are the store's own statistics.
     """
 
     accepts = frozenset({Dense, Sparse})
+    counts_exactly = False  # what is counted is behind what was written
     max_rows = RECORDS
     max_bytes = 4 << 20
     max_text = 32_000
@@ -134,7 +136,8 @@ class PineconeSink(PineconeStore, Sink):
     def write(self, points: Sequence[Point]) -> None:
         namespace, schema = self._opened()
         batch = sparse.batched(points, schema, self._url, refused="zero")
-        for records in _requests(namespace, batch):
+        filterable = Filterable(points, namespace.dumps) if schema.filterable else None
+        for records in _requests(namespace, batch, filterable):
             refused = dict(in_halves(records, partial(self._put, namespace), wire.Refused))
             if len(refused) == len(records) > 1:
                 raise SinkError(next(iter(refused.values())))
@@ -209,19 +212,26 @@ class PineconeSink(PineconeStore, Sink):
             yield [names.get(record, record) for record in page if record in names or not record.startswith(HASHED)]
 
 
-def _requests(namespace: wire.Namespace, batch: rows.Batch) -> Iterator[list[dict[str, Any]]]:
+def _requests(
+    namespace: wire.Namespace, batch: rows.Batch, filterable: Filterable | None
+) -> Iterator[list[dict[str, Any]]]:
     """The records that can be written, in requests of a good size; reasons for the others go into the batch."""
     (column,) = batch.columns.values()
     good: list[tuple[dict[str, Any], Any, int]] = []
     for row, vector in zip(batch.rows, column.rows, strict=True):
         try:
             metadata = metadata_of(row)
-            size = len(namespace.dumps(metadata))
-            if size > METADATA:
-                raise ValueError(f"its text and metadata have {size:,} bytes; Pinecone takes {METADATA:,}")
+            size, added = len(namespace.dumps(metadata)), 0
+            if filterable is not None:
+                fields, added = filterable.fields(row[0])
+                metadata |= fields
+            if size + added > METADATA:
+                and_filters = f", and {added:,} to filter by them" if added else ""
+                raise ValueError(f"its text and metadata have {size:,} bytes{and_filters}; Pinecone takes {METADATA:,}")
+            size += added
             if not (vector.values if isinstance(vector, Sparse) else vector).any():
                 raise ValueError("its vector is all zeros or empty, which Pinecone does not take")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             batch.reasons[row[0]] = str(error)
         else:
             good.append((metadata, vector, size))
@@ -229,8 +239,8 @@ def _requests(namespace: wire.Namespace, batch: rows.Batch) -> Iterator[list[dic
     total = 0
     for start in range(0, len(good), STACK):
         stack = good[start : start + STACK]
-        fields = vector_fields([vector for _, vector, _ in stack])
-        for (metadata, _, size), (field, vector_size) in zip(stack, fields, strict=True):
+        vectors = vector_fields([vector for _, vector, _ in stack])
+        for (metadata, _, size), (field, vector_size) in zip(stack, vectors, strict=True):
             more = vector_size + size + 600
             if records and (total + more > REQUEST or len(records) == RECORDS):
                 yield records

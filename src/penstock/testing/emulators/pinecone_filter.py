@@ -43,24 +43,34 @@ def _term(name: str, wanted: Any) -> Test:
 
 
 def _comparison(name: str, sign: str, value: Any) -> Test:
-    """A field that a record lacks passes no comparison, not even `$ne`."""
+    """A field that a record lacks passes no comparison, not even `$ne`. Of a list one value has to be as asked, and for
+    `$ne` and `$nin` none."""
+    if sign == "$exists":
+        _check_value(sign, value, bool)
+        return lambda m: (name in m) is value
     if sign in ("$eq", "$ne"):
         _check_value(sign, value, bool | str | int | float)
         wanted = (isinstance(value, bool), value)
-        return lambda m: name in m and ((isinstance(m[name], bool), m[name]) == wanted) is (sign == "$eq")
+        return lambda m: (
+            name in m and any((isinstance(v, bool), v) == wanted for v in _held(m[name])) is (sign == "$eq")
+        )
     if sign in ("$in", "$nin"):
         if not isinstance(value, list) or not 1 <= len(value) <= 10_000:
             raise Refusal(400, f"{sign} takes 1 to 10000 values")
         for part in value:
             _check_value(sign, part, str | int | float)
         several = set(value)
-        return lambda m: name in m and (m[name] in several) is (sign == "$in")
+        return lambda m: name in m and any(v in several for v in _held(m[name])) is (sign == "$in")
     if sign in _ORDER:
         if isinstance(value, bool):
             raise Refusal(400, f"the {sign} operator must be followed by a number, got {value!r}")
         _check_value(sign, value, int | float)
         return lambda m: isinstance(m.get(name), float) and _ORDER[sign](m[name], value)
     raise Refusal(400, f"{sign} is not a valid operator")
+
+
+def _held(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _check_value(sign: str, value: Any, kinds: Any) -> None:
