@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from penstock.core.contracts import Index
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.filters import Filter
 from penstock.core.records import Hit, Sparse, Vector
@@ -24,6 +25,7 @@ class PineconeIndex(PineconeStore, CollectionIndex[Namespace]):
     index with the query."""
 
     largest_k = 10_000
+    facets = Index.facets  # it counts no values
 
     def open(self) -> None:
         with closed_on_error(self._connect()) as namespace:  # which has to be connected to the index
