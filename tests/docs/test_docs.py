@@ -64,6 +64,9 @@ def run(line: str, folder: Path) -> None:
     if words[0].startswith("scripts/"):
         assert os.access(ROOT / words[0], os.X_OK)  # CI runs them
         return
+    if words[0] in ("cp", "rm"):
+        subprocess.run(words, cwd=folder, check=True)
+        return
     assert words[0] == "penstock"
     assert main(words[1:]) == 0, line
 
