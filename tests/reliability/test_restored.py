@@ -152,3 +152,37 @@ def test_an_index_as_it_was_left_is_not_listed(w: World, monkeypatch: pytest.Mon
     report = w.run()
     assert report.ok
     assert not noticed(report)
+
+
+def test_a_run_that_failed_meanwhile_hides_nothing(w: World) -> None:
+    """The database dies in the middle of a run, and is then restored."""
+    w.run()
+    restore = w.back_up(w.index)
+    for n in range(20, 25):
+        w.write(n)
+    w.run()
+    w.write(25)
+
+    def dies(texts: list[str]) -> Any:
+        raise MemoryError
+
+    model = HashingEmbedder(8)
+    model.embed = dies  # type: ignore[method-assign, assignment]
+    docs, state = w.folder / "docs", w.ledger
+    with pytest.raises(ps.PenstockError, match="MemoryError"):
+        ps.Pipeline(docs, into=w.url, model=model, state=state, metadata={"team": "one"}).run()
+    restore()
+    assert noticed(w.run())
+    assert w.points().keys() == w.names()
+
+
+def test_runs_that_change_nothing_leave_the_note(w: World) -> None:
+    w.run()
+    restore = w.back_up(w.index)
+    w.write(20)
+    w.run()
+    for _ in range(2):
+        assert not noticed(w.run())
+    restore()
+    assert noticed(w.run())
+    assert w.points().keys() == w.names()

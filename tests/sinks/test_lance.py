@@ -357,6 +357,35 @@ def test_more_fields_than_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for test in (3, {"$exists": True}):
             with pytest.raises(UsageError, match="10 fields"):
                 index.search(query, where={"field 19": test})
+        with pytest.raises(UsageError, match="10 fields"):
+            index.facets(["field 19"])
+
+
+def test_a_large_table_has_indexes_of_its_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each kind that LanceDB indexes; maintenance fails for none of the others, and has nothing to do again."""
+    monkeypatch.setattr(lance.table, "INDEX_ROWS", 500)
+    monkeypatch.setattr(lance.fields, "MOST_COLUMNS", 12)
+    monkeypatch.setattr(lance.sink, "MOST_COLUMNS", 12)
+    metadata = {
+        "team": "a",
+        "tags": ["a", "b"],
+        "year": 2024,
+        "sizes": [1, 2],
+        "draft": True,
+        "both": [True, False],
+        "people": [{"name": "Ann"}],
+    }
+    points = [point(n, metadata={**metadata, "year": n % 30, f"field {n}": n}) for n in range(600)]
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        sink.write(points)
+        sink.flush()
+        table, schema = sink._opened()
+        assert {"vector", "id", "number:year", "text:team", "texts:tags"} <= {*lance.table.unindexed(table, schema)}
+        compact(sink.url)
+        assert lance.table.unindexed(table, schema) == []
+        sink.maintain()
+        holds(sink, points)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])

@@ -6,6 +6,7 @@ of a list is not looked into. A null, an empty list and an empty mapping are as 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 Path = tuple[str, ...]
 Scalar = str | int | float | bool
 
+DEPTH = 16
+"""Names that lead to a field, at most: what lies deeper is not looked into."""
 PREFIX = "metadata."
 """Leads to a field whose name is also one of a chunk's own: `metadata.id`."""
 
@@ -20,6 +23,8 @@ PREFIX = "metadata."
 def parse_path(name: str) -> Path:
     """The path of a field. Raises ValueError for what names none."""
     path = tuple(name.removeprefix(PREFIX).split("."))
+    if len(path) > DEPTH:
+        raise ValueError(f"a field within more than {DEPTH - 1} mappings: {name!r}")
     if not all(path) or any(part.startswith("$") or not _encodable(part) for part in path):
         raise ValueError(f"invalid field {name!r}")
     return path
@@ -57,7 +62,8 @@ def leaves(metadata: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path,
     """Every field that has a value and none within it that has, with those that can be compared with: none for a list
     of mappings. A mapping is there if a field within it is."""
     for name, value in metadata.items():
-        within = iter(leaves(value, (*path, name))) if isinstance(value, Mapping) else iter(())
+        deeper = isinstance(value, Mapping) and len(path) + 1 < DEPTH
+        within = iter(leaves(value, (*path, name))) if deeper else iter(())
         if (first := next(within, None)) is not None:
             yield first
             yield from within
@@ -69,9 +75,7 @@ def seconds(value: object) -> float | None:
     """The time that a text stands for in the form in which metadata keep dates and times, in seconds; None for any
     other value. For stores that order numbers alone: within a second, the numbers are in the order of the texts, of
     which that with a fraction is before the one without."""
-    if not isinstance(value, str) or not 10 <= len(value) <= 27 or value[4] != "-" or value[7] != "-":
-        return None
-    if len(value) > 10 and not (value[10] == "T" and value.endswith("Z")):
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
         return None
     try:
         time = datetime.fromisoformat(value if len(value) > 10 else f"{value}T00:00:00Z")
@@ -79,6 +83,9 @@ def seconds(value: object) -> float | None:
         return None
     within = 0 if len(value) == 10 else time.microsecond or 1_000_000
     return time.replace(microsecond=0).timestamp() + within / (1 << 20)  # exact in doubles, from 1700 to 2240
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d{6})?Z)?", re.ASCII)
 
 
 def _encodable(text: str) -> bool:

@@ -57,7 +57,7 @@ def moment(seconds: float) -> str:
 def _stamp(time: datetime) -> str:
     """To the second: with a fraction here and none there, texts would not be in the order of the times."""
     time = time.astimezone(UTC)  # one without a zone is local, as everywhere in Python
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{time.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def normalized(metadata: object) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from threading import Event
 from typing import Any
@@ -60,7 +60,7 @@ def copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None = None)
     if (existing := new.manifest()) is not None and existing.owners:
         raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another url")
     old.open(held)
-    new.open(Manifest(held.schema))
+    new.open(Manifest(replace(held.schema, filterable=True)))
     total, before = old.count(), new.count()
     written = kept = 0
     refused: dict[str, str] = {}

@@ -16,7 +16,7 @@ from penstock.engine.head import Head
 from penstock.engine.journal import FAILED, OPEN
 from penstock.engine.progress import Progress, Report
 from penstock.engine.tail import LINGER, Tail
-from penstock.jobs import mend, reading
+from penstock.jobs import reading, restored
 from penstock.jobs.components import Components
 from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.remove import finish
@@ -71,7 +71,7 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
     ledger = session.components.ledger
     began = time.monotonic()
     session.catch_up()
-    before = mend.check(session, options.max_wait)
+    restored.compare_if_restored(session, options.max_wait)
     if late := finish(ledger, session.sink, session.open_sink, options.max_wait):
         session.notices.append(f"{late:,} documents that were removed before went now")
     run = ledger.begin_run(fingerprints(session.schema))
@@ -93,7 +93,7 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
         ledger.end_run(run, status, report.to_json())
     if status == "done":
         with suppress(Exception):  # of the store: what it has is safe, and the next run looks no further
-            mend.remember(session, run, before, changed=bool(report.written + report.removed))
+            restored.note(session, run, changed=bool(report.written + report.removed))
     if session.sink_is_open and report.written + report.removed:
         session.sink.maintain()
     return report

@@ -109,15 +109,10 @@ class Chunks(Database):
                 marks = ",".join("?" * len(page))
                 db.execute(f"DELETE FROM refused WHERE id IN ({marks})", [chunk.id for chunk in page])
 
-    def acknowledged_in(self, run: int, limit: int) -> list[bytes]:
-        """The ids of some chunks that this run acknowledged."""
-        return [id for (id,) in self._read("SELECT id FROM chunks WHERE acked = ? LIMIT ?", run, limit)]
-
-    def all_digests(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Of these chunks, in whatever documents, those that are acknowledged, with their digests. Reads the whole
-        table."""
-        marks = ",".join("?" * len(ids))
-        return dict(self._read(f"SELECT id, digest FROM chunks WHERE id IN ({marks}) AND acked > 0", *ids))
+    def some_acknowledged(self, run: int, limit: int) -> list[tuple[int, bytes]]:
+        """(document, id) of some chunks that this run acknowledged, or else any run."""
+        sql = "SELECT document, id FROM chunks WHERE acked {} ? LIMIT ?"
+        return self._read(sql.format("="), run, limit) or self._read(sql.format(">"), 0, limit)
 
     def indexed(self, documents: Sequence[int]) -> dict[int, int]:
         """How many acknowledged chunks each of these documents has, where it has any."""

@@ -92,7 +92,7 @@ def check_fields(schema: IndexSchema, url: str) -> None:
     if not schema.filterable:
         raise UsageError(
             f"{url} was made by an earlier version, whose metadata cannot be filtered by: `penstock reindex` makes it"
-            " anew"
+            " anew, and `penstock copy` another one, without its source"
         )
 
 

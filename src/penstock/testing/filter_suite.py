@@ -30,6 +30,7 @@ METADATA: tuple[Metadata, ...] = (
     {"day": "2024-02-01", "modified": "2024-01-05T10:00:00.500000Z", "mixed": 3.5, "numbers": [4]},
     {"day": "2023-12-31", "modified": "2023-12-31T23:59:59Z", "department": None, "people": [{"name": "Ann"}]},
     {"department": "", "id": "own", "page": "own", "metadata": {"id": "inner"}, "mixed": 1},
+    {"department": "[]", "day": "x\ty", "nested": {"ж" * 40: {"字" * 30: "long"}}},
     {"department": ["hr", "it"], "tags": ["neu", "nëw", "Ω"], "year": [1999, 2024], "mixed": False},
 )
 
@@ -68,6 +69,12 @@ EVERYWHERE: tuple[Metadata, ...] = (
     {"author.at": {"$exists": True}},
     {"people": {"$exists": True}},
     {"people.name": "Ann"},
+    {"nested": {"$exists": True}},
+    {f"nested.{'ж' * 40}": {"$exists": True}},
+    {f"nested.{'ж' * 40}.{'字' * 30}": "long"},
+    {"department": "[]"},
+    {"year": list(range(1000, 1400))},
+    {"department": ["hr", *map(str, range(400))]},
     {"draft": True},
     {"draft": False},
     {"draft": {"$ne": True}},
@@ -119,6 +126,7 @@ INVALID: tuple[Metadata, ...] = (
     {"$no": 1},
     {"author..name": 1},
     {"author\ud800": 1},
+    {".".join("abcdefghijklmnopq"): 1},
     {"year": {"$gt": None}},
     {"year": {"$gt": True}},
     {"year": {"$gt": [1]}},

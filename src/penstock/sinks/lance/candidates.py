@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 20_000
 KEPT = 64 << 20
 LARGEST = KEPT // 2
+ENTRY = 64 << 10
+"""Bytes that a filter counts for at least, so that there are a thousand at most."""
 BATCH = 65_536
 """Rows that are read at once: LanceDB's own 1,024 take five times as long."""
 
@@ -35,14 +37,11 @@ class _Vectors(NamedTuple):
     values: NDArray[np.float32]
     """Of length 1 where the metric is cosine."""
 
-    @property
-    def nbytes(self) -> int:
-        return int(self.values.nbytes) + 100 * len(self.ids)
-
 
 class Candidates:
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], _Vectors] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], _Vectors] = OrderedDict()
+        self._version, self._bytes = 0, 0
         self._lock = threading.Lock()
 
     def nearest(self, table: Any, condition: str, column: str, metric: str, query: Any, k: int) -> list[Hit]:
@@ -70,20 +69,26 @@ class Candidates:
             raise RuntimeError("row not found: the table has become another version") from None
 
     def _vectors(self, table: Any, condition: str, column: str, metric: str) -> _Vectors:
-        version = table.version
-        key = (version, condition, column)
+        version, key = table.version, (condition, column)
         with self._lock:
-            if found := self._kept.get(key):
+            if version == self._version and (found := self._kept.get(key)):
                 self._kept.move_to_end(key)
                 return found
         found = _read(table, condition, column, metric)
         with self._lock:
-            for old in [old for old in self._kept if old[0] != version]:
-                del self._kept[old]
-            self._kept[key] = found
-            while sum(one.nbytes for one in self._kept.values()) > KEPT:
-                self._kept.popitem(last=False)
+            if version != self._version:
+                self._kept.clear()
+                self._version, self._bytes = version, 0
+            if key not in self._kept:
+                self._kept[key] = found
+                self._bytes += _size(key, found)
+            while self._bytes > KEPT:
+                self._bytes -= _size(*self._kept.popitem(last=False))
         return found
+
+
+def _size(key: tuple[str, str], found: _Vectors) -> int:
+    return len(key[0]) + int(found.values.nbytes) + 100 * len(found.ids) + ENTRY
 
 
 def _read(table: Any, condition: str, column: str, metric: str) -> _Vectors:

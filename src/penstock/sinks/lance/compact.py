@@ -19,7 +19,7 @@ from penstock.core.errors import SinkError
 from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 from penstock.sinks.lance import table as tables
-from penstock.sinks.lance.fields import is_field, is_list
+from penstock.sinks.lance.fields import INDEXES, is_field, kind_of
 from penstock.sinks.lance.table import TableFiles, crowded, unindexed
 
 KEEP = timedelta(minutes=5)
@@ -39,21 +39,24 @@ def compact(url: str, *, clean: bool = False) -> None:
         if clean or crowded(table):
             table.optimize(cleanup_older_than=KEEP)
         for column in unindexed(table, manifest.schema):
-            table.create_index(column, config=_index_of(column, table, manifest.schema))
+            try:
+                table.create_index(column, config=_index_of(column, table, manifest.schema))
+            except (RuntimeError, ValueError) as error:  # one that cannot be is no reason to leave out the others
+                print(f"{column}: {error}", file=sys.stderr)
         if clean:
             table.optimize(cleanup_older_than=NOW)
 
 
 def _index_of(column: str, table: Any, schema: IndexSchema) -> Any:
-    from lancedb.index import Bitmap, BTree, IvfRq, IvfSq, LabelList
+    from lancedb import index
 
     if column == "id":
-        return BTree()
+        return index.BTree()
     if is_field(column):
-        return LabelList() if is_list(column) else Bitmap()
+        return getattr(index, INDEXES[kind_of(column)])()
     space = next(space for name, space in schema.vectors.items() if rows.vector_column(name) == column)
     # A bit a dimension tells well enough which few to compare exactly, and is read in no time.
-    kind = IvfSq if space.dim % 8 else IvfRq
+    kind = index.IvfSq if space.dim % 8 else index.IvfRq
     # As many parts as each then has rows: half as many rows are looked at as in parts of LanceDB's own size.
     return kind(distance_type=space.metric, num_partitions=math.isqrt(table.count_rows()), max_iterations=10)
 

@@ -8,7 +8,6 @@ first, up to MOST_COLUMNS; after that, `more:` has the names of those that a row
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,19 @@ from penstock.core.errors import UsageError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filters import Filter, HasValue
 from penstock.core.records import Metadata
+from penstock.sinks.terms import double
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_COLUMNS = 256
 """A table with thousands of columns is slow to open and to write."""
-LONGEST_NAME = 200
+LONGEST_NAME = 64
+"""Characters of a field's name; a hash stands for a longer one."""
 KINDS = {str: "text", float: "number", bool: "flag"}
 SEVERAL = {"text": "texts", "number": "numbers", "flag": "flags"}
+INDEXES = {"text": "Bitmap", "texts": "LabelList", "flag": "Bitmap", "flags": "LabelList", "number": "BTree"}
+"""LanceDB's index of a column of each kind, where it has one."""
 PRESENT = "other"
 MORE = "more:"
 SEPARATOR = "\1"
@@ -36,10 +39,17 @@ SEPARATOR = "\1"
 
 def column(kind: str, path: Path) -> str:
     """The name of a column. LanceDB takes no dots in it."""
-    name = "/".join(quote(part, safe="").replace(".", "%2E") for part in path)
-    if len(name) > LONGEST_NAME:
-        name = f"*{blake2b(name.encode(), digest_size=16).hexdigest()}"
-    return f"{kind}:{name}"
+    return f"{kind}:{'/'.join(map(_name, path))}"
+
+
+def _name(part: str) -> str:
+    if len(part) > LONGEST_NAME:
+        return f"*{blake2b(part.encode(), digest_size=16).hexdigest()}"
+    return quote(part, safe="").replace(".", "%2E")
+
+
+def kind_of(column: str) -> str:
+    return column.partition(":")[0]
 
 
 def is_field(column: str) -> bool:
@@ -47,13 +57,13 @@ def is_field(column: str) -> bool:
 
 
 def is_list(column: str) -> bool:
-    return column.partition(":")[0] in SEVERAL.values()
+    return kind_of(column) in SEVERAL.values()
 
 
 def arrow_type(column: str) -> pa.DataType:
     import pyarrow as pa
 
-    kind = column.partition(":")[0]
+    kind = kind_of(column)
     types = {"text": pa.string(), "number": pa.float64(), "flag": pa.bool_(), PRESENT: pa.bool_()}
     if column == MORE:
         return pa.list_(pa.string())
@@ -64,23 +74,21 @@ def cells(metadata: Metadata) -> dict[str, Any]:
     """The values of a row, by column."""
     found: dict[str, Any] = {}
     for path, held in fields.leaves(metadata):
-        if not held:
-            found[column(PRESENT, path)] = True
-            continue
+        before = len(found)
         for kind, name in KINDS.items():
-            values = list(dict.fromkeys(_kept(value) for value in held if fields.kind(value) is kind))
+            same = (value for value in held if fields.kind(value) is kind and value == value)
+            values = list(dict.fromkeys(map(_kept, same)))
             if len(values) == 1:
                 found[column(name, path)] = values[0]
             elif values:
                 found[column(SEVERAL[name], path)] = values
+        if len(found) == before:  # nothing, or NaN, which equals nothing
+            found[column(PRESENT, path)] = True
     return found
 
 
 def _kept(value: Scalar) -> Scalar:
-    try:
-        return float(value) if fields.kind(value) is float else value
-    except OverflowError:
-        return math.inf
+    return double(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class FieldColumns:
@@ -129,27 +137,27 @@ class Condition:
 
     def _of_kind(self, term: HasValue, kind: str, values: Sequence[Scalar]) -> Iterator[str]:
         literals = list(map(_literal, values))
-        self._check_complete(term)
+        self.check_complete(term.path)
         for name, test in ((column(kind, term.path), _single), (column(SEVERAL[kind], term.path), _list)):
             if name in self._columns:
                 yield f"({_quoted(name)} IS NOT NULL AND {test(_quoted(name), term.operator, literals)})"
 
     def _beneath(self, term: HasValue) -> list[str]:
         """The columns of a field and of those within it."""
-        self._check_complete(term)
+        self.check_complete(term.path)
         own = column("", term.path)
         ends = {name: name[name.index(":") :] for name in self._columns}
         return sorted(name for name, end in ends.items() if end == own or end.startswith(f"{own}/"))
 
-    def _check_complete(self, term: HasValue) -> None:
+    def check_complete(self, path: Path) -> None:
         """Raise UsageError where a row has the field, or one within it, and there is no column for it."""
         if MORE not in self._columns:
             return
-        names, own = f"concat(array_to_string({_quoted(MORE)}, '/:'), '/:')", column("", term.path)
+        names, own = f"concat(array_to_string({_quoted(MORE)}, '/:'), '/:')", column("", path)
         if self._table.count_rows(f"{_quoted(MORE)} IS NOT NULL AND contains({names}, {filters.literal(own + '/')})"):
             raise UsageError(
-                f"{self._url} cannot filter by {term.name}: it has columns for {MOST_COLUMNS} fields, and this is none"
-                " of them"
+                f"{self._url} cannot look into the field {'.'.join(path)}: it has columns for {MOST_COLUMNS} fields,"
+                " and this is none of them"
             )
 
 
@@ -188,19 +196,18 @@ def value_columns(columns: Iterable[str], path: Path) -> list[str]:
 
 def counts(batches: Iterable[pa.RecordBatch], names: Sequence[str]) -> Mapping[tuple[type, Scalar], int]:
     """How many rows have each value of these columns."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     kinds = {name: kind for kind, name in KINDS.items()}
-    table = pa.Table.from_batches(batches, pa.schema([(name, arrow_type(name)) for name in names]))
     found: dict[tuple[type, Scalar], int] = {}
-    for name in names:
-        values, kind = table.column(name), name.partition(":")[0]
-        if is_list(name):
-            values, kind = pc.list_flatten(values), kind.removesuffix("s")
-        counted = pc.value_counts(values.drop_null())
-        pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
-        for value, number in pairs:
-            key = kinds[kind], value
-            found[key] = found.get(key, 0) + number
+    for batch in batches:
+        for name in names:
+            values, kind = batch.column(name), kind_of(name)
+            if is_list(name):
+                values, kind = pc.list_flatten(values), kind.removesuffix("s")
+            counted = pc.value_counts(values.drop_null())
+            pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+            for value, number in pairs:
+                key = kinds[kind], value
+                found[key] = found.get(key, 0) + number
     return found

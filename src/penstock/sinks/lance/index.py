@@ -135,6 +135,7 @@ class LanceIndex(Opened[Any], Index):
             images = table.count_rows(f"image IS NOT NULL{f' AND {condition}' if condition else ''}")
             numbers = {(str, "text"): count - images, (str, "image"): images}
             return {value: number for value, number in numbers.items() if number}
+        Condition(table, self._url).check_complete(path)
         columns = value_columns(table.schema.names, path)
         if not columns:
             return {}

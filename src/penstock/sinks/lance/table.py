@@ -11,7 +11,7 @@ from penstock.core.errors import SinkError, SinkUnavailable, UsageError
 from penstock.core.records import Point
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
-from penstock.sinks.lance.fields import counts, is_field
+from penstock.sinks.lance.fields import INDEXES, counts, kind_of
 
 EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
 PAGE = 4096
@@ -29,6 +29,7 @@ INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
 
 SAMPLE, FEW_VALUES = 20_000, 500
+"""Where so many rows have so few values, all rows are taken to have few."""
 
 T = TypeVar("T")
 
@@ -124,14 +125,14 @@ def crowded(table: Any) -> bool:
 
 def unindexed(table: Any, schema: IndexSchema) -> list[str]:
     """The columns that lack an index, once the table has outgrown reading all of it: dense vectors, ids, and fields of
-    metadata that have few values."""
+    metadata that are numbers or have few values."""
     if table.count_rows() < INDEX_ROWS:
         return []
     dense = [rows.vector_column(name) for name, space in schema.vectors.items() if space.kind == "Dense"]
-    indexed = {column for index in table.list_indices() for column in index.columns}
+    indexed = {column.strip("`") for index in table.list_indices() for column in index.columns}
     missing = [name for name in (*dense, "id") if name not in indexed]
-    fields = [name for name in table.schema.names if is_field(name) and name not in indexed]
-    return missing + [name for name in fields if _has_few_values(table, name)]
+    fields = [name for name in table.schema.names if kind_of(name) in INDEXES and name not in indexed]
+    return missing + [name for name in fields if kind_of(name) == "number" or _has_few_values(table, name)]
 
 
 def _has_few_values(table: Any, column: str) -> bool:

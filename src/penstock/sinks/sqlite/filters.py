@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from penstock.core import filters
+from penstock.core import fields, filters
 from penstock.core.fields import Path, Scalar
 from penstock.core.filters import Filter, HasValue
 from penstock.sinks.sqlite.file import File
@@ -26,13 +26,17 @@ def condition(wanted: Filter, values: list[Any]) -> str:
 
 
 def _has_value(term: HasValue, put: Put) -> str:
-    fields, found = _steps(term.path, put)
+    steps, found = _steps(term.path, put)
     if term.operator == "exists":
-        return f"EXISTS (SELECT 1 FROM {fields} AND {found}.type <> 'null' AND {found}.value NOT IN ('[]', '{{}}'))"
-    fields, one = _elements(fields, found)
-    several = term.value if isinstance(term.value, tuple) else (term.value,)
-    tests = [_test(one, term.operator, value, put) for value in several if value is not None]
-    return f"EXISTS (SELECT 1 FROM {fields} AND ({' OR '.join(tests) or '1 = 0'}))"
+        empty = f"{found}.type IN ('array', 'object') AND {found}.value IN ('[]', '{{}}')"
+        return f"EXISTS (SELECT 1 FROM {steps} AND {found}.type <> 'null' AND NOT ({empty}))"
+    steps, one = _elements(steps, found)
+    if isinstance(term.value, tuple):
+        test = _among(one, term.value, put)
+    else:
+        assert term.value is not None
+        test = _test(one, term.operator, term.value, put)
+    return f"EXISTS (SELECT 1 FROM {steps} AND ({test}))"
 
 
 def _steps(path: Path, put: Put) -> tuple[str, str]:
@@ -45,11 +49,11 @@ def _steps(path: Path, put: Put) -> tuple[str, str]:
     return f"{' CROSS JOIN '.join(tables)} WHERE {names}", f"step{len(path) - 1}"
 
 
-def _elements(fields: str, found: str) -> tuple[str, str]:
+def _elements(steps: str, found: str) -> tuple[str, str]:
     """The same with one more table, of the values: those of a list, or the one that is no list."""
     value = f"""CASE {found}.type WHEN 'array' THEN {found}.value WHEN 'true' THEN 'true' WHEN 'false' THEN 'false'
         WHEN 'object' THEN '[]' ELSE json_quote({found}.value) END"""
-    tables, _, conditions = fields.partition(" WHERE ")
+    tables, _, conditions = steps.partition(" WHERE ")
     return f"{tables} CROSS JOIN json_each({value}) AS one WHERE {conditions}", "one"
 
 
@@ -57,14 +61,20 @@ def _test(one: str, operator: str, value: Scalar, put: Put) -> str:
     if isinstance(value, bool):
         return f"{one}.type = '{'true' if value else 'false'}'"
     if not isinstance(value, str):
-        return f"({one}.type IN ('integer', 'real') AND {one}.value {_sign(operator)} {put(value)})"
+        return f"{one}.type IN ('integer', 'real') AND {one}.value {operator} {put(value)}"
     if operator == "prefix":
-        return f"({one}.type = 'text' AND substr({one}.value, 1, {len(value)}) = {put(value)})"
-    return f"({one}.type = 'text' AND {one}.value {_sign(operator)} {put(value)})"
+        after = filters.successor(value)
+        asked = f"{one}.type = 'text' AND {one}.value >= {put(value)}"
+        return f"{asked} AND {one}.value < {put(after)}" if after else asked
+    return f"{one}.type = 'text' AND {one}.value {operator} {put(value)}"
 
 
-def _sign(operator: str) -> str:
-    return "=" if operator == "in" else operator
+def _among(one: str, values: Sequence[Scalar], put: Put) -> str:
+    tests = [_test(one, "=", value, put) for value in dict.fromkeys(v for v in values if isinstance(v, bool))]
+    for types, kind in (("'text'", str), ("'integer', 'real'", float)):
+        if same := [value for value in values if fields.kind(value) is kind]:
+            tests.append(f"{one}.type IN ({types}) AND {one}.value IN ({', '.join(map(put, same))})")
+    return " OR ".join(tests) or "1 = 0"
 
 
 def facet(file: File, path: Path | None, wanted: Filter | None, limit: int) -> Sequence[tuple[Scalar, int]]:
@@ -72,14 +82,14 @@ def facet(file: File, path: Path | None, wanted: Filter | None, limit: int) -> S
     values: list[Any] = []
     if path is None:
         tables, one = "chunks", "iif(image IS NULL, 'text', 'image'), 'text'"
-        fields = "true"
+        there = "true"
     else:
         steps, found = _steps(path, filters.Parameters("?", values))
         joined, name = _elements(steps, found)
-        tables, _, fields = f"chunks CROSS JOIN {joined}".partition(" WHERE ")
+        tables, _, there = f"chunks CROSS JOIN {joined}".partition(" WHERE ")
         one = f"{name}.value, {_KIND.format(name)}"
-        fields += f" AND {name}.type NOT IN ('array', 'object', 'null')"
+        there += f" AND {name}.type NOT IN ('array', 'object', 'null')"
     within = condition(wanted, values) if wanted else "true"
     sql = f"""SELECT {one}, count(DISTINCT chunks."key") FROM {tables}
-        WHERE {fields} AND {within} GROUP BY 1, 2 ORDER BY 3 DESC, 1 LIMIT {limit}"""
+        WHERE {there} AND {within} GROUP BY 1, 2 ORDER BY 3 DESC, 1 LIMIT {limit}"""
     return [(bool(value) if kind == "flag" else value, number) for value, kind, number in file.all(sql, values)]
