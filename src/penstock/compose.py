@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from penstock.core.contracts import Embedder, Index, Model, ModelSpec, MultiEmbedder, OneModel, Parser, Sink, Source
 from penstock.core.deletions import parse_deletions
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from penstock.jobs.components import Components
     from penstock.jobs.copy import Copied
     from penstock.jobs.search import OpenIndex
+    from penstock.jobs.together import OpenIndexes
     from penstock.shards.embed import Embedded, Options
     from penstock.shards.load import Loaded
 
@@ -41,6 +42,7 @@ SERVERS = ("pgvector",)
 Paths = str | os.PathLike[str]
 Into = str | Sink | Sequence[str | Sink]
 SourceSpec = Paths | Sequence[Paths] | Source
+SeveralIndexes = list[str] | list[Index] | list[str | Index] | tuple[str | Index, ...]
 
 
 def compose(
@@ -203,11 +205,32 @@ def _one_embedder(model: OneModel | MultiEmbedder | None) -> Embedder | MultiEmb
 # ---------------------------------------------------------------- whole jobs, by words
 
 
-def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex:
-    """Open an index for searching. `model` is only needed where it was an object or a function of your own."""
+@overload
+def open_index(url: str | Index, model: ModelSpec = None) -> OpenIndex: ...
+
+
+@overload
+def open_index(url: SeveralIndexes, model: Sequence[ModelSpec] | None = None) -> OpenIndexes: ...
+
+
+def open_index(url: Any, model: Any = None) -> OpenIndex | OpenIndexes:
+    """Open an index for searching; a list of several, to search them together. `model` is only needed where it was an
+    object or a function of your own; of several indexes it is a list of as many, None for those that need none."""
     from penstock.jobs.search import OpenIndex, models_of
 
-    return OpenIndex(make_index(url), lambda schema: make_embedder(models_of(schema) if model is None else model))
+    if not isinstance(url, list | tuple):
+        return OpenIndex(make_index(url), lambda schema: make_embedder(models_of(schema) if model is None else model))
+    from penstock.jobs.together import OpenIndexes
+
+    check_distinct(url)
+    return OpenIndexes(url, model, open_index)
+
+
+def check_distinct(indexes: Sequence[str | Index]) -> None:
+    """Raise UsageError unless there are indexes, each of them once."""
+    urls = [one if isinstance(one, str) else one.url for one in indexes]
+    if not urls or len({*map(absolute, urls)}) < len(urls):
+        raise UsageError(f"invalid indexes {urls}: expected at least one, and each once")
 
 
 def embed_query(texts: str | Sequence[str], model: ModelSpec = None) -> NDArray[np.float32]:

@@ -93,6 +93,30 @@ def test_chunks_that_the_model_could_not_take_whole_are_counted(ingest: Run) -> 
     assert "5 of 7 chunks were divided: a piece of 4000 characters is often more than the 510 tokens that" in shown
 
 
+def test_a_search_of_several_indexes(ingest: Run, run: Run, index: str) -> None:
+    """Merged by rank; each hit says which index it is from, and counts are added up."""
+    other = f"{index}-other"
+    ingest("--include", "*.md")
+    ingest("--include", "*.txt", "--state", "other.db", into=other)
+    both = ("--in", index, "--in", other)
+    hits = run("search", SENTENCE, *both, "--json").lines
+    assert [(hit["index"], hit["score"]) for hit in hits] == [(index, 1 / 61), (other, 1 / 61)]
+    assert [hit["index"] for hit in run("search", SENTENCE, "--in", other, "--json").lines] == [other]
+    shown = run("search", SENTENCE, *both).out
+    assert f"in {index}\n" in shown
+    assert f"in {other}\n" in shown
+    assert f"in {index}" not in run("search", SENTENCE, "--in", index).out
+    for words in ([SENTENCE], []):
+        facets = run("search", *words, *both, "--facets", "type", "--json").lines[-1]
+        assert facets == {"facets": {"type": [{"value": "text", "count": 2}]}}
+    refused = run("search", SENTENCE, *both, "--threshold", "0.5")
+    assert (refused.status, "merged by rank" in refused.err) == (2, True)
+    for words in ([SENTENCE], ["--facets", "type"]):
+        assert run("search", *words, "--in", index, "--in", index).status == 2
+        gone = run("search", *words, "--in", index, "--in", "memory://gone")
+        assert (gone.status, "memory://gone" in gone.err) == (3, True)
+
+
 def test_search_in_one_document_named_by_its_path(ingest: Run, run: Run, index: str) -> None:
     ingest("-q")
     ran = run("search", SENTENCE, "--in", index, "--document", "docs/two words.txt")

@@ -70,6 +70,11 @@ def test_an_image_is_a_question(images: Path, run: Run) -> None:
     refused = run("search", "--image", str(first), "--in", "lance://./texts")
     assert refused.status == 2
     assert "embeds no images" in refused.err
+    both = run(
+        "search", "--image", str(first), "--in", "lance://./texts", "--in", "lance://./pictures", "-k", "1", "--json"
+    )
+    assert [hit["index"] for hit in both.lines] == ["lance://./pictures"]
+    assert "lance://./texts was not searched: the index is of" in both.err
 
 
 def test_workers_that_claim(images: Path, run: Run) -> None:

@@ -82,7 +82,14 @@ def _run(parser: argparse.ArgumentParser) -> None:
 def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
     parser.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
-    parser.add_argument("--in", dest="index", metavar="URL", required=True, help="the index: lance://./index")
+    parser.add_argument(
+        "--in",
+        dest="indexes",
+        metavar="URL",
+        action="append",
+        required=True,
+        help="the index: lance://./index; may come again, for several that are searched together, by rank",
+    )
     parser.add_argument("-k", type=parse_positive, default=10, metavar="N", help="how many results (10)")
     parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
     parser.add_argument(

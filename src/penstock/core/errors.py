@@ -3,6 +3,7 @@
     PenstockError
       UsageError            an invalid option, url or argument
         MissingExtra        an optional driver is not installed; the message has the install line
+        QueryMismatch       a query that the model of an index cannot take
       SpaceMismatch         the index holds vectors of another model or chunking
       OwnershipError        the index was filled by another ledger
       LockedError           another run holds the ledger
@@ -42,6 +43,9 @@ class MissingExtra(UsageError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (type(self), self.args, self.__dict__)
+
+
+class QueryMismatch(UsageError): ...
 
 
 class SpaceMismatch(PenstockError): ...

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.contracts import Embedder
-from penstock.core.errors import EmbedError, ModelError, ParseError, UsageError
+from penstock.core.errors import EmbedError, ModelError, ParseError, QueryMismatch, UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
 from penstock.embedders import clip_checkpoint, clip_graph, int8, models
@@ -116,7 +116,7 @@ class ClipEmbedder(Embedder):
         rows = tokenizer.encode(texts)
         for text, row in zip(texts, rows, strict=True):
             if len(row) > tokenizer.room:
-                raise UsageError(
+                raise QueryMismatch(
                     f"the query {text[:40]!r}... has {len(row)} tokens; {self._load().name} takes {tokenizer.room}"
                 )
         return self._texts(rows)

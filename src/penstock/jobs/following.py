@@ -46,6 +46,10 @@ class Following:
         self._checked = time.monotonic()
 
     @property
+    def url(self) -> str:
+        return self._base.url
+
+    @property
     def generation(self) -> Generation:
         return self._generation
 

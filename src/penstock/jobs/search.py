@@ -5,76 +5,31 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from penstock.core.contracts import Index, MultiEmbedder, OneModel
-from penstock.core.errors import UsageError
+from penstock.core.errors import QueryMismatch, UsageError
 from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.embedders.named import image_queries
 from penstock.jobs.following import Following, Generation
 from penstock.jobs.pages import Page, checked_vector, find_page
-from penstock.jobs.queries import Query, check_filter, checked
-from penstock.jobs.snippets import highlights, words_of
-from penstock.sinks.facets import Facet
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    OneQuery = str | bytes | os.PathLike[str] | Dense | NDArray[np.floating[Any]]
-    """A text, an image (its bytes, or a path), or a vector of the index's own space."""
+from penstock.jobs.queries import Query
+from penstock.jobs.searchable import Facets, Hits, Searchable, Where
 
 T = TypeVar("T")
-Q = TypeVar("Q", bound="OneQuery")
-Where = Mapping[str, Any] | None
-Facets = Mapping[str, Facet]
-"""By the names of fields."""
 IMAGES = 8
 """Images that are embedded together: they are decoded at once."""
-
-
-class Options(TypedDict, total=False):
-    """Of a search: see `OpenIndex.search`."""
-
-    using: str | None
-    cursor: str | None
-    threshold: float | None
-    distinct: bool
-    types: Sequence[str] | None
-
-
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.([^\W\d]\w*|<\w+>))+")
 """What a function is called as a model: its module and qualified name. No name on a model hub is like that."""
 DISTINCT_AMONG = 1024
 """The most hits that are fetched to find `k` different texts."""
 
 
-class Hits(list[Hit]):
-    """A page of hits, nearest first, and what leads to the next one."""
-
-    def __init__(self, page: Page, text: str | None) -> None:
-        super().__init__(page.hits)
-        self.cursor = page.cursor
-        """Give it to the same search for the next page; None where there is none."""
-        self.stands_for = page.stands_for
-        """For each hit, itself and its near-duplicates, where the search was for distinct ones."""
-        self.hint = page.hint
-        """Where nothing was found: fields that the filter asks for and no chunk has, with the nearest known ones."""
-        self._text = text
-
-    @property
-    def highlights(self) -> list[list[tuple[int, int]]]:
-        """For each hit, where the words of the query stand in its text: (start, end), in characters."""
-        words = words_of(self._text) if self._text else None
-        return [highlights(hit.chunk.text, words) for hit in self]
-
-
-class OpenIndex:
+class OpenIndex(Searchable):
     """An index together with its model. Needs no ledger; may be searched while a run fills it, and follows a re-index.
 
     >>> hits = open_index("lance://./index").search("how do I resume?", k=5)
@@ -89,6 +44,15 @@ class OpenIndex:
         """A model is called by no more threads at once than it allows, however many search."""
 
     @property
+    def url(self) -> str:
+        """Where it was opened, whichever generation is current."""
+        return self._following.url
+
+    @property
+    def schema(self) -> IndexSchema:
+        return self._following.generation.schema
+
+    @property
     def index(self) -> Index:
         """The current generation, when last it was asked which."""
         return self._following.generation.index
@@ -101,68 +65,13 @@ class OpenIndex:
     def manifest(self) -> Manifest:
         return self._following.call(lambda one: one.index.manifest(), lambda manifest: True)
 
-    @overload
-    def search(self, query: OneQuery, k: int = 10, where: Where = None, **options: Unpack[Options]) -> Hits: ...
-
-    @overload
-    def search(self, query: list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]) -> list[Hits]: ...
-
-    def search(
-        self, query: OneQuery | list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]
-    ) -> Hits | list[Hits]:
-        """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`.
-
-        `query`: a text, an image (bytes, or a `Path`) or a vector; a list of these is answered by a list, and embedded
-        at once. Of `options`:
-        - `using` names the vector to search by, where a chunk has several.
-        - `cursor`, of a page, leads the same query to the next one.
-        - `threshold` is the least score.
-        - `distinct` puts near-duplicates together: chunks whose vectors are nearly the same.
-        - `types` are those of the chunks to find: `["text"]`, `["image"]`.
-        """
-        if unknown := options.keys() - Options.__annotations__.keys():
-            raise TypeError(f"search() got an unexpected keyword argument {min(unknown)!r}")
-        if not isinstance(query, list):
-            return self._answer([_query(query, k, where, options)])[0]
-        if options.get("cursor") is not None:
-            raise UsageError("cursor: it belongs to one query; expected no list of them")
-        return self._answer([_query(one, k, where, options) for one in query]) if query else []
-
-    @overload
-    async def asearch(self, query: OneQuery, k: int = 10, where: Where = None, **options: Unpack[Options]) -> Hits: ...
-
-    @overload
-    async def asearch(
-        self, query: list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]
-    ) -> list[Hits]: ...
-
-    async def asearch(
-        self, query: OneQuery | list[Q], k: int = 10, where: Where = None, **options: Unpack[Options]
-    ) -> Hits | list[Hits]:
-        """`search`, awaited: in a thread, beside the event loop."""
-        from asyncio import to_thread  # here, as no command needs it
-
-        return await to_thread(lambda: self.search(query, k, where, **options))
-
-    def search_image(
-        self, image: bytes | os.PathLike[str], k: int = 10, where: Where = None, **options: Unpack[Options]
-    ) -> Hits:
-        """The k nearest to an image, which is any file that can be decoded."""
-        return self.search(image, k, where, **options)
-
-    def facets(self, names: str | Sequence[str], where: Where = None, limit: int = 20) -> Facets:
-        """The values of fields of metadata, or of `type`, and how many of the chunks that pass the filter have each: of
-        each field the `limit` most frequent ones."""
-        names = [names] if isinstance(names, str) else list(names)
-        if limit < 1:
-            raise UsageError(f"invalid limit {limit}: expected at least 1")
-        check_filter(where)
+    def _count_values(self, names: Sequence[str], where: Where, limit: int) -> Facets:
         return self._following.call(
             lambda one: one.index.facets(names, where, limit=limit),
             lambda facets: any(facets.values()),
         )
 
-    def _answer(self, queries: Sequence[Query]) -> list[Hits]:
+    def answer(self, queries: Sequence[Query]) -> list[Hits]:
         def answer(generation: Generation) -> list[Page]:
             name = generation.schema.name(queries[0].using)
             vectors = self._vectors(generation, queries, name)
@@ -175,7 +84,7 @@ class OpenIndex:
         pages = self._following.call(
             answer, lambda pages: all(len(page.hits) == query.k for page, query in zip(pages, queries, strict=True))
         )
-        return [Hits(page, query.text) for page, query in zip(pages, queries, strict=True)]
+        return [Hits(page, query.text, [self.url] * len(page.hits)) for page, query in zip(pages, queries, strict=True)]
 
     def _vectors(self, generation: Generation, queries: Sequence[Query], name: str) -> list[Vector]:
         """The vector of each query: texts embedded together, and images."""
@@ -184,7 +93,7 @@ class OpenIndex:
         images = [query.image for query in queries if query.image is not None]
         showing = image_queries(embedder, name) if images else None
         if images and showing is None:
-            raise UsageError(f"the index is of {spec.model}, which embeds no images")
+            raise QueryMismatch(f"the index is of {spec.model}, which embeds no images")
         given = [Dense(checked_vector(query.vector, spec)) for query in queries if query.vector is not None]
         with self._turn(embedder) if texts or images else nullcontext():
             of_texts = iter([*_batches(lambda some: embedder.query(some, name), texts, embedder.batch_rows)])
@@ -212,47 +121,6 @@ class OpenIndex:
 
     def close(self) -> None:
         self._following.close()
-
-    def __enter__(self) -> OpenIndex:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def _query(one: Any, k: int, where: Where, options: Options) -> Query:
-    """One query, checked."""
-    if k < 1:
-        raise UsageError(f"invalid k {k}: expected at least 1")
-    values: dict[str, Any] = {name: value for name, value in options.items() if name != "cursor"}
-    types = values.pop("types", None) or ()
-    query = Query(k=k, where=where, types=(types,) if isinstance(types, str) else tuple(types), **values)
-    if isinstance(one, str):
-        query = replace(query, text=one)
-    elif isinstance(one, bytes):
-        query = replace(query, image=one)
-    elif isinstance(one, os.PathLike):
-        query = replace(query, image=_read(one))
-    else:
-        query = replace(query, vector=_values(one))
-    return checked(query, options.get("cursor"))
-
-
-def _read(path: os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UsageError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
-
-
-def _values(vector: Any) -> tuple[float, ...]:
-    values = getattr(vector, "values", vector)
-    if getattr(values, "ndim", None) != 1:
-        raise UsageError(
-            f"invalid query of type {type(vector).__name__}: expected a text, an image (bytes, or a Path), an array of"
-            " one dimension, or a list of these"
-        )
-    return tuple(map(float, values))
 
 
 def _batches(embed: Callable[[list[T]], Sequence[Vector]], inputs: Sequence[T], rows: int) -> Iterator[Vector]:

@@ -13,7 +13,8 @@ from penstock.core.errors import SinkError
 from penstock.core.records import Chunk, Dense, Point, Vector
 from penstock.jobs.pages import Page, checked_vector, find_page, stored_vectors
 from penstock.jobs.queries import Query
-from penstock.jobs.search import Facets, facets_json
+from penstock.jobs.search import facets_json
+from penstock.jobs.searchable import Facets
 from penstock.jobs.snippets import highlights, snippet, words_of
 from penstock.jobs.vector_math import combine
 from penstock.server.batcher import Batcher, Embedded

@@ -9,11 +9,13 @@ from typing import Any
 from penstock.cli.conditions import parse_conditions
 from penstock.cli.output.results import copies_line, facet_text, hit_body, hit_head, hit_json, say
 from penstock.cli.output.streams import OK, complain, emit
-from penstock.compose import make_index, open_index
+from penstock.compose import check_distinct, make_index, open_index
 from penstock.core.errors import UsageError
 from penstock.jobs.following import opened
-from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, Facets, Hits, distinct_hits, facets_json
+from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, distinct_hits, facets_json
+from penstock.jobs.searchable import FACET_LIMIT, Facets, Hits, Searchable
 from penstock.jobs.snippets import words_of
+from penstock.jobs.together import add_facets, facet_values, naming
 from penstock.sources import uri_of
 
 
@@ -29,35 +31,41 @@ def search(args: argparse.Namespace) -> int:
     where = _filter(args)
     query: str | Path = args.query if args.image is None else Path(args.image)
     types = [args.type] if args.type else None
-    hint: str | None = None
-    with open_index(args.index) as index:
+    notes: list[str] = []
+    sources: dict[str, str] = {}
+    with _open(args.indexes) as index:
 
         def nearest(k: int) -> Hits:
-            nonlocal hint
             hits = index.search(query, k, where, using=args.using, threshold=args.threshold, types=types)
-            hint = hits.hint
+            sources.update({hit.chunk.id: url for hit, url in zip(hits, hits.sources, strict=True)})
+            notes[:] = [f"{url} was not searched: {why}" for url, why in hits.skipped.items()]
+            notes.extend([hits.hint] if hits.hint else [])
             return hits
 
         hits = [DistinctHit(hit) for hit in nearest(args.k)] if args.all else distinct_hits(nearest, args.k)
         facets = index.facets(names, _filter(args, args.type)) if names else {}
     if args.json:
         for distinct in hits:
-            emit(hit_json(distinct))
+            emit(hit_json(distinct, sources[distinct.hit.chunk.id]))
     else:
         words = words_of(args.query or "")
         for number, distinct in enumerate(hits, 1):
-            say(hit_head(number, distinct.hit))
+            say(hit_head(number, distinct.hit, sources[distinct.hit.chunk.id] if len(args.indexes) > 1 else ""))
             say(*hit_body(distinct.hit, words, full=args.full), *copies_line(distinct), indent=3)
         if not hits:
             complain("nothing found")
         elif len(hits) < args.k and len(hits) + sum(len(each.copies) for each in hits) >= DISTINCT_AMONG:
             different = f"the nearest {DISTINCT_AMONG:,} hits have only {len(hits):,} different texts"
             complain(f"{different}; --all shows every hit")
-    if hint:
-        complain(hint)
+    for note in notes:
+        complain(note)
     if names:
         _show_facets(facets, args.json)
     return OK
+
+
+def _open(urls: list[str]) -> Searchable:
+    return open_index(urls) if len(urls) > 1 else open_index(urls[0])
 
 
 def _filter(args: argparse.Namespace, type: str | None = None) -> dict[str, Any] | None:
@@ -73,8 +81,20 @@ def _filter(args: argparse.Namespace, type: str | None = None) -> dict[str, Any]
 
 def _count(args: argparse.Namespace, names: list[str]) -> Facets:
     """Count without a query, and so without the model."""
-    with make_index(args.index) as base, opened(base) as index:
-        return index.facets(names, _filter(args, args.type))
+    where = _filter(args, args.type)
+
+    def count(url: str, limit: int) -> Facets:
+        with make_index(url) as base, opened(base) as index:
+            return index.facets(names, where, limit=limit)
+
+    if len(args.indexes) == 1:
+        return count(args.indexes[0], FACET_LIMIT)
+    check_distinct(args.indexes)
+    counts = []
+    for url in args.indexes:
+        with naming(url):
+            counts.append(count(url, facet_values(FACET_LIMIT)))
+    return add_facets(counts, FACET_LIMIT)
 
 
 def _show_facets(facets: Facets, json: bool) -> None:

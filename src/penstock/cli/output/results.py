@@ -51,7 +51,8 @@ def say(*parts: RenderableType, indent: int = 0) -> None:
             console.print(Text(" " * indent) + one if isinstance(one, Text) else one, soft_wrap=True)
 
 
-def hit_head(number: int, hit: Hit) -> Text:
+def hit_head(number: int, hit: Hit, index: str = "") -> Text:
+    """The first line of a hit, with its `index` where several are searched."""
     from rich.text import Text
 
     chunk = hit.chunk
@@ -63,6 +64,8 @@ def hit_head(number: int, hit: Hit) -> Text:
         text.append(f"  characters {chunk.span[0]}–{chunk.span[1]}", style="default")
     if chunk.headings:
         text.append("  " + clean(" › ".join(chunk.headings)), style="magenta")
+    if index:
+        text.append(f"  in {clean(index)}", style="bright_black")
     return text
 
 
@@ -92,9 +95,10 @@ def copies_line(distinct: DistinctHit) -> list[Text]:
     return [Text(f"and {len(distinct.copies):,} more: {', '.join(uris[:SHOWN_COPIES])}{more}", style="bright_black")]
 
 
-def hit_json(distinct: DistinctHit) -> dict[str, Any]:
+def hit_json(distinct: DistinctHit, index: str) -> dict[str, Any]:
     chunk = distinct.hit.chunk
     return {
+        "index": index,
         "score": distinct.hit.score,
         "id": chunk.id,
         "uri": chunk.uri,
