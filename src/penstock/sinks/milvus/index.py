@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from penstock.core.fields import Path, Scalar
-from penstock.core.filters import Absent, Every, Filter, HasValue, Not
+from penstock.core.filters import Absent, Every, Filter, Not
 from penstock.core.records import Chunk, Dense, Hit, Sparse, Vector
 from penstock.core.schema import VectorSpec
 from penstock.sinks import exact, facets, manifests, sparse
@@ -20,7 +20,6 @@ from penstock.sinks.milvus.wire import Collection, metric
 from penstock.sinks.rows import vector_column
 
 _TYPES: dict[str, Filter] = {"text": Absent("image"), "image": Not(Absent("image"))}
-_METADATA = HasValue((), "exists")
 
 
 class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
@@ -64,13 +63,12 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
         collection, schema = self._opened()
 
         def contains(terms: Sequence[str]) -> str:
-            manifests.check_filterable(schema, _METADATA, self._url)
+            manifests.check_fields(schema, self._url)
             return contains_text(terms) if collection.lite else contains_item(terms)
 
         return "" if where is None else translate(where, contains)
 
     def _facet(self, collection: Collection, path: Path | None, where: Filter | None, limit: int) -> facets.Facet:
-        manifests.check_filterable(self._opened()[1], _METADATA, self._url)
         if path is not None:
             return facets.count(self._described(collection, self._condition(where)), path, limit)
         counts = Counter[tuple[type, Scalar]]()
