@@ -53,7 +53,8 @@ class ChromaIndex(ChromaStore, CollectionIndex[Collection]):
         if path is not None:
             held = HasValue(path, "exists")
             where = held if where is None else Every((where, held))
-        return facets.count((point.chunk for page in self._passing(where) for point in page), path, limit)
+        chunks = (point.chunk for page in self._passing(where) for point in page)
+        return facets.count(chunks, [path], limit, self._url)[0]
 
     def _passing(self, where: Filter | None) -> Iterator[list[Point]]:
         """Pages of the points that pass."""

@@ -63,7 +63,7 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
                 for page in self._scroll(collection, ["id", "metadata", "headings"], condition)
                 for record in page
             )
-            return facets.count(chunks, path, limit)
+            return facets.count(chunks, [path], limit, self._url)[0]
 
     def _number(self, collection: Collection, where: Filter) -> int:
         condition = self._condition(collection, where)

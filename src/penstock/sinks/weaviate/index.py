@@ -42,8 +42,8 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
         if paths:
             manifests.check_fields(schema, self._url)
         wanted = self._parsed(where)
-        chunks = list(self._passing(server, wanted)) if paths else []
-        return {name: facets.count(chunks, path, limit) for name, path in paths.items()}
+        chunks = self._passing(server, wanted) if paths else ()
+        return dict(zip(paths, facets.count(chunks, list(paths.values()), limit, self._url), strict=True))
 
     def _parsed(self, where: Mapping[str, Any] | None) -> Filter | None:
         wanted = super()._parsed(where)
@@ -58,10 +58,9 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
         read, size = encoding.COUNTED, PAGE
         if "text" in chunk_fields(wanted):
             read, size = [*read, "text"], PAGE // 10
-        known: dict[str, Mapping[str, Any]] = {}
         for page in server.pages(size, read):
             for one in page:
-                found = encoding.counted(one.properties, known, self._url)
+                found = encoding.counted(one.properties, self._url)
                 if wanted is None or passes(found, wanted):
                     yield found
 
