@@ -8,7 +8,6 @@ import pytest
 
 from penstock.cli.conditions import parse_conditions, typed
 from penstock.core.errors import UsageError
-from penstock.core.metadata import parse_value
 from tests.cli.conftest import SENTENCE, Run
 
 
@@ -52,10 +51,21 @@ def test_what_is_no_condition(text: str) -> None:
         parse_conditions([text])
 
 
-@pytest.mark.parametrize("value", ["a", "3", 3, 1.5, True, "true", " x ", "", "null", '"q"', "[", "ä", "NaN"])
+@pytest.mark.parametrize("text", ["a==b", "a=>2", "a=<2", "a<>b", "a = = b", "a!==b", "a>>2", "uri==b", "a^==b"])
+def test_a_comparison_that_there_is_not(text: str) -> None:
+    """It would stand for an odd text: such values are written in JSON, as the message has them."""
+    with pytest.raises(UsageError, match=r"unknown comparison.*expected NAME=VALUE") as raised:
+        parse_conditions([text])
+    assert parse_conditions([str(raised.value).partition("in JSON: ")[2]])
+
+
+@pytest.mark.parametrize(
+    "value", ["a", "3", "=b", "<b>", ">", 3, 1.5, True, "true", " x ", "", "null", '"q"', "[", "ä", "NaN"]
+)
 def test_a_value_is_shown_as_it_is_typed(value: Any) -> None:
-    back = parse_value(typed(value).strip())
-    assert (type(back), back) == (type(value), value)
+    where = parse_conditions([f"a={typed(value)}"])
+    assert where is not None
+    assert (type(where["a"]), where["a"]) == (type(value), value)
 
 
 def test_a_search_is_narrowed_by_metadata(ingest: Run, run: Run, index: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock.core.errors import UsageError
 from penstock.core.filter_parser import DEPTH, parse_filter
-from penstock.core.filters import HasValue, Parameters, literal, passes, sql
+from penstock.core.filters import HasValue, Parameters, chunk_fields, leaves, literal, metadata_fields, passes, sql
 from penstock.core.records import Chunk
 
 PAGES = st.none() | st.integers(0, 5)
@@ -96,3 +96,16 @@ def test_a_filter_of_many_levels_is_refused() -> None:
             where = {"$not": where, **more}
         with pytest.raises(UsageError, match="levels"):
             parse_filter(where)
+
+
+def test_what_a_filter_asks_for() -> None:
+    """Its terms at any depth, and the fields that they name."""
+    wanted = parse_filter(
+        {"$or": [{"a.b": 1, "page": 2}, {"$not": {"type": "image"}}], "c": {"$prefix": "x"}, "a.b": 3}
+    )
+    assert [getattr(term, "name", None) or getattr(term, "field", None) for term in leaves(wanted)] == [
+        *("a.b", "page", "image", "c", "a.b"),
+    ]
+    assert metadata_fields(wanted) == ["a.b", "c"]
+    assert chunk_fields(wanted) == {"page", "image"}
+    assert list(leaves(None)) == metadata_fields(None) == []

@@ -11,7 +11,7 @@ import pytest
 
 import penstock as ps
 from penstock.core.contracts import Index
-from penstock.core.errors import UsageError
+from penstock.core.errors import PenstockError, SinkError, SinkUnavailable, UsageError
 from penstock.core.records import VECTOR, Chunk, Point
 from penstock.core.schema import Manifest, single
 from penstock.jobs.search import OpenIndex
@@ -100,6 +100,26 @@ def test_a_search_that_finds_something_asks_for_no_more(index: OpenIndex, filled
         None,
         {"metadata.departmnt": {"$exists": True}},
     ], "a field that a sample has is not looked for"
+
+
+@pytest.mark.parametrize("error", [UsageError("cannot tell"), SinkError("is broken"), SinkUnavailable("timed out")])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_hint_that_fails_fails_no_search(
+    index: OpenIndex, monkeypatch: pytest.MonkeyPatch, error: PenstockError, calls: int
+) -> None:
+    """The search itself, with nothing found, went well."""
+    search, done = Counting.search, list[object]()
+
+    def failing(self: Counting, *args: Any, **options: Any) -> Any:
+        done.append(args)
+        if len(done) > calls:
+            raise error
+        return search(self, *args, **options)
+
+    monkeypatch.setattr(Counting, "search", failing)
+    hits = index.search("text", where={"departmnt": "hr"})
+    assert (list(hits), hits.hint) == ([], None)
+    assert len(done) == calls + 1
 
 
 def test_an_empty_index_has_no_hint(tmp_path: Path) -> None:

@@ -54,6 +54,20 @@ def test_counts_beside_the_hits(client: Client) -> None:
     assert got["facets"] == {"type": [{"value": "text", "count": 10}, {"value": "image", "count": 3}]}
 
 
+def test_counts_beside_hits_of_some_types(client: Client) -> None:
+    """Of chunks of these types only, whatever the filter."""
+    query: dict[str, Any] = {"text": "number", "facets": ["type", "n"]}
+    for types, where, facets in (
+        (["image"], None, {"type": [("image", 3)], "n": []}),
+        (["text"], {"n": {"$lt": 1}}, {"type": [("text", 1)], "n": [(0, 1)]}),
+        (["image"], {"n": 1}, {"type": [], "n": []}),
+        (["text", "image"], {"n": 1}, {"type": [("text", 1)], "n": [(1, 1)]}),
+    ):
+        answer = client.post("/v1/search", json={**query, "types": types, "where": where or {}}).json()
+        found = {name: [(one["value"], one["count"]) for one in several] for name, several in answer["facets"].items()}
+        assert found == facets
+
+
 def test_counts_alone(client: Client) -> None:
     """By POST and by GET."""
     types = [{"value": "text", "count": 10}, {"value": "image", "count": 3}]

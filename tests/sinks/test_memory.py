@@ -10,6 +10,7 @@ from penstock.core.contracts import Index
 from penstock.core.records import Dense, MultiVector, Sparse
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
+from tests.sinks.counted import equal_counts, too_many_values
 
 URL = "memory://suite"
 
@@ -53,3 +54,14 @@ def test_a_copy_is_kept() -> None:
     array[:] = 0
     assert sink.fetch([written.id])[0].vectors[VECTOR].values.sum() == 8
     forget(URL)
+
+
+def test_counts_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    with MemorySink("memory://equal") as sink, MemoryIndex("memory://equal") as index:
+        sink.open(SinkSuite().manifest)
+        equal_counts(sink, index)
+    with MemorySink("memory://many") as sink, MemoryIndex("memory://many") as index:
+        sink.open(SinkSuite().manifest)
+        too_many_values(sink, index, monkeypatch)
+    forget("memory://equal")
+    forget("memory://many")

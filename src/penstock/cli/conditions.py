@@ -13,6 +13,8 @@ from penstock.core.metadata import parse_value
 
 _CONDITION = re.compile(r"([^=<>!^].*?)(!=|>=|<=|\^=|=|>|<)(.*)", re.DOTALL)
 _COMPARISONS = {"!=": "$ne", ">=": "$gte", "<=": "$lte", ">": "$gt", "<": "$lt", "^=": "$prefix"}
+_SIGNS = ("=", "<", ">")
+"""No value begins with one: else `a==b` and `a=>2` would stand for odd texts."""
 EXPECTED = "NAME=VALUE, NAME!=VALUE, NAME>=VALUE (<=, >, <), NAME^=PREFIX, or a filter in JSON"
 
 
@@ -37,6 +39,12 @@ def _condition(text: str) -> dict[str, Any]:
     if not parts or not name:
         raise UsageError(f"invalid --where {text!r}: expected {EXPECTED}")
     sign, value = parts[2], parts[3].strip()
+    if value.startswith(_SIGNS):
+        literal = json.dumps({name: value}, ensure_ascii=False)
+        raise UsageError(
+            f"invalid --where {text!r}: unknown comparison {sign + value[0]!r}; expected {EXPECTED}. A value that"
+            f" begins with {value[0]!r} is written in JSON: {literal}"
+        )
     parsed = value if FIELDS.get(name) is str else parse_value(value)
     if sign == "=":
         return {name: parsed}
@@ -49,6 +57,6 @@ def _condition(text: str) -> dict[str, Any]:
 
 def typed(value: str | float) -> str:
     """A value as it is typed in a condition."""
-    if isinstance(value, str) and value == value.strip() and parse_value(value) == value:
+    if isinstance(value, str) and value == value.strip() and parse_value(value) == value and value[:1] not in _SIGNS:
         return value
     return json.dumps(value, ensure_ascii=False)

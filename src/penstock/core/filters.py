@@ -17,7 +17,7 @@ store's language; what that has no words for is refused, with UsageError.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,8 @@ class Not:
     term: Filter
 
 
-Filter = Compare | Among | Absent | HasValue | Every | Some | Not
+Leaf = Compare | Among | Absent | HasValue
+Filter = Leaf | Every | Some | Not
 
 _MEANING: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
@@ -132,16 +133,28 @@ def _has_value(value: Any, wanted: HasValue) -> bool:
     return any(_MEANING[wanted.operator](one, asked) for one in same)
 
 
+def leaves(wanted: Filter | None) -> Iterator[Leaf]:
+    """The terms that have none within them, in their order."""
+    match wanted:
+        case None:
+            return
+        case Every(terms) | Some(terms):
+            for term in terms:
+                yield from leaves(term)
+        case Not(term):
+            yield from leaves(term)
+        case _:
+            yield wanted
+
+
+def chunk_fields(wanted: Filter | None) -> set[str]:
+    """The names of the fields of a chunk itself that a filter asks for; of the type, `image`."""
+    return {term.field for term in leaves(wanted) if not isinstance(term, HasValue)}
+
+
 def metadata_fields(wanted: Filter | None) -> list[str]:
     """The names of the fields of metadata that a filter asks for."""
-    match wanted:
-        case HasValue():
-            return [wanted.name]
-        case Every(terms) | Some(terms):
-            return list(dict.fromkeys(name for term in terms for name in metadata_fields(term)))
-        case Not(term):
-            return metadata_fields(term)
-    return []
+    return list(dict.fromkeys(term.name for term in leaves(wanted) if isinstance(term, HasValue)))
 
 
 def sql(wanted: Filter, put: Callable[[Scalar], str], has_value: Callable[[HasValue], str]) -> str:

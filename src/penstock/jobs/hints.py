@@ -8,7 +8,7 @@ from typing import Any
 
 from penstock.core import fields
 from penstock.core.contracts import Index
-from penstock.core.errors import UsageError
+from penstock.core.errors import PenstockError
 from penstock.core.filter_parser import parse_filter
 from penstock.core.filters import FIELDS, metadata_fields
 from penstock.core.options import nearest
@@ -34,7 +34,7 @@ def hint(index: Index, vector: Vector, where: Mapping[str, Any] | None, using: s
             return None
         used = _used(sample)
         missing = [name for name in asked if name not in used and _is_missing(index, vector, name, using)]
-    except UsageError:  # a store that cannot tell: the search itself was in order
+    except PenstockError:  # a store that cannot tell, or fails meanwhile: the search itself went well
         return None
     return _text(missing, used) if missing else None
 

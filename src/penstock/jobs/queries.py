@@ -44,6 +44,14 @@ class Query:
     """The same for every page of one query."""
 
     @property
+    def narrowed(self) -> Mapping[str, Any] | None:
+        """The filter that the chunks of these types pass, of those that pass `where`."""
+        if not self.types or set(self.types) == set(TYPES):
+            return self.where
+        wanted = {"type": list(self.types)}
+        return {"$and": [self.where, wanted]} if self.where else wanted
+
+    @property
     def max_depth(self) -> int:
         return MAX_DISTINCT_DEPTH if self.distinct else MAX_DEPTH
 

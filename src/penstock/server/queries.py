@@ -63,16 +63,12 @@ def _check_facets(names: Sequence[str], field: str) -> None:
 
 
 def _check_size(where: Mapping[str, Any] | None) -> None:
-    if (count := _comparisons(parse_filter(where))) > MAX_COMPARISONS:
+    if (count := sum(map(_comparisons, filters.leaves(parse_filter(where))))) > MAX_COMPARISONS:
         raise bad_request(f"where: {count:,} comparisons; at most {MAX_COMPARISONS} are allowed")
 
 
-def _comparisons(parsed: filters.Filter | None) -> int:
-    match parsed:
-        case filters.Every(terms) | filters.Some(terms):
-            return sum(map(_comparisons, terms))
-        case filters.Not(term):
-            return _comparisons(term)
+def _comparisons(term: filters.Leaf) -> int:
+    match term:
         case filters.Among(_, values) | filters.HasValue(_, "in", tuple(values)):
             return len(values)
         case _:

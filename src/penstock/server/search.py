@@ -133,7 +133,7 @@ class Searcher:
 
         def answer(index: Index) -> tuple[Page, Facets]:
             page = find_page(index, query, vector, target.name, target.spec)
-            return page, index.facets(query.facets, query.where, limit=FACET_VALUES) if query.facets else {}
+            return page, index.facets(query.facets, query.narrowed, limit=FACET_VALUES) if query.facets else {}
 
         page, facets = await self._timed_call(request, answer)
         if not page.hits and not query.offset and await self._has_moved(generation):

@@ -155,8 +155,9 @@ class MemoryIndex(Located, Index):
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
     ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
         paths = {name: facet_path(name) for name in names}
-        chunks = [point.chunk for point in self._passing(where)]
-        return {name: facets.count(chunks, path, limit) for name, path in paths.items()}
+        chunks = (point.chunk for point in self._passing(where))
+        counts = facets.count(chunks, list(paths.values()), limit, self._url)
+        return dict(zip(paths, counts, strict=True))
 
     def _passing(self, where: Mapping[str, Any] | None) -> list[Point]:
         wanted = parse_filter(where)

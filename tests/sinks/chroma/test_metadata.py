@@ -13,6 +13,7 @@ from penstock.sinks.chroma.filters import MOST_CONDITIONS
 from penstock.sinks.terms import TERMS
 from penstock.testing.sink_suite import point
 from tests.sinks.chroma import MANIFEST, index_of
+from tests.sinks.counted import equal_counts, too_many_values
 from tests.sinks.termed import LONG, an_earlier_version, fields_of_any_name, found, long_texts, numbers_of_any_size
 
 chromadb = pytest.importorskip("chromadb")
@@ -89,3 +90,38 @@ def test_terms_of_an_earlier_version_of_a_point_are_gone(url: str) -> None:
         "1": False,
         "2": True,
     }
+
+
+def test_values_of_equal_counts(url: str) -> None:
+    with ChromaSink(url) as sink, ChromaIndex(url) as index:
+        sink.open(MANIFEST)
+        index.open()
+        equal_counts(sink, index)
+
+
+def test_a_field_of_too_many_values(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ChromaSink(url) as sink, ChromaIndex(url) as index:
+        sink.open(MANIFEST)
+        index.open()
+        too_many_values(sink, index, monkeypatch)
+
+
+def test_pages_of_large_points_are_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are read with their points, whatever is asked: memory does not grow with them."""
+    url = f"chroma://{tmp_path}/notes"
+    monkeypatch.setattr("penstock.sinks.chroma.sink.FIRST", 4)
+    monkeypatch.setattr("penstock.sinks.chroma.sink.PAGE_BYTES", 10_000)
+    limits, get = list[int](), chromadb.Collection.get
+
+    def reading(*args: Any, **options: Any) -> Any:
+        limits.append(options["limit"])
+        return get(*args, **options)
+
+    monkeypatch.setattr(chromadb.Collection, "get", reading)
+    with ChromaSink(url) as sink:
+        sink.open(MANIFEST)
+        sink.write([point(n, image=b"x" * 3000) for n in range(12)])
+        with index_of(url) as index:
+            assert index.facets(["type"]) == {"type": [("image", 12)]}
+    assert limits[0] == 4
+    assert set(limits[1:]) == {2}

@@ -18,6 +18,7 @@ from penstock.core.records import VECTOR, Metadata, Point
 from penstock.core.schema import Manifest
 from penstock.sinks.elastic import ElasticIndex, ElasticSink, terms
 from penstock.testing.sink_suite import holds, point
+from tests.sinks.counted import equal_counts
 from tests.sinks.elastic import MANIFEST, Endpoint, opened
 
 pytest.importorskip("elasticsearch")
@@ -174,3 +175,17 @@ def test_many_values(endpoint: Endpoint) -> None:
         assert index.facets(["many", "type"], limit=0) == {"many": [], "type": []}
         with pytest.raises(UsageError, match="10,000"):
             index.facets(["many"], limit=10_001)
+
+
+def test_values_of_equal_counts(endpoint: Endpoint) -> None:
+    """Long texts among them, of which the terms have only the beginning."""
+    url = endpoint[0]
+    with opened(url) as sink, ElasticIndex(url) as index:
+        index.open()
+        equal_counts(sink, index)
+        long = ["x" * LONG + letter for letter in "abc"]
+        sink.write([point(9, metadata={"n": [1, *long]})])
+        sink.flush()
+        assert index.facets(["n"], limit=1) == {"n": [(1, 1)]}
+        counts = index.facets(["n"], limit=4)["n"]
+        assert counts == [(value, 1) for value in (1, *long)]

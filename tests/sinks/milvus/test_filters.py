@@ -15,6 +15,7 @@ from penstock.sinks.milvus.points import MOST_TERMS
 from penstock.testing.filter_suite import Filtering
 from penstock.testing.points import MakeIndex, MakeSink
 from penstock.testing.sink_suite import holds, point
+from tests.sinks.counted import equal_counts, too_many_values
 from tests.sinks.milvus import MANIFEST
 
 pytest.importorskip("pymilvus")
@@ -128,3 +129,17 @@ def test_a_collection_of_an_earlier_version(url: str, monkeypatch: pytest.Monkey
         for name in ("department", "type"):
             with pytest.raises(UsageError, match="penstock reindex"):
                 index.facets([name])
+
+
+def test_values_of_equal_counts(url: str) -> None:
+    with MilvusSink(url) as sink, MilvusIndex(url) as index:
+        sink.open(MANIFEST)
+        index.open()
+        equal_counts(sink, index)
+
+
+def test_a_field_of_too_many_values(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with MilvusSink(url) as sink, MilvusIndex(url) as index:
+        sink.open(MANIFEST)
+        index.open()
+        too_many_values(sink, index, monkeypatch)

@@ -19,6 +19,7 @@ from penstock.testing import postgres
 from penstock.testing.filter_suite import EVERYWHERE, METADATA, ORDER_OF_TEXTS, PREFIXES
 from penstock.testing.postgres import Server
 from penstock.testing.sink_suite import point
+from tests.sinks.counted import equal_counts
 from tests.sinks.pgvector import opened
 
 psycopg = pytest.importorskip("psycopg")
@@ -114,3 +115,15 @@ def test_equality_uses_the_index(table: str, server: Server) -> None:
             sql = f'EXPLAIN (FORMAT JSON) SELECT 1 FROM "notes-1" WHERE {condition(parse_filter(where), True, values)}'
             [[plan]] = psycopg.ClientCursor(admin).execute(sql.encode(), values).fetchall()
             assert "notes-1_metadata_idx" in json.dumps(plan), where
+
+
+@pytest.mark.parametrize("age", ["table", "earlier"])
+def test_values_of_equal_counts(age: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(age)
+    with opened(url) as sink, PgvectorIndex(url) as index:
+        index.open()
+        equal_counts(sink, index)
+        sink.write([point(9, metadata={"n": [math.nan, math.inf, "J", "H", "n"]})])
+        infinity = [math.inf] if age == "table" else []
+        assert index.facets(["n"], limit=9)["n"] == [(value, 1) for value in ("H", *infinity, "J", "n")]
+        assert index.facets(["n"], limit=2)["n"] == [(value, 1) for value in ("H", *infinity, "J")][:2]

@@ -11,6 +11,7 @@ from penstock.sinks.qdrant.fields import NUMBERS
 from penstock.sinks.terms import TERMS
 from penstock.testing.emulators.qdrant import Emulator
 from penstock.testing.sink_suite import point
+from tests.sinks.counted import equal_counts, too_many_values
 from tests.sinks.qdrant import DENSE, at
 from tests.sinks.termed import LONG, an_earlier_version, fields_of_any_name, found, long_texts, numbers_of_any_size
 
@@ -80,3 +81,17 @@ def test_counting_reads_only_the_points_that_have_the_field(server: Emulator) ->
         before = len(server.requests)
         assert index.facets(["a"]) == {"a": [(0, 300), (1, 300)]}
         assert len(server.requests) - before == 2
+
+
+def test_values_of_equal_counts(url: str) -> None:
+    with QdrantSink(url) as sink, QdrantIndex(url) as index:
+        sink.open(DENSE)
+        index.open()
+        equal_counts(sink, index)
+
+
+def test_a_field_of_too_many_values(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with QdrantSink(url) as sink, QdrantIndex(url) as index:
+        sink.open(DENSE)
+        index.open()
+        too_many_values(sink, index, monkeypatch)

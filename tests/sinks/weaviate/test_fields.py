@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,13 @@ from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.testing.filter_suite import EVERYWHERE, METADATA
 from penstock.testing.sink_suite import holds, point
+from tests.sinks.counted import equal_counts, too_many_values
 from tests.sinks.weaviate import DENSE, SECRET, at, vector_of
 
 pytest.importorskip("weaviate")
 from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink
 from penstock.sinks.weaviate.tokens import Order, tokens
+from penstock.sinks.weaviate.wire import Server
 from penstock.testing.emulators.weaviate import Emulator
 
 EARLIER = Manifest(replace(DENSE.schema, filterable=False))
@@ -162,3 +164,41 @@ def test_facets_read_no_images_and_no_texts(server: Emulator) -> None:
         assert index.facets(["a", "type"]) == {"a": [(0, 225), (1, 225)], "type": [("text", 450)]}
         assert index.facets(["a"], {"$not": {"text": "text 1"}}) == {"a": [(0, 225)]}
         assert index.facets([]) == {}
+
+
+def test_values_of_equal_counts(server: Emulator) -> None:
+    with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
+        sink.open(DENSE)
+        index.open()
+        equal_counts(sink, index)
+
+
+def test_a_field_of_too_many_values(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
+        sink.open(DENSE)
+        index.open()
+        too_many_values(sink, index, monkeypatch)
+
+
+def test_facets_are_counted_page_by_page(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names in one pass, which ends where a field has too many values: no chunk is kept."""
+    monkeypatch.setattr("penstock.sinks.weaviate.index.PAGE", 10)
+    read, pages = list[int](), Server.pages
+
+    def reading(*args: Any) -> Iterator[list[Any]]:
+        for page in pages(*args):
+            read.append(len(page))
+            yield page
+
+    monkeypatch.setattr(Server, "pages", reading)
+    with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
+        sink.open(DENSE)
+        sink.write([point(n, metadata={"a": n, "b": n % 2}) for n in range(100)])
+        index.open()
+        assert index.facets(["b", "type"]) == {"b": [(0, 50), (1, 50)], "type": [("text", 100)]}
+        assert read == [10] * 10
+        read.clear()
+        monkeypatch.setattr("penstock.sinks.facets.MOST_VALUES", 15)
+        with pytest.raises(UsageError, match="too many different values"):
+            index.facets(["b", "a"])
+        assert read == [10, 10]

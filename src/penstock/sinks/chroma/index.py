@@ -9,7 +9,7 @@ from penstock.core import filters
 from penstock.core.fields import Path, Scalar
 from penstock.core.filters import Every, Filter, HasValue
 from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
-from penstock.sinks import exact, facets, manifests
+from penstock.sinks import exact, facets
 from penstock.sinks.chroma import points as encoding
 from penstock.sinks.chroma.filters import keys, translate
 from penstock.sinks.chroma.sink import ChromaStore
@@ -52,9 +52,9 @@ class ChromaIndex(ChromaStore, CollectionIndex[Collection]):
     ) -> Sequence[tuple[Scalar, int]]:
         if path is not None:
             held = HasValue(path, "exists")
-            manifests.check_filterable(self._opened()[1], held, self._url)
             where = held if where is None else Every((where, held))
-        return facets.count((point.chunk for page in self._passing(where) for point in page), path, limit)
+        chunks = (point.chunk for page in self._passing(where) for point in page)
+        return facets.count(chunks, [path], limit, self._url)[0]
 
     def _passing(self, where: Filter | None) -> Iterator[list[Point]]:
         """Pages of the points that pass."""

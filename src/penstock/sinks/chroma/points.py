@@ -53,6 +53,12 @@ def _metadata(cells: rows.Row, vector: Any) -> dict[str, Any]:
     return {"uri": uri, "ordinal": ordinal, "page": page, "chunk": f'{{{rest}, "vector": "{bits}"}}'}
 
 
+def mean_size(answer: Any) -> int:
+    """The characters of a point of an answer, on the average."""
+    size = sum(map(len, answer["documents"])) + sum(len(kept["chunk"]) for kept in answer["metadatas"])
+    return size // max(len(answer["ids"]), 1) + 1
+
+
 def points(answer: Any) -> list[Point]:
     import numpy as np
 

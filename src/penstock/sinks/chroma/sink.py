@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import count
 from typing import Any
 
 from penstock.core.contracts import Sink
@@ -22,6 +21,10 @@ from penstock.sinks.chroma.wire import Collection, parse
 from penstock.sinks.collection import AddressStore, closed_on_error
 
 PAGE = 1000
+FIRST = 100
+"""Points of the first page, after which it is known how large they are."""
+PAGE_BYTES = 32 << 20
+"""Of a page: points are read with their images and vectors, whatever is asked of them."""
 
 
 class ChromaStore(AddressStore[Collection]):
@@ -41,17 +44,18 @@ class ChromaStore(AddressStore[Collection]):
     def _pages(self, keys: Sequence[str] | None, where: dict[str, Any] | None = None) -> Iterator[list[Point]]:
         """The points of these keys, or all that pass Chroma's filter."""
         collection, _ = self._opened()
-        for start in count(0, PAGE):
+        start, size = 0, FIRST
+        while keys is None or start < len(keys):
             if keys is None:
-                request: dict[str, Any] = {"where": where, "limit": PAGE, "offset": start}
-            elif start < len(keys):
-                request = {"ids": list(keys[start : start + PAGE])}
+                request: dict[str, Any] = {"where": where, "limit": size, "offset": start}
             else:
+                request = {"ids": list(keys[start : start + size])}
+            answer = collection.get(include=["documents", "metadatas"], **request)
+            if keys is None and not answer["ids"]:
                 return
-            page = encoding.points(collection.get(include=["documents", "metadatas"], **request))
-            if not page and keys is None:
-                return
-            yield page
+            start += size
+            size = max(1, min(PAGE, 10 * size, PAGE_BYTES // encoding.mean_size(answer)))
+            yield encoding.points(answer)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         return [point for page in self._pages([*dict.fromkeys(map(encoding.key, ids))]) for point in page]

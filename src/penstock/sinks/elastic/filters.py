@@ -14,8 +14,6 @@ from penstock.sinks.facets import type_of
 TERMS = 10_000
 """The most values of one `terms` query."""
 _SIGNS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
-TYPE = filters.HasValue(("type",), "exists")
-"""Stands for the type where it is to be checked that an index keeps it."""
 
 
 def to_query(wanted: filters.Filter | None, schema: IndexSchema, url: str) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def to_query(wanted: filters.Filter | None, schema: IndexSchema, url: str) -> di
         case filters.Among(field, values):
             return _terms(field, list(values))
         case filters.Absent("image"):
-            manifests.check_filterable(schema, TYPE, url)
+            manifests.check_fields(schema, url)
             return {"term": {"type": type_of(True)}}
         case filters.Absent(field):
             return {"bool": {"must_not": [{"exists": {"field": "digest" if field == "text" else field}}]}}

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.fields import Path
-from penstock.core.filters import Filter, HasValue
+from penstock.core.filters import Filter
 from penstock.core.records import Dense, Hit, MultiVector, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.elastic.documents import Documents, bits_field, chunk_of, compared, vector_of, weights
 from penstock.sinks.elastic.facets import metadata_facet
-from penstock.sinks.elastic.filters import TYPE, to_query
+from penstock.sinks.elastic.filters import to_query
 from penstock.sinks.elastic.sink import ElasticStore
 from penstock.sinks.elastic.terms import FIELD
 from penstock.sinks.facets import Facet
@@ -61,7 +61,8 @@ class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
 
     def _facet(self, collection: Documents, path: Path | None, where: Filter | None, limit: int) -> Facet:
         schema = self._opened()[1]
-        manifests.check_filterable(schema, TYPE if path is None else HasValue(path, "exists"), self._url)
+        if path is None:
+            manifests.check_fields(schema, self._url)
         if limit > LARGEST_K:
             raise UsageError(f"{self._url} counts {LARGEST_K:,} values of a field at most, not {limit:,}")
         within = to_query(where, schema, self._url)

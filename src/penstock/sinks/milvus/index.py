@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from penstock.core.fields import Path, Scalar
-from penstock.core.filters import Absent, Every, Filter, HasValue, Not
+from penstock.core.filters import Absent, Every, Filter, Not
 from penstock.core.records import Chunk, Dense, Hit, Sparse, Vector
 from penstock.core.schema import VectorSpec
 from penstock.sinks import exact, facets, manifests, sparse
@@ -19,8 +19,9 @@ from penstock.sinks.milvus.sink import MilvusStore
 from penstock.sinks.milvus.wire import Collection, metric
 from penstock.sinks.rows import vector_column
 
+WHOLE = 50
+"""Points that are read whole at a time, to count their values."""
 _TYPES: dict[str, Filter] = {"text": Absent("image"), "image": Not(Absent("image"))}
-_METADATA = HasValue((), "exists")
 
 
 class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
@@ -64,15 +65,15 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
         collection, schema = self._opened()
 
         def contains(terms: Sequence[str]) -> str:
-            manifests.check_filterable(schema, _METADATA, self._url)
+            manifests.check_fields(schema, self._url)
             return contains_text(terms) if collection.lite else contains_item(terms)
 
         return "" if where is None else translate(where, contains)
 
     def _facet(self, collection: Collection, path: Path | None, where: Filter | None, limit: int) -> facets.Facet:
-        manifests.check_filterable(self._opened()[1], _METADATA, self._url)
         if path is not None:
-            return facets.count(self._described(collection, self._condition(where)), path, limit)
+            chunks = self._described(collection, self._condition(where))
+            return facets.count(chunks, [path], limit, self._url)[0]
         counts = Counter[tuple[type, Scalar]]()
         for name, test in _TYPES.items():
             counts[str, name] = collection.count(self._condition(test if where is None else Every((where, test))))
@@ -83,7 +84,8 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
         for page in collection.pages(condition, ("id", "metadata")):
             long = [cells["id"] for cells in page if encoding.may_go_on(cells["metadata"])]
             yield from (encoding.described(cells) for cells in page if not encoding.may_go_on(cells["metadata"]))
-            yield from (point.chunk for point in self.fetch(long))
+            for start in range(0, len(long), WHOLE):
+                yield from (point.chunk for point in self.fetch(long[start : start + WHOLE]))
 
     def _exhaustive(self, collection: Collection, target: Target, vector: Dense, k: int, condition: str) -> list[Hit]:
         name, space = target

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 
 LARGEST_K = 500
 """Of the HNSW index; for more, every vector is compared with."""
-_SCALAR = "jsonb_typeof(value) IN ('string', 'number', 'boolean')"
-_MOST = """GROUP BY value ORDER BY 2 DESC, value #>> '{}' COLLATE "C" LIMIT"""
+_SCALAR = r"""jsonb_typeof(value) IN ('string', 'number', 'boolean') AND value <> '"\u0001NaN"'"""
+"""A value that equals itself: see `values.to_jsonb`."""
+_WRITTEN = r"""CASE jsonb_typeof(value) WHEN 'boolean' THEN initcap(value #>> '{}')
+    WHEN 'number' THEN regexp_replace(value #>> '{}', '\.0+$', '')
+    ELSE regexp_replace(value #>> '{}', '^\u0001(?=[-I])', '') END"""
+"""As `facets.written`, for which values are cut off at the limit."""
+_MOST = f"""GROUP BY value ORDER BY 2 DESC, ({_WRITTEN}) COLLATE "C", jsonb_typeof(value) LIMIT"""
 _DISTANCES = {"cosine": "<=>", "l2": "<->", "dot": "<#>"}
 
 

@@ -82,18 +82,6 @@ def _order(path: Path, sign: str, value: Scalar, name: str, m: Any) -> Any:
     return m.NestedCondition(nested=m.Nested(key=NUMBERS, filter=m.Filter(must=conditions)))
 
 
-def prefixes(wanted: Filter | None) -> bool:
-    """Whether a filter asks for what a text begins with."""
-    match wanted:
-        case HasValue():
-            return wanted.operator == "prefix"
-        case Every(parts) | Some(parts):
-            return any(map(prefixes, parts))
-        case Not(term):
-            return prefixes(term)
-    return False
-
-
 def _encodable(value: str | int) -> bool:
     """A text with a lone surrogate has no UTF-8, and equals nothing that is stored."""
     return not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))

@@ -8,13 +8,13 @@ from typing import Any
 
 from penstock.core.errors import UsageError
 from penstock.core.fields import Path, Scalar
-from penstock.core.filters import Absent, Every, Filter, HasValue, Not
+from penstock.core.filters import Absent, Every, Filter, HasValue, Not, leaves
 from penstock.core.records import Hit, Sparse, Vector
-from penstock.sinks import facets, manifests
+from penstock.sinks import facets
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.lengths import units
 from penstock.sinks.qdrant import points as encoding
-from penstock.sinks.qdrant.filters import prefixes, translate
+from penstock.sinks.qdrant.filters import translate
 from penstock.sinks.qdrant.sink import QdrantStore
 from penstock.sinks.qdrant.wire import Collection, Refused
 
@@ -56,16 +56,14 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
                 for text in (True, False)
             }
             return facets.most({one: number for one, number in counts.items() if number}, limit)
-        held = HasValue(path, "exists")
-        manifests.check_filterable(self._opened()[1], held, self._url)
-        condition = self._condition(collection, Every((*given, held)))
+        condition = self._condition(collection, Every((*given, HasValue(path, "exists"))))
         with _explained(where):
             chunks = (
                 encoding.chunk(record.payload, record.id, self._url)
                 for page in self._scroll(collection, ["id", "metadata", "headings"], condition)
                 for record in page
             )
-            return facets.count(chunks, path, limit)
+            return facets.count(chunks, [path], limit, self._url)[0]
 
     def _number(self, collection: Collection, where: Filter) -> int:
         condition = self._condition(collection, where)
@@ -83,6 +81,6 @@ def _explained(where: Filter | None) -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        if not prefixes(where):
+        if not any(isinstance(term, HasValue) and term.operator == "prefix" for term in leaves(where)):
             raise
         raise UsageError(f"{error}. For $prefix a server is needed that matches prefixes: upgrade it") from error

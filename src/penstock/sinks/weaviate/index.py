@@ -7,7 +7,7 @@ from typing import Any
 
 from penstock.core.errors import SinkError, TooLarge
 from penstock.core.filter_parser import facet_path
-from penstock.core.filters import Absent, Among, Compare, Every, Filter, HasValue, Not, Some, passes
+from penstock.core.filters import Filter, chunk_fields, passes
 from penstock.core.records import Chunk, Hit, Sparse, Vector
 from penstock.sinks import facets, manifests
 from penstock.sinks.collection import CollectionIndex, Target, closed_on_error
@@ -39,16 +39,16 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
         """Weaviate counts values of a whole property only: the metadata of all objects are read, once for all names."""
         server, schema = self._opened()
         paths = {name: facet_path(name) for name in names}
-        for path in paths.values():
-            manifests.check_filterable(schema, HasValue(path or ("type",), "exists"), self._url)
+        if paths:
+            manifests.check_fields(schema, self._url)
         wanted = self._parsed(where)
-        chunks = list(self._passing(server, wanted)) if paths else []
-        return {name: facets.count(chunks, path, limit) for name, path in paths.items()}
+        chunks = self._passing(server, wanted) if paths else ()
+        return dict(zip(paths, facets.count(chunks, list(paths.values()), limit, self._url), strict=True))
 
     def _parsed(self, where: Mapping[str, Any] | None) -> Filter | None:
         wanted = super()._parsed(where)
-        if _asks(wanted, "image"):
-            manifests.check_filterable(self._opened()[1], HasValue(("type",), "exists"), self._url)
+        if "image" in chunk_fields(wanted):
+            manifests.check_fields(self._opened()[1], self._url)
         return wanted
 
     def _passing(self, server: Server, wanted: Filter | None) -> Iterator[Chunk]:
@@ -56,12 +56,11 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
         if wanted is not None:
             translate(wanted, server.classes.query.Filter)  # refuses what a search refuses
         read, size = encoding.COUNTED, PAGE
-        if _asks(wanted, "text"):
+        if "text" in chunk_fields(wanted):
             read, size = [*read, "text"], PAGE // 10
-        known: dict[str, Mapping[str, Any]] = {}
         for page in server.pages(size, read):
             for one in page:
-                found = encoding.counted(one.properties, known, self._url)
+                found = encoding.counted(one.properties, self._url)
                 if wanted is None or passes(found, wanted):
                     yield found
 
@@ -91,18 +90,6 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
             near = [(one.metadata.distance, encoding.id_of(one.properties, self._url)) for one in found]
         chunks = {point.id: point.chunk for point in self.fetch([id for _, id in near])}
         return [(distance, chunks[id]) for distance, id in near if id in chunks]
-
-
-def _asks(wanted: Filter | None, field: str) -> bool:
-    """Whether a filter asks for that field of a chunk."""
-    match wanted:
-        case Compare(name) | Among(name) | Absent(name):
-            return name == field
-        case Every(terms) | Some(terms):
-            return any(_asks(term, field) for term in terms)
-        case Not(term):
-            return _asks(term, field)
-    return False
 
 
 def _objects(server: Server, request: dict[str, Any], properties: list[str]) -> list[Any]:

@@ -98,11 +98,8 @@ def chunk(properties: Mapping[str, Any], url: str) -> Chunk:
     return rows.chunk(tuple({**cells, "image": image}.values()))
 
 
-def counted(properties: Mapping[str, Any], known: dict[str, Mapping[str, Any]], url: str) -> Chunk:
-    """The chunk of an object, as far as filters and facets look at it. `known` has metadata by their text."""
-    metadata = properties["metadata"]
-    if metadata not in known:
-        known[metadata] = json.loads(metadata)
+def counted(properties: Mapping[str, Any], url: str) -> Chunk:
+    """The chunk of an object, as far as filters and facets look at it."""
     return Chunk(
         id=id_of(properties, url),
         uri=properties["uri"],
@@ -110,7 +107,7 @@ def counted(properties: Mapping[str, Any], known: dict[str, Mapping[str, Any]], 
         text=properties.get("text", ""),
         span=(0, 0),
         page=properties["page"],
-        metadata=known[metadata],
+        metadata=json.loads(properties["metadata"]),
         image=b"" if properties["has_image"] else None,
     )
 
