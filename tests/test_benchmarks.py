@@ -18,6 +18,7 @@ SMALLEST = {
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
     "parts.py": ["--images", "100", "--vectors", "500"],
     "serve.py": ["--vectors", "2000", "--dim", "32", "--queries", "20", "--clients", "5", "--each", "1"],
+    "filters.py": ["--points", "500", "--dim", "32", "--queries", "5"],
     "images.py": ["--images", "16", "--rounds", "1"],
     "latency.py": ["--files", "30", "--mb", "2", "--rounds", "1"],
     "memory.py": ["--quick", "--only", "8 MB"],

@@ -144,7 +144,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for where, found in (('{"page": null}', 1), ('{"uri": "nowhere"}', 0)):
         assert cli.main(["search", "pump", "--in", two, "--where", where, "--json"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == found
-    assert cli.main(["search", "pump", "--in", two, "--where", "page=3"]) == 2
+    assert cli.main(["search", "pump", "--in", two, "--where", "page==3"]) == 2
     assert "--where" in capsys.readouterr().err
 
 

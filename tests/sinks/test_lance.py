@@ -27,6 +27,7 @@ from penstock.sinks.lance.compact import alone, compact
 from penstock.sinks.lance.table import TableFiles, crowded
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, similarity
 from tests.sinks.asked import METADATA, WHERE
+from tests.sinks.counted import equal_counts
 
 MANIFEST = SinkSuite().manifest
 
@@ -417,3 +418,14 @@ def test_a_narrow_filter_in_a_large_table(tmp_path: Path, monkeypatch: pytest.Mo
             half = index.search(query, k=10, where={"half": True})
             best = sorted((-exact[p.id], p.id) for p in points if p.metadata["half"])[:10]
             assert [hit.chunk.id for hit in half] == [id for _, id in best]
+
+
+def test_values_of_equal_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"lance://{tmp_path}"
+    with LanceSink(url) as sink, LanceIndex(url) as index:
+        sink.open(MANIFEST)
+        index.open()
+        equal_counts(sink, index)
+        monkeypatch.setattr(lance.fields, "MOST_VALUES", 5)
+        with pytest.raises(UsageError, match="too many"):
+            index.facets(["v"])

@@ -21,6 +21,7 @@ from penstock.sinks.sqlite import SqliteIndex, SqliteSink
 from penstock.sinks.sqlite.filters import condition
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
 from tests.sinks.asked import METADATA, WHERE
+from tests.sinks.counted import equal_counts
 
 apsw = pytest.importorskip("apsw")
 pytest.importorskip("sqlite_vec")
@@ -49,6 +50,14 @@ def test_filters_of_metadata_mean_what_they_mean(several: list[dict[str, Any]], 
         file.executemany("INSERT INTO chunks VALUES (?, ?)", [(c.ordinal, json.dumps(c.metadata)) for c in chunks])
         found = [n for (n,) in file.execute(f"SELECT ordinal FROM chunks WHERE {asked} ORDER BY ordinal", values)]
     assert found == [chunk.ordinal for chunk in chunks if passes(chunk, wanted)]
+
+
+def test_values_of_equal_counts(tmp_path: Path) -> None:
+    url = f"sqlite://{tmp_path}/notes.db"
+    with SqliteSink(url) as sink, SqliteIndex(url) as index:
+        sink.open(TestSqlite().manifest)
+        index.open()
+        equal_counts(sink, index)
 
 
 def test_another_database_is_left_alone(tmp_path: Path) -> None:

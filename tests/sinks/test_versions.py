@@ -41,7 +41,7 @@ def test_an_index_of_format_1(
     if sink is SqliteSink:
         pytest.importorskip("apsw")
     kept = sink(url).manifest()
-    assert kept == Manifest(single(SPACE, "40 characters"), {"": owner})
+    assert kept == Manifest(replace(single(SPACE, "40 characters"), filterable=False), {"": owner})
     with sink(url) as opened:
         opened.open(kept)
         before = everything(opened)
@@ -65,7 +65,8 @@ def test_the_first_owner_is_that_of_no_namespace() -> None:
     """As the first manifests of format 1 had it, before there were namespaces."""
     space = {"model": "m", "dim": 8, "fingerprint": "f", "chunking": "9 words", "metric": "dot", "kind": "Dense"}
     kept = manifests.from_json(json.dumps({"penstock": 1, "space": space, "owner": "ledger 1"}), "lance://x")
-    assert kept == Manifest(single(VectorSpec("m", 8, "f", metric="dot"), "9 words"), {"": "ledger 1"})
+    schema = replace(single(VectorSpec("m", 8, "f", metric="dot"), "9 words"), filterable=False)
+    assert kept == Manifest(schema, {"": "ledger 1"})
 
 
 @pytest.mark.parametrize("name", ["index", "index.db"])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from penstock.core.errors import SinkError, SourceError, SpaceMismatch, UsageError
@@ -90,6 +90,7 @@ class Folder:
             if (version := kept["penstock_parts"]) > FORMAT:
                 raise ValueError(f"it was written by a newer Penstock (format {version})")
             schema = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
+            schema = replace(schema, filterable=True)  # an index of them is made now
             return cls(store, schema, int(kept["pieces"]), str(kept["source"]))
         except (ValueError, KeyError, TypeError) as error:
             raise SinkError(f"{store.url}/{FACTS} cannot be read: {type(error).__name__}: {error}") from error

@@ -18,6 +18,7 @@ from penstock.core.errors import UsageError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filters import Filter, HasValue
 from penstock.core.records import Metadata
+from penstock.sinks.facets import MOST_VALUES
 from penstock.sinks.terms import double
 
 if TYPE_CHECKING:
@@ -210,4 +211,6 @@ def counts(batches: Iterable[pa.RecordBatch], names: Sequence[str]) -> Mapping[t
             for value, number in pairs:
                 key = kinds[kind], value
                 found[key] = found.get(key, 0) + number
+        if len(found) > MOST_VALUES:
+            raise UsageError(f"there are more than {MOST_VALUES:,} different values, which is too many to count")
     return found

@@ -18,6 +18,11 @@ Put = Callable[[Scalar], str]
 
 _KIND = "CASE {0}.type WHEN 'real' THEN 'number' WHEN 'integer' THEN 'number' WHEN 'text' THEN 'text' ELSE 'flag' END"
 
+_WRITTEN = """CASE {0}.type WHEN 'true' THEN 'True' WHEN 'false' THEN 'False' WHEN 'real'
+    THEN iif({0}.value = round({0}.value), printf('%.0f', {0}.value), CAST({0}.value AS TEXT))
+    ELSE CAST({0}.value AS TEXT) END"""
+"""What values of equal counts are ordered by: see `penstock.sinks.facets.written`."""
+
 
 def condition(wanted: Filter, values: list[Any]) -> str:
     """The filter as a condition on `chunks`, whose parameters are appended to `values`."""
@@ -81,15 +86,14 @@ def facet(file: File, path: Path | None, wanted: Filter | None, limit: int) -> S
     """Count the values at a path, or for None the types."""
     values: list[Any] = []
     if path is None:
-        tables, one = "chunks", "iif(image IS NULL, 'text', 'image'), 'text'"
-        there = "true"
+        tables, one, written, there = "chunks", "iif(image IS NULL, 'text', 'image'), 'text'", "1", "true"
     else:
         steps, found = _steps(path, filters.Parameters("?", values))
         joined, name = _elements(steps, found)
         tables, _, there = f"chunks CROSS JOIN {joined}".partition(" WHERE ")
-        one = f"{name}.value, {_KIND.format(name)}"
+        one, written = f"{name}.value, {_KIND.format(name)}", _WRITTEN.format(name)
         there += f" AND {name}.type NOT IN ('array', 'object', 'null')"
     within = condition(wanted, values) if wanted else "true"
     sql = f"""SELECT {one}, count(DISTINCT chunks."key") FROM {tables}
-        WHERE {there} AND {within} GROUP BY 1, 2 ORDER BY 3 DESC, 1 LIMIT {limit}"""
+        WHERE {there} AND {within} GROUP BY 1, 2 ORDER BY 3 DESC, {written}, 2 LIMIT {limit}"""
     return [(bool(value) if kind == "flag" else value, number) for value, kind, number in file.all(sql, values)]
