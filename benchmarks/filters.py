@@ -131,7 +131,7 @@ def recall(clouds: Clouds, count: int, queries: Any, found: Sequence[Any], passe
         best, names = np.take_along_axis(scores, order, 1), np.take_along_axis(names, order, 1)
         start += len(page)
     shares = [
-        len({int(hit.chunk.id, 16) for hit in hits} & set(true.tolist())) / K
+        len({int(hit.chunk.id, 16) for hit in hits} & set(true.tolist())) / len(true)
         for hits, true in zip(found, names, strict=True)
     ]
     return statistics.mean(shares)

@@ -186,3 +186,12 @@ def test_runs_that_change_nothing_leave_the_note(w: World) -> None:
     restore()
     assert noticed(w.run())
     assert w.points().keys() == w.names()
+
+
+def test_an_index_in_files_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and times of its files tell that nothing has changed: a driver takes long to load."""
+    w = World(tmp_path, "lance")
+    w.run()
+    sink = type(ps.Pipeline(w.folder / "docs", into=w.url, model=HashingEmbedder(8), state=w.ledger).sink)
+    monkeypatch.setattr(sink, "open", lambda *arguments: pytest.fail("the index is opened"))
+    assert w.run().ok

@@ -303,6 +303,11 @@ class Sink(Location):
         """The points of these ids, vectors included, as they were written; those that are not there are left out."""
         raise UsageError(f"{self.url} cannot be read back: it only takes points")
 
+    def state(self) -> str:
+        """A text that is another one once points were written or deleted, or a backup was restored; nothing where it
+        takes more to tell than a look at files. Needs no `open`."""
+        return ""
+
     def drop(self) -> None:
         """Nothing there is no error. The sink is closed afterwards."""
         raise UsageError(f"{self.url} cannot be removed from here")

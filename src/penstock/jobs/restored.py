@@ -33,8 +33,11 @@ def compare_if_restored(session: Session, max_wait: float) -> None:
     noted = ledger.get(KEY)
     if not noted or not session.exists or not _can_be_looked_at(session):
         return
+    left = json.loads(noted)
+    if left["state"] and left["state"] == sink.state():
+        return
     session.open_sink()
-    if not (difference := _difference(session, json.loads(noted), Retry(max_wait))):
+    if not (difference := _difference(session, left, Retry(max_wait))):
         return
     with closing(ledger.compare(session.ids(sink))) as comparison:
         lose_missing(session, sink, comparison)
@@ -103,6 +106,7 @@ def note(session: Session, run: int, *, changed: bool) -> None:
     noted = {
         "points": sink.count() if sink.counts_exactly and not session.components.namespace else None,
         "chunks": [counts.chunks, counts.acknowledged],
+        "state": sink.state(),
         "sample": [(document, id.hex()) for document, id in sample if id in same],
     }
     ledger.set(KEY, json.dumps(noted))

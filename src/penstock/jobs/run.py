@@ -91,11 +91,12 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
         progress_file.remove()
         report = _report(session, flow, run, status, time.monotonic() - began)
         ledger.end_run(run, status, report.to_json())
+    changed = bool(report.written + report.removed)
+    if session.sink_is_open and changed:
+        session.sink.maintain()
     if status == "done":
         with suppress(Exception):  # of the store: what it has is safe, and the next run looks no further
-            restored.note(session, run, changed=bool(report.written + report.removed))
-    if session.sink_is_open and report.written + report.removed:
-        session.sink.maintain()
+            restored.note(session, run, changed=changed)
     return report
 
 

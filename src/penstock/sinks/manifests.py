@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from penstock.core import filters
@@ -120,6 +121,15 @@ def admit(sink: Sink, kept: Manifest | None, wanted: Manifest, metrics: Mapping[
     if kept is not None:
         check_schema(kept.schema, wanted.schema, sink.url)
     supported(wanted.schema, sink, metrics)
+
+
+def state_of(folder: Path, pattern: str) -> str:
+    """The names and times of files that never change, as one hash."""
+    files = blake2b(digest_size=16)
+    for path in sorted(folder.glob(pattern)):
+        with suppress(FileNotFoundError):
+            files.update(f"{path.name} {path.stat().st_mtime_ns}\n".encode())
+    return files.hexdigest()
 
 
 def make_folder(folder: Path, url: str) -> None:

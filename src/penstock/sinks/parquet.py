@@ -242,6 +242,9 @@ class ParquetSink(Opened[_Folder], Sink):
         with _errors(self._url):
             manifests.keep(self._sidecar, manifest)
 
+    def state(self) -> str:
+        return manifests.state_of(self._path, "part-*")
+
     def drop(self) -> None:
         self.close()
         if self.manifest() is None:

@@ -60,6 +60,9 @@ class LanceSink(Opened[Any], Sink):
     def manifest(self) -> Manifest | None:
         return self._files.manifest()
 
+    def state(self) -> str:
+        return manifests.state_of(self._files.versions, "*")
+
     def drop(self) -> None:
         self.close()
         with errors(self._url):
