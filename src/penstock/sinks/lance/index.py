@@ -10,7 +10,6 @@ from penstock.core.contracts import Index
 from penstock.core.errors import SinkError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
-from penstock.core.filters import Filter
 from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks import facets, manifests, rows
@@ -90,7 +89,7 @@ class LanceIndex(Opened[Any], Index):
         manifests.check_filterable(schema, wanted, self._url)
 
         def read(table: Any) -> list[Hit]:
-            condition = self._condition(table, wanted)
+            condition = Condition(table, self._url).sql(wanted) if wanted else ""
             query = table.search(vector.values, vector_column_name=rows.vector_column(name))
             query = query.distance_type(space.metric).limit(k).nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k)))
             query = query.select([*rows.COLUMNS, "_distance"])
@@ -110,9 +109,6 @@ class LanceIndex(Opened[Any], Index):
 
         return self._read(read)
 
-    def _condition(self, table: Any, wanted: Filter | None) -> str:
-        return Condition(table, self._url).sql(wanted) if wanted else ""
-
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
     ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
@@ -124,23 +120,11 @@ class LanceIndex(Opened[Any], Index):
             manifests.check_fields(schema, self._url)
 
         def read(table: Any) -> list[Mapping[tuple[type, Scalar], int]]:
-            return [self._counts(table, path, wanted) for path in paths.values()]
+            columns = Condition(table, self._url)
+            condition = columns.sql(wanted) if wanted else ""
+            return [_counts(table, columns, path, condition) for path in paths.values()]
 
         return {name: facets.most(found, limit) for name, found in zip(paths, self._read(read), strict=True)}
-
-    def _counts(self, table: Any, path: Path | None, wanted: Filter | None) -> Mapping[tuple[type, Scalar], int]:
-        condition = self._condition(table, wanted)
-        if path is None:
-            count = table.count_rows(condition or None)
-            images = table.count_rows(f"image IS NOT NULL{f' AND {condition}' if condition else ''}")
-            numbers = {(str, "text"): count - images, (str, "image"): images}
-            return {value: number for value, number in numbers.items() if number}
-        Condition(table, self._url).check_complete(path)
-        columns = value_columns(table.schema.names, path)
-        if not columns:
-            return {}
-        query = table.search().select(columns)
-        return counts((query.where(condition) if condition else query).to_batches(BATCH), columns)
 
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
         _, schema = self._opened()
@@ -148,6 +132,21 @@ class LanceIndex(Opened[Any], Index):
 
     def count(self) -> int:
         return self._read(lambda table: int(table.count_rows()))
+
+
+def _counts(table: Any, columns: Condition, path: Path | None, condition: str) -> Mapping[tuple[type, Scalar], int]:
+    """How many rows that meet the condition have each value at the path, or for None are of each type."""
+    if path is None:
+        count = table.count_rows(condition or None)
+        images = table.count_rows(f"image IS NOT NULL{f' AND {condition}' if condition else ''}")
+        numbers = {(str, "text"): count - images, (str, "image"): images}
+        return {value: number for value, number in numbers.items() if number}
+    columns.check_complete(path)
+    names = value_columns(table.schema.names, path)
+    if not names:
+        return {}
+    query = table.search().select(names)
+    return counts((query.where(condition) if condition else query).to_batches(BATCH), names)
 
 
 def _hits(found: pa.Table, query: Dense | MultiVector, metric: str) -> list[Hit]:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from penstock.core.fields import Path, Scalar, kind, leaves, seconds
+from penstock.sinks.terms import double
 
 ALWAYS = "-"
 """A token of every object: servers differ in how they treat a property that is absent."""
@@ -107,10 +108,7 @@ def _digits(position: int) -> str:
 
 def _position(value: float) -> int:
     """By the bits of the double: of an integer between two doubles, those of the one farther from zero."""
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf if int(value) > 0 else -math.inf
+    number = double(value)
     if isinstance(value, int) and abs(number) < abs(value):
         number = math.nextafter(number, math.copysign(math.inf, number))
     (bits,) = struct.unpack(">Q", struct.pack(">d", number + 0.0))
