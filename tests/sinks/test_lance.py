@@ -426,6 +426,7 @@ def test_values_of_equal_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         sink.open(MANIFEST)
         index.open()
         equal_counts(sink, index)
+        assert repr(index.facets(["w"])) == "{'w': [(7, 2), ('b', 1)]}"  # as it is shown: not 7.0
         monkeypatch.setattr(lance.fields, "MOST_VALUES", 5)
         with pytest.raises(UsageError, match="too many"):
             index.facets(["v"])

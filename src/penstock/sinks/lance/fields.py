@@ -188,6 +188,11 @@ def _list(name: str, operator: str, values: Sequence[str]) -> str:
     return f"{extreme}({name}) {operator} {values[0]}"
 
 
+def _is_whole(number: float) -> bool:
+    """Whether it is shown as an integer, which it most likely was: columns of numbers are of doubles."""
+    return number.is_integer() and abs(number) < 1 << 63
+
+
 def value_columns(columns: Iterable[str], path: Path) -> list[str]:
     """The columns with the values of a field."""
     own = [column(kind, path) for kind in (*SEVERAL, *SEVERAL.values())]
@@ -209,7 +214,7 @@ def counts(batches: Iterable[pa.RecordBatch], names: Sequence[str]) -> Mapping[t
             counted = pc.value_counts(values.drop_null())
             pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
             for value, number in pairs:
-                key = kinds[kind], value
+                key = kinds[kind], int(value) if kind == "number" and _is_whole(value) else value
                 found[key] = found.get(key, 0) + number
         if len(found) > MOST_VALUES:
             raise UsageError(f"there are more than {MOST_VALUES:,} different values, which is too many to count")
