@@ -64,6 +64,28 @@ def test_scrolling_fetches_all_results_once(words: Browser) -> None:
     assert not words.shown("#more")
 
 
+def test_scrolling_fetches_more_when_the_browser_is_slow(words: Browser) -> None:
+    """A busy browser tells of several changes at once; the last one holds."""
+    late = """
+    const Observer = IntersectionObserver;
+    window.IntersectionObserver = class extends Observer {
+      constructor(task, options) {
+        let held = [];
+        super((entries, self) => {
+          if (!held.length) setTimeout(() => { const all = held; held = []; task(all, self); }, 300);
+          held.push(...entries);
+        }, options);
+      }
+    };
+    """
+    added = words.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": late})
+    try:
+        words.go()
+        test_scrolling_fetches_all_results_once(words)
+    finally:
+        words.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+
+
 def test_hostile_texts_stay_texts(words: Browser) -> None:
     """In titles, snippets, addresses, metadata, chips and links; and no script runs."""
     words.search("hostile sentence onerror hurt script")

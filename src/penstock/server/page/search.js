@@ -135,9 +135,10 @@ function showEnd() {
   if (cursor !== null) nearEnd.observe($("more"));
 }
 
+// A busy browser tells of several changes at once, the last of which holds.
 const nearEnd = new IntersectionObserver(
-  ([entry]) => {
-    if (entry.isIntersecting && cursor !== null && !$("more").hidden) fetchMore();
+  (entries) => {
+    if (entries.at(-1).isIntersecting && cursor !== null && !$("more").hidden) fetchMore();
   },
   { rootMargin: "1200px" },
 );
