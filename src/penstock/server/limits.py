@@ -6,17 +6,19 @@ It is the outermost layer but for CORS, so nothing behind it deals with keys, cl
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from penstock.server.clients import CLIENT, Client, client_of
+from penstock.server.keys import Key, Keyring
 from penstock.server.metrics import Metrics
 from penstock.server.problems import INTERNAL, Problem, problem_of, too_many_requests
 from penstock.server.settings import Settings
@@ -76,7 +78,7 @@ class LimitsMiddleware:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._page = public | {"/"}
         self._public = PUBLIC | public
-        self._keys = [key.encode() for key in settings.keys]
+        self._keys = Keyring(settings.keys)
         self._rates = RateLimiter(settings.rate) if settings.rate else None
         self.held = 0
         self.draining = False
@@ -91,6 +93,7 @@ class LimitsMiddleware:
         began = time.perf_counter()
         response, body = _Response(send), _Body(scope, receive, self)
         try:
+            scope[CLIENT] = Client(str((scope.get("client") or ("?",))[0]))
             self._admit(scope)
             body.check(self._settings.body)
             async with asyncio.timeout(self._settings.seconds):
@@ -126,34 +129,28 @@ class LimitsMiddleware:
             return
         if path in self._public:
             return
-        client = str((scope.get("client") or ("?",))[0])
         if self._keys:
             # Wrong keys count against the address, so that keys cannot be guessed.
             if (key := self._key(Headers(scope=scope))) is None:
-                self._check_rate(client)
+                self._check_rate(client_of(scope))
                 raise Problem(
                     401,
                     "unauthorized",
                     "missing or wrong key: send one as Authorization: Bearer KEY, or as X-API-Key: KEY",
                     {"WWW-Authenticate": "Bearer"},
                 )
-            client = f"key {key}"
-        self._check_rate(client)
+            scope[CLIENT] = replace(client_of(scope), key=key)
+        self._check_rate(client_of(scope))
 
-    def _check_rate(self, client: str) -> None:
-        if self._rates is not None and (wait := self._rates.take(client)):
+    def _check_rate(self, client: Client) -> None:
+        if self._rates is not None and (wait := self._rates.take(client.name)):
             self._metrics.count("penstock_refused_total", reason="rate")
             raise too_many_requests(f"more than {self._settings.rate:g} requests a second", wait)
 
-    def _key(self, headers: Headers) -> int | None:
-        """The number of the key that was sent. Every key is compared to its end, so that timing reveals nothing."""
+    def _key(self, headers: Headers) -> Key | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        sent = (token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")).encode("latin-1")
-        match = None
-        for number, key in enumerate(self._keys):
-            if hmac.compare_digest(sent, key):
-                match = number
-        return match
+        sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        return self._keys.find(sent.encode("latin-1"))
 
 
 class _Response:
