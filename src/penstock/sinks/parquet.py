@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +35,9 @@ PART_BYTES = 64 << 20
 SMALL_PARTS = 16
 """More parts than that of less than half the size are put together."""
 IDS_HELD = 2_000_000
-"""Ids whose rows are held in memory, 12 bytes each, to fetch points without reading all ids again."""
+"""Ids whose hashes and rows are held in memory, 12 bytes each, to find ids without reading all of them again."""
 IDS_AT_ONCE = 100_000
-"""Ids that are compared at a time to find the rows that count, which bounds the memory of reading."""
+"""Ids written several times, or deleted, that are compared at once to find the rows that count: a bound of memory."""
 
 
 @contextmanager
@@ -81,17 +81,20 @@ class _Folder:
         parts, notes = self.names(".parquet"), self.names(".gone")
         if self._seen is not None and self._seen[0] == parts + notes:
             return self._seen[1]
-        masks = {}
+        rows = {}
         for name in parts:
             with self.open(name) as file:
-                masks[name] = np.zeros(file.metadata.num_rows, dtype=bool)
-        stems = sorted({name[:13] for name in parts + notes})
-        passes = sum(map(len, masks.values())) // IDS_AT_ONCE + 1
+                rows[name] = file.metadata.num_rows
+        unsure = self._repeated(rows, notes)
+        masks = {name: ~mask for name, mask in unsure.items()}
+        passes = sum(int(mask.sum()) for mask in unsure.values()) // IDS_AT_ONCE + 1
         for turn in range(passes):
             newest: dict[str, tuple[str, int]] = {}
-            for stem in stems:
-                if (name := f"{stem}.parquet") in masks:
-                    for position, id in enumerate(self._ids(name)):
+            for stem in sorted({name[:13] for name in parts + notes}):
+                if (name := f"{stem}.parquet") in unsure:
+                    tables = self.tables(name, unsure[name], ["id"])
+                    ids = (id for table in tables for id in table.column("id").to_pylist())
+                    for position, id in zip(np.flatnonzero(unsure[name]).tolist(), ids, strict=True):
                         if passes == 1 or crc32(id.encode()) % passes == turn:
                             newest[id] = name, position
                 if f"{stem}.gone" in notes:
@@ -102,6 +105,26 @@ class _Folder:
                 masks[name][position] = True
         self._seen = parts + notes, masks
         self._hashes = {name: held for name, held in self._hashes.items() if name in masks}
+        return masks
+
+    def _repeated(self, rows: Mapping[str, int], notes: Sequence[str]) -> dict[str, Any]:
+        """By part: a mask of the rows of which another one, or a note of deletions, may have the id, by its hash.
+        All others count."""
+        import numpy as np
+
+        masks = {name: np.zeros(number, dtype=bool) for name, number in rows.items()}
+        noted = np.fromiter((hash(id) for name in notes for id in self.gone(name)), np.int64)
+        passes = sum(rows.values()) // IDS_HELD + 1
+        for turn in range(passes):
+            read = []
+            for name in rows:
+                hashes, positions = self._hashed(name)
+                chosen = slice(None) if passes == 1 else hashes % passes == turn
+                read.append((name, hashes[chosen], positions[chosen]))
+            every = np.sort(np.concatenate([hashes for _, hashes, _ in read])) if read else noted[:0]
+            repeated = np.union1d(every[1:][every[1:] == every[:-1]], noted)
+            for name, hashes, positions in read:
+                masks[name][positions[np.isin(hashes, repeated)]] = True
         return masks
 
     def among(self, name: str, ids: Sequence[str]) -> Any:
