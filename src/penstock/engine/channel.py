@@ -66,6 +66,11 @@ class Channel(Generic[T]):
         self._full_s = 0.0
         self._closed = self._broken = False
 
+    @property
+    def bytes(self) -> int:
+        """What is charged now."""
+        return self._bytes
+
     def charge(self, size: int) -> None:
         """Take room for something that is worked on without ever being put. Waits like `put`."""
         with self._room:

@@ -21,10 +21,11 @@ from penstock.core.contracts import Sink
 from penstock.core.deletions import DeletionLimit
 from penstock.core.errors import MassDeletion
 from penstock.engine.channel import Channel, Empty, Ended
+from penstock.engine.company import Company
 from penstock.engine.control import Control
 from penstock.engine.deletion import Deletion
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Ending, Journal
-from penstock.engine.work import Boundary, Document, Event, Failed, Gone, Kept, Parsed, Written
+from penstock.engine.work import Boundary, Document, Event, Failed, Gone, Idle, Kept, Parsed, Written
 
 ROWS = 16_384
 """Entries that are committed together, at most."""
@@ -42,7 +43,7 @@ class Committer:
     control: Control
     source: str
     max_delete: DeletionLimit | None
-    linger: float
+    company: Company
     complete: bool = False
     """The source was listed whole, and what is gone from it is out."""
     _deletion: Deletion = field(init=False)
@@ -65,15 +66,15 @@ class Committer:
         """The events that come within the linger time, so that a flush and a transaction serve many."""
         events: list[Event] = []
         total, rows = 0, 0
-        until = None
+        until = 0.0
         while rows < ROWS and total < self.inbox.capacity // 2:
             try:
-                event, size = self.inbox.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+                event, size = self.company.next(self.inbox, until) if events else self.inbox.get()
             except Ended:
                 return events, total, True
             except Empty:
                 break
-            until = until or time.monotonic() + self.linger
+            until = until or time.monotonic() + self.company.linger
             events.append(event)
             total += size
             rows += len(event.entries) if isinstance(event, Written) else 1
@@ -114,6 +115,8 @@ class Committer:
                     touched[id(document)] = document
                 case Gone():
                     gone.append(event)
+                case Idle(epochs):
+                    self._settle(epochs)
                 case Boundary():
                     self._boundaries.append(event)
         if gone:
@@ -121,10 +124,19 @@ class Committer:
                 [known.document for known in self.journal.known([event.uri for event in gone]).values()]
             )
             for event in gone:
-                self._settle(event.epoch, event.uri)
+                self._settle(event.epochs, event.uri)
         self._finish([document for document in touched.values() if document.settled == document.total])
+        cursor: str | None = None
         while self._boundaries and self._settled.get(self._boundaries[0].epoch, 0) == self._boundaries[0].begun:
-            self._honour(self._boundaries.popleft())
+            boundary = self._boundaries.popleft()
+            self._settled.pop(boundary.epoch, None)
+            self.control.boundaries_honoured += 1
+            if boundary.cursor is None:
+                self._end_listing()
+            else:
+                cursor = boundary.cursor
+        if cursor is not None:  # the last one stands for all
+            self.journal.save_cursor(self.source, cursor)
 
     def _finish(self, documents: Sequence[Document]) -> None:
         endings = []
@@ -159,17 +171,16 @@ class Committer:
         if endings:
             self.journal.finish(endings)
         for document in documents:
-            self._settle(document.epoch, document.item.uri)
+            self._settle(document.epochs, document.item.uri)
 
-    def _settle(self, epoch: int, uri: str) -> None:
-        self._settled[epoch] = self._settled.get(epoch, 0) + 1
-        self.control.in_flight.leave(uri)
+    def _settle(self, epochs: Sequence[int], uri: str | None = None) -> None:
+        for epoch in epochs:
+            self._settled[epoch] = self._settled.get(epoch, 0) + 1
+        if uri is not None:
+            self.control.in_flight.leave(uri)
 
-    def _honour(self, boundary: Boundary) -> None:
-        self._settled.pop(boundary.epoch, None)
-        if boundary.cursor is not None:
-            self.journal.save_cursor(self.source, boundary.cursor)
-            return
+    def _end_listing(self) -> None:
+        """Take out what a complete listing did not name."""
         missing = self.journal.missing(self.run)
         if self.max_delete is not None and self.max_delete.exceeded(missing):
             raise MassDeletion(

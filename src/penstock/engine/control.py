@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from penstock.core.errors import StageError
 from penstock.core.retry import Retry
-from penstock.engine.channel import Broken
 from penstock.engine.progress import Counters
 from penstock.support.redaction import hide_secrets
 from penstock.support.tracebacks import format_traceback
@@ -40,6 +39,8 @@ class Control:
         self.interrupted = False
         self.counters = Counters()
         self.in_flight = InFlight()
+        self.boundaries_sent = self.boundaries_honoured = 0
+        """Each is counted by one thread: the scan, and the commit stage."""
         self.loaded_at: float | None = None
         """When model and store were open, by the monotonic clock."""
         self.retry = Retry(max_wait, self.stop, self._report)
@@ -71,7 +72,6 @@ class Control:
     def fail(self, error: BaseException) -> None:
         self.note(error)
         self.stop.set()
-        self.in_flight.release_all()
         for callback in self._on_failure:
             callback()
 
@@ -110,31 +110,20 @@ class Control:
 
 
 class InFlight:
-    """The uris that are worked on: a second version of a document waits for the first."""
+    """The uris that are worked on: a second version of a document must not overtake the first."""
 
     def __init__(self) -> None:
         self._uris: set[str] = set()
-        self._changed = threading.Condition()
-        self._open = True
+        self._lock = threading.Lock()
 
-    def enter(self, uri: str, wait: bool) -> bool:
-        """False if it is worked on already and is not waited for. Raises Broken when the run is stopped: what comes
-        next must not overtake what is still being written."""
-        with self._changed:
-            if uri in self._uris and not wait:
+    def enter(self, uri: str) -> bool:
+        """False if it is worked on already."""
+        with self._lock:
+            if uri in self._uris:
                 return False
-            self._changed.wait_for(lambda: uri not in self._uris or not self._open)
-            if not self._open:
-                raise Broken("stopped")
             self._uris.add(uri)
             return True
 
     def leave(self, uri: str) -> None:
-        with self._changed:
+        with self._lock:
             self._uris.discard(uri)
-            self._changed.notify_all()
-
-    def release_all(self) -> None:
-        with self._changed:
-            self._open = False
-            self._changed.notify_all()

@@ -20,7 +20,15 @@ from penstock.engine.progress import Counters, Progress
 from penstock.engine.seam import Seam
 from penstock.engine.tail import Tail, TailStages
 
-SHARES = {"items": 0.005, "blocks": 0.14, "reads": 0.06, "chunks": 0.305, "points": 0.44, "commits": 0.05}
+SHARES = {
+    "changes": 0.005,
+    "items": 0.005,
+    "blocks": 0.14,
+    "reads": 0.06,
+    "chunks": 0.305,
+    "points": 0.435,
+    "commits": 0.05,
+}
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
 RESERVE = 16 << 20
 """Of the budget, at most: for what no channel holds, the ledger's pages and statements and what the allocator keeps."""
@@ -41,7 +49,7 @@ class Flow:
         self._seam = Seam(share("points"), share("commits"))
         self._head = HeadStages(head, self._seam, self._control, share)
         self._journal = tail.journal
-        self._tail = TailStages(tail, self._seam, self._control)
+        self._tail = TailStages(tail, self._seam, self._control, lambda: self._head.queued.idle)
         self._stages = (*self._head.stages, *self._tail.stages)
         # The tail goes on, unless it is what failed: what was embedded is still written, and the commits written down.
         self._control.on_failure(self._head.fail)
@@ -85,18 +93,17 @@ class Flow:
             raise first  # but when stopped while waiting for something that is away, that is no news
 
     def _ended(self, interval: float) -> bool:
-        *others, last = (stage for stage in self._stages if stage is not self._head.scan)
+        *others, last = (stage for stage in self._stages if stage is not self._head.source)
         if not last.join(interval) or not all(stage.join(interval) for stage in others):
             return False
         # A source may sleep until there is news. Once the run is stopped or has failed, nobody listens any more.
         stopped = self._control.stop.is_set()
-        return self._head.scan.join(GRACE if stopped else interval) or self._control.stop.is_set()
+        return self._head.source.join(GRACE if stopped else interval) or self._control.stop.is_set()
 
     def stop(self) -> None:
         """Take in no more, drop what has not been embedded, write and commit the rest."""
         self._control.interrupted = True
         self._control.stop.set()
-        self._control.in_flight.release_all()
         self._head.stop()
 
     def progress(self) -> Progress:

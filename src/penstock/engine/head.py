@@ -12,6 +12,7 @@ from penstock.engine.channel import Channel, ChannelStats
 from penstock.engine.classify import ParserCode, built_in
 from penstock.engine.control import Control
 from penstock.engine.embed import Embed
+from penstock.engine.incoming import Listen, PutOff, arriving
 from penstock.engine.journal import View
 from penstock.engine.pack import Packer
 from penstock.engine.prepare import Parse, Prepare
@@ -65,10 +66,12 @@ class HeadStages:
     """The threads of a head, and the channels between them."""
 
     def __init__(self, head: Head, seam: Seam, control: Control, share: Callable[[str], int]) -> None:
+        self._changes: Channel[Change] = Channel("changes", share("changes"))
         self._items: Channel[Document] = Channel("items", share("items"))
         self._blocks: Channel[None] = Channel("blocks", share("blocks"))
         self._reads: Channel[list[Move]] = Channel("reads", share("reads"))
         self._chunks: Channel[list[Prepared]] = Channel("chunks", share("chunks"))
+        self._channels = (self._changes, self._items, self._blocks, self._reads, self._chunks)
         self.queued = Queued()
         self._release = head.release
         embedder = head.embedder
@@ -81,8 +84,12 @@ class HeadStages:
             read_back = ReadBack(
                 head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control, self.queued
             )
+        changes: Iterable[Change | None] = head.changes
+        put_off = PutOff()
+        if head.feed:
+            changes = arriving(self._changes, lambda: len(put_off) > 0)
         self._scan = Scan(
-            changes=head.changes,
+            changes=changes,
             view=head.view,
             run=head.run,
             feed=head.feed,
@@ -93,6 +100,7 @@ class HeadStages:
             control=control,
             queued=self.queued,
             since=head.since,
+            put_off=put_off,
         )
         prepare = Prepare(
             parse=head.parse,
@@ -111,8 +119,13 @@ class HeadStages:
             metadata=head.metadata,
         )
         embed = Embed(embedder, self._packer, seam.points, seam.send, control, self.queued, head.admit, head.withdraw)
-        self.scan = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
-        self.stages = [self.scan]
+        self.source = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
+        """The stage that waits for the source."""
+        self.stages = [self.source]
+        if head.feed:
+            listen = Listen(head.changes, self._changes, control)
+            self.source = Stage("listen", 1, listen.work, self._changes.close, control.fail)
+            self.stages.insert(0, self.source)
         if read_back is None:
             self.stages.append(Stage("prepare", head.workers, prepare.work, self._chunks.close, control.fail))
         else:
@@ -126,10 +139,11 @@ class HeadStages:
         return self._scan.listing
 
     def stats(self) -> list[ChannelStats]:
-        return [channel.stats() for channel in (self._items, self._blocks, self._reads, self._chunks)]
+        return [channel.stats() for channel in self._channels]
 
     def stop(self) -> None:
         """Take in no more, and drop what has not been embedded."""
+        self._changes.fail()
         self._items.fail()
         self._reads.drop()
         self._chunks.drop()
@@ -140,7 +154,7 @@ class HeadStages:
         self._interrupt()
 
     def fail(self) -> None:
-        for channel in (self._items, self._blocks, self._reads, self._chunks):
+        for channel in self._channels:
             channel.fail()
         if self._release is not None:
             self._release()

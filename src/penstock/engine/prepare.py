@@ -91,6 +91,7 @@ class Prepare:
         for document in self.items:
             if not self.control.stop.is_set():
                 self._read(document)
+                self.queued.add(documents=-1)
 
     def _read(self, document: Document) -> None:
         item = document.item

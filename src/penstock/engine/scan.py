@@ -4,41 +4,54 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from penstock.core.errors import StageError
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingEnd, Unreadable, Upsert
 from penstock.engine.channel import Broken, Channel, Closed, Ended
 from penstock.engine.classify import ParserCode, built_in, classify
 from penstock.engine.control import Control
+from penstock.engine.incoming import INTERVAL, PutOff
 from penstock.engine.journal import Failure, View
-from penstock.engine.work import Boundary, Document, Event, Gone
+from penstock.engine.work import Boundary, Document, Event, Gone, Idle
 
 PAGE, PAGE_SECONDS = 256, 0.1
 """Items that are compared together, at most, and how long they wait for each other."""
 
 
+MAX_BOUNDARIES = 1000
+"""Boundaries that wait to be honoured, at most. Of a feed with more of them the next cursor stands for several."""
+
+
 class Queued:
-    """What is known to be left: bytes of items that were listed and not read to their end, and tokens of chunks that
-    were cut and not embedded."""
+    """What is known to be left: documents and bytes of items that were listed and not read to their end, and tokens of
+    chunks that were cut and not embedded."""
 
     def __init__(self) -> None:
-        self.bytes = self.tokens = 0
+        self.documents = self.bytes = self.tokens = 0
         self._lock = threading.Lock()
 
-    def add(self, *, bytes: int = 0, tokens: int = 0) -> None:
+    def add(self, *, documents: int = 0, bytes: int = 0, tokens: int = 0) -> None:
         with self._lock:
+            self.documents += documents
             self.bytes += bytes
             self.tokens += tokens
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way to be embedded."""
+        return not (self.documents or self.tokens)
 
 
 @dataclass(slots=True)
 class Scan:
-    changes: Iterable[Change]
+    changes: Iterable[Change | None]
+    """None: no other is there yet, so that nothing need be kept waiting for company."""
     view: View
     run: int
     feed: bool
+    """Documents may change again while they are worked on."""
     force: bool
     """Read every item, whatever the journal knows of it."""
     items: Channel[Document]
@@ -48,7 +61,13 @@ class Scan:
     since: int = 0
     """Documents that were last read by a run before this one are read again."""
     parser_code: ParserCode = built_in
+    put_off: PutOff = field(default_factory=PutOff)
     listing: bool = True
+    _epoch: int = 0
+    _begun: int = 0
+    """Documents and deletions of this epoch: since the last boundary."""
+    _cursor: str | None = None
+    """Of a checkpoint that was passed over."""
 
     def work(self) -> None:
         try:
@@ -65,56 +84,96 @@ class Scan:
             self.listing = False
 
     def _listen(self) -> None:
-        epoch = begun = 0
         page: list[Item] = []
         since = time.monotonic()
-        # A feed may sleep between two changes: nothing is kept waiting for company there.
-        size = 1 if self.feed else PAGE
         for change in self.changes:
             if self.control.stop.is_set():
                 return
             if isinstance(change, Upsert):
                 page.append(change.item)
-                if len(page) < size and time.monotonic() - since < PAGE_SECONDS:
+                if len(page) < PAGE and time.monotonic() - since < PAGE_SECONDS:
                     continue
-            begun += self._compare(page, epoch)
+            self._begin(page)
             page, since = [], time.monotonic()
-            match change:
-                case Delete(uri):
-                    self.control.in_flight.enter(uri, wait=True)
-                    self.send(Gone(uri, epoch))
-                    begun += 1
-                case Unreadable(uri) if self.view.removed([uri]):
-                    self.control.counters.add(listed=1, barred=1)
-                case Unreadable(uri, cause):
-                    self.view.mark_seen_under(uri, self.run)
-                    self.view.record([Failure(uri, "list", cause, permanent=False)], self.run)
-                    self.control.counters.add(gaps=1)
-                case ListingEnd() | Checkpoint():
-                    cursor = change.cursor if isinstance(change, Checkpoint) else None
-                    self.send(Boundary(epoch, begun, cursor))
-                    epoch, begun = epoch + 1, 0
-        self._compare(page, epoch)
+            if self.put_off:
+                self._resume()
+            if change is not None and not isinstance(change, Upsert):
+                self._take(change)
+        self._begin(page)
+        while self.put_off and not self.control.stop.wait(INTERVAL):
+            self._resume()
+        if self._cursor is not None:
+            self._end_epoch(self._cursor)
 
-    def _compare(self, items: Sequence[Item], epoch: int) -> int:
-        """Send on what is new or changed; gives how many."""
+    def _take(self, change: Delete | Unreadable | ListingEnd | Checkpoint) -> None:
+        match change:
+            case Delete(uri):
+                self._begun += 1
+                if self.control.in_flight.enter(uri):
+                    self.send(Gone(uri, [self._epoch]))
+                else:
+                    self.put_off.add(uri, change, self._epoch)
+            case Unreadable(uri) if self.view.removed([uri]):
+                self.control.counters.add(listed=1, barred=1)
+            case Unreadable(uri, cause):
+                self.view.mark_seen_under(uri, self.run)
+                self.view.record([Failure(uri, "list", cause, permanent=False)], self.run)
+                self.control.counters.add(gaps=1)
+            case ListingEnd():
+                self._end_epoch(None)
+            case Checkpoint(cursor):
+                self._cursor = cursor
+                if self.control.boundaries_sent - self.control.boundaries_honoured < MAX_BOUNDARIES:
+                    self._end_epoch(cursor)
+
+    def _end_epoch(self, cursor: str | None) -> None:
+        self.control.boundaries_sent += 1
+        self.send(Boundary(self._epoch, self._begun, cursor))
+        self._epoch, self._begun, self._cursor = self._epoch + 1, 0, None
+
+    def _begin(self, items: Sequence[Item]) -> None:
+        """Have those worked on that are new or changed."""
+        self.control.counters.add(listed=len(items))
+        free = []
+        for item in items:
+            if self.control.in_flight.enter(item.uri):
+                free.append(item)
+            elif self.feed:
+                self._begun += 1
+                self.put_off.add(item.uri, Upsert(item), self._epoch)
+        epochs = [self._epoch]
+        self._begun += len(self._compare(free, dict.fromkeys((item.uri for item in free), epochs)))
+
+    def _resume(self) -> None:
+        """Take up what was put off and can be worked on by now."""
+        items: list[Item] = []
+        epochs = {}
+        for change, came in self.put_off.take(self.control.in_flight):
+            if isinstance(change, Delete):
+                self.send(Gone(change.uri, came))
+            else:
+                items.append(change.item)
+                epochs[change.item.uri] = came
+        begun = self._compare(items, epochs)
+        for uri in epochs.keys() - begun:
+            self.send(Idle(epochs[uri]))
+
+    def _compare(self, items: Sequence[Item], epochs: Mapping[str, Sequence[int]]) -> set[str]:
+        """Send on what is new or changed; gives the uris. The others are in flight no longer."""
         if not items:
-            return 0
+            return set()
         control = self.control
-        control.counters.add(listed=len(items))
-        items = [item for item in items if control.in_flight.enter(item.uri, wait=self.feed)]
         page = classify(items, self.view, parser_code=self.parser_code, force=self.force, since=self.since)
         work = [item for item, _ in page.work]
-        if len(work) < len(items):
-            working = {item.uri for item in work}
-            for item in items:
-                if item.uri not in working:
-                    control.in_flight.leave(item.uri)
+        working = {item.uri for item in work}
+        for item in items:
+            if item.uri not in working:
+                control.in_flight.leave(item.uri)
         if settled := [known.document for known in (*page.unchanged, *page.failing)]:
             self.view.mark_seen(settled, self.run)
         control.counters.add(unchanged=len(page.unchanged), parked=len(page.failing), barred=page.removed)
         begun = self.view.begin([item.uri for item in work], self.run) if work else {}
         for item in work:
-            self.queued.add(bytes=item.size or 0)
-            self.items.put(Document(item, begun[item.uri], epoch), item.nbytes)
-        return len(work)
+            self.queued.add(documents=1, bytes=item.size or 0)
+            self.items.put(Document(item, begun[item.uri], epochs[item.uri]), item.nbytes)
+        return working

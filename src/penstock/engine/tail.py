@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from penstock.core.contracts import Sink
 from penstock.core.deletions import HALF, DeletionLimit
 from penstock.engine.commit import Committer
+from penstock.engine.company import Company
 from penstock.engine.control import Control
 from penstock.engine.journal import Journal
 from penstock.engine.seam import Seam
@@ -39,7 +40,8 @@ class Tail:
 class TailStages:
     """The threads of a tail."""
 
-    def __init__(self, tail: Tail, seam: Seam, control: Control) -> None:
+    def __init__(self, tail: Tail, seam: Seam, control: Control, idle: Callable[[], bool]) -> None:
+        """`idle`: whether the head has nothing on its way."""
         sink = tail.sink
 
         def fail(error: BaseException) -> None:
@@ -47,7 +49,8 @@ class TailStages:
             seam.points.fail()
 
         slots = threading.BoundedSemaphore(sink.writers)
-        write = Write(sink, tail.journal, seam.points, seam.send, control, slots, tail.linger, tail.feed)
+        company = Company(tail.linger, idle if tail.feed else None)
+        write = Write(sink, tail.journal, seam.points, seam.send, control, slots, company)
         self.committer = Committer(
             inbox=seam.events,
             journal=tail.journal,
@@ -58,7 +61,7 @@ class TailStages:
             control=control,
             source=tail.source,
             max_delete=tail.max_delete,
-            linger=tail.linger,
+            company=Company(tail.linger, (lambda: idle() and not seam.points.bytes) if tail.feed else None),
         )
         self.stages = (
             Stage("write", sink.writers, write.work, seam.events.close, fail),

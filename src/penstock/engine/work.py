@@ -13,10 +13,10 @@ from penstock.engine.journal import Begun, ChunkEntry, Failure
 class Document:
     """One document on its way. Its fields from `total` on belong to the commit stage."""
 
-    __slots__ = ("begun", "epoch", "facts", "failed", "item", "passing", "settled", "skipped", "total")
+    __slots__ = ("begun", "epochs", "facts", "failed", "item", "passing", "settled", "skipped", "total")
 
-    def __init__(self, item: Item, begun: Begun, epoch: int) -> None:
-        self.item, self.begun, self.epoch = item, begun, epoch
+    def __init__(self, item: Item, begun: Begun, epochs: Sequence[int]) -> None:
+        self.item, self.begun, self.epochs = item, begun, epochs
         self.facts: dict[str, Any] = {}
         self.total: int | None = None
         self.settled = 0
@@ -106,7 +106,13 @@ class Gone(NamedTuple):
     """The source said that the document is gone."""
 
     uri: str
-    epoch: int
+    epochs: Sequence[int]
+
+
+class Idle(NamedTuple):
+    """Changes that had been put off call for no work."""
+
+    epochs: Sequence[int]
 
 
 class Boundary(NamedTuple):
@@ -118,7 +124,7 @@ class Boundary(NamedTuple):
     cursor: str | None
 
 
-Event = Written | Kept | Parsed | Failed | Gone | Boundary
+Event = Written | Kept | Parsed | Failed | Gone | Idle | Boundary
 
 
 def event_size(event: Event) -> int:

@@ -6,11 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, Rejected, StageError, TooLarge
 from penstock.engine.channel import Channel, Empty, Ended
+from penstock.engine.company import Company
 from penstock.engine.control import Control, is_error
 from penstock.engine.journal import Journal
 from penstock.engine.work import Embedded, Event, Failed, Written, by_document
@@ -25,9 +26,7 @@ class Write:
     control: Control
     slots: AbstractContextManager[object]
     """Held around calls that write to the sink: no more of them at once than it has writers."""
-    linger: float
-    feed: bool
-    began: float = field(default_factory=time.monotonic)
+    company: Company
 
     def work(self) -> None:
         sink, inbox = self.sink, self.points
@@ -36,17 +35,17 @@ class Write:
         held = 0
         ended = False
         while not ended or buffer:
-            until = time.monotonic() + self._wait()
+            until = time.monotonic() + self.company.of_write()
             while not ended and len(buffer) < sink.max_rows and held < most:
                 try:
-                    points, size = inbox.get(timeout=max(0.0, until - time.monotonic()) if buffer else None)
+                    points, size = self.company.next(inbox, until) if buffer else inbox.get()
                 except Ended:
                     ended = True
                 except Empty:
                     break
                 else:
                     if not buffer:
-                        until = time.monotonic() + self._wait()
+                        until = time.monotonic() + self.company.of_write()
                     buffer += points
                     held += size
             batch, buffer = buffer[: sink.max_rows], buffer[sink.max_rows :]
@@ -57,11 +56,6 @@ class Write:
                 del batch  # let go of, before room is given for more
                 inbox.release(size)
                 held -= size
-
-    def _wait(self) -> float:
-        """How long a write waits to be full. Short at first, so that the index fills at once; longer in a long run,
-        where many small writes would leave the store in crumbs."""
-        return self.linger if self.feed else min(20 * self.linger, (time.monotonic() - self.began) / 20)
 
     def _put(self, batch: Sequence[Embedded]) -> None:
         points = [one.point for one in batch]
