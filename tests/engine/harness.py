@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +85,8 @@ class World:
     folder: Path
     sink: Any
     embedder: HashEmbedder
+    running: Flow = field(init=False)
+    """The last flow."""
 
     def flow(self, changes: Iterable[Change], ledger: Ledger, **options: Any) -> Flow:
         self.sink.open(Manifest(SCHEMA, {"": ledger.id}))
@@ -119,11 +121,10 @@ class World:
     def run(self, changes: Iterable[Change], **options: Any) -> dict[str, int]:
         with Ledger(self.folder / "ledger.db") as ledger:
             ledger.open()
-            flow = self.flow(changes, ledger, **options)
+            flow = self.running = self.flow(changes, ledger, **options)
             try:
                 flow.run(interval=0.01)
             finally:
-                self.flow_seen = flow
                 self.failures = list(ledger.failures())
                 self.ledger_counts = ledger.counts()
             return flow.counters.values()

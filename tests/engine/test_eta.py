@@ -133,7 +133,7 @@ def test_documents_that_cannot_be_read_are_neither_left_nor_read(tmp_path: Path)
     one = world(tmp_path)
     counts = one.run(listing({"memory://film": "x" * 100_000, "memory://a": "one\ntwo\n"}), parse=picky)
     assert (counts["skipped"], counts["bytes"]) == (1, 8)
-    assert one.flow_seen.progress().queued_bytes == 0
+    assert one.running.progress().queued_bytes == 0
 
 
 def test_nothing_is_left_at_the_end(tmp_path: Path) -> None:
@@ -143,5 +143,5 @@ def test_nothing_is_left_at_the_end(tmp_path: Path) -> None:
     one.sink.delete([id for page in one.sink.ids() for id in page])
     counts = one.run(listing({"memory://moved": "one\ntwo\n", "memory://b": "three\n", "memory://c": "four\n"}))
     assert (counts["moved"], counts["embedded"]) == (0, 3)
-    last = one.flow_seen.progress()
+    last = one.running.progress()
     assert (last.queued_bytes, last.queued_tokens, last.eta) == (0, 0, 0.0)

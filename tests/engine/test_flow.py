@@ -53,7 +53,7 @@ def test_everything_arrives_once(w: World) -> None:
     assert w.held() == expected(documents)
     assert counts["written"] == counts["embedded"] == 600
     assert counts["documents"] == counts["added"] == 20
-    assert w.flow_seen.complete
+    assert w.running.complete
 
 
 def test_a_second_run_embeds_nothing(w: World) -> None:
@@ -550,7 +550,7 @@ def test_reading_back_is_in_the_account(w: World) -> None:
         listing({f"renamed {uri}": text for uri, text in documents.items()}), workers=8, allow_mass_delete=True
     )
     assert (counts["moved"], counts["embedded"]) == (4000, 0)
-    (reads,) = (channel for channel in w.flow_seen.progress().channels if channel.name == "reads")
+    (reads,) = (channel for channel in w.running.progress().channels if channel.name == "reads")
     assert reads.peak <= reads.capacity
     assert max(largest) <= reads.capacity // 2
     assert len(largest) >= 5

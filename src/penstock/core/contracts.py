@@ -92,6 +92,10 @@ class Source(Component, ABC):
     @abstractmethod
     def changes(self, cursor: str | None = None) -> Iterator[Change]: ...
 
+    def stop(self) -> None:
+        """Have `changes` come to its end soon, wherever it waits. Called by another thread, perhaps several times, when
+        the run is being stopped; a source whose thread goes on nevertheless is not closed."""
+
     @abstractmethod
     def lookup(self, uri: str) -> Item | None:
         """The item of that uri as it is now, for a retry; None if it is gone. SourceError if it cannot tell."""

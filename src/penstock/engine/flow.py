@@ -32,8 +32,8 @@ SHARES = {
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
 RESERVE = 16 << 20
 """Of the budget, at most: for what no channel holds, the ledger's pages and statements and what the allocator keeps."""
-GRACE = 1.0
-"""Seconds that a source has to end when the run does."""
+GRACE = 3.0
+"""Seconds that a source has to end when the run is stopped."""
 
 
 class Flow:
@@ -66,6 +66,11 @@ class Flow:
     def complete(self) -> bool:
         """The source was listed whole, and what is gone from it is out of the index."""
         return self._tail.committer.complete
+
+    @property
+    def source_ended(self) -> bool:
+        """Nothing waits for the source any more: it can be closed."""
+        return self._head.source.join(0)
 
     def run(self, report: Callable[[Progress], None] | None = None, interval: float = 0.2) -> None:
         """Until everything is committed. Ctrl-C lets what is in flight run out; a second one passes through."""
@@ -104,6 +109,7 @@ class Flow:
         """Take in no more, drop what has not been embedded, write and commit the rest."""
         self._control.interrupted = True
         self._control.stop.set()
+        self._head.interrupt()
         self._head.stop()
 
     def progress(self) -> Progress:

@@ -60,6 +60,8 @@ class Head:
     """See Embed."""
     release: Callable[[], None] | None = None
     """Called when the flow fails: `admit` must not wait any longer."""
+    stop_source: Callable[[], None] | None = None
+    """Has `changes` come to its end, wherever it waits."""
 
 
 class HeadStages:
@@ -76,6 +78,7 @@ class HeadStages:
         self._release = head.release
         embedder = head.embedder
         self._interrupt = embedder.interrupt
+        self._stop_source = head.stop_source
         self._packer = Packer(
             self._chunks, window=WINDOW * embedder.batch_tokens, tokens=embedder.batch_tokens, rows=embedder.batch_rows
         )
@@ -150,10 +153,13 @@ class HeadStages:
         self._packer.drop()
 
     def interrupt(self) -> None:
-        """Have the model give up calls that wait for something."""
+        """Have source and model give up calls that wait for something."""
         self._interrupt()
+        if self._stop_source is not None:
+            self._stop_source()
 
     def fail(self) -> None:
+        self.interrupt()
         for channel in self._channels:
             channel.fail()
         if self._release is not None:

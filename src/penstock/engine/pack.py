@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -25,21 +26,24 @@ class Packer:
     def __init__(self, inbox: Channel[list[Prepared]], *, window: int, tokens: int, rows: int) -> None:
         self._inbox, self._window, self._tokens, self._rows = inbox, window, tokens, rows
         self._ready: deque[Batch] = deque()
-        self._lock = threading.Lock()
+        self._filling = threading.Lock()
+        """Held while waiting for chunks; so `drop`, which must not wait, does without."""
 
     def next(self) -> Batch:
         """Charged in the inbox until `release`. Raises what the inbox raises: Ended, Broken."""
-        with self._lock:
-            if not self._ready:
-                self._fill()
-            return self._ready.popleft()
+        while True:
+            with suppress(IndexError):  # there is none, or another thread took it
+                return self._ready.popleft()
+            with self._filling:
+                if not self._ready:
+                    self._fill()
 
     def release(self, batch: Batch) -> None:
         self._inbox.release(batch.nbytes)
 
     def drop(self) -> None:
-        with self._lock:
-            while self._ready:
+        with suppress(IndexError):
+            while True:
                 self.release(self._ready.popleft())
 
     def _fill(self) -> None:

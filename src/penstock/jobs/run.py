@@ -88,6 +88,7 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
             with suppress(Transient):  # what is acknowledged is there; the report names who is behind
                 session.catch_up()
     finally:
+        session.source_ended = flow.source_ended
         progress_file.remove()
         report = _report(session, flow, run, status, time.monotonic() - began)
         ledger.end_run(run, status, report.to_json())
@@ -113,6 +114,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         workers=components.workers,
         id_prefix=components.id_prefix,
         feed=source.feed,
+        stop_source=source.stop,
         force=options.force,
         metadata=components.metadata,
         since=since,

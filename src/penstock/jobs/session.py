@@ -37,8 +37,11 @@ class Session:
         self._sink_open = False
         if not ledger.path.exists():
             stack.push(self._discard_refused)
-        for component in (ledger, sink, components.embedder, components.source):
+        for component in (ledger, sink, components.embedder):
             stack.callback(component.close)
+        self.source_ended = True
+        """Whether no thread is in the source's code any more."""
+        stack.callback(lambda: components.source.close() if self.source_ended else None)
         components.source.open()  # a source that is not there is no reason to begin a ledger
         if held is not None and not isinstance(sink, FanOut) and not ledger.path.exists():
             self._owns(held, sink, "", adopt)  # nor is an index that it must not fill

@@ -1,0 +1,176 @@
+"""Feeds: changes that come one by one, again, and while the ones before are still being worked on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.core.records import Change, Checkpoint, Delete, Item, Upsert
+from penstock.engine import scan
+from penstock.ledger import Ledger
+
+from .harness import World, item, parse, world
+
+
+@pytest.fixture
+def w(tmp_path: Path) -> World:
+    return world(tmp_path)
+
+
+def cursor(w: World) -> str | None:
+    with Ledger.reader(w.folder / "ledger.db") as ledger:
+        return ledger.cursor("test")
+
+
+def until(condition: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Held:
+    """A parser that does not come to an end with the text "slow" until it is let go."""
+
+    def __init__(self) -> None:
+        self.reading, self.let_go = threading.Event(), threading.Event()
+
+    def __call__(self, one: Item) -> Any:
+        with one.open() as stream:
+            if stream.read() == b"slow":
+                self.reading.set()
+                assert self.let_go.wait(20)
+        return parse(one)
+
+
+def test_a_document_that_changes_again_holds_up_nobody(w: World) -> None:
+    """The versions between the one that is worked on and the last one are passed over; nobody else waits."""
+    held = Held()
+
+    def changes() -> Iterator[Change]:
+        yield Upsert(item("hot", "slow"))
+        assert held.reading.wait(20)
+        for n in range(100):
+            yield Upsert(item("hot", f"version {n}"))
+            yield Checkpoint(f"hot {n}")
+        yield Upsert(item("other", "text"))
+        yield Checkpoint("other")
+        until(lambda: "other" in w.held())
+        assert cursor(w) is None  # the first version is not in yet
+        held.let_go.set()
+
+    w.run(changes(), feed=True, parse=held)
+    assert w.held() == {"hot": ["version 99"], "other": ["text"]}
+    assert sorted(w.embedder.texts) == ["slow", "text", "version 99"]
+    assert cursor(w) == "other"
+
+
+def test_a_deletion_waits_for_the_version_before_it(w: World) -> None:
+    held = Held()
+
+    def changes() -> Iterator[Change]:
+        yield Upsert(item("a", "slow"))
+        yield Upsert(item("b", "slow"))
+        assert held.reading.wait(20)
+        yield Upsert(item("a", "again"))
+        yield Delete("a")
+        yield Delete("b")
+        yield Upsert(item("b", "back"))
+        yield Checkpoint("end")
+        held.let_go.set()
+
+    w.run(changes(), feed=True, parse=held)
+    assert w.held() == {"b": ["back"]}
+    assert cursor(w) == "end"
+
+
+def test_a_version_that_turns_out_to_be_the_same_does_not_keep_the_cursor(w: World) -> None:
+    held = Held()
+
+    def changes() -> Iterator[Change]:
+        yield Upsert(item("a", "slow"))
+        assert held.reading.wait(20)
+        yield Upsert(item("a", "slow"))
+        yield Checkpoint("same")
+        held.let_go.set()
+
+    counts = w.run(changes(), feed=True, parse=held)
+    assert counts["unchanged"] == 1
+    assert cursor(w) == "same"
+
+
+def test_what_was_put_off_is_not_acknowledged_by_a_cursor_when_the_run_is_stopped(w: World) -> None:
+    held = Held()
+
+    def changes() -> Iterator[Change]:
+        yield Upsert(item("before", "text"))
+        yield Checkpoint("before")
+        until(lambda: cursor(w) == "before")
+        yield Upsert(item("a", "slow"))
+        assert held.reading.wait(20)
+        yield Upsert(item("a", "version"))
+        yield Checkpoint("lost")
+        w.running.stop()
+        held.let_go.set()
+
+    began = time.monotonic()
+    w.run(changes(), feed=True, parse=held)
+    assert time.monotonic() - began < 10
+    assert cursor(w) == "before"
+
+
+def test_what_comes_together_is_compared_together(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    known = Ledger.known
+
+    def counted(self: Ledger, uris: Any) -> Any:
+        asked.append(len(uris))
+        return known(self, uris)
+
+    monkeypatch.setattr(Ledger, "known", counted)
+    changes: list[Change] = [Upsert(item(f"doc:{n}", f"text {n}")) for n in range(1000)]
+    w.run([*changes, Checkpoint("end")], feed=True)
+    assert sum(asked) == 1000
+    assert len(asked) < 500
+    assert cursor(w) == "end"
+
+
+def test_a_lone_change_does_not_wait_for_company(w: World) -> None:
+    took = []
+
+    def changes() -> Iterator[Change]:
+        for n in range(3):
+            began = time.monotonic()
+            yield Upsert(item(f"doc:{n}", f"text {n}"))
+            yield Checkpoint(str(n))
+            until(lambda n=n: cursor(w) == str(n))
+            took.append(time.monotonic() - began)
+
+    w.run(changes(), feed=True, linger=8.0)
+    assert min(took) < 2.0
+
+
+def test_more_cursors_than_can_wait_pass_some_over(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not the last."""
+    monkeypatch.setattr(scan, "MAX_BOUNDARIES", 3)
+    held, most = Held(), []
+
+    def changes() -> Iterator[Change]:
+        yield Upsert(item("a", "slow"))
+        assert held.reading.wait(20)
+        for n in range(50):
+            yield Upsert(item(f"doc:{n}", "text"))
+            yield Checkpoint(str(n))
+        until(lambda: len(w.held()) == 50)
+        control = w.running._control
+        most.append(control.boundaries_sent - control.boundaries_honoured)
+        held.let_go.set()
+
+    w.run(changes(), feed=True, parse=held)
+    assert most == [3]
+    assert cursor(w) == "49"
