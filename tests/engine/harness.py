@@ -114,6 +114,7 @@ class World:
             source="test",
             feed=feed,
             max_delete=None if options.pop("allow_mass_delete", False) else HALF,
+            hold=options.pop("hold", None),
             linger=options.pop("linger", 0.01),
         )
         return Flow(head, tail, budget=options.pop("budget", 8 << 20), **options)

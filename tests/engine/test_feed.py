@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from penstock.core.records import Change, Checkpoint, Delete, Item, Upsert
+from penstock.core.deletions import Missing
+from penstock.core.records import Change, Checkpoint, Delete, Item, ListingBegin, ListingEnd, Upsert
 from penstock.engine import scan
 from penstock.ledger import Ledger
 
@@ -174,3 +175,104 @@ def test_more_cursors_than_can_wait_pass_some_over(w: World, monkeypatch: pytest
     w.run(changes(), feed=True, parse=held)
     assert most == [3]
     assert cursor(w) == "49"
+
+
+# ---------------------------------------------------------------- sources that are followed: listed again and again
+
+
+def listed(documents: dict[str, str]) -> Iterator[Change]:
+    yield ListingBegin()
+    for uri, text in documents.items():
+        yield Upsert(item(uri, text))
+    yield ListingEnd()
+
+
+def test_each_listing_takes_out_what_it_does_not_name(w: World) -> None:
+    documents = {f"doc:{n}": f"text {n}" for n in range(6)}
+
+    def changes() -> Iterator[Change]:
+        yield from listed(documents)
+        until(lambda: len(w.held()) == 6)
+        yield Upsert(item("between", "two listings"))
+        del documents["doc:0"]
+        yield from listed(documents | {"between": "two listings"})
+        until(lambda: "doc:0" not in w.held())
+        assert "between" in w.held()
+        del documents["doc:1"]
+        yield from listed(documents)
+
+    w.run(changes(), feed=True)
+    assert w.held() == {uri: [text] for uri, text in documents.items()}
+    assert len(w.embedder.texts) == 7
+    counts = w.run(listed(documents), feed=True)  # numbers of listings and of runs do not collide
+    assert counts["unchanged"] == len(documents)
+    assert counts["deleted"] == 0
+
+
+def test_what_came_while_it_was_listed_stays(w: World) -> None:
+    """A listing that had passed its folder does not name it."""
+
+    def changes() -> Iterator[Change]:
+        yield from listed({"a": "one"})
+        yield ListingBegin()
+        yield Upsert(item("a", "one"))
+        yield Upsert(item("new", "two"))  # told by an event
+        yield ListingEnd()
+        yield Upsert(item("newer", "three"))
+        yield from listed({"a": "one", "new": "two", "newer": "three"})
+
+    w.run(changes(), feed=True)
+    assert w.held() == {"a": ["one"], "new": ["two"], "newer": ["three"]}
+
+
+def test_a_listing_waits_for_what_is_worked_on(w: World) -> None:
+    """A document that is in flight when a listing names it is not taken out at its end."""
+    held = Held()
+
+    def changes() -> Iterator[Change]:
+        yield from listed({"a": "one", "b": "slow"})
+        assert held.reading.wait(20)
+        yield from listed({"a": "one", "b": "slow"})
+        yield from listed({"a": "one", "b": "slow"})
+        held.let_go.set()
+
+    w.run(changes(), feed=True, parse=held)
+    assert w.held() == {"a": ["one"], "b": ["slow"]}
+    assert w.embedder.texts.count("slow") == 1
+
+
+def test_what_is_held_does_not_keep_the_rest(w: World) -> None:
+    documents = {f"doc:{n}": f"text {n}" for n in range(10)}
+    asked: list[Missing | None] = []
+    approved = threading.Event()
+
+    def hold(missing: Missing | None) -> bool:
+        asked.append(missing)
+        return missing is None or approved.is_set()
+
+    def changes() -> Iterator[Change]:
+        yield from listed(documents)
+        until(lambda: len(w.held()) == 10)
+        yield from listed({"doc:1": "text 1"})
+        yield Upsert(item("more", "goes on"))
+        until(lambda: "more" in w.held() and len(asked) == 2)
+        assert len(w.held()) == 11
+        approved.set()
+        yield from listed({"doc:1": "text 1", "more": "goes on"})
+
+    w.run(changes(), feed=True, hold=hold)
+    assert w.held() == {"doc:1": ["text 1"], "more": ["goes on"]}
+    assert [missing and missing.documents for missing in asked] == [None, 9, 9]
+
+
+def test_a_move_between_two_listings_embeds_nothing(w: World) -> None:
+    def changes() -> Iterator[Change]:
+        yield from listed({"old": "the same text"})
+        until(lambda: len(w.held()) == 1)
+        yield Upsert(item("new", "the same text"))
+        until(lambda: len(w.held()) == 2)
+        yield Delete("old")
+
+    w.run(changes(), feed=True)
+    assert w.held() == {"new": ["the same text"]}
+    assert w.embedder.texts == ["the same text"]

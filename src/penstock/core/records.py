@@ -117,6 +117,12 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
+class ListingBegin:
+    """The source is listed whole from here on. Only a source that is followed says it: it is listed again and again,
+    with events between."""
+
+
+@dataclass(frozen=True, slots=True)
 class ListingEnd:
     """A state source has listed everything: what it did not name is gone."""
 
@@ -128,7 +134,7 @@ class Checkpoint:
     cursor: str
 
 
-Change = Upsert | Delete | Unreadable | ListingEnd | Checkpoint
+Change = Upsert | Delete | Unreadable | ListingBegin | ListingEnd | Checkpoint
 
 
 # ---------------------------------------------------------------- from parsers and chunkers

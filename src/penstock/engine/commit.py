@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from penstock.core.contracts import Sink
-from penstock.core.deletions import DeletionLimit
+from penstock.core.deletions import DeletionLimit, Missing
 from penstock.core.errors import MassDeletion
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.company import Company
@@ -27,6 +27,9 @@ from penstock.engine.deletion import Deletion
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Ending, Journal
 from penstock.engine.work import Boundary, Document, Event, Failed, Gone, Idle, Kept, Parsed, Written
 
+Hold = Callable[[Missing | None], bool]
+"""What is done where the listing of a source that is followed lacks more than may go: called with how much that is, and
+with None where it may go. Gives whether it goes."""
 ROWS = 16_384
 """Entries that are committed together, at most."""
 
@@ -43,6 +46,7 @@ class Committer:
     control: Control
     source: str
     max_delete: DeletionLimit | None
+    hold: Hold | None
     company: Company
     complete: bool = False
     """The source was listed whole, and what is gone from it is out."""
@@ -132,7 +136,7 @@ class Committer:
             self._settled.pop(boundary.epoch, None)
             self.control.boundaries_honoured += 1
             if boundary.cursor is None:
-                self._end_listing()
+                self._end_listing(boundary.listing)
             else:
                 cursor = boundary.cursor
         if cursor is not None:  # the last one stands for all
@@ -179,10 +183,14 @@ class Committer:
         if uri is not None:
             self.control.in_flight.leave(uri)
 
-    def _end_listing(self) -> None:
+    def _end_listing(self, listing: int) -> None:
         """Take out what a complete listing did not name."""
-        missing = self.journal.missing(self.run)
-        if self.max_delete is not None and self.max_delete.exceeded(missing):
+        missing = self.journal.missing(listing)
+        exceeded = self.max_delete is not None and self.max_delete.exceeded(missing)
+        if self.hold is not None:
+            if not self.hold(missing if exceeded else None):
+                return
+        elif exceeded:
             raise MassDeletion(
                 f"the source no longer has {missing.documents:,} documents with {missing.chunks:,} of {missing.of:,}"
                 f" chunks, and at most {self.max_delete} may go at once: nothing of them was deleted. If it is right"
@@ -191,10 +199,10 @@ class Committer:
             )
         self.control.counters.add(leaving=missing.unseen)
         after = 0
-        while page := self.journal.unseen(self.run, after):
+        while page := self.journal.unseen(listing, after):
             if self.control.stop.is_set():
                 return
             self._deletion.delete([number for number, _ in page])
             after = page[-1][0]
-        self.journal.clear_listing(self.run)
+        self.journal.clear_listing(listing)
         self.complete = True

@@ -41,6 +41,8 @@ class Control:
         self.in_flight = InFlight()
         self.boundaries_sent = self.boundaries_honoured = 0
         """Each is counted by one thread: the scan, and the commit stage."""
+        self.listing = 0
+        """The number by which the scan sees documents now: the run's, or that of a later listing."""
         self.loaded_at: float | None = None
         """When model and store were open, by the monotonic clock."""
         self.retry = Retry(max_wait, self.stop, self._report)

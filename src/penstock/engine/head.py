@@ -110,7 +110,6 @@ class HeadStages:
             parser_code=head.parser_code,
             ready=head.ready,
             view=head.view,
-            run=head.run,
             id_prefix=head.id_prefix,
             items=self._items,
             blocks=self._blocks,

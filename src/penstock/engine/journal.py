@@ -109,6 +109,10 @@ class View(Protocol):
         """These are still in the source, unchanged."""
         ...
 
+    def next_listing(self) -> int:
+        """Another number, above all earlier ones, for what is seen from now on."""
+        ...
+
     def mark_seen_under(self, uri: str, run: int) -> None:
         """What could not be read may still be there, and so may everything beneath it."""
         ...

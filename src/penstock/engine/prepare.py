@@ -76,7 +76,6 @@ class Prepare:
     """Called before anything is read or deleted, often: opens model and sink the first time, gives the chunker.
     So a run that finds nothing changed loads no model and no driver."""
     view: View
-    run: int
     id_prefix: bytes
     items: Channel[Document]
     blocks: Channel[None]
@@ -216,8 +215,8 @@ class Prepare:
         if self.read_back is None:
             new = [*new, *(move.prepared for move in moves)]
         else:
-            if new and self.run > 1:
-                same = self.view.same_content([one.entry.content for one in new], before=self.run)
+            if new and (listing := self.control.listing) > 1:
+                same = self.view.same_content([one.entry.content for one in new], before=listing)
                 moves += [Move(one, same[one.entry.content]) for one in new if one.entry.content in same]
                 new = [one for one in new if one.entry.content not in same]
             if moves:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from penstock.core.errors import StageError
-from penstock.core.records import Change, Checkpoint, Delete, Item, ListingEnd, Unreadable, Upsert
+from penstock.core.records import Change, Checkpoint, Delete, Item, ListingBegin, ListingEnd, Unreadable, Upsert
 from penstock.engine.channel import Broken, Channel, Closed, Ended
 from penstock.engine.classify import ParserCode, built_in, classify
 from penstock.engine.control import Control
@@ -63,11 +63,15 @@ class Scan:
     parser_code: ParserCode = built_in
     put_off: PutOff = field(default_factory=PutOff)
     listing: bool = True
+    _seen_by: int = field(init=False)
     _epoch: int = 0
     _begun: int = 0
     """Documents and deletions of this epoch: since the last boundary."""
     _cursor: str | None = None
     """Of a checkpoint that was passed over."""
+
+    def __post_init__(self) -> None:
+        self._seen_by = self.control.listing = self.run
 
     def work(self) -> None:
         try:
@@ -105,7 +109,7 @@ class Scan:
         if self._cursor is not None:
             self._end_epoch(self._cursor)
 
-    def _take(self, change: Delete | Unreadable | ListingEnd | Checkpoint) -> None:
+    def _take(self, change: Delete | Unreadable | ListingBegin | ListingEnd | Checkpoint) -> None:
         match change:
             case Delete(uri):
                 self._begun += 1
@@ -116,11 +120,15 @@ class Scan:
             case Unreadable(uri) if self.view.removed([uri]):
                 self.control.counters.add(listed=1, barred=1)
             case Unreadable(uri, cause):
-                self.view.mark_seen_under(uri, self.run)
-                self.view.record([Failure(uri, "list", cause, permanent=False)], self.run)
+                self.view.mark_seen_under(uri, self._seen_by)
+                self.view.record([Failure(uri, "list", cause, permanent=False)], self._seen_by)
                 self.control.counters.add(gaps=1)
+            case ListingBegin():
+                self._next_listing()
             case ListingEnd():
                 self._end_epoch(None)
+                if self.feed:  # what comes before the next listing begins is not of it
+                    self._next_listing()
             case Checkpoint(cursor):
                 self._cursor = cursor
                 if self.control.boundaries_sent - self.control.boundaries_honoured < MAX_BOUNDARIES:
@@ -128,8 +136,11 @@ class Scan:
 
     def _end_epoch(self, cursor: str | None) -> None:
         self.control.boundaries_sent += 1
-        self.send(Boundary(self._epoch, self._begun, cursor))
+        self.send(Boundary(self._epoch, self._begun, cursor, self._seen_by))
         self._epoch, self._begun, self._cursor = self._epoch + 1, 0, None
+
+    def _next_listing(self) -> None:
+        self._seen_by = self.control.listing = self.view.next_listing()
 
     def _begin(self, items: Sequence[Item]) -> None:
         """Have those worked on that are new or changed."""
@@ -170,9 +181,9 @@ class Scan:
             if item.uri not in working:
                 control.in_flight.leave(item.uri)
         if settled := [known.document for known in (*page.unchanged, *page.failing)]:
-            self.view.mark_seen(settled, self.run)
+            self.view.mark_seen(settled, self._seen_by)
         control.counters.add(unchanged=len(page.unchanged), parked=len(page.failing), barred=page.removed)
-        begun = self.view.begin([item.uri for item in work], self.run) if work else {}
+        begun = self.view.begin([item.uri for item in work], self._seen_by) if work else {}
         for item in work:
             self.queued.add(documents=1, bytes=item.size or 0)
             self.items.put(Document(item, begun[item.uri], epochs[item.uri]), item.nbytes)

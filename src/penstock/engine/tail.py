@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import Sink
 from penstock.core.deletions import HALF, DeletionLimit
-from penstock.engine.commit import Committer
+from penstock.engine.commit import Committer, Hold
 from penstock.engine.company import Company
 from penstock.engine.control import Control
 from penstock.engine.journal import Journal
@@ -34,6 +34,8 @@ class Tail:
     feed: bool = False
     max_delete: DeletionLimit | None = HALF
     """What a listing may take out; None for everything."""
+    hold: Hold | None = None
+    """Called instead of raising MassDeletion."""
     linger: float = LINGER
 
 
@@ -61,6 +63,7 @@ class TailStages:
             control=control,
             source=tail.source,
             max_delete=tail.max_delete,
+            hold=tail.hold,
             company=Company(tail.linger, (lambda: idle() and not seam.points.bytes) if tail.feed else None),
         )
         self.stages = (

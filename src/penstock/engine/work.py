@@ -122,6 +122,8 @@ class Boundary(NamedTuple):
     begun: int
     """How many documents and deletions the source named since the boundary before."""
     cursor: str | None
+    listing: int = 0
+    """The number that the listing which ends here was seen by."""
 
 
 Event = Written | Kept | Parsed | Failed | Gone | Idle | Boundary

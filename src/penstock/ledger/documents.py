@@ -209,7 +209,7 @@ class Documents(Database):
         `unfinished`."""
         columns = ", ".join(f"d.{field}" for field in _FIELDS)
         rows = self._read(
-            f"SELECT {columns}, r.started FROM documents d LEFT JOIN runs r ON r.id = d.run"
+            f"SELECT {columns}, (SELECT started FROM runs WHERE id <= d.run ORDER BY id DESC LIMIT 1) FROM documents d"
             f" WHERE d.uri > ? {f'AND {_UNFINISHED}' if failing else ''} ORDER BY d.uri LIMIT ?",
             after,
             limit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,16 +25,28 @@ class Run:
     report: Mapping[str, Any]
 
 
+_INDEX = "CREATE INDEX IF NOT EXISTS chunks_content ON chunks (content)"
+
+
 class Runs(Database):
     def begin_run(self, space: str) -> int:
         with self._transaction() as db:
             db.execute("UPDATE runs SET status = 'died', ended = ? WHERE ended IS NULL", (time.time(),))
-            sql = "INSERT INTO runs (started, status, space) VALUES (?, 'running', ?)"
-            run = int(db.execute(sql, (time.time(), space)).lastrowid or 0)
+            run = _next(db)
+            sql = "INSERT INTO runs (id, started, status, space) VALUES (?, ?, 'running', ?)"
+            db.execute(sql, (run, time.time(), space))
             if run > 1:
                 # Nobody asks for the contents of earlier runs in the first, which goes faster without.
-                db.execute("CREATE INDEX IF NOT EXISTS chunks_content ON chunks (content)")
+                db.execute(_INDEX)
             return run
+
+    def next_listing(self) -> int:
+        """A number above all earlier ones, of runs and listings, for what is seen from now on."""
+        with self._transaction() as db:
+            number = _next(db)
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('listing', ?)", (str(number),))
+            db.execute(_INDEX)
+            return number
 
     def end_run(self, run: int, status: str, report: Mapping[str, Any]) -> None:
         with self._transaction() as db:
@@ -43,7 +56,8 @@ class Runs(Database):
             )
 
     def run(self, id: int) -> Run | None:
-        return next(iter(self._runs("WHERE id = ?", id)), None)
+        """The run of that number, or in which the listing of that number was."""
+        return next(iter(self._runs("WHERE id <= ? ORDER BY id DESC LIMIT 1", id)), None)
 
     def runs(self, limit: int = 20) -> list[Run]:
         """The latest, newest first."""
@@ -55,3 +69,11 @@ class Runs(Database):
             Run(id, started, ended, status, space, json.loads(report or "{}"))
             for id, started, ended, status, space, report in rows
         ]
+
+
+def _next(db: sqlite3.Connection) -> int:
+    (number,) = db.execute(
+        "SELECT max(coalesce((SELECT max(id) FROM runs), 0),"
+        " coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'listing'), 0)) + 1"
+    ).fetchone()
+    return int(number)

@@ -203,6 +203,9 @@ class ShardJournal:
 
     def mark_seen(self, documents: Sequence[int], run: int) -> None: ...
 
+    def next_listing(self) -> int:
+        return next(self._numbers)
+
     def mark_seen_under(self, uri: str, run: int) -> None: ...
 
     def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
