@@ -23,6 +23,7 @@ from penstock.display.progress import watching
 from penstock.display.text import document_name
 from penstock.engine.progress import Progress, Report
 from penstock.jobs.components import current_ledger
+from penstock.jobs.live import EVERY, follow
 from penstock.jobs.run import Options, retry, run
 from penstock.ledger import Ledger
 from penstock.settings import MAX_DELETE, MEMORY, Settings
@@ -173,6 +174,23 @@ class Pipeline:
                     show(now)
 
             return await in_thread(lambda: self.run(moment, **options), lambda: cancellations.put(None))
+
+    def watch(
+        self,
+        progress: OnProgress = None,
+        *,
+        every: float = EVERY,
+        allow_mass_delete: bool = False,
+        adopt: bool = False,
+    ) -> Report:
+        """Bring the index up to date with the source and keep it so, until Ctrl-C.
+
+        Changes are heard of where the source tells them, as local folders do; besides, it is listed whole `every` so
+        many seconds. Stores, models and sources that are away are waited for without limit. What a listing lacks beyond
+        `max_delete` is held until `penstock approve`; all else goes on.
+        """
+        with self._watching(progress) as shown:
+            return follow(self._components, shown, every=every, allow_mass_delete=allow_mass_delete, adopt=adopt)
 
     def retry(self, progress: OnProgress = None, *, max_wait: float = MAX_WAIT) -> Report:
         """Try again everything that is in the ledger as failed or skipped."""

@@ -13,6 +13,7 @@ from penstock import __version__
 from penstock.cli.options import (
     add,
     add_json,
+    add_live,
     add_output,
     add_permissions,
     add_pipeline,
@@ -68,6 +69,7 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", nargs="+", help=OPTIONS["source"].help)
     add_pipeline(parser, required=True)
     add_permissions(parser)
+    add_live(parser)
     add_output(parser)
     add_unattended(parser)
 
@@ -75,6 +77,7 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
 def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
     add_permissions(parser)
+    add_live(parser)
     add_output(parser)
     add_unattended(parser)
 
@@ -298,6 +301,7 @@ COMMANDS = {
     "failures": Command(
         "list what could not be read, parsed, embedded or written, and why", "ledger:failures", _failures
     ),
+    "approve": Command("let go what a run that follows its source holds back", "ledger:approve", add_state),
     "retry": Command("try again what failed or was skipped", "ingest:retry", _retry, long=True),
     "verify": Command(
         "hold source, ledger and index against each other, by ids; or prove parts complete",

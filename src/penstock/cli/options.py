@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,20 @@ def add_unattended(parser: argparse.ArgumentParser) -> None:
     formats = ("text", "json")
     parser.add_argument("--log-format", choices=formats, default="text", help="of messages on stderr: text, or json")
     parser.add_argument("--stop-ok", action="store_true", help="exit with 0 where SIGTERM has stopped it")
+
+
+def add_live(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--live", action="store_true", help="go on: follow the source until Ctrl-C or SIGTERM")
+    parser.add_argument(
+        "--every", metavar="TIME", type=parse_time, help="with --live: list the whole source so often, too (10m)"
+    )
+
+
+def parse_time(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d|)", text)
+    if match and float(match[1]) > 0:
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    raise argparse.ArgumentTypeError(f"invalid time {text!r}: expected one such as 30s, 10m or 2h")
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from penstock.core.errors import UsageError
 from penstock.core.fields import Scalar
@@ -46,6 +46,30 @@ class Component:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class Hints(NamedTuple):
+    """What may have changed in a source: each uri is to be looked up again, with what the index has beneath it."""
+
+    uris: frozenset[str]
+    doubt: bool
+    """Something may have been missed: the source is to be listed."""
+
+
+class Watch(Component, ABC):
+    """Hears of changes in a state source, from when it was made."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it does not hear everything, if so."""
+        return ""
+
+    @abstractmethod
+    def wait(self, seconds: float) -> Hints:
+        """What was heard, as soon as there is something; nothing when the time has passed."""
+
+    def wake(self) -> None:
+        """End a wait, from another thread."""
 
 
 class Source(Component, ABC):
@@ -91,6 +115,11 @@ class Source(Component, ABC):
 
     @abstractmethod
     def changes(self, cursor: str | None = None) -> Iterator[Change]: ...
+
+    def watch(self) -> Watch | None:
+        """Begin to hear of changes in a state source, before it is listed. None where nobody tells: it has to be listed
+        again and again."""
+        return None
 
     def stop(self) -> None:
         """Have `changes` come to its end soon, wherever it waits. Called by another thread, perhaps several times, when

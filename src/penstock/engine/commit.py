@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 from penstock.core.contracts import Sink
@@ -30,6 +30,8 @@ from penstock.engine.work import Boundary, Document, Event, Failed, Gone, Idle, 
 Hold = Callable[[Missing | None], bool]
 """What is done where the listing of a source that is followed lacks more than may go: called with how much that is, and
 with None where it may go. Gives whether it goes."""
+COMMITS = 200
+"""Commits after which a store is maintained: each leaves a fragment in some of them."""
 ROWS = 16_384
 """Entries that are committed together, at most."""
 
@@ -48,8 +50,14 @@ class Committer:
     max_delete: DeletionLimit | None
     hold: Hold | None
     company: Company
+    maintain: Callable[[], None] | None = None
+    """Maintains the store of a flow that goes on for long."""
+    writers: int = 1
+    """How many `slots` there are."""
     complete: bool = False
     """The source was listed whole, and what is gone from it is out."""
+    _commits: int = 0
+    """Since the store was maintained."""
     _deletion: Deletion = field(init=False)
     _settled: dict[int, int] = field(default_factory=dict)
     _boundaries: deque[Boundary] = field(default_factory=deque)
@@ -63,8 +71,21 @@ class Committer:
             if events:
                 self._commit(events)
                 self.inbox.release(size)
+                self._upkeep()
             if ended:
                 return
+
+    def _upkeep(self) -> None:
+        """Maintain the store after many commits: when nothing is on its way, or else after very many."""
+        if self.maintain is None or self._commits < COMMITS:
+            return
+        idle = self.company.idle is None or self.company.idle()
+        if idle or self._commits >= 4 * COMMITS:
+            self._commits = 0
+            with ExitStack() as stack:
+                for _ in range(self.writers):  # all of them: nothing is written meanwhile
+                    stack.enter_context(self.slots)
+                self.maintain()
 
     def _gather(self) -> tuple[list[Event], int, bool]:
         """The events that come within the linger time, so that a flush and a transaction serve many."""
@@ -89,6 +110,7 @@ class Committer:
         if acked:
             with self.slots:
                 self.control.retry.call("flush", self.sink.flush)
+            self._commits += 1
             self.journal.acknowledge(acked, self.run)
             self.control.counters.add(written=len(acked))
         failures = [event.failure for event in events if isinstance(event, Failed)]
@@ -124,6 +146,7 @@ class Committer:
                 case Boundary():
                     self._boundaries.append(event)
         if gone:
+            self._commits += 1
             self._deletion.delete(
                 [known.document for known in self.journal.known([event.uri for event in gone]).values()]
             )

@@ -34,6 +34,8 @@ class Tail:
     feed: bool = False
     max_delete: DeletionLimit | None = HALF
     """What a listing may take out; None for everything."""
+    maintain: Callable[[], None] | None = None
+    """Maintains the sink: called now and then, while nothing is written."""
     hold: Hold | None = None
     """Called instead of raising MassDeletion."""
     linger: float = LINGER
@@ -64,6 +66,8 @@ class TailStages:
             source=tail.source,
             max_delete=tail.max_delete,
             hold=tail.hold,
+            maintain=tail.maintain,
+            writers=sink.writers,
             company=Company(tail.linger, (lambda: idle() and not seam.points.bytes) if tail.feed else None),
         )
         self.stages = (

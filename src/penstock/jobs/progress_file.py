@@ -24,8 +24,14 @@ FRESH = 10.0
 class ProgressFile:
     """Passes progress on, and writes it down now and then."""
 
-    def __init__(self, ledger: Path, progress: Callable[[Progress], None] | None) -> None:
-        self._path, self._progress = _beside(ledger), progress
+    def __init__(
+        self,
+        ledger: Path,
+        progress: Callable[[Progress], None] | None,
+        more: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """`more`: what else is written down with each moment."""
+        self._path, self._progress, self._more = _beside(ledger), progress, more
         self._due = 0.0
 
     def __call__(self, moment: Progress) -> None:
@@ -35,7 +41,7 @@ class ProgressFile:
             self._due = time.monotonic() + EVERY
             draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
             with suppress(OSError):  # a full disk is reported by those who need it
-                draft.write_text(json.dumps({"at": time.time(), **moment.to_json()}), encoding="utf-8")
+                draft.write_text(json.dumps({"at": time.time(), **moment.to_json(), **self._more()}), encoding="utf-8")
                 os.replace(draft, self._path)
 
     def remove(self) -> None:

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from penstock.chunkers.fitted import Fitted
-from penstock.core.errors import SourceError, Transient
+from penstock.core.deletions import Missing
+from penstock.core.errors import PenstockError, SourceError, Transient
 from penstock.core.records import Change, Delete, Unreadable, Upsert
 from penstock.core.retry import MAX_WAIT
 from penstock.engine.flow import Flow
@@ -25,6 +27,22 @@ from penstock.jobs.session import Session, fingerprints
 OnProgress = Callable[[Progress], None] | None
 
 
+class Following(Protocol):
+    """What a run needs that follows its source (see `live`)."""
+
+    def stop(self) -> None:
+        """Have the changes come to their end."""
+        ...
+
+    def hold(self, missing: Missing | None) -> bool:
+        """See `engine.commit`."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """How it stands, for other processes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a run goes about it."""
@@ -35,6 +53,8 @@ class Options:
     """Take out whatever the source no longer has, however much it is."""
     max_wait: float = MAX_WAIT
     """Seconds for which a store or model that is away is waited for."""
+    live: Following | None = None
+    """Where the run goes on until it is stopped."""
 
 
 def run(
@@ -80,7 +100,7 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
         session.notices.append("other metadata than before: every document is read again, and no text embedded again")
     flow = _flow(session, changes, run, since, options)
     status = "failed"
-    progress_file = ProgressFile(ledger.path, progress)
+    progress_file = ProgressFile(ledger.path, progress, options.live.describe if options.live else dict)
     try:
         flow.run(progress_file)
         status = "stopped" if flow.interrupted else "done"
@@ -93,7 +113,7 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
         report = _report(session, flow, run, status, time.monotonic() - began)
         ledger.end_run(run, status, report.to_json())
     changed = bool(report.written + report.removed)
-    if session.sink_is_open and changed:
+    if session.sink_is_open and changed and options.live is None:  # else it was maintained as it went
         session.sink.maintain()
     if status == "done":
         with suppress(Exception):  # of the store: what it has is safe, and the next run looks no further
@@ -103,7 +123,8 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
 
 def _flow(session: Session, changes: Iterable[Change], run: int, since: int, options: Options) -> Flow:
     components, sink = session.components, session.sink
-    source, ledger = components.source, components.ledger
+    source, ledger, live = components.source, components.ledger, options.live
+    feed = source.feed or live is not None
     head = Head(
         changes=changes,
         parse=session.parsers.parse,
@@ -113,8 +134,8 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         run=run,
         workers=components.workers,
         id_prefix=components.id_prefix,
-        feed=source.feed,
-        stop_source=source.stop,
+        feed=feed,
+        stop_source=live.stop if live else source.stop,
         force=options.force,
         metadata=components.metadata,
         since=since,
@@ -128,11 +149,22 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         journal=ledger,
         run=run,
         source=source.name,
-        feed=source.feed,
+        feed=feed,
+        maintain=(lambda: _maintain(session)) if live else None,
+        hold=live.hold if live else None,
         max_delete=None if options.allow_mass_delete else components.max_delete,
         linger=LINGER,
     )
     return Flow(head, tail, budget=components.budget, max_wait=options.max_wait)
+
+
+def _maintain(session: Session) -> None:
+    """Maintain the sink while the run goes on; what fails is tried again later."""
+    try:
+        session.sink.maintain()
+    except PenstockError as error:
+        if (notice := f"{session.sink.url} could not be maintained: {error}") not in session.notices:
+            session.notices.append(notice)
 
 
 def _report(session: Session, flow: Flow, run: int, status: str, seconds: float) -> Report:

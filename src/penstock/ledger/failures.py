@@ -5,6 +5,7 @@ A failure is accepted for a version of its document: once the document has anoth
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterable, Iterator
 
@@ -13,12 +14,37 @@ from penstock.engine.journal import FAILED, OPEN, SKIPPED, Failure
 from penstock.ledger.database import UNDER, Database, storable, under
 from penstock.ledger.documents import ACCEPTED
 
+FIRST_TRY, LONGEST_PAUSE = 30.0, 3600.0
+"""Seconds before a passing failure is tried again: twice as long each time."""
+CLAIMED = 600.0
+"""Seconds after which what was to be tried again is so once more, if nothing came of it."""
+
 _ROWS = "FROM failures LEFT JOIN documents USING (uri)"
+_NEXT = f"excluded.last + min({LONGEST_PAUSE}, (excluded.next - excluded.last) * (1 << min(attempts, 20)))"
+"""Of one that has failed before."""
 _COUNTS = f"documents.state IS NOT '{SKIPPED}'"
 """A document that is passed over, as nothing reads its type, is listed with its cause, but is no failure of a run."""
 
 
 class Failures(Database):
+    def due(self, limit: int) -> list[str]:
+        """Documents whose passing failures are to be tried again by now, each of them told once."""
+        now = time.time()
+        # Those of a time that is still to come were noted before the clock was set back.
+        rows = self._read(
+            f"SELECT DISTINCT uri FROM failures JOIN documents USING (uri) WHERE state = '{OPEN}' AND NOT permanent"
+            " AND (next <= ? OR last > ?) LIMIT ?",
+            now,
+            now + 1,
+            limit,
+        )
+        if rows:
+            with self._transaction() as db:
+                for (uri,) in rows:
+                    claimed = (now + CLAIMED, now, uri)
+                    db.execute("UPDATE failures SET next = ?, last = min(last, ?) WHERE uri = ?", claimed)
+        return [uri for (uri,) in rows]
+
     def clear_listing(self, run: int) -> None:
         """The listing of this run was complete: clear the failures to list of earlier runs."""
         with self._transaction() as db:
@@ -30,14 +56,14 @@ class Failures(Database):
             for f in failures:
                 db.execute(
                     "INSERT INTO failures"
-                    " (uri, stage, place, cause, permanent, attempts, first, last, attempt, run, traceback)"
-                    " VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                    " (uri, stage, place, cause, permanent, attempts, first, last, attempt, run, traceback, next)"
+                    " VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                     " cause = excluded.cause, permanent = excluded.permanent, attempts = attempts + 1,"
                     " last = excluded.last, attempt = excluded.attempt, run = excluded.run,"
-                    " traceback = excluded.traceback",
+                    f" traceback = excluded.traceback, next = {_NEXT}",
                     (
                         *(f.uri, f.stage, storable(f.place), storable(f.cause[:2000]), f.permanent),
-                        *(now, now, f.attempt, run, f.traceback),
+                        *(now, now, f.attempt, run, f.traceback, now + FIRST_TRY * random.uniform(0.7, 1.0)),
                     ),
                 )
 

@@ -54,6 +54,10 @@ ALTER TABLE failures ADD COLUMN accepted TEXT;
 ALTER TABLE failures ADD COLUMN traceback TEXT NOT NULL DEFAULT '';
 """
 """`accepted`: the fingerprint of the document whose failure somebody lives with, '' where it had none."""
+NEXT_TRY = """
+ALTER TABLE failures ADD COLUMN next REAL NOT NULL DEFAULT 0;
+"""
+"""When a passing failure is tried again by a run that follows its source."""
 
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
@@ -68,6 +72,7 @@ STEPS = (
     _statements(TABLES),
     _statements(MEMBERS + FAILURES_BY_ATTEMPT),
     _statements(REMOVALS + PARSER_CODE + ACCEPTED),
+    _statements(NEXT_TRY),
 )
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)

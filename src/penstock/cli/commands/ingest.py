@@ -8,6 +8,7 @@ from collections.abc import Callable
 from penstock.cli.commands.runs import composed, exit_status, log_end, log_report, show_report, shown
 from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.streams import complain, emit
+from penstock.core.errors import UsageError
 from penstock.engine.progress import Progress, Report
 from penstock.pipeline import Pipeline
 
@@ -29,6 +30,11 @@ def retry(args: argparse.Namespace) -> int:
 
 def _update(pipeline: Pipeline, args: argparse.Namespace) -> int:
     options = {"allow_mass_delete": args.allow_mass_delete, "adopt": args.adopt}
+    if args.live:
+        every = {} if args.every is None else {"every": args.every}
+        return _report(pipeline, args, lambda progress: pipeline.watch(progress, **options, **every))
+    if args.every is not None:
+        raise UsageError("--every is of --live, which follows the source")
     return _report(pipeline, args, lambda progress: pipeline.run(progress, **options))
 
 

@@ -11,6 +11,8 @@ from penstock.cli.output.results import FAILURE_COLUMNS, failure_row, failure_te
 from penstock.cli.output.streams import OK, emit
 from penstock.display.text import count
 from penstock.engine.journal import FAILED, OPEN
+from penstock.jobs import progress_file
+from penstock.jobs.held import Held
 from penstock.jobs.ledgers import remembered, size
 from penstock.sources import uri_of
 
@@ -26,11 +28,24 @@ def status(args: argparse.Namespace) -> int:
             **asdict(ledger.counts()),
             "documents_accepted": ledger.accepted_documents(OPEN, FAILED),
             "runs": [asdict(run) for run in ledger.runs(5)],
+            "held": asdict(held) if (held := Held.read(ledger)) else None,
+            "live": (progress_file.read(ledger.path) or {}).get("live"),
         }
     if args.json:
         emit(report)
         return OK
     say(rows_text(status_rows(report)))
+    return OK
+
+
+def approve(args: argparse.Namespace) -> int:
+    """The run that goes on lists the source again, and lets go what it lacks then."""
+    with open_ledger(args) as ledger:
+        if (held := Held.read(ledger)) is None:
+            say("nothing is held")
+            return OK
+        held.approve(ledger)
+    say(f"approved: {count(held.documents, 'document')} with {held.chunks:,} of {held.of:,} chunks may go")
     return OK
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli.conditions import typed
-from penstock.display.text import accepted_part, clean, document_name, duration, moment, size, terminal
+from penstock.display.text import accepted_part, clean, count, document_name, duration, moment, size, terminal
 from penstock.jobs.snippets import snippet
 
 if TYPE_CHECKING:
@@ -349,8 +349,30 @@ def status_rows(status: dict[str, Any]) -> Rows:
         ),
         ("chunks", f"{status['acknowledged']:,} in the index"),
         ("failures", f"{status['failures']:,}{accepted_part(status['failures'], status['accepted'])}"),
+        *([("held", _held(status["held"]))] if status["held"] else []),
+        *([("following", _following(status["live"]))] if status["live"] else []),
         *((f"run {run['id']}", _run(run)) for run in status["runs"]),
     ]
+
+
+def _held(held: dict[str, Any]) -> str:
+    return (
+        f"{count(held['documents'], 'document')} with {held['chunks']:,} of {held['of']:,} chunks, which the source"
+        f" lacks since {moment(held['since'])}: `penstock approve` lets them go"
+    )
+
+
+def _following(live: dict[str, Any]) -> str:
+    """How a run that follows its source stands."""
+    listed, heard = live["listed"], live["heard"]
+    return " · ".join(
+        [
+            "listens" if live["watching"] else "lists from time to time",
+            f"listed {moment(listed)}" if listed else "not listed whole yet",
+            *([f"heard {moment(heard)}"] if heard else []),
+            *filter(None, (live["trouble"], live["away"])),
+        ]
+    )
 
 
 def _run(run: dict[str, Any]) -> str:

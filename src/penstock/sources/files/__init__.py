@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from penstock.core.contracts import Source
+from penstock.core.contracts import Source, Watch
 from penstock.core.errors import SourceError, UsageError
 from penstock.core.records import Change, Item, ListingEnd, Unreadable, Upsert
 from penstock.registry import scheme
 from penstock.sources.files.address import Address
 from penstock.sources.files.globs import Selection
-from penstock.sources.files.local import LocalTree, path_of
+from penstock.sources.files.local import LocalTree, path_of, uri_of
 from penstock.sources.files.remote import RemoteTree
 from penstock.sources.options import FILES
 
@@ -143,6 +143,13 @@ class Files(Source):
                 yield change
         if complete:
             yield ListingEnd()
+
+    def watch(self) -> Watch | None:
+        """Of local roots only; buckets and files on the web tell nobody."""
+        from penstock.sources.files.watch import watch
+
+        roots = [tree.root for tree in self._trees if isinstance(tree, LocalTree)]
+        return watch(roots, lambda folder: bool(self.passes_over(uri_of(folder)))) if roots else None
 
     def passes_over(self, uri: str) -> str:
         tree = self._holding(uri)

@@ -1,0 +1,264 @@
+"""The changes of a source that is followed: listings from time to time, and between them what was heard, and what is to
+be tried again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from penstock.core.contracts import Source, Watch
+from penstock.core.errors import SourceError, Transient
+from penstock.core.records import Change, Checkpoint, Delete, ListingBegin, ListingEnd, Upsert
+
+LISTED = 256
+"""Changes of a listing that wait, at most: they grow old, and what was heard meanwhile goes first."""
+HINTS = 100_000
+"""Uris that wait to be looked up, at most: with more of them the source is listed instead."""
+GONE = 1.0
+"""Seconds after which what is gone may be deleted: it may have moved, and then the new name is to be there first."""
+BENEATH = 10_000
+"""Documents beneath one uri that are deleted by what was heard, at most; where there are more, a listing decides."""
+DOUBT = 1.0
+"""Seconds from a doubt to the listing that settles it, so that one settles several."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before a source that is away is tried again."""
+POLL = 0.05
+"""Seconds between two looks whether what was sent on is in the index."""
+NEVER = float("inf")
+TICK = 1.0
+"""Seconds between two looks at the ledger, at what is to be tried again."""
+
+
+class Memory(Protocol):
+    """What is asked of the ledger."""
+
+    def uris_under(self, uri: str, limit: int) -> list[str]: ...
+
+    def due(self, limit: int) -> list[str]:
+        """Documents whose passing failures are to be tried again by now, each of them told once."""
+        ...
+
+    def cursor(self, source: str) -> str | None: ...
+
+
+@dataclass
+class State:
+    """How it stands, for whoever asks."""
+
+    watching: bool = False
+    trouble: str = ""
+    """Why not all is heard."""
+    away: str = ""
+    """Why the source cannot be listed."""
+    heard: float | None = None
+    """When something was heard last, by the wall clock."""
+    listed: float | None = None
+    """When the last complete listing began."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """Iterate it in one thread; `stop` and `list_now` are called by others."""
+
+    source: Source
+    memory: Memory
+    every: float
+    """Seconds between two listings."""
+    may_delete: Callable[[int], bool] = lambda deleted: True
+    """Whether so many documents may be deleted by what was heard, since the last listing; else a listing decides."""
+    state: State = field(default_factory=State)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _hints: dict[str, float] = field(default_factory=dict)
+    """Uris to look up, and when."""
+    _soonest: float = NEVER
+    _gone: dict[str, int] = field(default_factory=dict)
+    """Uris that are gone, with the mark that has to be passed before they are deleted: 0 before there is one."""
+    _marks: int = 0
+    _run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    _listed: deque[Change] = field(default_factory=deque)
+    _lister: threading.Thread | None = None
+    _next_listing: float = 0.0
+    _pause: float = FIRST_PAUSE
+    _deleted: int = 0
+    _stopped: bool = False
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self.source.stop()
+
+    def list_now(self, within: float = 0.0) -> None:
+        with self._changed:
+            self._next_listing = min(self._next_listing, time.monotonic() + within)
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Change]:
+        watch = self._watch()
+        ticker = time.monotonic()
+        try:
+            while True:
+                with self._changed:
+                    if self._stopped:
+                        return
+                    now = time.monotonic()
+                    due = self._due(now)
+                    listed = None if due or not self._listed else self._listed.popleft()
+                    if listed is not None:
+                        self._changed.notify_all()
+                if due:
+                    yield from self._look_up(due)
+                elif listed is not None:
+                    yield listed
+                elif now >= self._next_listing and self._lister is None:
+                    self._begin_listing()
+                elif now >= ticker:
+                    ticker = now + TICK
+                    self._hint(self.memory.due(LISTED))
+                else:
+                    with self._changed:
+                        soonest = min(ticker, self._next_listing, self._soonest)
+                        if not self._listed and not self._stopped:
+                            self._changed.wait(max(0.0, soonest - time.monotonic()))
+        finally:
+            with self._changed:
+                self._stopped = True
+                self._changed.notify_all()
+            if watch is not None:
+                watch.wake()
+
+    # ------------------------------------------------------------ what is heard
+
+    def _watch(self) -> Watch | None:
+        watch = self.source.watch()
+        self.state.watching = watch is not None
+        if watch is not None:
+            threading.Thread(target=self._hear, args=(watch,), name="penstock-watch", daemon=True).start()
+        return watch
+
+    def _hear(self, watch: Watch) -> None:
+        with watch:
+            while not self._stopped:
+                hints = watch.wait(TICK)
+                self.state.trouble = watch.trouble
+                if hints.uris:
+                    self._hint(hints.uris)
+                if hints.uris or hints.doubt:
+                    self.state.heard = time.time()
+                if hints.doubt:
+                    self.list_now(DOUBT)
+
+    def _hint(self, uris: Iterable[str], within: float = 0.0) -> None:
+        with self._changed:
+            at = time.monotonic() + within
+            for uri in uris:
+                self._hints[uri] = at
+                self._soonest = min(self._soonest, at)
+            if len(self._hints) > HINTS:
+                self._hints.clear()
+                self._gone.clear()
+                self._next_listing = 0.0
+            self._changed.notify_all()
+
+    def _due(self, now: float) -> list[str]:
+        """The uris to look up now, which wait no longer."""
+        if now < self._soonest:
+            return []
+        due = [uri for uri, at in self._hints.items() if at <= now]
+        for uri in due:
+            del self._hints[uri]
+        self._soonest = min(self._hints.values(), default=NEVER)
+        return due
+
+    def _look_up(self, uris: list[str]) -> Iterator[Change]:
+        """Send on what is there at once. What is gone is looked up again after a while, and deleted when all that was
+        sent on until then is in the index."""
+        waiting = []
+        for uri in uris:
+            try:
+                item = self.source.lookup(uri)
+            except (SourceError, Transient, OSError):
+                self._gone.pop(uri, None)
+                self.list_now(DOUBT)  # it cannot tell
+                continue
+            if item is not None:
+                self._gone.pop(uri, None)
+                yield Upsert(item)
+            elif uri not in self._gone:
+                self._gone[uri] = 0
+                self._hint([uri], GONE)
+            elif not self._gone[uri]:
+                waiting.append(uri)
+            elif self._passed(self._gone[uri]):
+                del self._gone[uri]
+                yield from self._delete(uri)
+            else:
+                self._hint([uri], POLL)
+        if waiting:
+            self._marks += 1
+            yield Checkpoint(f"{self._run} {self._marks}")
+            for uri in waiting:
+                self._gone[uri] = self._marks
+            self._hint(waiting, POLL)
+
+    def _passed(self, mark: int) -> bool:
+        run, _, number = (self.memory.cursor(self.source.name) or "").partition(" ")
+        return run == self._run and int(number) >= mark
+
+    def _delete(self, uri: str) -> Iterator[Change]:
+        """What the index has at and beneath a uri that is gone; each is looked up once more."""
+        known = self.memory.uris_under(uri, BENEATH + 1)
+        for one in known[:BENEATH]:
+            if one != uri:
+                with suppress(SourceError, Transient, OSError):
+                    if self.source.lookup(one) is not None:
+                        continue
+            if not self.may_delete(self._deleted + 1):
+                self.list_now(DOUBT)
+                return
+            self._deleted += 1
+            yield Delete(one)
+        if len(known) > BENEATH:
+            self.list_now(DOUBT)
+
+    # ------------------------------------------------------------ listings
+
+    def _begin_listing(self) -> None:
+        self._next_listing = NEVER  # a doubt that comes meanwhile asks for another one
+        self._lister = threading.Thread(target=self._list, name="penstock-list", daemon=True)
+        self._lister.start()
+
+    def _list(self) -> None:
+        began = time.time()
+        wait = self.every
+        try:
+            self._put(ListingBegin())
+            for change in self.source.changes(None):
+                if not self._put(change):
+                    return
+                if isinstance(change, ListingEnd):
+                    self.state.listed, self._deleted = began, 0
+            self._pause, self.state.away = FIRST_PAUSE, ""
+        except Exception as error:
+            self.state.away = f"the source cannot be listed: {error}"
+            wait = self._pause * random.uniform(0.7, 1.0)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        finally:
+            with self._changed:
+                self._lister = None
+                self._next_listing = min(self._next_listing, time.monotonic() + min(wait, self.every))
+                self._changed.notify_all()
+
+    def _put(self, change: Change) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._listed) < LISTED or self._stopped)
+            self._listed.append(change)
+            self._changed.notify_all()
+            return not self._stopped
