@@ -12,7 +12,9 @@ from starlette.responses import Response
 from penstock.core.records import Dense
 from penstock.jobs.queries import Query
 from penstock.server import schemas
+from penstock.server.authorization import may
 from penstock.server.generations import ServedGeneration, ServedIndex
+from penstock.server.keys import METRICS
 from penstock.server.limits import SearchLimit
 from penstock.server.problems import bad_request
 from penstock.server.queries import parse_query
@@ -65,7 +67,7 @@ class CompatibilityRoutes:
 
     async def indices(self, request: Request) -> Response:
         with self._served.lease() as generation:
-            return SafeJSONResponse([generation.index.url])
+            return SafeJSONResponse([generation.index.url if may(request.scope, METRICS) else "index"])
 
     # ------------------------------------------------------------ SkyPilot's image search
 

@@ -18,7 +18,10 @@ from penstock.core.errors import (
     Unsupported,
     UsageError,
 )
+from penstock.jobs.snippets import one_line
+from penstock.server.headers import SECURITY
 from penstock.server.responses import SafeJSONResponse
+from penstock.support.redaction import hide_secrets
 
 log = logging.getLogger("penstock.server")
 
@@ -56,7 +59,9 @@ class Problem(Exception):
 
     def response(self) -> SafeJSONResponse:
         message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} …"
-        return SafeJSONResponse({"error": {"type": self.kind, "message": message}}, self.status, headers=self.headers)
+        # Connections refuse requests without any other layer, so the headers are added here already.
+        headers = {**SECURITY, **self.headers}
+        return SafeJSONResponse({"error": {"type": self.kind, "message": message}}, self.status, headers=headers)
 
 
 INTERNAL = Problem(500, "internal", "internal error; the server's log has the details")
@@ -85,9 +90,9 @@ def problem_of(error: BaseException) -> Problem | None:
         return error
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
-            text = " ".join(str(error).split())
+            text = one_line(str(error))
             if name in _UNAVAILABLE:
-                log.warning("%s: %.500s", name, text)
+                log.warning("%s: %.500s", name, hide_secrets(text))
                 seconds = error.retry_after if isinstance(error, Transient) else None
                 return Problem(status, name, _UNAVAILABLE[name], retry_after(seconds))
             return Problem(status, name, text or "the request took too long")
