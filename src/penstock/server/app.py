@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -108,6 +108,7 @@ class Api:
         for kind in (Problem, PenstockError, TimeoutError, Exception):
             app.add_exception_handler(kind, _error_response)
         app.add_exception_handler(HTTPException, _http_error_response)
+        app.add_exception_handler(ClientDisconnect, _no_response)
         return app
 
     # ------------------------------------------------------------ searching
@@ -254,6 +255,11 @@ async def _form(request: Request, max_size: int) -> tuple[dict[str, str], bytes 
 
 async def _error_response(request: Request, error: Exception) -> Response:
     return (problem_of(error) or INTERNAL).response()
+
+
+async def _no_response(request: Request, error: Exception) -> Response:
+    """Nobody receives it; the status is the one that other servers log for clients that have gone."""
+    return Response(status_code=499)
 
 
 _HTTP_KINDS: Mapping[int, str] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
