@@ -16,7 +16,7 @@ from penstock.server.authorization import may
 from penstock.server.generations import ServedGeneration, ServedIndex
 from penstock.server.keys import METRICS
 from penstock.server.limits import SearchLimit
-from penstock.server.problems import bad_request
+from penstock.server.problems import bad_request, without_folders
 from penstock.server.queries import parse_query
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.search import Searcher, Timings
@@ -49,7 +49,8 @@ class CompatibilityRoutes:
                 values = base64.b64encode(vector.values.astype("<f4").tobytes()).decode()
             data.append({"object": "embedding", "index": number, "embedding": values})
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        content = {"object": "list", "data": data, "model": body.get("model") or model, "usage": usage}
+        shown = body.get("model") or (model if may(request.scope, METRICS) else without_folders(model))
+        content = {"object": "list", "data": data, "model": shown, "usage": usage}
         return SafeJSONResponse(content)
 
     # ------------------------------------------------------------ clip-retrieval

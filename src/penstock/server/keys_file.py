@@ -64,6 +64,8 @@ def _content(path: Path) -> bytes:
 
 
 def parse(content: bytes, path: Path) -> list[KeptKey]:
+    if not content:  # an editor is about to write it; a file whose last key was revoked has a comment
+        raise UsageError(f"{path} is empty, so it holds no key: `penstock keys add NAME --file {path}` adds one")
     try:
         tables = tomllib.loads(content.decode())
     # Deep nesting ends in a RecursionError.
@@ -222,11 +224,12 @@ class FollowedKeys:
             if content == self._content and self.trouble is None:
                 return
             keys = parse(content, self._path)
-        except (UsageError, OSError) as error:
-            if (trouble := f"the keys stay as they were: {error}") != self.trouble:
+        except Exception as error:  # the thread has to go on, whatever the file makes a parser raise
+            cause = str(error) if isinstance(error, UsageError) else f"{self._path}: {type(error).__name__}"
+            if (trouble := f"the keys stay as they were: {cause}") != self.trouble:
                 self.trouble = trouble
                 log.warning("%s", trouble)
-                self.changed("keys_unreadable", cause=str(error))
+                self.changed("keys_unreadable", cause=cause)
             return
         before, after = ({one.key.name: one for one in some} for some in (self.keys, keys))
         self.keys, self._content, self.trouble = keys, content, None

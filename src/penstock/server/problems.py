@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 
 from penstock.core.errors import (
@@ -46,8 +47,16 @@ _UNAVAILABLE = {
 }
 """What a driver says is for the log alone: it names paths, statements, hosts and accounts."""
 
+_FOLDERS = re.compile(r"(?<![\w./-])/(?:[^\s/'\"]+/)+")
+"""The folders of an absolute path; the path of a url is not one."""
+
 MAX_MESSAGE = 500
 """Characters of a message: it may repeat names that a client made up."""
+
+
+def without_folders(text: str) -> str:
+    """Leave the last part of each path: a model is named by the folder that it is in, which clients need not know."""
+    return _FOLDERS.sub("…/", text)
 
 
 class Problem(Exception):
@@ -55,7 +64,8 @@ class Problem(Exception):
 
     def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.kind, self.message, self.headers = status, kind, message, dict(headers or {})
+        self.status, self.kind, self.message = status, kind, without_folders(message)
+        self.headers = dict(headers or {})
 
     def response(self) -> SafeJSONResponse:
         message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} …"

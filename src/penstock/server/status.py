@@ -21,7 +21,7 @@ from penstock.ledger import Ledger
 from penstock.server.authorization import may
 from penstock.server.generations import PROBE, NamedVector, ServedIndex
 from penstock.server.keys import METRICS
-from penstock.server.problems import Problem, problem_of, retry_after
+from penstock.server.problems import Problem, problem_of, retry_after, without_folders
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.schemas import MAX_BATCH, MAX_HITS
 from penstock.server.search import Searcher
@@ -63,15 +63,16 @@ class StatusRoutes:
     async def status(self, request: Request) -> Response:
         with self._served.lease() as generation:
             url, opened_at = generation.index.url, generation.opened_at
-            vectors = [{"name": name, **_describe(vector)} for name, vector in generation.vectors.items()]
-            first = next(iter(generation.vectors.values()))
+            described = {name: _describe(vector) for name, vector in generation.vectors.items()}
         # Paths, hosts, accounts and names of documents are for those who run the server.
-        reveals = may(request.scope, METRICS)
+        if not (reveals := may(request.scope, METRICS)):
+            for one in described.values():
+                one["model"] = without_folders(one["model"])
         content: dict[str, Any] = {
             "version": __version__,
             "index": url if reveals else None,
-            "model": _describe(first),
-            "vectors": vectors,
+            "model": next(iter(described.values())),
+            "vectors": [{"name": name, **one} for name, one in described.items()],
             "opened": opened_at,
             "points": await self._points(),
             "trouble": self._trouble() if reveals else None,
