@@ -78,15 +78,6 @@ def test_every_figure_of_the_readme_names_its_command() -> None:
     assert re.findall(r"benchmarks/\w+\.py", numbers)
 
 
-def test_tests_that_documents_name_exist() -> None:
-    """What is said to be held by a test is held by one."""
-    for document in ("SECURITY.md", "docs/threat-model.md"):
-        named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / document).read_text())
-        assert named
-        for path in named:
-            assert (ROOT / path).exists(), f"{document}: {path}"
-
-
 def test_links_lead_somewhere() -> None:
     for document in (ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
