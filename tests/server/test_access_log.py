@@ -233,9 +233,9 @@ def test_a_pipe_whose_reader_stops_holds_up_nothing(tmp_path: Path) -> None:
             began = time.perf_counter()
             assert client.get("/healthz").status_code == 200
             slowest = max(slowest, time.perf_counter() - began)
-        assert slowest < 2.0, "a request waited for the log"
+        assert slowest < 5.0, "a request waited for the log"
         began = time.monotonic()
-    assert time.monotonic() - began < 10.0, "the server waited for the log"
+    assert time.monotonic() - began < 20.0, "the server waited for the log"
     os.close(reader)
     for thread in log_of:
         thread.join(5)
