@@ -38,10 +38,10 @@ def test_workflow_runs_every_python_of_the_classifiers() -> None:
         assert os.access(ROOT / script, os.X_OK), script
 
 
-@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "SECURITY.md"])
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "SECURITY.md", "docs/threat-model.md"])
 def test_paths_in_the_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text()
-    paths = re.findall(r"(?<![\w/.])((?:tests|scripts|src|benchmarks|docs|\.ci)/[\w./]*\w)", text)
+    paths = re.findall(r"(?<![\w/.])((?:tests|scripts|src|benchmarks|docs|\.ci)/[\w./-]*\w)", text)
     paths += re.findall(r"\]\(([^)#:]+)\)", text)
     assert paths
     missing = [path for path in paths if not (ROOT / path).exists() and "results" not in path]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from penstock.server import openapi
+from penstock.server import keys_file, openapi
 from penstock.server.app import Api
 from penstock.server.generations import ServedIndex
+from penstock.server.limits import PUBLIC
 from penstock.server.metrics import Metrics
 from penstock.server.settings import Settings
-from tests.server.serving import Client, either
+from penstock.sinks.memory import forget
+from tests.server.serving import Client, either, fill, served, with_settings
 
 DOCUMENT = openapi.document()
 
@@ -97,3 +100,24 @@ def test_requests_that_the_document_forbids_are_refused(client: Client, body: di
     answer = client.post("/v1/search", json=body)
     assert answer.status_code == 400
     validator(route["responses"]["400"]["content"]["application/json"]["schema"]).validate(answer.json())
+
+
+def test_it_says_which_scope_each_route_needs() -> None:
+    """Public routes need none, others a key by either header or, where the server has no keys, nothing."""
+    assert set(DOCUMENT["components"]["securitySchemes"]) == {"bearer", "key"}
+    for path, methods in DOCUMENT["paths"].items():
+        scope = {"/metrics": ["metrics"], "/v1/embeddings": ["embed"], "/v1/status": []}.get(path, ["search"])
+        for route in methods.values():
+            expected = [] if path in PUBLIC else [{}, {"bearer": scope}, {"key": scope}]
+            assert route["security"] == expected, path
+            assert {"401", "403", "421", "429"} <= set(route["responses"])
+
+
+def test_what_a_key_without_metrics_gets_is_as_described(tmp_path: Path) -> None:
+    secret, _ = keys_file.add(tmp_path / "keys.toml", "reader", ["search"])
+    fill("memory://serve-described", [])
+    with served("memory://serve-described", with_settings(keys_file=tmp_path / "keys.toml")) as client:
+        answer = client.get("/v1/status", headers={"X-API-Key": secret})
+    schema = described("get", "/v1/status")["responses"]["200"]["content"]["application/json"]["schema"]
+    validator(schema).validate(answer.json())
+    forget("memory://serve-described")

@@ -177,7 +177,7 @@ def test_a_progressive_jpeg_cut_short_is_refused() -> None:
         (b"", ParseError, "zero bytes"),
         (b"<!DOCTYPE html><html><body>not found</body></html>", Unsupported, "an HTML page"),
         (b"\n  <html>", Unsupported, "an HTML page"),
-        (b"%PDF-1.7 ...", Unsupported, "no image that can be read here: it begins with b'%PDF-1.7'"),
+        (b"%PDF-1.7 ...", Unsupported, "no image that can be read here: it is a PDF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", Unsupported, "no image that can be read"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", ParseError, r"pillow-heif|makes no sense"),
         (b"\xff\xd8\xff\xe0", ParseError, "header makes no sense"),

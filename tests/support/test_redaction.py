@@ -17,6 +17,7 @@ from penstock.support.tracebacks import LIMIT, format_traceback
         ('client = Client(password="hunter2", host="db")', 'client = Client(password="***", host="db")'),
         ("Authorization: Bearer abc.def-123", "Authorization: Bearer ***"),
         ("the server said hunter2-of-env", "the server said ***"),
+        ("no such key: psk_yzg_5i3qtc7NFRiert5fo0C5UbVJGJm97aJdXMu2kZk.", "no such key: psk_***."),
         ("line 3, in tokenize: key 3 is missing", "line 3, in tokenize: key 3 is missing"),
     ],
 )

@@ -27,6 +27,7 @@ from penstock.cli.options import (
 )
 from penstock.cli.output.streams import STATUSES
 from penstock.cli.parser import CommandParser
+from penstock.cli.server_options import add_keys_and_logs, add_keys_command
 
 EPILOG = "\n".join(
     [
@@ -262,6 +263,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-pixels", dest="pixels", metavar="N", type=parse_positive, help="of an image (50000000)")
     parser.add_argument("--queue", metavar="N", type=parse_positive, help="searches inside at once (256)")
     parser.add_argument("--batch", metavar="N", type=parse_positive, help="texts that the model gets at once (32)")
+    add_keys_and_logs(parser)
     add_state(parser)
 
 
@@ -349,5 +351,6 @@ COMMANDS = {
         long=True,
     ),
     "serve": Command("answer searches over HTTP, and show a page to search with", "serve:serve", _serve, long=True),
+    "keys": Command("make, list and revoke keys of `penstock serve`", "keys:list", add_keys_command),
     "models": Command("list the models that are here, or fetch one", "models:models", _models),
 }

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -18,6 +18,8 @@ from penstock.core.errors import PenstockError
 from penstock.core.records import Dense, Point
 from penstock.jobs.queries import Query
 from penstock.server import openapi, schemas
+from penstock.server.access_log import REQUEST_ID, AccessMiddleware, note_stages
+from penstock.server.administration import Administration
 from penstock.server.compatibility import CompatibilityRoutes
 from penstock.server.generations import ServedIndex
 from penstock.server.image_fetcher import ImageFetcher
@@ -53,22 +55,27 @@ class Api:
         self._page = PageFiles()
         self._compatibility = CompatibilityRoutes(served, self._searcher, self.search_limit)
         self.status = StatusRoutes(served, settings, self._searcher)
-        self.limits = LimitsMiddleware(self._starlette(), settings, metrics, self._page.paths)
+        self.administration = Administration(settings, metrics)
+        self.status.keys_trouble = lambda: self.administration.trouble
+        keyring = self.administration.keyring
+        self.limits = LimitsMiddleware(self._starlette(), settings, metrics, self._page.paths, keyring)
         self.status.draining = lambda: self.limits.draining
         metrics.gauge("penstock_queue_depth", "Searches that run or wait.", lambda: self.search_limit.active)
         metrics.gauge("penstock_model_queue_depth", "Inputs that wait for a model.", lambda: served.depth)
 
     @property
     def app(self) -> ASGIApp:
-        if not self._settings.origins:
-            return self.limits
-        return CORSMiddleware(
-            self.limits,
-            allow_origins=self._settings.origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "Content-Type"],
-            expose_headers=["Retry-After", "ETag"],
-        )
+        app: ASGIApp = self.limits
+        if self._settings.origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=self._settings.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "X-API-Key", "Content-Type", REQUEST_ID],
+                expose_headers=["Retry-After", "ETag", REQUEST_ID],
+            )
+        administration = self.administration
+        return AccessMiddleware(app, self._settings, administration.access_log, administration.audit)
 
     def routes(self) -> list[BaseRoute]:
         compatibility, status = self._compatibility, self.status
@@ -101,6 +108,7 @@ class Api:
         for kind in (Problem, PenstockError, TimeoutError, Exception):
             app.add_exception_handler(kind, _error_response)
         app.add_exception_handler(HTTPException, _http_error_response)
+        app.add_exception_handler(ClientDisconnect, _no_response)
         return app
 
     # ------------------------------------------------------------ searching
@@ -155,7 +163,9 @@ class Api:
 
     async def _search(self, query: Query) -> Response:
         with self.search_limit.enter():
-            return SafeJSONResponse(await self._searcher.search(query))
+            results = await self._searcher.search(query)
+        note_stages(results["took"])
+        return SafeJSONResponse(results)
 
     # ------------------------------------------------------------ points and thumbnails
 
@@ -176,7 +186,7 @@ class Api:
         chunk = (await self._point(request.path_params["id"])).chunk
         picture = await self._in_thread(lambda: self._thumbnails.picture(chunk))
         etag = picture.etag(int(size))
-        visibility = "private" if self._settings.keys else "public"
+        visibility = "private" if self._settings.guarded else "public"
         headers = {"ETag": etag, "Cache-Control": f"{visibility}, max-age={HOUR}"}
         if not_modified(request, etag):
             return Response(status_code=304, headers=headers)
@@ -245,6 +255,11 @@ async def _form(request: Request, max_size: int) -> tuple[dict[str, str], bytes 
 
 async def _error_response(request: Request, error: Exception) -> Response:
     return (problem_of(error) or INTERNAL).response()
+
+
+async def _no_response(request: Request, error: Exception) -> Response:
+    """Nobody receives it; the status is the one that other servers log for clients that have gone."""
+    return Response(status_code=499)
 
 
 _HTTP_KINDS: Mapping[int, str] = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}

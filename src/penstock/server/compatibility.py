@@ -12,9 +12,11 @@ from starlette.responses import Response
 from penstock.core.records import Dense
 from penstock.jobs.queries import Query
 from penstock.server import schemas
+from penstock.server.authorization import may
 from penstock.server.generations import ServedGeneration, ServedIndex
+from penstock.server.keys import METRICS
 from penstock.server.limits import SearchLimit
-from penstock.server.problems import bad_request
+from penstock.server.problems import bad_request, without_folders
 from penstock.server.queries import parse_query
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.search import Searcher, Timings
@@ -47,7 +49,8 @@ class CompatibilityRoutes:
                 values = base64.b64encode(vector.values.astype("<f4").tobytes()).decode()
             data.append({"object": "embedding", "index": number, "embedding": values})
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        content = {"object": "list", "data": data, "model": body.get("model") or model, "usage": usage}
+        shown = body.get("model") or (model if may(request.scope, METRICS) else without_folders(model))
+        content = {"object": "list", "data": data, "model": shown, "usage": usage}
         return SafeJSONResponse(content)
 
     # ------------------------------------------------------------ clip-retrieval
@@ -65,7 +68,7 @@ class CompatibilityRoutes:
 
     async def indices(self, request: Request) -> Response:
         with self._served.lease() as generation:
-            return SafeJSONResponse([generation.index.url])
+            return SafeJSONResponse([generation.index.url if may(request.scope, METRICS) else "index"])
 
     # ------------------------------------------------------------ SkyPilot's image search
 

@@ -137,7 +137,8 @@ class ServedGeneration:
             raise
         except Transient as error:
             raise SinkUnavailable(str(error), retry_after=error.retry_after) from error
-        except PenstockError:
+        except PenstockError as error:  # which clients read: where the index is, is not for them
+            error.args = (str(error).replace(self.index.url, "the index"),)
             raise
         except Exception as error:  # its text may hold secrets
             raise SinkError(f"{self.index.url} failed: {type(error).__name__}") from error
@@ -170,6 +171,8 @@ class ServedIndex:
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self.trouble: str | None = None
         """Why the current generation could not be opened, while another one is served."""
+        self.followed: Callable[[str], object] = lambda url: None
+        """Called with the url of a generation that is served from now on."""
 
     def open(self) -> None:
         """Raises whatever keeps the index from being served."""
@@ -281,6 +284,7 @@ class ServedIndex:
             self._next_attempt = float("-inf")
         before.retire()
         self.trouble = None
+        self.followed(self._generation.index.url)
         return True
 
     def _open(self) -> ServedGeneration:

@@ -1,6 +1,6 @@
 """Middleware for API keys, rates, sizes and time limits; every error leaves it as a response that a client can read.
 
-It is the outermost layer but for CORS, so nothing behind it deals with keys, clocks or exceptions.
+It is the outermost layer but for CORS and the access log, so nothing behind it deals with keys, clocks or exceptions.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from penstock.server.authorization import Authorization
 from penstock.server.clients import CLIENT, Client, client_of
-from penstock.server.keys import Key, Keyring
+from penstock.server.keys import Keyring
 from penstock.server.metrics import Metrics
 from penstock.server.problems import INTERNAL, Problem, problem_of, too_many_requests
 from penstock.server.settings import Settings
+from penstock.support.redaction import hide_secrets
 
 log = logging.getLogger("penstock.server")
 
@@ -74,11 +76,13 @@ class RateLimiter:
 
 
 class LimitsMiddleware:
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, public: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, public: frozenset[str], keyring: Keyring
+    ) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._page = public | {"/"}
         self._public = PUBLIC | public
-        self._keys = Keyring(settings.keys)
+        self._authorization = Authorization(keyring, metrics)
         self._rates = RateLimiter(settings.rate) if settings.rate else None
         self.held = 0
         self.draining = False
@@ -113,7 +117,7 @@ class LimitsMiddleware:
         problem = problem_of(error)
         if problem is None:
             route = getattr(scope.get("route"), "path", "none")
-            log.error("%s %s: %s: %.500r", scope["method"], route, type(error).__name__, str(error))
+            log.error("%s %s: %s: %.500r", scope["method"], route, type(error).__name__, hide_secrets(str(error)))
             log.debug("", exc_info=error)
             problem = INTERNAL
         if not response.started:
@@ -129,32 +133,26 @@ class LimitsMiddleware:
             return
         if path in self._public:
             return
-        if self._keys:
-            # Wrong keys count against the address, so that keys cannot be guessed.
-            if (key := self._key(Headers(scope=scope))) is None:
-                self._check_rate(client_of(scope))
-                raise Problem(
-                    401,
-                    "unauthorized",
-                    "missing or wrong key: send one as Authorization: Bearer KEY, or as X-API-Key: KEY",
-                    {"WWW-Authenticate": "Bearer"},
-                )
+        key = None
+        if self._authorization.required:
+            try:
+                key = self._authorization.authenticate(scope)
+            except Problem:
+                self._check_rate(client_of(scope))  # it counts against the address
+                raise
             scope[CLIENT] = replace(client_of(scope), key=key)
         self._check_rate(client_of(scope))
+        if key is not None:
+            self._authorization.authorize(scope, key)
 
     def _check_rate(self, client: Client) -> None:
         if self._rates is not None and (wait := self._rates.take(client.name)):
             self._metrics.count("penstock_refused_total", reason="rate")
             raise too_many_requests(f"more than {self._settings.rate:g} requests a second", wait)
 
-    def _key(self, headers: Headers) -> Key | None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return self._keys.find(sent.encode("latin-1"))
-
 
 class _Response:
-    """Passes messages on, remembers the status, and adds the headers that every response has."""
+    """Passes messages on, and remembers the status."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.status, self.started = send, 500, False
@@ -162,10 +160,6 @@ class _Response:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, self.started = message["status"], True
-            headers = MutableHeaders(scope=message)
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers["Referrer-Policy"] = "no-referrer"
-            headers.setdefault("Cache-Control", "no-store")
         await self._send(message)
 
 

@@ -35,6 +35,7 @@ class Metrics:
         self._gauges: dict[str, Callable[[], float]] = {}
         self._counter("penstock_requests_total", "Requests answered, by route and status.")
         self._counter("penstock_refused_total", "Requests answered with 429, by reason.")
+        self._counter("penstock_log_lost_total", "Lines that a log could not be written, by log: access, audit.")
         self._counter(
             "penstock_index_opened_total",
             "Openings of the index: at the start, and of each generation that is followed.",

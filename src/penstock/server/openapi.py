@@ -6,6 +6,9 @@ from typing import Any
 
 from penstock import __version__
 from penstock.server import schemas
+from penstock.server.authorization import ROUTES
+from penstock.server.keys import SCOPES, SEARCH
+from penstock.server.limits import PUBLIC
 from penstock.server.schemas import Schema
 from penstock.server.thumbnails import SIZES
 
@@ -86,7 +89,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Status": _object(
         version=_TEXT,
-        index=_TEXT,
+        index=_maybe("string") | {"description": "Null where the key has no scope metrics, as are trouble and ledger."},
         model=_object(**_SPEC) | {"description": "The only vector, or the first of several."},
         vectors=_list(_object(name=_TEXT, **_SPEC)),
         opened=_NUMBER,
@@ -112,16 +115,31 @@ _FORM = {
 }
 _ERRORS = {
     "400": "The request is invalid.",
-    "401": "The key is missing or wrong.",
+    "401": "The key is missing, wrong or expired.",
+    "403": "The key has not the scope that the route needs, or the server may not do what is asked for.",
     "413": "The request or the image is too large.",
     "415": "The Content-Type or the kind of image is not supported.",
-    "429": "Too many requests: try again after Retry-After.",
+    "421": "The server does not answer for the Host that is named.",
+    "429": "Too many requests, or too many wrong keys: try again after Retry-After.",
     "503": "The index or the model is unavailable, or the server is shutting down: try again after Retry-After.",
     "504": "The request took too long.",
 }
 
 
+_KEYS = "Where the server has keys. What a key may be for: " + "; ".join(
+    f"{name}: {what}" for name, what in SCOPES.items()
+)
+
+
 def document() -> dict[str, Any]:
+    content = _document()
+    for path, methods in content["paths"].items():
+        for route in methods.values():
+            route["security"] = _security(path)
+    return content
+
+
+def _document() -> dict[str, Any]:
     in_path = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
     size = _parameter("size", {"type": "integer", "enum": list(SIZES), "default": 256})
     using = _parameter("using", schemas.USING)
@@ -130,7 +148,6 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Penstock", "version": __version__, "description": "Search an index built by Penstock."},
-        "security": [{}, {"bearer": []}, {"key": []}],
         "paths": {
             "/v1/search": {
                 "get": _route("Search by text.", _json(_ref("Hits")), parameters=_search_parameters()),
@@ -198,11 +215,19 @@ def document() -> dict[str, Any]:
         "components": {
             "schemas": SCHEMAS,
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": _KEYS},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": _KEYS},
             },
         },
     }
+
+
+def _security(path: str) -> list[Schema]:
+    """The scope that a path needs. The empty requirement is that of servers without keys."""
+    if path in PUBLIC:
+        return []
+    scope = ROUTES.get(path, SEARCH)
+    return [{}, *({scheme: [scope] if scope else []} for scheme in ("bearer", "key"))]
 
 
 def _route(

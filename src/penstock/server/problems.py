@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 
 from penstock.core.errors import (
@@ -18,7 +19,10 @@ from penstock.core.errors import (
     Unsupported,
     UsageError,
 )
+from penstock.jobs.snippets import one_line
+from penstock.server.headers import SECURITY
 from penstock.server.responses import SafeJSONResponse
+from penstock.support.redaction import hide_secrets
 
 log = logging.getLogger("penstock.server")
 
@@ -43,8 +47,16 @@ _UNAVAILABLE = {
 }
 """What a driver says is for the log alone: it names paths, statements, hosts and accounts."""
 
+_FOLDERS = re.compile(r"(?<![\w./-])/(?:[^\s/'\"]+/)+")
+"""The folders of an absolute path; the path of a url is not one."""
+
 MAX_MESSAGE = 500
 """Characters of a message: it may repeat names that a client made up."""
+
+
+def without_folders(text: str) -> str:
+    """Leave the last part of each path: a model is named by the folder that it is in, which clients need not know."""
+    return _FOLDERS.sub("…/", text)
 
 
 class Problem(Exception):
@@ -52,11 +64,14 @@ class Problem(Exception):
 
     def __init__(self, status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.status, self.kind, self.message, self.headers = status, kind, message, dict(headers or {})
+        self.status, self.kind, self.message = status, kind, without_folders(message)
+        self.headers = dict(headers or {})
 
     def response(self) -> SafeJSONResponse:
         message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]} …"
-        return SafeJSONResponse({"error": {"type": self.kind, "message": message}}, self.status, headers=self.headers)
+        # Connections refuse requests without any other layer, so the headers are added here already.
+        headers = {**SECURITY, **self.headers}
+        return SafeJSONResponse({"error": {"type": self.kind, "message": message}}, self.status, headers=headers)
 
 
 INTERNAL = Problem(500, "internal", "internal error; the server's log has the details")
@@ -85,9 +100,9 @@ def problem_of(error: BaseException) -> Problem | None:
         return error
     for kind, status, name in _KINDS:
         if isinstance(error, kind):
-            text = " ".join(str(error).split())
+            text = one_line(str(error))
             if name in _UNAVAILABLE:
-                log.warning("%s: %.500s", name, text)
+                log.warning("%s: %.500s", name, hide_secrets(text))
                 seconds = error.retry_after if isinstance(error, Transient) else None
                 return Problem(status, name, _UNAVAILABLE[name], retry_after(seconds))
             return Problem(status, name, text or "the request took too long")

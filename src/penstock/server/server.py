@@ -100,13 +100,17 @@ def serve(
         )
         server = Server(config, api.limits, settings.drain)
         url = _url(settings.host, listener)
-        print(f"serving {served.url} at {url}", file=out or sys.stdout, flush=True)
-        if not settings.keys and not _loopback(settings.host):
-            message = f"penstock: anybody who can reach {url} can search the index; set {KEYS} to require a key"
+        records = "-" in (settings.access_log, settings.audit_log)  # then stdout is for machines
+        print(f"serving {served.url} at {url}", file=out or (sys.stderr if records else sys.stdout), flush=True)
+        if not settings.guarded and not _loopback(settings.host):
+            message = (
+                f"penstock: anybody who can reach {url} can search the index; set {KEYS} or --keys to require a key"
+            )
             print(message, file=sys.stderr, flush=True)
         if started is not None:
             started(server, url)
-        server.run([listener])
+        with api.administration.running(url, served):
+            server.run([listener])
     finally:
         served.close()
 

@@ -44,7 +44,15 @@ class Settings:
     drain: float = 2.0
     """Seconds between reporting that the server shuts down and closing its port, so that a load balancer notices."""
     poll: float = 2.0
-    """Seconds between two checks of which generation of the index is current."""
+    """Seconds between two checks of which generation of the index is current, and of the file of keys."""
+    keys_file: Path | None = None
+    """A file of keys, as `penstock keys` makes it; it is followed as it changes."""
+    access_log: str | None = None
+    """A file for a line about each request, or `-` for stdout."""
+    audit_log: str | None = None
+    """A file for who did, or was refused, what matters; or `-` for stdout."""
+    log_queries: bool = False
+    """Whether the access log has the texts of queries as well."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
@@ -63,6 +71,13 @@ class Settings:
         for root in self.roots:
             if not root.is_dir():
                 raise UsageError(f"{root} is not a folder, so no images can be shown from it")
+        if self.log_queries and self.access_log is None:
+            raise UsageError("queries are logged in the access log: set access_log (--access-log FILE) as well")
+
+    @property
+    def guarded(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self.keys) or self.keys_file is not None
 
 
 def keys_from(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -18,13 +18,16 @@ from penstock.jobs import progress_file
 from penstock.jobs.components import current_ledger
 from penstock.jobs.queries import MAX_DEPTH, Query
 from penstock.ledger import Ledger
+from penstock.server.authorization import may
 from penstock.server.generations import PROBE, NamedVector, ServedIndex
-from penstock.server.problems import Problem, problem_of, retry_after
+from penstock.server.keys import METRICS
+from penstock.server.problems import Problem, problem_of, retry_after, without_folders
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.schemas import MAX_BATCH, MAX_HITS
 from penstock.server.search import Searcher
 from penstock.server.settings import Settings
 from penstock.server.thumbnails import SIZES
+from penstock.support.redaction import hide_secrets
 
 PROBE_TTL = 1.0
 """Seconds for which the result of a probe is repeated."""
@@ -37,6 +40,7 @@ class StatusRoutes:
     def __init__(self, served: ServedIndex, settings: Settings, searcher: Searcher) -> None:
         self._served, self._settings, self._searcher = served, settings, searcher
         self.draining: Callable[[], bool] = lambda: False
+        self.keys_trouble: Callable[[], str | None] = lambda: None
         self._probe: asyncio.Task[Problem | None] | None = None
         self._probed = float("-inf")
 
@@ -59,24 +63,31 @@ class StatusRoutes:
     async def status(self, request: Request) -> Response:
         with self._served.lease() as generation:
             url, opened_at = generation.index.url, generation.opened_at
-            vectors = [{"name": name, **_describe(vector)} for name, vector in generation.vectors.items()]
-            first = next(iter(generation.vectors.values()))
+            described = {name: _describe(vector) for name, vector in generation.vectors.items()}
+        # Paths, hosts, accounts and names of documents are for those who run the server.
+        if not (reveals := may(request.scope, METRICS)):
+            for one in described.values():
+                one["model"] = without_folders(one["model"])
         content: dict[str, Any] = {
             "version": __version__,
-            "index": url,
-            "model": _describe(first),
-            "vectors": vectors,
+            "index": url if reveals else None,
+            "model": next(iter(described.values())),
+            "vectors": [{"name": name, **one} for name, one in described.items()],
             "opened": opened_at,
             "points": await self._points(),
-            "trouble": self._served.trouble,
+            "trouble": self._trouble() if reveals else None,
             "limits": self._limits(),
             "ledger": None,
             "pipeline": None,
         }
-        if self._settings.state is not None:
+        if reveals and self._settings.state is not None:
             reading = self._served.work("files", self._ledger)
             (content["ledger"], content["pipeline"]), _ = await asyncio.wrap_future(reading)
         return SafeJSONResponse(content)
+
+    def _trouble(self) -> str | None:
+        troubles = [trouble for trouble in (self._served.trouble, self.keys_trouble()) if trouble]
+        return hide_secrets("; ".join(troubles)) or None
 
     def _limits(self) -> dict[str, Any]:
         settings = self._settings
@@ -89,7 +100,7 @@ class StatusRoutes:
             "seconds": settings.seconds,
             "rate": settings.rate or None,
             "queue": settings.queue,
-            "keys": bool(settings.keys),
+            "keys": settings.guarded,
             "fetch_urls": settings.fetch_urls,
             "thumbs": list(SIZES),
         }

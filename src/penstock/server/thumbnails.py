@@ -17,7 +17,7 @@ from functools import partial
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from penstock.core.errors import SourceError
+from penstock.core.errors import LimitExceeded, ParseError, SourceError, Unsupported
 from penstock.core.records import Chunk
 from penstock.engine.identity import shows
 from penstock.server.image_fetcher import ImageFetcher
@@ -110,12 +110,17 @@ class Thumbnails:
         from penstock.support.images import decoded
 
         rendered = {}
-        with decoded(picture.read(), edge=max(sizes), pixels=self._pixels) as image:
-            for size in sorted(sizes, reverse=True):
-                image.thumbnail((size, size))
-                out = io.BytesIO()
-                image.save(out, "JPEG", quality=85)
-                rendered[size] = out.getvalue()
+        try:
+            with decoded(picture.read(), edge=max(sizes), pixels=self._pixels) as image:
+                for size in sorted(sizes, reverse=True):
+                    image.thumbnail((size, size))
+                    out = io.BytesIO()
+                    image.save(out, "JPEG", quality=85)
+                    rendered[size] = out.getvalue()
+        except (Unsupported, LimitExceeded):
+            raise
+        except ParseError:  # what a decoder says may quote the file, which not everybody may read who may search
+            raise ParseError("the picture cannot be decoded") from None
         return rendered
 
     def _at_url(self, chunk: Chunk) -> bool:

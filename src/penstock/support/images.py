@@ -35,6 +35,8 @@ SCANS = 64
 MARKERS = 10_000
 """The most markers of a JPEG with many passes; they are searched one by one."""
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"BM")
+_OTHERS = {b"%PDF": "a PDF", b"%!PS": "PostScript", b"PK": "a zip archive", b"\x1f\x8b": "compressed by gzip"}
+_QUOTED = re.compile(r"""b'[^']*'|b"[^"]*\"""")
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF's orientation -> Pillow's transposition."""
 _WHITE = (255, 255, 255)
@@ -234,8 +236,10 @@ def _unknown(begins: bytes) -> str:
         return "this is no image but an HTML page"
     if begins[4:8] == b"ftyp" and _box(begins) == "HEIF":
         return "this is no image that can be read here; HEIC wants the package pillow-heif"
-    return f"this is no image that can be read here: it begins with {begins[:8]!r}"
+    kind = next((kind for beginning, kind in _OTHERS.items() if begins.startswith(beginning)), "of an unknown format")
+    return f"this is no image that can be read here: it is {kind}"
 
 
 def _cause(error: BaseException) -> str:
-    return f"{error}".strip() or type(error).__name__
+    """What Pillow says, without the bytes that it quotes: not all who read messages may read the file."""
+    return _QUOTED.sub("...", f"{error}").strip() or type(error).__name__

@@ -19,6 +19,8 @@ _FOLDERS = ("PWD", "OLDPWD")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/?#\"']+@")
 _PARAMETER = re.compile(r"(?<=[?&;])([\w.%-]+)=[^\s&;\"']+")
 _QUOTED = re.compile(r"(?<![\w.-])([\w.-]{1,64})([\"']?\s{0,4}[:=]\s{0,4}[a-zA-Z]{0,2})([\"'])(.*?)\3")
+_GENERATED = re.compile(r"\bpsk_[\w-]{20,}")
+"""Keys that `penstock keys` makes."""
 _SCHEME = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 
 
@@ -31,6 +33,7 @@ def hide_secrets(text: str) -> str:
             text = text.replace(value, "***")
     text = _CREDENTIALS.sub("***@", text)
     text = _SCHEME.sub(r"\1 ***", text)
+    text = _GENERATED.sub("psk_***", text)
     text = _PARAMETER.sub(lambda found: f"{found[1]}=***" if SECRET_NAME.search(found[1]) else found[0], text)
     return _QUOTED.sub(
         lambda found: f"{found[1]}{found[2]}{found[3]}***{found[3]}" if SECRET_NAME.search(found[1]) else found[0],

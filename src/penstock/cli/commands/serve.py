@@ -27,6 +27,10 @@ def serve(args: argparse.Namespace) -> int:
         fetch_urls=args.fetch_urls,
         origins=tuple(args.origin or ()),
         keys=keys_from(os.environ),
+        keys_file=Path(args.keys).expanduser() if args.keys else None,
+        access_log=args.access_log,
+        audit_log=args.audit_log,
+        log_queries=args.log_queries,
         **options,
     )
     start(args.index, settings, model=args.model)

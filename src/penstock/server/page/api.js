@@ -70,7 +70,7 @@ async function send(path, body, signal) {
 const MESSAGES = {
   400: (message) => `The server cannot process this: ${message}.`,
   401: () => "This server requires a key.",
-  403: (message) => `The server is not allowed to do this: ${message}.`,
+  403: (message) => `This is not allowed: ${message}.`,
   404: () => "This is not in the index (any more).",
   413: (message) => `This is too large: ${message}.`,
   415: (message) => `The server does not support this type: ${message}.`,

@@ -39,7 +39,7 @@ export function renderStatus(status, now = Date.now() / 1000) {
   return el(
     "div",
     { class: "cards" },
-    status.trouble ? el("p", { class: "wrong whole", role: "alert" }, `The index has moved and could not be followed: ${clean(status.trouble, 1000)}`) : null,
+    status.trouble ? el("p", { class: "wrong whole", role: "alert" }, `The server has trouble: ${clean(status.trouble, 1000)}`) : null,
     status.pipeline ? pipeline(status.pipeline) : null,
     index(status, now),
     ...ledger(status.ledger, now),
@@ -54,7 +54,7 @@ function index(status, now) {
     "Index",
     points === null ? el("p", { class: "wrong" }, "The index is unavailable at the moment.") : number(points, points === 1 ? "point" : "points"),
     facts([
-      ["Location", clean(status.index, 2000)],
+      ["Location", status.index && clean(status.index, 2000)],
       ...(vectors.length > 1 ? vectors.map(named) : only(vectors[0])),
       ["Searched by", images ? "words and pictures" : "words"],
       ["Opened", ago(status.opened, now)],
@@ -71,7 +71,7 @@ const named = ({ name, model, dim, kind }) => [
 ];
 
 function ledger(counts, now) {
-  if (!counts) return [card("Documents", el("p", { class: "dim" }, "This server was started without a ledger, so it knows only the points."))];
+  if (!counts) return [card("Documents", el("p", { class: "dim" }, "This server was started without a ledger, or the key may not read it: only the points are known."))];
   if (counts.error) return [card("Documents", el("p", { class: "wrong" }, clean(counts.error, 1000)))];
   const documents = card(
     "Documents",
