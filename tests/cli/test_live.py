@@ -1,0 +1,78 @@
+"""`penstock ingest --live` in a process of its own, and the commands beside it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from penstock.support import inotify
+from tests.cli.conftest import Run
+
+pytestmark = pytest.mark.skipif(not inotify.available(), reason="there is no inotify on this system")
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_a_run_that_goes_on(here: Path, model: str, run: Run) -> None:
+    argv = ["ingest", "docs", "--into", "sqlite://./index.db", "--model", model, "--state", "l.db"]
+    for n in range(10):
+        (here / "docs" / f"{n}.txt").write_text(f"This is text number {n}.")
+
+    def documents() -> int:
+        return len(run("documents", "--json", "--state", "l.db").lines) if (here / "l.db").exists() else 0
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "penstock", *argv, "--live", "--every", "1s", "--stop-ok", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            until(lambda: documents() == 12, process)
+            (here / "docs" / "new.txt").write_text("Something new.")
+            until(lambda: documents() == 13, process)
+            assert run(*argv).status == 4  # the ledger is held
+            status = run("status", "--state", "l.db", "--json").lines[0]
+            assert status["live"]["watching"]
+            assert status["held"] is None
+            assert "listens · listed" in run("status", "--state", "l.db").out
+            assert "nothing is held" in run("approve", "--state", "l.db").out
+            for path in (here / "docs").iterdir():
+                if path.name != "new.txt":
+                    path.unlink()
+            until(lambda: run("status", "--state", "l.db", "--json").lines[0]["held"] is not None, process)
+            assert "`penstock approve` lets them go" in run("status", "--state", "l.db").out
+            assert "may go" in run("approve", "--state", "l.db").out
+            until(lambda: documents() == 1, process)
+            process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            out, err = process.communicate(timeout=30)
+            assert time.monotonic() - began < 10
+        finally:
+            process.kill()
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    report = json.loads(out.splitlines()[-1])
+    assert report["status"] == "stopped"
+    assert report["counts"]["failed"] == 0
+    assert run("verify", "-q", "--state", "l.db").status == 0
+
+
+def test_every_is_of_live(here: Path, model: str, run: Run) -> None:
+    result = run("ingest", "docs", "--into", "sqlite://./index.db", "--model", model, "--every", "10m")
+    assert result.status == 2
+    assert "--live" in result.err
+    assert "expected one such as 30s" in run("ingest", "docs", "--into", "sqlite://./i.db", "--every", "soon").err
