@@ -20,6 +20,7 @@ SMALLEST = {
     "serve.py": ["--vectors", "2000", "--dim", "32", "--queries", "20", "--clients", "5", "--each", "1"],
     "filters.py": ["--points", "500", "--dim", "32", "--queries", "5"],
     "images.py": ["--images", "16", "--rounds", "1"],
+    "live.py": ["--files", "60", "--changes", "3", "--idle", "2", "--burst", "50", "--renamed", "10"],
     "latency.py": ["--files", "30", "--mb", "2", "--rounds", "1"],
     "memory.py": ["--quick", "--only", "8 MB"],
     "moves.py": ["--quick"],
