@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,61 @@ def test_a_move_between_two_listings_embeds_nothing(w: World) -> None:
     w.run(changes(), feed=True)
     assert w.held() == {"new": ["the same text"]}
     assert w.embedder.texts == ["the same text"]
+
+
+# ---------------------------------------------------------------- metadata that changes alone
+
+
+def scored(uri: str, text: str, score: int | None, opened: list[str] | None = None) -> Item:
+    one = item(uri, text)
+    if opened is not None:
+        read = one.opener
+
+        def opener() -> Any:
+            opened.append(uri)
+            return read()
+
+        one = replace(one, opener=opener)
+    return replace(one, revision=f"score {score}", metadata={"score": score, "by": "ann"})
+
+
+def scores(w: World) -> dict[str, Any]:
+    points = [point for page in w.sink.ids() for point in w.sink.fetch(page)]
+    return {point.chunk.text: point.chunk.metadata.get("score") for point in points}
+
+
+def test_metadata_alone_is_neither_read_nor_embedded(w: World) -> None:
+    opened: list[str] = []
+    text = "\n".join(f"line {n}" for n in range(40))
+    w.run([Upsert(scored("a", text, 1, opened)), Upsert(scored("b", "beta", 1, opened))], feed=True)
+    before = w.held()
+    counts = w.run([Upsert(scored("a", text, 2, opened)), Upsert(scored("b", "beta", 1, opened))], feed=True)
+    assert opened == ["a", "b"]
+    assert (counts["embedded"], counts["moved"], counts["removed"]) == (0, 40, 0)
+    assert w.held() == before
+    assert scores(w) == {**{f"line {n}": 2 for n in range(40)}, "beta": 1}
+    counts = w.run([Upsert(scored("a", text, 2, opened))], feed=True)
+    assert (counts["unchanged"], counts["moved"]) == (1, 0)
+
+
+def test_a_field_that_is_gone_is_taken_out(w: World) -> None:
+    w.run([Upsert(scored("a", "alpha", 1))], feed=True)
+    w.run([Upsert(scored("a", "alpha", None))], feed=True)
+    points = [point for page in w.sink.ids() for point in w.sink.fetch(page)]
+    assert [dict(point.chunk.metadata).get("by") for point in points] == ["ann"]
+    assert "score" not in points[0].chunk.metadata
+
+
+def test_points_that_are_missing_are_made_anew(w: World) -> None:
+    w.run([Upsert(scored("a", "alpha\nbeta\ngamma", 1))], feed=True)
+    ids = [id for page in w.sink.ids() for id in page]
+    w.sink.delete(ids[1:2])
+    counts = w.run([Upsert(scored("a", "alpha\nbeta\ngamma", 2))], feed=True)
+    assert counts["embedded"] == 1
+    assert scores(w) == {"alpha": 2, "beta": 2, "gamma": 2}
+
+
+def test_a_change_of_both_is_read(w: World) -> None:
+    w.run([Upsert(scored("a", "alpha", 1))], feed=True)
+    w.run([Upsert(scored("a", "another", 2))], feed=True)
+    assert scores(w) == {"another": 2}

@@ -80,6 +80,9 @@ class Item:
     modified: float | None = None
     """When it was changed last, in seconds since 1970, where the source knows it. Not part of its fingerprint."""
     created: float | None = None
+    revision: str = ""
+    """Changes when metadata may have changed and the content has not: a score, a flag. Where it alone differs, the
+    document is not opened, and its points get the fields of `metadata`; one that is gone is given as None."""
 
     def open(self) -> BinaryIO:
         return self.opener()

@@ -26,6 +26,8 @@ class Classified:
     """They failed as they are, and would again."""
     work: list[tuple[Item, Known | None]] = field(default_factory=list)
     """New (nothing is known of them), changed, or half-done."""
+    revised: list[tuple[Item, Known]] = field(default_factory=list)
+    """Only their metadata has changed."""
 
     removed: int = 0
     """Items that were taken out for good: they are passed over."""
@@ -33,7 +35,7 @@ class Classified:
     @property
     def documents(self) -> list[int]:
         """The numbers of all that are known, but for what was removed."""
-        changed = [known for _, known in self.work if known is not None]
+        changed = [known for _, known in (*self.work, *self.revised) if known is not None]
         return [known.document for known in (*self.unchanged, *self.failing, *changed)]
 
 
@@ -69,6 +71,8 @@ def classify(
             classified.work.append((item, before))
         elif before.state == FAILED:
             classified.failing.append(before)
+        elif before.state == DONE and before.revision != item.revision:
+            classified.revised.append((item, before))
         elif before.state in (DONE, SKIPPED):
             classified.unchanged.append(before)
         else:

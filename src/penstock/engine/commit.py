@@ -192,6 +192,7 @@ class Committer:
                     fingerprint=document.item.fingerprint,
                     state=state,
                     facts=document.facts,
+                    revision=document.item.revision,
                 )
             )
         self._deletion.remove_stale(changed)

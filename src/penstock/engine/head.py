@@ -17,6 +17,7 @@ from penstock.engine.journal import View
 from penstock.engine.pack import Packer
 from penstock.engine.prepare import Parse, Prepare
 from penstock.engine.readback import Move, ReadBack
+from penstock.engine.revise import Revise
 from penstock.engine.scan import Queued, Scan
 from penstock.engine.seam import Seam
 from penstock.engine.stage import Stage
@@ -105,6 +106,9 @@ class HeadStages:
             since=head.since,
             put_off=put_off,
         )
+        revise = None
+        if head.fetch is not None:
+            revise = Revise(head.fetch, head.view, seam.points, seam.send, control)
         prepare = Prepare(
             parse=head.parse,
             parser_code=head.parser_code,
@@ -119,6 +123,7 @@ class HeadStages:
             control=control,
             queued=self.queued,
             metadata=head.metadata,
+            revise=revise,
         )
         embed = Embed(embedder, self._packer, seam.points, seam.send, control, self.queued, head.admit, head.withdraw)
         self.source = Stage("scan", 1, self._scan.work, self._items.close, control.fail)

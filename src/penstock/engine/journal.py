@@ -5,7 +5,7 @@ The head of a flow needs only a `View`: what is known of some uris and chunks. T
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -49,6 +49,7 @@ class Known(NamedTuple):
     """None where its type was not found out, or nothing reads it."""
     parser_code: str | None = None
     """What `classify` compares: the fingerprint of the user's own parser that read it."""
+    revision: str = ""
 
 
 class Begun(NamedTuple):
@@ -69,6 +70,8 @@ class Ending(NamedTuple):
     fingerprint: str
     state: str
     facts: Mapping[str, Any]
+    """What was found out by reading it; nothing where it was not read."""
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,10 @@ class View(Protocol):
 
     def mark_seen_under(self, uri: str, run: int) -> None:
         """What could not be read may still be there, and so may everything beneath it."""
+        ...
+
+    def entries(self, document: int, attempt: int) -> Iterator[list[ChunkEntry]]:
+        """Its acknowledged chunks, as entries of that attempt, in pages."""
         ...
 
     def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:

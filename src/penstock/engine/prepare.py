@@ -22,6 +22,7 @@ from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
 from penstock.engine.progress import Counters
 from penstock.engine.readback import Move, ReadBack
+from penstock.engine.revise import Revise
 from penstock.engine.scan import Queued
 from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared
 
@@ -85,6 +86,8 @@ class Prepare:
     control: Control
     queued: Queued
     metadata: MetadataFunction | None = None
+    revise: Revise | None = None
+    """None where the index cannot be read back."""
 
     def work(self) -> None:
         for document in self.items:
@@ -103,7 +106,8 @@ class Prepare:
         ends: Failed | Parsed
         began = time.monotonic()
         try:
-            self._chunk(document, chunker, sent)
+            if document.known is None or not self._revise(document, sent):
+                self._chunk(document, chunker, sent)
         except Unsupported as error:
             ends = Failed(document, document.failure("parse", str(error)), ends=sent[0], skipped=True)
         except ParseError as error:
@@ -122,6 +126,16 @@ class Prepare:
                 self.control.succeeded(component, began)
             ends = Parsed(document, sent[0])
         self.send(ends)
+
+    def _revise(self, document: Document, sent: list[int]) -> bool:
+        """Give the document's points its new metadata. False where they cannot all be read back: then it is read."""
+        if self.revise is None or document.known is None:
+            return False
+        given: Metadata = NOTHING
+        if self.metadata is not None:
+            with _blamed("metadata function", "metadata"):
+                given = normalized(self.metadata(document.item))
+        return self.revise(document, given, sent)
 
     def _unexpected(self, document: Document, failed: _ComponentFailed) -> Failure:
         cause = self.control.unexpected(failed.component, "prepare", document.item.uri, failed.error)

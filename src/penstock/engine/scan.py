@@ -175,7 +175,8 @@ class Scan:
             return set()
         control = self.control
         page = classify(items, self.view, parser_code=self.parser_code, force=self.force, since=self.since)
-        work = [item for item, _ in page.work]
+        revised = {item.uri: known for item, known in page.revised}
+        work = [item for item, _ in (*page.work, *page.revised)]
         working = {item.uri for item in work}
         for item in items:
             if item.uri not in working:
@@ -186,5 +187,6 @@ class Scan:
         begun = self.view.begin([item.uri for item in work], self._seen_by) if work else {}
         for item in work:
             self.queued.add(documents=1, bytes=item.size or 0)
-            self.items.put(Document(item, begun[item.uri], epochs[item.uri]), item.nbytes)
+            document = Document(item, begun[item.uri], epochs[item.uri], revised.get(item.uri))
+            self.items.put(document, item.nbytes)
         return working

@@ -7,16 +7,17 @@ from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from penstock.core.records import Chunk, Item, Point, Vector
-from penstock.engine.journal import Begun, ChunkEntry, Failure
+from penstock.engine.journal import Begun, ChunkEntry, Failure, Known
 
 
 class Document:
     """One document on its way. Its fields from `total` on belong to the commit stage."""
 
-    __slots__ = ("begun", "epochs", "facts", "failed", "item", "passing", "settled", "skipped", "total")
+    __slots__ = ("begun", "epochs", "facts", "failed", "item", "known", "passing", "settled", "skipped", "total")
 
-    def __init__(self, item: Item, begun: Begun, epochs: Sequence[int]) -> None:
-        self.item, self.begun, self.epochs = item, begun, epochs
+    def __init__(self, item: Item, begun: Begun, epochs: Sequence[int], known: Known | None = None) -> None:
+        """`known`: as it was before, where only its metadata has changed since."""
+        self.item, self.begun, self.epochs, self.known = item, begun, epochs, known
         self.facts: dict[str, Any] = {}
         self.total: int | None = None
         self.settled = 0

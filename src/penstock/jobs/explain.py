@@ -129,7 +129,7 @@ def _verdict(
         with components.parser() as parsers:
             since = reading.since(components, ledger)
             page = classify([item], ledger, parser_code=parsers.code, since=since)
-        return _of_present(item, document, failures, work=bool(page.work))
+        return _of_present(item, document, failures, work=bool(page.work or page.revised))
     if passed_over := source.passes_over(uri):
         return "passed over", f"{passed_over}: {REASONS.get(passed_over, 'the source leaves it alone')}"
     if document is not None:

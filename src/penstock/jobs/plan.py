@@ -173,7 +173,7 @@ class _Planner:
         journal = self._ledger or _NOTHING_KNOWN
         page = classify(items, journal, parser_code=self._parsers.code, since=self._since)
         self._present.update(page.documents)
-        self.unchanged += len(page.unchanged)
+        self.unchanged += len(page.unchanged) + len(page.revised)  # of which nothing is read
         self.failing += len(page.failing)
         for item, before in page.work:
             self.new += not before

@@ -218,6 +218,7 @@ def _against_source(session: Session) -> tuple[int, int, bool]:
         classified = classify(page, ledger, parser_code=session.parsers.code, since=since)
         present.update(classified.documents)
         outdated += sum(not _accepted(item, known, ledger) for item, known in classified.work)
+        outdated += len(classified.revised)
         page.clear()
 
     for change in source.changes(None):

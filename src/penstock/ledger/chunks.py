@@ -133,6 +133,17 @@ class Chunks(Database):
             yield [id.hex() for (id,) in rows]
             after = rows[-1][0]
 
+    def entries(self, document: int, attempt: int, limit: int = ROWS) -> Iterator[list[ChunkEntry]]:
+        """A document's acknowledged chunks, as entries of that attempt, in pages."""
+        after = b""
+        sql = (
+            "SELECT document, id, content, digest FROM chunks"
+            " WHERE document = ? AND id > ? AND acked > 0 ORDER BY id LIMIT ?"
+        )
+        while rows := self._read(sql, document, after, limit):
+            yield [ChunkEntry(number, id, content, digest, attempt) for number, id, content, digest in rows]
+            after = rows[-1][1]
+
     def acknowledged(self, document: int, id: bytes) -> bool:
         return bool(self._read("SELECT 1 FROM chunks WHERE document = ? AND id = ? AND acked > 0", document, id))
 

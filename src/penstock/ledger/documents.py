@@ -57,7 +57,7 @@ class Documents(Database):
         for page in pages(uris, 500):
             marks = ",".join("?" * len(page))
             rows = self._read(
-                "SELECT uri, id, fingerprint, state, seen, run, media_type, parser_code FROM documents"
+                "SELECT uri, id, fingerprint, state, seen, run, media_type, parser_code, revision FROM documents"
                 f" WHERE uri IN ({marks})",
                 *page,
             )
@@ -149,11 +149,13 @@ class Documents(Database):
         """These documents have come to an end; their failures in earlier attempts are cleared."""
         with self._transaction() as db:
             for e in endings:
-                facts = [e.facts.get(name) for name in _FACTS]
                 db.execute(
-                    f"UPDATE documents SET fingerprint = ?, state = ?, {_SET_FACTS} WHERE id = ?",
-                    (e.fingerprint, e.state, *facts, e.document),
+                    "UPDATE documents SET fingerprint = ?, state = ?, revision = ? WHERE id = ?",
+                    (e.fingerprint, e.state, e.revision, e.document),
                 )
+                if e.facts:
+                    facts = [e.facts.get(name) for name in _FACTS]
+                    db.execute(f"UPDATE documents SET {_SET_FACTS} WHERE id = ?", (*facts, e.document))
                 # What one sink of several refused stays a failure for as long as the others have it.
                 db.execute(
                     "DELETE FROM failures WHERE uri = ? AND attempt < ? AND NOT"

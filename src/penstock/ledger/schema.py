@@ -58,6 +58,10 @@ NEXT_TRY = """
 ALTER TABLE failures ADD COLUMN next REAL NOT NULL DEFAULT 0;
 """
 """When a passing failure is tried again by a run that follows its source."""
+REVISION = """
+ALTER TABLE documents ADD COLUMN revision TEXT NOT NULL DEFAULT '';
+"""
+"""The version of a document's metadata, where its source tells it apart from that of the content."""
 
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
@@ -72,7 +76,7 @@ STEPS = (
     _statements(TABLES),
     _statements(MEMBERS + FAILURES_BY_ATTEMPT),
     _statements(REMOVALS + PARSER_CODE + ACCEPTED),
-    _statements(NEXT_TRY),
+    _statements(NEXT_TRY + REVISION),
 )
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)

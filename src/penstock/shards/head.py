@@ -208,6 +208,9 @@ class ShardJournal:
 
     def mark_seen_under(self, uri: str, run: int) -> None: ...
 
+    def entries(self, document: int, attempt: int) -> Iterator[list[ChunkEntry]]:
+        return iter(())
+
     def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
         return {}
 

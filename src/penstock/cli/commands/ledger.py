@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from penstock.cli.ledgers import index_urls, open_ledger
-from penstock.cli.output.results import FAILURE_COLUMNS, failure_row, failure_text, rows_text, say, status_rows, table
+from penstock.cli.output.results import FAILURE_COLUMNS, failure_row, failure_text, rows_text, say, table
+from penstock.cli.output.status import status_rows
 from penstock.cli.output.streams import OK, emit
 from penstock.display.text import count
 from penstock.engine.journal import FAILED, OPEN

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli.conditions import typed
-from penstock.display.text import accepted_part, clean, count, document_name, duration, moment, size, terminal
+from penstock.display.text import accepted_part, clean, document_name, duration, moment, size, terminal
 from penstock.jobs.snippets import snippet
 
 if TYPE_CHECKING:
@@ -334,55 +334,6 @@ def imported_rows(imported: Imported) -> Rows:
 
 def inputs_row(counts: Mapping[str, int]) -> tuple[str, str]:
     return "inputs", " · ".join(f"{number:,} {name}" for name, number in counts.items())
-
-
-def status_rows(status: dict[str, Any]) -> Rows:
-    unknown = "(an object of your program)"
-    return [
-        ("source", ", ".join(status["source"] or [unknown])),
-        ("index", status["index"] or unknown),
-        ("ledger", f"{status['ledger']} ({size(status['ledger_bytes'])})"),
-        (
-            "documents",
-            f"{status['documents']:,}: {status['done']:,} done · {status['open']:,} unfinished ·"
-            f" {status['failed']:,} failed · {status['skipped']:,} skipped",
-        ),
-        ("chunks", f"{status['acknowledged']:,} in the index"),
-        ("failures", f"{status['failures']:,}{accepted_part(status['failures'], status['accepted'])}"),
-        *([("held", _held(status["held"]))] if status["held"] else []),
-        *([("following", _following(status["live"]))] if status["live"] else []),
-        *((f"run {run['id']}", _run(run)) for run in status["runs"]),
-    ]
-
-
-def _held(held: dict[str, Any]) -> str:
-    return (
-        f"{count(held['documents'], 'document')} with {held['chunks']:,} of {held['of']:,} chunks, which the source"
-        f" lacks since {moment(held['since'])}: `penstock approve` lets them go"
-    )
-
-
-def _following(live: dict[str, Any]) -> str:
-    """How a run that follows its source stands."""
-    listed, heard = live["listed"], live["heard"]
-    return " · ".join(
-        [
-            "listens" if live["watching"] else "lists from time to time",
-            f"listed {moment(listed)}" if listed else "not listed whole yet",
-            *([f"heard {moment(heard)}"] if heard else []),
-            *filter(None, (live["trouble"], live["away"])),
-        ]
-    )
-
-
-def _run(run: dict[str, Any]) -> str:
-    if run["ended"] is None:
-        return f"{moment(run['started'])}  running, or killed: the next run completes it"
-    line = f"{moment(run['started'])}  {run['status']} in {duration(run['ended'] - run['started'])}"
-    if counts := run["report"].get("counts"):
-        line += f" · {counts['documents']:,} documents · {counts['embedded']:,} chunks embedded"
-        line += f" · {counts['deleted']:,} deleted · {counts['failed']:,} failed"
-    return line
 
 
 def origin_rows(origin: dict[str, Any]) -> Rows:

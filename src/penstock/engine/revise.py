@@ -1,0 +1,70 @@
+"""Documents of which only the metadata has changed: their points are read back, and written with the new fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from penstock.core.errors import StageError
+from penstock.core.metadata import standard
+from penstock.core.records import Metadata, Point
+from penstock.engine.channel import Channel
+from penstock.engine.control import Control
+from penstock.engine.identity import digest_of_stored
+from penstock.engine.journal import ChunkEntry, View
+from penstock.engine.work import Document, Embedded, Event, Kept
+
+PAGE = 16
+"""Points that are read back together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revise:
+    fetch: Callable[[Sequence[str]], Sequence[Point]]
+    view: View
+    points: Channel[list[Embedded]]
+    send: Callable[[Event], None]
+    control: Control
+
+    def __call__(self, document: Document, given: Metadata, sent: list[int]) -> bool:
+        """Count in `sent` what was sent. False where points are missing."""
+        for entries in self.view.entries(document.begun.document, document.begun.attempt):
+            for start in range(0, len(entries), PAGE):
+                page = entries[start : start + PAGE]
+                points = {point.id: point for point in self._read(document, [entry.id.hex() for entry in page])}
+                if len(points) < len(page):
+                    return False
+                sent[0] += self._send(document, page, points, given)
+        return True
+
+    def _read(self, document: Document, ids: Sequence[str]) -> Sequence[Point]:
+        try:
+            return self.control.retry.call("read back", lambda: self.fetch(ids))
+        except Exception as error:  # a driver's error may be an OSError, and is not the document's
+            raise StageError("read back", document.item.uri, error) from error
+
+    def _send(
+        self, document: Document, page: Sequence[ChunkEntry], points: Mapping[str, Point], given: Metadata
+    ) -> int:
+        assert document.known is not None
+        item, media_type = document.item, document.known.media_type or ""
+        fields = {**standard(item, media_type), **item.metadata, **given}
+        changed: list[Embedded] = []
+        same: list[bytes] = []
+        for known in page:
+            point = points[known.id.hex()]
+            merged = {**point.chunk.metadata, **fields}
+            chunk = replace(point.chunk, metadata={name: one for name, one in merged.items() if one is not None})
+            entry = known._replace(digest=digest_of_stored(chunk))
+            if entry == known:
+                same.append(entry.id)
+            else:
+                one = Point(chunk, point.vectors)
+                changed.append(Embedded(document, entry, one, one.nbytes))
+        if same:
+            self.send(Kept(document, same))
+            self.control.counters.add(kept=len(same))
+        if changed:
+            self.points.put(changed, sum(one.nbytes for one in changed))
+            self.control.counters.add(moved=len(changed))
+        return len(changed)
