@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -286,26 +288,21 @@ def test_tiny_chunks_are_refused() -> None:
             assert b" 200 " in reply(connection), "few of them are no harm"
 
 
-def test_responses_that_one_address_does_not_read_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit a connection is closed; another address, and one alone, gets its response."""
-    monkeypatch.setattr(connections, "MAX_UNREAD", 2 << 20)
-    fill(URL, [chunk(n, "first " + "long " * 20_000) for n in range(90, 130)])
-    asked = b"GET /v1/search?q=first&k=40 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    with served(URL, with_settings(seconds=60)) as client, ExitStack() as held:
-        unread = [held.enter_context(line(client, source="127.0.0.2")) for _ in range(4)]
-        for connection in unread:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(60)
-            connection.sendall(asked)
-            with suppress(ConnectionResetError):
-                connection.recv(1, socket.MSG_PEEK)
-        with line(client, asked) as alone:
-            alone.settimeout(60)
-            assert len(rest(alone)) > 40 * 100_000
-        for connection in unread:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)  # quick again
-        whole = [len(rest(connection)) > 40 * 100_000 for connection in unread]
-        assert whole.count(True) <= 2
+@pytest.mark.parametrize(
+    ("unread", "trusted", "closed"),
+    [((30, 30), False, True), ((20, 20), False, False), ((60,), False, False), ((30, 30), True, False)],
+)
+def test_responses_that_one_address_does_not_read_are_bounded(
+    unread: tuple[int, ...], trusted: bool, closed: bool
+) -> None:
+    """Beyond the limit a connection is closed, unless it is the only one, or a trusted proxy's."""
+    aborted: list[bool] = []
+    connection: Any = connections.Connection.__new__(connections.Connection)
+    connection.network, connection.trusted = "10.0.0.1", trusted
+    connection.transport = SimpleNamespace(abort=lambda: aborted.append(True))
+    connection._peers = SimpleNamespace(of=lambda network: [SimpleNamespace(unread=size << 20) for size in unread])
+    connection._bound_unread()
+    assert bool(aborted) is closed
 
 
 def test_who_asks_much_waits_while_others_are_served() -> None:
