@@ -98,6 +98,7 @@ class Connection(HttpToolsProtocol):
         if self._peers.crowded(self.network):
             transport.abort()
         else:  # who comes again at once waits a little
+            self._timer.cancel()
             self.flow.pause_reading()
             self._refusal = self.loop.call_later(REFUSE_AFTER, self._refuse, problem)
 
