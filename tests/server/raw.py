@@ -17,7 +17,7 @@ def line(client: Client, *begins: bytes, source: str = "127.0.0.1") -> Iterator[
     """A plain socket; all of 127.0.0.0/8 are this machine's addresses."""
     address = (client.base_url.host, client.base_url.port or 80)
     with socket.create_connection(address, source_address=(source, 0)) as connection:
-        connection.settimeout(10)
+        connection.settimeout(30)  # however busy the machine is
         connection.sendall(b"\r\n".join(begins))
         yield connection
 
