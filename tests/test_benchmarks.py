@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 SMALLEST = {
+    "attack.py": ["--seconds", "1", "--points", "100"],
     "chunking.py": ["--mb", "0.2", "--repeat", "1"],
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
     "parts.py": ["--images", "100", "--vectors", "500"],

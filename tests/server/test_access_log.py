@@ -371,9 +371,8 @@ def test_a_client_that_goes_away_is_logged(file: Path) -> None:
     """With the status that other servers log for it, and what came of its body."""
     with served(URL, with_settings(access_log=str(file))) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as line_:
-            head = (
-                "POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
-            )
+            head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\n"
+            head += "Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
             line_.sendall(head.encode())
             time.sleep(0.2)
         until(lambda: records(file))

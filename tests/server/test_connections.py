@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
 
-from penstock.server import connections
+from penstock.server import connections, peers
+from penstock.server import turns as shares
+from penstock.server.turns import Turns
 from penstock.sinks.memory import forget
-from tests.server.serving import Client, chunk, fill, served, with_settings
+from tests.server.raw import HEALTH, line, reply, rest
+from tests.server.serving import chunk, fill, served, with_settings
 
 URL = "memory://serve-connections"
 
@@ -24,28 +33,12 @@ def index() -> Iterator[None]:
     forget(URL)
 
 
-@contextmanager
-def line(client: Client, *begins: bytes) -> Iterator[socket.socket]:
-    """A plain socket."""
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
-        connection.settimeout(10)
-        connection.sendall(b"\r\n".join(begins))
-        yield connection
-
-
-def rest(connection: socket.socket) -> bytes:
-    """All bytes until the server closes; those before a reset may be lost."""
-    whole = b""
-    with suppress(ConnectionResetError):
-        while piece := connection.recv(1 << 16):
-            whole += piece
-    return whole
-
-
-HEALTH = (b"GET /healthz HTTP/1.1", b"Host: x", b"")
-
-
-CHUNKED = (b"POST /v1/search HTTP/1.1", b"Host: x", b"Content-Type: application/json", b"Transfer-Encoding: chunked")
+CHUNKED = (
+    b"POST /v1/search HTTP/1.1",
+    b"Host: localhost",
+    b"Content-Type: application/json",
+    b"Transfer-Encoding: chunked",
+)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +47,7 @@ CHUNKED = (b"POST /v1/search HTTP/1.1", b"Host: x", b"Content-Type: application/
         (HEALTH, b"X: " + b"y" * 1000 + b"\r\n"),
         ((b"GET /",), b"y" * 1000),
         ((*CHUNKED, b"", b"0", b"X: "), b"y" * 1000),
-        ((b"POST /healthz HTTP/1.1", b"Host: x", b"Transfer-Encoding: chunked", b"", b""), b"4\r\nbody\r\n"),
+        ((b"POST /healthz HTTP/1.1", b"Host: localhost", b"Transfer-Encoding: chunked", b"", b""), b"4\r\nbody\r\n"),
     ],
     ids=["headers", "address", "trailers", "unwanted body"],
 )
@@ -78,7 +71,7 @@ def test_slow_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
         for begins, late in (((), b""), (HEALTH, b""), ((*HEALTH, b""), b"GET /")):
             with line(client, *begins) as connection:
                 if late:
-                    assert b" 200 " in connection.recv(1000)
+                    assert b" 200 " in reply(connection)
                     connection.sendall(late)
                 head, _, content = rest(connection).rpartition(b"\r\n\r\n")
                 assert b"HTTP/1.1 408 Request Timeout" in head
@@ -87,10 +80,11 @@ def test_slow_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.7)
             connection.sendall(b"\r\n".join((*HEALTH, b"")))
             time.sleep(0.2)
-            assert connection.recv(2000).count(b" 200 ") == 2, "a client that continues in time is not slow"
+            connection.sendall(b"\r\n".join((HEALTH[0], b"Host: localhost", b"Connection: close", b"", b"")))
+            assert rest(connection).count(b" 200 ") == 3, "a client that continues in time is not slow"
         chunked = (
             b"POST /v1/search HTTP/1.1",
-            b"Host: x",
+            b"Host: localhost",
             b"Content-Type: application/json",
             b"Transfer-Encoding: chunked",
         )
@@ -99,7 +93,7 @@ def test_slow_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
             connection.sendall(b'"\r\n1\r\n}\r\n')
             time.sleep(0.1)
             connection.sendall(b"0\r\n\r\n")
-            assert b" 200 " in connection.recv(100_000)
+            assert b" 200 " in reply(connection)
             connection.settimeout(0.7)
             with pytest.raises(TimeoutError):
                 connection.recv(1)  # the body is complete: no more is expected
@@ -109,10 +103,10 @@ def test_slow_clients_are_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_response_that_is_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch, ends: bytes) -> None:
     """Its connection is not idle, so makes no room. A client that reads slowly gets all of it."""
     monkeypatch.setattr(connections, "TIMEOUT", 0.2)
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 1)
-    monkeypatch.setattr(connections, "MIN_IDLE", 0.0)
+    monkeypatch.setattr(peers, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(peers, "MIN_IDLE", 0.0)
     fill(URL, [chunk(n, "first " + "long " * 20_000) for n in range(90, 190)])
-    asked = b"GET /v1/search?q=first&k=100 HTTP/1.1\r\nHost: x\r\n" + ends
+    asked = b"GET /v1/search?q=first&k=100 HTTP/1.1\r\nHost: localhost\r\n" + ends
     with served(URL, with_settings(seconds=5)) as client:
         with line(client, asked) as connection:
             connection.sendall(b"\r\n")
@@ -134,7 +128,7 @@ def test_a_response_that_is_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch,
 
 def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one is refused with Retry-After, and accepted when another has closed."""
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(peers, "MAX_CONNECTIONS", 4)
     with served(URL) as client, ExitStack() as held:
         first, *_ = [held.enter_context(line(client)) for _ in range(4)]
         time.sleep(0.2)
@@ -150,24 +144,24 @@ def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_longest_idle_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle connection gives way to a new one, but not at once; one with a request in progress does not."""
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
-    monkeypatch.setattr(connections, "MIN_IDLE", 3600.0)  # however slow the machine is
+    monkeypatch.setattr(peers, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(peers, "MIN_IDLE", 3600.0)  # however slow the machine is
     with served(URL) as client, ExitStack() as held:
         first, second = (held.enter_context(line(client, *HEALTH, b"")) for _ in range(2))
         for connection in (first, second):
-            assert b" 200 " in connection.recv(10_000)
+            assert b" 200 " in reply(connection)
         speaking = held.enter_context(line(client, *HEALTH))
         with line(client) as early:
             assert b" 429 " in rest(early)
         second.sendall(b"\r\n".join((*HEALTH, b"")))
-        assert b" 200 " in second.recv(10_000)
-        monkeypatch.setattr(connections, "MIN_IDLE", 0.0)
+        assert b" 200 " in reply(second)
+        monkeypatch.setattr(peers, "MIN_IDLE", 0.0)
         late = held.enter_context(line(client, *HEALTH, b""))
-        assert b" 200 " in late.recv(10_000)
+        assert b" 200 " in reply(late)
         assert first.recv(1) == b""
         for connection, more in ((second, b"\r\n".join((*HEALTH, b""))), (speaking, b"\r\n")):
             connection.sendall(more)
-            assert b" 200 " in connection.recv(10_000)
+            assert b" 200 " in reply(connection)
 
 
 def test_invalid_http_is_refused_and_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
@@ -181,3 +175,180 @@ def test_invalid_http_is_refused_and_not_logged(capfd: pytest.CaptureFixture[str
             assert head.startswith(b"HTTP/1.1 400 ")
             assert json.loads(content)["error"]["type"] == "bad_request"
     assert capfd.readouterr().err == ""
+
+
+def test_one_address_does_not_shut_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a limit of its own, and its own idle connections make room for it first."""
+    monkeypatch.setattr(peers, "MAX_EACH", 3)
+    monkeypatch.setattr(peers, "MIN_IDLE", 3600.0)
+    with served(URL) as client, ExitStack() as held:
+        own = [held.enter_context(line(client, *HEALTH, b"", source="127.0.0.2")) for _ in range(3)]
+        for connection in own:
+            assert b" 200 " in reply(connection)
+        with line(client, source="127.0.0.2") as late:
+            assert b"3 connections of your address already" in rest(late)
+        other = held.enter_context(line(client, *HEALTH, b"", source="127.0.0.3"))
+        assert b" 200 " in reply(other)
+        monkeypatch.setattr(peers, "MIN_IDLE", 0.0)
+        with line(client, *HEALTH, b"", source="127.0.0.2") as late:
+            assert b" 200 " in reply(late)
+        assert own[0].recv(1) == b""
+        other.sendall(b"\r\n".join((*HEALTH, b"")))
+        assert b" 200 " in reply(other)
+
+
+def test_many_silent_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All connections are one address's, busy as it seems: others are let in, each for one that has asked nothing."""
+    monkeypatch.setattr(peers, "MAX_CONNECTIONS", 10)
+    with served(URL) as client, ExitStack() as held:
+        silent = [held.enter_context(line(client, b"GET / HT", source="127.0.0.2")) for _ in range(10)]
+        time.sleep(0.2)
+        for n in range(3):
+            other = held.enter_context(line(client, *HEALTH, b"", source=f"127.0.0.{n + 3}"))
+            assert b" 200 " in reply(other)
+        with line(client, source="127.0.0.2") as late:
+            assert b" 429 " in rest(late), "it cannot push anyone out, itself included"
+        time.sleep(0.1)
+        gone = 0
+        for connection in silent:
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                gone += connection.recv(1) == b""
+        assert gone == 3
+
+
+def test_trusted_proxies_have_no_limit_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "MAX_EACH", 3)
+    with served(URL, with_settings(trusted_proxies=("127.0.0.2",))) as client, ExitStack() as held:
+        for _ in range(6):
+            assert b" 200 " in reply(held.enter_context(line(client, *HEALTH, b"", source="127.0.0.2")))
+
+
+@pytest.mark.parametrize("reads", ["quickly", "slowly", "never"])
+def test_pipelined_requests_are_not_read_ahead(reads: str) -> None:
+    """However many a client sends, they wait in its own socket: 8.5 GB before."""
+    many = b"\r\n".join((*HEALTH, b"")) * 5000
+    memory = psutil.Process().memory_info
+    with served(URL) as client, line(client) as connection:
+        assert client.get("/healthz").status_code == 200
+        before, sent, until = memory().rss, 0, time.monotonic() + 2.5
+        connection.settimeout(0.05)
+        while time.monotonic() < until:
+            with suppress(TimeoutError):
+                sent += connection.send(many)
+            if reads != "never":
+                with suppress(TimeoutError):
+                    connection.recv(1 << 16 if reads == "quickly" else 500)
+        assert memory().rss - before < 50 << 20
+        assert sent < 32 << 20, "sockets hold some"
+        assert client.get("/healthz").status_code == 200
+
+
+def test_every_pipelined_request_is_answered_in_order() -> None:
+    targets = [f"/v1/points/{n:032x}" for n in (3, 1, 4, 1, 0, 2)]
+    many = b"".join(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % target.encode() for target in targets * 20)
+    last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with served(URL) as client, line(client, many + last) as connection:
+        answers = rest(connection)
+    assert [int(one) for one in re.findall(rb'"text":"line (\d)"', answers)] == [3, 1, 4, 1, 0, 2] * 20
+    assert answers.endswith(b'{"status":"alive"}')
+
+
+def test_a_large_body_passes_in_pieces() -> None:
+    """As one, in chunks, and with its next request behind it: more than any buffer holds."""
+    body = b'{"text": "line 1", "k": 1' + b" " * 3_000_000 + b"}"
+    chunks = b"".join(
+        b"%x\r\n%s\r\n" % (len(body[at : at + 999]), body[at : at + 999]) for at in range(0, len(body), 999)
+    )
+    kind = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    whole = kind + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    chunked = kind + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with served(URL) as client, line(client, whole + chunked + whole + last) as connection:
+        answers = rest(connection)
+    assert answers.count(b'"uri":"doc:1"') == 3
+    assert answers.endswith(b'{"status":"alive"}')
+
+
+def test_tiny_chunks_are_refused() -> None:
+    """Six bytes for one: sixteen times as much work a byte as a body."""
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    with served(URL) as client:
+        for chunk_ in (b"1\r\n \r\n", b"1;" + b"a" * 1000 + b"\r\n \r\n"):
+            with line(client, head) as connection:
+                answer = b""
+                with suppress(ConnectionError):
+                    for _ in range(200):
+                        connection.sendall(chunk_ * 500)
+                    answer = rest(connection)
+                assert not answer or b" 431 " in answer
+        with line(client, head) as connection:
+            connection.sendall(b"".join(b"1\r\n%c\r\n" % byte for byte in b'{"text": "line 1"}') + b"0\r\n\r\n")
+            assert b" 200 " in reply(connection), "few of them are no harm"
+
+
+@pytest.mark.parametrize(
+    ("unread", "trusted", "closed"),
+    [((30, 30), False, True), ((20, 20), False, False), ((60,), False, False), ((30, 30), True, False)],
+)
+def test_responses_that_one_address_does_not_read_are_bounded(
+    unread: tuple[int, ...], trusted: bool, closed: bool
+) -> None:
+    """Beyond the limit a connection is closed, unless it is the only one, or a trusted proxy's."""
+    aborted: list[bool] = []
+    connection: Any = connections.Connection.__new__(connections.Connection)
+    connection.network, connection.trusted = "10.0.0.1", trusted
+    connection.transport = SimpleNamespace(abort=lambda: aborted.append(True))
+    connection._peers = SimpleNamespace(of=lambda network: [SimpleNamespace(unread=size << 20) for size in unread])
+    connection._bound_unread()
+    assert bool(aborted) is closed
+
+
+def test_who_asks_much_waits_while_others_are_served() -> None:
+    turns = Turns()
+    for _ in range(1000):
+        assert turns.ask("a") == 0, "alone it has all"
+        turns.spend("a", 0.01)
+    assert turns.ask("b") == 0
+    assert 0 < turns.ask("a") <= 1.0
+    for _ in range(10):
+        assert turns.ask("b") == 0
+        turns.spend("b", 0.001)
+
+
+def test_a_flood_takes_its_share_only_while_another_searches() -> None:
+    """Counted, not timed: a busy machine answers fewer."""
+    many, stop = b"\r\n".join((*HEALTH, b"")) * 200, threading.Event()
+    with served(URL) as client, line(client, source="127.0.0.2") as connection, ThreadPoolExecutor(1) as pool:
+
+        def search() -> int:
+            count = 0
+            while not stop.is_set():
+                count += bool(client.found(text="line 1", k=1))
+            return count
+
+        searches = pool.submit(search)
+        time.sleep(0.3)
+        connection.settimeout(0.05)
+        answers, began = b"", time.monotonic()
+        try:
+            while time.monotonic() - began < 2.0:
+                with suppress(TimeoutError):
+                    connection.send(many)
+                with suppress(TimeoutError):
+                    answers += connection.recv(1 << 16)
+        finally:
+            stop.set()
+        seconds = time.monotonic() - began
+        assert answers.count(b" 200 ") < (seconds + shares.BURST) * shares.SHARE / shares.REQUEST * 1.5
+        assert searches.result() > 5
+
+
+def test_networks_of_turns_are_remembered_in_bounds() -> None:
+    turns = Turns()
+    for n in range(30_000):
+        turns.ask(f"network {n}")
+        turns.spend(f"network {n}", 0.01)
+    assert len(turns._ready) <= 10_000
+    assert len(turns._seen) <= 10_000

@@ -157,7 +157,8 @@ def test_a_body_that_never_ends_is_given_up() -> None:
         socket.create_connection((client.base_url.host, client.base_url.port or 80)) as line,
     ):
         line.sendall(
-            b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
+            b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{"
         )
         line.settimeout(10)
         assert b" 504 " in line.recv(4096)
@@ -166,7 +167,9 @@ def test_a_body_that_never_ends_is_given_up() -> None:
 def test_bodies_are_held_within_bounds_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that comes while a slow one is held is refused with Retry-After; afterwards it passes."""
     monkeypatch.setattr(limits, "MAX_HELD", 1000)
-    head = b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 950\r\n\r\n"
+    head = (
+        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 950\r\n\r\n"
+    )
     with served(URL) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as line:
             line.sendall(head + b" " * 900)

@@ -173,6 +173,17 @@ def test_fetching() -> None:
         assert refusal(f"{url}/none")[0] == 400
         assert refusal(f"{url}/good/large")[0] == 413
         assert refusal(f"{url}/to/{url}/to//to/")[0] == 400
+        for wrong in (
+            "http://[",
+            "//[",
+            "http://a]b/",
+            "http://[::1",
+            "http://[v1.x]",
+            "http://a:b/",
+            "https://",
+            "\xe9",
+        ):
+            assert refusal(f"{url}/to/{wrong}")[0] == 400
         for slow in ("slow", "headers"):
             began = time.monotonic()
             assert refusal(f"{url}/{slow}")[0] == 504

@@ -264,6 +264,14 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", metavar="N", type=parse_positive, help="searches inside at once (256)")
     parser.add_argument("--batch", metavar="N", type=parse_positive, help="texts that the model gets at once (32)")
     add_keys_and_logs(parser)
+    parser.add_argument(
+        "--allowed-host", metavar="NAME", action="append", help="answer to that name, too (*: any); may come again"
+    )
+    parser.add_argument(
+        "--trusted-proxy", metavar="CIDR", action="append", help="believe its X-Forwarded-For; may come again"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve HTTPS with that certificate and its chain, in PEM")
+    parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key, in PEM")
     add_state(parser)
 
 

@@ -24,6 +24,7 @@ from penstock.server.compatibility import CompatibilityRoutes
 from penstock.server.generations import ServedIndex
 from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.limits import LimitsMiddleware, SearchLimit
+from penstock.server.media_types import json_body, media_type
 from penstock.server.metrics import Metrics
 from penstock.server.page_files import PageFiles, not_modified
 from penstock.server.problems import INTERNAL, Problem, bad_request, problem_of
@@ -34,7 +35,6 @@ from penstock.server.settings import Settings
 from penstock.server.status import StatusRoutes
 from penstock.server.thumbnails import SIZES, Thumbnails
 
-JSON = "application/json"
 FORM = "multipart/form-data"
 HOUR = 3600
 LARGE = 1 << 16
@@ -120,18 +120,18 @@ class Api:
         return await self._search(parse_query(schemas.from_strings(fields, schemas.SEARCH)))
 
     async def search(self, request: Request) -> Response:
-        if _media_type(request) == FORM:
+        if media_type(request) == FORM:
             fields, image = await _form(request, self._settings.body)
 
             def parse() -> Query:
                 return parse_query(schemas.from_strings(fields, schemas.SEARCH), image)
 
             return await self._search(await self._parse(parse, len(image or b"")))
-        content = await _json_body(request)
+        content = await json_body(request)
         return await self._search(await self._parse(lambda: parse_query(schemas.parse_json(content)), len(content)))
 
     async def search_batch(self, request: Request) -> Response:
-        content = await _json_body(request)
+        content = await json_body(request)
         queries = await self._parse(lambda: _batch(content), len(content))
         with self.search_limit.enter(len(queries)):
             results = await asyncio.gather(*map(self._searcher.search, queries), return_exceptions=True)
@@ -149,7 +149,7 @@ class Api:
         return await self._facets(parse_facet_query(schemas.from_strings(fields, schemas.FACETS)))
 
     async def facets(self, request: Request) -> Response:
-        content = await _json_body(request)
+        content = await json_body(request)
         query = await self._parse(lambda: parse_facet_query(schemas.parse_json(content)), len(content))
         return await self._facets(query)
 
@@ -212,16 +212,6 @@ class Api:
 
     async def openapi(self, request: Request) -> Response:
         return SafeJSONResponse(openapi.document())
-
-
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-async def _json_body(request: Request) -> bytes:
-    if (kind := _media_type(request)) != JSON:
-        raise Problem(415, "unsupported_type", f"unsupported Content-Type {kind[:100] or '(none)'}: expected {JSON}")
-    return await request.body()
 
 
 def _batch(content: bytes) -> list[Query]:

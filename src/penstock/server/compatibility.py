@@ -16,6 +16,7 @@ from penstock.server.authorization import may
 from penstock.server.generations import ServedGeneration, ServedIndex
 from penstock.server.keys import METRICS
 from penstock.server.limits import SearchLimit
+from penstock.server.media_types import json_body
 from penstock.server.problems import bad_request, without_folders
 from penstock.server.queries import parse_query
 from penstock.server.responses import SafeJSONResponse
@@ -31,7 +32,7 @@ class CompatibilityRoutes:
     # ------------------------------------------------------------ OpenAI
 
     async def embeddings(self, request: Request) -> Response:
-        body = schemas.validate(schemas.parse_json(await request.body()), schemas.EMBEDDINGS)
+        body = schemas.validate(schemas.parse_json(await json_body(request)), schemas.EMBEDDINGS)
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         with self._search_limit.enter(), self._served.lease() as generation:
             target = generation.vector(body.get("using"))
@@ -57,7 +58,7 @@ class CompatibilityRoutes:
 
     async def knn(self, request: Request) -> Response:
         """One modality a query, text before image; as many hits as are asked for in one page."""
-        body = schemas.validate(schemas.parse_json(await request.body()), schemas.KNN)
+        body = schemas.validate(schemas.parse_json(await json_body(request)), schemas.KNN)
         fields: dict[str, Any] = {"using": body.get("using")}
         for name in ("text", "image", "image_url", "embedding_input"):
             if body.get(name):
@@ -78,7 +79,7 @@ class CompatibilityRoutes:
         return SafeJSONResponse({"results": await self._images(schemas.from_strings(fields, schemas.IMAGE_SEARCH))})
 
     async def search(self, request: Request) -> Response:
-        return SafeJSONResponse(await self._images(schemas.parse_json(await request.body())))
+        return SafeJSONResponse(await self._images(schemas.parse_json(await json_body(request))))
 
     async def _images(self, body: Any) -> list[dict[str, Any]]:
         body = schemas.validate(body, schemas.IMAGE_SEARCH)

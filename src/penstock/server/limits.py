@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penstock.server.authorization import Authorization
-from penstock.server.clients import CLIENT, Client, client_of
+from penstock.server.clients import CLIENT, Client, Proxies, client_of
+from penstock.server.hosts import Hosts
 from penstock.server.keys import Keyring
 from penstock.server.metrics import Metrics
 from penstock.server.problems import INTERNAL, Problem, problem_of, too_many_requests
@@ -83,6 +84,10 @@ class LimitsMiddleware:
         self._page = public | {"/"}
         self._public = PUBLIC | public
         self._authorization = Authorization(keyring, metrics)
+        self._proxies = Proxies(settings.trusted_proxies)
+        self._hosts = Hosts(
+            settings.host, settings.allowed_hosts, settings.origins, keys=settings.guarded, page=self._page
+        )
         self._rates = RateLimiter(settings.rate) if settings.rate else None
         self.held = 0
         self.draining = False
@@ -97,7 +102,9 @@ class LimitsMiddleware:
         began = time.perf_counter()
         response, body = _Response(send), _Body(scope, receive, self)
         try:
+            self._proxies.resolve(scope)
             scope[CLIENT] = Client(str((scope.get("client") or ("?",))[0]))
+            self._hosts.admit(scope)
             self._admit(scope)
             body.check(self._settings.body)
             async with asyncio.timeout(self._settings.seconds):

@@ -9,27 +9,35 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from ipaddress import ip_address
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from penstock.compose import open_index
 from penstock.core.errors import MissingExtra, UsageError
 from penstock.server.metrics import Metrics
-from penstock.server.settings import KEYS, Settings
 
 try:
+    import httptools  # noqa: F401 - the parser of requests, whatever else uvicorn finds
     import python_multipart  # noqa: F401 - starlette imports it with the first form
     import uvicorn
 
     from penstock.server.app import Api
+    from penstock.server.clients import Proxies
     from penstock.server.connections import KEEP_ALIVE, Connection
     from penstock.server.generations import Opener, ServedIndex
+    from penstock.server.hosts import is_loopback
     from penstock.server.limits import LimitsMiddleware
+    from penstock.server.peers import Peers
+    from penstock.server.settings import KEYS, Settings
+    from penstock.server.tls import Certificates, TlsConnection
+    from penstock.server.turns import Turns
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] == "penstock":
         raise
     raise MissingExtra(f"serving ({error.name})", "serve") from None
+
+BACKLOG = 256
+"""Connections that wait to be accepted. asyncio accepts as many before it does anything else."""
 
 
 class Server(uvicorn.Server):
@@ -80,6 +88,10 @@ def serve(
     """
     settings = settings or Settings()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    certificates = None
+    if settings.tls_cert and settings.tls_key:
+        certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_password)
+        certificates.warn()
     metrics = Metrics()
     served = ServedIndex(index_url, opener or (lambda url: open_index(url, model)), settings, metrics)
     served.open()
@@ -88,7 +100,9 @@ def serve(
         listener = _listen(settings.host, settings.port)
         config = uvicorn.Config(
             api.app,
-            http=Connection,
+            http=_connections(settings, certificates),
+            loop="asyncio",  # not one that another package brings in: they differ in what they buffer
+            backlog=BACKLOG,
             ws="none",
             log_level="error",  # no line for each invalid request
             access_log=False,
@@ -99,10 +113,10 @@ def serve(
             timeout_graceful_shutdown=max(1, round(settings.seconds)),
         )
         server = Server(config, api.limits, settings.drain)
-        url = _url(settings.host, listener)
+        url = _url(settings.host, listener, tls=certificates is not None)
         records = "-" in (settings.access_log, settings.audit_log)  # then stdout is for machines
         print(f"serving {served.url} at {url}", file=out or (sys.stderr if records else sys.stdout), flush=True)
-        if not settings.guarded and not _loopback(settings.host):
+        if not settings.guarded and not is_loopback(settings.host):
             message = (
                 f"penstock: anybody who can reach {url} can search the index; set {KEYS} or --keys to require a key"
             )
@@ -113,6 +127,19 @@ def serve(
             server.run([listener])
     finally:
         served.close()
+
+
+def _connections(settings: Settings, certificates: Certificates | None) -> Any:
+    """Makes the protocol of each connection that uvicorn accepts."""
+    peers, turns, proxies = Peers(), Turns(), Proxies(settings.trusted_proxies)
+
+    def connect(**options: Any) -> asyncio.Protocol | asyncio.BufferedProtocol:
+        connection = Connection(peers=peers, turns=turns, trusts=proxies.trusts, **options)
+        if certificates is None:
+            return connection
+        return TlsConnection(asyncio.get_running_loop(), connection, certificates.context())
+
+    return connect
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -126,7 +153,7 @@ def _listen(host: str, port: int) -> socket.socket:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(1024)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
@@ -134,13 +161,6 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(host: str, listener: socket.socket) -> str:
+def _url(host: str, listener: socket.socket, tls: bool) -> str:
     port = listener.getsockname()[1]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in host else host}:{port}/"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from penstock.core.errors import UsageError
+from penstock.server.clients import parse_networks
+from penstock.server.heads import split_host
+from penstock.server.hosts import parse_allowed_host
 
 KEYS = "PENSTOCK_API_KEYS"
+TLS_PASSWORD = "PENSTOCK_TLS_KEY_PASSWORD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,15 @@ class Settings:
     """A file for who did, or was refused, what matters; or `-` for stdout."""
     log_queries: bool = False
     """Whether the access log has the texts of queries as well."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names that the server answers to: `search.example.org`, `*.example.org`, or `*` for any."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies that may say who their clients are, by X-Forwarded-For, -Proto and -Host."""
+    tls_cert: Path | None = None
+    """A PEM file with the certificate and its chain; with `tls_key` the server speaks HTTPS."""
+    tls_key: Path | None = None
+    tls_password: str = field(default="", repr=False)
+    """The password of an encrypted `tls_key`."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
@@ -63,11 +75,16 @@ class Settings:
         if self.rate < 0:
             raise UsageError(f"invalid rate {self.rate}: expected 0 or more requests a second")
         for origin in self.origins:
-            parts = urlsplit(origin)
-            if parts.scheme not in ("http", "https") or f"{parts.scheme}://{parts.netloc}" != origin:
+            scheme, _, authority = origin.partition("://")
+            if scheme not in ("http", "https") or split_host(authority) is None or authority != authority.lower():
                 raise UsageError(
                     f"invalid origin {origin!r}: expected a scheme and a host, such as https://example.org"
                 )
+        for name in self.allowed_hosts:
+            parse_allowed_host(name)
+        parse_networks(self.trusted_proxies)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise UsageError("TLS needs both a certificate and its key: expected --tls-cert and --tls-key")
         for root in self.roots:
             if not root.is_dir():
                 raise UsageError(f"{root} is not a folder, so no images can be shown from it")

@@ -56,7 +56,7 @@ def parse(
         parts = urlsplit(head)
         host, number = parts.hostname or "", parts.port or port
     except ValueError:
-        raise UsageError(f"invalid port in {_printable(head)!r}: expected a url like {example}") from None
+        raise UsageError(f"invalid host or port in {_printable(head)!r}: expected a url like {example}") from None
     if parts.password is not None:
         raise UsageError(f"{_printable(head)!r} has a password in it; set the environment variable instead")
     path = tuple(unquote(part) for part in parts.path.strip("/").split("/") if part)

@@ -145,7 +145,7 @@ class Fetcher:
                 return
             if all(map(public, addresses)):
                 judge = public  # a public host must not lead into the own network
-            came_from, url = parts.scheme, urljoin(url, location)
+            came_from, url = parts.scheme, _joined(url, location)
         raise ParseError(f"it leads on more than {REDIRECTS} times")
 
     def _keep_quiet(self, host: str, end: float) -> None:
@@ -290,6 +290,13 @@ def _parts(url: str) -> SplitResult:
     if not good(url):
         raise ParseError("invalid url: expected one such as https://example.org/a.jpg, without a user")
     return urlsplit(url)
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise ParseError("it leads on to what is no url") from None
 
 
 def _addresses(parts: SplitResult, judge: Judge) -> list[str]:

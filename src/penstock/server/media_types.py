@@ -1,0 +1,20 @@
+"""Media types of requests' bodies."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from penstock.server.problems import Problem
+
+JSON = "application/json"
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def json_body(request: Request) -> bytes:
+    """The body, which has to be JSON by its type: pages of other origins cannot send that unasked. Raises Problem."""
+    if (kind := media_type(request)) != JSON:
+        raise Problem(415, "unsupported_type", f"unsupported Content-Type {kind[:100] or '(none)'}: expected {JSON}")
+    return await request.body()
