@@ -102,6 +102,7 @@ class World:
             run=run,
             workers=options.pop("workers", 2),
             feed=feed,
+            fetchers=options.pop("fetchers", 0),
             force=options.pop("force", False),
             fetch=self.sink.fetch if self.sink.readable else None,
             fetch_rows=self.sink.max_rows,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import io
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from penstock.core.deletions import Missing
+from penstock.core.errors import ParseError, SourceError
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingBegin, ListingEnd, Upsert
-from penstock.engine import scan
+from penstock.engine import fetch, scan
 from penstock.ledger import Ledger
 
 from .harness import World, item, parse, world
@@ -27,6 +31,11 @@ def w(tmp_path: Path) -> World:
 def cursor(w: World) -> str | None:
     with Ledger.reader(w.folder / "ledger.db") as ledger:
         return ledger.cursor("test")
+
+
+def acknowledged(w: World) -> int:
+    with Ledger.reader(w.folder / "ledger.db") as ledger:
+        return ledger.counts().acknowledged
 
 
 def until(condition: Any, seconds: float = 20) -> None:
@@ -269,7 +278,7 @@ def test_what_is_held_does_not_keep_the_rest(w: World) -> None:
 def test_a_move_between_two_listings_embeds_nothing(w: World) -> None:
     def changes() -> Iterator[Change]:
         yield from listed({"old": "the same text"})
-        until(lambda: len(w.held()) == 1)
+        until(lambda: acknowledged(w) == 1)
         yield Upsert(item("new", "the same text"))
         until(lambda: len(w.held()) == 2)
         yield Delete("old")
@@ -335,3 +344,69 @@ def test_a_change_of_both_is_read(w: World) -> None:
     w.run([Upsert(scored("a", "alpha", 1))], feed=True)
     w.run([Upsert(scored("a", "another", 2))], feed=True)
     assert scores(w) == {"another": 2}
+
+
+# ---------------------------------------------------------------- documents that come slowly
+
+
+class Slow:
+    """Content that comes when it is let go, or an error."""
+
+    def __init__(self, content: bytes | Exception, let_go: threading.Event) -> None:
+        self.content, self.let_go = content, let_go
+
+    def __call__(self) -> BinaryIO:
+        assert self.let_go.wait(20)
+        if isinstance(self.content, Exception):
+            raise self.content
+        return io.BytesIO(self.content)
+
+
+def slow(uri: str, content: bytes | Exception, let_go: threading.Event) -> Upsert:
+    return Upsert(Item(uri, "1", Slow(content, let_go), size=None))
+
+
+def test_slow_documents_hold_up_none_but_themselves(w: World) -> None:
+    never, at_once = threading.Event(), threading.Event()
+    at_once.set()
+
+    def changes() -> Iterator[Change]:
+        for n in range(6):  # more than there are readers, less than there are fetchers
+            yield slow(f"slow:{n}", b"late", never)
+        for n in range(20):
+            yield slow(f"quick:{n}", b"text", at_once)
+        until(lambda: len(w.held()) == 20)
+        never.set()
+
+    w.run(changes(), feed=True, fetchers=8, workers=2)
+    assert len(w.held()) == 26
+
+
+def test_what_cannot_be_fetched_is_listed(w: World) -> None:
+    at_once = threading.Event()
+    at_once.set()
+    errors = [SourceError("away"), ParseError("404"), TimeoutError("slow"), RuntimeError("a fault of the source")]
+    changes = [slow(f"doc:{n}", error, at_once) for n, error in enumerate(errors)]
+    w.run([*changes, slow("doc:9", b"text", at_once)], feed=True, fetchers=2)
+    assert w.held() == {"doc:9": ["text"]}
+    assert [(failure.uri, failure.stage, failure.permanent) for failure in w.failures] == [
+        ("doc:0", "read", False),
+        ("doc:1", "parse", True),
+        ("doc:2", "read", False),
+        ("doc:3", "parse", True),
+    ]
+
+
+def test_large_documents_are_fetched_into_files(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "IN_MEMORY", 100)
+    folder = w.folder / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    at_once = threading.Event()
+    at_once.set()
+    text = b"a line of many\n" * 50
+    w.run([slow(f"doc:{n}", text, at_once) for n in range(30)], feed=True, fetchers=4)
+    assert {len(texts) for texts in w.held().values()} == {50}
+    assert len(w.held()) == 30
+    gc.collect()
+    assert list(folder.iterdir()) == []

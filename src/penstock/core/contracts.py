@@ -91,6 +91,9 @@ class Source(Component, ABC):
     """
 
     feed: bool = False
+    fetchers: int = 0
+    """Documents that are fetched at once, by threads of their own, before they are read: where opening one takes long,
+    as on the web. 0: they are opened where they are read."""
     options: ClassVar[tuple[Option, ...]] = ()
     """What its constructor takes by name, besides the urls it reads."""
     select_container: Callable[[str], bool] | None = None

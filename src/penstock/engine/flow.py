@@ -23,10 +23,11 @@ from penstock.engine.tail import Tail, TailStages
 SHARES = {
     "changes": 0.005,
     "items": 0.005,
+    "fetched": 0.08,
     "blocks": 0.14,
     "reads": 0.06,
     "chunks": 0.305,
-    "points": 0.435,
+    "points": 0.355,
     "commits": 0.05,
 }
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
@@ -46,7 +47,7 @@ class Flow:
             return int(room * SHARES[name])
 
         self._control = Control(max_wait)
-        self._seam = Seam(share("points"), share("commits"))
+        self._seam = Seam(share("points") + (0 if head.fetchers else share("fetched")), share("commits"))
         self._head = HeadStages(head, self._seam, self._control, share)
         self._journal = tail.journal
         self._tail = TailStages(tail, self._seam, self._control, lambda: self._head.queued.idle)

@@ -12,6 +12,7 @@ from penstock.engine.channel import Channel, ChannelStats
 from penstock.engine.classify import ParserCode, built_in
 from penstock.engine.control import Control
 from penstock.engine.embed import Embed
+from penstock.engine.fetch import Fetch
 from penstock.engine.incoming import Listen, PutOff, arriving
 from penstock.engine.journal import View
 from penstock.engine.pack import Packer
@@ -50,6 +51,7 @@ class Head:
     since: int = 0
     """The first run that read documents as this one does: those that were read before it are read again."""
     feed: bool = False
+    fetchers: int = 0
     force: bool = False
     """Read every item, whatever the journal knows of it."""
     parser_code: ParserCode = built_in
@@ -71,10 +73,15 @@ class HeadStages:
     def __init__(self, head: Head, seam: Seam, control: Control, share: Callable[[str], int]) -> None:
         self._changes: Channel[Change] = Channel("changes", share("changes"))
         self._items: Channel[Document] = Channel("items", share("items"))
+        self._fetched: Channel[Document] = Channel("fetched", share("fetched"))
         self._blocks: Channel[None] = Channel("blocks", share("blocks"))
         self._reads: Channel[list[Move]] = Channel("reads", share("reads"))
         self._chunks: Channel[list[Prepared]] = Channel("chunks", share("chunks"))
-        self._channels = (self._changes, self._items, self._blocks, self._reads, self._chunks)
+        self._channels = (self._changes, self._items, self._fetched, self._blocks, self._reads, self._chunks)
+        self._unused = [
+            *([] if head.feed else [self._changes]),
+            *([] if head.fetchers else [self._fetched]),
+        ]
         self.queued = Queued()
         self._release = head.release
         embedder = head.embedder
@@ -115,7 +122,7 @@ class HeadStages:
             ready=head.ready,
             view=head.view,
             id_prefix=head.id_prefix,
-            items=self._items,
+            items=self._fetched if head.fetchers else self._items,
             blocks=self._blocks,
             chunks=self._chunks,
             read_back=read_back,
@@ -133,6 +140,9 @@ class HeadStages:
             listen = Listen(head.changes, self._changes, control)
             self.source = Stage("listen", 1, listen.work, self._changes.close, control.fail)
             self.stages.insert(0, self.source)
+        if head.fetchers:
+            fetch = Fetch(self._items, self._fetched, seam.send, control, self.queued)
+            self.stages.append(Stage("fetch", head.fetchers, fetch.work, self._fetched.close, control.fail))
         if read_back is None:
             self.stages.append(Stage("prepare", head.workers, prepare.work, self._chunks.close, control.fail))
         else:
@@ -146,12 +156,13 @@ class HeadStages:
         return self._scan.listing
 
     def stats(self) -> list[ChannelStats]:
-        return [channel.stats() for channel in self._channels]
+        return [channel.stats() for channel in self._channels if channel not in self._unused]
 
     def stop(self) -> None:
         """Take in no more, and drop what has not been embedded."""
         self._changes.fail()
         self._items.fail()
+        self._fetched.fail()
         self._reads.drop()
         self._chunks.drop()
         self._packer.drop()

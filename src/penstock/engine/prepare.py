@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from penstock.core.contracts import Chunker
-from penstock.core.errors import LockedError, ParseError, SourceError, StageError, Transient, Unsupported
+from penstock.core.errors import LockedError, ParseError, SourceError, StageError, Transient
 from penstock.core.metadata import MetadataFunction, normalized, standard
 from penstock.core.records import NOTHING, Block, Gap, Item, Metadata, Piece
 from penstock.engine.channel import Broken, Channel, Closed
@@ -24,7 +24,7 @@ from penstock.engine.progress import Counters
 from penstock.engine.readback import Move, ReadBack
 from penstock.engine.revise import Revise
 from penstock.engine.scan import Queued
-from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared
+from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared, unread
 
 BATCH, BATCH_BYTES = 64, 128 << 10
 """Chunks that travel together from prepare to embed, at most."""
@@ -108,22 +108,17 @@ class Prepare:
         try:
             if document.known is None or not self._revise(document, sent):
                 self._chunk(document, chunker, sent)
-        except Unsupported as error:
-            ends = Failed(document, document.failure("parse", str(error)), ends=sent[0], skipped=True)
-        except ParseError as error:
-            ends = Failed(document, document.failure("parse", str(error)), ends=sent[0])
-        except (SourceError, Transient, OSError) as error:
-            cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)
-            ends = Failed(document, document.failure("read", cause, permanent=False), ends=sent[0])
-        except _ComponentFailed as failed:
-            ends = Failed(document, self._unexpected(document, failed), ends=sent[0])
+        except _ComponentFailed as component:
+            ends = Failed(document, self._unexpected(document, component), ends=sent[0])
         except (Broken, Closed, StageError):
             raise
-        except Exception as error:  # the journal's, or memory is short
-            raise StageError("prepare", item.uri, error) from error
+        except Exception as error:
+            if (failed := unread(document, error, sent[0])) is None:  # the journal's, or memory is short
+                raise StageError("prepare", item.uri, error) from error
+            ends = failed
         else:
-            for component in ("parser", "chunker", "metadata function"):
-                self.control.succeeded(component, began)
+            for name in ("parser", "chunker", "metadata function"):
+                self.control.succeeded(name, began)
             ends = Parsed(document, sent[0])
         self.send(ends)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
+from penstock.core.errors import ParseError, SourceError, Transient, Unsupported
 from penstock.core.records import Chunk, Item, Point, Vector
 from penstock.engine.journal import Begun, ChunkEntry, Failure, Known
 
@@ -13,7 +14,10 @@ from penstock.engine.journal import Begun, ChunkEntry, Failure, Known
 class Document:
     """One document on its way. Its fields from `total` on belong to the commit stage."""
 
-    __slots__ = ("begun", "epochs", "facts", "failed", "item", "known", "passing", "settled", "skipped", "total")
+    __slots__ = (
+        *("__weakref__", "item", "begun", "epochs", "known", "facts"),
+        *("total", "settled", "failed", "passing", "skipped"),
+    )
 
     def __init__(self, item: Item, begun: Begun, epochs: Sequence[int], known: Known | None = None) -> None:
         """`known`: as it was before, where only its metadata has changed since."""
@@ -29,6 +33,17 @@ class Document:
         """A failure of this attempt at the document."""
         uri, attempt = self.item.uri, self.begun.attempt
         return Failure(uri, stage, cause, permanent=permanent, place=place, attempt=attempt, traceback=traceback)
+
+
+def unread(document: Document, error: BaseException, sent: int = 0) -> Failed | None:
+    """How a document ends that cannot be read, after so many chunks were sent; None where that is not its own fault."""
+    if isinstance(error, ParseError):
+        failure = document.failure("parse", str(error))
+        return Failed(document, failure, ends=sent, skipped=isinstance(error, Unsupported))
+    if isinstance(error, SourceError | Transient | OSError):
+        cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)
+        return Failed(document, document.failure("read", cause, permanent=False), ends=sent)
+    return None
 
 
 class Prepared(NamedTuple):
