@@ -138,6 +138,8 @@ def prune(path: Path) -> None:
     """Remove the files of a ledger. LockedError while a run is using it."""
     with Ledger.writer(path):
         doomed = files(path)
+        if path.is_symlink():
+            doomed.append(path)
     for file in doomed:
         try:
             file.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from penstock.core.records import VECTOR, Dense, Point
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.base import Opened
+from penstock.support.read_only import read_only_options
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
 PAGE = 500
@@ -38,8 +39,9 @@ class File:
         self.url, self._error, self._busy = url, apsw.Error, (apsw.BusyError, apsw.LockedError)
         self._lock = threading.RLock()
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        name = _read_only_url(path, url) if readonly else str(path)
         with self.turn():
-            self.connection = apsw.Connection(str(path), flags=flags)
+            self.connection = apsw.Connection(name, flags=flags | apsw.SQLITE_OPEN_URI if readonly else flags)
             self.connection.set_busy_timeout(10_000)
             self.connection.enable_load_extension(True)
             self.connection.load_extension(sqlite_vec.loadable_path())
@@ -79,6 +81,14 @@ class File:
     def close(self) -> None:
         with self.turn():
             self.connection.close()
+
+
+def _read_only_url(path: Path, url: str) -> str:
+    """What SQLite opens the file by for reading. Raises SinkError where it cannot be read."""
+    try:
+        return f"{path.absolute().as_uri()}?{read_only_options(path)}"
+    except OSError as error:
+        raise SinkError(f"{url} cannot be read: {error}") from error
 
 
 def vectors_table(name: str) -> str:
@@ -134,7 +144,7 @@ class SqliteStore(Opened[File]):
             return None
         connect, errors = _reader()
         try:
-            with closing(connect(f"{self._path.absolute().as_uri()}?mode=ro")) as file:
+            with closing(connect(_read_only_url(self._path, self._url))) as file:
                 if not list(file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")):
                     return None
                 kept = list(file.execute("SELECT manifest FROM meta"))
