@@ -53,7 +53,7 @@ def check_file(path: Path, *, write: bool, create: bool) -> None:
 
 def real(path: Path) -> Path:
     """The file that a symbolic link leads to: what lies beside a ledger, its lock and other generations, lies there."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
