@@ -231,7 +231,18 @@ WRONG = [
     *("", " ", "\n", "x", "x" * 5000, "\0", "a\0b", ["a\0b", "c"], [""], "://", "no://x", "s3://", "lance://"),
     *("~nobody999/x", "docs/../../../..", "file://host/x", "%00", "\ufeff", "\u202e"),
 ]
-KINDS = ("true or false", "a text", "a whole number", "a number", "a list", "a mapping", "a path", "a url", "a size", "a table")
+KINDS = (
+    "true or false",
+    "a text",
+    "a whole number",
+    "a number",
+    "a list",
+    "a mapping",
+    "a path",
+    "a url",
+    "a size",
+    "a table",
+)
 
 
 def written(value: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.core.contracts import Index
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, Transient
 from penstock.core.records import Chunk, Dense, Point, Vector
 from penstock.jobs.pages import Page, checked_vector, find_page, stored_vectors
 from penstock.jobs.queries import Query
@@ -85,12 +85,21 @@ class Searcher:
         with self._served.lease() as generation:
             try:
                 return await task(generation)
-            except SinkError:  # of the index; a model that fails is no reason to reopen it
+            except SinkError as error:  # of the index; a model that fails is no reason to reopen it
                 following = self._served.work("fetch", lambda: self._served.follow(generation))
                 if not (await asyncio.wrap_future(following))[0]:
+                    if await self._refused(generation, error):
+                        raise bad_request("the index cannot answer such a query; a simpler filter may do") from error
                     raise
         with self._served.lease() as generation:
             return await task(generation)
+
+    async def _refused(self, generation: ServedGeneration, error: SinkError) -> bool:
+        """Whether the error is a matter of the query, as the index is there and answers others."""
+        if isinstance(error, Transient):
+            return False
+        answering = self._served.work("fetch", generation.answers, generation)
+        return (await asyncio.wrap_future(answering))[0]
 
     async def points(self, ids: Sequence[str]) -> Sequence[Point]:
         return await self.with_index(lambda generation: self._call(generation, lambda index: index.fetch(ids)))
