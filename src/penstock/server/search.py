@@ -88,14 +88,25 @@ class Searcher:
             except SinkError as error:  # of the index; a model that fails is no reason to reopen it
                 following = self._served.work("fetch", lambda: self._served.follow(generation))
                 if not (await asyncio.wrap_future(following))[0]:
-                    if await self._refused(generation, error):
-                        raise bad_request("the index cannot answer such a query; a simpler filter may do") from error
-                    raise
+                    if not await self._answers(generation, error):
+                        raise
+                    return await self._again(generation, task, error)
         with self._served.lease() as generation:
             return await task(generation)
 
-    async def _refused(self, generation: ServedGeneration, error: SinkError) -> bool:
-        """Whether the error is a matter of the query, as the index is there and answers others."""
+    async def _again(
+        self, generation: ServedGeneration, task: Callable[[ServedGeneration], Awaitable[R]], before: SinkError
+    ) -> R:
+        """Run the task once more. The same error of an index that answers other queries is a matter of this one."""
+        try:
+            return await task(generation)
+        except SinkError as error:
+            if str(error) != str(before) or not await self._answers(generation, error):
+                raise
+            raise bad_request("the index cannot answer such a query; a simpler filter may do") from error
+
+    async def _answers(self, generation: ServedGeneration, error: SinkError) -> bool:
+        """Whether the index answers other queries than the one that this error is of."""
         if isinstance(error, Transient):
             return False
         answering = self._served.work("fetch", generation.answers, generation)
