@@ -18,7 +18,7 @@ from penstock.sinks.memory import MemoryIndex, forget
 from penstock.testing.embedders import OtherEmbedder
 from tests.server.serving import Client, ColourEmbedder, chunk, either, fill, refused, served, with_settings
 
-EMBEDDED = ["sqlite", "lance"]
+EMBEDDED = ["sqlite", "lance", "qdrant", "chroma", "milvus"]
 STORES = {
     "sqlite": "sqlite://{}/index.db",
     "lance": "lance://{}/index",
