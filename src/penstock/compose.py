@@ -71,7 +71,6 @@ def compose(
         options["skip"] = [*map(os.path.abspath, options["skip"])]
     source = make_source(chosen.source, **options | {"skip": [*options.get("skip", ()), *inside]})
     state = Path(chosen.state or default_state(source.name, sinks[0].url, chosen.namespace))
-    _check_state(state)
     remembered = None
     if not own and not parsers and not callable(metadata) and not _secrets(chosen.source, options):
         remembered = replace(
@@ -96,16 +95,6 @@ def compose(
         max_delete=parse_deletions(chosen.max_delete),
         settings=None if remembered is None else remembered.to_json(),
     )
-
-
-def _check_state(state: Path) -> None:
-    """Raise UsageError where nothing can be at that path, as its name is too long or a folder above it is closed."""
-    try:
-        os.stat(state)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise UsageError(f"cannot open the ledger {state}: {error.strerror}") from error
 
 
 def _in_words(name: str, value: Any) -> bool:

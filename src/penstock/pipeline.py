@@ -22,8 +22,8 @@ from penstock.display.progress import watching
 from penstock.display.text import document_name
 from penstock.engine.progress import Progress, Report
 from penstock.jobs.components import current_ledger
-from penstock.jobs.live import EVERY, follow
 from penstock.jobs.ledgers import remembered
+from penstock.jobs.live import EVERY, follow
 from penstock.jobs.run import Options, retry, run
 from penstock.ledger import Ledger
 from penstock.settings import MAX_DELETE, MEMORY, Settings

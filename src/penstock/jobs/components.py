@@ -16,7 +16,7 @@ from penstock.core.metadata import STANDARD_VERSION, MetadataFunction, PipelineM
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import id_prefix
 from penstock.ledger import Ledger
-from penstock.ledger.opening import real
+from penstock.ledger.opening import check_path, real
 from penstock.parsers import Parsers
 from penstock.sinks.fanout import members
 from penstock.support.code_fingerprint import code_fingerprint
@@ -50,6 +50,7 @@ class Components:
 
     def __post_init__(self) -> None:
         self.sink = self.base.generation(self.generation) if self.generation else self.base
+        check_path(self.state)
         self.ledger = Ledger(numbered(self.state, self.generation or 0))
 
     def at(self, generation: int) -> Components:

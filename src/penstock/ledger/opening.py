@@ -51,6 +51,16 @@ def check_file(path: Path, *, write: bool, create: bool) -> None:
         raise UsageError(f"no ledger at {path}: the file is empty")
 
 
+def check_path(path: Path) -> None:
+    """Raise UsageError where nothing can be at that path, as its name is too long or a folder above it is closed."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UsageError(f"cannot open the ledger {path}: {error.strerror}") from error
+
+
 def real(path: Path) -> Path:
     """The file that a symbolic link leads to: what lies beside a ledger, its lock and other generations, lies there."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else path
