@@ -43,6 +43,7 @@ def ask(url: str, seconds: float) -> None:
     assert not slow, f"a filter that takes so long keeps a server busy: {slow[:3]}"
 
 
+@pytest.mark.attack
 def test_hostile_filters_of_sqlite(tmp_path: Path) -> None:
     ask(STORES["sqlite"].format(tmp_path), 110)
 
