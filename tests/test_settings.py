@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from penstock.cli.arguments import make_parser
 from penstock.cli.options import pipeline_options
 from penstock.core.errors import UsageError
+from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline
 from penstock.settings import MEMORY, OPTIONS, Settings
 from penstock.sources.files import Files
@@ -218,3 +220,92 @@ def test_a_ledger_with_an_unknown_option_is_named(here: Path) -> None:
 def test_what_is_neither_word_nor_component_is_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=f"^Pipeline: {message}"):
         Pipeline("docs", into="memory://x", **options)
+
+
+# ---------------------------------------------------------------- values of every type
+
+WRONG = [
+    *(0, 1, -1, 10**30, 1.5, float("inf"), float("-inf"), float("nan"), True, False),
+    *([], [1], [[]], ["a", 1], [{}], {}, {"a": 1}, {"a": {"b": [1]}}, {"source": 1}),
+    *(datetime(2026, 11, 30, 7, 32, tzinfo=UTC), date(2026, 11, 30), time(7, 32)),
+    *("", " ", "\n", "x", "x" * 5000, "\0", "a\0b", ["a\0b", "c"], [""], "://", "no://x", "s3://", "lance://"),
+    *("~nobody999/x", "docs/../../../..", "file://host/x", "%00", "\ufeff", "\u202e"),
+]
+KINDS = (
+    "true or false",
+    "a text",
+    "a whole number",
+    "a number",
+    "a list",
+    "a mapping",
+    "a path",
+    "a url",
+    "a size",
+    "a table",
+)
+
+
+def written(value: object) -> str:
+    """As TOML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {written(one)}" for name, one in value.items()) + "}"
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
+@pytest.mark.parametrize("folder", [".", "elsewhere"])
+@pytest.mark.parametrize("name", [*OPTIONS, "options", *(option.name for option in FILES)])
+def test_an_option_of_the_wrong_type_is_one_line_with_its_name(here: Path, name: str, folder: str) -> None:
+    """Wherever the file lies: its paths are from there."""
+    Path(folder, "docs").mkdir(parents=True, exist_ok=True)
+    path = Path(folder, "penstock.toml")
+    for value in WRONG:
+        values = {"source": "docs", "into": "memory://x", name: value}
+        path.write_text("\n".join(f"{one} = {written(each)}" for one, each in values.items()), encoding="utf-8")
+        try:
+            Pipeline.from_toml(path)
+        except UsageError as error:
+            message = str(error)
+            assert "\n" not in message, value
+            if not isinstance(value, str | list | dict):
+                assert name in message, (value, message)
+                assert "expected" in message, (value, message)
+                if not isinstance(value, int):  # of which some options take a few
+                    assert any(kind in message for kind in KINDS), (value, message)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *("", "[", "1", "null", "[]", '"docs"', '{"source": 1}', '{"source": ["docs"], "into": 1}', "[" * 100_000),
+        *(
+            '{"into": ["memory://x"], "source": [1]}',
+            '{"namespace": 1}',
+            '{"source": {"a": 1}, "into": ["memory://x"]}',
+        ),
+        '{"into": ["memory://x"], "source": ["docs"], "nonsense": 1}',
+    ],
+)
+def test_settings_of_a_ledger_that_are_none(here: Path, settings: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command says so in a line; a run writes them anew."""
+    from penstock.cli.main import main
+
+    state = "state/notes.db"
+    pipeline = Pipeline("docs", into="memory://x", model=ones, state=state)
+    pipeline.run()
+    with Ledger.writer(state) as ledger:
+        ledger.set("settings", settings)
+    for command in (["status"], ["plan"], ["verify"], ["documents", "--missing"], ["explain", "docs/a.md"]):
+        status = main([*command, "--state", state])
+        said = capsys.readouterr().err
+        if status != 0 or command == ["plan"]:
+            assert status == 2, said
+            assert said.count("\n") == 1
+            assert "unexpected" not in said
+    assert main(["ledgers", "state", "--json"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1

@@ -6,7 +6,6 @@ parser, a chunker or an embedder.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -23,6 +22,7 @@ from penstock.display.progress import watching
 from penstock.display.text import document_name
 from penstock.engine.progress import Progress, Report
 from penstock.jobs.components import current_ledger
+from penstock.jobs.ledgers import remembered
 from penstock.jobs.live import EVERY, follow
 from penstock.jobs.run import Options, retry, run
 from penstock.ledger import Ledger
@@ -111,10 +111,10 @@ class Pipeline:
     def from_state(cls, path: Paths, **changes: Any) -> Pipeline:
         """The pipeline that a ledger was last filled by; with other settings where some are given."""
         with Ledger.reader(current_ledger(Path(path))) as ledger:
-            remembered = ledger.get("settings")
-        if remembered is None:
+            words = remembered(ledger)
+        if not words:
             raise UsageError(f"the pipeline of {path} has components or keys of your own: use its Python object")
-        settings = Settings.from_mapping(json.loads(remembered), str(path))
+        settings = Settings.from_mapping(words, str(path))
         return cls.from_settings(Settings.from_mapping(settings.to_mapping() | changes | {"state": path}, str(path)))
 
     @property

@@ -21,7 +21,7 @@ from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
 from penstock.server.responses import SafeJSONResponse
 from penstock.server.settings import Settings
-from penstock.support.fetching import public
+from penstock.support.addresses import public
 
 X, Y, Z = np.eye(3, dtype=np.float32)
 

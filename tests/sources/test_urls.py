@@ -32,7 +32,8 @@ from penstock.sinks.memory import forget
 from penstock.sources import from_url
 from penstock.sources.urls import LINE, Urls
 from penstock.support import fetching
-from penstock.support.fetching import Fetched, Fetcher, Manners, near
+from penstock.support.addresses import near
+from penstock.support.fetching import Fetched, Fetcher, Manners
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.source_suite import MakeSource, Put, Remove, SourceSuite
 

@@ -7,6 +7,7 @@
       SpaceMismatch         the index holds vectors of another model or chunking
       OwnershipError        the index was filled by another ledger
       LockedError           another run holds the ledger
+      LedgerError           the ledger's file cannot be read or written: a full disk, a damaged file
       MassDeletion          a run would delete most of the index
       ModelError            a model cannot be found, fetched or read
       SourceError           a source cannot be listed or read
@@ -55,6 +56,9 @@ class OwnershipError(PenstockError): ...
 
 
 class LockedError(PenstockError): ...
+
+
+class LedgerError(PenstockError): ...
 
 
 class MassDeletion(PenstockError): ...

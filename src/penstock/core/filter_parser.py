@@ -9,11 +9,30 @@ from typing import Any
 from penstock.core import fields
 from penstock.core.errors import UsageError
 from penstock.core.fields import Scalar
-from penstock.core.filters import FIELDS, Absent, Among, Compare, Every, Filter, HasValue, Not, Some, Value, successor
+from penstock.core.filters import (
+    FIELDS,
+    Absent,
+    Among,
+    Compare,
+    Every,
+    Filter,
+    HasValue,
+    Not,
+    Some,
+    Value,
+    leaves,
+    successor,
+)
 from penstock.core.metadata import normalized_value
 
 DEPTH = 16
 """Levels: stores put a filter into statements whose parsers recurse, LanceDB's not even 24 times."""
+TERMS = 1000
+"""Comparisons of one filter: each is an expression of its own in a store's statement."""
+NAMES = 4000
+"""Names in the paths of its fields: a store may look into a mapping for each."""
+VALUES = 10_000
+"""Values that one filter compares with: stores take some thirty thousand parameters a statement."""
 LARGEST_NUMBER = 1 << 53
 """Of metadata: stores keep numbers as doubles."""
 
@@ -23,9 +42,29 @@ _OPERATORS = {"$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}
 def parse_filter(where: Mapping[str, Any] | None) -> Filter | None:
     """The filter; None where there is none. Raises UsageError for an invalid one."""
     wanted = _parse(where, 1) if where else None
+    if wanted is not None:
+        _check_size(wanted)
+    return wanted
+
+
+def _check_size(wanted: Filter) -> None:
     if _levels(wanted) > DEPTH:
         raise UsageError(_DEEP)
-    return wanted
+    terms = names = values = 0
+    for term in leaves(wanted):
+        terms += 1
+        names += len(term.path) if isinstance(term, HasValue) else 1
+        several = term.values if isinstance(term, Among) else term.value if isinstance(term, HasValue) else None
+        values += len(several) if isinstance(several, tuple) else 1
+    for number, most, what in (
+        (terms, TERMS, "comparisons"),
+        (names, NAMES, "names of fields"),
+        (values, VALUES, "values"),
+    ):
+        if number > most:
+            raise UsageError(
+                f"a filter of {number:,} {what}: expected at most {most:,}; search in parts, or by fewer fields"
+            )
 
 
 _DEEP = f"a filter of more than {DEPTH} levels"

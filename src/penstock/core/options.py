@@ -68,11 +68,13 @@ class Option:
         """The value as the component takes it. Raises UsageError where it is of another type, or invalid."""
         if value is None and self.default is None:
             return None
+        if isinstance(value, str) and "\0" in value:
+            raise self._invalid(value)
         if self.numeric and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if self.type is tuple:
             several = isinstance(value, Sequence | Set) and not isinstance(value, str | bytes)
-            if several and all(isinstance(part, str | os.PathLike) for part in value):
+            if several and all(isinstance(part, str | os.PathLike) and "\0" not in os.fspath(part) for part in value):
                 return tuple(value)
         elif self.type is dict:
             if isinstance(value, Mapping):

@@ -175,11 +175,11 @@ def _is_path(name: str) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
+    return os.path.isfile(folder / "config.json")  # not its own method, which raises for a name that is too long
 
 
 def _folder(name: str) -> Path | None:
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     return folder if _is_model(folder) else None
 
 

@@ -16,6 +16,7 @@ from penstock.core.metadata import STANDARD_VERSION, MetadataFunction, PipelineM
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import id_prefix
 from penstock.ledger import Ledger
+from penstock.ledger.opening import check_path, real
 from penstock.parsers import Parsers
 from penstock.sinks.fanout import members
 from penstock.support.code_fingerprint import code_fingerprint
@@ -49,6 +50,7 @@ class Components:
 
     def __post_init__(self) -> None:
         self.sink = self.base.generation(self.generation) if self.generation else self.base
+        check_path(self.state)
         self.ledger = Ledger(numbered(self.state, self.generation or 0))
 
     def at(self, generation: int) -> Components:
@@ -104,12 +106,14 @@ class Components:
 
 
 def numbered(path: Path, generation: int) -> Path:
-    """The ledger of a generation: `notes.1.db` beside `notes.db`."""
+    """The ledger of a generation: `notes.1.db` beside `notes.db`, which may be a link to it."""
+    path = real(path)
     return path.with_name(f"{path.stem}.{generation}{path.suffix}") if generation else path
 
 
 def generations(path: Path) -> list[int]:
     """The generations beside the one of this ledger, and that one itself, whose ledgers are there."""
+    path = real(path)
     name = re.compile(rf"{re.escape(path.stem)}(?:\.([1-9][0-9]*))?{re.escape(path.suffix)}")
     return sorted(
         int(match[1] or 0) for each in path.absolute().parent.iterdir() if (match := name.fullmatch(each.name))

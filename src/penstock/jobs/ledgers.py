@@ -62,11 +62,26 @@ def size(path: Path) -> int:
 
 
 def remembered(ledger: Ledger) -> dict[str, Any]:
-    """The settings of the last run; empty where it had components of the user's own."""
-    settings: dict[str, Any] = json.loads(ledger.get("settings") or "{}")
-    if isinstance(settings.get("into"), str):  # as ledgers from before there could be several
-        settings["into"] = [settings["into"]]
-    return settings
+    """The settings of the last run; empty where it had components of the user's own. Raises UsageError where the
+    ledger holds something else in their place."""
+    try:
+        settings = json.loads(ledger.get("settings") or "{}")
+    except (ValueError, RecursionError):
+        settings = None
+    if isinstance(settings, dict):
+        if isinstance(settings.get("into"), str):  # as ledgers from before there could be several
+            settings["into"] = [settings["into"]]
+        several = [settings.get(name, []) for name in ("source", "into")]
+        if isinstance(settings.get("namespace", ""), str) and all(map(_is_texts, several)):
+            return settings
+    raise UsageError(
+        f"the ledger {ledger.path} is damaged: what it remembers of its pipeline are no options; `penstock ingest`"
+        " with all of them writes them anew"
+    )
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def summary(path: Path) -> Summary:
@@ -138,6 +153,8 @@ def prune(path: Path) -> None:
     """Remove the files of a ledger. LockedError while a run is using it."""
     with Ledger.writer(path):
         doomed = files(path)
+        if path.is_symlink():
+            doomed.append(path)
     for file in doomed:
         try:
             file.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from penstock.core.contracts import Chunker
 from penstock.core.deletions import NOTHING_MISSING, Missing
+from penstock.core.errors import LedgerError
 from penstock.core.records import Block, Gap, Item, ListingEnd, Unreadable, Upsert
 from penstock.engine.classify import classify
 from penstock.engine.identity import Namer
@@ -200,7 +200,7 @@ class _Planner:
                 else:
                     self.chunks += 1
                     self.tokens += chunk.length
-        except sqlite3.Error:  # the ledger's
+        except LedgerError:
             raise
         except Exception:
             self.unreadable += 1  # a run says why

@@ -20,9 +20,9 @@ class Chunks(Database):
         found: dict[bytes, int] = {}
         for page in pages(ids, ROWS):
             marks = ",".join("?" * len(page))
-            with self._mutex:
+            with self._turn() as db:
                 for id, digest in one_step(
-                    self._open(),
+                    db,
                     f"hex(id), digest FROM chunks WHERE document = ? AND acked > 0 AND id IN ({marks})",
                     document,
                     *page,
@@ -58,9 +58,9 @@ class Chunks(Database):
         found: dict[int, bytes] = {}
         for page in pages(contents, ROWS):
             marks = ",".join("?" * len(page))
-            with self._mutex:
+            with self._turn() as db:
                 for content, id in one_step(
-                    self._open(),
+                    db,
                     f"content, hex(id) FROM chunks WHERE content IN ({marks}) AND acked BETWEEN 1 AND ?",
                     *page,
                     before - 1,
@@ -88,8 +88,8 @@ class Chunks(Database):
                 "SELECT c.document, c.id FROM documents d JOIN chunks c ON c.document = d.id"
                 f" WHERE d.id IN ({marks}) AND c.attempt < d.attempt LIMIT ?"
             )
-            with self._mutex:
-                rows = one_step(self._open(), f"document, hex(id) FROM ({stale})", *page, limit - len(found))
+            with self._turn() as db:
+                rows = one_step(db, f"document, hex(id) FROM ({stale})", *page, limit - len(found))
             found += [Stale(document, bytes.fromhex(id)) for document, id in rows]
             if len(found) == limit:
                 break

@@ -16,9 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from penstock.core.errors import LockedError, UsageError
+from penstock.core.errors import LedgerError, LockedError, UsageError
+from penstock.ledger.opening import cause, check_file, connect_to_read, real, translated
 from penstock.ledger.schema import APPLICATION, VERSION, migrate
 from penstock.support.locks import Held, Lockfile
+from penstock.support.read_only import writable
 
 ROWS = 128
 """Rows a statement, at most."""
@@ -46,28 +48,34 @@ class Database:
         return ledger
 
     def open(self, *, exclusive: bool = True, create: bool = True) -> None:
-        """`exclusive` for whoever writes: a second one gets LockedError, until the first ends or dies."""
-        if not create and not self.path.exists():
-            raise UsageError(f"no ledger at {self.path}: nothing has been ingested there")
+        """`exclusive` for whoever writes: a second one gets LockedError, until the first ends or dies. Without it, a
+        ledger that cannot be written to is open for reading."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            check_file(self.path, write=exclusive, create=create)
             if exclusive:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock()
-            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=64)
-            self._prepare(self._db)
+            if exclusive or writable(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(
+                    self.path, isolation_level=None, check_same_thread=False, cached_statements=64
+                )
+                self._prepare(self._db)
+            else:
+                self._db = connect_to_read(self.path)
+                self._check(self._db)
         except (OSError, sqlite3.Error) as error:
             self.close()
-            raise UsageError(f"cannot open the ledger {self.path}: {error}") from error
+            raise UsageError(f"cannot open the ledger {self.path}: {cause(error)}") from error
+        except LedgerError as error:
+            self.close()
+            raise UsageError(str(error)) from error
         except BaseException:
             self.close()
             raise
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        application, tables = db.execute(
-            "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
-        ).fetchone()
-        if tables and application != APPLICATION:
-            raise UsageError(f"{self.path} is a database of another program, not a ledger")
+        self._check_program(db)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA cache_size=-512")
@@ -76,21 +84,44 @@ class Database:
             return
         with self._transaction():
             version = self._version(db)  # another process may have been faster
-            if version > VERSION:
-                raise UsageError(
-                    f"the ledger {self.path} was written by a newer Penstock (schema {version}; this one reads up to"
-                    f" {VERSION}): upgrade with `pip install --upgrade penstock`"
-                )
+            self._check_version(version)
             migrate(db, version)
             if version == 0:
                 self.set("id", uuid.uuid4().hex)
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        """Raise UsageError where the ledger would have to be written to first."""
+        self._check_program(db)
+        version = self._version(db)
+        self._check_version(version)
+        if version < VERSION:
+            raise UsageError(
+                f"the ledger {self.path} was written by an earlier Penstock (schema {version}; this one reads"
+                f" {VERSION}) and cannot be brought up to date, as it cannot be written to: make it and its folder"
+                " writable, or copy it"
+            )
+
+    def _check_program(self, db: sqlite3.Connection) -> None:
+        application, tables = db.execute(
+            "SELECT application_id, (SELECT count(*) FROM sqlite_master) FROM pragma_application_id"
+        ).fetchone()
+        if tables and application != APPLICATION:
+            raise UsageError(f"{self.path} is a database of another program, not a ledger")
+
+    def _check_version(self, version: int) -> None:
+        if version > VERSION:
+            raise UsageError(
+                f"the ledger {self.path} was written by a newer Penstock (schema {version}; this one reads up to"
+                f" {VERSION}): upgrade with `pip install --upgrade penstock`"
+            )
 
     def _version(self, db: sqlite3.Connection) -> int:
         return int(db.execute("PRAGMA user_version").fetchone()[0])
 
     def _lock(self) -> None:
         try:
-            self._lockfile = Lockfile(self.path.with_name(f"{self.path.name}.lock"))
+            path = real(self.path)
+            self._lockfile = Lockfile(path.with_name(f"{path.name}.lock"))
         except Held as held:
             raise LockedError(f"another run ({held}) is using the ledger {self.path}") from None
 
@@ -117,21 +148,26 @@ class Database:
         return self._db
 
     @contextmanager
+    def _turn(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for this thread alone."""
+        with self._mutex, translated(f"the ledger {self.path} cannot be read or written"):
+            yield self._open()
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._mutex:
-            db = self._open()
+        with self._turn() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
+                db.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):  # the first error is the one to raise
                     db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
 
     def _read(self, sql: str, *parameters: Any) -> list[Any]:
-        with self._mutex:
-            return self._open().execute(sql, parameters).fetchall()
+        with self._turn() as db:
+            return db.execute(sql, parameters).fetchall()
 
     # ------------------------------------------------------------ settings of the ledger
 
@@ -140,8 +176,8 @@ class Database:
         return rows[0][0] if rows else None
 
     def set(self, key: str, value: str) -> None:
-        with self._mutex:
-            self._open().execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        with self._turn() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     @property
     def id(self) -> str:

@@ -130,7 +130,7 @@ class _Worker:
         self._buffer = bytearray()
 
     def send(self, request: Frame) -> None:
-        data = memoryview(packed(request))
+        data = memoryview(packed(request, surrogates="surrogatepass"))
         while data:
             data = data[self._requests.write(data) or 0 :]
 

@@ -16,15 +16,17 @@ Frame = dict[str, Any]
 LONGEST = 64 << 20
 
 
-def packed(frame: Frame) -> bytes:
-    data = json.dumps(frame, ensure_ascii=False, default=str).encode("utf-8", "replace")
+def packed(frame: Frame, *, surrogates: str = "replace") -> bytes:
+    """The frame as bytes. `surrogates` says what becomes of lone ones, as an error handler of codecs: names of files
+    need not be UTF-8, and pass as they are (`surrogatepass`)."""
+    data = json.dumps(frame, ensure_ascii=False, default=str).encode("utf-8", surrogates)
     if len(data) > LONGEST:
         raise ParseError(f"a single piece of {len(data) >> 20} MiB is more than a parser may yield")
     return len(data).to_bytes(4, "big") + data
 
 
 def unpacked(data: bytes) -> Frame:
-    frame = json.loads(data)
+    frame = json.loads(data.decode("utf-8", "surrogatepass"))
     if not isinstance(frame, dict):
         raise ValueError("not an object")
     return frame

@@ -51,10 +51,10 @@ def reply(replies: BinaryIO, seconds: int, frame: Frame) -> None:
 
 def serve(request: Frame, send: Callable[[Frame], None]) -> None:
     path = request["path"]
-    size = os.path.getsize(path)
-    item = Item(request["uri"], "", partial(_open, path), size, request["media_type"], path, request["metadata"])
     try:
         send({"started": True})
+        size = os.path.getsize(path)
+        item = Item(request["uri"], "", partial(_open, path), size, request["media_type"], path, request["metadata"])
         for part in _parts(request, item):
             block = checked(part, request["target"])
             send({"text": ""} if block is None else from_part(block))

@@ -17,6 +17,7 @@ from typing import TypeVar
 from penstock.core.contracts import Index, MultiEmbedder
 from penstock.core.errors import PenstockError, SinkError, SinkUnavailable, Transient
 from penstock.core.generations import current
+from penstock.core.records import Vector
 from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.embedders.named import image_queries
 from penstock.jobs.search import OpenIndex
@@ -63,8 +64,7 @@ class ServedGeneration:
         try:
             self.schema: IndexSchema = opened.manifest.schema
             self.embedder.open()
-            for name in self.schema.vectors:
-                self._probe(name)
+            self._probes = {name: self._probe(name) for name in self.schema.vectors}
         except BaseException:
             opened.close()
             raise
@@ -77,9 +77,23 @@ class ServedGeneration:
         self._users, self._retired = 0, False
         self._lock = threading.Lock()
 
-    def _probe(self, name: str) -> None:
+    def _probe(self, name: str) -> Vector:
+        """A vector by which the index was searched."""
         vector = self.embedder.query([PROBE], name)[0]
+        self._search_by(name, vector)
+        return vector
+
+    def _search_by(self, name: str, vector: Vector) -> None:
         self.call(lambda index: index.search(vector, 1, using=name))
+
+    def answers(self) -> bool:
+        """Whether the index can be searched: then an error of it is a matter of the query that it was given."""
+        try:
+            for name, vector in self._probes.items():
+                self._search_by(name, vector)
+        except PenstockError:
+            return False
+        return True
 
     def _vector(self, name: str, spec: VectorSpec, settings: Settings, metrics: Metrics) -> NamedVector:
         texts: Batcher[str] = Batcher("texts", partial(self.embedder.query, using=name), settings.batch, metrics)
@@ -270,6 +284,8 @@ class ServedIndex:
         target = None if manifest is None else (location.url, manifest.schema)
         if failed is None and target == self._generation.identity:
             self.trouble = None
+            return False
+        if failed is not None and target == failed.identity and failed.answers():
             return False
         now = time.monotonic()
         if target == self._attempted and now < self._next_attempt:

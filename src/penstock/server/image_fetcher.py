@@ -7,7 +7,8 @@ import io
 from penstock.core.errors import LimitExceeded, ParseError, SourceError
 from penstock.server.problems import Problem, bad_request
 from penstock.server.settings import Settings
-from penstock.support.fetching import Fetcher, Judge, NotPublic, public
+from penstock.support.addresses import public
+from penstock.support.fetching import Fetcher, Judge, NotPublic
 
 MAX_SECONDS = 8.0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.core.contracts import Index
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, Transient
 from penstock.core.records import Chunk, Dense, Point, Vector
 from penstock.jobs.pages import Page, checked_vector, find_page, stored_vectors
 from penstock.jobs.queries import Query
@@ -85,12 +85,32 @@ class Searcher:
         with self._served.lease() as generation:
             try:
                 return await task(generation)
-            except SinkError:  # of the index; a model that fails is no reason to reopen it
+            except SinkError as error:  # of the index; a model that fails is no reason to reopen it
                 following = self._served.work("fetch", lambda: self._served.follow(generation))
                 if not (await asyncio.wrap_future(following))[0]:
-                    raise
+                    if not await self._answers(generation, error):
+                        raise
+                    return await self._again(generation, task, error)
         with self._served.lease() as generation:
             return await task(generation)
+
+    async def _again(
+        self, generation: ServedGeneration, task: Callable[[ServedGeneration], Awaitable[R]], before: SinkError
+    ) -> R:
+        """Run the task once more. The same error of an index that answers other queries is a matter of this one."""
+        try:
+            return await task(generation)
+        except SinkError as error:
+            if str(error) != str(before) or not await self._answers(generation, error):
+                raise
+            raise bad_request("the index cannot answer such a query; a simpler filter may do") from error
+
+    async def _answers(self, generation: ServedGeneration, error: SinkError) -> bool:
+        """Whether the index answers other queries than the one that this error is of."""
+        if isinstance(error, Transient):
+            return False
+        answering = self._served.work("fetch", generation.answers, generation)
+        return (await asyncio.wrap_future(answering))[0]
 
     async def points(self, ids: Sequence[str]) -> Sequence[Point]:
         return await self.with_index(lambda generation: self._call(generation, lambda index: index.fetch(ids)))

@@ -42,7 +42,7 @@ def parse(
     `hostless`: a url without a host names a server too, which the client knows from its environment, and perhaps the
     first of the names with it.
     """
-    if not url.lower().startswith(f"{scheme}://") or re.search(r"[\0-\x1f\x7f]", url):
+    if not url.lower().startswith(f"{scheme}://") or re.search(r"[\0-\x1f\x7f\ud800-\udfff]", url):
         raise UsageError(f"invalid url {_printable(url)!r}: expected one like {example}")
     head, _, query = url.partition("?")
     rest = head[len(scheme) + 3 :]
@@ -51,7 +51,7 @@ def parse(
         folder, _, name = rest.rstrip("/").rpartition("/")
         if not folder or name in ("", ".", ".."):
             raise UsageError(f"{head!r} names no collection; expected a url like {example}")
-        return Address(url, (name,), folder=Path(folder).expanduser(), options=known)
+        return Address(url, (name,), folder=_encodable(Path(folder).expanduser(), url), options=known)
     try:
         parts = urlsplit(head)
         host, number = parts.hostname or "", parts.port or port
@@ -74,7 +74,17 @@ def local(url: str, scheme: str, example: str, *, options: frozenset[str] = froz
         raise UsageError(f"invalid url {url!r}: expected one like {example}")
     if "\0" in path:
         raise UsageError(f"invalid url {url!r}: its path has a NUL byte")
-    return Path(path).expanduser(), _options(query, options, url)
+    return _encodable(Path(path).expanduser(), url), _options(query, options, url)
+
+
+def _encodable(path: Path, url: str) -> Path:
+    """The path. Raises UsageError where it is not UTF-8, as the drivers of stores take it."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        shown = url.encode(errors="backslashreplace").decode()
+        raise UsageError(f"{shown}: its path is not UTF-8: use another folder or name for the index") from None
+    return path
 
 
 def _options(query: str, known: frozenset[str], url: str) -> dict[str, str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path as FilePath
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from penstock.core.contracts import Index, Sink
-from penstock.core.errors import UsageError
+from penstock.core.errors import SinkError, UsageError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.filters import Filter
 from penstock.core.records import Hit, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.sinks.address import Address
 from penstock.sinks.store import Handle, Store
@@ -25,6 +28,8 @@ class Collection(Handle, Protocol):
         ...
 
 
+_following = threading.RLock()
+"""Held while a store is opened anew that was replaced."""
 H = TypeVar("H", bound=Handle)
 C = TypeVar("C", bound=Collection)
 Target = tuple[str, VectorSpec]
@@ -57,6 +62,23 @@ class AddressStore(Store[H]):
     def _name(self) -> str:
         return self._address.names[0]
 
+    @property
+    def _file(self) -> str:
+        """Of the folder, what a store that takes its place has as well."""
+        return ""
+
+    def _place(self) -> tuple[int, ...]:
+        folder = self._address.folder
+        return () if folder is None or self._client is not None else place_of(folder, folder / self._file)
+
+
+def place_of(*paths: FilePath) -> tuple[int, ...]:
+    """Which files these are; nothing where one of them is missing."""
+    try:
+        return tuple(number for one in map(os.stat, paths) for number in (one.st_dev, one.st_ino))
+    except OSError:
+        return ()
+
 
 class CollectionSink(Store[C], Sink):
     """A sink whose manifest, removal and alias are matters of its collection alone."""
@@ -85,6 +107,38 @@ class CollectionIndex(Store[H], Index):
     """The most results of one search, where the store has a limit."""
     keeps_fields: ClassVar[bool] = True
     """Points are written with the fields of their metadata, which those of older indexes lack."""
+
+    _held: tuple[int, ...] = ()
+    """The place of the store that is open."""
+
+    def _hold(self, handle: H, schema: IndexSchema) -> None:
+        super()._hold(handle, schema)
+        self._held = self._place()
+
+    def _opened(self) -> tuple[H, IndexSchema]:
+        """The handle and the schema; opened anew where another store has taken the place of the one that was open: what
+        a driver keeps in memory is of the old one. Raises SinkError where there is none, or one of another model."""
+        if self._held and self._held != self._place():
+            with _following:
+                if (place := self._place()) != self._held:
+                    self._reopen(place)
+        return super()._opened()
+
+    def _reopen(self, place: tuple[int, ...]) -> None:
+        if not place:
+            raise SinkError(f"there is no index at {self._url}")
+        before, held = self._schema, self._held
+        self.close()  # first: while it is open, others of this process are given the same client
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            self._schema, self._held = before, held
+            raise
+        if before is not None and self._schema != before:
+            self.close()
+            self._schema, self._held = before, held
+            raise SinkError(f"{self._url} was replaced by an index of another model")
 
     def open(self) -> None:
         kept = self._found()

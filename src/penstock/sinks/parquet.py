@@ -290,6 +290,8 @@ class ParquetSink(Opened[_Folder], Sink):
                 self._claimed = Lockfile(self._path / ".lock")
             except Held as held:
                 raise SinkError(f"{self._url} is being written to by {held}") from None
+            except OSError as error:
+                raise SinkError(f"{self._url} cannot be locked: {error}") from error
             for torn in self._path.glob(".part-*.tmp"):  # a run died while it wrote them
                 torn.unlink()
 

@@ -49,6 +49,11 @@ class Store(Opened[H]):
     @abstractmethod
     def _connect(self) -> H: ...
 
+    def _place(self) -> tuple[int, ...]:
+        """What tells the files of this machine that hold the store from others that take their place; nothing where a
+        server has it."""
+        return ()
+
     def _kept(self) -> Manifest | None:
         """The manifest, by a handle for the moment if none is open."""
         if self._handle is not None:

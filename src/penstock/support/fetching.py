@@ -8,7 +8,6 @@ LimitExceeded; what may succeed later is a SourceError, or a TimeoutError where 
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import re
 import socket
 import ssl
@@ -24,6 +23,7 @@ from typing import IO, Any, BinaryIO, cast
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from penstock.core.errors import LimitExceeded, ParseError, SourceError
+from penstock.support.addresses import near, public
 
 REDIRECTS = 4
 SECONDS = 30.0
@@ -41,33 +41,6 @@ _plain = re.compile(r"[!-~]+").fullmatch
 
 
 class NotPublic(ParseError): ...
-
-
-def public(address: str) -> bool:
-    """Whether the address is one of the internet, not of this machine or of a network around it."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        # IPv4 addresses within IPv6: mapped, 6to4, and NAT64's prefix.
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if ip.teredo is not None or ip.is_site_local:
-            return False
-        if inner is not None:
-            return public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
-def near(address: str) -> bool:
-    """Whether it is public or of one's own network. Not of the link: there a cloud hands its machines their keys."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return public(str(ip)) or (
-        (ip.is_private or ip.is_loopback)
-        and not (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
-        and not (isinstance(ip, ipaddress.IPv4Address) and ip.is_reserved)
-    )
 
 
 class Manners:
@@ -138,7 +111,8 @@ class Fetcher:
                         break
                     except _Busy as busy:
                         self._heed(host, busy, end)
-                    except (OSError, http.client.HTTPException) as error:
+                    # A ValueError: what a host sends, or is called, that the standard library cannot take.
+                    except (OSError, http.client.HTTPException, ValueError) as error:
                         _left(end)
                         raise SourceError(f"it cannot be fetched ({type(error).__name__})") from None
             if location is None:

@@ -35,6 +35,10 @@ class ChromaStore(AddressStore[Collection]):
     def _connect(self, *, write: bool | None = None) -> Collection:
         return Collection(self._url, self._address, self._client, write=write)
 
+    @property
+    def _file(self) -> str:
+        return "chroma.sqlite3"
+
     def _kept(self) -> Manifest | None:
         folder = self._address.folder
         if self._client is None and folder is not None and not (folder / "chroma.sqlite3").exists():

@@ -7,6 +7,7 @@ stay, for a writer that goes on meanwhile; with `--clean` none but the newest do
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -64,12 +65,14 @@ def _index_of(column: str, table: Any, schema: IndexSchema) -> Any:
 @contextmanager
 def alone(files: TableFiles) -> Iterator[bool]:
     """Whether no other process compacts this table; the system drops the lock with the process."""
-    with open(files.folder / f".{files.name}.compacting", "wb") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows: LanceDB itself refuses the second of two that conflict
-            yield True
-            return
+    try:
+        import fcntl
+
+        from penstock.support.locks import open_lock
+    except ImportError:  # Windows: LanceDB itself refuses the second of two that conflict
+        yield True
+        return
+    with os.fdopen(open_lock(files.folder / f".{files.name}.compacting"), "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

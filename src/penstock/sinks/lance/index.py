@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -42,12 +43,15 @@ class LanceIndex(Opened[Any], Index):
         self._changed = self._looked = 0
         """The time of the folder of versions when it was looked into last, and when that was."""
         self._candidates = Candidates()
+        self._place: tuple[int, ...] = ()
+        self._following = threading.Lock()
 
     def generation(self, number: int) -> Self:
         return type(self)(self._files.generation(number))
 
     def open(self) -> None:
         manifest = self.manifest()
+        self._place = self._files.place()
         with errors(self._url):
             table = reread(lambda: self._files.connect("search").open_table(self._files.name))
         self._hold(table, manifest.schema)
@@ -57,11 +61,29 @@ class LanceIndex(Opened[Any], Index):
             raise SinkError(f"there is no index at {self._url}")
         return kept
 
+    def _follow(self) -> None:
+        """Open the table anew where another one has taken its place: what LanceDB has cached is of the old one. Raises
+        SinkError where there is none, or one with vectors of another model."""
+        place = self._files.place()
+        if place == self._place:
+            return
+        with self._following:
+            if place == self._place:
+                return
+            manifest, (_, schema) = self.manifest(), self._opened()
+            if manifest.schema != schema:
+                raise SinkError(f"{self._url} was replaced by an index of another model")
+            self._handle = self._files.connect("search").open_table(self._files.name)
+            self._candidates = Candidates()
+            self._changed, self._place = 0, place
+
     def _read(self, read: Callable[[Any], T]) -> T:
         """Read the newest version of the table."""
-        table, _ = self._opened()
+        self._opened()
 
         def newest() -> T:
+            self._follow()
+            table, _ = self._opened()
             now, changed = time.time_ns(), self._files.versions.stat().st_mtime_ns
             # A version so new may be followed by another one within the same tick of the clock; and folders of mounted
             # buckets keep no times.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -55,6 +56,15 @@ class TableFiles:
     def exists(self) -> bool:
         """Whether the table has a version: a run may have died when there was no more than its folder."""
         return self.versions.is_dir() and any(self.versions.iterdir())
+
+    def place(self) -> tuple[int, ...]:
+        """Which folders the table is in; others take their place where it is replaced. Raises SinkError where there is
+        none."""
+        try:
+            found = [os.stat(each) for each in (self.data, self.versions)]
+        except OSError:
+            raise SinkError(f"there is no index at {self.url}") from None
+        return tuple(number for one in found for number in (one.st_dev, one.st_ino))
 
     @property
     def outdated(self) -> bool:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from penstock.core.errors import SinkError
 from penstock.sinks import manifests
+from penstock.sinks.collection import place_of
 
 
 class Lite:
@@ -32,7 +33,8 @@ class Lite:
             ) from None
         except Exception as error:  # anything that a damaged file brings about
             raise SinkError(f"{url} cannot be opened: {type(error).__name__}: {error}") from error
-        self.path, self.users = path, 0
+        self.path, self.users, self.place = path, 0, place_of(path)
+        """`place` tells this file from another one that takes its place."""
         self.writing = threading.Lock()
         """For its collections, which take one writer at a time and have no lock of their own."""
 
@@ -40,7 +42,9 @@ class Lite:
     def enter(cls, path: Path, url: str) -> Lite:
         with cls.lock:
             path = path.absolute()
-            lite = cls.running.get(path) or cls(path, url)
+            lite = cls.running.get(path)
+            if lite is None or lite.place != place_of(path):
+                lite = cls(path, url)
             cls.running[path] = lite
             lite.users += 1
             return lite
@@ -49,6 +53,7 @@ class Lite:
         with self.lock:
             self.users -= 1
             if not self.users:
-                del self.running[self.path]
+                if self.running.get(self.path) is self:
+                    del self.running[self.path]
                 self.server.stop(grace=0).wait(5)
                 self.engine.close()

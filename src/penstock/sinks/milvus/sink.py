@@ -28,6 +28,10 @@ class MilvusStore(AddressStore[Collection]):
     def _connect(self) -> Collection:
         return Collection(self._url, self._address, self._client)
 
+    @property
+    def _file(self) -> str:
+        return "collections"
+
     def _kept(self) -> Manifest | None:
         folder = self._address.folder
         if folder is not None and self._handle is None and self._client is None and not folder.exists():

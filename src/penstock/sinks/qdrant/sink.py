@@ -42,6 +42,10 @@ class QdrantStore(AddressStore[Collection]):
     def _connect(self) -> Collection:
         return Collection(self._url, self._address, self._client)
 
+    @property
+    def _file(self) -> str:
+        return f"collection/{self._name}"
+
     def _kept(self) -> Manifest | None:
         folder = self._address.folder
         if folder is not None and self._client is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
 from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests
+from penstock.sinks.collection import place_of
 from penstock.sinks.store import line, secret
 from penstock.support.vacuum import vacuum
 
@@ -30,7 +31,7 @@ TIMEOUT = 60
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\0-\x1f]')
 _LOCK = threading.RLock()
 """For the local client, which has no locks of its own."""
-_FOLDERS: dict[Path, tuple[QdrantClient, int]] = {}
+_FOLDERS: dict[tuple[Path, tuple[int, ...]], tuple[QdrantClient, int]] = {}
 """Clients of folders, of which a folder admits one, and the number of their users."""
 
 
@@ -82,10 +83,11 @@ class Collection:
 
         assert self._folder is not None
         self._folder = self._folder.resolve()
-        client, users = _FOLDERS.get(self._folder, (None, 0))
+        client, users = _FOLDERS.get((self._folder, place_of(self._folder)), (None, 0))
         if client is None:
             client = QdrantClient(path=str(self._folder), force_disable_check_same_thread=True)
-        _FOLDERS[self._folder] = client, users + 1
+        self._shared_as = self._folder, place_of(self._folder)
+        _FOLDERS[self._shared_as] = client, users + 1
         return client
 
     def close(self) -> None:
@@ -97,9 +99,9 @@ class Collection:
             return
         assert self._folder is not None
         with self.request():
-            client, users = _FOLDERS.pop(self._folder)
+            client, users = _FOLDERS.pop(self._shared_as)
             if users > 1:
-                _FOLDERS[self._folder] = client, users - 1
+                _FOLDERS[self._shared_as] = client, users - 1
             else:
                 client.close()
 

@@ -6,6 +6,7 @@ have a name; `meta` has the manifest. The driver is apsw, since not every Python
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import sys
 import threading
@@ -20,16 +21,28 @@ from penstock.core.records import VECTOR, Dense, Point
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.base import Opened
+from penstock.support.read_only import has_log, read_only_options
 
 EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
 PAGE = 500
+ATTEMPTS = 2
+"""Of a statement during which the file changes: by a writer's checkpoint, or as it is written over."""
 COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
 
 
-class File:
-    """A connection, and the lock by which threads take turns with it."""
+State = tuple[int, int, int, int]
+"""Of a file: which one it is, when it was written to, and its size."""
 
-    def __init__(self, path: Path, url: str, *, readonly: bool) -> None:
+
+class File:
+    """A connection, and the lock by which threads take turns with it.
+
+    One for reading is followed: where the file was replaced or written over, it is connected to anew. SQLite would read
+    on from the one that it has open, or from both.
+    """
+
+    def __init__(self, path: Path, url: str, *, readonly: bool, schema: IndexSchema | None = None) -> None:
+        """`schema` is that of a file for reading; of another one nothing is read."""
         try:
             import apsw
             import sqlite_vec
@@ -37,13 +50,43 @@ class File:
             raise MissingExtra(f"{url} ({error.name})", "sqlite") from None
         self.url, self._error, self._busy = url, apsw.Error, (apsw.BusyError, apsw.LockedError)
         self._lock = threading.RLock()
-        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        self._path, self._schema, self._state = path, schema, _state(path)
+        self._extension = sqlite_vec.loadable_path()
         with self.turn():
-            self.connection = apsw.Connection(str(path), flags=flags)
-            self.connection.set_busy_timeout(10_000)
-            self.connection.enable_load_extension(True)
-            self.connection.load_extension(sqlite_vec.loadable_path())
-            self.connection.enable_load_extension(False)
+            self._connect(readonly)
+
+    def _connect(self, readonly: bool) -> None:
+        import apsw
+
+        flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        name = _read_only_url(self._path, self.url) if readonly else str(self._path)
+        self.connection = apsw.Connection(name, flags=flags | apsw.SQLITE_OPEN_URI if readonly else flags)
+        self.connection.set_busy_timeout(10_000)
+        self.connection.enable_load_extension(True)
+        self.connection.load_extension(self._extension)
+        self.connection.enable_load_extension(False)
+
+    def _follow(self) -> None:
+        """Connect anew where the file is not as it was when it was connected to. Raises SinkError where there is none
+        any more, or one with vectors of another model."""
+        state = _state(self._path)
+        if state == self._state and state is not None:
+            return
+        # First, so that no connection keeps the index of a log that is of another file.
+        self.connection.close()
+        self._state = None
+        if state is None:
+            raise SinkError(f"there is no index at {self.url}")
+        self._connect(True)
+        ((pages, size),) = self.connection.execute(
+            "SELECT page_count, page_size FROM pragma_page_count, pragma_page_size"
+        )
+        if not has_log(self._path) and pages * size != state[-1]:
+            raise SinkError(f"{self.url} is incomplete: it is being copied, or was cut short")
+        ((kept,),) = self.connection.execute("SELECT manifest FROM meta")
+        if manifests.from_json(kept, self.url).schema != self._schema:
+            raise SinkError(f"{self.url} was replaced by an index of another model")
+        self._state = state
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -57,6 +100,19 @@ class File:
 
     def all(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.turn():
+            if self._schema is None:
+                return list(self.connection.execute(sql, bindings))
+            for _ in range(ATTEMPTS):
+                self._follow()
+                try:
+                    found = list(self.connection.execute(sql, bindings))
+                except self._error:
+                    if self._state == _state(self._path):
+                        raise
+                else:
+                    if self._state == _state(self._path):
+                        return found
+            self._follow()
             return list(self.connection.execute(sql, bindings))
 
     def count(self) -> int:
@@ -79,6 +135,22 @@ class File:
     def close(self) -> None:
         with self.turn():
             self.connection.close()
+
+
+def _state(path: Path) -> State | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _read_only_url(path: Path, url: str) -> str:
+    """What SQLite opens the file by for reading. Raises SinkError where it cannot be read."""
+    try:
+        return f"{path.absolute().as_uri()}?{read_only_options(path)}"
+    except OSError as error:
+        raise SinkError(f"{url} cannot be read: {error}") from error
 
 
 def vectors_table(name: str) -> str:
@@ -134,7 +206,7 @@ class SqliteStore(Opened[File]):
             return None
         connect, errors = _reader()
         try:
-            with closing(connect(f"{self._path.absolute().as_uri()}?mode=ro")) as file:
+            with closing(connect(_read_only_url(self._path, self._url))) as file:
                 if not list(file.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'")):
                     return None
                 kept = list(file.execute("SELECT manifest FROM meta"))

@@ -6,15 +6,19 @@ path of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.core import fields, filters
 from penstock.core.fields import Path, Scalar
-from penstock.core.filters import Filter, HasValue
+from penstock.core.filters import Every, Filter, HasValue, Not, Some
 from penstock.sinks.sqlite.file import File
 
 Put = Callable[[Scalar], str]
+
+GROUP = 32
+"""Terms that are joined as they are."""
 
 _KIND = "CASE {0}.type WHEN 'real' THEN 'number' WHEN 'integer' THEN 'number' WHEN 'text' THEN 'text' ELSE 'flag' END"
 
@@ -27,7 +31,22 @@ _WRITTEN = """CASE {0}.type WHEN 'true' THEN 'True' WHEN 'false' THEN 'False' WH
 def condition(wanted: Filter, values: list[Any]) -> str:
     """The filter as a condition on `chunks`, whose parameters are appended to `values`."""
     put = filters.Parameters("?", values)
-    return filters.sql(wanted, put, lambda term: _has_value(term, put))
+    return filters.sql(_grouped(wanted), put, lambda term: _has_value(term, put))
+
+
+def _grouped(wanted: Filter) -> Filter:
+    """The same filter, of which no list of terms is long: in SQLite's tree a chain of them has as many levels, of which
+    there may be a thousand."""
+    match wanted:
+        case Every(terms) | Some(terms):
+            kind, grouped = type(wanted), tuple(map(_grouped, terms))
+            size = math.isqrt(len(terms)) + 1
+            if len(terms) <= GROUP:
+                return kind(grouped)
+            return kind(tuple(kind(grouped[start : start + size]) for start in range(0, len(grouped), size)))
+        case Not(term):
+            return Not(_grouped(term))
+    return wanted
 
 
 def _has_value(term: HasValue, put: Put) -> str:
@@ -93,7 +112,8 @@ def facet(file: File, path: Path | None, wanted: Filter | None, limit: int) -> S
         tables, _, there = f"chunks CROSS JOIN {joined}".partition(" WHERE ")
         one, written = f"{name}.value, {_KIND.format(name)}", _WRITTEN.format(name)
         there += f" AND {name}.type NOT IN ('array', 'object', 'null')"
-    within = condition(wanted, values) if wanted else "true"
+    # In a query of its own: tables of JSON have columns of the names of ours.
+    within = f'chunks."key" IN (SELECT "key" FROM chunks WHERE {condition(wanted, values)})' if wanted else "true"
     sql = f"""SELECT {one}, count(DISTINCT chunks."key") FROM {tables}
         WHERE {there} AND {within} GROUP BY 1, 2 ORDER BY 3 DESC, {written}, 2 LIMIT {limit}"""
     return [(bool(value) if kind == "flag" else value, number) for value, kind, number in file.all(sql, values)]

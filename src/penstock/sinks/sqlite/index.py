@@ -26,7 +26,7 @@ class SqliteIndex(SqliteStore, Index):
 
     def open(self) -> None:
         schema = self.manifest().schema
-        self._hold(File(self._path, self._url, readonly=True), schema)
+        self._hold(File(self._path, self._url, readonly=True, schema=schema), schema)
 
     def manifest(self) -> Manifest:
         if (kept := self._kept()) is None:

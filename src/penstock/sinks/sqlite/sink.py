@@ -18,6 +18,8 @@ METRICS = {"Dense": ("cosine", "l2")}
 """Those of sqlite-vec."""
 BLOCK = 1024
 """Vectors that sqlite-vec keeps together."""
+CHECKPOINT = 1000
+"""Milliseconds for which readers are waited for at the end."""
 FEW_BLOCKS = 4
 """So few of them may be half empty."""
 
@@ -103,6 +105,15 @@ class SqliteSink(SqliteStore, Sink):
             for name in schema.vectors:
                 file.connection.executemany(f"DELETE FROM {vectors_table(name)} WHERE rowid = ?", keys)
             file.connection.executemany('DELETE FROM chunks WHERE "key" = ?', keys)
+
+    def close(self) -> None:
+        """Leave nothing in the log, where no reader needs it: a file that is put in the place of this one would be read
+        together with it."""
+        if self._handle is not None:
+            with suppress(SinkError):
+                self._handle.connection.set_busy_timeout(CHECKPOINT)
+                self._handle.all("PRAGMA wal_checkpoint(TRUNCATE)")
+        super().close()
 
     def flush(self) -> None:
         """Each write is a transaction, synced when it commits."""
