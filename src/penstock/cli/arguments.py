@@ -264,6 +264,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", metavar="N", type=parse_positive, help="searches inside at once (256)")
     parser.add_argument("--batch", metavar="N", type=parse_positive, help="texts that the model gets at once (32)")
     add_keys_and_logs(parser)
+    parser.add_argument("--no-embeddings", dest="embeddings", action="store_false", help="embed no texts for clients")
     add_state(parser)
 
 

@@ -53,6 +53,8 @@ class Settings:
     """A file for who did, or was refused, what matters; or `-` for stdout."""
     log_queries: bool = False
     """Whether the access log has the texts of queries as well."""
+    embeddings: bool = True
+    """Whether texts are embedded for clients that want the vectors."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
