@@ -19,6 +19,7 @@ SMALLEST = {
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
     "parts.py": ["--images", "100", "--vectors", "500"],
     "serve.py": ["--vectors", "2000", "--dim", "32", "--queries", "20", "--clients", "5", "--each", "1"],
+    "floods.py": ["--chunks", "100", "--seconds", "0.5", "--senders", "2"],
     "filters.py": ["--points", "500", "--dim", "32", "--queries", "5"],
     "images.py": ["--images", "16", "--rounds", "1"],
     "live.py": ["--files", "60", "--changes", "3", "--idle", "2", "--burst", "50", "--renamed", "10"],

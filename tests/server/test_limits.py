@@ -16,8 +16,8 @@ import pytest
 
 from penstock.core.errors import UsageError
 from penstock.core.records import Dense
-from penstock.server import limits
-from penstock.server.limits import RateLimiter
+from penstock.server import bodies
+from penstock.server.rates import RateLimiter
 from penstock.server.settings import Settings, keys_from
 from penstock.sinks.memory import forget
 from tests.server.serving import Client, ColourEmbedder, chunk, either, fill, picture, refused, served, with_settings
@@ -166,7 +166,7 @@ def test_a_body_that_never_ends_is_given_up() -> None:
 
 def test_bodies_are_held_within_bounds_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that comes while a slow one is held is refused with Retry-After; afterwards it passes."""
-    monkeypatch.setattr(limits, "MAX_HELD", 1000)
+    monkeypatch.setattr(bodies, "MAX_HELD", 1000)
     head = (
         b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 950\r\n\r\n"
     )

@@ -15,7 +15,7 @@ import pytest
 from penstock.core.errors import UsageError
 from penstock.core.records import Dense
 from penstock.jobs.vector_math import collapse_duplicates, combine
-from penstock.server.batcher import Batcher, Embedded
+from penstock.server.batcher import Batcher, BatchLimit, Embedded, ModelThreads
 from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
@@ -68,16 +68,17 @@ def test_a_batch_gathers_while_the_model_works() -> None:
         time.sleep(0.1)
         return [Dense(np.full(1, float(text), np.float32)) for text in texts]
 
-    batcher: Batcher[str] = Batcher("texts", embed, 4, Metrics())
-    first = batcher.submit("0")
+    model = ModelThreads()
+    batcher: Batcher[str] = Batcher("texts", embed, BatchLimit(4, 1024, 1024), model, Metrics())
+    first = batcher.submit("0", "somebody")
     time.sleep(0.05)
-    others: list[Future[Embedded]] = [batcher.submit(str(n)) for n in range(1, 7)]
+    others: list[Future[Embedded]] = [batcher.submit(str(n), "somebody") for n in range(1, 7)]
     assert others[0].cancel()
-    batcher.close()
+    model.close()
     assert sizes == [1, 4, 1]
     assert [float(done.result().vector.values[0]) for done in (first, *others[1:])] == [0, 2, 3, 4, 5, 6]
     assert others[1].result().waited >= 0.04
-    assert not batcher._thread.is_alive()
+    assert not any(thread.is_alive() for thread in model._threads)
 
 
 def test_responses_hold_whatever_a_store_holds() -> None:

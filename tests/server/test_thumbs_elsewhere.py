@@ -257,7 +257,7 @@ def number_of(name: str) -> int:
 @pytest.fixture
 def fetching(web: Web, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     monkeypatch.setattr(app, "ImageFetcher", partial(ImageFetcher, judge=lambda address: address == "127.0.0.1"))
-    monkeypatch.setattr(thumbnails, "FETCH_THREADS", 2)
+    monkeypatch.setattr(thumbnails, "FETCH_THREADS", 3)  # of which one client has two
     with served(URLS, with_settings(fetch_urls=True, body=50_000, seconds=1.0)) as found:
         yield found
 
@@ -342,9 +342,9 @@ def test_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def task(kept: ThumbnailCache) -> None:
         for name in ("a", "b", "a", "c", "a", "b"):
-            await kept.get(name, counted(calls, name, 4))
+            await kept.get(name, counted(calls, name, 4), "somebody")
         assert kept._bytes == 8
-        await kept.get("d", counted(calls, "d", 11))
+        await kept.get("d", counted(calls, "d", 11), "somebody")
         assert kept._bytes == 0
 
     run(task)
@@ -361,16 +361,16 @@ def test_what_nobody_waits_for_is_not_begun() -> None:
         return counted(calls, "slow")()
 
     async def task(kept: ThumbnailCache) -> None:
-        first, second = (asyncio.create_task(kept.get("slow", slow)) for _ in range(2))
-        queued = asyncio.create_task(kept.get("queued", counted(calls, "queued")))
+        first, second = (asyncio.create_task(kept.get("slow", slow, "somebody")) for _ in range(2))
+        queued = asyncio.create_task(kept.get("queued", counted(calls, "queued"), "somebody"))
         await asyncio.sleep(0.02)
         first.cancel()
         queued.cancel()
         await asyncio.sleep(0.02)
         go_on.set()
         assert await second == {128: b"\0"}
-        assert await kept.get("slow", slow) == {128: b"\0"}
-        await kept.get("next", counted(calls, "next"))
+        assert await kept.get("slow", slow, "somebody") == {128: b"\0"}
+        await kept.get("next", counted(calls, "next"), "somebody")
         assert not kept._jobs
 
     run(task)
@@ -389,10 +389,10 @@ def test_failures_are_remembered_if_they_were_foreseen(monkeypatch: pytest.Monke
     async def task(kept: ThumbnailCache) -> None:
         for name in ("a", "a", "b", "a"):
             with pytest.raises((ParseError, Problem), match=name):
-                await kept.get(name, partial(fails, ParseError(name)))
+                await kept.get(name, partial(fails, ParseError(name)), "somebody")
         for _ in range(2):
             with pytest.raises(ZeroDivisionError):
-                await kept.get("0", partial(fails, ZeroDivisionError("0")))
+                await kept.get("0", partial(fails, ZeroDivisionError("0")), "somebody")
 
     run(task)
     assert calls == ["a", "b", "a", "0", "0"]

@@ -272,6 +272,7 @@ def _serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tls-cert", metavar="FILE", help="serve HTTPS with that certificate and its chain, in PEM")
     parser.add_argument("--tls-key", metavar="FILE", help="the certificate's key, in PEM")
+    parser.add_argument("--no-embeddings", dest="embeddings", action="store_false", help="embed no texts for clients")
     add_state(parser)
 
 

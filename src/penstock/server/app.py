@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -17,29 +18,29 @@ from starlette.types import ASGIApp
 from penstock.core.errors import PenstockError
 from penstock.core.records import Dense, Point
 from penstock.jobs.queries import Query
-from penstock.server import openapi, schemas
+from penstock.server import openapi, rates, schemas
 from penstock.server.access_log import REQUEST_ID, AccessMiddleware, note_stages
 from penstock.server.administration import Administration
+from penstock.server.clients import client_of
 from penstock.server.compatibility import CompatibilityRoutes
 from penstock.server.generations import ServedIndex
 from penstock.server.image_fetcher import ImageFetcher
-from penstock.server.limits import LimitsMiddleware, SearchLimit
-from penstock.server.media_types import json_body, media_type
+from penstock.server.limits import LimitsMiddleware
+from penstock.server.media_types import JSON, json_body, media_type
 from penstock.server.metrics import Metrics
 from penstock.server.page_files import PageFiles, not_modified
 from penstock.server.problems import INTERNAL, Problem, bad_request, problem_of
 from penstock.server.queries import FacetQuery, parse_facet_query, parse_query
-from penstock.server.responses import SafeJSONResponse
-from penstock.server.search import Searcher, no_such_point
+from penstock.server.rates import RateLimiter
+from penstock.server.responses import SafeJSONResponse, to_json
+from penstock.server.search import Searcher, gathered, no_such_point
 from penstock.server.settings import Settings
+from penstock.server.shares import SearchLimit
 from penstock.server.status import StatusRoutes
 from penstock.server.thumbnails import SIZES, Thumbnails
 
 FORM = "multipart/form-data"
 HOUR = 3600
-LARGE = 1 << 16
-"""Bytes of a request from which parsing it would hold up the event loop."""
-
 R = TypeVar("R")
 
 
@@ -50,15 +51,16 @@ class Api:
         self._served, self._settings, self._metrics = served, settings, metrics
         fetcher = fetcher or ImageFetcher(settings)
         self._thumbnails = Thumbnails(settings, fetcher)
-        self.search_limit = SearchLimit(settings.queue, metrics)
-        self._searcher = Searcher(served, settings, metrics, self._thumbnails, fetcher)
+        limiter = RateLimiter(settings.rate, metrics)
+        self.search_limit = SearchLimit(settings.queue, metrics, limiter)
+        self._searcher = Searcher(served, settings, metrics, self._thumbnails, fetcher, limiter)
         self._page = PageFiles()
-        self._compatibility = CompatibilityRoutes(served, self._searcher, self.search_limit)
+        self._compatibility = CompatibilityRoutes(served, self._searcher, self.search_limit, settings)
         self.status = StatusRoutes(served, settings, self._searcher)
         self.administration = Administration(settings, metrics)
         self.status.keys_trouble = lambda: self.administration.trouble
         keyring = self.administration.keyring
-        self.limits = LimitsMiddleware(self._starlette(), settings, metrics, self._page.paths, keyring)
+        self.limits = LimitsMiddleware(self._starlette(), settings, metrics, self._page.paths, keyring, limiter)
         self.status.draining = lambda: self.limits.draining
         metrics.gauge("penstock_queue_depth", "Searches that run or wait.", lambda: self.search_limit.active)
         metrics.gauge("penstock_model_queue_depth", "Inputs that wait for a model.", lambda: served.depth)
@@ -117,7 +119,7 @@ class Api:
         fields = _unique(request.query_params.multi_items())
         if "q" in fields:
             fields["text"] = fields.pop("q")
-        return await self._search(parse_query(schemas.from_strings(fields, schemas.SEARCH)))
+        return await self._search(request, parse_query(schemas.from_strings(fields, schemas.SEARCH)))
 
     async def search(self, request: Request) -> Response:
         if media_type(request) == FORM:
@@ -126,51 +128,51 @@ class Api:
             def parse() -> Query:
                 return parse_query(schemas.from_strings(fields, schemas.SEARCH), image)
 
-            return await self._search(await self._parse(parse, len(image or b"")))
-        content = await json_body(request)
-        return await self._search(await self._parse(lambda: parse_query(schemas.parse_json(content)), len(content)))
+            return await self._search(request, await self._searcher.parse(parse, len(image or b""), _client(request)))
+        return await self._search(request, await self._parse(request, parse_query))
 
     async def search_batch(self, request: Request) -> Response:
-        content = await json_body(request)
-        queries = await self._parse(lambda: _batch(content), len(content))
-        with self.search_limit.enter(len(queries)):
-            results = await asyncio.gather(*map(self._searcher.search, queries), return_exceptions=True)
+        client, queries = _client(request), await self._parse(request, _batch)
+        with self.search_limit.enter(client, len(queries), sum(map(rates.of_search, queries))):
+            results = await gathered([self._searcher.search(query, client) for query in queries])
         for number, result in enumerate(results):
-            if isinstance(result, BaseException):
+            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 problem = problem_of(result)
                 if problem is None:
                     raise result
                 message = f"queries[{number}]: {problem.message}"
                 raise Problem(problem.status, problem.kind, message, problem.headers)
-        return SafeJSONResponse({"results": results})
+        parts = await self._searcher.in_thread(lambda: [to_json(one) for one in results], client)
+        return Response(b'{"results":[' + b",".join(parts) + b"]}", media_type=JSON)
 
     async def facets_by_url(self, request: Request) -> Response:
         fields = _unique(request.query_params.multi_items())
-        return await self._facets(parse_facet_query(schemas.from_strings(fields, schemas.FACETS)))
+        return await self._facets(request, parse_facet_query(schemas.from_strings(fields, schemas.FACETS)))
 
     async def facets(self, request: Request) -> Response:
+        return await self._facets(request, await self._parse(request, parse_facet_query))
+
+    async def _facets(self, request: Request, query: FacetQuery) -> Response:
+        client = _client(request)
+        with self.search_limit.enter(client, cost=len(query.names)):
+            return SafeJSONResponse(await self._searcher.facets(query, client))
+
+    async def _parse(self, request: Request, parse: Callable[[Any], R]) -> R:
         content = await json_body(request)
-        query = await self._parse(lambda: parse_facet_query(schemas.parse_json(content)), len(content))
-        return await self._facets(query)
+        task = partial(_parsed, content, parse)
+        return await self._searcher.parse(task, len(content), _client(request))
 
-    async def _facets(self, query: FacetQuery) -> Response:
-        with self.search_limit.enter():
-            return SafeJSONResponse(await self._searcher.facets(query))
-
-    async def _parse(self, parse: Callable[[], R], size: int) -> R:
-        """Parse a request: in a thread, where it is large."""
-        return parse() if size < LARGE else await self._in_thread(parse)
-
-    async def _search(self, query: Query) -> Response:
-        with self.search_limit.enter():
-            results = await self._searcher.search(query)
+    async def _search(self, request: Request, query: Query) -> Response:
+        client = _client(request)
+        with self.search_limit.enter(client, cost=rates.of_search(query)):
+            results = await self._searcher.search(query, client)
         note_stages(results["took"])
         return SafeJSONResponse(results)
 
     # ------------------------------------------------------------ points and thumbnails
 
     async def point(self, request: Request) -> Response:
-        point = await self._point(request.path_params["id"])
+        point = await self._point(request)
         content: dict[str, Any] = self._searcher.to_json(point.chunk)
         if request.query_params.get("vector") == "true":
             with self._served.lease() as generation:
@@ -183,25 +185,22 @@ class Api:
         size = request.query_params.get("size", "256")
         if size not in map(str, SIZES):
             raise bad_request(f"size: expected one of {', '.join(map(str, SIZES))}")
-        chunk = (await self._point(request.path_params["id"])).chunk
-        picture = await self._in_thread(lambda: self._thumbnails.picture(chunk))
+        client, chunk = _client(request), (await self._point(request)).chunk
+        picture = await self._searcher.in_thread(lambda: self._thumbnails.picture(chunk), client)
         etag = picture.etag(int(size))
         visibility = "private" if self._settings.guarded else "public"
         headers = {"ETag": etag, "Cache-Control": f"{visibility}, max-age={HOUR}"}
         if not_modified(request, etag):
             return Response(status_code=304, headers=headers)
         with self._metrics.timed("thumb"):
-            content = await self._thumbnails.render(picture, int(size), self._in_thread)
+            content = await self._thumbnails.render(picture, int(size), self._searcher.in_thread, client)
         return Response(content, media_type="image/jpeg", headers=headers)
 
-    async def _in_thread(self, task: Callable[[], R]) -> R:
-        result, _ = await asyncio.wrap_future(self._served.work("files", task))
-        return result
-
-    async def _point(self, id: str) -> Point:
+    async def _point(self, request: Request) -> Point:
+        id = request.path_params["id"]
         if not 0 < len(id) <= 200 or not id.isprintable():
             raise no_such_point(id)
-        if not (points := await self._searcher.points([id])):
+        if not (points := await self._searcher.points([id], _client(request))):
             raise no_such_point(id)
         return points[0]
 
@@ -211,12 +210,19 @@ class Api:
         return PlainTextResponse(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(self, request: Request) -> Response:
-        return SafeJSONResponse(openapi.document())
+        return SafeJSONResponse(openapi.document(embeddings=self._settings.embeddings))
 
 
-def _batch(content: bytes) -> list[Query]:
+def _client(request: Request) -> str:
+    return client_of(request.scope).name
+
+
+def _parsed(content: bytes, parse: Callable[[Any], R]) -> R:
+    return parse(schemas.parse_json(content))
+
+
+def _batch(body: Any) -> list[Query]:
     """Check all queries before any is searched for."""
-    body = schemas.parse_json(content)
     schemas.validate(body, schemas.BATCH)
     return [parse_query(one, name=f"queries[{n}]") for n, one in enumerate(body["queries"])]
 

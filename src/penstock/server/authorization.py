@@ -69,6 +69,11 @@ def may(scope: Scope, needed: str) -> bool:
     return key is None or needed in key.scopes
 
 
+def has_secret(scope: Scope) -> bool:
+    """Whether a request has a key, be it right or wrong."""
+    return bool(_secret(Headers(scope=scope)))
+
+
 def _secret(headers: Headers) -> bytes:
     scheme, _, token = headers.get("authorization", "").partition(" ")
     sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

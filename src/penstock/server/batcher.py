@@ -1,19 +1,22 @@
-"""Batches of concurrent queries: those that wait for the model are embedded together, by one thread."""
+"""Batches of concurrent queries: those that wait for the model are embedded together, clients in turns."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from penstock.core.errors import Transient
 from penstock.core.records import Vector
+from penstock.server.fair import Entry, FairQueue
 from penstock.server.metrics import Metrics
 
 T = TypeVar("T")
+ALIKE = 4
+"""Times the cost of the least input that others of its batch may cost: all of a batch wait for the longest."""
 
 
 class Embedded(NamedTuple):
@@ -22,54 +25,98 @@ class Embedded(NamedTuple):
     took: float
 
 
-class _Job(NamedTuple, Generic[T]):
+class BatchLimit(NamedTuple):
+    """The bounds of a batch. As a call of the model cannot be interrupted, they are what others wait for at most."""
+
+    inputs: int
+    cost: float
+    """With padding; an input that costs more comes alone."""
+    cost_beside: float
+    """The same while several clients are active."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[T]):
+    batcher: Batcher[T]
     input: T
     future: Future[Embedded]
     since: float
 
 
-class Batcher(Generic[T]):
-    """Embeds what has gathered, up to `max_size` inputs, and waits for no more: a lone query is embedded at once; under
-    load the next batch gathers while the model works on the one before."""
+class ModelThreads:
+    """The threads that call a model, no more than it allows; clients get them in turns.
 
-    def __init__(
-        self, kind: str, embed: Callable[[list[T]], Sequence[Vector]], max_size: int, metrics: Metrics
-    ) -> None:
-        self._kind, self._embed, self._max_size, self._metrics = kind, embed, max_size, metrics
-        self._waiting: queue.SimpleQueue[_Job[T] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=f"penstock-embed-{kind}", daemon=True)
-        self._thread.start()
+    Of several threads one client has all but one: beside its backlog the queries of others are embedded at once.
+    """
 
-    def submit(self, input: T) -> Future[Embedded]:
-        future: Future[Embedded] = Future()
-        self._waiting.put(_Job(input, future, time.perf_counter()))
-        return future
+    def __init__(self, threads: int = 1) -> None:
+        self._waiting: FairQueue[_Job[Any]] = FairQueue(most=max(1, threads - 1))
+        self.progressed = float("-inf")
+        """When the model answered last, on the monotonic clock."""
+        self._threads = [
+            threading.Thread(target=self._work, name=f"penstock-embed-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def depth(self) -> int:
-        return self._waiting.qsize()
+        """Inputs that wait."""
+        return len(self._waiting)
+
+    def put(self, client: str, job: _Job[Any], cost: float) -> Callable[[], None]:
+        return self._waiting.put(client, job, cost)
 
     def close(self) -> None:
-        """Embed what was submitted, and end the thread."""
-        self._waiting.put(None)
-        self._thread.join()
+        """Embed what was submitted, and end the threads."""
+        self._waiting.close()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
-        ended = False
-        while not ended:
-            jobs: list[_Job[T]] = []
-            job = self._waiting.get()
-            while job is not None:
-                if job.future.set_running_or_notify_cancel():
-                    jobs.append(job)
-                if len(jobs) == self._max_size or self._waiting.empty():
-                    break
-                job = self._waiting.get()
-            ended = job is None
+        while batch := self._waiting.take(self._joins):
+            jobs = [one.item for one in batch if one.item.future.set_running_or_notify_cancel()]
             if jobs:
-                self._run(jobs)
+                jobs[0].batcher.run(jobs)
+            self._waiting.finish(batch)
 
-    def _run(self, jobs: Sequence[_Job[T]]) -> None:
+    def _joins(self, batch: Sequence[Entry[_Job[Any]]], entry: Entry[_Job[Any]]) -> bool:
+        if not batch:
+            return True
+        batcher = entry.item.batcher
+        limit = batcher.limit.cost_beside if self._waiting.neighbours.several else batcher.limit.cost
+        costs = [entry.cost, *(one.cost for one in batch)]
+        return (
+            batch[0].item.batcher is batcher
+            and len(costs) <= batcher.limit.inputs
+            and len(costs) * max(costs) <= limit
+            and max(costs) <= max(ALIKE * min(costs), limit / batcher.limit.inputs)
+        )
+
+
+class Batcher(Generic[T]):
+    """Embeds what has gathered, within the limit, and waits for no more: a lone query is embedded at once; under load
+    the next batch gathers while the model works on the ones before."""
+
+    def __init__(
+        self,
+        kind: str,
+        embed: Callable[[list[T]], Sequence[Vector]],
+        limit: BatchLimit,
+        model: ModelThreads,
+        metrics: Metrics,
+    ) -> None:
+        self._kind, self._embed, self.limit, self._model, self._metrics = kind, embed, limit, model, metrics
+
+    def submit(self, input: T, client: str, cost: float = 1.0) -> Future[Embedded]:
+        """One that is cancelled before it is embedded leaves the queue."""
+        future: Future[Embedded] = Future()
+        discard = self._model.put(client, _Job(self, input, future, time.perf_counter()), cost)
+        future.add_done_callback(lambda done: discard() if done.cancelled() else None)
+        return future
+
+    def run(self, jobs: Sequence[_Job[T]]) -> None:
         began = time.perf_counter()
         try:
             vectors = self._embed([job.input for job in jobs])
@@ -85,8 +132,9 @@ class Batcher(Generic[T]):
                 jobs[0].future.set_exception(error)
             else:
                 for job in jobs:
-                    self._run([job])
+                    self.run([job])
             return
+        self._model.progressed = time.monotonic()
         self._metrics.observe("penstock_batch_size", len(jobs), kind=self._kind)
         for job, answer in zip(jobs, answers, strict=True):
             job.future.set_result(answer)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from penstock.core.contracts import Index, MultiEmbedder
+from penstock.core.contracts import Index, MultiEmbedder, Tokenizer
 from penstock.core.errors import PenstockError, SinkError, SinkUnavailable, Transient
 from penstock.core.generations import current
 from penstock.core.records import Vector
@@ -22,7 +22,8 @@ from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.embedders.named import image_queries
 from penstock.jobs.search import OpenIndex
 from penstock.registry import INDEXES, find, scheme
-from penstock.server.batcher import Batcher
+from penstock.server.batcher import Batcher, BatchLimit, Embedded, ModelThreads
+from penstock.server.fair import FairPool
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
 from penstock.server.settings import Settings
@@ -32,6 +33,14 @@ Opener = Callable[[str], OpenIndex]
 
 MAX_IMAGES = 8
 """Images that the model gets at once: they are decoded by the same thread."""
+IMAGE_TOKENS, PIXELS_A_TOKEN = 256, 8192
+"""Cost of an image in tokens of text: to embed it, and to decode so many of its pixels."""
+MAX_THREADS = 4
+"""Threads that embed, where the model allows as many."""
+MAX_TOKENS = 512
+"""Cost of a text at most, for a model that says nothing of its longest."""
+MAX_COUNTED = 400
+"""Characters of a text up to which its tokens are counted on the event loop; a longer one is taken for the longest."""
 CLOSE_TIMEOUT = 5.0
 """Seconds that closing waits for threads: those in native code do not survive the end of the interpreter well."""
 REOPEN_INTERVAL = 5.0
@@ -49,10 +58,24 @@ class NamedVector:
     texts: Batcher[str]
     images: Batcher[bytes] | None
     """None where the model takes no images."""
+    tokenizer: Tokenizer | None
 
-    @property
-    def batchers(self) -> list[Batcher[str] | Batcher[bytes]]:
-        return [self.texts] if self.images is None else [self.texts, self.images]
+    def tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of the model's tokenizer, or words where it has none."""
+        if (tokenizer := self.tokenizer) is None:
+            return [len(text.split()) for text in texts]
+        return [len(tokenizer.encode([text])[0]) for text in texts]  # together they would take all cores
+
+    def submit_text(self, text: str, client: str, tokens: int | None = None) -> Future[Embedded]:
+        """A text costs its tokens, at most what the model takes: it refuses a longer one."""
+        most = self.tokenizer.max_tokens if self.tokenizer else MAX_TOKENS
+        if tokens is None:
+            tokens = self.tokens([text])[0] if len(text) <= MAX_COUNTED else most
+        return self.texts.submit(text, client, 1 + min(tokens, most))
+
+    def submit_image(self, image: bytes, client: str, pixels: int) -> Future[Embedded]:
+        assert self.images is not None
+        return self.images.submit(image, client, IMAGE_TOKENS + pixels // PIXELS_A_TOKEN)
 
 
 class ServedGeneration:
@@ -68,6 +91,7 @@ class ServedGeneration:
         except BaseException:
             opened.close()
             raise
+        self._model = ModelThreads(min(self.embedder.workers, MAX_THREADS))
         self.opened_at = time.time()
         self.closed = threading.Event()
         self.vectors: Mapping[str, NamedVector] = {
@@ -96,11 +120,13 @@ class ServedGeneration:
         return True
 
     def _vector(self, name: str, spec: VectorSpec, settings: Settings, metrics: Metrics) -> NamedVector:
-        texts: Batcher[str] = Batcher("texts", partial(self.embedder.query, using=name), settings.batch, metrics)
-        images: Batcher[bytes] | None = None
+        tokens, images = self.embedder.batch_tokens, None
+        limit = BatchLimit(settings.batch, tokens, max(1, tokens // 4))
+        texts = Batcher("texts", partial(self.embedder.query, using=name), limit, self._model, metrics)
         if (queries := image_queries(self.embedder, name)) is not None:
-            images = Batcher("images", queries.query_images, min(MAX_IMAGES, settings.batch), metrics)
-        return NamedVector(name, spec, texts, images)
+            limit = BatchLimit(min(MAX_IMAGES, settings.batch), MAX_IMAGES * IMAGE_TOKENS, IMAGE_TOKENS)
+            images = Batcher("images", queries.query_images, limit, self._model, metrics)
+        return NamedVector(name, spec, texts, images, self.embedder.tokenizer)
 
     def vector(self, using: str | None) -> NamedVector:
         """The vector of that name, or the only one. Raises UsageError where it is unknown, or one of several."""
@@ -113,7 +139,12 @@ class ServedGeneration:
     @property
     def depth(self) -> int:
         """Inputs that wait for the models."""
-        return sum(batcher.depth for vector in self.vectors.values() for batcher in vector.batchers)
+        return self._model.depth
+
+    @property
+    def progressed(self) -> float:
+        """When its model answered last, on the monotonic clock."""
+        return self._model.progressed
 
     def acquire(self) -> bool:
         """Keep it open until `release`. False where it is closed, or about to be."""
@@ -162,9 +193,7 @@ class ServedGeneration:
         threading.Thread(target=self._closing, name="penstock-retire", daemon=True).start()
 
     def _closing(self) -> None:
-        for vector in self.vectors.values():
-            for batcher in vector.batchers:
-                batcher.close()
+        self._model.close()
         self._opened.close()
         self.closed.set()
 
@@ -182,7 +211,7 @@ class ServedIndex:
         """When the generation that was attempted last may be opened again."""
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
-        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._pools: dict[str, FairPool] = {}
         self.trouble: str | None = None
         """Why the current generation could not be opened, while another one is served."""
         self.followed: Callable[[str], object] = lambda url: None
@@ -193,7 +222,8 @@ class ServedIndex:
         self._generation = self._open()
         self._base = find(INDEXES, scheme(self._url))(self._url)
         for name, threads in (("search", self._settings.threads), ("files", 4), ("fetch", 4)):
-            self._pools[name] = ThreadPoolExecutor(threads, thread_name_prefix=f"penstock-{name}")
+            self._pools[name] = FairPool(name, threads)
+        self._pools["parse"] = FairPool("parse", 1, rest=1.0)
         self._watcher = threading.Thread(target=self._watch, name="penstock-follow", daemon=True)
         self._watcher.start()
 
@@ -202,7 +232,7 @@ class ServedIndex:
         if self._watcher is not None:
             self._watcher.join()
         for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.close()
         if self._generation is not None:
             self._generation.retire()
             self._generation.closed.wait(CLOSE_TIMEOUT)
@@ -234,9 +264,10 @@ class ServedIndex:
             generation.release()
 
     def work(
-        self, pool: str, task: Callable[[], R], generation: ServedGeneration | None = None
+        self, pool: str, client: str, task: Callable[[], R], generation: ServedGeneration | None = None
     ) -> Future[tuple[R, float]]:
-        """Run the task in a thread of the pool; gives its result and the seconds it waited for the thread.
+        """Run the task in a thread of the pool, when the client's turn has come; gives its result and the seconds it
+        waited for the thread.
 
         `generation` stays open until the thread has ended, even where the result is no longer awaited.
         """
@@ -247,10 +278,10 @@ class ServedIndex:
             return task(), waited
 
         if generation is None:
-            return self._pools[pool].submit(run)
+            return self._pools[pool].submit(client, run)
         generation.share()
         try:
-            future = self._pools[pool].submit(run)
+            future = self._pools[pool].submit(client, run)
         except BaseException:
             generation.release()
             raise

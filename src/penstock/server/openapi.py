@@ -131,8 +131,11 @@ _KEYS = "Where the server has keys. What a key may be for: " + "; ".join(
 )
 
 
-def document() -> dict[str, Any]:
+def document(embeddings: bool = True) -> dict[str, Any]:
+    """`embeddings`: whether the server embeds texts for its clients."""
     content = _document()
+    if not embeddings:
+        del content["paths"]["/v1/embeddings"]
     for path, methods in content["paths"].items():
         for route in methods.values():
             route["security"] = _security(path)
@@ -207,7 +210,7 @@ def _document() -> dict[str, Any]:
             "/health": {
                 "get": _route(
                     "Whether searches work; compatible with SkyPilot's image search example.",
-                    _json(_object(status=_TEXT, collection_size=_COUNT)),
+                    _json(_object(status=_TEXT, collection_size=_maybe("integer"))),
                 )
             },
             "/": {"get": _route("The search page.", _files("text/html"))},

@@ -14,11 +14,16 @@ class SafeJSONResponse(JSONResponse):
     """NaN and infinity become null, lone surrogates `?`, and objects that JSON does not know their text."""
 
     def render(self, content: Any) -> bytes:
-        try:
-            text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
-        except ValueError:  # NaN or infinity, which JSON does not have
-            text = json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":"), default=_plain)
-        return text.encode(errors="replace")
+        return to_json(content)
+
+
+def to_json(content: Any) -> bytes:
+    """The JSON of such a response. Large ones are rendered in parts, in a thread: each part holds Python's lock."""
+    try:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+    except ValueError:  # NaN or infinity, which JSON does not have
+        text = json.dumps(_finite(content), ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return text.encode(errors="replace")
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock.jobs.queries import TYPES
-from penstock.server.problems import bad_request
+from penstock.server.problems import Problem, bad_request
 
 Schema = dict[str, Any]
 
@@ -22,6 +22,8 @@ MAX_TEXT = 20_000
 """Characters of a text; what a model takes is far less."""
 MAX_FACETS = 10
 """Fields whose values are counted in one request."""
+MAX_COMMAS = 100_000
+"""Commas in a body, and so values: parsing them holds Python's lock. A batch of vectors has as many numbers."""
 FACET_VALUES = 20
 """Values of a field, unless a request says how many."""
 
@@ -162,7 +164,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def parse_json(text: bytes | str, name: str = "the body") -> Any:
-    """Parse strict JSON: no NaN, no infinity. Raises Problem."""
+    """Parse strict JSON: no NaN, no infinity, no more than MAX_COMMAS. Raises Problem."""
+    commas = text.count(b",") if isinstance(text, bytes) else text.count(",")
+    if commas > MAX_COMMAS:
+        message = f"{name}: {commas:,} commas; at most {MAX_COMMAS:,} are allowed: send it in parts"
+        raise Problem(413, "too_large", message)
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -184,6 +190,11 @@ def validate(value: Any, schema: Schema, name: str = "the body") -> Any:
         return _object(value, schema, name) if "properties" in schema else value
     if isinstance(value, list):
         _length(value, schema, "minItems", "maxItems", name)
+        if schema["items"] == {"type": "number"} and {type(one) for one in value} <= {int, float}:
+            if value:  # a vector: as long as the greatest and the least are in range, all are
+                _range(min(value), {}, name)
+                _range(max(value), {}, name)
+            return value
         return [validate(one, schema["items"], f"{name}[{n}]") for n, one in enumerate(value)]
     if isinstance(value, str):
         _length(value, schema, "minLength", "maxLength", name)

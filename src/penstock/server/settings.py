@@ -65,6 +65,8 @@ class Settings:
     tls_key: Path | None = None
     tls_password: str = field(default="", repr=False)
     """The password of an encrypted `tls_key`."""
+    embeddings: bool = True
+    """Whether texts are embedded for clients that want the vectors."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:

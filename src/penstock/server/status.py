@@ -18,13 +18,16 @@ from penstock.jobs import progress_file
 from penstock.jobs.components import current_ledger
 from penstock.jobs.queries import MAX_DEPTH, Query
 from penstock.ledger import Ledger
+from penstock.server import rates
 from penstock.server.authorization import may
+from penstock.server.clients import client_of
+from penstock.server.fair import SERVER
 from penstock.server.generations import PROBE, NamedVector, ServedIndex
 from penstock.server.keys import METRICS
 from penstock.server.problems import Problem, problem_of, retry_after, without_folders
 from penstock.server.responses import SafeJSONResponse
-from penstock.server.schemas import MAX_BATCH, MAX_HITS
-from penstock.server.search import Searcher
+from penstock.server.schemas import MAX_BATCH, MAX_HITS, MAX_TEXTS
+from penstock.server.search import Searcher, Timings
 from penstock.server.settings import Settings
 from penstock.server.thumbnails import SIZES
 from penstock.support.redaction import hide_secrets
@@ -43,6 +46,7 @@ class StatusRoutes:
         self.keys_trouble: Callable[[], str | None] = lambda: None
         self._probe: asyncio.Task[Problem | None] | None = None
         self._probed = float("-inf")
+        self._counted: tuple[float, int] | None = None
 
     async def alive(self, request: Request) -> Response:
         return SafeJSONResponse({"status": "alive"})
@@ -58,7 +62,8 @@ class StatusRoutes:
         if (problem := await self._unready()) is not None:
             content = {"status": "unhealthy", "reason": problem.message, "collection_size": 0}
             return SafeJSONResponse(content, 503, retry_after(None) | problem.headers)
-        return SafeJSONResponse({"status": "healthy", "collection_size": await self._searcher.count()})
+        told = client_of(request.scope).key is not None or not self._settings.guarded
+        return SafeJSONResponse({"status": "healthy", "collection_size": await self._size() if told else None})
 
     async def status(self, request: Request) -> Response:
         with self._served.lease() as generation:
@@ -74,15 +79,15 @@ class StatusRoutes:
             "model": next(iter(described.values())),
             "vectors": [{"name": name, **one} for name, one in described.items()],
             "opened": opened_at,
-            "points": await self._points(),
+            "points": await self._points(client_of(request.scope).name),
             "trouble": self._trouble() if reveals else None,
             "limits": self._limits(),
             "ledger": None,
             "pipeline": None,
         }
         if reveals and self._settings.state is not None:
-            reading = self._served.work("files", self._ledger)
-            (content["ledger"], content["pipeline"]), _ = await asyncio.wrap_future(reading)
+            client = client_of(request.scope).name
+            content["ledger"], content["pipeline"] = await self._searcher.in_thread(self._ledger, client)
         return SafeJSONResponse(content)
 
     def _trouble(self) -> str | None:
@@ -99,15 +104,17 @@ class StatusRoutes:
             "pixels": settings.pixels,
             "seconds": settings.seconds,
             "rate": settings.rate or None,
+            "costs": rates.to_json(),
+            "texts": MAX_TEXTS if settings.embeddings else None,
             "queue": settings.queue,
             "keys": settings.guarded,
             "fetch_urls": settings.fetch_urls,
             "thumbs": list(SIZES),
         }
 
-    async def _points(self) -> int | None:
+    async def _points(self, client: str) -> int | None:
         try:
-            return await self._searcher.count()
+            return await self._searcher.count(client)
         except SinkError:  # `ready` gives the reason; the rest of the status is still of use
             return None
 
@@ -126,6 +133,12 @@ class StatusRoutes:
         except PenstockError as error:
             return {"error": str(error)}, None
 
+    async def _size(self) -> int:
+        """The number of points, counted as often as the server is probed: the route is open to all."""
+        if self._counted is None or self._counted[0] != self._probed:
+            self._counted = self._probed, await self._searcher.count(SERVER)
+        return self._counted[1]
+
     async def _unready(self) -> Problem | None:
         """Why a search would fail. A real one is tried; requests that come meanwhile get the same result."""
         if self.draining():
@@ -135,16 +148,23 @@ class StatusRoutes:
         return await asyncio.shield(self._probe)
 
     async def _search(self) -> Problem | None:
-        """Search by each of the vectors."""
+        """Search by each of the vectors, before the searches of all clients. Where that takes too long, the server is
+        busy and ready as long as what the probe waits for answers others, and hangs otherwise."""
+        timings, name = Timings(), ""
+        with self._served.lease() as generation:
+            names = list(generation.vectors)
         try:
-            with self._served.lease() as generation:
-                names = list(generation.vectors)
             async with asyncio.timeout(PROBE_TIMEOUT):
                 for name in names:
-                    await self._searcher.search(Query(text=PROBE, k=1, using=name))
+                    timings = Timings()
+                    await self._searcher.search(Query(text=PROBE, k=1, using=name), SERVER, timings)
             return None
         # Any error at all makes the server unready; only foreseen ones have a text that clients may see.
         except Exception as error:
+            if isinstance(error, TimeoutError):
+                latest = self._searcher.succeeded.get(name, float("-inf")) if timings.embed else generation.progressed
+                if time.monotonic() - latest < PROBE_TIMEOUT:
+                    return None
             return problem_of(error) or Problem(503, "internal", type(error).__name__)
         finally:
             self._probed = time.monotonic()

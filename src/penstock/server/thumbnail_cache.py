@@ -7,9 +7,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+from penstock.server.fair import FairPool
 from penstock.server.problems import Problem, problem_of
 
 MAX_BYTES = 32 << 20
@@ -33,19 +34,20 @@ class ThumbnailCache:
     """It has threads of its own, so that slow pictures hold up nothing else."""
 
     def __init__(self, name: str, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"penstock-{name}")
+        self._pool = FairPool(name, threads)
         self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Sizes] = OrderedDict()
         self._bytes = 0
         self._failed: OrderedDict[str, tuple[float, Problem]] = OrderedDict()
 
-    async def get(self, key: str, render: Callable[[], Sizes]) -> Sizes:
-        """Return what is kept under the key, or render it. Raises what `render` raises, or raised a moment ago."""
+    async def get(self, key: str, render: Callable[[], Sizes], client: str) -> Sizes:
+        """Return what is kept under the key, or render it in the client's turn. Raises what `render` raises, or
+        raised a moment ago."""
         if (kept := self._cached(key)) is not None:
             return kept
         if (job := self._jobs.get(key)) is None:
-            future = asyncio.wrap_future(self._pool.submit(self._render, key, render))
+            future = asyncio.wrap_future(self._pool.submit(client, partial(self._render, key, render)))
             job = self._jobs[key] = _Job(future)
         job.waiting += 1
         try:

@@ -45,7 +45,7 @@ _FLAGS = os.O_RDONLY
 for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):  # those that the system has
     _FLAGS |= getattr(os, _name, 0)
 
-RunInThread = Callable[[Callable[[], Sizes]], Awaitable[Sizes]]
+RunInThread = Callable[[Callable[[], Sizes], str], Awaitable[Sizes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +100,11 @@ class Thumbnails:
             raise _no_picture(chunk) from None
         return Picture(f"{chunk.id}|{_version(status)}", lambda: _read(real, chunk))
 
-    async def render(self, picture: Picture, size: int, run_in_thread: RunInThread) -> bytes:
+    async def render(self, picture: Picture, size: int, run_in_thread: RunInThread, client: str) -> bytes:
         """Render a JPEG, upright, no side longer than `size`. Raises ParseError where it cannot be decoded."""
         if picture.cache is None:
-            return (await run_in_thread(lambda: self._rendered(picture, [size])))[size]
-        return (await picture.cache.get(picture.version, lambda: self._rendered(picture, SIZES)))[size]
+            return (await run_in_thread(lambda: self._rendered(picture, [size]), client))[size]
+        return (await picture.cache.get(picture.version, lambda: self._rendered(picture, SIZES), client))[size]
 
     def _rendered(self, picture: Picture, sizes: Sequence[int]) -> Sizes:
         from penstock.support.images import decoded

@@ -68,12 +68,12 @@ def test_slow_broken_and_offline(driver: Any, monkeypatch: pytest.MonkeyPatch) -
 
     answer = Searcher.search
 
-    async def slow(self: Searcher, ask: Any) -> Any:
+    async def slow(self: Searcher, ask: Any, client: str) -> Any:
         if ask.text == "slow":
             raise TimeoutError
         if ask.text == "broken":
             raise ZeroDivisionError
-        return await answer(self, ask)
+        return await answer(self, ask, client)
 
     monkeypatch.setattr(Searcher, "search", slow)
     with small(driver) as browser:

@@ -36,6 +36,7 @@ def serve(args: argparse.Namespace) -> int:
         access_log=args.access_log,
         audit_log=args.audit_log,
         log_queries=args.log_queries,
+        embeddings=args.embeddings,
         **options,
     )
     start(args.index, settings, model=args.model)

@@ -1,0 +1,151 @@
+"""Bodies of requests: their size, the memory that all of them hold, and clients that leave while they wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from penstock.server.clients import client_of
+from penstock.server.fair import Neighbours
+from penstock.server.problems import Problem, too_many_requests
+from penstock.server.rates import BODY_UNIT, RateLimiter
+from penstock.server.shares import Shares
+
+MAX_HELD = 256 << 20
+"""Bytes of all requests in progress; a larger one passes alone."""
+LARGE = 1 << 17
+"""Bytes from which a body is one of the large ones."""
+MAX_LARGE = 2
+"""Large bodies of one client that are read at once: its further connections wait, unread."""
+MAX_SPEED = 32 << 20
+"""Bytes a second of a large body that are read beside other clients, whom reading it at full speed would slow down."""
+
+
+class Gone(Exception):
+    """The client has closed its connection before it had an answer."""
+
+
+class Bodies:
+    """What the bodies of all requests in progress hold, and whose large ones are read."""
+
+    def __init__(self, max_size: int, rates: RateLimiter) -> None:
+        self.max_size, self.rates = max_size, rates
+        self.held, self.neighbours = Shares(MAX_HELD), Neighbours()
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._users: Counter[str] = Counter()
+
+    async def enter(self, client: str) -> None:
+        """Wait until fewer than MAX_LARGE large bodies of the client are read. `leave` has to follow."""
+        self._users[client] += 1
+        try:
+            await self._turns.setdefault(client, asyncio.Semaphore(MAX_LARGE)).acquire()
+        except BaseException:
+            self._forget(client)
+            raise
+
+    def leave(self, client: str) -> None:
+        self._turns[client].release()
+        self._forget(client)
+
+    def _forget(self, client: str) -> None:
+        self._users[client] -= 1
+        if not self._users[client]:
+            del self._users[client], self._turns[client]
+
+
+class Body:
+    """Refuses a body that is too large, by its Content-Length or as it comes in; and one too many for the memory."""
+
+    def __init__(self, scope: Scope, receive: Receive, bodies: Bodies) -> None:
+        self._scope, self._receive, self._bodies, self.size, self._arrived = scope, receive, bodies, 0, 0
+        headers = Headers(scope=scope)
+        self._content_length = headers.get("content-length", "")
+        self._empty = self._content_length in ("", "0") and "transfer-encoding" not in headers
+        self._complete, self._gone = asyncio.Event(), asyncio.Event()
+        self._entered = self._answered = self._given_up = False
+        if self._empty:
+            self._complete.set()
+
+    @property
+    def client(self) -> str:
+        return client_of(self._scope).name
+
+    async def __call__(self) -> Message:
+        if self._empty:
+            self._empty = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        if self._complete.is_set():
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+        if self.size > LARGE and not self._entered:
+            await self._bodies.enter(self.client)
+            self._entered = True
+        if self._entered and self._bodies.neighbours.several:
+            await asyncio.sleep(self._arrived / MAX_SPEED)
+        message = await self._receive()
+        self._count(len(message.get("body", b"")))
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self._leave()
+            self._complete.set()
+            self._bodies.rates.charge(self.client, self.size // BODY_UNIT)
+        return message
+
+    async def run(self, app: ASGIApp, send: Send, seconds: float) -> None:
+        """Have the app answer. Raises TimeoutError after so many seconds, and Gone where nobody waits for the answer
+        any more: what it has in queues leaves them then."""
+        if self._content_length.isdecimal() and int(self._content_length) > self._bodies.max_size:
+            raise self._too_large()
+        self._bodies.neighbours.note(self.client)
+
+        async def sending(message: Message) -> None:
+            self._answered = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                watch = asyncio.create_task(self._watch(limit))
+                try:
+                    await app(self._scope, self, sending)
+                finally:
+                    watch.cancel()
+        except TimeoutError:
+            if self._given_up:
+                raise Gone from None
+            raise
+
+    def release(self) -> None:
+        """Hold nothing any more."""
+        self._leave()
+        if self.size:
+            self._bodies.held.add(self.client, -self.size)
+
+    async def _watch(self, limit: asyncio.Timeout) -> None:
+        await self._complete.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone.set()
+        if not self._answered:
+            self._given_up = True
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    def _leave(self) -> None:
+        if self._entered:
+            self._entered = False
+            self._bodies.leave(self.client)
+
+    def _count(self, arrived: int) -> None:
+        held, self._arrived = self._bodies.held, arrived
+        fits = held.fits(self.client, arrived) or held.total == self.size
+        held.add(self.client, arrived)
+        self.size += arrived
+        if self.size > self._bodies.max_size:
+            raise self._too_large()
+        if not fits:
+            raise too_many_requests("the requests in progress are too large together", 1)
+
+    def _too_large(self) -> Problem:
+        message = f"the request has more than {self._bodies.max_size:,} bytes"
+        return Problem(413, "too_large", message, {"Connection": "close"})
