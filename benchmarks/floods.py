@@ -16,6 +16,7 @@ import base64
 import io
 import json
 import multiprocessing
+import os
 import random
 import socket
 import statistics
@@ -158,6 +159,7 @@ def floods(ids: Sequence[str]) -> dict[str, Flood]:
 
 
 def flood(name: str, url: str, ids: Sequence[str], senders: int) -> None:
+    os.nice(19)  # it would be on another machine
     send = floods(ids)[name]
     threads = [threading.Thread(target=_forever, args=(send, url, n), daemon=True) for n in range(senders)]
     for thread in threads:
