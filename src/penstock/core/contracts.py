@@ -12,6 +12,7 @@ Common to all components with a lifecycle (Source, Embedder, Sink, Index):
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
@@ -295,7 +296,8 @@ class Sink(Location):
     - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is
       no index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is
       another one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step: a reader
-      finds the old one or the new one).
+      finds the old one or the new one). Of several that create it at once one does so, and the others open that one:
+      once `open` has returned, `manifest()` is what was kept, and stays.
     - `drop()` removes the generation with all that is in it, and needs no `open`.
     - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
     """
@@ -311,12 +313,27 @@ class Sink(Location):
     readable: bool = True
     counts_exactly: bool = True
     """`count` is up to date once `flush` has returned, and nobody but Penstock writes to the index."""
+    settle: float = 0.0
+    """Seconds after which an exchanged manifest is read back, where the store replaces it without a condition."""
 
     @abstractmethod
     def open(self, manifest: Manifest) -> None: ...
 
     @abstractmethod
     def replace_manifest(self, manifest: Manifest) -> None: ...
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        """Replace the manifest if it is still `old`. Of several that exchange the same one at once, one succeeds, and
+        the others get False. Override it where the store can do that in one step; here, the last one within `settle`
+        wins. Needs `open`.
+        """
+        if self.manifest() != old:
+            return False
+        self.replace_manifest(new)
+        if not self.settle:
+            return True
+        time.sleep(self.settle)
+        return self.manifest() == new
 
     @abstractmethod
     def write(self, points: Sequence[Point]) -> None: ...

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,8 @@ PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 SMALL_PARTS = 16
 """More parts than that of less than half the size are put together."""
+TURN = 5.0
+"""Seconds for which another writer's flush is waited for; after that the store is unavailable for now."""
 IDS_HELD = 2_000_000
 """Ids whose hashes and rows are held in memory, 12 bytes each, to find ids without reading all of them again."""
 IDS_AT_ONCE = 100_000
@@ -230,7 +233,7 @@ class _Part:
 
 
 class ParquetSink(Opened[_Folder], Sink):
-    """A folder of Parquet files: `parquet://./folder`. One process writes at a time."""
+    """A folder of Parquet files: `parquet://./folder`. Processes that write take turns, from flush to flush."""
 
     accepts = frozenset({Dense, MultiVector})
     named = True
@@ -256,14 +259,27 @@ class ParquetSink(Opened[_Folder], Sink):
         manifests.make_folder(self._path, self._url)
         with _errors(self._url):
             if kept is None:
-                if any(self._path.glob("*.parquet")):
-                    raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; use another folder")
-                manifests.keep(self._sidecar, manifest)
-        self._hold(_Folder(self._path), (kept or manifest).schema)
+                with manifests.changing(self._sidecar, self._url):
+                    kept = self._create(manifest)
+        self._hold(_Folder(self._path), kept.schema)
+
+    def _create(self, manifest: Manifest) -> Manifest:
+        """Keep the manifest, unless another run was first; return the one that was kept."""
+        if (kept := self.manifest()) is not None:
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
+            return kept
+        if any(self._path.glob("*.parquet")):
+            raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; use another folder")
+        manifests.keep(self._sidecar, manifest)
+        return manifest
 
     def replace_manifest(self, manifest: Manifest) -> None:
-        with _errors(self._url):
+        with _errors(self._url), manifests.changing(self._sidecar, self._url):
             manifests.keep(self._sidecar, manifest)
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        with _errors(self._url):
+            return manifests.exchange(self._sidecar, self._url, old, new)
 
     def state(self) -> str:
         return manifests.state_of(self._path, "part-*")
@@ -274,7 +290,8 @@ class ParquetSink(Opened[_Folder], Sink):
             return
         with _errors(self._url):
             self._claim()
-            self._sidecar.unlink()  # first, so that nobody takes what is left for an index
+            with manifests.changing(self._sidecar, self._url):
+                self._sidecar.unlink()  # first, so that nobody takes what is left for an index
             folder = _Folder(self._path)
             for name in (*folder.names(".gone"), *folder.names(".parquet")):
                 (self._path / name).unlink()
@@ -284,16 +301,26 @@ class ParquetSink(Opened[_Folder], Sink):
             self._path.rmdir()
 
     def _claim(self) -> None:
-        """Lock the folder until `close`: parts are numbered, and two writers would take the same numbers."""
-        if self._claimed is None:
+        """Lock the folder, from the first write to the next flush: parts are numbered, and two writers would take the
+        same numbers. Another writer is waited for."""
+        deadline = time.monotonic() + TURN
+        while self._claimed is None:
             try:
                 self._claimed = Lockfile(self._path / ".lock")
             except Held as held:
-                raise SinkError(f"{self._url} is being written to by {held}") from None
+                if time.monotonic() >= deadline:
+                    raise SinkUnavailable(f"{self._url} is being written to by {held}") from None
+                time.sleep(0.005)
             except OSError as error:
                 raise SinkError(f"{self._url} cannot be locked: {error}") from error
-            for torn in self._path.glob(".part-*.tmp"):  # a run died while it wrote them
-                torn.unlink()
+            else:
+                for torn in self._path.glob(".part-*.tmp"):  # a run died while it wrote them
+                    torn.unlink()
+
+    def _unclaim(self) -> None:
+        if self._claimed is not None:
+            self._claimed.release()
+            self._claimed = None
 
     def _current(self) -> _Part:
         folder, schema = self._opened()
@@ -309,6 +336,7 @@ class ParquetSink(Opened[_Folder], Sink):
         if self._part is not None:
             self._part.finish()
             self._part = None
+        self._unclaim()
 
     def write(self, points: Sequence[Point]) -> None:
         _, schema = self._opened()
@@ -365,9 +393,9 @@ class ParquetSink(Opened[_Folder], Sink):
         """Rewrite parts with rows that do not count, and small ones where there are many; then remove the old files,
         notes last. Afterwards `*.parquet` is the index."""
         folder, schema = self._opened()
-        self._claim()
-        self.flush()
         with self._lock, _errors(self._url):
+            self._finish()
+            self._claim()
             masks, notes = folder.live(), folder.names(".gone")
             small = [name for name, mask in masks.items() if len(mask) < PART_ROWS // 2]
             old = [n for n, mask in masks.items() if not mask.all() or (n in small and len(small) > SMALL_PARTS)]
@@ -389,12 +417,12 @@ class ParquetSink(Opened[_Folder], Sink):
             for name in old + notes:
                 (folder.path / name).unlink()
                 manifests.sync(folder.path)
+            self._unclaim()
 
     def close(self) -> None:
         with self._lock:
             if self._part is not None:  # it was not flushed, so not acknowledged
                 self._part.drop()
-            if self._claimed is not None:
-                self._claimed.release()
-        self._part = self._claimed = None
+            self._unclaim()
+        self._part = None
         super().close()

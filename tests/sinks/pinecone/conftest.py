@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from penstock.sinks.pinecone import PineconeSink
 from tests.sinks.pinecone import SECRET, Endpoint
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def endpoint(server: PineconeServer, monkeypatch: pytest.MonkeyPatch) -> Iterato
     server.forget()
     server.positions, server.lag = True, 0.01
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
+    monkeypatch.setattr(PineconeSink, "settle", 0.3)
     yield f"pinecone://my-index/notes?cloud=aws&region=us-east-1&host=127.0.0.1:{server.port}", server
     server.refused.clear()
     server.requests.clear()

@@ -178,14 +178,19 @@ class Collection:
 
     def create(self, manifest: Manifest) -> Manifest:
         """Create it. Another process may have been faster: then its manifest is returned."""
-        with self.request():
-            self.client.create_collection(
-                self.name,
-                embedding_function=None,
-                configuration={"hnsw": {"space": SPACES[manifest.schema.only.metric]}},
-                metadata={MANIFEST: manifests.to_json(manifest)},
-                get_or_create=True,
-            )
+        try:
+            with self.request():
+                self.client.create_collection(
+                    self.name,
+                    embedding_function=None,
+                    configuration={"hnsw": {"space": SPACES[manifest.schema.only.metric]}},
+                    metadata={MANIFEST: manifests.to_json(manifest)},
+                    get_or_create=False,
+                )
+        except SinkError:
+            if (kept := self.manifest()) is None:
+                raise
+            return kept
         return self.manifest() or manifest
 
     def keep(self, manifest: Manifest) -> None:

@@ -130,9 +130,17 @@ class Collection:
     def keep(self, manifest: Manifest) -> None:
         self.call("alter_collection_properties", properties={PROPERTY: manifests.to_json(manifest)})
 
-    def create(self, schema: Any, manifest: Manifest) -> None:
-        kept = {PROPERTY: manifests.to_json(manifest)}
-        self.call("create_collection", schema=schema, consistency_level="Strong", properties=kept)
+    def create(self, schema: Any, manifest: Manifest) -> Manifest:
+        """Create it, and return its manifest: another run's, where that one was faster. A server calls it a success to
+        create an equal collection again, so the manifest is read back."""
+        properties = {PROPERTY: manifests.to_json(manifest)}
+        try:
+            self.call("create_collection", schema=schema, consistency_level="Strong", properties=properties)
+        except SinkError:
+            if (kept := self.manifest()) is None:
+                raise
+            return kept
+        return self.manifest() or manifest
 
     def remove(self) -> None:
         """Aliases first: some servers keep them for ever, others do not let a collection go that has one."""

@@ -71,6 +71,7 @@ class PineconeSink(PineconeStore, Sink):
 
     accepts = frozenset({Dense, Sparse})
     counts_exactly = False  # what is counted is behind what was written
+    settle = 2.0  # seconds that reading may be behind writing, as a rule; a manifest is one record, the last one's
     max_rows = RECORDS
     max_bytes = 4 << 20
     max_text = 32_000
@@ -125,8 +126,11 @@ class PineconeSink(PineconeStore, Sink):
             )
         if namespace.count():
             raise SinkError(f"{self._url} is a namespace that is not Penstock's; name another one")
+        if (kept := namespace.manifest()) is not None:  # to create an index takes long
+            return kept
         namespace.keep(manifests.to_json(manifest), space)
-        return namespace.manifest() or manifest  # another run's, where two began at once
+        time.sleep(self.settle)
+        return namespace.manifest() or manifest  # another run's, where two began at once: the last one's stays
 
     def replace_manifest(self, manifest: Manifest) -> None:
         namespace, _ = self._opened()

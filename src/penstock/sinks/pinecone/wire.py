@@ -266,12 +266,13 @@ class Namespace:
         return None if found is None else str((found.metadata or {}).get("manifest", ""))
 
     def keep(self, text: str, space: VectorSpec) -> None:
-        """Keep the text of a manifest. Returns when it is read back."""
+        """Keep the text of a manifest. Returns when it is read back, or another one that was kept since."""
         name = "sparse_values" if space.kind == "Sparse" else "values"
         record = {"id": self.name, name: probe(space), "metadata": {"manifest": text}}
+        before = self.kept()
         self.upsert([record], MANIFESTS)
         deadline = time.monotonic() + WAIT
-        while self.kept() != text:
+        while (found := self.kept()) != text and found in (before, None):
             self.pause(deadline, "its manifest cannot be read back")
 
 

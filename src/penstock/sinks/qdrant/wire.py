@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
+from penstock.core.errors import MissingExtra, SinkError, SinkInUse, SinkUnavailable, TooLarge, UsageError
 from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests
 from penstock.sinks.collection import place_of
@@ -132,7 +132,7 @@ class Collection:
             raise Refused(f"{self.url}: Qdrant refused a request: {line(error)}") from error
         except (RuntimeError, OSError, sqlite3.Error) as error:
             if "already accessed" in str(error):
-                raise SinkError(
+                raise SinkInUse(
                     f"{self.url} is in use by another process, and a folder serves one at a time: "
                     "end that one, or use a server"
                 ) from error
