@@ -115,7 +115,7 @@ class Ownership(SinkBase):
             def added(n: int, kept: Manifest) -> Manifest:
                 return replace(kept, owners={**kept.owners, names[n]: f"ledger {n}"})
 
-            changes = [switched, *(partial(added, n) for n in range(1, SEVERAL))]
+            changes: list[Callable[[Manifest], Manifest]] = [switched, *(partial(added, n) for n in range(1, SEVERAL))]
             at_once([partial(amend, sink, change) for sink, change in zip(sinks, changes, strict=True)])
             kept = make_sink().manifest()
             assert kept is not None

@@ -114,7 +114,7 @@ class PineconeSink(PineconeStore, Sink):
         """Create the index if need be, see that it suits and that the namespace is empty, and keep the manifest."""
         space = manifest.schema.only
         found = namespace.describe()
-        if found is None:
+        if found is None or not namespace.connect():
             namespace.create(space)
             found = namespace.describe()
         dim, metric = getattr(found, "dimension", None), getattr(found, "metric", None)
@@ -126,9 +126,8 @@ class PineconeSink(PineconeStore, Sink):
             )
         if namespace.count():
             raise SinkError(f"{self._url} is a namespace that is not Penstock's; name another one")
-        if (kept := namespace.manifest()) is not None:  # to create an index takes long
-            return kept
-        namespace.keep(manifests.to_json(manifest), space)
+        if namespace.manifest() is None:  # still: to create an index takes long
+            namespace.keep(manifests.to_json(manifest), space)
         time.sleep(self.settle)
         return namespace.manifest() or manifest  # another run's, where two began at once: the last one's stays
 
