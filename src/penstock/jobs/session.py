@@ -205,7 +205,10 @@ class Session:
             if self._chunker is None:
                 self.components.embedder.open()
                 chunker = self.components.chunker()  # a size that the model refuses leaves no empty index behind
+                opened_before = self._sink_open
                 self.open_sink()
+                if opened_before and not self.read_only:
+                    self._register()  # to open a model may take minutes, in which another run may take the index over
                 self._chunker = chunker
             return self._chunker
 

@@ -125,6 +125,7 @@ def _load(
     held = base.manifest()
     _may_replace(base, held, folder, replace_model)
     number, generation = _generation(base, held, owner)
+    held = replace(held, former=None) if held is not None else None
     with generation:
         loading = _Loading(folder, parts, generation, _State(file, owner, generation.url), progress)
         loaded = replace(loading.run(Manifest(folder.schema, {"": owner})), gaps=tuple(gaps))
