@@ -12,12 +12,12 @@ Common to all components with a lifecycle (Source, Embedder, Sink, Index):
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from penstock.core.errors import UsageError
+from penstock.core.exchange import exchange
 from penstock.core.fields import Scalar
 from penstock.core.options import Option
 from penstock.core.records import (
@@ -323,17 +323,9 @@ class Sink(Location):
     def replace_manifest(self, manifest: Manifest) -> None: ...
 
     def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
-        """Replace the manifest if it is still `old`. Of several that exchange the same one at once, one succeeds, and
-        the others get False. Override it where the store can do that in one step; here, the last one within `settle`
-        wins. Needs `open`.
-        """
-        if self.manifest() != old:
-            return False
-        self.replace_manifest(new)
-        if not self.settle:
-            return True
-        time.sleep(self.settle)
-        return self.manifest() == new
+        """Replace the manifest if it is still `old`; needs `open`. Of several that do so at once one succeeds, and the
+        others get False. Override it where the store has such a step; here, the last one within `settle` wins."""
+        return exchange(self.manifest, self.replace_manifest, old, new, self.settle)
 
     @abstractmethod
     def write(self, points: Sequence[Point]) -> None: ...
