@@ -291,13 +291,11 @@ class Sink(Location):
     - After `flush()` all that was written is visible to every reader and as durable as the store can make it.
       The ledger records an acknowledgement only after a flush.
     - A batch that the engine sends has at most `max_rows` points and about `max_bytes` bytes.
-    - `write` and `delete` are called from at most `writers` threads at once; `count`, `ids`, `fetch` may be
-      called from any other thread meanwhile.
-    - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is
-      no index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is
-      another one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step: a reader
-      finds the old one or the new one). Of several that create it at once one does so, and the others open that one:
-      once `open` has returned, `manifest()` is what was kept, and stays.
+    - `write` and `delete` are called from `writers` threads at once, at most; `count`, `ids`, `fetch` from any other.
+    - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is no
+      index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is another
+      one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step for readers). Of
+      several that create it at once one does so, and the others find that one's manifest once `open` has returned.
     - `drop()` removes the generation with all that is in it, and needs no `open`.
     - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
     """
@@ -313,8 +311,7 @@ class Sink(Location):
     readable: bool = True
     counts_exactly: bool = True
     """`count` is up to date once `flush` has returned, and nobody but Penstock writes to the index."""
-    settle: float = 0.0
-    """Seconds after which an exchanged manifest is read back, where the store replaces it without a condition."""
+    settle: float = 0.0  # seconds after which an exchanged manifest is read back, where no condition protects it
 
     @abstractmethod
     def open(self, manifest: Manifest) -> None: ...
