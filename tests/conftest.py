@@ -37,6 +37,7 @@ SLOW = (
     "reliability/test_chaos.py",
     "reliability/test_crashes.py",
     "reliability/test_faults.py",
+    "reliability/test_first_runs.py",
     "reliability/test_model.py",
     "reliability/test_pipeline.py",
     "reliability/test_reindex.py",

@@ -14,7 +14,15 @@ import pytest
 import penstock as ps
 from penstock.compose import load
 from penstock.core.contracts import Sink
-from penstock.core.errors import OwnershipError, Rejected, SinkError, SourceError, SpaceMismatch, UsageError
+from penstock.core.errors import (
+    LockedError,
+    OwnershipError,
+    Rejected,
+    SinkError,
+    SourceError,
+    SpaceMismatch,
+    UsageError,
+)
 from penstock.core.generations import current
 from penstock.core.records import Chunk, Dense, Point
 from penstock.core.schema import Manifest, VectorSpec, single
@@ -342,3 +350,53 @@ def test_points_equal_the_rows_of_the_parts() -> None:
     point = _point(row)
     assert point.chunk == Chunk("a" * 32, "s3://b/é.jpg", 0, "cap", (0, 3), metadata={"k": [1]})
     assert isinstance(point.vectors["vector"], Dense)
+
+
+class Meanwhile(MemorySink):
+    """Has something happen in its first write."""
+
+    happens: Any = None
+
+    def generation(self, number: int) -> Meanwhile:
+        generation = super().generation(number)
+        generation.happens = self.happens
+        return generation
+
+    def write(self, points: Sequence[Point]) -> None:
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+        super().write(points)
+
+
+def test_a_second_load_into_the_same_index_waits_its_turn(out: Path, tmp_path: Path) -> None:
+    """What the first one has begun would look to it like remains, which it removes."""
+    url = f"memory://{tmp_path}/index"
+    refused: list[str] = []
+
+    def second() -> None:
+        with pytest.raises(LockedError) as raised:
+            load(out, url, state=tmp_path / "state" / "second.json")
+        refused.append(str(raised.value))
+
+    sink = Meanwhile(url)
+    sink.happens = second
+    assert load(out, sink, state=tmp_path / "state" / "first.json").ok
+    assert "another load (process" in refused[0]
+    assert len(loaded_uris(sink)) == 40
+    forget(url)
+
+
+def test_a_load_whose_generation_was_taken_switches_nothing(out: Path, tmp_path: Path) -> None:
+    """By a load of other parts on another machine, which does not see the lock: it removed what was there."""
+    other = tmp_path / "other"
+    embedded(pictures(tmp_path / "more", 10), other, claim=True, pieces=2)
+    url = f"memory://{tmp_path}/index"
+    sink = Meanwhile(url)
+    sink.happens = lambda: load(other, url, state=tmp_path / "elsewhere" / "state.json")
+    with pytest.raises(OwnershipError, match="is filled by another process"):
+        load(out, sink, state=tmp_path / "here" / "state.json")
+    kept = MemorySink(url).manifest()
+    assert kept is not None
+    assert kept.current == 1
+    forget(url)

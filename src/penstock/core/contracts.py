@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from penstock.core.errors import UsageError
+from penstock.core.exchange import exchange
 from penstock.core.fields import Scalar
 from penstock.core.options import Option
 from penstock.core.records import (
@@ -290,12 +291,11 @@ class Sink(Location):
     - After `flush()` all that was written is visible to every reader and as durable as the store can make it.
       The ledger records an acknowledgement only after a flush.
     - A batch that the engine sends has at most `max_rows` points and about `max_bytes` bytes.
-    - `write` and `delete` are called from at most `writers` threads at once; `count`, `ids`, `fetch` may be
-      called from any other thread meanwhile.
-    - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is
-      no index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is
-      another one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step: a reader
-      finds the old one or the new one).
+    - `write` and `delete` are called from `writers` threads at once, at most; `count`, `ids`, `fetch` from any other.
+    - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is no
+      index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is another
+      one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step for readers). Of
+      several that create it at once one does so, and the others find that one's manifest once `open` has returned.
     - `drop()` removes the generation with all that is in it, and needs no `open`.
     - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
     """
@@ -311,12 +311,18 @@ class Sink(Location):
     readable: bool = True
     counts_exactly: bool = True
     """`count` is up to date once `flush` has returned, and nobody but Penstock writes to the index."""
+    settle: float = 0.0  # seconds after which an exchanged manifest is read back, where no condition protects it
 
     @abstractmethod
     def open(self, manifest: Manifest) -> None: ...
 
     @abstractmethod
     def replace_manifest(self, manifest: Manifest) -> None: ...
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        """Replace the manifest if it is still `old`; needs `open`. Of several that do so at once one succeeds, and the
+        others get False. Override it where the store has such a step; here, the last one within `settle` wins."""
+        return exchange(self.manifest, self.replace_manifest, old, new, self.settle)
 
     @abstractmethod
     def write(self, points: Sequence[Point]) -> None: ...

@@ -18,6 +18,7 @@
       Transient             a source, model or store is away or busy: the same call may succeed later
       SinkError             a store refused or failed
         SinkUnavailable     ... for now: a Transient as well
+        SinkInUse           ... as another process has it open, and it serves one at a time: a LockedError as well
         TooLarge            ... the batch as a whole: smaller ones may pass
         Rejected            ... some points, for good; `.reasons` maps their ids to causes
       StageError            anything else, with the stage and the item it befell
@@ -96,6 +97,9 @@ class Transient(PenstockError):
 
 
 class SinkUnavailable(SinkError, Transient): ...
+
+
+class SinkInUse(SinkError, LockedError): ...
 
 
 class TooLarge(SinkError): ...

@@ -61,6 +61,7 @@ def copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None = None)
         raise OwnershipError(f"{new.url} is filled by a ledger of its own: copy into another url")
     old.open(held)
     new.open(Manifest(replace(held.schema, filterable=True)))
+    _check_unowned(new, "nothing was copied: copy into another url")  # a run may have been first
     total, before = old.count(), new.count()
     written = kept = 0
     refused: dict[str, str] = {}
@@ -75,8 +76,14 @@ def copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None = None)
             if progress:
                 progress(Copied(written, kept, total, 0, refused))
     retry.call("flush", new.flush)
+    _check_unowned(new, "what was copied since then belongs to nobody: `penstock verify --repair` there removes it")
     new.maintain()
     return Copied(written, kept, total, max(0, new.count() - written - kept), refused)
+
+
+def _check_unowned(new: Sink, advice: str) -> None:
+    if (kept := new.manifest()) is not None and kept.owners:
+        raise OwnershipError(f"{new.url} was taken by a ledger of its own meanwhile, and {advice}")
 
 
 def _ahead(old: Sink) -> Generator[Sequence[Point], None, None]:

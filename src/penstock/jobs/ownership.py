@@ -27,10 +27,10 @@ def owns(
     owner = held.owners.get(name)
     if owner is not None and owner != mine and not adopt:
         known = holder(components.state.parent, owner)
-        other_ledger = f"the ledger {known}" if known else f"another ledger than {components.ledger.path}"
+        other_ledger = f"the ledger {known}" if known else f"another ledger than {components.ledger.path} (id {owner})"
         use = f"--state {known}" if known else "--state"
         raise OwnershipError(
-            f"{url} was filled by {other_ledger}. Use that one ({use}); or take the index over with --adopt: its points"
+            f"{url} is filled by {other_ledger}. Use that one ({use}); or take the index over with --adopt: its points"
             " are then read back, compared with the source, and brought up to date"
         )
     return owner == mine

@@ -103,7 +103,7 @@ def reindex(
             " one. If it is right, run again with --incomplete"
         )
     assert new.generation is not None
-    _switch(base, current=new.generation, former=held.current)
+    _switch(base, held, current=new.generation, former=held.current)
     try:
         return replace(result, switched=True, alias=base.sink.alias(new.generation))
     except (SinkError, Transient) as error:
@@ -117,7 +117,7 @@ def rollback(base: Components) -> str:
         raise UsageError(f"no generation before the current one is kept beside {base.sink.url}")
     former = base.at(held.former)
     _manifest(former.sink)
-    _switch(base, current=held.former, former=held.current)
+    _switch(base, held, current=held.former, former=held.current)
     base.sink.alias(held.former)
     return former.sink.url
 
@@ -127,7 +127,7 @@ def drop(base: Components) -> list[str]:
     urls."""
     held, _ = _current(base)
     if held.former is not None:  # from now on nobody can go back to it
-        switch(members(base.sink), held.current, None)
+        switch(members(base.sink), held.current, None, since=held)
     earlier = [one for one in map(base.at, range(held.current)) if one.sink.manifest() is not None]
     later = takewhile(lambda one: one.sink.manifest() is not None, _later(base, held))
     dropped = []
@@ -209,8 +209,9 @@ def _documents(ledger: Ledger) -> int:
         return reader.counts().documents
 
 
-def _switch(base: Components, *, current: int, former: int) -> None:
-    switch(members(base.sink), current, former)
+def _switch(base: Components, held: Manifest, *, current: int, former: int) -> None:
+    """Switch, unless another process has done so since the manifest was `held`."""
+    switch(members(base.sink), current, former, since=held)
     point_ledger(base.at(0).ledger, current)
 
 

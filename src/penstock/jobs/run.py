@@ -114,7 +114,8 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
         ledger.end_run(run, status, report.to_json())
     changed = bool(report.written + report.removed)
     if session.sink_is_open and changed and options.live is None:  # else it was maintained as it went
-        session.sink.maintain()
+        with suppress(Transient):  # as while another run writes to the store; the next run does it
+            session.sink.maintain()
     if status == "done":
         with suppress(Exception):  # of the store: what it has is safe, and the next run looks no further
             restored.note(session, run, changed=changed)

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from penstock.chunkers import uncompared
 from penstock.core.contracts import Chunker, Sink
-from penstock.core.errors import ModelError, OwnershipError, SpaceMismatch, UsageError
+from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, UsageError
+from penstock.core.generations import amend
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored
 from penstock.jobs.components import Components
@@ -17,8 +18,8 @@ from penstock.jobs.ledgers import prune
 from penstock.jobs.ownership import check_capabilities, owns
 from penstock.sinks.fanout import FanOut, members
 
-REFUSALS = (UsageError, OwnershipError, SpaceMismatch, ModelError)
-"""Errors of what the user wants, which no second try changes."""
+REFUSALS = (UsageError, OwnershipError, SpaceMismatch, ModelError, SinkInUse)
+"""Errors of what the user wants, which no second try changes, or before anything was begun."""
 
 
 class Session:
@@ -34,7 +35,7 @@ class Session:
         self.schema = components.schema()
         sink, ledger = components.sink, components.ledger
         check_capabilities(components, self.schema)
-        self._sink_open = False
+        self._sink_open = self._registered = False
         if not ledger.path.exists():
             stack.push(self._discard_refused)
         for component in (ledger, sink, components.embedder):
@@ -75,7 +76,7 @@ class Session:
         """A run that was refused leaves no ledger behind, where it began one and nothing came of it."""
         path = self.components.ledger.path
         refused = any(isinstance(one, REFUSALS) for one in (error, error and error.__cause__))
-        if refused and not self._sink_open and path.exists():
+        if refused and not self._registered and path.exists():
             prune(path)
 
     def _notice_uncompared(self) -> None:
@@ -100,6 +101,7 @@ class Session:
         new, is taken over."""
         sink = self.sink
         if self._owns(held, sink, self.components.ledger.id, adopt):
+            self._registered = True
             return
         if self.read_only:
             raise OwnershipError(
@@ -112,16 +114,26 @@ class Session:
                 " leaves the others in there"
             )
         self._adopt()
-        self._register()
+        self._register(held)
 
     def _owns(self, held: Manifest, sink: Sink, mine: str, adopt: bool = False) -> bool:
         return owns(self.components, self.schema, held, mine, url=sink.url, adopt=adopt)
 
-    def _register(self) -> None:
-        """Have the manifest name this ledger, beside those of other namespaces."""
-        sink = self.sink
-        if (held := sink.manifest()) is not None and not self.owner.items() <= held.owners.items():
-            sink.replace_manifest(replace(held, owners={**held.owners, **self.owner}))
+    def _register(self, agreed: Manifest | None = None) -> None:
+        """Have the manifest name this ledger, beside those of other namespaces. `agreed`: the manifest by which it was
+        decided to take the place of another ledger, or of none. Raises where another run came first meanwhile."""
+        name, mine = self.components.namespace, self.components.ledger.id
+
+        def add(kept: Manifest) -> Manifest:
+            same = agreed is not None and kept.owners.get(name) == agreed.owners.get(name)
+            try:
+                self._owns(kept, self.sink, mine, adopt=same)
+            except (OwnershipError, UsageError, SpaceMismatch) as error:
+                raise type(error)(f"another run was first, and nothing was embedded here: {error}") from error
+            return replace(kept, owners={**kept.owners, **self.owner})
+
+        amend(self.sink, add)
+        self._registered = True
 
     def _adopt(self) -> None:
         """Record the points of the index as acknowledged; the run that follows compares them with the source."""
@@ -166,14 +178,16 @@ class Session:
             yield [id for id in page if id.startswith(prefix)] if prefix else page
 
     def open_sink(self) -> None:
+        """Open the sink. Where there was no index, it is created, or the part of it taken that nobody fills yet; an
+        index that was this ledger's may have been taken over meanwhile. Either is decided before anything is embedded.
+        """
         if not self._sink_open:
             self.sink.open(Manifest(self.schema, self.owner))
+            if not self.read_only and (not self.exists or self._registered):
+                self._register()
             self._sink_open = True
             if not self.exists:
                 self.notices += [_write_only(sink) for sink in members(self.sink) if not sink.readable]
-            if not self.exists and (held := self.sink.manifest()) is not None:
-                self._owns(held, self.sink, self.components.ledger.id)  # two that began at once have made one index
-                self._register()
 
     @property
     def chunker(self) -> Chunker | None:
@@ -191,7 +205,10 @@ class Session:
             if self._chunker is None:
                 self.components.embedder.open()
                 chunker = self.components.chunker()  # a size that the model refuses leaves no empty index behind
+                opened_before = self._sink_open
                 self.open_sink()
+                if opened_before and not self.read_only:
+                    self._register()  # to open a model may take minutes, in which another run may take the index over
                 self._chunker = chunker
             return self._chunker
 

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import OwnershipError, SinkError, SourceError, SpaceMismatch, UsageError
+from penstock.core.errors import LockedError, OwnershipError, SinkError, SourceError, SpaceMismatch, UsageError
 from penstock.core.generations import switch
 from penstock.core.records import VECTOR, Chunk, Dense, Point
 from penstock.core.retry import Retry
@@ -30,6 +30,7 @@ from penstock.shards.folder import Folder
 from penstock.shards.format import Listed, Part, Row, records
 from penstock.sinks.manifests import STATE
 from penstock.sinks.transfer import PAGE, held_equal, write_all
+from penstock.support.locks import Held, Lockfile
 
 OWNER = "parts:"
 """Prefix of the owner of an index that was loaded from parts."""
@@ -89,10 +90,42 @@ def load(
     digest = hashlib.blake2b("".join(part.sha256 or part.name for part in parts).encode(), digest_size=16)
     digest.update(base.url.encode())
     owner = OWNER + digest.hexdigest()
+    file = Path(state) if state is not None else Path(STATE) / f"load-{digest.hexdigest()[:16]}.json"
+    with _alone(base, file.parent):
+        return _load(folder, parts, gaps, base, owner, file, progress, replace_model=replace_model)
+
+
+@contextmanager
+def _alone(base: Sink, folder: Path) -> Iterator[None]:
+    """Keep other loads into the same index out: what one has begun, another one would take for remains. Of those with
+    another folder for progress files, the first to create the generation gets it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / f"load-{hashlib.blake2b(base.url.encode(), digest_size=8).hexdigest()}.lock"
+    try:
+        held = Lockfile(lock)
+    except Held as other:
+        raise LockedError(f"another load ({other}) is filling {base.url}: load again when it is through") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _load(
+    folder: Folder,
+    parts: Sequence[Listed],
+    gaps: Sequence[str],
+    base: Sink,
+    owner: str,
+    file: Path,
+    progress: Callable[[Loaded], None] | None,
+    *,
+    replace_model: bool,
+) -> Loaded:
     held = base.manifest()
     _may_replace(base, held, folder, replace_model)
     number, generation = _generation(base, held, owner)
-    file = Path(state) if state is not None else Path(STATE) / f"load-{digest.hexdigest()[:16]}.json"
+    held = replace(held, former=None) if held is not None else None
     with generation:
         loading = _Loading(folder, parts, generation, _State(file, owner, generation.url), progress)
         loaded = replace(loading.run(Manifest(folder.schema, {"": owner})), gaps=tuple(gaps))
@@ -143,7 +176,7 @@ def _generation(base: Sink, held: Manifest | None, owner: str) -> tuple[int, Sin
             raise UsageError(
                 f"{former.url}, the former generation, is still kept: drop it first (penstock reindex --drop)"
             )
-        switch([base], held.current, None)
+        switch([base], held.current, None, since=held)
         if held.former:
             former.drop()
         held = replace(held, former=None)
@@ -188,12 +221,10 @@ def _switch(base: Sink, held: Manifest | None, folder: Folder, number: int) -> N
         manifest = Manifest(folder.schema, {}, current=number)
         with base:
             base.open(manifest)
-            base.replace_manifest(manifest)
+            if base.manifest() != manifest:
+                raise OwnershipError(f"{base.url} was created by another process meanwhile: load into another url")
     else:
-        now = base.manifest() or held
-        if now.current != held.current:
-            raise OwnershipError(f"{base.url} was built anew by another process meanwhile: load again")
-        switch([base], number, held.current)
+        switch([base], number, held.current, since=held)
 
 
 class _State:
@@ -241,6 +272,7 @@ class _Loading:
     def run(self, manifest: Manifest) -> Loaded:
         begun = self._sink.manifest() is not None
         self._sink.open(manifest)
+        self._check_owner(manifest)
         known = self._state.read() if begun else None
         self._done, self._kept = known or (0, 0)
         compare = begun and self._sink.readable
@@ -253,12 +285,18 @@ class _Loading:
             self._state.write(self._done, self._written + self._kept)
             self._report()
         self._retry.call("flush", self._sink.flush)
+        self._check_owner(manifest)
         self._sink.maintain()
         loaded = self._so_far()
         expected = loaded.written + loaded.kept
         if (count := self._sink.count()) != expected:
             return replace(loaded, trouble=f"{self._sink.url} has {count} points; {expected} were written")
         return loaded
+
+    def _check_owner(self, manifest: Manifest) -> None:
+        """Raise OwnershipError where another process has made the generation its own."""
+        if (kept := self._sink.manifest()) is None or kept.owners != manifest.owners:
+            raise OwnershipError(f"{self._sink.url} is filled by another process: load again when it is through")
 
     def _load(self, part: Part, compare: bool) -> None:
         size = min(PAGE, self._sink.max_rows) if compare else self._sink.max_rows

@@ -89,14 +89,22 @@ class FunctionSink(Sink):
         manifests.admit(self, kept, manifest)
         if kept is None:
             manifests.make_folder(self.path.parent, self.url)
-            manifests.keep(self.path, manifest)
+            with manifests.changing(self.path, self.url):
+                if (other := self.manifest()) is None:
+                    manifests.keep(self.path, manifest)
+                else:  # another run was first
+                    manifests.check_schema(other.schema, manifest.schema, self.url)
         self._schema = manifest.schema
 
     def close(self) -> None:
         self._schema = None
 
     def replace_manifest(self, manifest: Manifest) -> None:
-        manifests.keep(self.path, manifest)
+        with manifests.changing(self.path, self.url):
+            manifests.keep(self.path, manifest)
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        return manifests.exchange(self.path, self.url, old, new)
 
     def write(self, points: Sequence[Point]) -> None:
         schema = self._opened()

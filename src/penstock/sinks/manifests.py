@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
 from penstock.core import filters
 from penstock.core.contracts import Sink
-from penstock.core.errors import SinkError, SpaceMismatch, UsageError
+from penstock.core.errors import SinkError, SinkUnavailable, SpaceMismatch, UsageError
 from penstock.core.filters import Filter
 from penstock.core.records import NOTHING, VECTOR
 from penstock.core.schema import IndexSchema, Manifest, from_dict, from_space, to_dict
+from penstock.support.turns import turn
 
 STATE = ".penstock"
 """The folder, where a run is started, of ledgers and of whatever lies beside them, unless they are named."""
+TURN = 30.0
+"""Seconds until others have to be done with a manifest, and with what belongs to it."""
+SETTLE = 0.5
+"""Seconds after which a server without conditional changes is asked whose manifest it kept."""
 METRICS = ("cosine", "dot", "l2")
 PRODUCTS: Mapping[str, Sequence[str]] = dict.fromkeys(("Sparse", "MultiVector"), ("cosine", "dot"))
 """Metrics by kind, of stores that compare only dense vectors by their distance."""
@@ -70,7 +75,27 @@ def read(path: Path, url: str) -> Manifest | None:
 
 
 def keep(path: Path, manifest: Manifest) -> None:
+    """Replace the manifest. Within a `changing`, unless nobody else can have a reason to."""
     write_durably(path, to_json(manifest).encode())
+
+
+@contextmanager
+def changing(path: Path, url: str) -> Iterator[None]:
+    """Have those that create, change or remove a manifest take turns, so that none acts on one that is outdated."""
+    try:
+        with turn(path.with_name(f".{path.name}.lock"), TURN):
+            yield
+    except TimeoutError as error:
+        raise SinkUnavailable(f"{url}: {error}") from error
+
+
+def exchange(path: Path, url: str, old: Manifest, new: Manifest) -> bool:
+    """Replace the manifest if it is still `old`."""
+    with changing(path, url):
+        if read(path, url) != old:
+            return False
+        keep(path, new)
+        return True
 
 
 def check_schema(kept: IndexSchema, wanted: IndexSchema, url: str) -> None:

@@ -73,12 +73,24 @@ class MemorySink(Located, Sink):
         forget(self._url)
 
     def open(self, manifest: Manifest) -> None:
-        manifests.admit(self, self._store.manifest, manifest)
-        if self._store.manifest is None:
-            self._store.manifest = manifest
+        store = self._store
+        with store.lock:
+            manifests.admit(self, store.manifest, manifest)
+            if store.manifest is None:
+                store.manifest = manifest
 
     def replace_manifest(self, manifest: Manifest) -> None:
-        self._store.manifest = manifest
+        store = self._store
+        with store.lock:
+            store.manifest = manifest
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        store = self._store
+        with store.lock:
+            if store.manifest != old:
+                return False
+            store.manifest = new
+            return True
 
     def write(self, points: Sequence[Point]) -> None:
         schema = self._manifest.schema

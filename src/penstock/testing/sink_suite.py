@@ -25,6 +25,7 @@ from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.testing.filter_suite import Filtering
 from penstock.testing.lifecycle_suite import Lifecycle, patiently, write_and_flush
 from penstock.testing.named_suite import NamedVectors
+from penstock.testing.ownership_suite import Ownership
 from penstock.testing.points import (
     DIM,
     URI,
@@ -74,7 +75,7 @@ ODD: Metadata = {
 }
 
 
-class SinkSuite(Lifecycle, Filtering, NamedVectors):
+class SinkSuite(Lifecycle, Ownership, Filtering, NamedVectors):
     """All of them. For a store that is a server, `unreachable` is one more test."""
 
     # ------------------------------------------------------------ upsert and delete

@@ -16,6 +16,7 @@ from penstock.sinks.fanout import FanOut
 from penstock.sinks.lance import LanceSink
 from penstock.sinks.memory import MemorySink
 from penstock.sinks.sqlite import SqliteSink
+from penstock.testing.ownership_suite import at_once
 from penstock.testing.sink_suite import MakeSink, SinkSuite
 
 pytest.importorskip("apsw")
@@ -56,6 +57,15 @@ class TestFanOutWithALedger(SinkSuite):
         self.opened(make_sink).close()
         with make_sink() as sink, pytest.raises(OwnershipError, match="/a was filled by another ledger"):
             sink.open(Manifest(self.manifest.schema, owners={"": "ledger 2"}))
+
+    def test_one_of_several_creates_the_index(self, make_sink: MakeSink) -> None:
+        """All are of this ledger, so whoever comes first, it is theirs."""
+        for sink in at_once([lambda: self.opened(make_sink)] * 2):
+            assert sink.manifest() == self.manifest
+            sink.close()
+
+    def test_no_registration_is_lost(self, make_sink: MakeSink) -> None:
+        """A fan-out registers its own ledger alone: see test_two_fan_outs_share_a_member."""
 
     def test_the_manifest_keeps_owners_and_generations(self, make_sink: MakeSink) -> None:
         """Every member keeps the current generation, and of the owners those that fill it."""

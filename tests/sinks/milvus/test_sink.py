@@ -56,6 +56,9 @@ class TestFile(SinkSuite):
         return stands_for
 
 
+UNLOCKED = "this server is Milvus Lite's, whose collections are created and changed without a lock"
+
+
 class TestServer(SinkSuite):
     secret = KEY
     finds_prefixes = False
@@ -80,6 +83,18 @@ class TestServer(SinkSuite):
             return [name, f"{name}_1"].index(found)
 
         return stands_for
+
+    def test_one_of_several_creates_the_index(self, make_sink: MakeSink) -> None:
+        pytest.skip(UNLOCKED)
+
+    def test_another_space_is_refused_though_it_began_at_once(self, make_sink: MakeSink) -> None:
+        pytest.skip(UNLOCKED)
+
+    def test_one_of_several_exchanges_the_manifest(self, make_sink: MakeSink) -> None:
+        pytest.skip(UNLOCKED)
+
+    def test_no_registration_is_lost(self, make_sink: MakeSink) -> None:
+        pytest.skip(UNLOCKED)
 
 
 class TestSparseFile(Overlapping, TestFile):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from penstock.sinks.pinecone import PineconeSink
+from penstock.testing.ownership_suite import Ownership
 from tests.sinks.pinecone import SECRET, Endpoint
 
 if TYPE_CHECKING:
@@ -22,11 +24,15 @@ def server() -> Iterator[PineconeServer]:
 
 
 @pytest.fixture
-def endpoint(server: PineconeServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def endpoint(
+    server: PineconeServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Endpoint]:
     """The url of a namespace in an index that does not exist yet, and the server."""
     server.forget()
     server.positions, server.lag = True, 0.01
     monkeypatch.setenv("PINECONE_API_KEY", SECRET)
+    at_once = hasattr(Ownership, request.function.__name__)  # else nobody else creates the index
+    monkeypatch.setattr(PineconeSink, "settle", 1.5 if at_once else 0.0)
     yield f"pinecone://my-index/notes?cloud=aws&region=us-east-1&host=127.0.0.1:{server.port}", server
     server.refused.clear()
     server.requests.clear()

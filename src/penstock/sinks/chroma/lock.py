@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import IO
 
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, SinkInUse
 
 
 class Lock:
@@ -32,7 +32,7 @@ class Lock:
                     file.close()
                 else:
                     _take(file, False)  # a failed attempt at the exclusive lock has given up the shared one
-                raise SinkError(
+                raise SinkInUse(
                     f"{url} is in use by another process, and a folder of Chroma serves one writer; "
                     f"wait, or serve it: chroma run --path {folder}"
                 ) from error

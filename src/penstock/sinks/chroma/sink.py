@@ -66,6 +66,7 @@ class ChromaStore(AddressStore[Collection]):
 
 
 class ChromaSink(ChromaStore, Sink):
+    settle = manifests.SETTLE
     max_rows = 2048
     max_bytes = 12 << 20
     """A server takes requests of 40 MB, and vectors are in them twice, in base 64."""

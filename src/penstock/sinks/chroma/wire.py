@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from json import JSONDecodeError
@@ -27,6 +28,8 @@ MANIFEST = "penstock"
 """The key of the collection's metadata that holds the manifest."""
 SPACES = {"cosine": "cosine", "dot": "ip", "l2": "l2"}
 
+_STARTING = threading.Lock()
+"""Held while the engine of a folder is started or stopped, which all clients of a process share, without a lock."""
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 
 
@@ -126,7 +129,8 @@ def _client(at: Address) -> Any:
     from chromadb import PersistentClient
     from chromadb.config import Settings
 
-    return PersistentClient(str(at.folder.resolve()), settings=Settings(anonymized_telemetry=False))
+    with _STARTING:
+        return PersistentClient(str(at.folder.resolve()), settings=Settings(anonymized_telemetry=False))
 
 
 class Collection:
@@ -178,14 +182,19 @@ class Collection:
 
     def create(self, manifest: Manifest) -> Manifest:
         """Create it. Another process may have been faster: then its manifest is returned."""
-        with self.request():
-            self.client.create_collection(
-                self.name,
-                embedding_function=None,
-                configuration={"hnsw": {"space": SPACES[manifest.schema.only.metric]}},
-                metadata={MANIFEST: manifests.to_json(manifest)},
-                get_or_create=True,
-            )
+        try:
+            with self.request():
+                self.client.create_collection(
+                    self.name,
+                    embedding_function=None,
+                    configuration={"hnsw": {"space": SPACES[manifest.schema.only.metric]}},
+                    metadata={MANIFEST: manifests.to_json(manifest)},
+                    get_or_create=False,
+                )
+        except SinkError:
+            if (kept := self.manifest()) is None:
+                raise
+            return kept
         return self.manifest() or manifest
 
     def keep(self, manifest: Manifest) -> None:
@@ -222,7 +231,8 @@ class Collection:
         lock, self._lock = self._lock, None
         try:
             if self._own and self.client is not None:
-                self.client.close()
+                with _STARTING:
+                    self.client.close()
         finally:
             if lock is not None:
                 lock.close()

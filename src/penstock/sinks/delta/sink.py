@@ -139,7 +139,7 @@ class DeltaSink(Opened[Files], Sink):
 
     def _create(self, files: Files, manifest: Manifest) -> Manifest:
         """Create the table. Return the manifest that it has."""
-        from deltalake import DeltaTable
+        from deltalake import CommitProperties, DeltaTable
         from deltalake.exceptions import DeltaError
 
         if others := [name for name in files.names() if name != "_delta_log"]:
@@ -152,6 +152,7 @@ class DeltaSink(Opened[Files], Sink):
                 configuration=properties,
                 storage_options=self._options,
                 raise_if_key_not_exists=False,
+                commit_properties=CommitProperties(max_commit_retries=0),  # else it would follow another one's
             )
         except DeltaError:  # another process may have created it in the same moment
             if (table := self._table()) is None or (kept := self._kept(table)) is None:
@@ -164,8 +165,34 @@ class DeltaSink(Opened[Files], Sink):
     def replace_manifest(self, manifest: Manifest) -> None:
         with self._lock, _errors(self._url):
             table = self._mine()
-            table.alter.set_table_properties({PROPERTY: manifests.to_json(manifest)}, raise_if_not_exists=False)
-            self._sync(table.version())
+            self._tried(partial(self._keep, manifest=manifest), table)
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        from deltalake.exceptions import CommitFailedError
+
+        with self._lock, _errors(self._url):
+            for _ in range(COMMITS):
+                table = self._mine()
+                if self._kept(table) != old:
+                    return False
+                try:
+                    self._keep(table, new)
+                except CommitFailedError:  # others committed since: rows, or another manifest
+                    time.sleep(0.01)
+                else:
+                    return True
+        return False
+
+    def _keep(self, table: DeltaTable, manifest: Manifest) -> None:
+        """Commit the manifest as a change of that version of the table, of which the log takes one."""
+        from deltalake import CommitProperties
+
+        table.alter.set_table_properties(
+            {PROPERTY: manifests.to_json(manifest)},
+            raise_if_not_exists=False,
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+        self._sync(table.version())
 
     def drop(self) -> None:
         self.close()

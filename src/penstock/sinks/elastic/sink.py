@@ -38,6 +38,7 @@ class ElasticSink(ElasticStore, CollectionSink[Documents]):
 
     accepts = frozenset({Dense, MultiVector, Sparse})
     named = True
+    settle = manifests.SETTLE
     max_rows = 1024
     max_bytes = wire.BULK
     max_text = 16 << 20

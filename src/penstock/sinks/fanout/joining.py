@@ -6,11 +6,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-from penstock.core.errors import OwnershipError, SinkUnavailable, Transient
+from penstock.core.errors import OwnershipError, PenstockError, SinkUnavailable, SpaceMismatch, Transient
+from penstock.core.generations import amend
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests
@@ -67,13 +69,7 @@ class Joining:
             except Transient as error:
                 away[member] = error
         since = self._since(kept, away)
-        for member, found in kept.items():
-            try:
-                member.sink.open(self._manifest)
-            except Transient as error:
-                away[member] = error
-            else:
-                member.opened, member.had_index = True, found is not None
+        self._open_members(kept, away)
         complete = [member for member in members if since[member] is None]
         if complete and all(member in away for member in complete):
             raise away[complete[0]]
@@ -87,13 +83,45 @@ class Joining:
                 group.miss(member, away[member])
                 member.wait(group.again)
 
+    def _open_members(self, kept: Mapping[Member, Manifest | None], away: dict[Member, Transient]) -> None:
+        """Open them, and register with those that are new. All pipelines do so in the same order: of two with the same
+        new members one gets them all. Where another one was first, what was created here is removed again."""
+        created: list[Member] = []
+        try:
+            for member in sorted(kept, key=lambda member: member.url):
+                try:
+                    member.sink.open(self._manifest)
+                    if kept[member] is None and self._register(member) == self._manifest:
+                        created.append(member)
+                except Transient as error:
+                    away[member] = error
+                else:
+                    member.opened, member.had_index = True, kept[member] is not None
+        except (OwnershipError, SpaceMismatch):
+            for member in created:
+                with suppress(PenstockError):
+                    member.sink.drop()
+            raise
+
+    def _register(self, member: Member) -> Manifest:
+        return amend(member.sink, partial(self._registered, member, adopt=False))
+
+    def _registered(self, member: Member, kept: Manifest, adopt: bool) -> Manifest:
+        """The manifest with this ledger in it, beside those of other namespaces."""
+        self._check(member, kept, adopt)
+        return replace(kept, owners={**kept.owners, **self._manifest.owners})
+
     def _look(self, member: Member) -> Manifest | None:
         """The manifest of a member, None where it has none. Raises where this ledger may not fill it."""
-        kept, owners = member.sink.manifest(), self._manifest.owners
-        if kept is not None:
-            manifests.check_schema(kept.schema, self._manifest.schema, member.url)
-        if kept is None or self._adopt or not kept.owners:
-            return kept
+        if (kept := member.sink.manifest()) is not None:
+            self._check(member, kept, self._adopt)
+        return kept
+
+    def _check(self, member: Member, kept: Manifest, adopt: bool) -> None:
+        owners = self._manifest.owners
+        manifests.check_schema(kept.schema, self._manifest.schema, member.url)
+        if adopt or not kept.owners:
+            return
         unnamed = "" in kept.owners or "" in owners
         foreign = any(kept.owners.get(name, owner) != owner for name, owner in owners.items())
         if foreign or (unnamed and kept.owners.keys() != owners.keys()):
@@ -101,7 +129,6 @@ class Joining:
                 f"{member.url} was filled by another ledger. Use another url for it, or take it over with --adopt: its"
                 " points are then brought up to date with the others'"
             )
-        return kept
 
     def _since(
         self, kept: Mapping[Member, Manifest | None], away: Mapping[Member, Transient]
@@ -196,10 +223,12 @@ class Joining:
             member.opened = True
             kept = member.sink.manifest() or self._manifest
         lead = next((found for one in self._group.up if (found := one.sink.manifest()) is not None), kept)
-        owners = {**kept.owners, **self._manifest.owners}
-        now = replace(kept, owners=owners, current=lead.current, former=lead.former)
-        if now != kept:
-            member.sink.replace_manifest(now)
+
+        def change(found: Manifest) -> Manifest:
+            adopted = self._adopt and found.owners == kept.owners
+            return replace(self._registered(member, found, adopted), current=lead.current, former=lead.former)
+
+        now = amend(member.sink, change)
         if now.current != kept.current:
             member.sink.alias(now.current)
 

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Self
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import Rejected, SinkUnavailable, Transient, UsageError
+from penstock.core.generations import amend
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests
@@ -81,9 +82,8 @@ class FanOut(Sink):
 
     def manifest(self) -> Manifest | None:
         """The manifest of the first member that has one; members that are up come before those that are behind."""
-        behind = self.behind
         away: Transient | None = None
-        for sink in sorted(self._sinks, key=lambda sink: sink.url in behind):
+        for sink in self._ranked():
             try:
                 if (kept := sink.manifest()) is not None:
                     return kept
@@ -123,11 +123,33 @@ class FanOut(Sink):
 
     def replace_manifest(self, manifest: Manifest) -> None:
         with self._group.turns.shared():
-            self._group.everywhere(lambda sink: sink.replace_manifest(self._fitted(sink, manifest)))
+            self._group.everywhere(lambda sink: amend(sink, partial(self._fitted, manifest)))
 
-    def _fitted(self, sink: Sink, manifest: Manifest) -> Manifest:
-        """The manifest for one member. A shared store keeps the owners that fill it, not those of other members."""
-        if self._joining is None or self._manifest is None or (kept := sink.manifest()) is None:
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        """The member that is asked for the manifest decides; the others then get what that one has."""
+        lead = next((sink for sink in self._ranked() if sink.manifest() is not None), None)
+        if lead is None or not lead.exchange_manifest(old, self._fitted(new, old)):
+            return False
+        latest: Manifest | None = None
+        while (held := lead.manifest()) is not None and held != latest:  # another process may go on meanwhile
+            latest = held
+            with self._group.turns.shared():
+                self._group.everywhere(partial(self._follow, lead, held))
+        return True
+
+    def _follow(self, lead: Sink, held: Manifest, sink: Sink) -> None:
+        if sink is not lead:
+            amend(sink, partial(self._fitted, held))
+
+    def _ranked(self) -> list[Sink]:
+        """The members; those that are up come before those that are behind."""
+        behind = self.behind
+        return sorted(self._sinks, key=lambda sink: sink.url in behind)
+
+    def _fitted(self, manifest: Manifest, kept: Manifest) -> Manifest:
+        """The manifest for a member that has `kept`: a shared store keeps the owners that fill it, not those of other
+        members."""
+        if self._joining is None or self._manifest is None:
             return manifest
         mine = {name: owner for name, owner in manifest.owners.items() if name in self._manifest.owners}
         return replace(manifest, owners={**kept.owners, **mine})

@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
@@ -66,9 +66,12 @@ class LanceSink(Opened[Any], Sink):
     def drop(self) -> None:
         self.close()
         with errors(self._url):
-            self._files.sidecar.unlink(missing_ok=True)  # first, so that nobody takes what is left for an index
-            if self._files.data.exists():
-                self._files.connect().drop_table(self._files.name)
+            if not self._files.folder.is_dir():
+                return
+            with manifests.changing(self._files.sidecar, self._url):
+                self._files.sidecar.unlink(missing_ok=True)  # first, so that nobody takes what is left for an index
+                if self._files.data.exists():
+                    self._files.connect().drop_table(self._files.name)
 
     def open(self, manifest: Manifest) -> None:
         kept = self.manifest()
@@ -77,14 +80,19 @@ class LanceSink(Opened[Any], Sink):
         with errors(self._url):
             database = self._files.connect()
             if kept is None:
-                self._create(database, manifest)
+                with manifests.changing(self._files.sidecar, self._url):
+                    kept = self._create(database, manifest)
             table = database.open_table(self._files.name)
-            self._hold(table, (kept or manifest).schema)
+            self._hold(table, kept.schema)
             self._disk = Disk(self._files.folder, self._files.data)
             self._compactor = Compactor(self._url, table.count_rows())
 
-    def _create(self, database: Any, manifest: Manifest) -> None:
-        """Make the table and then its manifest. A run that died between the two left an empty table."""
+    def _create(self, database: Any, manifest: Manifest) -> Manifest:
+        """Make the table and then its manifest, unless another run was first; return the manifest that was kept. A run
+        that died between the two left an empty table."""
+        if (kept := self.manifest()) is not None:
+            manifests.check_schema(kept.schema, manifest.schema, self._url)
+            return kept
         name = self._files.name
         if self._files.exists:
             if database.open_table(name).count_rows():
@@ -95,10 +103,15 @@ class LanceSink(Opened[Any], Sink):
         table = database.create_table(name, schema=rows.schema(manifest.schema), storage_options=options)
         table.set_unenforced_primary_key("id")
         manifests.keep(self._files.sidecar, manifest)
+        return manifest
 
     def replace_manifest(self, manifest: Manifest) -> None:
-        with errors(self._url):
+        with errors(self._url), manifests.changing(self._files.sidecar, self._url):
             manifests.keep(self._files.sidecar, manifest)
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        with errors(self._url):
+            return manifests.exchange(self._files.sidecar, self._url, old, new)
 
     @property
     def _table(self) -> Any:
@@ -141,7 +154,12 @@ class LanceSink(Opened[Any], Sink):
             missing = missing[:room] + ([] if MORE in self._fields else [MORE])
         if missing:
             known, self._fields = self._fields, None  # if this fails, the next try looks what there is
-            table.add_columns([pa.field(name, arrow_type(name)) for name in missing])
+            try:
+                table.add_columns([pa.field(name, arrow_type(name)) for name in missing])
+            except (RuntimeError, ValueError) as error:
+                if "already exists" not in str(error):
+                    raise
+                raise SinkUnavailable(f"{self._url}: another run added the same column just now: {error}") from error
             self._fields = known + missing
         shape = pa.schema([*record.schema, *(pa.field(name, arrow_type(name)) for name in self._fields)])
         return pa.record_batch([*record.columns, *fields.arrays(self._fields)], schema=shape)

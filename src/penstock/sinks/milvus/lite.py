@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import ClassVar
 
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, SinkInUse
 from penstock.sinks import manifests
 from penstock.sinks.collection import place_of
 
@@ -21,13 +21,14 @@ class Lite:
         from milvus_lite.adapter.grpc.server import start_server_in_thread
         from milvus_lite.exceptions import DataDirLockedError
 
-        if path.exists() and not (path / "collections").is_dir():
+        # An empty folder is one that another process is about to make a database of.
+        if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / "collections").is_dir()):
             raise SinkError(f"{url}: {path} is not a database of Milvus Lite 3; name another file")
         manifests.make_folder(path.parent, url)
         try:
             self.server, self.engine, self.port = start_server_in_thread(str(path), host="127.0.0.1", port=0)
         except DataDirLockedError:
-            raise SinkError(
+            raise SinkInUse(
                 f"{url} is open already, and Milvus Lite lets one in at a time: close it there, pass its client, "
                 "or run `milvus-lite server` and name its host"
             ) from None

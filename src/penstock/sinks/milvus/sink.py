@@ -53,6 +53,7 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
 
     accepts = frozenset({Dense, Sparse})
     named = True
+    settle = manifests.SETTLE
     max_rows = 1024
     max_text = 4 << 20
     """Servers pass rows on in messages of 5 MB."""
@@ -67,11 +68,10 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
             )
         with closed_on_error(self._connect()) as collection:
             kept = collection.manifest()
-            if kept is not None:
-                manifests.check_schema(kept.schema, schema, self._url)
-                schema = kept.schema  # which says whether the collection has the fields of filters
-            else:
-                collection.create(encoding.collection_schema(schema, lite=collection.lite), manifest)
+            if kept is None:
+                kept = collection.create(encoding.collection_schema(schema, lite=collection.lite), manifest)
+            manifests.check_schema(kept.schema, schema, self._url)
+            schema = kept.schema  # which says whether the collection has the fields of filters
             collection.load(schema)
             self._hold(collection, schema)
 

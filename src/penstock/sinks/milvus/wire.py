@@ -26,7 +26,7 @@ PROPERTY = "penstock"
 
 _METRICS = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 _WRITES = {"create_collection", "alter_collection_properties", "create_index", "upsert", "delete", "flush"}
-_WRITES |= {"drop_collection", "create_alias", "alter_alias", "drop_alias"}
+_WRITES |= {"load_collection", "drop_collection", "create_alias", "alter_alias", "drop_alias"}
 _BUSY = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"}
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 
@@ -130,9 +130,17 @@ class Collection:
     def keep(self, manifest: Manifest) -> None:
         self.call("alter_collection_properties", properties={PROPERTY: manifests.to_json(manifest)})
 
-    def create(self, schema: Any, manifest: Manifest) -> None:
-        kept = {PROPERTY: manifests.to_json(manifest)}
-        self.call("create_collection", schema=schema, consistency_level="Strong", properties=kept)
+    def create(self, schema: Any, manifest: Manifest) -> Manifest:
+        """Create it, and return its manifest: another run's, where that one was faster. A server calls it a success to
+        create an equal collection again, so the manifest is read back."""
+        properties = {PROPERTY: manifests.to_json(manifest)}
+        try:
+            self.call("create_collection", schema=schema, consistency_level="Strong", properties=properties)
+        except SinkError:
+            if (kept := self.manifest()) is None:
+                raise
+            return kept
+        return self.manifest() or manifest
 
     def remove(self) -> None:
         """Aliases first: some servers keep them for ever, others do not let a collection go that has one."""
@@ -147,7 +155,7 @@ class Collection:
         self.call("alter_alias" if name in known else "create_alias", alias=name)
         return True
 
-    def load(self, schema: IndexSchema) -> None:
+    def load(self, schema: IndexSchema, turns: int = 20) -> None:
         """Make it searchable; the indexes too, if a run was cut off before it had created them."""
         params = self.client.prepare_index_params()
         for name, space in schema.vectors.items():
@@ -158,7 +166,12 @@ class Collection:
         if schema.filterable and not self.lite and not self.call("list_indexes", field_name="terms"):
             params.add_index("terms", index_type="INVERTED")
         if len(params):
-            self.call("create_index", index_params=params, sync=False)
+            try:
+                self.call("create_index", index_params=params, sync=False)
+            except SinkError as error:
+                if "already exists" not in str(error) or turns < 1:
+                    raise
+                return self.load(schema, turns - 1)  # another run creates them too: see which are missing still
         self.call("load_collection", timeout=LOAD)
 
     # -------------------------------------------------------- points

@@ -122,6 +122,14 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
             table.keep(cursor, manifest)
         self._schema = manifest.schema
 
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        table, _ = self._opened()
+        with table.transaction() as cursor:
+            if not table.exchange(cursor, old, new):
+                return False
+        self._schema = new.schema
+        return True
+
     def write(self, points: Sequence[Point]) -> None:
         table, schema = self._opened()
         batch = sparse.batched(points, schema, self._url, refused="zero", most=MOST_VALUES)

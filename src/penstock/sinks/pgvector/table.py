@@ -118,6 +118,15 @@ class Table(Connection):
             ON CONFLICT (name) DO UPDATE SET manifest = excluded.manifest"""
         cursor.execute(sql.encode(), (self.bare, manifests.to_json(manifest)))
 
+    def exchange(self, cursor: psycopg.Cursor[Any], old: Manifest, new: Manifest) -> bool:
+        """Keep `new` where `old` is kept, as the only one meanwhile: the row is locked until the transaction ends."""
+        sql = f"SELECT manifest FROM {self.manifests} WHERE name = %s FOR UPDATE"
+        text = scalar(cursor, sql, (self.bare,))
+        if text is None or manifests.from_json(text, self.url) != old:
+            return False
+        self.keep(cursor, new)
+        return True
+
     def create(self, cursor: psycopg.Cursor[Any], manifest: Manifest) -> Manifest:
         """Create the table, unless it exists; return its manifest. Those who do so at once take turns."""
         cursor.execute(_SERIALIZE)

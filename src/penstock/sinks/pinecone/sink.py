@@ -71,6 +71,7 @@ class PineconeSink(PineconeStore, Sink):
 
     accepts = frozenset({Dense, Sparse})
     counts_exactly = False  # what is counted is behind what was written
+    settle = 2.0  # seconds that reading may be behind writing, as a rule; a manifest is one record, the last one's
     max_rows = RECORDS
     max_bytes = 4 << 20
     max_text = 32_000
@@ -113,7 +114,7 @@ class PineconeSink(PineconeStore, Sink):
         """Create the index if need be, see that it suits and that the namespace is empty, and keep the manifest."""
         space = manifest.schema.only
         found = namespace.describe()
-        if found is None:
+        if found is None or not namespace.connect():
             namespace.create(space)
             found = namespace.describe()
         dim, metric = getattr(found, "dimension", None), getattr(found, "metric", None)
@@ -125,8 +126,10 @@ class PineconeSink(PineconeStore, Sink):
             )
         if namespace.count():
             raise SinkError(f"{self._url} is a namespace that is not Penstock's; name another one")
-        namespace.keep(manifests.to_json(manifest), space)
-        return namespace.manifest() or manifest  # another run's, where two began at once
+        if namespace.manifest() is None:  # still: to create an index takes long
+            namespace.keep(manifests.to_json(manifest), space)
+        time.sleep(self.settle)
+        return namespace.manifest() or manifest  # another run's, where two began at once: the last one's stays
 
     def replace_manifest(self, manifest: Manifest) -> None:
         namespace, _ = self._opened()

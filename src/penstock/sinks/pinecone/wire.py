@@ -123,9 +123,17 @@ class Namespace:
 
     def connect(self) -> bool:
         """Connect to the index, and return whether there is one."""
-        if self._index is None and (found := self.describe()) is not None:
+        if self._index is None and (found := self._ready()) is not None:
             self._reach(found)
         return self._index is not None
+
+    def _ready(self, *, expected: bool = False) -> Any:
+        """The description of the index once it is ready: another run may just be creating or removing it. None where
+        there is none, unless it is `expected`."""
+        deadline = time.monotonic() + WAIT
+        while ((found := self.describe()) is None and expected) or (found is not None and not found.status["ready"]):
+            self.pause(deadline, "the index is not ready")
+        return found
 
     def _reach(self, found: Any) -> None:
         host = re.sub("^https?://", "", found.host or "")
@@ -158,10 +166,7 @@ class Namespace:
                 )
         except Conflict:
             pass  # another run was first
-        deadline = time.monotonic() + WAIT
-        while (found := self.describe()) is None or not found.status["ready"]:
-            self.pause(deadline, "the index is not ready")
-        self._reach(found)
+        self._reach(self._ready(expected=True))
 
     def remove(self) -> None:
         """Remove the records, then the manifest, and with the last of them the index, if Penstock created it: the next
@@ -266,12 +271,13 @@ class Namespace:
         return None if found is None else str((found.metadata or {}).get("manifest", ""))
 
     def keep(self, text: str, space: VectorSpec) -> None:
-        """Keep the text of a manifest. Returns when it is read back."""
+        """Keep the text of a manifest. Returns when it is read back, or another one that was kept since."""
         name = "sparse_values" if space.kind == "Sparse" else "values"
         record = {"id": self.name, name: probe(space), "metadata": {"manifest": text}}
+        before = self.kept()
         self.upsert([record], MANIFESTS)
         deadline = time.monotonic() + WAIT
-        while self.kept() != text:
+        while (found := self.kept()) != text and found in (before, None):
             self.pause(deadline, "its manifest cannot be read back")
 
 

@@ -85,6 +85,7 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
 
     accepts = frozenset({Dense, MultiVector, Sparse})
     named = True
+    settle = manifests.SETTLE
     max_rows = 512
     max_bytes = 4 << 20
     """As JSON a vector takes five times its bytes, and a server reads 32 MB at most."""

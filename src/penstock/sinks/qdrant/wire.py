@@ -6,16 +6,18 @@ import json
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
+from penstock.core.errors import MissingExtra, SinkError, SinkInUse, SinkUnavailable, TooLarge, UsageError
 from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests
 from penstock.sinks.collection import place_of
 from penstock.sinks.store import line, secret
+from penstock.support.turns import turn
 from penstock.support.vacuum import vacuum
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ MANIFEST = "penstock"
 """The key of the collection's metadata that holds the manifest."""
 TIMEOUT = 60
 """Seconds."""
+WRITING = 10
+"""Looks at a file that another process may be writing."""
 
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\0-\x1f]')
 _LOCK = threading.RLock()
@@ -85,7 +89,9 @@ class Collection:
         self._folder = self._folder.resolve()
         client, users = _FOLDERS.get((self._folder, place_of(self._folder)), (None, 0))
         if client is None:
-            client = QdrantClient(path=str(self._folder), force_disable_check_same_thread=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with turn(self._folder / ".penstock.lock", TIMEOUT):  # the client makes a new folder without its own lock
+                client = QdrantClient(path=str(self._folder), force_disable_check_same_thread=True)
         self._shared_as = self._folder, place_of(self._folder)
         _FOLDERS[self._shared_as] = client, users + 1
         return client
@@ -132,7 +138,7 @@ class Collection:
             raise Refused(f"{self.url}: Qdrant refused a request: {line(error)}") from error
         except (RuntimeError, OSError, sqlite3.Error) as error:
             if "already accessed" in str(error):
-                raise SinkError(
+                raise SinkInUse(
                     f"{self.url} is in use by another process, and a folder serves one at a time: "
                     "end that one, or use a server"
                 ) from error
@@ -211,10 +217,14 @@ def manifest_of(metadata: Mapping[str, Any] | None, url: str) -> Manifest:
 
 def manifest_in(folder: Path, name: str, url: str) -> Manifest | None:
     """Read the manifest in a folder without the client, which would read every point and lock the folder."""
-    try:
-        config = json.loads((folder / "meta.json").read_bytes())["collections"].get(name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SinkError(f"{url} cannot be read: {line(error)}") from error
+    for left in reversed(range(WRITING)):
+        try:
+            config = json.loads((folder / "meta.json").read_bytes())["collections"].get(name)
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if not left:
+                raise SinkError(f"{url} cannot be read: {line(error)}") from error
+            time.sleep(0.02)  # the client of another process may be making it
     return None if config is None else manifest_of(config.get("metadata"), url)

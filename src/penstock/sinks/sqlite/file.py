@@ -27,6 +27,8 @@ EXAMPLE = "sqlite://./notes.db or sqlite:///srv/notes.db"
 PAGE = 500
 ATTEMPTS = 2
 """Of a statement during which the file changes: by a writer's checkpoint, or as it is written over."""
+BUSY = 10
+"""Seconds for which others that write, or hold a lock, are waited for."""
 COLUMNS = ", ".join(f'"{name}"' for name in rows.COLUMNS)
 
 
@@ -61,7 +63,7 @@ class File:
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         name = _read_only_url(self._path, self.url) if readonly else str(self._path)
         self.connection = apsw.Connection(name, flags=flags | apsw.SQLITE_OPEN_URI if readonly else flags)
-        self.connection.set_busy_timeout(10_000)
+        self.connection.set_busy_timeout(BUSY * 1000)
         self.connection.enable_load_extension(True)
         self.connection.load_extension(self._extension)
         self.connection.enable_load_extension(False)
@@ -97,6 +99,19 @@ class File:
                 raise SinkUnavailable(f"{self.url}: {error}") from error
             except self._error as error:
                 raise SinkError(f"{self.url}: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write, as the only one from the start: another process is waited for, and what is read here stays true."""
+        with self.turn():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if not self.connection.get_autocommit():  # a full disk has ended it
+                    self.connection.execute("ROLLBACK")
+                raise
 
     def all(self, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self.turn():
@@ -178,11 +193,11 @@ def _reader() -> tuple[Callable[[str], Any], type[Exception]]:
     """What opens a url of a file for reading, and its errors: the standard library, unless the driver is loaded. Of two
     copies of SQLite in one process each lets go of the locks that the other one holds, whenever it closes a file."""
     if (apsw := sys.modules.get("apsw")) is None:
-        return partial(sqlite3.connect, uri=True, timeout=10), sqlite3.Error
+        return partial(sqlite3.connect, uri=True, timeout=BUSY), sqlite3.Error
 
     def connect(url: str) -> Any:
         connection = apsw.Connection(url, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-        connection.set_busy_timeout(10_000)
+        connection.set_busy_timeout(BUSY * 1000)
         return connection
 
     return connect, apsw.Error

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 
 from penstock.core.contracts import Sink
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
-from penstock.sinks.sqlite.file import COLUMNS, PAGE, File, SqliteStore, keys_of, marks, vectors_table
+from penstock.sinks.sqlite.file import BUSY, COLUMNS, PAGE, File, SqliteStore, keys_of, marks, vectors_table
 from penstock.support.vacuum import vacuum
 
 METRICS = {"Dense": ("cosine", "l2")}
@@ -54,34 +55,64 @@ class SqliteSink(SqliteStore, Sink):
         manifests.make_folder(self._path.parent, self._url)
         file = File(self._path, self._url, readonly=False)
         try:
-            with file.turn():
-                file.all("PRAGMA journal_mode = WAL")
-                file.all("PRAGMA synchronous = FULL")
-                if kept is None:
-                    self._create(file, manifest)
+            if kept is None:
+                kept = self._create(file, manifest)
+            self._log_ahead(file)
+            file.all("PRAGMA synchronous = FULL")
         except BaseException:
             file.close()
             raise
-        self._hold(file, (kept or manifest).schema)
+        self._hold(file, kept.schema)
 
-    def _create(self, file: File, manifest: Manifest) -> None:
-        if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
-            raise SinkError(f"{self._url} is a database that is not Penstock's; use another file")
-        with file.connection:
+    def _create(self, file: File, manifest: Manifest) -> Manifest:
+        """Create the tables, unless another run was first; return the manifest that was kept."""
+        with file.transaction():
+            if file.all("SELECT 1 FROM sqlite_master WHERE name = 'meta'"):
+                kept = self._manifest_in(file)
+                manifests.check_schema(kept.schema, manifest.schema, self._url)
+                return kept
+            if file.all("SELECT 1 FROM sqlite_master LIMIT 1"):
+                raise SinkError(f"{self._url} is a database that is not Penstock's; use another file")
             file.connection.execute(_SCHEMA)
             for name, space in manifest.schema.vectors.items():
                 embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
                 file.connection.execute(f"CREATE VIRTUAL TABLE {vectors_table(name)} USING vec0({embedding})")
             file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
+        return manifest
+
+    def _log_ahead(self, file: File) -> None:
+        """Have the file in WAL mode, for which nobody else may have it open just then: SQLite does not wait."""
+        deadline = time.monotonic() + BUSY
+        while file.all("PRAGMA journal_mode") != [("wal",)]:
+            try:
+                file.all("PRAGMA journal_mode = WAL")
+            except SinkUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.01)
+
+    def _manifest_in(self, file: File) -> Manifest:
+        if not (found := file.all("SELECT manifest FROM meta")):
+            raise SinkError(f"{self._url} is a database that is not Penstock's; use another file")
+        return manifests.from_json(found[0][0], self._url)
 
     def replace_manifest(self, manifest: Manifest) -> None:
         file, _ = self._opened()
-        file.all("UPDATE meta SET manifest = ?", (manifests.to_json(manifest),))
+        with file.transaction():
+            file.all("UPDATE meta SET manifest = ?", (manifests.to_json(manifest),))
+
+    def exchange_manifest(self, old: Manifest, new: Manifest) -> bool:
+        file, _ = self._opened()
+        with file.transaction():
+            if self._manifest_in(file) != old:
+                return False
+            file.all("UPDATE meta SET manifest = ?", (manifests.to_json(new),))
+            return True
 
     def write(self, points: Sequence[Point]) -> None:
         file, schema = self._opened()
         batch = rows.Batch(points, schema, self._url)
-        with file.turn(), file.connection:
+        with file.transaction():
             keys = dict(keys_of(file, [cells[0] for cells in batch.rows]))
             ((last,),) = file.all('SELECT coalesce(max("key"), 0) FROM chunks')
             fresh = count(last + 1)
@@ -100,7 +131,7 @@ class SqliteSink(SqliteStore, Sink):
 
     def delete(self, ids: Sequence[str]) -> None:
         file, schema = self._opened()
-        with file.turn(), file.connection:
+        with file.transaction():
             keys = [(key,) for _, key in keys_of(file, ids)]
             for name in schema.vectors:
                 file.connection.executemany(f"DELETE FROM {vectors_table(name)} WHERE rowid = ?", keys)
@@ -133,7 +164,7 @@ class SqliteSink(SqliteStore, Sink):
         half_empty = f"SELECT chunk_id FROM {table}_rowids GROUP BY chunk_id HAVING count(*) <= {BLOCK // 2}"
         blocks = file.all(half_empty)
         for block in blocks if len(blocks) >= FEW_BLOCKS else ():
-            with file.turn(), file.connection:
+            with file.transaction():
                 keys = f"SELECT rowid FROM {table}_rowids WHERE chunk_id = ?"
                 moved = file.all(f"SELECT rowid, embedding FROM {table} WHERE rowid IN ({keys})", block)
                 file.connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", [(key,) for key, _ in moved])

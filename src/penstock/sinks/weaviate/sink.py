@@ -71,6 +71,7 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
 
     accepts = frozenset({Dense, MultiVector})
     named = True
+    settle = manifests.SETTLE
     max_rows = 512
     max_bytes = 4 << 20
 
@@ -100,7 +101,7 @@ class WeaviateSink(WeaviateStore, CollectionSink[Server]):
             if (kept := server.manifest()) is None:  # else another run was first
                 raise
             return kept
-        return manifest
+        return server.manifest() or manifest
 
     def replace_manifest(self, manifest: Manifest) -> None:
         server, _ = self._opened()

@@ -1,35 +1,26 @@
-"""`parquet://`: a folder of Parquet files, for DuckDB, Polars, Spark and whatever comes next.
+"""The files of `parquet://`: which of their rows count, and a part being written.
 
-Files are written once: of several rows of an id the latest counts, unless a later note of deletions names it.
-
-    part-00000007.parquet    rows, in the order they were written
-    part-00000007.gone       JSON: the deleted ids, each with the number of rows that part 7 had by then
-    _penstock.json           the manifest
+part-00000007.parquet    rows, in the order they were written
+part-00000007.gone       JSON: the deleted ids, each with the number of rows that part 7 had by then
+_penstock.json           the manifest
 """
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from penstock.core.contracts import Sink
-from penstock.core.errors import SinkError, SinkUnavailable
-from penstock.core.records import Dense, MultiVector, Point
-from penstock.core.schema import Manifest
-from penstock.sinks import address, manifests, rows
-from penstock.sinks.base import Opened
-from penstock.support.locks import Held, Lockfile
+from penstock.core.errors import SinkError
+from penstock.sinks import manifests
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-EXAMPLE = "parquet://./folder or parquet:///srv/folder"
 PART_ROWS = 50_000
 PART_BYTES = 64 << 20
 SMALL_PARTS = 16
@@ -40,17 +31,7 @@ IDS_AT_ONCE = 100_000
 """Ids written several times, or deleted, that are compared at once to find the rows that count: a bound of memory."""
 
 
-@contextmanager
-def _errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise SinkUnavailable(f"{url}: {error.filename or error} was removed: the folder is being rewritten") from error
-    except (OSError, ValueError) as error:
-        raise SinkError(f"{url}: {error}") from error
-
-
-class _Folder:
+class Folder:
     """The files, and which of their rows count."""
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +149,7 @@ class _Folder:
                     yield table if kept.all() else table.filter(kept)
 
 
-class _Part:
+class Part:
     """A part being written: row groups go to disk as they come, and it gets its name once it is whole."""
 
     def __init__(self, folder: Path, number: int, schema: pa.Schema) -> None:
@@ -227,174 +208,3 @@ class _Part:
             self._writer.close()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
-
-
-class ParquetSink(Opened[_Folder], Sink):
-    """A folder of Parquet files: `parquet://./folder`. One process writes at a time."""
-
-    accepts = frozenset({Dense, MultiVector})
-    named = True
-    max_rows = 4096
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self._path, _ = address.local(url, "parquet", EXAMPLE)
-        self._part: _Part | None = None
-        self._lock = threading.Lock()
-        self._claimed: Lockfile | None = None
-
-    @property
-    def _sidecar(self) -> Path:
-        return self._path / "_penstock.json"
-
-    def manifest(self) -> Manifest | None:
-        return manifests.read(self._sidecar, self._url)
-
-    def open(self, manifest: Manifest) -> None:
-        kept = self.manifest()
-        manifests.admit(self, kept, manifest)
-        manifests.make_folder(self._path, self._url)
-        with _errors(self._url):
-            if kept is None:
-                if any(self._path.glob("*.parquet")):
-                    raise SinkError(f"{self._url} holds Parquet files that are not Penstock's; use another folder")
-                manifests.keep(self._sidecar, manifest)
-        self._hold(_Folder(self._path), (kept or manifest).schema)
-
-    def replace_manifest(self, manifest: Manifest) -> None:
-        with _errors(self._url):
-            manifests.keep(self._sidecar, manifest)
-
-    def state(self) -> str:
-        return manifests.state_of(self._path, "part-*")
-
-    def drop(self) -> None:
-        self.close()
-        if self.manifest() is None:
-            return
-        with _errors(self._url):
-            self._claim()
-            self._sidecar.unlink()  # first, so that nobody takes what is left for an index
-            folder = _Folder(self._path)
-            for name in (*folder.names(".gone"), *folder.names(".parquet")):
-                (self._path / name).unlink()
-        self.close()
-        with suppress(OSError):  # files of the user are in it
-            (self._path / ".lock").unlink(missing_ok=True)
-            self._path.rmdir()
-
-    def _claim(self) -> None:
-        """Lock the folder until `close`: parts are numbered, and two writers would take the same numbers."""
-        if self._claimed is None:
-            try:
-                self._claimed = Lockfile(self._path / ".lock")
-            except Held as held:
-                raise SinkError(f"{self._url} is being written to by {held}") from None
-            except OSError as error:
-                raise SinkError(f"{self._url} cannot be locked: {error}") from error
-            for torn in self._path.glob(".part-*.tmp"):  # a run died while it wrote them
-                torn.unlink()
-
-    def _current(self) -> _Part:
-        folder, schema = self._opened()
-        self._claim()
-        if self._part is not None and self._part.sealed:
-            self._finish()
-        if self._part is None:
-            self._part = _Part(folder.path, folder.next_number(), rows.schema(schema))
-        return self._part
-
-    def _finish(self) -> None:
-        """Make the part's rows and deletions durable. One that fails is kept, and finished by the next call."""
-        if self._part is not None:
-            self._part.finish()
-            self._part = None
-
-    def write(self, points: Sequence[Point]) -> None:
-        _, schema = self._opened()
-        batch = rows.Batch(points, schema, self._url)
-        if batch.rows:
-            with self._lock, _errors(self._url):
-                part = self._current()
-                part.write(batch.arrow())
-                if part.full:
-                    self._finish()
-        batch.finish()
-
-    def delete(self, ids: Sequence[str]) -> None:
-        self._opened()
-        if ids:
-            with self._lock, _errors(self._url):
-                part = self._current()
-                part.gone.update(dict.fromkeys(ids, part.rows))
-                if part.full:
-                    self._finish()
-
-    def flush(self) -> None:
-        self._opened()
-        with self._lock, _errors(self._url):
-            self._finish()
-
-    def count(self) -> int:
-        folder, _ = self._opened()
-        with _errors(self._url):
-            return sum(int(mask.sum()) for mask in folder.live().values())
-
-    def ids(self) -> Iterator[Sequence[str]]:
-        folder, _ = self._opened()
-        with _errors(self._url):
-            for name, mask in folder.live().items():
-                for table in folder.tables(name, mask, ["id"]):
-                    yield table.column("id").to_pylist()
-
-    def fetch(self, ids: Sequence[str]) -> Sequence[Point]:
-        folder, schema = self._opened()
-        wanted = dict.fromkeys(ids)
-        points: list[Point] = []
-        with _errors(self._url):
-            for name, mask in folder.live().items():
-                if len(points) == len(wanted):
-                    break
-                hits = mask & folder.among(name, list(wanted))
-                for table in folder.tables(name, hits) if hits.any() else ():
-                    for batch in table.combine_chunks().to_batches():
-                        points += [point for point in rows.points(batch, schema) if point.id in wanted]
-        return points
-
-    def maintain(self) -> None:
-        """Rewrite parts with rows that do not count, and small ones where there are many; then remove the old files,
-        notes last. Afterwards `*.parquet` is the index."""
-        folder, schema = self._opened()
-        self._claim()
-        self.flush()
-        with self._lock, _errors(self._url):
-            masks, notes = folder.live(), folder.names(".gone")
-            small = [name for name, mask in masks.items() if len(mask) < PART_ROWS // 2]
-            old = [n for n, mask in masks.items() if not mask.all() or (n in small and len(small) > SMALL_PARTS)]
-            part: _Part | None = None
-            try:
-                for name in old:
-                    for table in folder.tables(name, masks[name]):
-                        part = part or _Part(folder.path, folder.next_number(), rows.schema(schema))
-                        part.write(table)
-                        if part.full:
-                            part.finish()
-                            part = None
-                if part:
-                    part.finish()
-            except BaseException:
-                if part:
-                    part.drop()
-                raise
-            for name in old + notes:
-                (folder.path / name).unlink()
-                manifests.sync(folder.path)
-
-    def close(self) -> None:
-        with self._lock:
-            if self._part is not None:  # it was not flushed, so not acknowledged
-                self._part.drop()
-            if self._claimed is not None:
-                self._claimed.release()
-        self._part = self._claimed = None
-        super().close()
