@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.core.errors import UsageError
+from penstock.core.filter_parser import shown
 from penstock.core.filters import FIELDS
 from penstock.core.metadata import parse_value
 
@@ -28,7 +29,7 @@ def parse_conditions(texts: Sequence[str]) -> dict[str, Any] | None:
 def _json(text: str) -> dict[str, Any]:
     try:
         where: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"invalid --where: {error}; expected JSON such as '{{\"page\": 3}}'") from None
     return where
 
@@ -37,12 +38,12 @@ def _condition(text: str) -> dict[str, Any]:
     parts = _CONDITION.fullmatch(text)
     name = parts[1].strip() if parts else ""
     if not parts or not name:
-        raise UsageError(f"invalid --where {text!r}: expected {EXPECTED}")
+        raise UsageError(f"invalid --where {shown(text)}: expected {EXPECTED}")
     sign, value = parts[2], parts[3].strip()
     if value.startswith(_SIGNS):
-        literal = json.dumps({name: value}, ensure_ascii=False)
+        literal = json.dumps({name: value}, ensure_ascii=False) if len(text) < 1000 else "{NAME: VALUE}"
         raise UsageError(
-            f"invalid --where {text!r}: unknown comparison {sign + value[0]!r}; expected {EXPECTED}. A value that"
+            f"invalid --where {shown(text)}: unknown comparison {sign + value[0]!r}; expected {EXPECTED}. A value that"
             f" begins with {value[0]!r} is written in JSON: {literal}"
         )
     parsed = value if FIELDS.get(name) is str else parse_value(value)

@@ -36,6 +36,8 @@ VALUES = 10_000
 LARGEST_NUMBER = 1 << 53
 """Of metadata: stores keep numbers as doubles."""
 
+_SHOWN = 100
+"""Characters of a name or value in a message."""
 _OPERATORS = {"$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}
 
 
@@ -104,6 +106,7 @@ def _parse(where: object, depth: int) -> Filter:
 
 def _field(name: str, wanted: object) -> list[Filter]:
     field = _field_of(name)
+    name = _short(name)
     if not isinstance(wanted, Mapping):
         return [field.among(wanted) if isinstance(wanted, list | tuple) else field.equal(wanted)]
     if not wanted:
@@ -127,10 +130,10 @@ def _field(name: str, wanted: object) -> list[Filter]:
         elif sign in _OPERATORS:
             terms.append(field.order(_OPERATORS[sign], value))
         elif sign in _SHAPES:
-            raise UsageError(f"{name}: {sign} takes {_SHAPES[sign]}, not {value!r}")
+            raise UsageError(f"{name}: {sign} takes {_SHAPES[sign]}, not {shown(value)}")
         else:
             known = ", ".join(["$eq", "$ne", "$in", "$nin", *_OPERATORS, *_SHAPES])
-            raise UsageError(f"{name}: unknown comparison {sign!r}; there are: {known}")
+            raise UsageError(f"{name}: unknown comparison {shown(sign)}; there are: {known}")
     return terms
 
 
@@ -163,7 +166,7 @@ class _ChunkField:
         if isinstance(value, bool) or not isinstance(value, str | int) or not isinstance(value, expected):
             raise UsageError(f"{self.name} is compared with {expected.__name__}, not {type(value).__name__}")
         if isinstance(value, int) and abs(value) >= 1 << 63:
-            raise UsageError(f"{self.name}: {value} is out of range")
+            raise UsageError(f"{self.name}: {shown(value)} is out of range")
         return value
 
 
@@ -177,7 +180,7 @@ class _TypeField:
             return Not(Absent("image"))
         if value == "text":
             return Absent("image")
-        raise UsageError(f"type is text or image, not {value!r}")
+        raise UsageError(f"type is text or image, not {shown(value)}")
 
     def among(self, values: object) -> Filter:
         several = tuple(map(self.equal, _several(self.name, values)))
@@ -193,10 +196,11 @@ class _TypeField:
 class _MetadataField:
     def __init__(self, name: str) -> None:
         try:
-            self.name, self.path = name, fields.parse_path(name)
+            self.path = fields.parse_path(name)
+            self.name = _short(name)
         except ValueError:
             known = ", ".join([*sorted(FIELDS), "type", "fields of metadata such as author.name, $and, $or, $not"])
-            raise UsageError(f"a search cannot be narrowed by {name!r}; by: {known}") from None
+            raise UsageError(f"a search cannot be narrowed by {shown(name)}; by: {known}") from None
 
     def equal(self, value: object) -> Filter:
         if value is None:
@@ -219,7 +223,9 @@ class _MetadataField:
             expected = "a text, number, true or false, date or time"
             raise UsageError(f"{self.name} is compared with {expected}, not {type(value).__name__}")
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-            raise UsageError(f"{self.name}: {value} is out of range: numbers of metadata are compared up to 2^53")
+            raise UsageError(
+                f"{self.name}: {shown(value)} is out of range: numbers of metadata are compared up to 2^53"
+            )
         try:
             scalar: Scalar = normalized_value(value, self.name)
         except ValueError as error:
@@ -237,8 +243,20 @@ def facet_path(name: str) -> fields.Path | None:
     """The path of a field whose values are counted; None for `type`. Raises UsageError for what is not counted."""
     field = _field_of(name)
     if isinstance(field, _ChunkField):
-        raise UsageError(f"values are counted of type and of fields of metadata, not of {name!r}")
+        raise UsageError(f"values are counted of type and of fields of metadata, not of {shown(name)}")
     return None if isinstance(field, _TypeField) else field.path
+
+
+def shown(value: object) -> str:
+    """A value in a message, which is no longer for what is in the filter."""
+    try:
+        return _short(repr(value))
+    except (ValueError, RecursionError):  # an int of thousands of digits, a list of thousands of levels
+        return f"such a {type(value).__name__}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _several(name: str, values: object) -> list[Any] | tuple[Any, ...]:

@@ -174,7 +174,7 @@ def parse_value(text: str) -> Any:
     text."""
     try:
         return json.loads(text, parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -110,15 +110,36 @@ def to_dict(schema: IndexSchema) -> dict[str, Any]:
 
 
 def from_dict(kept: Mapping[str, Any]) -> IndexSchema:
-    vectors = {name: VectorSpec(**spec) for name, spec in kept["vectors"].items()}
-    return IndexSchema(vectors, kept["chunking"], kept.get("filterable", False))
+    """The schema of `to_dict`. Raises ValueError, KeyError, TypeError or AttributeError for what is none."""
+    vectors = {name: _spec(spec) for name, spec in kept["vectors"].items()}
+    return _schema(vectors, kept["chunking"], kept.get("filterable", False))
 
 
 def from_space(kept: Mapping[str, Any]) -> IndexSchema:
-    """What format 1 kept: one space, its chunking included."""
+    """What format 1 kept: one space, its chunking included. Raises as `from_dict` does."""
     spec = dict(kept)
     chunking = spec.pop("chunking", "")
-    return IndexSchema({VECTOR: VectorSpec(**spec)}, chunking, filterable=False)
+    return _schema({VECTOR: _spec(spec)}, chunking, filterable=False)
+
+
+def _schema(vectors: Mapping[str, VectorSpec], chunking: Any, filterable: Any) -> IndexSchema:
+    if not isinstance(chunking, str) or not isinstance(filterable, bool):
+        raise ValueError("invalid chunking or filterable: expected a text, and true or false")
+    try:
+        return IndexSchema(vectors, chunking, filterable)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _spec(kept: Mapping[str, Any]) -> VectorSpec:
+    """Somebody else may have written it: its values have the types that all others rely on."""
+    spec = VectorSpec(**kept)
+    if type(spec.dim) is not int or not 0 < spec.dim < 1 << 31:
+        raise ValueError("invalid dim of a vector: expected a whole number above 0")
+    for name in ("model", "fingerprint", "kind", "metric", "dtype"):
+        if not isinstance(getattr(spec, name), str):
+            raise ValueError(f"invalid {name} of a vector: expected a text")
+    return spec
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ POOLINGS = {
 ACTIVATIONS = {"Identity": "", "Tanh": "Tanh", "ReLU": "Relu", "Sigmoid": "Sigmoid"}
 """Activation of a Dense module -> ONNX operator."""
 
+SENSELESS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What JSON of other types and numbers than expected makes of reading it."""
+
 _LENGTHS = ("bert", "roberta", "distilbert", "camembert", "albert")
 
 
@@ -121,7 +124,7 @@ def read(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path.parent} is no model: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 
@@ -139,7 +142,10 @@ def safetensors(folder: Path) -> tuple[Path, ...]:
     if single.is_file():
         return (single,)
     if index.is_file():
-        return tuple(inside(folder, name) for name in sorted(set(read(index)["weight_map"].values())))
+        try:
+            return tuple(inside(folder, name) for name in sorted(set(read(index)["weight_map"].values())))
+        except SENSELESS as error:
+            raise ModelError(f"{index} makes no sense: {error!r:.300}") from error
     return ()
 
 
@@ -157,8 +163,8 @@ def load(folder: Path, name: str) -> Checkpoint:
     config = read(folder / "config.json")
     try:
         return _load(folder, name, config)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder} has a configuration that makes no sense: {error!r}") from error
+    except SENSELESS as error:
+        raise ModelError(f"{folder} has a configuration that makes no sense: {error!r:.300}") from error
 
 
 def _load(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:

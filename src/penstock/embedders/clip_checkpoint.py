@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
 from penstock.embedders import models, pixels
-from penstock.embedders.checkpoint import only_pickle, read, safetensors
+from penstock.embedders.checkpoint import SENSELESS, only_pickle, read, safetensors
 from penstock.embedders.pixels import Preprocessing
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def load(folder: Path, name: str) -> ClipCheckpoint:
     config = read(folder / "config.json")
     try:
         return _load(folder, name, config)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder} has a configuration that makes no sense: {error!r}") from error
+    except SENSELESS as error:
+        raise ModelError(f"{folder} has a configuration that makes no sense: {error!r:.300}") from error
 
 
 def _load(folder: Path, name: str, config: Mapping[str, Any]) -> ClipCheckpoint:

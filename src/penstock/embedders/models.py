@@ -113,7 +113,7 @@ def embeds_images(name: str) -> bool:
 def _type(folder: Path) -> str:
     try:
         return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
 
 

@@ -14,7 +14,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 from penstock.core.records import NOTHING, Block, Gap, Item
-from penstock.parsers.text import charset, cut, decode, fits
+from penstock.parsers.text import charset, cut, decode, fits, known_encoding
 
 LARGEST = 32 << 20
 DEEPEST = 256
@@ -62,11 +62,9 @@ def declared(data: bytes) -> str | None:
     match = _META.search(data[:4096])
     if not match:
         return None
-    try:
-        name = {"iso-8859-1": "cp1252"}.get(own := match[1].decode().lower(), own)  # what every browser does
-        return name if fits(data, name) else None
-    except LookupError:
-        return None
+    name = {"iso-8859-1": "cp1252"}.get(own := match[1].decode("latin-1").lower(), own)  # what every browser does
+    known = known_encoding(name)
+    return known if known is not None and fits(data, known) else None
 
 
 def blocks(text: str, metadata: Mapping[str, Any] = NOTHING, *, everything: bool = False) -> Iterator[Block]:

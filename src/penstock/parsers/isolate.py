@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from penstock.core.errors import LimitExceeded, ParseError, Unsupported
 from penstock.core.records import NOTHING, Block, Gap, Item
-from penstock.parsers.wire import LONGEST, Frame, packed, to_part, unpacked
+from penstock.parsers.wire import CAUSE, LONGEST, Frame, packed, to_part, unpacked
 
 _DOCUMENTS = 1000
 """A worker is replaced after so many, whatever it leaks."""
@@ -64,7 +64,7 @@ class Workers:
                     return
                 if "error" in frame:
                     good = frame["error"] != "LimitExceeded"
-                    raise _ERRORS.get(frame["error"], ParseError)(str(frame["cause"]))
+                    raise _ERRORS.get(frame["error"], ParseError)(str(frame["cause"])[:CAUSE])
                 if frame.get("text") == "" and "image" not in frame:
                     continue  # a sign of life
                 yield to_part(frame)

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
+from email.policy import EmailPolicy
 from typing import Any, BinaryIO
 
 from penstock.core.errors import LimitExceeded
 from penstock.core.records import Block, Item
+from penstock.parsers.damage import reading
 from penstock.parsers.html import blocks
 from penstock.parsers.text import cut, decode
 
 LARGEST = 128 << 20
+_HEADERS = ("subject", "from", "to", "date")
+_TOKEN = re.compile(r"[\w.+-]+(?:/[\w.+-]+)?", re.ASCII)
 
 
 def parse(stream: BinaryIO, item: Item) -> Iterator[Block]:
     if (item.size or 0) > LARGEST:
         raise LimitExceeded(f"a message of more than {LARGEST >> 20} MiB")
-    message = BytesParser(policy=policy.default).parse(stream)
-    assert isinstance(message, EmailMessage)
-    headers = {name: " ".join(str(message.get(name, "")).split())[:500] for name in ("subject", "from", "to", "date")}
-    names = [str(part.get_filename() or part.get_content_type())[:200] for part in message.iter_attachments()]
-    metadata: dict[str, Any] = {name: value for name, value in headers.items() if value}
-    if names:
-        metadata["attachments"] = names[:100]
-    yield from letter(headers["subject"], _body(message, "plain"), _body(message, "html"), metadata)
+    with reading("the message"):
+        message = BytesParser(policy=_LENIENT).parse(stream)
+        assert isinstance(message, EmailMessage)
+        headers = {name: " ".join(str(message.get(name, "")).split())[:500] for name in _HEADERS}
+        names = [str(part.get_filename() or part.get_content_type())[:200] for part in message.iter_attachments()]
+        metadata: dict[str, Any] = {name: value for name, value in headers.items() if value}
+        if names:
+            metadata["attachments"] = names[:100]
+        plain, html = _body(message, "plain"), _body(message, "html")
+    yield from letter(headers["subject"], plain, html, metadata)
+
+
+class _Lenient(EmailPolicy):
+    """Headers as Python reads them; what it fails at is taken as text, and a MIME header without its parameters."""
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        try:
+            return super().header_fetch_parse(name, value)
+        except Exception:  # the standard library raises what it likes: IndexError, OverflowError, AttributeError
+            text = " ".join(str(value).split())
+            if name.lower().startswith("content-"):
+                known = _TOKEN.match(text)
+                return self.header_factory(name, known[0] if known else "attachment")
+            return text
+
+
+_LENIENT = _Lenient()
 
 
 def letter(subject: str, plain: str, html: str, metadata: dict[str, Any]) -> Iterator[Block]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import unquote
@@ -16,6 +15,7 @@ from xml.parsers import expat
 
 from penstock.core.errors import LimitExceeded, ParseError
 from penstock.core.records import NOTHING, Block, Item
+from penstock.parsers.damage import reading
 from penstock.parsers.text import BLOCK, cut
 
 MEMBERS = 20_000
@@ -45,10 +45,8 @@ class Malformed(ParseError):
 
 class Package:
     def __init__(self, stream: BinaryIO) -> None:
-        try:
+        with reading("the zip package"):
             self._zip = zipfile.ZipFile(stream)
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-            raise ParseError(f"not a readable zip package: {error}") from None
         self._left = TOTAL
         names = self._zip.namelist()
         if len(names) > MEMBERS:
@@ -64,15 +62,19 @@ class Package:
         if info.flag_bits & 1:
             raise ParseError("encrypted: a password is needed")
         _bounded(info)
-        try:
-            with self._zip.open(info) as member:
-                while piece := member.read(_PIECE):
-                    self._left -= len(piece)
-                    if self._left < 0:
-                        raise LimitExceeded(f"the package unpacks to more than {TOTAL >> 20} MiB")
-                    yield piece
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
-            raise ParseError(f"{name[:100]} is damaged: {error}") from None
+        what = f"{name[:100]} of the package"
+        with reading(what):
+            member = self._zip.open(info)
+        with member:
+            while True:
+                with reading(what):
+                    piece = member.read(_PIECE)
+                if not piece:
+                    return
+                self._left -= len(piece)
+                if self._left < 0:
+                    raise LimitExceeded(f"the package unpacks to more than {TOTAL >> 20} MiB")
+                yield piece
 
     def check(self) -> None:
         """For readers that unpack by themselves: every member is within the limits by what the package says."""

@@ -9,6 +9,7 @@ from striprtf.striprtf import rtf_to_text
 
 from penstock.core.errors import LimitExceeded
 from penstock.core.records import Block, Item
+from penstock.parsers.damage import reading
 from penstock.parsers.text import cut
 
 LARGEST = 64 << 20
@@ -19,5 +20,7 @@ def parse(stream: BinaryIO, item: Item) -> Iterator[Block]:
     if len(data) > LARGEST:
         raise LimitExceeded(f"more than {LARGEST >> 20} MiB of rich text")
     # RTF is ASCII with escapes; stray bytes are of the code page it names, which striprtf looks up itself
-    for part in cut(rtf_to_text(data.decode("latin-1"), errors="replace")):
+    with reading("the rich text"):
+        text = rtf_to_text(data.decode("latin-1"), errors="replace")
+    for part in cut(text):
         yield Block(part)

@@ -14,6 +14,8 @@ from penstock.core.records import NOTHING, Block, Gap
 
 Frame = dict[str, Any]
 LONGEST = 64 << 20
+CAUSE = 1000
+"""Characters of the cause of a failure or a gap."""
 
 
 def packed(frame: Frame, *, surrogates: str = "replace") -> bytes:
@@ -51,9 +53,10 @@ def from_part(part: Block | Gap) -> Frame:
 
 def to_part(frame: Frame) -> Block | Gap:
     page = frame.get("page")
-    page = int(page) if page is not None else None
+    if page is not None and type(page) is not int:
+        raise ValueError("a page that is no number")
     if "gap" in frame:
-        return Gap(str(frame["gap"]), page)
+        return Gap(str(frame["gap"])[:CAUSE], page)
     image = frame.get("image")
     return Block(
         str(frame["text"]),

@@ -165,11 +165,11 @@ def _path(chunk: Chunk) -> str | None:
     """The path of a picture's file:// uri; None where it is another uri, names a part of a file, or is no picture."""
     try:
         parts = urlsplit(chunk.uri)
-    except ValueError:
+        path = os.fsdecode(unquote_to_bytes(parts.path))
+    except ValueError:  # a UnicodeEncodeError is one: a store may give half a surrogate pair
         return None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
         return None
-    path = os.fsdecode(unquote_to_bytes(parts.path))
     return path if _is_picture(chunk, path) and path.startswith("/") and "\0" not in path else None
 
 

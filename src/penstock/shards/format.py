@@ -198,10 +198,11 @@ def decode(name: str, data: bytes) -> Part:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             kept = file.metadata.metadata or {}
             facts = json.loads(kept[FACTS])
-            entries = [Entry(*entry) for entry in json.loads(kept[ACCOUNT])]
-            if not all(_sound(entry) for entry in entries):
-                raise ValueError("invalid entries in its footer")
+            if not isinstance(facts, dict):
+                raise ValueError(f"its facts are a {type(facts).__name__}")
+            entries = [_entry(*entry) for entry in json.loads(kept[ACCOUNT])]
             table = file.read()
+            table.validate(full=True)  # texts may be no UTF-8
         kind = table.schema.field("vector").type
         if table.schema.remove_metadata() != schema(kind.list_size):
             raise ValueError("unexpected columns")
@@ -210,9 +211,12 @@ def decode(name: str, data: bytes) -> Part:
     return Part(name, hashlib.sha256(data).hexdigest(), table, entries, facts)
 
 
-def _sound(entry: Entry) -> bool:
-    texts = isinstance(entry.uri, str) and isinstance(entry.why, str) and isinstance(entry.final, bool)
-    return texts and entry.state in (DUPLICATE, FAILED, SKIPPED, NOTED)
+def _entry(uri: Any, state: Any, why: Any, final: Any = True) -> Entry:
+    texts = isinstance(uri, str) and isinstance(why, str) and isinstance(final, bool)
+    if not texts or state not in (DUPLICATE, FAILED, SKIPPED, NOTED):
+        raise ValueError("invalid entries in its footer")
+    uri.encode()  # UnicodeEncodeError, a ValueError, for half a surrogate pair
+    return Entry(uri, state, why.encode(errors="replace").decode(), final)
 
 
 def records(table: pa.Table) -> Iterator[Row]:

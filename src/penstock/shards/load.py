@@ -355,6 +355,9 @@ def _pages(part: Part, size: int) -> Iterator[list[Point]]:
 
 def _point(row: Row) -> Point:
     sized = {name: value for name, value in (("width", row.width), ("height", row.height)) if value is not None}
-    metadata = {**sized, **json.loads(row.metadata)} if row.metadata != "{}" else sized
+    try:
+        metadata = {**sized, **json.loads(row.metadata)} if row.metadata != "{}" else sized
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SourceError(f"the metadata of {row.uri} in a part cannot be read: {error}") from error
     chunk = Chunk(row.id, row.uri, 0, row.text, (0, len(row.text)), metadata=metadata, image=b"" if sized else None)
     return Point(chunk, {VECTOR: Dense(row.vector)})

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from penstock.core import filters
 from penstock.core.contracts import Sink
@@ -52,6 +53,8 @@ def to_json(manifest: Manifest) -> str:
 def from_json(text: str | bytes, url: str) -> Manifest:
     try:
         kept = json.loads(text)
+        if not isinstance(kept, dict):
+            raise ValueError(f"expected an object, not a {type(kept).__name__}")
         if (version := kept.get("penstock", 1)) > FORMAT:
             raise SinkError(
                 f"the manifest of {url} was written by a newer Penstock (format {version}; this one reads up to"
@@ -59,9 +62,26 @@ def from_json(text: str | bytes, url: str) -> Manifest:
             )
         owners = kept.get("owners") or ({"": kept["owner"]} if kept.get("owner") else {})
         schema = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
-        return Manifest(schema, owners, kept.get("current", 0), kept.get("former"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error}") from error
+        return Manifest(schema, _owners(owners), _generation(kept.get("current", 0)), _former(kept.get("former")))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise SinkError(f"the manifest of {url} cannot be read: {type(error).__name__}: {error!s:.300}") from error
+
+
+def _owners(kept: Any) -> Mapping[str, str]:
+    if not isinstance(kept, dict) or not all(isinstance(owner, str) for owner in kept.values()):
+        raise ValueError("invalid owners: expected the id of a ledger for each namespace")
+    return kept
+
+
+def _generation(kept: Any) -> int:
+    """It becomes part of a table's or a folder's name."""
+    if type(kept) is not int or not 0 <= kept < 1 << 31:
+        raise ValueError("invalid generation: expected a whole number, 0 or more")
+    return kept
+
+
+def _former(kept: Any) -> int | None:
+    return None if kept is None else _generation(kept)
 
 
 def read(path: Path, url: str) -> Manifest | None:
