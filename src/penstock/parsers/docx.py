@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from penstock.core.records import Block, Item
-from penstock.parsers.package import Outline, Package
+from penstock.parsers.package import Outline, Package, whole
 
 _HEADING = re.compile(r"heading ([1-9])$", re.IGNORECASE)
 _SPACE = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
@@ -42,8 +42,8 @@ def _heading_styles(package: Package) -> dict[str, int]:
             levels[style] = int(match[1])
         elif tag == "name" and value.get("val", "").lower() == "title":
             levels[style] = 1
-        elif tag == "outlineLvl" and value.get("val", "").isdigit() and int(value["val"]) < 9:
-            levels.setdefault(style, int(value["val"]) + 1)
+        elif tag == "outlineLvl" and (level := whole(value.get("val"), 9)) < 9:
+            levels.setdefault(style, level + 1)
     return levels
 
 
@@ -67,8 +67,8 @@ def _body(package: Package, name: str, outline: Outline, levels: dict[str, int])
                 words.append(_SPACE[tag])
             elif tag == "pStyle":
                 level = levels.get(value.get("val", ""), 0)
-            elif tag == "outlineLvl" and value.get("val", "").isdigit():
-                level = (int(value["val"]) + 1) % 10
+            elif tag == "outlineLvl" and (outline_level := whole(value.get("val"), -1)) >= 0:
+                level = (outline_level + 1) % 10
             elif tag == "tbl":
                 tables += 1
             elif tag == "tr" and tables == 1:

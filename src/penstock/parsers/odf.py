@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import BinaryIO
 
 from penstock.core.records import Block, Gap, Item
 from penstock.parsers.headings import Cells, units
-from penstock.parsers.package import Event, Outline, Package
+from penstock.parsers.package import Event, Outline, Package, whole
 
 _SPACE = {"tab": "\t", "line-break": "\n"}
 _SKIPPED = {"annotation", "tracked-changes", "forms", "styles", "master-styles", "automatic-styles"}
@@ -35,8 +35,7 @@ def _visible(events: Iterator[Event]) -> Iterator[Event]:
             skipping += 1 if kind == "start" else -1
         elif not skipping:
             if kind == "start" and tag == "s":
-                count = value.get("c", "1")
-                event = ("text", "", " " * min(int(count) if count.isdigit() else 1, 100))
+                event = ("text", "", " " * min(whole(value.get("c"), 1), 100))
             elif kind == "start" and tag in _SPACE:
                 event = ("text", "", _SPACE[tag])
             yield event
@@ -54,8 +53,7 @@ def _text(events: Iterator[Event], outline: Outline) -> Iterator[Block]:
         elif tag in ("p", "h"):
             inside += 1 if kind == "start" else -1
             if kind == "start" and tag == "h":
-                number = value.get("outline-level", "1")
-                level = int(number) if number.isdigit() else 1
+                level = whole(value.get("outline-level"), 1)
             elif kind == "end":
                 text = "".join(words)
                 if cells is not None:
@@ -96,9 +94,9 @@ def _rows(events: Iterator[Event]) -> Iterator[Cells]:
             if tag == "table-row":
                 cells, wide = [], 0
             elif tag in _CELLS:
-                repeat, words = _number(value, "number-columns-repeated"), []
+                repeat, words = whole(value.get("number-columns-repeated"), 1), []
                 if tag == "table-cell":
-                    wide = _number(value, "number-columns-spanned") - 1
+                    wide = whole(value.get("number-columns-spanned"), 1) - 1
         elif tag in _CELLS:
             text: str | None = "".join(words).strip()
             if tag == "covered-table-cell" and wide > 0 and not text:
@@ -109,8 +107,3 @@ def _rows(events: Iterator[Event]) -> Iterator[Cells]:
             yield cells
         elif tag == "table":
             return
-
-
-def _number(attributes: Mapping[str, str], name: str) -> int:
-    value = attributes.get(name, "1")
-    return int(value) if value.isdigit() else 1

@@ -7,6 +7,7 @@ nobody needs one here but who wants to blow entities up.
 from __future__ import annotations
 
 import posixpath
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -26,6 +27,7 @@ TOTAL = 1 << 30
 RATIO = 200
 """The most a member of over a mebibyte may grow in unpacking."""
 _PIECE = 1 << 16
+_WHOLE = re.compile("[0-9]{1,9}")
 _DEEPEST = 2000
 _TAG = 16 << 20
 """The most bytes that are held for a single tag, comment or instruction."""
@@ -120,6 +122,12 @@ class Package:
 def _bounded(info: zipfile.ZipInfo) -> None:
     if info.file_size > LARGEST or info.file_size > max(1 << 20, info.compress_size * RATIO):
         raise LimitExceeded(f"{info.filename[:100]} would unpack to {info.file_size >> 20} MiB")
+
+
+def whole(text: str | None, otherwise: int) -> int:
+    """The whole number of an attribute; of what is none, or larger than any that matters, `otherwise`. (`isdigit` is
+    true of ², and `int` refuses thousands of digits.)"""
+    return int(text) if text is not None and _WHOLE.fullmatch(text) else otherwise
 
 
 def resolved(folder: str, target: str) -> str:

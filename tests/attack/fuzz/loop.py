@@ -11,7 +11,6 @@ import importlib.util
 import json
 import mmap
 import os
-import re
 import resource
 import signal
 import sys
@@ -81,7 +80,7 @@ def signature_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, Fault):
         frames = [frame for frame in frames if frame.name != "check"]
-        return f"Fault {Path(frames[-1].filename).name}:{frames[-1].lineno} {re.sub(r'[^a-z ]', '', str(error))[:20]}"
+        return f"Fault {Path(frames[-1].filename).name}:{frames[-1].lineno}"
     own = [frame for frame in frames if "/penstock/" in frame.filename] or frames
     return f"{type(error).__name__} {Path(own[-1].filename).name}:{own[-1].lineno}"
 

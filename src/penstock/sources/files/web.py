@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import http.client
+import re
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -78,8 +79,8 @@ class WebContent:
                     spool.write(piece)
                     if spool.tell() > LARGEST:
                         raise OSError(errno.EFBIG, f"larger than {LARGEST >> 30} GiB", address.uri)
-                length = response.headers.get("Content-Length")
-                if length is not None and length.isdigit() and spool.tell() != int(length):
+                length = _length(response.headers)
+                if length is not None and spool.tell() != length:
                     raise OSError(errno.EIO, f"broke off after {spool.tell()} of {length} bytes", address.uri)
             except BaseException as error:
                 spool.close()
@@ -134,7 +135,7 @@ class WebFile:
             self.uri,
             f"{size}-{version}" if version else unknown(),
             WebContent(self._address.url),
-            int(size) if size.isdigit() and "Content-Encoding" not in headers else None,
+            None if "Content-Encoding" in headers else _length(headers),
             media_type,
             modified=_seconds(headers.get("Last-Modified", "")),
         )
@@ -158,3 +159,9 @@ def _seconds(date: str) -> float | None:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _length(headers: http.client.HTTPMessage) -> int | None:
+    """The length that a server says. One that is no number, or of thousands of digits, is none."""
+    length = headers.get("Content-Length", "")
+    return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
