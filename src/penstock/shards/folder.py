@@ -20,7 +20,10 @@ FORMAT = 2
 DONE, LEASES = "_done", "_leases"
 MOST = 9_999
 """Shards."""
-_RECORD = re.compile(r"\d{4}-\d{6}\.json")
+RECORD = re.compile(r"[0-9]{4}-[0-9]{6}\.json")
+"""The name of a record, and of a lease: shard and term."""
+SENSELESS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What JSON of other types than expected makes of reading it."""
 _PARQUET = r"[^/]*\.parq(?:uet)?"
 _CONTAINER = re.compile(
     rf"(?!file:)[a-z0-9+.-]+://(?:[^/]*/)*?(?:[^/]*\.tar|{_PARQUET}(?:(?:/[^/=]+=[^/]*)*/{_PARQUET})*)(?=[/#]|$)",
@@ -28,7 +31,7 @@ _CONTAINER = re.compile(
 )
 """A tar or Parquet file in a bucket, at the start of a uri. Where its folder has such a name too, as Spark writes them,
 it is the file within. A row without a key is named `file#number`."""
-_PART = re.compile(r"part-(\d{4})-(\d{6})-(\d{6})\.parquet")
+_PART = re.compile(r"part-([0-9]{4})-([0-9]{6})-([0-9]{6})\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,28 @@ class Done:
 
     @classmethod
     def from_json(cls, data: bytes) -> Done:
-        """Raises ValueError, KeyError or TypeError for what is no such record."""
+        """Raises one of SENSELESS for what is no such record."""
         facts = json.loads(data)
         del facts["penstock_done"]
-        parts = [Listed(**part) for part in facts.pop("parts")]
-        return cls(shard=facts.pop("piece"), parts=parts, **facts)
+        parts = [_listed(**part) for part in facts.pop("parts")]
+        done = cls(shard=facts.pop("piece"), parts=parts, **facts)
+        counts = done.counts.values() if isinstance(done.counts, dict) else [None]
+        if not all(map(_is_count, [done.shard, done.term, done.inputs, *counts])) or not isinstance(done.digest, str):
+            raise ValueError("a count or the digest is of another type than expected")
+        return done
+
+
+def _listed(name: Any, rows: Any, sha256: Any, entries: Any = 0) -> Listed:
+    """Its name is opened in the folder, and may lead to nothing else."""
+    if not isinstance(name, str) or not _PART.fullmatch(name):
+        raise ValueError("a part of another name than those of parts")
+    if not _is_count(rows) or not _is_count(entries) or not isinstance(sha256, str):
+        raise ValueError(f"invalid counts or digest of {name}")
+    return Listed(name, rows, sha256, entries)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 class Folder:
@@ -91,9 +111,12 @@ class Folder:
                 raise ValueError(f"it was written by a newer Penstock (format {version})")
             schema = from_dict(kept["schema"]) if version > 1 else from_space(kept["space"])
             schema = replace(schema, filterable=True)  # an index of them is made now
-            return cls(store, schema, int(kept["pieces"]), str(kept["source"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise SinkError(f"{store.url}/{FACTS} cannot be read: {type(error).__name__}: {error}") from error
+            shards, source = kept["pieces"], kept["source"]
+            if type(shards) is not int or not 1 <= shards <= MOST or not isinstance(source, str):
+                raise ValueError(f"invalid pieces or source: expected 1 to {MOST:,}, and a text")
+            return cls(store, schema, shards, source)
+        except SENSELESS as error:
+            raise SinkError(f"{store.url}/{FACTS} cannot be read: {type(error).__name__}: {error!s:.300}") from error
 
     def _agreeing(self, schema: IndexSchema, shards: int, source: str) -> Folder:
         url = self.store.url
@@ -132,10 +155,10 @@ class Folder:
 
     def finished(self) -> dict[int, str]:
         """The record of each shard that has one."""
-        return {int(name[:4]): name for name in self.store.names(DONE) if _RECORD.fullmatch(name)}
+        return {int(name[:4]): name for name in self.store.names(DONE) if RECORD.fullmatch(name)}
 
     def done(self, shard: int) -> Done | None:
-        names = [name for name in self.store.names(DONE, f"{shard:04}-") if _RECORD.fullmatch(name)]
+        names = [name for name in self.store.names(DONE, f"{shard:04}-") if RECORD.fullmatch(name)]
         return self.record(shard, names[-1]) if names else None
 
     def record(self, shard: int, name: str) -> Done | None:
@@ -144,8 +167,8 @@ class Folder:
             return None
         try:
             done = Done.from_json(data)
-        except (ValueError, KeyError, TypeError) as error:
-            raise SourceError(f"{DONE}/{name} cannot be read: {type(error).__name__}: {error}") from error
+        except SENSELESS as error:
+            raise SourceError(f"{DONE}/{name} cannot be read: {type(error).__name__}: {error!s:.300}") from error
         if done.shard != shard:
             raise SourceError(f"{DONE}/{name} is of shard {done.shard}")
         return done

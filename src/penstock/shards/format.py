@@ -26,6 +26,7 @@ from penstock.core.schema import VectorSpec
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from numpy.typing import NDArray
 
 FACTS, ACCOUNT = b"penstock.part", b"penstock.account"
@@ -98,6 +99,10 @@ class Digest:
 
 GROUP = 512
 """Rows of a row group."""
+SMALL = 256 << 20
+AT_ONCE = 16
+RATIO = 100
+"""A part of over SMALL bytes of rows may grow so much in unpacking. Vectors hardly can be packed."""
 
 
 def schema(dim: int) -> pa.Schema:
@@ -201,7 +206,7 @@ def decode(name: str, data: bytes) -> Part:
             if not isinstance(facts, dict):
                 raise ValueError(f"its facts are a {type(facts).__name__}")
             entries = [_entry(*entry) for entry in json.loads(kept[ACCOUNT])]
-            table = file.read()
+            table = _table(file, len(data))
             table.validate(full=True)  # texts may be no UTF-8
         kind = table.schema.field("vector").type
         if table.schema.remove_metadata() != schema(kind.list_size):
@@ -209,6 +214,22 @@ def decode(name: str, data: bytes) -> Part:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
         raise SourceError(f"{name} cannot be read as a part: {type(error).__name__}: {error}") from error
     return Part(name, hashlib.sha256(data).hexdigest(), table, entries, facts)
+
+
+def _table(file: pq.ParquetFile, size: int) -> pa.Table:
+    """The rows, read some at a time: a file of kilobytes may unpack to any number of bytes, whatever it says itself."""
+    import pyarrow as pa
+
+    most = max(SMALL, RATIO * size)
+    if file.metadata.num_rows > most // 16:  # each has an id
+        raise ValueError("it claims more rows than it can hold")
+    batches, held = [], 0
+    for batch in file.iter_batches(AT_ONCE, use_threads=False):  # a text of megabytes may be said once, for all rows
+        batches.append(batch)
+        held += batch.nbytes
+        if held > most:
+            raise ValueError(f"its rows unpack to more than {most >> 20} MiB")
+    return pa.Table.from_batches(batches, file.schema_arrow)
 
 
 def _entry(uri: Any, state: Any, why: Any, final: Any = True) -> Entry:

@@ -18,9 +18,11 @@ from contextlib import suppress
 from uuid import uuid4
 
 from penstock.core.errors import LockedError, PenstockError
-from penstock.shards.folder import LEASES, Folder
+from penstock.shards.folder import LEASES, RECORD, SENSELESS, Folder
 from penstock.shards.store import Taken
 
+LONGEST = 24 * 3600.0
+"""The most seconds that a lease may say of itself: one that never expires would keep its shard for ever."""
 TTL = 60.0
 """Seconds after which a lease that is not renewed expires."""
 
@@ -50,7 +52,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLost unless this is the latest lease of the shard."""
-        names = self._folder.store.names(LEASES, f"{self.shard:04}-")
+        names = _names(self._folder, self.shard)
         if self._lost or not names or names[-1] != self.name:
             self._lost = True
             raise LeaseLost(
@@ -91,7 +93,7 @@ class Leases:
     def take(self, shard: int) -> Lease | None:
         """Take the shard, unless another worker has it. Call it again at intervals: leases expire between two calls."""
         store = self._folder.store
-        names = store.names(LEASES, f"{shard:04}-")
+        names = _names(self._folder, shard)
         if names and not self._free(names[-1]):
             return None
         # The number of a lease that was removed must not occur again.
@@ -115,9 +117,16 @@ class Leases:
             ttl = float(facts["ttl"])
             if facts["released"] or _dead(facts):
                 return True
-        except (ValueError, KeyError, TypeError):
+            if not 0 <= ttl <= LONGEST:
+                ttl = self._ttl
+        except (*SENSELESS, OverflowError):
             ttl = self._ttl  # torn, on a file system without renames
         return time.monotonic() - self._seen[name][1] > ttl
+
+
+def _names(folder: Folder, shard: int) -> list[str]:
+    """The leases of a shard, the latest last; other files may lie beside them."""
+    return [name for name in folder.store.names(LEASES, f"{shard:04}-") if RECORD.fullmatch(name)]
 
 
 def _name(shard: int, term: int) -> str:

@@ -112,7 +112,9 @@ def _shards(data: bytes) -> None:
         check(held.shards > 0, f"{held.shards!r} shards")
         for shard in range(1, min(held.shards, 3) + 1):
             with allowed(PenstockError):
-                Leases(held).take(shard)
+                lease = Leases(held).take(shard)
+                if lease is not None:
+                    lease.release()
         if held.shards <= 100:
             with allowed(PenstockError):
                 proof.verify(folder).to_json()
@@ -137,7 +139,7 @@ def _unpacked(data: bytes, name: str) -> Path | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist()[:40]:
-                path = folder / info.filename
+                path = folder / info.filename.encode("utf-8", "replace").decode()
                 if ".." in info.filename or info.filename.startswith("/") or info.file_size > 1 << 20:
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
