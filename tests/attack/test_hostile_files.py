@@ -33,8 +33,11 @@ def test_a_part_of_kilobytes_does_not_unpack_to_gigabytes() -> None:
     rows, schema = 300, parts.schema(2)
     cells: dict[str, Any] = {
         **{name: ["x"] * rows for name in ("id", "uri", "metadata", "model")},
-        "content_hash": [None] * rows, "width": [1] * rows, "height": [1] * rows,
-        "text": ["t" * (1 << 20)] * rows, "vector": [[0.0, 1.0]] * rows,
+        "content_hash": [None] * rows,
+        "width": [1] * rows,
+        "height": [1] * rows,
+        "text": ["t" * (1 << 20)] * rows,
+        "vector": [[0.0, 1.0]] * rows,
     }
     out = io.BytesIO()
     with pq.ParquetWriter(out, schema, compression="zstd", use_dictionary=["text"]) as writer:

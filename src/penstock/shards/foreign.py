@@ -213,8 +213,8 @@ def _retrieved(array: Path, table: Path) -> Iterator[Foreign]:
 
     try:
         matrix = np.load(array, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise SourceError(f"{array} cannot be read: {error}") from error
+    except Exception as error:  # its header is Python, of which the tokenizer's errors are no ValueErrors
+        raise SourceError(f"{array} cannot be read: {error!s:.300}") from error
     if matrix.ndim != 2 or matrix.dtype.kind != "f":
         raise SourceError(f"{array} holds {matrix.dtype} of shape {matrix.shape}, which are no vectors")
     at = 0

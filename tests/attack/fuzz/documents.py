@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from penstock.core.errors import ParseError
 from penstock.core.records import Gap, Item
+from penstock.embedders.pixels import Preprocessing
 from penstock.parsers import Parsers
 from penstock.parsers.blocks import checked
 from penstock.parsers.wire import from_part, packed, to_part, unpacked
@@ -87,7 +88,21 @@ def _image(data: bytes) -> None:
         image = images.decode(data, edge=64, pixels=4_000_000)
         check(image.mode == "RGB", f"an image of mode {image.mode}")
         left, top, right, bottom = images.extent(image)
-        check(0 <= left < right <= image.width and 0 <= top < bottom <= image.height, "an extent outside its image")
+        width, height = image.size
+        image.thumbnail((64, 64))
+        image.save(io.BytesIO(), "JPEG")
+        check(0 <= left < right <= width and 0 <= top < bottom <= height, "an extent outside its image")
+
+    for preprocessing in _preprocessings():
+        with allowed(ParseError):
+            pixels = preprocessing.pixels(data, 4_000_000)
+            check(pixels.shape == (*(preprocessing.shape or ()), 3), f"pixels of shape {pixels.shape}")
+
+
+def _preprocessings() -> list[Preprocessing]:
+    """As CLIP and SigLIP have them, and one that only shrinks."""
+    scale = (1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return [Preprocessing(32, None, (32, 32), 3, *scale), Preprocessing(None, (32, 32), None, 3, *scale)]
 
 
 def _caption(data: bytes) -> None:

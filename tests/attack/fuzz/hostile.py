@@ -24,6 +24,7 @@ from penstock.parsers.wire import to_part
 from penstock.sources.files.archives import Archive
 from penstock.sources.files.globs import Selection
 from penstock.sources.rows import Rows
+from penstock.sources.urls import Urls
 from tests.attack.fuzz.stored import _fresh
 from tests.attack.fuzz.target import Target, allowed, check
 
@@ -123,6 +124,20 @@ def _rows(data: bytes) -> None:
                     stream.read()
 
 
+def _list(data: bytes) -> None:
+    """A list of urls, of the format that its first byte chooses; none is fetched."""
+    path = _fresh("lists") / f"a.{('txt', 'csv', 'tsv', 'jsonl', 'parquet')[(data[:1] or b'0')[0] % 5]}"
+    path.write_bytes(data[1:])
+    with allowed(PenstockError), Urls(f"urls://{path}") as source:
+        source.open()
+        for change in source.changes():
+            if isinstance(change, Upsert):
+                change.item.uri.encode()
+                json.dumps(dict(change.item.metadata), default=str).encode()
+            elif isinstance(change, Unreadable):
+                check(len(change.cause) < 5000, f"a cause of {len(change.cause):,} characters")
+
+
 def _blocks(data: bytes) -> None:
     """Blocks of a parser of somebody else's, all the way into a store and out again."""
     try:
@@ -182,6 +197,7 @@ TARGETS = (
     Target("wire", _wire, "json", ("penstock.parsers",)),
     Target("tar", partial(_archive, ending=".tar"), "bytes", ("penstock.sources.files",)),
     Target("zip", partial(_archive, ending=".zip"), "zip", ("penstock.sources.files",)),
+    Target("list", _list, "lines", ("penstock.sources",), memory=6 << 30),
     Target("rows", _rows, "bytes", ("penstock.sources",), memory=6 << 30),
     Target(
         "blocks",

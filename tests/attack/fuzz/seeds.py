@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import shutil
 import sys
 import tarfile
@@ -231,6 +232,7 @@ def _stored() -> dict[str, list[Any]]:
     folder = _parts()
     part = next(data for name, data in folder.items() if name.endswith(".parquet"))
     return {
+        **_foreign(),
         "manifest": [manifest, old, {**manifest, "schema": {"vectors": {"a": spec, "b": spec}, "chunking": ""}}],
         "part": [part],
         "table": [table],
@@ -250,6 +252,34 @@ def _stored() -> dict[str, list[Any]]:
             'source = "docs"\ninto = "memory://x"\nchunk = "200 characters"\nmemory = "256MiB"\n[metadata]\na = 1\n',
             'source = ["a", "b"]\ninto = ["memory://x", "memory://y"]\nmodel = "h"\nexclude = ["*.y"]\nworkers = 2\n',
         ],
+    }
+
+
+def _foreign() -> dict[str, list[Any]]:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def table(**columns: Any) -> bytes:
+        out = io.BytesIO()
+        pq.write_table(pa.table(columns), out)
+        return out.getvalue()
+
+    vectors = np.ones((2, 4), np.float32)
+    array = io.BytesIO()
+    np.save(array, vectors.astype(np.float16))
+    pickles = [pickle.dumps(("aGk=", vectors[0])), pickle.dumps(vectors[1], 2), pickle.dumps([1.5, "x", {"a": b"y"}])]
+    retrieved = {
+        "img_emb/img_emb_0.npy": array.getvalue(),
+        "metadata/metadata_0.parquet": table(url=["a", "b"], n=[1, 2]),
+    }
+    lists = table(uri=["a", "b"], vector=[[1.0, 2.0], [3.0, 4.0]], caption=["x", None])
+    return {
+        "foreign": [
+            *(_zipped(retrieved), _zipped({"a.parquet": table(idx=[1, 2, 3], output=pickles)})),
+            _zipped({"a.parquet": lists}),
+        ],
+        "pickle": pickles,
     }
 
 
@@ -315,6 +345,10 @@ def _others() -> dict[str, list[Any]]:
         "tar": tars,
         "zip": [_zipped(files), _zipped(files, zipfile.ZIP_DEFLATED)],
         "rows": [rows.getvalue()],
+        "list": [
+            *(b"0https://a.example/a.png\n# no\nhttps://[::1]/b\n", b"1url,caption\nhttps://a.example/a,x\n"),
+            *(b'3{"url": "https://a.example/a", "n": 1}\n{"url": "https://b.example/"}\n', b"4" + rows.getvalue()),
+        ],
         "blocks": [blocks],
     }
 

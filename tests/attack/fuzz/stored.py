@@ -133,6 +133,23 @@ def _load(folder: Path) -> None:
             forget(f"memory://{name}")
 
 
+def _foreign(data: bytes) -> None:
+    """Vectors of other programs, as a zip of their files, which are matrices, tables and pickles."""
+    from penstock.shards import import_foreign
+
+    folder = _unpacked(data, "foreign")
+    if folder is not None:
+        with allowed(PenstockError):
+            import_foreign(folder, _fresh("imported"), "fuzz").to_json()
+
+
+def _pickle(data: bytes) -> None:
+    from penstock.shards import unpickling
+
+    with allowed(ValueError):
+        unpickling.loads(data)
+
+
 def _unpacked(data: bytes, name: str) -> Path | None:
     """The members of a zip in a folder; only those that a folder may have beneath it."""
     folder = _fresh(name)
@@ -271,6 +288,8 @@ TARGETS = (
     Target("part", _part, "bytes", ("penstock.shards",), memory=6 << 30),
     Target("table", _table, "json", ("penstock.shards",), memory=6 << 30),
     Target("shards", _shards, "zip", ("penstock.shards",), memory=6 << 30),
+    Target("foreign", _foreign, "zip", ("penstock.shards",), memory=6 << 30),
+    Target("pickle", _pickle, "bytes", ("penstock.shards",), largest=1 << 13),
     Target("ledger", _ledger, "json", ("penstock.ledger",), memory=6 << 30, largest=1 << 15),
     Target("progress", _progress, "json", ("penstock.jobs.progress_file",), largest=1 << 13),
     Target("toml", _toml, "lines", ("penstock",), memory=6 << 30, largest=1 << 13),
