@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from penstock.cli.conditions import parse_conditions
 from penstock.core.errors import EmbedError, ModelError, SinkError, SourceError, UsageError
 from penstock.core.filter_parser import parse_filter
-from penstock.core.records import Block, Item
+from penstock.core.records import Block, Gap, Item
 from penstock.core.schema import VectorSpec
 from penstock.embedders.tokenize import HFTokenizer
 from penstock.parsers import html, mail
+from penstock.parsers.wire import CAUSE, to_part
 from penstock.shards import format as parts
 from penstock.shards import verify
 from penstock.shards.folder import DONE, LEASES, Folder
@@ -167,6 +169,26 @@ def test_a_filter_is_not_repeated_in_the_message_about_it() -> None:
         with pytest.raises(UsageError) as refused:
             parse_filter(where)
         assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("opened", ["[", '{"a":'])
+def test_a_condition_of_thousands_of_levels_is_a_text_or_refused(opened: str) -> None:
+    value = opened * 100_000
+    assert parse_conditions([f"x={value}"]) == {"x": value}
+    with pytest.raises(UsageError, match="invalid --where"):
+        parse_conditions(['{"x": ' + value])
+
+
+@pytest.mark.parametrize("page", [1e400, 1.5, "7", True, [1]])
+def test_a_page_that_a_worker_sends_is_a_whole_number(page: object) -> None:
+    with pytest.raises(ValueError, match="page"):
+        to_part({"text": "x", "page": page})
+
+
+def test_a_cause_that_a_worker_sends_has_an_end() -> None:
+    part = to_part({"gap": "x" * 10_000_000})
+    assert isinstance(part, Gap)
+    assert len(part.cause) == CAUSE
 
 
 def text_of(parse: Any, data: bytes, media_type: str) -> str:

@@ -86,7 +86,8 @@ def signature_of(error: BaseException) -> str:
 
 
 def run(name: str, seconds: float, seed: int, corpus: Path, found: Path, current: Path) -> None:
-    """Run the target until the time is over. Ends the process."""
+    """Run the target until the time is over, of which imports are a part. Ends the process."""
+    end = time.monotonic() + seconds
     guided = importlib.util.find_spec("atheris") is not None
     warnings.simplefilter("ignore")
     if guided:
@@ -122,10 +123,11 @@ def run(name: str, seconds: float, seed: int, corpus: Path, found: Path, current
         faulthandler.register(number, all_threads=False, chain=True)
     faulthandler.enable(all_threads=False)
     seeds = [path.read_bytes() for path in target.seeds]
+    left = max(3.0, end - time.monotonic())
     if guided:
-        _guided(once, target, seeds, seconds, seed, corpus)
+        _guided(once, target, seeds, left, seed, corpus)
     else:
-        mutate_seeds(once, target, seeds, seconds, seed)
+        mutate_seeds(once, target, seeds, left, seed)
 
 
 def _report(error: BaseException) -> str:
