@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from penstock.cli.conditions import parse_conditions
-from penstock.core.errors import EmbedError, ModelError, SinkError, SourceError, UsageError
+from penstock.core.errors import EmbedError, ModelError, ParseError, SinkError, SourceError, UsageError
 from penstock.core.filter_parser import parse_filter
-from penstock.core.records import Block, Gap, Item
+from penstock.core.records import Block, Chunk, Gap, Item
 from penstock.core.schema import VectorSpec
+from penstock.embedders.onnx import OnnxEmbedder
 from penstock.embedders.tokenize import HFTokenizer
-from penstock.parsers import html, mail
+from penstock.parsers import Parsers, html, mail
+from penstock.parsers.blocks import GAPS, checked
 from penstock.parsers.wire import CAUSE, to_part
 from penstock.shards import format as parts
 from penstock.shards import verify
@@ -189,6 +192,39 @@ def test_a_cause_that_a_worker_sends_has_an_end() -> None:
     part = to_part({"gap": "x" * 10_000_000})
     assert isinstance(part, Gap)
     assert len(part.cause) == CAUSE
+
+
+def test_a_small_pdf_that_claims_many_pages_is_no_flood_of_failures() -> None:
+    data = (SEEDS / "pdf" / "seed-00").read_bytes()
+    data = data.replace(b"/Count 3", b"/Count 30000")
+    assert b"/Count 30000" in data
+    with Parsers() as parsers:
+        parts = list(parsers.parse(Item("memory://x.pdf", "", partial(io.BytesIO, data), len(data))).blocks)
+    gaps = [part for part in parts if isinstance(part, Gap)]
+    assert len(gaps) == GAPS + 1
+    assert "more parts of it cannot be read" in gaps[-1].cause
+    assert any(isinstance(part, Block) for part in parts)
+
+
+@pytest.mark.parametrize("page", [1 << 31, -(1 << 70)])
+def test_a_page_is_a_number_that_stores_hold(page: int) -> None:
+    with pytest.raises(ParseError, match="page"):
+        checked(Block("x", page=page), "own")
+
+
+def test_a_model_that_lacks_a_word_of_its_tokenizer_is_no_unnamed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
+    files = json.loads((SEEDS / "weights" / "seed-00").read_bytes())
+    files["tokenizer.json"]["model"]["vocab"]["b"] = 1000
+    header, size = json.dumps(files.pop("weights")).encode(), files.pop("bytes")
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    weights = len(header).to_bytes(8, "little") + header + bytes(size)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with OnnxEmbedder(tmp_path, workers=1) as model, pytest.raises(EmbedError, match="the model cannot be run"):
+        model.embed([Chunk("0" * 32, "memory://x", 0, "b", (0, 1))])
 
 
 def text_of(parse: Any, data: bytes, media_type: str) -> str:

@@ -19,7 +19,7 @@ from penstock.embedders import clip_checkpoint, clip_graph, int8, models
 from penstock.embedders.builder import cached
 from penstock.embedders.clip_checkpoint import ClipCheckpoint
 from penstock.embedders.onnx import batches, fingerprint, located, space
-from penstock.embedders.runtime import session
+from penstock.embedders.runtime import run, session
 from penstock.support import images
 from penstock.support.cores import usable_cores
 
@@ -193,7 +193,7 @@ class _Towers:
         self._lock = threading.Lock()
 
     def vision(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        vectors: NDArray[np.float32] = self._session("vision").run(None, {"pixels": pixels})[0]
+        vectors: NDArray[np.float32] = run(self._session("vision"), {"pixels": pixels})
         return vectors
 
     def text(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -202,7 +202,7 @@ class _Towers:
         inputs: dict[str, Any] = {"ids": self._checkpoint.filled(rows)}
         if self._checkpoint.family == "clip":
             inputs["ends"] = np.array([self._end(row) for row in rows], np.int32)
-        vectors: NDArray[np.float32] = self._session("text").run(None, inputs)[0]
+        vectors: NDArray[np.float32] = run(self._session("text"), inputs)
         return vectors
 
     def _end(self, row: Sequence[int]) -> int:

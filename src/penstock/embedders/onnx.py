@@ -19,7 +19,7 @@ from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders import int8, models
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.embedders.prefixes import INT8
-from penstock.embedders.runtime import session
+from penstock.embedders.runtime import run, session
 from penstock.support.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ class _Fused:
 
     def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         ids, lengths = padded(rows, self._pad)
-        vectors: NDArray[np.float32] = self._session.run(None, {"ids": ids, "lengths": lengths})[0]
+        vectors: NDArray[np.float32] = run(self._session, {"ids": ids, "lengths": lengths})
         return vectors
 
 
@@ -246,7 +246,7 @@ class _Exported:
         ids, lengths = padded(rows, self._checkpoint.pad)
         mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
         inputs = {"input_ids": ids.astype(np.int64), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-        hidden = self._session.run([self._output], {name: inputs[name] for name in self._inputs})[0]
+        hidden = run(self._session, {name: inputs[name] for name in self._inputs}, [self._output])
         pooled = [_pool(mode, hidden, mask, lengths) for mode in self._checkpoint.pooling]
         vectors = np.concatenate(pooled, axis=1).astype(np.float32)
         if self._checkpoint.normalize:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from penstock.core.errors import ModelError
+from penstock.core.errors import EmbedError, ModelError
 
 
 def session(model: Path | bytes) -> Any:
@@ -24,3 +25,12 @@ def session(model: Path | bytes) -> Any:
     # The runtime raises types of its own, which share no base but Exception.
     except Exception as error:
         raise ModelError(f"{model if isinstance(model, Path) else 'a graph'} cannot be loaded: {error}") from error
+
+
+def run(session: Any, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Any:
+    """The first of what the graph gives. Raises EmbedError where it cannot be run on these inputs: its weights may
+    lack what its tokenizer names."""
+    try:
+        return session.run(outputs, inputs)[0]
+    except Exception as error:  # as above
+        raise EmbedError(f"the model cannot be run: {error!s:.300}") from error

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -29,7 +29,7 @@ from penstock.core.errors import (
 )
 from penstock.core.records import Block, Gap, Item
 from penstock.parsers import media_types
-from penstock.parsers.blocks import checked
+from penstock.parsers.blocks import all_checked
 from penstock.parsers.detect import detect
 from penstock.registry import PARSERS, find, load, plugins
 from penstock.support.code_fingerprint import CodeFingerprint, code_fingerprint
@@ -217,14 +217,12 @@ def beside(item: Item) -> Mapping[str, Callable[[], BinaryIO]]:
 
 
 def _in_process(parser: Parser, stream: BinaryIO, item: Item, name: str) -> Generator[Block | Gap, None, None]:
-    parts: object = None
+    parts: Iterable[Block | Gap | str] = ()
     try:
         yield _PRIMED
         with _failures():
             parts = parser(stream, item)
-            for part in parts:
-                if (block := checked(part, name)) is not None:
-                    yield block
+            yield from all_checked(parts, name)
     finally:
         if close := getattr(parts, "close", None):
             close()
@@ -245,9 +243,7 @@ def _isolated(
                 spool.flush()
                 path = spool.name
             stream.close()
-            for part in workers.parse(target, path, item):
-                if (block := checked(part, name)) is not None:
-                    yield block
+            yield from all_checked(workers.parse(target, path, item), name)
     finally:
         stream.close()
         if spool is not None:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from penstock.core.errors import ParseError
 from penstock.core.records import NOTHING, Block, Gap
 
+GAPS = 1000
+"""Parts of a document that are listed one by one where they cannot be read."""
 _DEEPEST = 50
+
+
+def all_checked(parts: Iterable[Block | Gap | str], parser: str) -> Iterator[Block | Gap]:
+    """The parts, each checked. Gaps have an end: each is a row of the ledger, and a file of a kilobyte may claim
+    millions of pages."""
+    gaps = 0
+    for part in parts:
+        block = checked(part, parser)
+        if isinstance(block, Gap):
+            gaps += 1
+        if block is not None and not (isinstance(block, Gap) and gaps > GAPS):
+            yield block
+    if gaps > GAPS:
+        yield Gap(f"{gaps - GAPS:,} more parts of it cannot be read")
 
 
 def checked(part: Block | Gap | str, parser: str) -> Block | Gap | None:
@@ -40,7 +56,7 @@ def _check(block: Block, parser: str) -> None:
         raise _wrong(parser, "Block", "text", block.text, "a str")
     if block.image is not None and not isinstance(block.image, bytes):
         raise _wrong(parser, "Block", "image", block.image, "bytes or None")
-    if block.page is not None and not _is_int(block.page):
+    if block.page is not None and not _is_page(block.page):
         raise _wrong(parser, "Block", "page", block.page, "an int or None")
     if not isinstance(block.headings, tuple) or not all(isinstance(heading, str) for heading in block.headings):
         raise _wrong(parser, "Block", "headings", block.headings, "a tuple of str")
@@ -53,7 +69,7 @@ def _check(block: Block, parser: str) -> None:
 def _check_gap(gap: Gap, parser: str) -> None:
     if not isinstance(gap.cause, str):
         raise _wrong(parser, "Gap", "cause", gap.cause, "a str")
-    if gap.page is not None and not _is_int(gap.page):
+    if gap.page is not None and not _is_page(gap.page):
         raise _wrong(parser, "Gap", "page", gap.page, "an int or None")
 
 
@@ -63,8 +79,9 @@ def _wrong(parser: str, record: str, field: str, value: object, expected: str) -
     return ParseError(f"the parser {parser} yielded a {record} with {field}={shown}: expected {expected}")
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_page(value: object) -> bool:
+    """Whether it is a number that every store can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 31
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:

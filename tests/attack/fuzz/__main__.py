@@ -19,6 +19,8 @@ from pathlib import Path
 from tests.attack.fuzz import loop
 
 ROOT = Path(__file__).parents[3]
+GRACE = 30.0
+"""Seconds for imports, and for the end."""
 MOST = 5
 """Processes of one target that may die before it is given up."""
 
@@ -70,9 +72,21 @@ def _run(name: str, seconds: float, args: argparse.Namespace) -> Ran:
         seed = args.seed + deaths
         command = [sys.executable, "-m", __package__, "--child", name, "--seconds", f"{left:.0f}", "--seed", str(seed)]
         environment = {**os.environ, loop.WATCHED: json.dumps(TARGETS[name].watched)}
-        ended = subprocess.run(
-            [*command, *map(str, options)], capture_output=True, cwd=ROOT, env=environment, errors="replace"
-        )
+        # An input that hangs ends its process, by the target's own limit: what lasts longer is a process that does not
+        # end, of threads of native code that libFuzzer's exit leaves behind.
+        longest = left + 10 * TARGETS[name].seconds + GRACE
+        try:
+            ended = subprocess.run(
+                [*command, *map(str, options)],
+                capture_output=True,
+                cwd=ROOT,
+                env=environment,
+                errors="replace",
+                timeout=longest,
+            )
+        except subprocess.TimeoutExpired:
+            inputs += state.count
+            break
         inputs += state.count
         if ended.returncode == 0:
             break
