@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -225,6 +227,20 @@ def test_a_model_that_lacks_a_word_of_its_tokenizer_is_no_unnamed_error(
     (tmp_path / "model.safetensors").write_bytes(weights)
     with OnnxEmbedder(tmp_path, workers=1) as model, pytest.raises(EmbedError, match="the model cannot be run"):
         model.embed([Chunk("0" * 32, "memory://x", 0, "b", (0, 1))])
+
+
+def test_a_parquet_file_whose_metadata_contradict_each_other_ends_no_process(tmp_path: Path) -> None:
+    """pyarrow gives the metadata of a column without a guard for the errors of C++: `terminate called`."""
+    (tmp_path / "a.parquet").write_bytes((SEEDS / "rows" / "once-aborted-cells-py-163").read_bytes())
+    listing = (
+        "import sys; from penstock.sources.rows import Rows; source = Rows(sys.argv[1]); source.open();"
+        "print([type(change).__name__ for change in source.changes()])"
+    )
+    listed = subprocess.run(
+        [sys.executable, "-c", listing, f"parquet://{tmp_path}/a.parquet"], capture_output=True, text=True, timeout=60
+    )
+    assert listed.returncode == 0, listed.stderr[-500:]
+    assert "Unreadable" in listed.stdout
 
 
 def text_of(parse: Any, data: bytes, media_type: str) -> str:

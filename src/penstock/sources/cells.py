@@ -159,9 +159,12 @@ class ParquetTable:
         yield from self._file.iter_batches(rows, row_groups=[group], columns=list(paths), use_threads=False)
 
     def _size(self, group: int, paths: Sequence[str]) -> int:
-        metadata, wanted = self._file.metadata.row_group(group), {*paths}
-        columns = (metadata.column(at) for at in range(metadata.num_columns))
-        return sum(column.total_uncompressed_size for column in columns if column.path_in_schema in wanted)
+        metadata, schema, wanted = self._file.metadata, self._file.metadata.schema, {*paths}
+        # A column whose metadata contradict each other ends the process where pyarrow is asked for them. Reading a row
+        # raises instead.
+        next(self._file.iter_batches(1, row_groups=[group], columns=list(paths), use_threads=False), None)
+        columns = [at for at in range(len(schema)) if schema.column(at).path in wanted]
+        return sum(metadata.row_group(group).column(at).total_uncompressed_size for at in columns)
 
 
 def _path(field: Any) -> str:
