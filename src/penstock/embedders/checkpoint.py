@@ -132,7 +132,7 @@ def inside(folder: Path, name: str) -> Path:
     """The file of that name in the folder: a checkpoint may name no file outside itself."""
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ModelError(f"{folder} names a file outside itself: {name!r}")
+        raise ModelError(f"{folder} names a file outside itself: {name!r:.200}")
     return folder / name
 
 
@@ -214,7 +214,7 @@ def _modules(folder: Path) -> tuple[tuple[str, ...], tuple[Projection, ...], boo
         if kind == "Transformer" and not pooling:
             if path:
                 raise ModelError(
-                    f"{folder} keeps its transformer in a folder of its own ({path}); Penstock reads it at the top"
+                    f"{folder} keeps its transformer in a folder of its own ({path:.200}); Penstock reads it at the top"
                 )
         elif kind == "Pooling" and not pooling:
             pooling = _pooling(read(inside(folder, path) / "config.json"), folder)
@@ -223,7 +223,7 @@ def _modules(folder: Path) -> tuple[tuple[str, ...], tuple[Projection, ...], boo
         elif kind == "Normalize" and pooling:
             normalize = True
         else:
-            raise ModelError(f"{folder} has a module that Penstock does not run: {module['type']}")
+            raise ModelError(f"{folder} has a module that Penstock does not run: {module['type']!s:.200}")
     if not pooling:
         raise ModelError(f"{folder} has no pooling: it does not make one vector of a text")
     return pooling, tuple(projections), normalize
@@ -236,7 +236,7 @@ def _pooling(config: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     else:
         modes = (named,) if isinstance(named, str) else tuple(named)
     if unknown := set(modes) - set(POOLINGS.values()):
-        raise ModelError(f"{folder} pools by {', '.join(sorted(unknown))}, which Penstock does not know")
+        raise ModelError(f"{folder} pools by {', '.join(sorted(unknown)):.200}, which Penstock does not know")
     if not config.get("include_prompt", True):
         raise ModelError(f"{folder} leaves the prompt out of its pooling, which Penstock does not do")
     return modes
@@ -246,9 +246,9 @@ def _projection(folder: Path, path: str) -> Projection:
     config = read(inside(folder, path) / "config.json")
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS or config.get("use_residual"):
-        raise ModelError(f"{folder} has a Dense module that Penstock does not run: {config}")
+        raise ModelError(f"{folder} has a Dense module that Penstock does not run: {config!s:.300}")
     if not (inside(folder, path) / "model.safetensors").is_file():
-        raise ModelError(f"{folder}/{path} has no model.safetensors")
+        raise ModelError(f"{folder}/{path:.200} has no model.safetensors")
     return Projection(path, ACTIVATIONS[activation], int(config["out_features"]))
 
 

@@ -112,7 +112,7 @@ def load(folder: Path, name: str) -> ClipCheckpoint:
 def _load(folder: Path, name: str, config: Mapping[str, Any]) -> ClipCheckpoint:
     family = str(config.get("model_type", ""))
     if family not in FAMILIES:
-        raise ModelError(f"{folder}: its type is {family or 'not said'}, none of {', '.join(FAMILIES)}")
+        raise ModelError(f"{folder}: its type is {family or 'not said':.200}, none of {', '.join(FAMILIES)}")
     # Old files say it a second time, in `text_config_dict`, and there they are right.
     text, vision = (
         {**_DEFAULTS[family]["both"], **_DEFAULTS[family][side], **_settings(config, side)}

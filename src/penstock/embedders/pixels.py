@@ -133,7 +133,7 @@ def _size(config: Mapping[str, Any], folder: Path) -> tuple[int | None, tuple[in
         return int(sizes["shortest_edge"]), None
     if sizes.keys() == {"height", "width"}:
         return None, (int(sizes["height"]), int(sizes["width"]))
-    raise ModelError(f"{folder} resizes images to {dict(size)}, which Penstock does not do")
+    raise ModelError(f"{folder} resizes images to {dict(size)!s:.200}, which Penstock does not do")
 
 
 def _both(size: Any) -> tuple[int, int]:

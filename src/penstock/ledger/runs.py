@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.core.errors import LedgerError
 from penstock.ledger.database import Database
 
 
@@ -66,9 +67,18 @@ class Runs(Database):
     def _runs(self, condition: str, value: int) -> list[Run]:
         rows = self._read(f"SELECT id, started, ended, status, space, report FROM runs {condition}", value)
         return [
-            Run(id, started, ended, status, space, json.loads(report or "{}"))
+            Run(id, started, ended, status, space, self._report(id, report))
             for id, started, ended, status, space, report in rows
         ]
+
+    def _report(self, run: int, text: str | None) -> dict[str, Any]:
+        try:
+            report = json.loads(text or "{}")
+        except (ValueError, TypeError, RecursionError):
+            report = None
+        if not isinstance(report, dict):
+            raise LedgerError(f"the ledger {self.path} is damaged: the report of run {run} is none")
+        return report
 
 
 def _next(db: sqlite3.Connection) -> int:
