@@ -180,11 +180,12 @@ class Prepare:
 
     def _draw(self, document: Document, blocks: Iterable[Block | Gap | str]) -> Generator[Block, None, None]:
         """The parser's blocks. As much is charged as the largest so far takes: the chunker has one at a time."""
-        held = 0
+        held = gaps = 0
         try:
             for block in _guarded(blocks):
                 if isinstance(block, Gap):
-                    place = f"page {block.page}" if block.page is not None else ""
+                    gaps += 1  # a document may have several, each with a place of its own
+                    place = f"page {block.page}" if block.page is not None else f"part {gaps}"
                     self.control.counters.add(gaps=1)
                     self.send(Failed(document, document.failure("parse", block.cause, place=place)))
                     continue

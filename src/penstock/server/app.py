@@ -21,6 +21,7 @@ from penstock.jobs.queries import Query
 from penstock.server import openapi, rates, schemas
 from penstock.server.access_log import REQUEST_ID, AccessMiddleware, note_stages
 from penstock.server.administration import Administration
+from penstock.server.bodies import Bodies
 from penstock.server.clients import client_of
 from penstock.server.compatibility import CompatibilityRoutes
 from penstock.server.generations import ServedIndex
@@ -50,7 +51,7 @@ class Api:
     ) -> None:
         self._served, self._settings, self._metrics = served, settings, metrics
         fetcher = fetcher or ImageFetcher(settings)
-        self._thumbnails = Thumbnails(settings, fetcher)
+        self._thumbnails = Thumbnails(settings, fetcher, served.neighbours)
         limiter = RateLimiter(settings.rate, metrics)
         self.search_limit = SearchLimit(settings.queue, metrics, limiter)
         self._searcher = Searcher(served, settings, metrics, self._thumbnails, fetcher, limiter)
@@ -60,7 +61,8 @@ class Api:
         self.administration = Administration(settings, metrics)
         self.status.keys_trouble = lambda: self.administration.trouble
         keyring = self.administration.keyring
-        self.limits = LimitsMiddleware(self._starlette(), settings, metrics, self._page.paths, keyring, limiter)
+        bodies = Bodies(settings.body, limiter, served.neighbours)
+        self.limits = LimitsMiddleware(self._starlette(), settings, metrics, self._page.paths, keyring, bodies)
         self.status.draining = lambda: self.limits.draining
         metrics.gauge("penstock_queue_depth", "Searches that run or wait.", lambda: self.search_limit.active)
         metrics.gauge("penstock_model_queue_depth", "Inputs that wait for a model.", lambda: served.depth)

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from penstock.core.errors import Transient
 from penstock.core.records import Vector
-from penstock.server.fair import Entry, FairQueue
+from penstock.server.fair import Entry, FairQueue, Neighbours
 from penstock.server.metrics import Metrics
 
 T = TypeVar("T")
@@ -49,8 +49,8 @@ class ModelThreads:
     Of several threads one client has all but one: beside its backlog the queries of others are embedded at once.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        self._waiting: FairQueue[_Job[Any]] = FairQueue(most=max(1, threads - 1))
+    def __init__(self, threads: int = 1, neighbours: Neighbours | None = None) -> None:
+        self._waiting: FairQueue[_Job[Any]] = FairQueue(most=max(1, threads - 1), neighbours=neighbours)
         self.progressed = float("-inf")
         """When the model answered last, on the monotonic clock."""
         self._threads = [

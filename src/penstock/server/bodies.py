@@ -31,9 +31,9 @@ class Gone(Exception):
 class Bodies:
     """What the bodies of all requests in progress hold, and whose large ones are read."""
 
-    def __init__(self, max_size: int, rates: RateLimiter) -> None:
+    def __init__(self, max_size: int, rates: RateLimiter, neighbours: Neighbours | None = None) -> None:
         self.max_size, self.rates = max_size, rates
-        self.held, self.neighbours = Shares(MAX_HELD), Neighbours()
+        self.held, self.neighbours = Shares(MAX_HELD), neighbours or Neighbours()
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._users: Counter[str] = Counter()
 

@@ -12,6 +12,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Generic, TypeVar
 
+from penstock.support.cores import usable_cores
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,7 +26,7 @@ MAX_TAGS = 1024
 
 
 class Neighbours:
-    """Whether several clients are active: one that is alone is not kept from anything."""
+    """Whether several clients are active, wherever in the server: one that is alone is not kept from anything."""
 
     def __init__(self) -> None:
         self._latest = SERVER
@@ -61,9 +63,9 @@ class FairQueue(Generic[T]):
     others it may be fewer, as they share the cores. Thread-safe.
     """
 
-    def __init__(self, most: int = 1 << 30, most_beside: int = 1 << 30) -> None:
+    def __init__(self, most: int = 1 << 30, most_beside: int = 1 << 30, neighbours: Neighbours | None = None) -> None:
         self._most, self._most_beside = most, min(most, most_beside)
-        self.neighbours = Neighbours()
+        self.neighbours = neighbours or Neighbours()
         self._waiting: dict[str, OrderedDict[int, Entry[T]]] = {}
         """Exactly the clients that have a turn in `_turns`; one whose items were all discarded stays until its turn."""
         self._turns: list[tuple[float, int, str]] = []
@@ -182,15 +184,16 @@ class _Task:
 
 
 class FairPool:
-    """Threads that clients get in turns, by the time that their tasks take; one client never has all of them, and a
-    quarter beside others.
+    """Threads that clients get in turns, by the time that their tasks take. One client never has all of them; beside
+    others it has a quarter at most, and no more than half of the cores.
 
     `rest` is how many seconds a thread rests for each second of work, for work that holds Python's lock.
     """
 
-    def __init__(self, name: str, threads: int, rest: float = 0.0) -> None:
+    def __init__(self, name: str, threads: int, rest: float = 0.0, neighbours: Neighbours | None = None) -> None:
+        quarter = max(1, threads // 4)
         self._queue: FairQueue[_Task] = FairQueue(
-            most=max(1, threads - max(1, threads // 4)), most_beside=max(1, threads // 4)
+            max(1, threads - quarter), min(quarter, max(1, usable_cores() // 2)), neighbours
         )
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"penstock-{name}")
         self._rest = rest

@@ -23,7 +23,7 @@ from penstock.embedders.named import image_queries
 from penstock.jobs.search import OpenIndex
 from penstock.registry import INDEXES, find, scheme
 from penstock.server.batcher import Batcher, BatchLimit, Embedded, ModelThreads
-from penstock.server.fair import FairPool
+from penstock.server.fair import FairPool, Neighbours
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
 from penstock.server.settings import Settings
@@ -81,7 +81,7 @@ class NamedVector:
 class ServedGeneration:
     """One generation of the index with its models, from its opening until its last user leaves."""
 
-    def __init__(self, opened: OpenIndex, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, opened: OpenIndex, settings: Settings, metrics: Metrics, neighbours: Neighbours) -> None:
         self.index: Index = opened.index
         self.embedder: MultiEmbedder = opened.embedder
         try:
@@ -91,7 +91,7 @@ class ServedGeneration:
         except BaseException:
             opened.close()
             raise
-        self._model = ModelThreads(min(self.embedder.workers, MAX_THREADS))
+        self._model = ModelThreads(min(self.embedder.workers, MAX_THREADS), neighbours)
         self.opened_at = time.time()
         self.closed = threading.Event()
         self.vectors: Mapping[str, NamedVector] = {
@@ -211,6 +211,7 @@ class ServedIndex:
         """When the generation that was attempted last may be opened again."""
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
+        self.neighbours = Neighbours()
         self._pools: dict[str, FairPool] = {}
         self.trouble: str | None = None
         """Why the current generation could not be opened, while another one is served."""
@@ -222,8 +223,8 @@ class ServedIndex:
         self._generation = self._open()
         self._base = find(INDEXES, scheme(self._url))(self._url)
         for name, threads in (("search", self._settings.threads), ("files", 4), ("fetch", 4)):
-            self._pools[name] = FairPool(name, threads)
-        self._pools["parse"] = FairPool("parse", 1, rest=1.0)
+            self._pools[name] = FairPool(name, threads, neighbours=self.neighbours)
+        self._pools["parse"] = FairPool("parse", 1, rest=1.0, neighbours=self.neighbours)
         self._watcher = threading.Thread(target=self._watch, name="penstock-follow", daemon=True)
         self._watcher.start()
 
@@ -335,7 +336,7 @@ class ServedIndex:
         return True
 
     def _open(self) -> ServedGeneration:
-        generation = ServedGeneration(self._opener(self._url), self._settings, self._metrics)
+        generation = ServedGeneration(self._opener(self._url), self._settings, self._metrics, self.neighbours)
         self._metrics.count("penstock_index_opened_total")
         return generation
 

@@ -19,7 +19,6 @@ from penstock.server.hosts import Hosts
 from penstock.server.keys import Keyring
 from penstock.server.metrics import Metrics
 from penstock.server.problems import INTERNAL, Problem, problem_of
-from penstock.server.rates import RateLimiter
 from penstock.server.settings import Settings
 from penstock.support.redaction import hide_secrets
 
@@ -39,7 +38,7 @@ class LimitsMiddleware:
         metrics: Metrics,
         public: frozenset[str],
         keyring: Keyring,
-        rates: RateLimiter,
+        bodies: Bodies,
     ) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._page = public | {"/"}
@@ -49,8 +48,7 @@ class LimitsMiddleware:
         self._hosts = Hosts(
             settings.host, settings.allowed_hosts, settings.origins, keys=settings.guarded, page=self._page
         )
-        self._rates = rates
-        self._bodies = Bodies(settings.body, rates)
+        self._rates, self._bodies = bodies.rates, bodies
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

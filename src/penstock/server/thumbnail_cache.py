@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from penstock.server.fair import FairPool
+from penstock.server.fair import FairPool, Neighbours
 from penstock.server.problems import Problem, problem_of
 
 MAX_BYTES = 32 << 20
@@ -33,8 +33,8 @@ class _Job:
 class ThumbnailCache:
     """It has threads of its own, so that slow pictures hold up nothing else."""
 
-    def __init__(self, name: str, threads: int) -> None:
-        self._pool = FairPool(name, threads)
+    def __init__(self, name: str, threads: int, neighbours: Neighbours | None = None) -> None:
+        self._pool = FairPool(name, threads, neighbours=neighbours)
         self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Sizes] = OrderedDict()

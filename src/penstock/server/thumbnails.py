@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from penstock.core.errors import LimitExceeded, ParseError, SourceError, Unsupported
 from penstock.core.records import Chunk
 from penstock.engine.identity import shows
+from penstock.server.fair import Neighbours
 from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.parquet_images import ParquetImages, row_of
 from penstock.server.problems import Problem, not_found
@@ -62,12 +63,12 @@ class Picture:
 
 
 class Thumbnails:
-    def __init__(self, settings: Settings, fetcher: ImageFetcher) -> None:
+    def __init__(self, settings: Settings, fetcher: ImageFetcher, neighbours: Neighbours | None = None) -> None:
         self._roots = [os.path.realpath(root) for root in settings.roots]
         self._pixels, self._may_fetch, self._fetcher = settings.pixels, settings.fetch_urls, fetcher
         self._parquet = ParquetImages()
-        self._fetched = ThumbnailCache("fetched", FETCH_THREADS)
-        self._from_parquet = ThumbnailCache("parquet", PARQUET_THREADS)
+        self._fetched = ThumbnailCache("fetched", FETCH_THREADS, neighbours)
+        self._from_parquet = ThumbnailCache("parquet", PARQUET_THREADS, neighbours)
 
     def may_show(self, chunk: Chunk) -> bool:
         """Decide by the chunk's uri alone: files are opened, and urls fetched, when the thumbnail is requested."""
