@@ -108,10 +108,10 @@ def test_a_collection_of_an_earlier_version(url: str, monkeypatch: pytest.Monkey
     with MilvusSink(url) as sink:
         whole = wire.Collection.create
 
-        def create(collection: wire.Collection, schema: object, manifest: Manifest) -> None:
+        def create(collection: wire.Collection, schema: object, manifest: Manifest) -> Manifest:
             fields = getattr(schema, "fields")  # noqa: B009
             fields[:] = [field for field in fields if field.name not in ("terms", "bounds")]
-            whole(collection, schema, manifest)
+            return whole(collection, schema, manifest)
 
         monkeypatch.setattr(wire.Collection, "create", create)
         sink.open(Manifest(replace(MANIFEST.schema, filterable=False)))
