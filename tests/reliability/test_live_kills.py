@@ -1,0 +1,83 @@
+"""A run that follows a folder, killed again and again while the folder changes."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import penstock as ps
+from penstock.support import inotify
+from penstock.testing.embedders import HashingEmbedder
+
+pytestmark = pytest.mark.skipif(not inotify.available(), reason="there is no inotify on this system")
+
+FOLLOW = """
+import sys
+import penstock as ps
+from penstock.testing.embedders import HashingEmbedder
+folder = sys.argv[1]
+pipeline = ps.Pipeline(folder + "/docs", into=f"sqlite://{folder}/index.db", model=HashingEmbedder(16),
+                       state=folder + "/ledger.db")
+print("following", flush=True)
+pipeline.watch(every=5.0)
+"""
+
+
+def change(docs: Path, choose: random.Random) -> None:
+    """Something that people do in a folder."""
+    files = sorted(path for path in docs.rglob("*.md"))
+    match choose.choice(("write", "write", "change", "delete", "rename", "folder")):
+        case "change" if files:
+            choose.choice(files).write_text(f"changed {choose.random()}")
+        case "delete" if len(files) > 10:
+            choose.choice(files).unlink()
+        case "rename" if files:
+            file = choose.choice(files)
+            file.rename(file.with_name(f"renamed {choose.randrange(10**6)}.md"))
+        case "folder":
+            folders = sorted(path for path in docs.iterdir() if path.is_dir())
+            if len(folders) > 2:
+                choose.choice(folders).rename(docs / f"folder {choose.randrange(10**6)}")
+            else:
+                (docs / f"folder {len(folders)}").mkdir(exist_ok=True)
+                (docs / f"folder {len(folders)}" / "first.md").write_text(f"first of {len(folders)}")
+        case _:
+            folders = [docs, *(path for path in sorted(docs.iterdir()) if path.is_dir())]
+            (choose.choice(folders) / f"{choose.randrange(10**6)}.md").write_text(f"text {choose.random()}")
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.heavy)])
+def test_killed_again_and_again(tmp_path: Path, kills: int) -> None:
+    """In the end the index is the folder, nothing is missing and nothing is left over."""
+    choose = random.Random(kills)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for n in range(30):
+        (docs / f"{n}.md").write_text(f"document {n}")
+    for _ in range(kills):
+        with subprocess.Popen(
+            [sys.executable, "-c", FOLLOW, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "following\n"
+            end = time.monotonic() + choose.uniform(0.05, 1.5)
+            while time.monotonic() < end:
+                change(docs, choose)
+                time.sleep(choose.uniform(0.0, 0.02))
+            process.kill()
+    pipeline = ps.Pipeline(
+        docs, into=f"sqlite://{tmp_path}/index.db", model=HashingEmbedder(16), state=tmp_path / "ledger.db"
+    )
+    assert pipeline.run(allow_mass_delete=True).ok
+    assert pipeline.verify().ok
+    with ps.open_index(pipeline.sink.url, pipeline.embedder) as index:
+        hits = index.search("text", k=4000)
+    found = {hit.chunk.uri: hit.chunk.text for hit in hits}
+    assert len(found) == len(hits)
+    expected = {path.as_uri(): path.read_text() for path in docs.rglob("*.md")}
+    assert found == expected
