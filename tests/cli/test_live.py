@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,13 +37,29 @@ def test_a_run_that_goes_on(here: Path, model: str, run: Run) -> None:
     def documents() -> int:
         return len(run("documents", "--json", "--state", "l.db").lines) if (here / "l.db").exists() else 0
 
-    with subprocess.Popen(
-        [sys.executable, "-m", "penstock", *argv, "--live", "--every", "1s", "--stop-ok", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(here / "notify"))
+    manager.setblocking(False)
+    told: list[str] = []
+
+    def tells(message: str) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(1000).decode())
+        return message in told
+
+    with (
+        manager,
+        subprocess.Popen(
+            [sys.executable, "-m", "penstock", *argv, "--live", "--every", "1s", "--stop-ok", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "NOTIFY_SOCKET": str(here / "notify"), "WATCHDOG_USEC": "400000"},
+        ) as process,
+    ):
         try:
+            until(lambda: tells("READY=1"), process)
             until(lambda: documents() == 12, process)
             (here / "docs" / "new.txt").write_text("Something new.")
             until(lambda: documents() == 13, process)
@@ -57,10 +76,13 @@ def test_a_run_that_goes_on(here: Path, model: str, run: Run) -> None:
             assert "`penstock approve` lets them go" in run("status", "--state", "l.db").out
             assert "may go" in run("approve", "--state", "l.db").out
             until(lambda: documents() == 1, process)
+            before = told.count("WATCHDOG=1")
+            until(lambda: tells("WATCHDOG=1") and told.count("WATCHDOG=1") > before + 2, process)
             process.send_signal(signal.SIGTERM)
             began = time.monotonic()
             out, err = process.communicate(timeout=30)
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 20
+            assert tells("STOPPING=1")
         finally:
             process.kill()
     assert process.returncode == 0, err

@@ -349,7 +349,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(installed: Callable[[str], s
     for path in (EXAMPLES / "systemd").iterdir():
         (here / path.name).write_text(installed(path.read_text()))
         units.append(str(here / path.name))
-    assert len(units) == 2
+    assert len(units) == 3
     done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
     about = [line for line in done.stderr.splitlines() if "penstock" in line]
     assert (done.returncode, about) == (0, []), done.stderr

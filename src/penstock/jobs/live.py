@@ -14,13 +14,14 @@ from penstock.core.contracts import Source
 from penstock.core.deletions import DeletionLimit, Missing
 from penstock.core.errors import PenstockError
 from penstock.core.records import Change, Checkpoint
-from penstock.engine.progress import Report
+from penstock.engine.progress import Progress, Report
 from penstock.jobs.changes import FIRST_PAUSE, LONGEST_PAUSE, Changes, State
 from penstock.jobs.components import Components
 from penstock.jobs.held import Held
 from penstock.jobs.run import OnProgress, Options, go
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
+from penstock.support.service_manager import ServiceManager
 
 EVERY = 600.0
 """Seconds between two listings of a source that is followed."""
@@ -42,17 +43,26 @@ def follow(
     def options(live: Live) -> Options:
         return Options(allow_mass_delete=allow_mass_delete, max_wait=FOREVER, live=live)
 
+    manager = ServiceManager()
+
+    def shown(now: Progress) -> None:
+        manager.ready()
+        manager.alive()
+        if progress is not None:
+            progress(now)
+
     with ExitStack() as stack:
+        stack.callback(manager.stopping)
         session = Session(components, stack, adopt=adopt)
         source, ledger = session.components.source, session.components.ledger
         if source.feed:
             feed = Feed(source, ledger.cursor(source.name))
-            return go(session, feed, progress, options(Live(feed.state, ledger, feed.stop)))
+            return go(session, feed, shown, options(Live(feed.state, ledger, feed.stop)))
         changes = Changes(source, ledger, every)
         live = Live(changes.state, ledger, changes.stop)
         changes.may_delete = live.may_delete(session.components.max_delete)
         stack.enter_context(Approvals(ledger, changes.list_now))
-        return go(session, changes, progress, options(live))
+        return go(session, changes, shown, options(live))
 
 
 @dataclass(slots=True)
