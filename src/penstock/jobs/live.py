@@ -27,7 +27,7 @@ EVERY = 600.0
 """Seconds between two listings of a source that is followed."""
 FOREVER = float("inf")
 LOOK = 1.0
-"""Seconds between two looks whether somebody has approved what is held."""
+"""Seconds between two looks at what others have done."""
 
 
 def follow(
@@ -38,31 +38,43 @@ def follow(
     allow_mass_delete: bool = False,
     adopt: bool = False,
 ) -> Report:
-    """Bring the index up to date with its source and keep it so, until it is stopped."""
+    """Bring the index up to date with its source and keep it so, until it is stopped.
 
-    def options(live: Live) -> Options:
-        return Options(allow_mass_delete=allow_mass_delete, max_wait=FOREVER, live=live)
-
+    Where another generation of the index becomes the current one, that one is followed from then on.
+    """
     manager = ServiceManager()
+    switched, ending = threading.Event(), threading.Event()
 
     def shown(now: Progress) -> None:
         manager.ready()
         manager.alive()
+        if switched.is_set() and not ending.is_set():
+            ending.set()
+            raise KeyboardInterrupt  # once: what is in flight is written, and the run ends
         if progress is not None:
             progress(now)
 
-    with ExitStack() as stack:
-        stack.callback(manager.stopping)
-        session = Session(components, stack, adopt=adopt)
-        source, ledger = session.components.source, session.components.ledger
-        if source.feed:
-            feed = Feed(source, ledger.cursor(source.name))
-            return go(session, feed, shown, options(Live(feed.state, ledger, feed.stop)))
-        changes = Changes(source, ledger, every)
-        live = Live(changes.state, ledger, changes.stop)
-        changes.may_delete = live.may_delete(session.components.max_delete)
-        stack.enter_context(Approvals(ledger, changes.list_now))
-        return go(session, changes, shown, options(live))
+    try:
+        while True:
+            switched.clear()
+            ending.clear()
+            with ExitStack() as stack:
+                session = Session(components, stack, adopt=adopt)
+                source, ledger = session.components.source, session.components.ledger
+                changes: Feed | Changes
+                if source.feed:
+                    changes = Feed(source, ledger.cursor(source.name))
+                else:
+                    changes = Changes(source, ledger, every)
+                    changes.may_delete = may_delete(ledger, session.components.max_delete)
+                stack.enter_context(Lookout(session, switched, changes.list_now))
+                live = Live(changes.state, ledger, changes.stop)
+                options = Options(allow_mass_delete=allow_mass_delete, max_wait=FOREVER, live=live)
+                report = go(session, changes, shown, options)
+            if not switched.is_set():
+                return report
+    finally:
+        manager.stopping()
 
 
 @dataclass(slots=True)
@@ -92,6 +104,9 @@ class Feed:
         self._stopped.set()
         self.source.stop()
 
+    def list_now(self) -> None:
+        """There is nothing to list."""
+
 
 @dataclass(slots=True)
 class Live:
@@ -103,18 +118,6 @@ class Live:
 
     def describe(self) -> dict[str, Any]:
         return {"live": asdict(self.state)}
-
-    def may_delete(self, limit: DeletionLimit) -> Callable[[int], bool]:
-        """Whether so many documents may go by what was heard: counted as documents, as nobody knows their texts."""
-        before = 0
-
-        def may(deleted: int) -> bool:
-            nonlocal before
-            if deleted == 1 or not before:
-                before = self.ledger.counts().documents
-            return not limit.exceeded(Missing(deleted, deleted, deleted, before))
-
-        return may
 
     def hold(self, missing: Missing | None) -> bool:
         """Keep what a listing lacks until somebody approves; gives whether it may go."""
@@ -128,13 +131,27 @@ class Live:
         return False
 
 
-class Approvals:
-    """Looks now and then whether what is held was approved, and has the source listed again then."""
+def may_delete(ledger: Ledger, limit: DeletionLimit) -> Callable[[int], bool]:
+    """Whether so many documents may go by what was heard: counted as documents, as nobody knows their texts."""
+    before = 0
 
-    def __init__(self, ledger: Ledger, list_now: Callable[[], None]) -> None:
-        self._ledger, self._list_now = ledger, list_now
+    def may(deleted: int) -> bool:
+        nonlocal before
+        if deleted == 1 or not before:
+            before = ledger.counts().documents
+        return not limit.exceeded(Missing(deleted, deleted, deleted, before))
+
+    return may
+
+
+class Lookout:
+    """Looks now and then what others have done: whether what is held was approved, for which the source is listed
+    again, and whether another generation of the index is the current one."""
+
+    def __init__(self, session: Session, switched: threading.Event, list_now: Callable[[], None]) -> None:
+        self._session, self._switched, self._list_now = session, switched, list_now
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="penstock-approvals", daemon=True)
+        self._thread = threading.Thread(target=self._look, name="penstock-lookout", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -146,8 +163,19 @@ class Approvals:
     def _look(self) -> None:
         listed = False
         while not self._ended.wait(LOOK):
-            held = Held.read(self._ledger)
-            approved = held is not None and held.approved(self._ledger)
+            ledger = self._session.components.ledger
+            held = Held.read(ledger)
+            approved = held is not None and held.approved(ledger)
             if approved and not listed:
                 self._list_now()
             listed = approved
+            if self._elsewhere():
+                self._switched.set()
+
+    def _elsewhere(self) -> bool:
+        components = self._session.components
+        try:
+            held = components.base.manifest()
+        except PenstockError:  # the store is away: writes wait for it, and say so
+            return False
+        return held is not None and held.current != (components.generation or 0)
