@@ -65,6 +65,7 @@ SLOW = (
     "sinks/test_testing.py",
     "sinks/weaviate",
     "sources/test_archives.py::test_many_members_in_flat_memory",
+    "support/test_pages.py",
     "sources/test_local.py::test_a_large_folder_is_listed_in_constant_memory",
     "test_benchmarks.py",
     "test_image_pipeline.py",

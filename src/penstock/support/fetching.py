@@ -13,16 +13,16 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cache
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, BinaryIO, cast
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from penstock.core.errors import LimitExceeded, ParseError, SourceError
+from penstock.core.errors import LimitExceeded, ParseError, SourceError, Transient
 from penstock.support.addresses import near, public
 
 REDIRECTS = 4
@@ -37,15 +37,39 @@ _HOSTS = 4096
 _IN_MEMORY = 4 << 20
 
 Judge = Callable[[str], bool]
+_CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
+PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _plain = re.compile(r"[!-~]+").fullmatch
 
 
 class NotPublic(ParseError): ...
 
 
+class Refused(SourceError):
+    """The host answers, and this document it does not give (a status 4xx)."""
+
+
+class HostAway(SourceError, Transient):
+    """Nothing was asked, as the host is to be left alone: `retry_after` seconds where that is known."""
+
+
+class NotStored(SourceError):
+    """There is no room for it on this machine."""
+
+
+Pieces = Iterator[bytes]
+Receive = Callable[[http.client.HTTPResponse, Pieces, IO[bytes]], None]
+"""Takes an answer: its head, the pieces of its body as they come, and the file that they are for."""
+
+
 class Manners:
     """Limits for each host: few connections at once, and none before the time of its Retry-After. Safe to use from
-    several threads, which wait for their turn here."""
+    several threads, which wait for their turn here.
+
+    A host is named as in its urls, with the port if that says one."""
+
+    longest_wait: float = LONGEST
+    """The most seconds for which a thread waits here when a host asks for it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -79,6 +103,10 @@ class Manners:
         with self._changed:
             return max(0.0, self._until.get(host, 0.0) - time.monotonic())
 
+    def rest(self, seconds: float) -> None:
+        """Wait within a turn."""
+        time.sleep(seconds)
+
 
 @dataclass(frozen=True, slots=True)
 class Fetcher:
@@ -90,16 +118,27 @@ class Fetcher:
     judge: Judge = public
     accept: str = "*/*"
     manners: Manners | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """More headers of the request, and others than those that it has anyway."""
+    redirects: int = REDIRECTS
+    permit: Callable[[str], None] | None = None
+    """Called with each url before it is asked for, those of redirects too. Raises what forbids it."""
+    receive: Receive | None = None
+    """Takes the answer, instead of writing its body to the file as it is."""
+    connections: Connections | None = None
 
-    def __call__(self, url: str, into: IO[bytes]) -> None:
+    def __call__(self, url: str, into: IO[bytes]) -> str:
+        """Fetch it; returns the url that it was found at, after redirects."""
         judge = self.judge
         came_from = ""
         end = 0.0
-        for _ in range(REDIRECTS + 1):
+        for _ in range(self.redirects + 1):
             parts = _parts(url)
             if came_from == "https" and parts.scheme != "https":
                 raise ParseError("it leads away from https")
-            host = parts.hostname or ""
+            if self.permit is not None:
+                self.permit(url)
+            host = parts.netloc.lower()
             with self.manners.turn(host) if self.manners else nullcontext():
                 # The clock starts after the wait for a turn.
                 end = end or time.monotonic() + self.seconds
@@ -116,25 +155,25 @@ class Fetcher:
                         _left(end)
                         raise SourceError(f"it cannot be fetched ({type(error).__name__})") from None
             if location is None:
-                return
+                return url
             if all(map(public, addresses)):
                 judge = public  # a public host must not lead into the own network
             came_from, url = parts.scheme, _joined(url, location)
-        raise ParseError(f"it leads on more than {REDIRECTS} times")
+        raise ParseError(f"it leads on more than {self.redirects} times")
 
     def _keep_quiet(self, host: str, end: float) -> None:
         if self.manners is None or not (wait := self.manners.wait(host)):
             return
-        if wait >= _left(end):
-            raise SourceError(f"its host asked to be left alone for {wait:.0f} seconds more")
-        time.sleep(wait)
+        if wait >= min(_left(end), self.manners.longest_wait):
+            raise HostAway(f"its host asked to be left alone for {wait:.0f} seconds more", retry_after=wait)
+        self.manners.rest(wait)
 
     def _heed(self, host: str, busy: _Busy, end: float) -> None:
         """Come again later, if the host says when: in a moment here, otherwise in the next run."""
         if self.manners is not None and busy.wait is not None:
             wait = max(1.0, busy.wait)
             self.manners.leave_alone(host, wait)
-            if wait < _left(end):
+            if wait < min(_left(end), self.manners.longest_wait):
                 return
         raise SourceError(f"it answers with status {busy.status}")
 
@@ -146,27 +185,32 @@ class Fetcher:
         clock.daemon = True
         clock.start()
         try:
+            if self.connections is not None:
+                self.connections.add(connection)
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             headers = {"User-Agent": "penstock", "Accept": self.accept, "Accept-Encoding": "identity"}
-            connection.request("GET", target, headers=headers)
+            connection.request("GET", target, headers={**headers, **self.headers})
             with connection.getresponse() as response:
                 if response.status in (301, 302, 303, 307, 308) and (location := response.getheader("Location")):
-                    return location
+                    # Many hosts send the characters of a url as they are; as UTF-8, that is read as Latin-1.
+                    return quote(location.encode("latin-1", "replace"), safe=PRINTABLE)
                 if response.status in (429, 503):
                     raise _Busy(response.status, _seconds(response.getheader("Retry-After")))
                 if response.status in (404, 410):
                     raise ParseError(f"it answers with status {response.status}: there is no such document")
-                if response.status != 200:
-                    raise SourceError(f"it answers with status {response.status}")
-                self._body(response, end, into)
+                unchanged = response.status == 304 and not _CONDITIONS.isdisjoint(self.headers)
+                if response.status != 200 and not unchanged:
+                    kind = Refused if response.status // 100 == 4 else SourceError
+                    raise kind(f"it answers with status {response.status}")
+                (self.receive or _plain_body)(response, self._pieces(response, end), into)
                 return None
         finally:
             clock.cancel()
             connection.close()
+            if self.connections is not None:
+                self.connections.discard(connection)
 
-    def _body(self, response: http.client.HTTPResponse, end: float, into: IO[bytes]) -> None:
-        if (coding := response.getheader("Content-Encoding", "identity").lower()) != "identity":
-            raise SourceError(f"it is sent as {coding[:20]}, without being asked to")
+    def _pieces(self, response: http.client.HTTPResponse, end: float) -> Pieces:
         expected, size = response.length, 0
         while True:
             piece = response.read1(1 << 16)
@@ -176,9 +220,16 @@ class Fetcher:
             size += len(piece)
             if size > self.most:
                 raise LimitExceeded(f"it has more than {self.most:,} bytes")
-            into.write(piece)
+            yield piece
         if expected is not None and size != expected:
             raise SourceError(f"it broke off after {size:,} of {expected:,} bytes")
+
+
+def _plain_body(response: http.client.HTTPResponse, pieces: Pieces, into: IO[bytes]) -> None:
+    if (coding := response.getheader("Content-Encoding", "identity").lower()) != "identity":
+        raise SourceError(f"it is sent as {coding[:20]}, without being asked to")
+    for piece in pieces:
+        into.write(piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,18 +241,47 @@ class Fetched:
     """It may be in one's own network."""
 
     def __call__(self) -> BinaryIO:
-        spool = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the caller closes it
-        try:
-            Fetcher(judge=near if self.private else public, manners=_manners)(self.url, spool)
-        except BaseException:
-            spool.close()
-            raise
-        spool.seek(0)
-        return cast(BinaryIO, spool)
+        with spooled() as file:
+            Fetcher(judge=near if self.private else public, manners=_manners)(self.url, file)
+        return file
+
+
+@contextmanager
+def spooled() -> Iterator[BinaryIO]:
+    """A file for what is fetched: at its beginning afterwards, for the caller to close, or closed where that failed."""
+    file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+    try:
+        yield cast(BinaryIO, file)
+    except BaseException:
+        file.close()
+        raise
+    file.seek(0)
 
 
 _manners = Manners()
 """For all that this process fetches."""
+
+
+class Connections:
+    """Those in use, to be cut by another thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[_Pinned] = set()
+
+    def add(self, connection: _Pinned) -> None:
+        with self._lock:
+            self._open.add(connection)
+
+    def discard(self, connection: _Pinned) -> None:
+        with self._lock:
+            self._open.discard(connection)
+
+    def cut(self) -> None:
+        with self._lock:
+            several = list(self._open)
+        for connection in several:
+            connection.cut()
 
 
 class _Busy(Exception):
@@ -240,7 +320,10 @@ class _Pinned(http.client.HTTPConnection):
         assert self._line is not None
         self.sock: Any = self._line
         if self._secure:
-            self.sock = self._line = _tls().wrap_socket(self._line, server_hostname=self.host)
+            # Kept before the handshake, so that this can be cut as well.
+            line = _tls().wrap_socket(self._line, server_hostname=self.host, do_handshake_on_connect=False)
+            self.sock = self._line = line
+            line.do_handshake()
 
 
 @cache
