@@ -77,6 +77,9 @@ class Fetch:
         except (Broken, Closed):
             raise
         except Exception as error:
+            if self.control.stop.is_set():  # it may have been given up, which is nobody's failure
+                self.queued.add(documents=-1, bytes=-(item.size or 0))
+                return
             if (ends := unread(document, error)) is not None:
                 self.queued.add(documents=-1, bytes=-(item.size or 0))
                 self.send(ends)
