@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import socket
+import sys
 import tarfile
 import threading
 import time
@@ -22,10 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penstock import Pipeline, open_index
+from penstock import Pipeline, Report, open_index
 from penstock.compose import embed
-from penstock.core.errors import LimitExceeded, ParseError, SourceError, UsageError
+from penstock.core.errors import LimitExceeded, MissingExtra, ParseError, SourceError, UsageError
 from penstock.core.records import Item, ListingEnd, Unreadable, Upsert
+from penstock.ledger import Ledger
 from penstock.shards import verify
 from penstock.shards.listing import Listing, share
 from penstock.sinks.memory import forget
@@ -34,7 +36,9 @@ from penstock.sources.urls import LINE, Urls
 from penstock.support import fetching
 from penstock.support.addresses import near
 from penstock.support.fetching import Fetched, Fetcher, Manners
+from penstock.testing import hostile_host as bad
 from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.hostile_host import HostileHost
 from penstock.testing.source_suite import MakeSource, Put, Remove, SourceSuite
 
 Image = pytest.importorskip("PIL.Image")
@@ -186,7 +190,9 @@ def test_what_is_unclear_is_asked(tmp_path: Path) -> None:
         Urls(tmp_path / "a.csv").open()
     with pytest.raises(UsageError, match=r"There are: 'https://example\.org/a\.jpg'$"):
         Urls(tmp_path / "b.csv").open()
-    with pytest.raises(UsageError, match=r"unknown option 'image' of urls://.*: it takes url, caption, key, private$"):
+    with pytest.raises(
+        UsageError, match=r"unknown option 'image' of urls://.*: it takes url, caption, key, private, robots, contact$"
+    ):
         Urls(f"urls://{tmp_path}/a.csv?image=b")
     (tmp_path / "a.csv").write_text("a,b\nhttp://example.org/,y\n")
     assert list(listed(Urls(f"urls://{tmp_path}/a.csv?url=a"))[0]) == ["http://example.org/"]
@@ -458,3 +464,110 @@ def test_many_addresses_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TimeoutError):
         Fetcher(seconds=0.3)("http://e.org/", io.BytesIO())
     assert time.monotonic() - began < 2
+
+
+# ---------------------------------------------------------------- pages
+
+
+@pytest.fixture
+def pages() -> Iterator[HostileHost]:
+    with HostileHost() as host:
+        yield host
+
+
+def test_documents_are_fetched_by_many_threads_and_read_by_few(pages: HostileHost, tmp_path: Path) -> None:
+    """Compressed ones too. Pages that hang hold up no others, and are tried again by the next run."""
+    body = b"<html><body><p>All about penstocks.</p></body></html>"
+    pages.pages |= {f"/{number}": bad.compressed(body + b" " * number) for number in range(20)}
+    with HostileHost("127.0.0.2") as slow:
+        slow.other = lambda it: (it.wait(0.5), bad.content(body)(it))[1]
+        urls = [slow.url(f"/{number}") for number in range(4)] + [pages.url(f"/{number}") for number in range(20)]
+        (tmp_path / "list.txt").write_text("\n".join(urls))
+        url = f"memory://{tmp_path}"
+        try:
+            report = Pipeline(
+                f"urls://{tmp_path}/list.txt?private=1",
+                into=url,
+                model=HashingEmbedder(8),
+                state=tmp_path / "ledger.db",
+                workers=1,
+            ).run()
+            assert report.ok
+            with open_index(url, model=HashingEmbedder(8)) as index:
+                assert {hit.chunk.uri for hit in index.search("penstocks", k=50)} == set(urls)
+        finally:
+            forget(url)
+        # One thread reads, and the pages of the slow host are fetched beside the others.
+        first = pages.requests[0]
+        assert len(pages.requests) == 20
+        assert slow.busiest == 2
+        assert first.headers["Accept-Encoding"].startswith("gzip")
+
+
+def test_robots_txt_is_heeded_where_that_is_asked_for(pages: HostileHost, tmp_path: Path) -> None:
+    """The option changes nothing of what is listed, so the same ledger goes on; what is forbidden is final."""
+    pages.pages |= {
+        "/robots.txt": bad.content(b"User-agent: *\nDisallow: /no", Content_Type="text/plain"),
+        "/yes": bad.content(b"Yes, a page."),
+        "/no": bad.content(b"Not a page."),
+    }
+    path = tmp_path / "list.txt"
+    path.write_text(f"{pages.url('/yes')}\n")
+    url, model = f"memory://{tmp_path}", HashingEmbedder(8)
+
+    def run(options: str) -> Report:
+        return Pipeline(f"urls://{path}?private=1{options}", into=url, model=model, state=tmp_path / "ledger.db").run()
+
+    try:
+        assert run("").embedded == 1
+        assert pages.asked == ["/yes"]
+        path.write_text(f"{pages.url('/yes')}\n{pages.url('/no')}\n")
+        report = run("&robots=1&contact=https://example.org/bot")
+        assert (report.embedded, report.counts["unchanged"], report.counts["failed"]) == (0, 1, 1)
+        assert pages.asked == ["/yes", "/robots.txt"]
+        assert pages.requests[-1].headers["User-Agent"] == "penstock (+https://example.org/bot)"
+    finally:
+        forget(url)
+
+
+@pytest.mark.parametrize("follow", [False, True], ids=["once", "live"])
+def test_a_run_ends_soon_although_pages_hang(pages: HostileHost, tmp_path: Path, follow: bool) -> None:
+    """Within five seconds; that they were given up is no failure of theirs, and the next run fetches them."""
+    answers = bad.in_turn(bad.hanging(), bad.hanging(), bad.slow_head(), bad.content(b"A page, at last."))
+    pages.pages |= {f"/{number}": answers for number in range(3)}
+    (tmp_path / "list.txt").write_text("\n".join(pages.url(path) for path in pages.pages))
+    url, model = f"memory://{tmp_path}", HashingEmbedder(8)
+    pipeline = Pipeline(f"urls://{tmp_path}/list.txt?private=1", into=url, model=model, state=tmp_path / "ledger.db")
+    stopped: list[float] = []
+
+    def stop(progress: object) -> None:
+        if len(pages.asked) == 2 and not stopped:
+            stopped.append(time.monotonic())
+            raise KeyboardInterrupt
+
+    try:
+        first = pipeline.watch(stop) if follow else pipeline.run(stop)
+        assert time.monotonic() - stopped[0] < 5
+        assert first.counts["failed"] == 0
+        with Ledger.reader(tmp_path / "ledger.db") as ledger:
+            assert not list(ledger.failures())
+        pages.pages |= dict.fromkeys(pages.pages, bad.content(b"A page, at last."))
+        second = pipeline.run()
+        assert (second.embedded, second.counts["failed"]) == (3, 0)
+    finally:
+        forget(url)
+
+
+def test_options_of_pages_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text("https://example.org/\n")
+    for url in (f"urls://{tmp_path}/list.txt?contact=me", f"urls://{tmp_path}/list.txt?robots=perhaps"):
+        with pytest.raises(UsageError, match="invalid"):
+            Urls(url)
+    plain, heeding = (
+        Urls(f"urls://{tmp_path}/list.txt{options}") for options in ("", "?robots=1&contact=mailto:a@b.c")
+    )
+    assert plain.name == heeding.name
+    monkeypatch.setitem(sys.modules, "protego", None)
+    plain.open()
+    with pytest.raises(MissingExtra, match=r"penstock\[pages\]"):
+        heeding.open()

@@ -75,6 +75,8 @@ class Rows(Source):
         *_COLUMNS,
     )
     """Options that a url may have after `?`; the first names the column of images."""
+    unnamed: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that change nothing of what is listed: they are no part of the source's name."""
     options = (*(option for option in Files.options if option.name != "follow_links"), *columns)
     takes: ClassVar[tuple[str, ...]] = (BYTES, TEXT)
     leading: ClassVar[tuple[str, ...]] = URLS + PATHS
@@ -102,11 +104,13 @@ class Rows(Source):
         wanted = include or [f"*.{form}" for ending in self.endings for form in (ending, ending.upper())]
         self._files = Files(*roots, include=wanted, exclude=exclude, hidden=hidden, skip=skip, storage=self._storage)
         query = [("include", glob) for glob in sorted(include)] + [("exclude", glob) for glob in sorted(exclude)]
-        query += [("hidden", "1")] * hidden + sorted(self._options.items())
+        query += [("hidden", "1")] * hidden
+        query += sorted((name, value) for name, value in self._options.items() if name not in self.unnamed)
         self._name = f"{self.scheme}+{Files(*roots).name}" + (f"?{urlencode(query)}" if query else "")
-        self._private = next(each for each in self.columns if each.name == "private").parse(
-            self._options.get("private", "0")
-        )
+        self._values = {
+            each.name: each.parse(self._options[each.name]) if each.name in self._options else each.default
+            for each in self.columns
+        }
         self._passed_over: Counter[str] = Counter()
         self._elsewhere: bool | None = None
         """Known once it is open. True where items are not named by the file that lists them: which ones a broken file
@@ -315,7 +319,10 @@ class Rows(Source):
         if not good(url):
             raise SourceError("this is no url to fetch, or one with a user in it, or not quoted as urls are")
         fingerprint = digest_of(json.dumps([url, metadata], sort_keys=True)).hex()
-        return Item(Address(url, {}).uri, fingerprint, Fetched(url, self._private), metadata=metadata)
+        return Item(Address(url, {}).uri, fingerprint, self._opener(url), metadata=metadata)
+
+    def _opener(self, url: str) -> Callable[[], BinaryIO]:
+        return Fetched(url, self._values["private"])
 
     def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item | Unreadable:
         folder, local = file.uri.rpartition("/")[0], file.uri.startswith("file://")

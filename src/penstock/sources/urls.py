@@ -19,7 +19,11 @@ from penstock.core.records import Item, Unreadable
 from penstock.sources.cells import PLAIN, TEXT, ParquetTable, TableRow
 from penstock.sources.columns import URLS, Fields
 from penstock.sources.rows import Rows, Table
+from penstock.support.pages import PageOpener, check_contact, interrupt
+from penstock.support.robots import load_parser
 
+FETCHERS = 16
+"""Documents that are fetched at once, of all hosts."""
 LINE = 64 << 10
 """The longest line."""
 
@@ -29,16 +33,37 @@ class Urls(Rows):
 
     An item is named by its url, as in Rows; a line that has none is a failure, with its number. What is at a url is
     taken not to change: it is fetched again when its row is another. Two connections at once lead to a host at most,
-    none as long as it asks for that. Nothing there (404, 410), not public, too large: that is so until the row
-    changes. All else is tried again by the next run. Threads that read wait for the net: have many (`--workers 32`).
+    none as long as it asks for that, and for a while none after five failures in a row. Nothing there (404, 410), not
+    public, too large: that is so until the row changes. All else is tried again by the next run.
+
+    `robots=1` heeds each host's robots.txt, its Crawl-delay too. By default it is not asked: a list says which urls
+    are meant, as somebody who opens them in a browser does, and nothing leads from them to others. `contact` is a url
+    or `mailto:` of yours that the hosts see with each request.
     """
 
     scheme = "urls"
     endings = ("txt", "csv", "tsv", "jsonl", "ndjson", "parquet")
-    columns = (Option("url", str, None, "the column of urls"), *Rows.columns[1:])
+    columns = (
+        Option("url", str, None, "the column of urls"),
+        *Rows.columns[1:],
+        Option("robots", bool, False, "heed the robots.txt of each host"),
+        Option("contact", str, None, "a url or mailto: of yours, sent with each request", validate=check_contact),
+    )
     options = (*(option for option in Rows.options if option not in Rows.columns), *columns)
+    unnamed = frozenset({"robots", "contact"})
     takes = (TEXT,)
     leading = URLS
+    fetchers = FETCHERS
+
+    def open(self) -> None:
+        """As in Rows. Raises MissingExtra where robots.txt is to be heeded, and nothing that parses it is installed."""
+        if self._values["robots"]:
+            load_parser()
+        super().open()
+
+    def stop(self) -> None:
+        """Give up the pages that are being fetched, too: also those of other lists in this process."""
+        interrupt()
 
     def _table(self, stream: BinaryIO, file: Item) -> Table:
         begins = stream.read(4)
@@ -49,6 +74,9 @@ class Urls(Rows):
         if ending in ("csv", "tsv"):
             return Separated(stream, "\t" if ending == "tsv" else ",")
         return Objects(stream) if ending in ("jsonl", "ndjson") else Lines(stream)
+
+    def _opener(self, url: str) -> PageOpener:
+        return PageOpener(url, self._values["private"], self._values["robots"], self._values["contact"] or "")
 
     def _at_path(self, file: Item, path: str, metadata: dict[str, Any]) -> Item | Unreadable:
         raise SourceError("this is no url")
