@@ -544,7 +544,28 @@ def test_a_huge_robots_txt_is_read_as_far_as_500_kib(host: HostileHost) -> None:
     began = time.monotonic()
     assert text_of(fetcher(robots=True)(host.url("/good"))) == HTML
     assert time.monotonic() - began < 20
-    assert set(relevant(many.decode().splitlines(), "penstock")) == {"User-agent: another"}
+
+
+_LINES = st.sampled_from(
+    [
+        *("User-agent: *", "User-agent: penstock", "user-agent:PENSTOCK # me", "User-agent: other", "Useragent other"),
+        *("Disallow: /a", "Disallow: /", "Allow: /a/b", "Allow: /", "disallow /b", "Dissallow: /b", "Disallow:"),
+        *("", "# a comment", "Sitemap: https://example.org/map", "Host: example.org", "nonsense", "unknown: line"),
+        *("Crawl-delay: 5", "Crawl delay: 7", "Request-rate: 1/5"),
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_LINES, max_size=14))
+def test_the_rules_of_others_are_left_out_and_no_more(lines: list[str]) -> None:
+    """Parsed as a whole, a robots.txt says the same."""
+    protego = pytest.importorskip("protego").Protego
+    whole, short = (protego.parse("\n".join(text)) for text in (lines, relevant(lines, "penstock")))
+    for path in ("/", "/a", "/a/b", "/b", "/c"):
+        url = f"http://example.org{path}"
+        assert short.can_fetch(url, "penstock") == whole.can_fetch(url, "penstock"), path
+    assert short.crawl_delay("penstock") == whole.crawl_delay("penstock")
 
 
 def test_rules_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -781,17 +802,19 @@ def test_many_threads_get_what_each_asked_for() -> None:
         assert all(host.count("/robots.txt") == 1 and host.busiest <= 2 for host in several)
 
 
-def test_a_host_that_hangs_does_not_hold_up_others() -> None:
+@pytest.mark.parametrize("robots_hang", [False, True], ids=["pages", "robots"])
+def test_a_host_that_hangs_does_not_hold_up_others(robots_hang: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the pages are on a host that hangs: what others wait for is their own answers.
 
     Pages that find their host busy or away fail at once; nothing else does."""
+    monkeypatch.setattr(robots, "SECONDS", 2.0)
     with ExitStack() as stack:
         several = [stack.enter_context(HostileHost(f"127.0.0.{number}")) for number in range(2, 10)]
         hangs = stack.enter_context(HostileHost("127.0.0.99"))
         for host in several:
             host.pages["/"] = lambda it: (it.wait(0.02), content(HTML)(it))[1]
-        hangs.pages["/"] = bad.hanging()
-        fetch = fetcher(2.0)
+        hangs.pages["/robots.txt" if robots_hang else "/"] = bad.hanging()
+        fetch = fetcher(2.0, robots=robots_hang)
         urls = [(several[n % 8] if n % 5 else hangs).url("/") for n in range(400)]
         took: dict[str, list[float]] = {}
         causes: Counter[str] = Counter()
@@ -810,7 +833,7 @@ def test_a_host_that_hangs_does_not_hold_up_others() -> None:
         # Were it to hold the threads, 80 pages of 2 s, two at a time, would take 80 s.
         assert time.monotonic() - began < 20
         assert {url for url, _ in causes} <= {hangs.url("/")} | {host.url("/") for host in several}
-        assert causes[hangs.url("/"), "TimeoutError"] <= 5
+        assert causes[hangs.url("/"), "TimeoutError"] <= (0 if robots_hang else 5)
         assert sum(causes.values()) >= 80
         assert statistics.median([t for host in several for t in took[host.url("/")]]) < 2
 

@@ -16,7 +16,9 @@ from penstock.support.fetching import AT_ONCE, LONGEST, HostAway, Manners, NotPu
 FAILURES = 5
 """Failures in a row after which a host is left alone."""
 FIRST_AWAY = 30.0
-"""Seconds for which a host is left alone at first; each failed trial doubles them, up to LONGEST."""
+"""Seconds for which a host is left alone at first; each failed trial doubles them."""
+LONGEST_AWAY = 600.0
+"""The most seconds for which a host is left alone for its failures: so long after it is back it may go unnoticed."""
 STALLED = 3.0
 """Seconds after which a request is slow: no thread begins to wait behind it, where threads must not wait long."""
 SHORT_WAIT = 2.0
@@ -67,7 +69,7 @@ class Hosts(Manners):
         first_away: float = FIRST_AWAY,
     ) -> None:
         super().__init__()
-        self._at_once, self._pause, self._waiting = at_once, pause, waiting
+        self._at_once, self._pause, self.waiting = at_once, pause, waiting
         self._failures, self._first_away = failures or inf, first_away
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
         self._interruptions = 0
@@ -164,13 +166,13 @@ class Hosts(Manners):
 
     def _check_queue(self, state: _Host, seconds: float, waits: bool) -> None:
         """Raise HostAway where no thread may wait so long."""
-        if self._waiting is None:
+        if self.waiting is None:
             return
         if seconds == inf:
             long = bool(state.failures) or time.monotonic() - max(state.begun) > STALLED
         else:
             long = seconds > self.longest_wait
-        if long or (not waits and state.waiting >= self._waiting):
+        if long or (not waits and state.waiting >= self.waiting):
             again = STALLED if seconds == inf else seconds
             raise HostAway(f"host is busy, again in {again:.0f} s", retry_after=again)
 
@@ -183,5 +185,5 @@ class Hosts(Manners):
     def _failed(self, state: _Host) -> None:
         state.failures += 1
         if state.failures >= self._failures:
-            state.away = min(state.away * 2 or self._first_away, LONGEST)
+            state.away = min(state.away * 2 or self._first_away, LONGEST_AWAY)
             state.until = max(state.until, time.monotonic() + state.away)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from http.client import HTTPResponse
 from importlib import import_module
@@ -33,10 +33,12 @@ AGAIN = 60.0
 """Seconds until a robots.txt that could not be read is asked for again."""
 ORIGINS = 4096
 """The most hosts whose rules are kept."""
-KEPT = 16 << 20
-"""The most characters of rules that are kept; in memory they take some times as much."""
+KEPT = 2 << 20
+"""The most characters of rules that are kept: parsed, those of a hostile host take seventy times as much."""
+_ANOTHER = "another"
 _MORE = 1 << 20
 _AGENT = re.compile(r"\s*user(?:-|\s*)agent\s*(?::|\s)\s*([^#]*)", re.IGNORECASE)
+_RULE = re.compile(r"\s*(?:dis)?allow\s*:|\s*crawl-delay\s*:", re.IGNORECASE)
 _TOKEN = re.compile(r"[A-Za-z_-]+")
 
 
@@ -69,10 +71,10 @@ class _Rules:
 
 
 class Robots:
-    """The rules of many hosts. Safe to use from several threads: one reads a robots.txt, the others wait as `hosts` has
-    threads wait."""
+    """The rules of many hosts. Safe to use from several threads: one reads a robots.txt, and as many others wait as may
+    wait for the host itself."""
 
-    def __init__(self, fetcher: Fetcher, hosts: Hosts, agent: str, *, waiting: int | None = None) -> None:
+    def __init__(self, fetcher: Fetcher, hosts: Hosts, agent: str) -> None:
         """`fetcher` says how to connect; `agent` is what the crawler calls itself."""
         self._parser = load_parser()
         self._hosts = hosts
@@ -87,7 +89,7 @@ class Robots:
         )
         match = _TOKEN.match(agent)
         self._token = match.group().lower() if match else "*"
-        self._reading = Hosts(at_once=1, waiting=waiting, failures=None)
+        self._reading = Hosts(at_once=1, waiting=hosts.waiting, failures=None)
         self._lock = Lock()
         self._kept: OrderedDict[str, _Rules] = OrderedDict()
         self._size = 0
@@ -138,9 +140,10 @@ class Robots:
     def _fetch(self, url: str) -> _Rules:
         content = BytesIO()
         self._fetcher(url, content)
-        text = content.getvalue().decode("utf-8-sig", errors="replace")
+        lines = content.getvalue().decode("utf-8-sig", errors="replace").splitlines()
+        text = "\n".join(relevant(lines, self._token))
         try:
-            rules = self._parser.parse("\n".join(relevant(text.splitlines(), self._token)))
+            rules = self._parser.parse(text)
             delay = float(rules.crawl_delay(self._token) or 0)
         except Exception as error:  # somebody else's code, with what a host sends
             raise SourceError(f"it cannot be parsed: {type(error).__name__}") from None
@@ -167,16 +170,24 @@ def _receive(response: HTTPResponse, pieces: Pieces, into: IO[bytes]) -> None:
     into.write(content)
 
 
-def relevant(lines: Iterable[str], token: str) -> list[str]:
-    """The lines, with one name in the place of every other crawler's: a parser copies each rule for each crawler that
-    its group names, which may be ten thousand."""
-    return [
-        line if (match := _AGENT.match(line)) is None else f"User-agent: {_one_of(match[1], token)}" for line in lines
-    ]
+def relevant(lines: Iterable[str], token: str) -> Iterator[str]:
+    """The lines without the rules of other crawlers, and with one name for all of these: the parser copies each rule
+    for each crawler that its group names, which may be ten thousand."""
+    wanted = begins = False
+    for line in lines:
+        if match := _AGENT.match(line):
+            agent = _one_of(match[1], token)
+            wanted = agent != _ANOTHER or (wanted and begins)
+            begins = True
+            yield f"User-agent: {agent}"
+        else:
+            begins = begins and not _RULE.match(line)
+            if wanted:
+                yield line
 
 
 def _one_of(agent: str, token: str) -> str:
     match = _TOKEN.match(agent.strip())
     if match is not None and match.group().lower() == token:
         return token
-    return "*" if agent.strip() == "*" else "another"
+    return "*" if agent.strip() == "*" else _ANOTHER

@@ -36,9 +36,11 @@ class Exchange:
     headers: Message
     _connection: socket.socket = field(repr=False)
     _closing: threading.Event = field(repr=False)
+    _begins: Callable[[Exchange], None] = field(repr=False)
 
     def send(self, data: bytes) -> None:
         """Raises Gone."""
+        self._begins(self)
         try:
             self._connection.sendall(data)
         except OSError:
@@ -78,9 +80,9 @@ class HostileHost:
         """Paths, in order."""
         self.requests: list[Exchange] = []
         self.busiest = 0
-        """The most requests that were answered at once."""
+        """The most requests that waited for the first byte of their answers at once."""
         self._wrap = wrap
-        self._busy = 0
+        self._unanswered: set[int] = set()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._listening = socket.create_server((address, 0), backlog=128)
@@ -129,18 +131,21 @@ class HostileHost:
             with self._lock:
                 self.asked.append(exchange.path)
                 self.requests.append(exchange)
-                self._busy += 1
-                self.busiest = max(self.busiest, self._busy)
+                self._unanswered.add(id(exchange))
+                self.busiest = max(self.busiest, len(self._unanswered))
             try:
                 self.pages.get(exchange.path, self.other)(exchange)
             finally:
-                with self._lock:
-                    self._busy -= 1
+                self._begin(exchange)
         except (Gone, OSError, ValueError):
             pass  # it is the client that is tested
         finally:
             connection.close()
             self._threads.discard(threading.current_thread())
+
+    def _begin(self, exchange: Exchange) -> None:
+        with self._lock:
+            self._unanswered.discard(id(exchange))
 
     def _read(self, connection: socket.socket) -> Exchange:
         head = b""
@@ -149,7 +154,8 @@ class HostileHost:
                 raise Gone
             head += piece
         line, _, rest = head.partition(b"\r\n")
-        return Exchange(line.split()[1].decode(), BytesHeaderParser().parsebytes(rest), connection, self._closing)
+        headers = BytesHeaderParser().parsebytes(rest)
+        return Exchange(line.split()[1].decode(), headers, connection, self._closing, self._begin)
 
 
 # ---------------------------------------------------------------- answers
