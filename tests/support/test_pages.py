@@ -770,6 +770,40 @@ def test_a_fetch_can_be_interrupted(host: HostileHost) -> None:
     host.pages["/robots.txt"] = content(status=404)
 
 
+def test_a_lookup_or_a_connection_that_hangs_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In time, or when it is interrupted: a resolver that does not answer, an address where nobody does."""
+    ended = threading.Event()
+    real = socket.getaddrinfo
+
+    def resolve(name: str, *rest: int, **options: int) -> object:
+        if name == "slow.example":
+            ended.wait(30)
+        return real("127.0.0.1", *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=0)) as full, ExitStack() as stack:
+        for _ in range(4):  # a backlog that is full drops what would connect
+            line = stack.enter_context(socket.socket())
+            line.setblocking(False)
+            line.connect_ex(full.getsockname())
+        time.sleep(0.1)
+        urls = ["http://slow.example/", f"http://127.0.0.1:{full.getsockname()[1]}/"]
+        for url in urls:
+            began = time.monotonic()
+            with pytest.raises(TimeoutError, match="too long"):
+                fetcher(0.4)(url)
+            fetch = fetcher(30.0)
+            with ThreadPoolExecutor(1) as pool:
+                running = pool.submit(fetch, url)
+                time.sleep(0.2)
+                while not running.done():
+                    fetch.interrupt()
+                    time.sleep(0.05)
+                assert isinstance(running.exception(), SourceError)
+            assert time.monotonic() - began < 5, url
+    ended.set()
+
+
 def test_many_threads_get_what_each_asked_for() -> None:
     """An oracle says what each page is; hosts fail at random."""
     dice = random.Random(7)

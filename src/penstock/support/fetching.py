@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -24,6 +24,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from penstock.core.errors import LimitExceeded, ParseError, SourceError, Transient
 from penstock.support.addresses import near, public
+from penstock.support.cuts import Connections, Cuttable, Lookup
 
 REDIRECTS = 4
 SECONDS = 30.0
@@ -144,7 +145,7 @@ class Fetcher:
                 end = end or time.monotonic() + self.seconds
                 while True:
                     self._keep_quiet(host, end)
-                    addresses = _addresses(parts, judge)
+                    addresses = self._addresses(parts, judge, end)
                     try:
                         location = self._one(parts, addresses, end, into)
                         break
@@ -177,16 +178,36 @@ class Fetcher:
                 return
         raise SourceError(f"it answers with status {busy.status}")
 
+    def _addresses(self, parts: SplitResult, judge: Judge, end: float) -> list[str]:
+        lookup = Lookup(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        try:
+            with self._cuttable(lookup):
+                addresses = lookup.addresses(_left(end))
+        except TimeoutError:
+            raise
+        except (OSError, UnicodeError):
+            # So it is for every host where there is no network.
+            raise SourceError("its host is not known") from None
+        # A private address among public ones is an attempt to get inside.
+        if not addresses or not all(map(judge, addresses)):
+            raise NotPublic("it leads to an address that is not public")
+        return list(dict.fromkeys(addresses))
+
+    def _cuttable(self, call: Cuttable) -> AbstractContextManager[None]:
+        return nullcontext() if self.connections is None else self.connections.holding(call)
+
     def _one(self, parts: SplitResult, addresses: Sequence[str], end: float, into: IO[bytes]) -> str | None:
         """Fetch it; returns the url that it redirects to, if it does."""
         connection = _Pinned(parts, addresses, end)
+        with self._cuttable(connection):
+            return self._answer(connection, parts, end, into)
+
+    def _answer(self, connection: _Pinned, parts: SplitResult, end: float, into: IO[bytes]) -> str | None:
         # Timeouts of a socket begin anew with every byte: this one does not.
         clock = threading.Timer(_left(end), connection.cut)
         clock.daemon = True
         clock.start()
         try:
-            if self.connections is not None:
-                self.connections.add(connection)
             target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             headers = {"User-Agent": "penstock", "Accept": self.accept, "Accept-Encoding": "identity"}
             connection.request("GET", target, headers={**headers, **self.headers})
@@ -207,8 +228,6 @@ class Fetcher:
         finally:
             clock.cancel()
             connection.close()
-            if self.connections is not None:
-                self.connections.discard(connection)
 
     def _pieces(self, response: http.client.HTTPResponse, end: float) -> Pieces:
         expected, size = response.length, 0
@@ -262,28 +281,6 @@ _manners = Manners()
 """For all that this process fetches."""
 
 
-class Connections:
-    """Those in use, to be cut by another thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: set[_Pinned] = set()
-
-    def add(self, connection: _Pinned) -> None:
-        with self._lock:
-            self._open.add(connection)
-
-    def discard(self, connection: _Pinned) -> None:
-        with self._lock:
-            self._open.discard(connection)
-
-    def cut(self) -> None:
-        with self._lock:
-            several = list(self._open)
-        for connection in several:
-            connection.cut()
-
-
 class _Busy(Exception):
     def __init__(self, status: int, wait: float | None) -> None:
         super().__init__(status)
@@ -301,21 +298,28 @@ class _Pinned(http.client.HTTPConnection):
             self.default_port = 443
         self._addresses = addresses
         self._line: socket.socket | None = None
+        self._given_up = False
 
     def cut(self) -> None:
         """End the connection, from another thread. The socket may have passed to the response, so it is kept here."""
+        self._given_up = True
         if self._line is not None:
             with suppress(OSError):  # it has ended meanwhile
-                self._line.shutdown(socket.SHUT_RDWR)
+                # Not ssl's own, which takes its state away from the thread that reads.
+                socket.socket.shutdown(self._line, socket.SHUT_RDWR)
 
     def connect(self) -> None:
         for number, address in enumerate(self._addresses, 1):
             left = _left(self._end)
+            line = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+            line.settimeout(left)
+            self._line = line
             try:
-                self._line = socket.create_connection((address, self.port), left)
+                line.connect((address, self.port))
                 break
             except OSError:
-                if number == len(self._addresses):
+                line.close()
+                if self._given_up or number == len(self._addresses):
                     raise
         assert self._line is not None
         self.sock: Any = self._line
@@ -354,20 +358,6 @@ def _joined(url: str, location: str) -> str:
         return urljoin(url, location)
     except ValueError:
         raise ParseError("it leads on to what is no url") from None
-
-
-def _addresses(parts: SplitResult, judge: Judge) -> list[str]:
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        # So it is for every host where there is no network.
-        raise SourceError("its host is not known") from None
-    addresses = [str(entry[4][0]) for entry in entries]
-    # A private address among public ones is an attempt to get inside.
-    if not addresses or not all(map(judge, addresses)):
-        raise NotPublic("it leads to an address that is not public")
-    return list(dict.fromkeys(addresses))
 
 
 def _left(end: float) -> float:

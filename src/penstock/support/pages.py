@@ -19,9 +19,9 @@ from urllib.parse import quote, urldefrag, urlsplit, urlunsplit
 from penstock.core.errors import LimitExceeded, ParseError, Unsupported, UsageError
 from penstock.support import decoding, fetching
 from penstock.support.addresses import near, public
+from penstock.support.cuts import Connections
 from penstock.support.fetching import (
     PRINTABLE,
-    Connections,
     Fetcher,
     Judge,
     NotStored,
