@@ -23,6 +23,7 @@ SMALLEST = {
     "floods.py": ["--chunks", "100", "--seconds", "0.5", "--senders", "2"],
     "filters.py": ["--points", "500", "--dim", "32", "--queries", "5"],
     "images.py": ["--images", "16", "--rounds", "1"],
+    "hackernews.py": ["--hours", "0.1", "--speed", "60", "--backfill", "60"],
     "live.py": ["--files", "60", "--changes", "3", "--idle", "2", "--burst", "50", "--renamed", "10"],
     "latency.py": ["--files", "30", "--mb", "2", "--rounds", "1"],
     "memory.py": ["--quick", "--only", "8 MB"],

@@ -52,6 +52,7 @@ SOURCES = Table(
         "parquet+s3": ("penstock.sources.rows:Rows", "s3"),
         "parquet+gs": ("penstock.sources.rows:Rows", "gs"),
         "parquet+az": ("penstock.sources.rows:Rows", "az"),
+        "hn": ("penstock.sources.hackernews:HackerNews", None),
         "urls": ("penstock.sources.urls:Urls", None),
         "urls+https": ("penstock.sources.urls:Urls", None),
         "urls+s3": ("penstock.sources.urls:Urls", "s3"),

@@ -82,8 +82,7 @@ class Source(Component, ABC):
     - A **state source** ignores the cursor and lists everything. It ends with `ListingEnd()` if, and only if, the
       listing was complete; what a complete listing does not name is deleted from the index.
     - A **feed source** tells events after the cursor and yields `Checkpoint(cursor)` now and then: the cursor is
-      stored once all before it is safely in the index. Resuming after a cursor may repeat events, and must
-      not miss one.
+      stored once all before it is safely in the index. Resuming after it may repeat events, and misses none.
     - What cannot be read or listed is an Unreadable, never an exception in the middle of a listing; only a
       source that cannot be listed at all (no such folder, wrong key) raises SourceError, before its first change.
       Nothing is deleted for an Unreadable, nor beneath its uri.
@@ -93,10 +92,13 @@ class Source(Component, ABC):
 
     feed: bool = False
     fetchers: int = 0
-    """Documents that are fetched at once, by threads of their own, before they are read: where opening one takes long,
-    as on the web. 0: they are opened where they are read."""
+    """Documents that are fetched at once, by threads of their own, before they are read. 0: where they are read."""
     options: ClassVar[tuple[Option, ...]] = ()
     """What its constructor takes by name, besides the urls it reads."""
+    live: bool = False
+    """Set by a run that goes on: where all is told, `changes` of a feed waits for more then, and ends otherwise."""
+    trouble: str = ""
+    """Why a feed hears nothing now, if so."""
     select_container: Callable[[str], bool] | None = None
     """Where it is set, an archive or table is read only if this is true of its uri: a worker reads its share alone."""
 
@@ -110,8 +112,7 @@ class Source(Component, ABC):
         return NOTHING
 
     def passes_over(self, uri: str) -> str:
-        """Why a listing leaves the entry of that uri alone, by its reason in `passed_over`; nothing where it does not,
-        or the source cannot tell."""
+        """Why a listing leaves that uri alone, as in `passed_over`; nothing where it does not, or cannot tell."""
         return ""
 
     def open(self) -> None:
@@ -121,8 +122,7 @@ class Source(Component, ABC):
     def changes(self, cursor: str | None = None) -> Iterator[Change]: ...
 
     def watch(self) -> Watch | None:
-        """Begin to hear of changes in a state source, before it is listed. None where nobody tells: it has to be listed
-        again and again."""
+        """Begin to hear of changes in a state source, before it is listed; None where nobody tells."""
         return None
 
     def stop(self) -> None:

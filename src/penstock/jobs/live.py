@@ -68,7 +68,7 @@ def follow(
                     changes = Changes(source, ledger, every)
                     changes.may_delete = may_delete(ledger, session.components.max_delete)
                 stack.enter_context(Lookout(session, switched, changes.list_now))
-                live = Live(changes.state, ledger, changes.stop)
+                live = Live(changes.state, ledger, changes.stop, source)
                 options = Options(allow_mass_delete=allow_mass_delete, max_wait=FOREVER, live=live)
                 report = go(session, changes, shown, options)
             if not switched.is_set():
@@ -88,6 +88,7 @@ class Feed:
 
     def __iter__(self) -> Iterator[Change]:
         pause = FIRST_PAUSE
+        self.source.live = True
         while not self._stopped.is_set():
             try:
                 for change in self.source.changes(self.cursor):
@@ -115,9 +116,10 @@ class Live:
     state: State
     ledger: Ledger
     stop: Callable[[], None]
+    source: Source
 
     def describe(self) -> dict[str, Any]:
-        return {"live": asdict(self.state)}
+        return {"live": {**asdict(self.state), "trouble": self.state.trouble or self.source.trouble}}
 
     def hold(self, missing: Missing | None) -> bool:
         """Keep what a listing lacks until somebody approves; gives whether it may go."""

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Self
 
@@ -28,12 +28,13 @@ from penstock.core.errors import (
     Unsupported,
 )
 from penstock.core.records import Block, Gap, Item
-from penstock.parsers import media_types
+from penstock.parsers import linked, media_types
 from penstock.parsers.blocks import all_checked
 from penstock.parsers.detect import detect
 from penstock.registry import PARSERS, find, load, plugins
 from penstock.support.code_fingerprint import CodeFingerprint, code_fingerprint
 from penstock.support.images import CAPTIONS, ENDINGS
+from penstock.support.linked import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from penstock.parsers.isolate import Workers
@@ -96,6 +97,8 @@ class Parsers:
                     raise Unsupported(f"a binary file of unknown type{f' ({suffix})' if suffix else ''}")
                 if media_type in _COMPRESSED and media_type not in self._extra and _PACKED.search(item.uri):
                     raise Unsupported("a compressed tar is not read here: unpack it, or re-pack it as a plain .tar")
+                if media_type == MEDIA_TYPE:
+                    return self._linked(stream, item)
                 parser, target, name = self._choose(media_type)
                 item = replace(item, media_type=media_type + _charset(item.media_type))
                 stream.seek(0)
@@ -108,6 +111,14 @@ class Parsers:
                 stream.close()
                 raise
         return Parsed(name, media_type, blocks)
+
+    def _linked(self, stream: BinaryIO, item: Item) -> Parsed:
+        """A text with a document that it links to. Whatever that is, for its readers the whole is a page."""
+        parse = partial(linked.parse, parse_document=lambda document: self.parse(document).blocks)
+        stream.seek(0)
+        blocks = _in_process(parse, stream, item, "linked")
+        next(blocks)
+        return Parsed("linked", "text/html", blocks)
 
     def code(self, item: Item, media_type: str | None) -> str | None:
         """The fingerprint of the user's own parser that reads an item of this type, if one does. `media_type` may be

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from penstock.support import linked
+
 HEAD = 8192
 TAIL = 65536
 EMPTY = "application/x-empty"
@@ -39,6 +41,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xca\xfe\xba\xbe", "application/java-vm"),
     (b"\0asm", "application/wasm"),
     (b"{\\rtf", "application/rtf"),
+    (linked.MAGIC, linked.MEDIA_TYPE),
 )
 _MAGICS = tuple(magic for magic, _ in _MAGIC)
 _TEXTUAL = {b"BZh", b"ID3", b"PAR1", b"GIF87a", b"GIF89a", b"OggS", b"fLaC"}  # a text may well begin with these

@@ -1,0 +1,160 @@
+"""Hacker News in an index that follows it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penstock as ps
+from penstock.core.records import Point
+from penstock.engine.progress import Progress, Report
+from penstock.ledger import Ledger
+from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.hackernews import HackerNewsServer
+from penstock.testing.hackernews_tape import differences, documents, tape
+
+from .harness import until, uri, url
+
+
+class Index:
+    """An index of Hacker News, on a disk."""
+
+    def __init__(self, folder: Path, hn: HackerNewsServer, **options: Any) -> None:
+        self.hn, self.ledger = hn, folder / "ledger.db"
+        self.pipeline = ps.Pipeline(
+            url(hn, **options), into=f"sqlite://{folder}/index.db", model=HashingEmbedder(16), state=self.ledger
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.report: Report | BaseException | None = None
+
+    def _run(self) -> None:
+        try:
+            self.report = self.pipeline.watch(self._progress)
+        except BaseException as error:
+            self.report = error
+
+    def _progress(self, now: Progress) -> None:
+        if self._stop.is_set():
+            self._stop.clear()
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Index:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        assert isinstance(self.report, Report), self.report
+        assert self.report.status == "stopped"
+
+    def points(self) -> list[Point]:
+        sink = self.pipeline.sink
+        if sink.manifest() is None:
+            return []
+        with ps.open_index(sink.url, self.pipeline.embedder) as index:
+            return [Point(hit.chunk, {}) for hit in index.search("text", k=4000)]
+
+    def differences(self, first: int = 0) -> list[str]:
+        self.hn.play()
+        return differences(self.points(), documents(self.hn.world.items, first=first))
+
+    def failures(self) -> dict[str, str]:
+        if not self.ledger.exists():
+            return {}
+        with Ledger.reader(self.ledger) as ledger:
+            return {failure.uri: failure.cause for failure in ledger.failures()}
+
+
+@pytest.fixture
+def hn() -> Iterator[HackerNewsServer]:
+    with HackerNewsServer() as server:
+        yield server
+
+
+KINDS = ("ok", "redirect", "plain", "pdf", "slow", "missing", "error", "broken")
+
+
+def test_the_page_of_a_story_is_read_and_a_missing_one_loses_no_story(tmp_path: Path, hn: HackerNewsServer) -> None:
+    for number, kind in enumerate(KINDS, 1):
+        hn.put(number, title=f"Title {number}", url=hn.page(kind, number))
+    hn.put(20, title="Ask HN: Why?", text="A text &#x27;of its own&#x27;.<p>In two parts.")
+    index = Index(tmp_path, hn, backfill=20)
+    report = index.pipeline.run()
+    assert index.differences() == []
+    assert report.counts["failed"] == 0
+    failures = index.failures()
+    assert failures.keys() == {uri(KINDS.index(kind) + 1) for kind in ("missing", "error", "broken")}
+    assert "status 404" in failures[uri(6)]
+    assert hn.page("missing", 6) in failures[uri(6)]
+    fetched = {kind: hn.asked[f"/page/{kind}/{n}"] for n, kind in enumerate(KINDS, 1)}
+    assert fetched == {**dict.fromkeys(KINDS, 1), "error": 3}
+
+
+def test_pages_are_left_alone_where_that_is_asked_for(tmp_path: Path, hn: HackerNewsServer) -> None:
+    hn.put(1, title="One", url=hn.page("ok", 1))
+    index = Index(tmp_path, hn, backfill=5, pages=0)
+    index.pipeline.run()
+    assert [point.text.strip() for point in index.points()] == ["One"]
+    assert hn.asked["/page/ok/1"] == 0
+    assert index.failures() == {}
+
+
+def test_pages_of_the_own_network_are_refused(tmp_path: Path, hn: HackerNewsServer) -> None:
+    hn.put(1, title="One", url=hn.page("ok", 1))
+    index = Index(tmp_path, hn, backfill=5, private=0)
+    index.pipeline.run()
+    assert "not public" in index.failures()[uri(1)]
+    assert [point.text.strip() for point in index.points()] == ["One"]
+    assert hn.asked["/page/ok/1"] == 0
+
+
+def test_a_score_costs_no_fetch_and_no_embedding(tmp_path: Path, hn: HackerNewsServer) -> None:
+    hn.put(1, title="One", url=hn.page("ok", 1), score=1)
+    hn.put(2, title="Two", url=hn.page("missing", 2), score=1)
+    index = Index(tmp_path, hn, backfill=5)
+    with index:
+        until(lambda: not index.differences() and bool(index.failures()))
+        before = dict(index.failures())
+        for score in range(2, 6):
+            hn.edit(1, score=score)
+            hn.edit(2, score=score)
+            hn.put(10 + score, "comment", parent=1, text=f"Answer {score}")
+            until(lambda: not index.differences(), describe=index.differences)
+        assert index.failures() == before  # of a page that was not asked for again
+    assert isinstance(index.report, Report)
+    assert index.report.embedded == len(index.points())  # each once
+    assert hn.asked["/page/ok/1"] == 1
+    assert hn.asked["/page/missing/2"] == 1
+
+
+def test_what_happens_is_followed(tmp_path: Path, hn: HackerNewsServer) -> None:
+    hn.put(1, title="One", url=hn.page("ok", 1))
+    with Index(tmp_path, hn, backfill=5) as index:
+        until(lambda: not index.differences())
+        hn.put(2, "comment", parent=1, text="First")
+        hn.null(3)
+        hn.put(4, "comment", parent=2, text="Second")
+        until(lambda: not index.differences(), describe=index.differences)
+        hn.put(3, title="Late")
+        hn.edit(1, title="One more")
+        hn.delete(2)
+        hn.kill(4)
+        until(lambda: not index.differences(), describe=index.differences)
+        hn.revive(4)
+        until(lambda: not index.differences(), describe=index.differences)
+        assert {point.metadata["number"] for point in index.points()} == {1, 3, 4}
+
+
+def test_a_day_with_faults_ends_in_the_state_of_the_oracle(tmp_path: Path) -> None:
+    """Small: benchmarks/hackernews.py has the day whole."""
+    with HackerNewsServer(tape(hours=1, items=150, seed=3), speed=600, faults=0.05, seed=3) as hn:
+        hn.world.top = 999
+        with Index(tmp_path, hn, poll=0.2, start=1000) as index:
+            until(lambda: hn.at_end, 60)
+            until(lambda: not index.differences(), 60, index.differences)
