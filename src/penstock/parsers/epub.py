@@ -34,10 +34,11 @@ def _book(package: Package) -> str:
 
 def _spine(package: Package, book: str) -> list[str]:
     chapters: dict[str, str] = {}
-    order: list[str] = []
+    order: dict[str, None] = {}
+    """Each once: a few kilobytes could name a chapter thousands of times."""
     for kind, tag, value in package.events(book):
         if kind == "start" and tag == "item" and "html" in value.get("media-type", ""):
             chapters[value.get("id", "")] = resolved(posixpath.dirname(book), value.get("href", ""))
         elif kind == "start" and tag == "itemref":
-            order.append(value.get("idref", ""))
+            order[value.get("idref", "")] = None
     return [chapters[id] for id in order if id in chapters]

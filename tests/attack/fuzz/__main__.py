@@ -35,6 +35,9 @@ class Ran:
 
 def main() -> int:
     args = _arguments()
+    if args.replay:
+        loop.replay(args.child, args.replay.read_bytes())
+        return 0
     if args.child:
         loop.run(args.child, args.seconds, args.seed, args.corpus, args.found, args.current)
         return 0
@@ -91,6 +94,8 @@ def _run(name: str, seconds: float, args: argparse.Namespace) -> Ran:
         if ended.returncode == 0:
             break
         deaths += 1
+        if not _dies(name, state.data, current.with_suffix(".replayed")):
+            continue  # of the time that watching the coverage takes
         how = f"signal {-ended.returncode}" if ended.returncode < 0 else f"exit status {ended.returncode}"
         where = next((line for line in ended.stderr.splitlines() if "/penstock/" in line), "")
         found.add(state.data, f"died: {how} {where}", ended.stderr[-6000:])
@@ -99,6 +104,13 @@ def _run(name: str, seconds: float, args: argparse.Namespace) -> Ran:
         for path in sorted(found.folder.glob("*.txt"))
     )
     return Ran(name, inputs, time.monotonic() - began, faults)
+
+
+def _dies(name: str, data: bytes, file: Path) -> bool:
+    """Whether a process dies of this input, or hangs, without anything beside the target."""
+    file.write_bytes(data)
+    command = [sys.executable, "-m", __package__, "--child", name, "--replay", str(file)]
+    return subprocess.run(command, capture_output=True, cwd=ROOT, check=False).returncode != 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -111,7 +123,7 @@ def _arguments() -> argparse.Namespace:
         "--work", type=Path, default=ROOT / ".fuzz", help="folder of faults and of what coverage led to"
     )
     parser.add_argument("--keep", action="store_true", help="keep the faults of earlier runs")
-    for name in ("child", "corpus", "found", "current"):
+    for name in ("child", "corpus", "found", "current", "replay"):
         parser.add_argument(f"--{name}", type=str if name == "child" else Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -18,6 +18,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -98,15 +99,12 @@ def run(name: str, seconds: float, seed: int, corpus: Path, found: Path, current
     else:
         from tests.attack.fuzz.targets import TARGETS
     target = TARGETS[name]
-    resource.setrlimit(resource.RLIMIT_AS, (target.memory, target.memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 20, 256 << 20))
+    _limit(target)
     state, faults = Current(current), Found(found)
 
     def once(data: bytes) -> None:
         state.begin(data)
-        signal.setitimer(signal.ITIMER_PROF, target.seconds)
-        signal.alarm(int(target.seconds * 8))
+        _set_timers(target)
         try:
             target.run(data)
         except KeyboardInterrupt:
@@ -128,6 +126,29 @@ def run(name: str, seconds: float, seed: int, corpus: Path, found: Path, current
         _guided(once, target, seeds, left, seed, corpus)
     else:
         mutate_seeds(once, target, seeds, left, seed)
+
+
+def replay(name: str, data: bytes) -> None:
+    """Run the target on one input, within its limits. What it raises is nothing new."""
+    from tests.attack.fuzz.targets import TARGETS
+
+    warnings.simplefilter("ignore")
+    target = TARGETS[name]
+    _limit(target)
+    _set_timers(target)
+    with suppress(Exception):
+        target.run(data)
+
+
+def _limit(target: Target) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (target.memory, target.memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256 << 20, 256 << 20))
+
+
+def _set_timers(target: Target) -> None:
+    signal.setitimer(signal.ITIMER_PROF, target.seconds)
+    signal.alarm(int(target.seconds * 8))
 
 
 def _report(error: BaseException) -> str:
