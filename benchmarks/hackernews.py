@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -30,7 +30,6 @@ from figures import record
 import penstock as ps
 from penstock.core.records import Point
 from penstock.engine.progress import Progress, Report
-from penstock.ledger import Ledger
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.hackernews import HackerNewsServer
 from penstock.testing.hackernews_tape import differences, documents, tape
@@ -201,14 +200,24 @@ class Arrivals:
         self.seen: dict[str, float] = {}
 
     def watch(self) -> None:
+        after = 0
+        open_ones: set[int] = set()
         while not self.stop.wait(0.25):
             if not self._path.exists():
                 continue
-            with Ledger.reader(self._path) as ledger:
+            with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True)) as ledger, suppress(sqlite3.Error):
                 now = time.monotonic()
-                for document, _ in ledger.listed("", 10**9):
-                    if document.state == "done":
-                        self.seen.setdefault(document.uri, now)
+                marks = ",".join(map(str, open_ones))
+                rows = ledger.execute(
+                    f"SELECT id, uri, state FROM documents WHERE id > ? OR id IN ({marks})", (after,)
+                ).fetchall()
+                for number, uri, state in rows:
+                    after = max(after, number)
+                    if state == "done":
+                        self.seen.setdefault(uri, now)
+                        open_ones.discard(number)
+                    else:
+                        open_ones.add(number)
 
     def delays(self, began: float, speed: float, events: list[Any]) -> list[float]:
         there = {event.number: event.at for event in events if event.kind == "put"}

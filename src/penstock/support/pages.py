@@ -224,7 +224,7 @@ class PageOpener:
     contact: str = ""
 
     def __call__(self) -> BinaryIO:
-        return _fetcher_of(self.private, self.robots, self.contact)(self.url).content
+        return fetcher_of(self.private, self.robots, self.contact)(self.url).content
 
 
 _hosts = Hosts()
@@ -240,7 +240,7 @@ def interrupt() -> None:
         each.interrupt()
 
 
-def _fetcher_of(private: bool, robots: bool, contact: str) -> PageFetcher:
+def fetcher_of(private: bool, robots: bool, contact: str) -> PageFetcher:
     key = private, robots, contact
     with _lock:
         if key not in _fetchers:

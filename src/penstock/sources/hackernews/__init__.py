@@ -14,10 +14,13 @@ from penstock.core.options import Option, chosen, unknown
 from penstock.core.records import Change, Item
 from penstock.sources.hackernews.agenda import Agenda
 from penstock.sources.hackernews.api import Api
+from penstock.sources.hackernews.content import Pages
 from penstock.sources.hackernews.items import TYPES, document, kinds_of, number_of
 from penstock.sources.hackernews.questions import Questions, Wanted
 from penstock.sources.hackernews.reading import Choice, Reading
 from penstock.support.fetching import good
+from penstock.support.pages import check_contact, interrupt
+from penstock.support.robots import load_parser
 
 __all__ = ["HackerNews"]
 
@@ -73,6 +76,9 @@ class HackerNews(Source):
         Option("poll", float, 15.0, "seconds between two looks for what is new", validate=_check_poll),
         Option("pages", bool, True, "fetch the pages that stories lead to"),
         Option("private", bool, False, "pages may be in one's own network"),
+        Option("robots", bool, False, "heed the robots.txt of the pages' hosts"),
+        Option("contact", str, None, "a url or mailto: of yours, sent with each request for a page",
+               validate=check_contact),
         Option("stream", bool, True, "have the API's event stream say when to look"),
         Option("api", str, API, "the address of the API", validate=_check_api),
     )  # fmt: skip
@@ -94,8 +100,7 @@ class HackerNews(Source):
         self._api: str = values["api"].rstrip("/")
         self._choice = Choice(
             types=frozenset(values["types"]),
-            pages=values["pages"],
-            private=values["private"],
+            pages=Pages(values["pages"], values["private"], values["robots"], values["contact"] or ""),
             poll=values["poll"],
             stream=values["stream"],
             wanted=Wanted(values["backfill"], values["start"], since),
@@ -120,13 +125,17 @@ class HackerNews(Source):
         return self._passed_over
 
     def open(self) -> None:
+        """Raises MissingExtra where robots.txt is to be heeded, and nothing that parses it is installed."""
         self._stopped = False
+        if self._choice.pages.robots:
+            load_parser()
 
     def close(self) -> None:
         self.stop()
 
     def stop(self) -> None:
         self._stopped = True
+        interrupt()
         if self._reading is not None:
             self._reading.stop()
 
@@ -156,7 +165,7 @@ class HackerNews(Source):
             api.let_go()
         if raw.get("deleted") or raw.get("dead") or not kinds_of(raw) & self._choice.types:
             return None
-        return document(raw, place, pages=self._choice.pages, private=self._choice.private)
+        return document(raw, place, self._choice.pages)
 
 
 def _query(url: str) -> dict[str, Any]:

@@ -7,11 +7,23 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from penstock.core.errors import ParseError, SourceError, Transient
-from penstock.support.fetching import Fetched
+from penstock.support.fetching import HostAway
 from penstock.support.linked import Head, pack
+from penstock.support.pages import Page, fetcher_of
 
 PAUSES = (0.5, 2.0)
 """Seconds before a page is fetched again that failed for the moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """How the pages of stories are fetched, if they are."""
+
+    fetch: bool = True
+    private: bool = False
+    """They may be in one's own network."""
+    robots: bool = False
+    contact: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +34,7 @@ class Content:
     text: str = field(repr=False)
     url: str = field(repr=False)
     """Of the page to fetch; nothing where there is none."""
-    private: bool = False
-    """The page may be in one's own network."""
+    pages: Pages = Pages()
 
     def __call__(self) -> BinaryIO:
         if not self.url:
@@ -32,13 +43,16 @@ class Content:
             page = self._fetched()
         except (ParseError, SourceError, Transient, OSError) as error:
             return pack(Head(self.title, self.text, self.url, cause=str(error) or type(error).__name__))
-        with page:
-            return pack(Head(self.title, self.text, self.url), page)
+        with page.content as content:
+            return pack(Head(self.title, self.text, page.url, page.media_type or ""), content)
 
-    def _fetched(self) -> BinaryIO:
+    def _fetched(self) -> Page:
+        fetch = fetcher_of(self.pages.private, self.pages.robots, self.pages.contact)
         for pause in PAUSES:
             try:
-                return Fetched(self.url, self.private)()
+                return fetch(self.url)
+            except HostAway:
+                raise
             except SourceError:  # one that took too long is not worth the time of another try
                 time.sleep(pause)
-        return Fetched(self.url, self.private)()
+        return fetch(self.url)

@@ -13,7 +13,7 @@ from typing import Any
 from penstock.core.metadata import moment
 from penstock.core.records import Item
 from penstock.sources.hackernews.api import Garbage
-from penstock.sources.hackernews.content import Content
+from penstock.sources.hackernews.content import Content, Pages
 
 URI = "https://news.ycombinator.com/item?id="
 TYPES = ("story", "ask", "comment", "job", "poll")
@@ -72,10 +72,10 @@ def kinds_of(raw: Raw) -> set[str]:
     return {"story", "ask"} if ask else {str(kind)}
 
 
-def document(raw: Raw, place: Place | None, *, pages: bool, private: bool) -> Item:
+def document(raw: Raw, place: Place | None, pages: Pages) -> Item:
     """The document that an item which is neither deleted nor dead stands for."""
     number, url = int(raw["id"]), _text(raw, "url")
-    content = Content(_plain(_text(raw, "title")), _plain(_text(raw, "text")), url if pages else "", private)
+    content = Content(_plain(_text(raw, "title")), _plain(_text(raw, "text")), url if pages.fetch else "", pages)
     title = content.title
     time = _whole(raw.get("time"))
     about = {
@@ -95,7 +95,7 @@ def document(raw: Raw, place: Place | None, *, pages: bool, private: bool) -> It
     metadata = {name: value for name, value in about.items() if value not in (None, "")}
     return Item(
         uri_of(number),
-        _digest([raw["type"], title, content.text, url, pages]),
+        _digest([raw["type"], title, content.text, url, pages.fetch]),
         content,
         metadata=metadata,
         created=time,

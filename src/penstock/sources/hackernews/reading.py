@@ -16,6 +16,7 @@ from penstock.core.errors import SourceError, Transient
 from penstock.core.records import Change, Checkpoint, Delete, Unreadable, Upsert
 from penstock.sources.hackernews.agenda import GAP, Agenda
 from penstock.sources.hackernews.api import Api, Away
+from penstock.sources.hackernews.content import Pages
 from penstock.sources.hackernews.items import document, kinds_of, time_of, uri_of
 from penstock.sources.hackernews.questions import Answer, Beginning, News, Questions, Wanted
 
@@ -49,8 +50,7 @@ class Choice:
     """What is read, and how."""
 
     types: frozenset[str]
-    pages: bool
-    private: bool
+    pages: Pages
     poll: float
     stream: bool
     wanted: Wanted
@@ -288,7 +288,7 @@ class Reading:
         if not kinds_of(raw) & self.choice.types:
             self._pass_over(number, "other type")
             return
-        yield Upsert(document(raw, answer.place, pages=self.choice.pages, private=self.choice.private))
+        yield Upsert(document(raw, answer.place, self.choice.pages))
 
     def _report(self, trouble: str) -> None:
         if trouble != self._trouble:
