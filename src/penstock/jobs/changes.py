@@ -52,6 +52,8 @@ class Memory(Protocol):
 class State:
     """How it stands, for whoever asks."""
 
+    feed: bool = False
+    """The source tells what happens, and is not listed."""
     watching: bool = False
     trouble: str = ""
     """Why not all is heard."""

@@ -83,7 +83,7 @@ class Feed:
 
     source: Source
     cursor: str | None
-    state: State = field(default_factory=State)
+    state: State = field(default_factory=lambda: State(feed=True))
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def __iter__(self) -> Iterator[Change]:

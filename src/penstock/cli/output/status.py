@@ -37,13 +37,12 @@ def _held(held: dict[str, Any]) -> str:
 def _following(live: dict[str, Any]) -> str:
     """How a run that follows its source stands."""
     listed, heard = live["listed"], live["heard"]
+    how = ["a feed"]
+    if not live["feed"]:
+        how = ["listens" if live["watching"] else "lists from time to time"]
+        how.append(f"listed {moment(listed)}" if listed else "not listed whole yet")
     return " · ".join(
-        [
-            "listens" if live["watching"] else "lists from time to time",
-            f"listed {moment(listed)}" if listed else "not listed whole yet",
-            *([f"heard {moment(heard)}"] if heard else []),
-            *filter(None, (live["trouble"], live["away"])),
-        ]
+        [*how, *([f"heard {moment(heard)}"] if heard else []), *filter(None, (live["trouble"], live["away"]))]
     )
 
 
