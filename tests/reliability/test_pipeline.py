@@ -83,7 +83,7 @@ def test_an_interrupted_adoption_is_repeated(w: World, monkeypatch: pytest.Monke
     lose_the_ledger(w)
     w.embedded()
     with monkeypatch.context() as patch:
-        patch.setattr(MemorySink, "replace_manifest", lambda self, manifest: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(MemorySink, "exchange_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             w.run(adopt=True)
     with pytest.raises(OwnershipError):

@@ -67,7 +67,10 @@ def test_what_an_address_holds_is_judged_as_well(number: int) -> None:
     ip = ipaddress.IPv4Address(number)
     if not public(str(ip)):
         assert not any(map(public, within(ip)))
-    assert near(str(ip)) or not any(near(written) for written in within(ip) if "5efe" not in written)
+    others = [
+        written for written in within(ip) if "5efe" not in written and not ipaddress.ip_address(written).is_loopback
+    ]
+    assert near(str(ip)) or not any(map(near, others))
 
 
 @pytest.mark.parametrize("address", ["fd00::5efe:8.8.8.8", "fe80::5efe:8.8.8.8", "fec0::5efe:8.8.8.8"])

@@ -193,6 +193,7 @@ class Committer:
                     state=state,
                     facts=document.facts,
                     revision=document.item.revision,
+                    read=document.known is None or bool(document.facts),
                 )
             )
         self._deletion.remove_stale(changed)

@@ -70,8 +70,9 @@ class Ending(NamedTuple):
     fingerprint: str
     state: str
     facts: Mapping[str, Any]
-    """What was found out by reading it; nothing where it was not read."""
     revision: str = ""
+    read: bool = True
+    """Not where only its metadata had changed: then what was found out, and what could not be read, is as before."""
 
 
 @dataclass(frozen=True, slots=True)

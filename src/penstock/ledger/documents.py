@@ -153,8 +153,8 @@ class Documents(Database):
                     "UPDATE documents SET fingerprint = ?, state = ?, revision = ? WHERE id = ?",
                     (e.fingerprint, e.state, e.revision, e.document),
                 )
-                if not e.facts:
-                    continue  # it was not read: what could not be read of it is as before
+                if not e.read:
+                    continue
                 facts = [e.facts.get(name) for name in _FACTS]
                 db.execute(f"UPDATE documents SET {_SET_FACTS} WHERE id = ?", (*facts, e.document))
                 # What one sink of several refused stays a failure for as long as the others have it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass
 from tempfile import SpooledTemporaryFile
@@ -34,6 +33,8 @@ class Head:
 
 def pack(head: Head, content: BinaryIO | None = None) -> BinaryIO:
     """One stream of both, at its beginning."""
+    import json  # here, as every process that parses imports this module
+
     spool = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - the caller closes it
     try:
         spool.write(MAGIC + json.dumps(asdict(head)).encode() + b"\n")
@@ -48,6 +49,8 @@ def pack(head: Head, content: BinaryIO | None = None) -> BinaryIO:
 
 def unpack(stream: BinaryIO) -> Head:
     """What stands before the document, to which the stream has come then."""
+    import json
+
     try:
         if stream.read(len(MAGIC)) != MAGIC:
             raise ValueError
