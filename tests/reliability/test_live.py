@@ -278,3 +278,29 @@ def test_another_generation_is_followed(following: Following) -> None:
     until(lambda: following.texts().get("after.md") == "the switch", 30, following.texts)
     with ps.open_index(following.pipeline.sink.url, following.pipeline.embedder) as index:
         assert index.manifest.schema.chunking == "500 characters"
+
+
+def test_a_watch_that_fails_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never deaf without a word: what it may have missed is listed, and then it hears again."""
+    monkeypatch.setattr(changes, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(changes, "DOUBT", 0.05)
+    wait, broken = LocalWatch.wait, threading.Event()
+
+    def breaks(self: LocalWatch, seconds: float) -> Hints:
+        if broken.is_set():
+            broken.clear()
+            raise OSError(5, "Input/output error")
+        return wait(self, seconds)
+
+    monkeypatch.setattr(LocalWatch, "wait", breaks)
+    one = Following(tmp_path)
+    one.write("a.md", "alpha")
+    with one:
+        one.becomes({"a.md": "alpha"})
+        broken.set()
+        until(lambda: not broken.is_set())
+        one.write("b.md", "beta")
+        one.becomes({"a.md": "alpha", "b.md": "beta"})
+        time.sleep(1.0)
+        one.write("c.md", "gamma")
+        one.becomes({"a.md": "alpha", "b.md": "beta", "c.md": "gamma"}, 10)

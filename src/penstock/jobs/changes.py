@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from penstock.core.contracts import Source, Watch
+from penstock.core.contracts import Hints, Source, Watch
 from penstock.core.errors import SourceError, Transient
 from penstock.core.records import Change, Checkpoint, Delete, ListingBegin, ListingEnd, Upsert
 
@@ -145,17 +145,34 @@ class Changes:
             threading.Thread(target=self._hear, args=(watch,), name="penstock-watch", daemon=True).start()
         return watch
 
-    def _hear(self, watch: Watch) -> None:
-        with watch:
-            while not self._stopped:
-                hints = watch.wait(TICK)
-                self.state.trouble = watch.trouble
-                if hints.uris:
-                    self._hint(hints.uris)
-                if hints.uris or hints.doubt:
-                    self.state.heard = time.time()
-                if hints.doubt:
-                    self.list_now(DOUBT)
+    def _hear(self, watch: Watch | None) -> None:
+        """Pass on what is heard, until the run is stopped. Where hearing fails, begin again, and have all listed."""
+        pause = FIRST_PAUSE
+        while not self._stopped:
+            try:
+                if (watch := watch or self.source.watch()) is None:
+                    return
+                with watch:
+                    self.state.watching = True
+                    while not self._stopped:
+                        self._heard(watch.wait(TICK), watch.trouble)
+                        pause = FIRST_PAUSE
+            except Exception as error:  # whatever it is, nobody must believe that it still listens
+                self.state.watching, self.state.trouble = False, f"changes are not heard: {error}"
+                watch = None
+                self.list_now(DOUBT)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _heard(self, hints: Hints, trouble: str) -> None:
+        self.state.trouble = trouble
+        if hints.uris:
+            self._hint(hints.uris)
+        if hints.uris or hints.doubt:
+            self.state.heard = time.time()
+        if hints.doubt:
+            self.list_now(DOUBT)
 
     def _hint(self, uris: Iterable[str], within: float = 0.0) -> None:
         with self._changed:
