@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,10 @@ def test_hostile_filters(store: str, tmp_path: Path) -> None:
 
 @pytest.mark.attack
 @pytest.mark.skipif(not postgres.installed(), reason="no PostgreSQL here")
-def test_hostile_filters_of_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with postgres.running(tmp_path) as server, server.connect() as admin:
+def test_hostile_filters_of_postgresql(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The server has another user, who may not enter the folders of tests.
+    temporary = tempfile.TemporaryDirectory(prefix="penstock-pg-", ignore_cleanup_errors=True)
+    with temporary as folder, postgres.running(Path(folder)) as server, server.connect() as admin:
         admin.execute("CREATE EXTENSION vector")
         monkeypatch.setenv("PGPASSWORD", "")
         ask(server.url("notes", user="postgres"), 115)
