@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 SMALLEST = {
-    "attack.py": ["--seconds", "1", "--points", "100"],
+    "attack.py": ["--seconds", "1", "--points", "100", "--only", "pipelined"],
     "chunking.py": ["--mb", "0.2", "--repeat", "1"],
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
     "pages.py": ["--seconds", "2", "--rounds", "1", "--hosts", "5"],
