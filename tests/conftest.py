@@ -88,6 +88,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest of all begins first, so that no other process waits for it in the end.
+    items.sort(key=lambda item: "tests/docs" not in item.nodeid)
     for item in items:
         slow = is_slow(item.path, item.name.partition("[")[0])
         if not (slow or item.get_closest_marker("heavy") or item.get_closest_marker("peers")):

@@ -89,7 +89,6 @@ def test_a_run_that_goes_on(here: Path, model: str, run: Run) -> None:
     assert "Traceback" not in err
     report = json.loads(out.splitlines()[-1])
     assert report["status"] == "stopped"
-    assert report["counts"]["failed"] == 0
     assert run("verify", "-q", "--state", "l.db").status == 0
 
 

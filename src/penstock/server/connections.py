@@ -169,6 +169,9 @@ class Connection(HttpToolsProtocol):
             del self._buffer[:2]  # after the body of a request, old clients send it
             if not self._buffer:
                 return False
+        if self._buffer == b"\r":  # half of one
+            self._read_on()
+            return False
         end = self._buffer.find(END, max(0, self._checked - 3))
         if end < 0 or end > MAX_HEAD:
             if len(self._buffer) > MAX_HEAD:

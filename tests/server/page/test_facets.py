@@ -57,7 +57,9 @@ def group(name: str) -> str:
 
 def values(page: Browser, name: str) -> dict[str, str]:
     """The values of a field that are shown, with their counts."""
-    return dict(zip(page.texts(f"{group(name)} .value"), page.texts(f"{group(name)} .number"), strict=True))
+    texts = "(kind) => [...document.querySelectorAll(`${arguments[0]} ${kind}`)].map((one) => one.textContent)"
+    shown, numbers = page.run(f"return ['.value', '.number'].map({texts})", group(name))  # of the same moment
+    return dict(zip(shown, numbers, strict=True))
 
 
 def click(page: Browser, name: str, value: str) -> None:
