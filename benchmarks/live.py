@@ -53,7 +53,7 @@ def main() -> None:
         return
     if options.only in (None, "small"):
         with tempfile.TemporaryDirectory() as name:
-            changes(Path(name), min(SMALL, options.files), options.changes, (0.1, 0.5))
+            changes(Path(name), min(SMALL, options.files // 2), options.changes, (0.1, 0.5))
     if options.only in (None, "large"):
         with tempfile.TemporaryDirectory() as name:
             large(Path(name), options)
