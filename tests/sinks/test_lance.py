@@ -21,10 +21,11 @@ from penstock.core.errors import Rejected, SinkError, UsageError
 from penstock.core.filter_parser import parse_filter
 from penstock.core.filters import passes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point
-from penstock.sinks import lance, manifests
+from penstock.sinks import lance
 from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.sinks.lance.compact import alone, compact
 from penstock.sinks.lance.table import TableFiles, crowded
+from penstock.support import durable
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, similarity
 from tests.sinks.asked import METADATA, WHERE
 from tests.sinks.counted import equal_counts
@@ -110,7 +111,7 @@ def test_importing_and_reading_the_manifest_loads_no_driver(tmp_path: Path) -> N
 def test_a_flush_syncs_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file once, its folder each time there was a new one; nothing when nothing was written."""
     synced: list[str] = []
-    monkeypatch.setattr(manifests, "sync", lambda path: synced.append(str(path)))
+    monkeypatch.setattr(durable, "sync", lambda path: synced.append(str(path)))
     with LanceSink(f"lance://{tmp_path}") as sink:
         sink.open(MANIFEST)
         sink.flush()

@@ -101,7 +101,7 @@ def test_maintenance_may_die_anywhere(sink: Sink, tmp_path: Path, monkeypatch: p
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet.manifests, "sync", dying)
+        patch.setattr(parquet.durable, "sync", dying)
         with pytest.raises(KeyboardInterrupt):
             sink.maintain()
     sink.close()
@@ -198,7 +198,7 @@ def test_a_flush_that_failed_goes_on_where_it_was(sink: Sink, monkeypatch: pytes
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    where = parquet.manifests if step == "sync" else os
+    where = parquet.durable if step == "sync" else os
     real, failures = getattr(where, step), [OSError(5, "Input/output error")]
 
     def call(*args: object) -> object:

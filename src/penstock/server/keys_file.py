@@ -10,17 +10,17 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from penstock.core.errors import LockedError, UsageError
 from penstock.server.keys import NAME, PREFIX, SCOPES, KeptKey, Key, Keyring, digest
+from penstock.support import durable
 from penstock.support.locks import Held, Lockfile
 
 log = logging.getLogger("penstock.server")
@@ -173,19 +173,8 @@ def _lock(path: Path) -> Lockfile:
 
 
 def _write(path: Path, keys: Sequence[KeptKey]) -> None:
-    """Replace the file: a reader, and a crash at any time, leave it the old content or the new one."""
     try:
-        number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # with mode 600
-        try:
-            with open(number, "wb") as file:
-                file.write((_HEAD + "".join(map(_table, keys))).encode())
-                file.flush()
-                os.fsync(number)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):  # the first error is the one to raise
-                os.unlink(temporary)
-            raise
+        durable.replace(path, (_HEAD + "".join(map(_table, keys))).encode(), 0o600)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 

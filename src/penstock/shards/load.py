@@ -30,6 +30,7 @@ from penstock.shards.folder import Folder
 from penstock.shards.format import Listed, Part, Row, records
 from penstock.sinks.manifests import STATE
 from penstock.sinks.transfer import PAGE, held_equal, write_all
+from penstock.support import durable
 from penstock.support.locks import Held, Lockfile
 
 OWNER = "parts:"
@@ -245,10 +246,8 @@ class _State:
         return None
 
     def write(self, parts: int, rows: int) -> None:
-        from penstock.sinks.manifests import write_durably
-
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(self._path, json.dumps({**self._facts, "parts": parts, "rows": rows}).encode())
+        durable.replace(self._path, json.dumps({**self._facts, "parts": parts, "rows": rows}).encode())
 
 
 # ---------------------------------------------------------------- points

@@ -6,7 +6,6 @@ Half a file is never visible: a folder gets it by a rename, an object store by a
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
 from penstock.registry import SOURCES, scheme
+from penstock.support import durable
 
 
 class Taken(Exception):
@@ -69,12 +69,13 @@ class Folder:
         return None
 
     def put(self, name: str, data: bytes) -> None:
-        with self._written(name, data) as temporary:
-            os.replace(temporary, self._path / name)
+        path = self._path / name
+        with self._draft(path, data) as temporary:
+            os.replace(temporary, path)
 
     def create(self, name: str, data: bytes) -> None:
         path = self._path / name
-        with self._written(name, data) as temporary:
+        with self._draft(path, data) as temporary:
             try:
                 os.link(temporary, path)
             except FileExistsError:
@@ -91,28 +92,11 @@ class Folder:
             (self._path / name).unlink(missing_ok=True)
 
     @contextmanager
-    def _written(self, name: str, data: bytes) -> Iterator[str]:
-        """Yield a temporary file with the data, in the same folder. Data and entry are durable afterwards."""
-        folder = (self._path / name).parent
+    def _draft(self, path: Path, data: bytes) -> Iterator[Path]:
         with self._errors():
-            folder.mkdir(parents=True, exist_ok=True)
-            number, temporary = tempfile.mkstemp(prefix=f".{Path(name).name}.", dir=folder)
-            try:
-                with os.fdopen(number, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)  # workers on other machines read it
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with durable.draft(path, data, 0o644) as temporary:  # workers on other machines read it
                 yield temporary
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
-            if os.name != "nt":  # Windows has no fsync of folders
-                entry = os.open(folder, os.O_RDONLY)
-                try:
-                    os.fsync(entry)
-                finally:
-                    os.close(entry)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

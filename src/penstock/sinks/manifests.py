@@ -16,6 +16,7 @@ from penstock.core.errors import SinkError, SinkUnavailable, SpaceMismatch, Usag
 from penstock.core.filters import Filter
 from penstock.core.records import NOTHING, VECTOR
 from penstock.core.schema import IndexSchema, Manifest, from_dict, from_space, to_dict
+from penstock.support import durable
 from penstock.support.turns import turn
 
 STATE = ".penstock"
@@ -96,7 +97,7 @@ def read(path: Path, url: str) -> Manifest | None:
 
 def keep(path: Path, manifest: Manifest) -> None:
     """Replace the manifest. Within a `changing`, unless nobody else can have a reason to."""
-    write_durably(path, to_json(manifest).encode())
+    durable.replace(path, to_json(manifest).encode())
 
 
 @contextmanager
@@ -185,30 +186,3 @@ def make_folder(folder: Path, url: str) -> None:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise SinkError(f"{url} cannot be written to: {folder}: {error.strerror}") from error
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file: a reader, and a crash at any time, leave it the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to raise
-            temporary.unlink()
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path | str) -> None:
-    """fsync a file or a folder."""
-    if os.name == "nt" and os.path.isdir(path):  # Windows has no fsync of folders
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from penstock.core.schema import IndexSchema
-from penstock.sinks import manifests, rows
+from penstock.sinks import rows
+from penstock.support import durable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,7 +109,7 @@ class Files:
         for first in groups:
             added.append(self._part(first, groups, schema, changes))
         if self.path is not None and added:
-            manifests.sync(self.path)
+            durable.sync(self.path)
         return added
 
     def _part(self, first: pa.Table, groups: Iterator[pa.Table], schema: pa.Schema, changes: bool) -> AddAction:
@@ -130,7 +131,7 @@ class Files:
                     group = None if full else next(groups, None)
             size = file.tell()
         if self.path is not None:
-            manifests.sync(self.path / name)
+            durable.sync(self.path / name)
         stats: dict[str, Any] = {"numRecords": count}
         if max(map(len, ends)) <= 256:  # so that queries of one document open few files
             stats |= {"minValues": {"uri": min(ends)}, "maxValues": {"uri": max(ends)}, "nullCount": {"uri": 0}}

@@ -26,6 +26,7 @@ from penstock.sinks import address, manifests, rows
 from penstock.sinks.base import Opened
 from penstock.sinks.delta.files import PART_BYTES, PART_ROWS, Files, Pending, table_schema, without
 from penstock.sinks.store import line
+from penstock.support import durable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -215,8 +216,8 @@ class DeltaSink(Opened[Files], Sink):
     def _sync(self, version: int) -> None:
         if self._path is not None:
             log = self._path / "_delta_log"
-            manifests.sync(log / f"{version:020}.json")
-            manifests.sync(log)
+            durable.sync(log / f"{version:020}.json")
+            durable.sync(log)
 
     # ------------------------------------------------------------ writing
 

@@ -9,8 +9,8 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
-from penstock.sinks import manifests
 from penstock.sinks.lance.table import PAGE
+from penstock.support import durable
 
 
 class KnownIds:
@@ -58,7 +58,7 @@ class Disk:
                     folders.append(folder)
             for path in [*sorted(present - self._synced), *folders]:
                 try:
-                    manifests.sync(path)
+                    durable.sync(path)
                 except FileNotFoundError:
                     continue  # compaction removed it meanwhile: no version needs it any more
             self._synced = present

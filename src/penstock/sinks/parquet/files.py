@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from penstock.core.errors import SinkError
-from penstock.sinks import manifests
+from penstock.support import durable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,9 +199,9 @@ class Part:
             self._temporary.unlink(missing_ok=True)
         self._named = True
         if self.rows:
-            manifests.sync(self.path.parent)
+            durable.sync(self.path.parent)
         if self.gone:
-            manifests.write_durably(self.path.with_suffix(".gone"), json.dumps(self.gone).encode())
+            durable.replace(self.path.with_suffix(".gone"), json.dumps(self.gone).encode())
 
     def drop(self) -> None:
         with suppress(OSError, ValueError):  # it may have failed before, and the file is removed

@@ -17,6 +17,7 @@ from penstock.sinks import address, manifests, rows
 from penstock.sinks.base import Opened
 from penstock.sinks.parquet import files
 from penstock.sinks.parquet.files import Folder, Part
+from penstock.support import durable
 from penstock.support.locks import Held, Lockfile
 
 EXAMPLE = "parquet://./folder or parquet:///srv/folder"
@@ -218,7 +219,7 @@ class ParquetSink(Opened[Folder], Sink):
                 raise
             for name in old + notes:
                 (folder.path / name).unlink()
-                manifests.sync(folder.path)
+                durable.sync(folder.path)
             self._unclaim()
 
     def close(self) -> None:
