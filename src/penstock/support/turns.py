@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from penstock.support.locks import open_lock
+
 PAUSE = 0.005
 
 
@@ -32,7 +34,7 @@ def turn(path: Path, seconds: float) -> Iterator[None]:
 
 def _locked(path: Path) -> int | None:
     """The open and locked file; None where another process has it, or removed it meanwhile."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    file = open_lock(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(file), os.stat(path)):
