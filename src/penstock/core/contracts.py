@@ -69,9 +69,6 @@ class Watch(Component, ABC):
     def wait(self, seconds: float) -> Hints:
         """What was heard, as soon as there is something; nothing when the time has passed."""
 
-    def wake(self) -> None:
-        """End a wait, from another thread."""
-
 
 class Source(Component, ABC):
     """Tells what is there, or what happened, as a stream of changes.

@@ -18,6 +18,21 @@ MAX_WAIT = 600.0
 """Seconds for which a store or model that is away is waited for, where nothing else is said."""
 
 
+class Pauses:
+    """The seconds to wait between tries: each time about twice as many, so that not all come again at once."""
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._first, self._longest, self._next = first, longest, first
+
+    def next(self) -> float:
+        pause, self._next = self._next, min(2 * self._next, self._longest)
+        return pause * random.uniform(0.7, 1.0)
+
+    def reset(self) -> None:
+        """Begin again with the first one: a try has succeeded."""
+        self._next = self._first
+
+
 class Retry:
     """Calls again what raised Transient, after ever longer pauses, until `max_wait` seconds have passed since its first
     failure; then the error is raised.
@@ -37,7 +52,7 @@ class Retry:
 
     def call(self, what: str, function: Callable[[], T]) -> T:
         deadline: float | None = None
-        pause = FIRST_PAUSE
+        pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             try:
                 result = function()
@@ -47,11 +62,10 @@ class Retry:
                 left = deadline - now
                 if left <= 0:
                     raise
-                seconds = min(max(pause * random.uniform(0.7, 1.0), error.retry_after or 0.0), left)
+                seconds = min(max(pauses.next(), error.retry_after or 0.0), left)
                 self._report(f"{what}: {error} (again in {seconds:.1f} s)")
                 if self._stop.wait(seconds):
                     raise
-                pause = min(pause * 2, LONGEST_PAUSE)
             else:
                 if deadline is not None:
                     self._report("")

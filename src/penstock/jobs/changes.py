@@ -3,7 +3,6 @@ be tried again."""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import uuid
@@ -16,6 +15,7 @@ from typing import Protocol
 from penstock.core.contracts import Hints, Source, Watch
 from penstock.core.errors import SourceError, Transient
 from penstock.core.records import Change, Checkpoint, Delete, ListingBegin, ListingEnd, Upsert
+from penstock.core.retry import Pauses
 
 LISTED = 256
 """Changes of a listing that wait, at most: they grow old, and what was heard meanwhile goes first."""
@@ -87,7 +87,7 @@ class Changes:
     _listed: deque[Change] = field(default_factory=deque)
     _lister: threading.Thread | None = None
     _next_listing: float = 0.0
-    _pause: float = FIRST_PAUSE
+    _pauses: Pauses = field(default_factory=lambda: Pauses(FIRST_PAUSE, LONGEST_PAUSE))
     _deleted: int = 0
     _stopped: bool = False
 
@@ -103,7 +103,8 @@ class Changes:
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Change]:
-        watch = self._watch()
+        if (watch := self.source.watch()) is not None:  # before it is listed
+            threading.Thread(target=self._hear, args=(watch,), name="penstock-watch", daemon=True).start()
         ticker = time.monotonic()
         try:
             while True:
@@ -133,21 +134,12 @@ class Changes:
             with self._changed:
                 self._stopped = True
                 self._changed.notify_all()
-            if watch is not None:
-                watch.wake()
 
     # ------------------------------------------------------------ what is heard
 
-    def _watch(self) -> Watch | None:
-        watch = self.source.watch()
-        self.state.watching = watch is not None
-        if watch is not None:
-            threading.Thread(target=self._hear, args=(watch,), name="penstock-watch", daemon=True).start()
-        return watch
-
     def _hear(self, watch: Watch | None) -> None:
         """Pass on what is heard, until the run is stopped. Where hearing fails, begin again, and have all listed."""
-        pause = FIRST_PAUSE
+        pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE)
         while not self._stopped:
             try:
                 if (watch := watch or self.source.watch()) is None:
@@ -155,17 +147,16 @@ class Changes:
                 with watch:
                     self.state.watching = True
                     while not self._stopped:
-                        self._heard(watch.wait(TICK), watch.trouble)
-                        pause = FIRST_PAUSE
+                        self._pass_on(watch.wait(TICK), watch.trouble)
+                        pauses.reset()
             except Exception as error:  # whatever it is, nobody must believe that it still listens
                 self.state.watching, self.state.trouble = False, f"changes are not heard: {error}"
                 watch = None
                 self.list_now(DOUBT)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopped, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                    self._changed.wait_for(lambda: self._stopped, pauses.next())
 
-    def _heard(self, hints: Hints, trouble: str) -> None:
+    def _pass_on(self, hints: Hints, trouble: str) -> None:
         self.state.trouble = trouble
         if hints.uris:
             self._hint(hints.uris)
@@ -264,11 +255,11 @@ class Changes:
                     return
                 if isinstance(change, ListingEnd):
                     self.state.listed, self._deleted = began, 0
-            self._pause, self.state.away = FIRST_PAUSE, ""
+            self.state.away = ""
+            self._pauses.reset()
         except Exception as error:
             self.state.away = f"the source cannot be listed: {error}"
-            wait = self._pause * random.uniform(0.7, 1.0)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            wait = self._pauses.next()
         finally:
             with self._changed:
                 self._lister = None

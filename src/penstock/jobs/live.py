@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from penstock.core.contracts import Source
 from penstock.core.deletions import DeletionLimit, Missing
 from penstock.core.errors import PenstockError
 from penstock.core.records import Change, Checkpoint
+from penstock.core.retry import Pauses
 from penstock.engine.progress import Progress, Report
 from penstock.jobs.changes import FIRST_PAUSE, LONGEST_PAUSE, Changes, State
 from penstock.jobs.components import Components
@@ -87,19 +87,19 @@ class Feed:
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def __iter__(self) -> Iterator[Change]:
-        pause = FIRST_PAUSE
+        pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE)
         self.source.live = True
         while not self._stopped.is_set():
             try:
                 for change in self.source.changes(self.cursor):
-                    self.state.heard, self.state.away, pause = time.time(), "", FIRST_PAUSE
+                    self.state.heard, self.state.away = time.time(), ""
+                    pauses.reset()
                     if isinstance(change, Checkpoint):
                         self.cursor = change.cursor
                     yield change
             except PenstockError as error:
                 self.state.away = f"the source is away: {error}"
-            self._stopped.wait(pause * random.uniform(0.7, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE)
+            self._stopped.wait(pauses.next())
 
     def stop(self) -> None:
         self._stopped.set()
@@ -178,6 +178,6 @@ class Lookout:
         components = self._session.components
         try:
             held = components.base.manifest()
-        except PenstockError:  # the store is away: writes wait for it, and say so
+        except Exception:  # the store is away, whatever its driver raises: writes wait for it, and say so
             return False
         return held is not None and held.current != (components.generation or 0)

@@ -39,7 +39,6 @@ class Inotify:
             raise OSError("there is no inotify on this system")
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._file = self._checked(self._libc.inotify_init1(_NONBLOCK | _CLOEXEC))
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def add(self, folder: bytes) -> int:
         """Watch a folder; gives the number of the watch: the same one for the same folder by another name."""
@@ -49,14 +48,9 @@ class Inotify:
         self._libc.inotify_rm_watch(self._file, number)  # one that is gone already is no error
 
     def wait(self, seconds: float | None) -> bool:
-        """Whether there are events to be read, by then. `wake` ends it."""
-        ready, _, _ = select.select([self._file, self._wake], [], [], seconds)
-        if self._wake in ready:
-            os.eventfd_read(self._wake)
-        return self._file in ready
-
-    def wake(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        """Whether there are events to be read, by then."""
+        ready, _, _ = select.select([self._file], [], [], seconds)
+        return bool(ready)
 
     def read(self) -> Iterator[Event]:
         """What there is."""
@@ -73,7 +67,6 @@ class Inotify:
 
     def close(self) -> None:
         os.close(self._file)
-        os.close(self._wake)
 
     def _checked(self, result: int) -> int:
         if result < 0:

@@ -78,9 +78,6 @@ class LocalWatch(Watch):
             elif time.monotonic() >= end:
                 return Hints(frozenset(), False)
 
-    def wake(self) -> None:
-        self._inotify.wake()
-
     def close(self) -> None:
         self._inotify.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from penstock.core.errors import SourceError, Transient
 from penstock.core.records import Change, Checkpoint, Delete, Unreadable, Upsert
+from penstock.core.retry import Pauses
 from penstock.sources.hackernews.agenda import GAP, Agenda
 from penstock.sources.hackernews.api import Api, Away
 from penstock.sources.hackernews.content import Pages
@@ -91,7 +91,7 @@ class Reading:
     _missed: bool = False
     """Changes may have been missed, so that ages are to be looked up."""
     _failures: int = 0
-    _pause: float = FIRST_PAUSE
+    _pauses: Pauses = field(default_factory=lambda: Pauses(FIRST_PAUSE, LONGEST_PAUSE))
     _away_since: float = 0.0
     _away_until: float = 0.0
     _busy_until: float = 0.0
@@ -146,13 +146,12 @@ class Reading:
 
     def _listen(self) -> None:
         """Hear of new items by the API's event stream. What it does not tell, polls find."""
-        pause = FIRST_PAUSE
-        while not self.stopped.wait(pause):
-            pause = min(2 * pause, LONGEST_PAUSE)
+        pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE)
+        while not self.stopped.wait(pauses.next()):
             try:
                 for line in self.api.stream("maxitem", SILENCE):
                     if line.startswith(b"event: put"):
-                        pause = FIRST_PAUSE
+                        pauses.reset()
                         self._hinted = True
                         self._done.put(None)
             except Away:
@@ -307,7 +306,8 @@ class Reading:
         """Note whether the API answers: any answer will do."""
         now = time.monotonic()
         if not isinstance(trouble, Away):
-            self._failures, self._pause, self._away_since, self._away_until = 0, FIRST_PAUSE, 0.0, 0.0
+            self._failures, self._away_since, self._away_until = 0, 0.0, 0.0
+            self._pauses.reset()
             self._report("")
             return
         self._failures += 1
@@ -317,8 +317,7 @@ class Reading:
         if self._failures >= FAILURES:
             self._report(str(trouble))
             if now >= self._away_until:
-                self._away_until = now + self._pause * random.uniform(0.7, 1.0)
-                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+                self._away_until = now + self._pauses.next()
 
     # ------------------------------------------------------------ ends
 
