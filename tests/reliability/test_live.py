@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +15,33 @@ import pytest
 import penstock as ps
 from penstock.core.contracts import Hints
 from penstock.core.errors import PenstockError
-from penstock.engine.progress import Progress, Report
+from penstock.engine.progress import Report
 from penstock.jobs import changes
 from penstock.jobs.held import Held
 from penstock.ledger import Ledger, failures
 from penstock.sources.files.watch import LocalWatch
 from penstock.support import inotify
 from penstock.testing.embedders import HashingEmbedder
+from tests import live
+from tests.live import Watched
 
 pytestmark = pytest.mark.skipif(not inotify.available(), reason="there is no inotify on this system")
 
 
-class Following:
-    """A pipeline that follows a folder in a thread."""
+until = partial(live.until, seconds=30)
+
+
+class Following(Watched):
+    """A pipeline that follows a folder."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.docs = folder / "docs"
         self.docs.mkdir()
         self.state = folder / "ledger.db"
-        self.pipeline = ps.Pipeline(
+        pipeline = ps.Pipeline(
             self.docs, into=f"sqlite://{folder}/index.db", model=HashingEmbedder(16), state=self.state
         )
-        self._options = options
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.report: Report | BaseException | None = None
-
-    def _run(self) -> None:
-        try:
-            self.report = self.pipeline.watch(self._progress, **self._options)
-        except BaseException as error:
-            self.report = error
-
-    def _progress(self, now: Progress) -> None:
-        if self._stop.is_set():
-            self._stop.clear()
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> Following:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        assert isinstance(self.report, Report), self.report
-        assert self.report.status == "stopped"
+        super().__init__(pipeline, **options)
 
     def write(self, name: str, text: str) -> None:
         path = self.docs / name
@@ -76,18 +58,11 @@ class Following:
         return {hit.chunk.uri.removeprefix(f"file://{self.docs}/"): hit.chunk.text for hit in hits}
 
     def becomes(self, texts: dict[str, str], seconds: float = 30) -> None:
-        until(lambda: self.texts() == texts, seconds, self.texts)
+        until(lambda: self.texts() == texts, seconds=seconds, describe=self.texts)
 
     def held(self) -> Held | None:
         with Ledger.reader(self.state) as ledger:
             return Held.read(ledger)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30, describe: Callable[[], object] = lambda: "") -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, describe()
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -137,7 +112,6 @@ def test_a_folder_that_is_renamed_stays_searchable_and_is_not_embedded(following
     assert isinstance(following.report, Report)
     assert following.report.embedded == 42
     assert following.report.moved == 40
-    following._thread = threading.Thread(target=following._run)
     following.__enter__()
 
 
@@ -275,7 +249,7 @@ def test_another_generation_is_followed(following: Following) -> None:
     assert other.reindex().switched
     until(lambda: "a.md" in following.texts())
     following.write("after.md", "the switch")
-    until(lambda: following.texts().get("after.md") == "the switch", 30, following.texts)
+    until(lambda: following.texts().get("after.md") == "the switch", describe=following.texts)
     with ps.open_index(following.pipeline.sink.url, following.pipeline.embedder) as index:
         assert index.manifest.schema.chunking == "500 characters"
 

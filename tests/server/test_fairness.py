@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -25,6 +25,7 @@ from penstock.server.metrics import Metrics
 from penstock.server.rates import RateLimiter
 from penstock.server.shares import MAX_OVERCOMMIT, Shares
 from penstock.sinks.memory import forget
+from tests.live import until
 from tests.server.serving import Client, ColourEmbedder, chunk, either, fill, refused, served, with_settings
 
 URL = "memory://serve-fairness"
@@ -57,13 +58,6 @@ class Gated(ColourEmbedder):
         self.free.wait(20)
         time.sleep(self.each * len(texts))
         return super().query(texts)
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.01)
 
 
 def depth(client: Client, of: str = "model_queue") -> float:

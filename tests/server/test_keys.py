@@ -5,9 +5,9 @@ from __future__ import annotations
 import http.client
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,6 +27,7 @@ from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
 from penstock.server.settings import Settings
 from penstock.sinks.memory import forget
+from tests import live
 from tests.server.serving import Client, ColourEmbedder, chunk, either, fill, refused, served, with_settings
 
 URL = "memory://serve-keys"
@@ -48,12 +49,8 @@ def status(client: Client, secret: str, path: str = "/v1/search?q=line") -> int:
     return client.get(path, headers={"X-API-Key": secret}).status_code
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for the server to follow a file: every tenth of a second it looks at it."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the server did not follow the file"
-        time.sleep(0.02)
+until = partial(live.until, seconds=10, describe=lambda: "the server did not follow the file")
+"""Every tenth of a second it looks at it."""
 
 
 def test_scopes(file: Path) -> None:

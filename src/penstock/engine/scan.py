@@ -63,7 +63,6 @@ class Scan:
     parser_code: ParserCode = built_in
     put_off: PutOff = field(default_factory=PutOff)
     listing: bool = True
-    _seen_by: int = field(init=False)
     _epoch: int = 0
     _begun: int = 0
     """Documents and deletions of this epoch: since the last boundary."""
@@ -71,7 +70,7 @@ class Scan:
     """Of a checkpoint that was passed over."""
 
     def __post_init__(self) -> None:
-        self._seen_by = self.control.listing = self.run
+        self.control.listing = self.run
 
     def work(self) -> None:
         try:
@@ -120,8 +119,8 @@ class Scan:
             case Unreadable(uri) if self.view.removed([uri]):
                 self.control.counters.add(listed=1, barred=1)
             case Unreadable(uri, cause):
-                self.view.mark_seen_under(uri, self._seen_by)
-                self.view.record([Failure(uri, "list", cause, permanent=False)], self._seen_by)
+                self.view.mark_seen_under(uri, self.control.listing)
+                self.view.record([Failure(uri, "list", cause, permanent=False)], self.control.listing)
                 self.control.counters.add(gaps=1)
             case ListingBegin():
                 self._next_listing()
@@ -136,11 +135,11 @@ class Scan:
 
     def _end_epoch(self, cursor: str | None) -> None:
         self.control.boundaries_sent += 1
-        self.send(Boundary(self._epoch, self._begun, cursor, self._seen_by))
+        self.send(Boundary(self._epoch, self._begun, cursor, self.control.listing))
         self._epoch, self._begun, self._cursor = self._epoch + 1, 0, None
 
     def _next_listing(self) -> None:
-        self._seen_by = self.control.listing = self.view.next_listing()
+        self.control.listing = self.view.next_listing()
 
     def _begin(self, items: Sequence[Item]) -> None:
         """Have those worked on that are new or changed."""
@@ -182,9 +181,9 @@ class Scan:
             if item.uri not in working:
                 control.in_flight.leave(item.uri)
         if settled := [known.document for known in (*page.unchanged, *page.failing)]:
-            self.view.mark_seen(settled, self._seen_by)
+            self.view.mark_seen(settled, self.control.listing)
         control.counters.add(unchanged=len(page.unchanged), parked=len(page.failing), barred=page.removed)
-        begun = self.view.begin([item.uri for item in work], self._seen_by) if work else {}
+        begun = self.view.begin([item.uri for item in work], self.control.listing) if work else {}
         for item in work:
             self.queued.add(documents=1, bytes=item.size or 0)
             document = Document(item, begun[item.uri], epochs[item.uri], revised.get(item.uri))

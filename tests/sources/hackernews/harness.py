@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -95,10 +95,3 @@ def following(hn: HackerNewsServer, cursor: str | None = None, **options: Any) -
         assert not thread.is_alive()
         assert time.monotonic() - began < 5
         assert not failures, failures
-
-
-def until(condition: Callable[[], bool], seconds: float = 20, describe: Callable[[], object] = lambda: "") -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, describe()
-        time.sleep(0.01)

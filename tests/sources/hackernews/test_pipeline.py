@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,47 +10,23 @@ import pytest
 
 import penstock as ps
 from penstock.core.records import Point
-from penstock.engine.progress import Progress, Report
+from penstock.engine.progress import Report
 from penstock.ledger import Ledger
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.hackernews import HackerNewsServer
 from penstock.testing.hackernews_tape import differences, documents, tape
+from tests.live import Watched, until
 
-from .harness import until, uri, url
+from .harness import uri, url
 
 
-class Index:
+class Index(Watched):
     """An index of Hacker News, on a disk."""
 
     def __init__(self, folder: Path, hn: HackerNewsServer, **options: Any) -> None:
         self.hn, self.ledger = hn, folder / "ledger.db"
-        self.pipeline = ps.Pipeline(
-            url(hn, **options), into=f"sqlite://{folder}/index.db", model=HashingEmbedder(16), state=self.ledger
-        )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.report: Report | BaseException | None = None
-
-    def _run(self) -> None:
-        try:
-            self.report = self.pipeline.watch(self._progress)
-        except BaseException as error:
-            self.report = error
-
-    def _progress(self, now: Progress) -> None:
-        if self._stop.is_set():
-            self._stop.clear()
-            raise KeyboardInterrupt
-
-    def __enter__(self) -> Index:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        assert isinstance(self.report, Report), self.report
-        assert self.report.status == "stopped"
+        into = f"sqlite://{folder}/index.db"
+        super().__init__(ps.Pipeline(url(hn, **options), into=into, model=HashingEmbedder(16), state=self.ledger))
 
     def points(self) -> list[Point]:
         sink = self.pipeline.sink

@@ -16,8 +16,9 @@ from penstock.sources import from_url
 from penstock.sources.hackernews import HackerNews, agenda, reading
 from penstock.testing.hackernews import HackerNewsServer
 from penstock.testing.hackernews_tape import tape
+from tests.live import until
 
-from .harness import Told, following, once, source, until, uri, url
+from .harness import Told, following, once, source, uri, url
 
 
 @pytest.fixture
