@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from typing import Any
 
 from penstock.server.clients import Client
 from penstock.server.json_log import JsonLog, now
+from penstock.support.latest import Latest
 
 PERIOD = 60.0
 """Seconds in which a client has one line for each status that it is refused with."""
@@ -19,7 +19,7 @@ MAX_CLIENTS = 10_000
 class Audit:
     def __init__(self, log: JsonLog | None) -> None:
         self.log = log
-        self._recent: OrderedDict[tuple[str, int], tuple[float, int]] = OrderedDict()
+        self._recent: Latest[tuple[str, int], tuple[float, int]] = Latest(MAX_CLIENTS)
         """Client and status -> when its line was written, and how many refusals had none since."""
         self._began, self._lines, self._omitted = float("-inf"), 0, 0
 
@@ -32,15 +32,13 @@ class Audit:
         if self.log is None:
             return
         moment, name = time.monotonic(), (client.name, status)
-        written, omitted = self._recent.pop(name, (float("-inf"), 0))
+        written, omitted = self._recent.get(name, (float("-inf"), 0))
         if moment - written < PERIOD or not self._room(moment):
             self._recent[name] = written, omitted + 1
         else:
             self._recent[name] = moment, 0
             about = {"client": client.address, "key": client.key and client.key.name, "status": status}
             self.event("refused", **about, **fields, omitted=omitted)
-        if len(self._recent) > MAX_CLIENTS:
-            self._recent.popitem(last=False)
 
     def _room(self, moment: float) -> bool:
         if moment - self._began >= PERIOD:

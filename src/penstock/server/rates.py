@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 
 from penstock.jobs.queries import Query
 from penstock.server.metrics import Metrics
 from penstock.server.problems import too_many_requests
+from penstock.support.latest import Latest
 
 MAX_CLIENTS = 10_000
 """Clients whose rates are remembered; the one not seen for longest is forgotten."""
@@ -37,7 +37,7 @@ class RateLimiter:
 
     def __init__(self, rate: float, metrics: Metrics | None = None) -> None:
         self._rate, self._most, self._metrics = rate, max(1.0, 2 * rate), metrics
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: Latest[str, tuple[float, float]] = Latest(MAX_CLIENTS)
 
     def take(self, client: str) -> float:
         """Take a token: 0 where the client has one, else the seconds until it has."""
@@ -70,9 +70,6 @@ class RateLimiter:
 
     def _set(self, client: str, tokens: float) -> None:
         self._buckets[client] = tokens, time.monotonic()
-        self._buckets.move_to_end(client)
-        if len(self._buckets) > MAX_CLIENTS:
-            self._buckets.popitem(last=False)
 
 
 def of_search(query: Query) -> int:

@@ -12,6 +12,7 @@ from functools import partial
 
 from penstock.server.fair import FairPool, Neighbours
 from penstock.server.problems import Problem, problem_of
+from penstock.support.latest import Latest
 
 MAX_BYTES = 32 << 20
 """Bytes of thumbnails kept, the most recently used."""
@@ -39,7 +40,7 @@ class ThumbnailCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Sizes] = OrderedDict()
         self._bytes = 0
-        self._failed: OrderedDict[str, tuple[float, Problem]] = OrderedDict()
+        self._failed: Latest[str, tuple[float, Problem]] = Latest(MAX_FAILURES)
 
     async def get(self, key: str, render: Callable[[], Sizes], client: str) -> Sizes:
         """Return what is kept under the key, or render it in the client's turn. Raises what `render` raises, or
@@ -84,10 +85,7 @@ class ThumbnailCache:
 
     def _fail(self, key: str, failure: Problem) -> None:
         with self._lock:
-            self._failed.pop(key, None)
             self._failed[key] = time.monotonic() + RETRY_AFTER, failure
-            if len(self._failed) > MAX_FAILURES:
-                self._failed.popitem(last=False)
 
 
 def _size(sizes: Sizes) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
+
+from penstock.support.latest import Latest
 
 SHARE = 0.15
 """Share of the event loop's time that one network gets while others ask, beyond a burst."""
@@ -19,9 +21,9 @@ REQUEST = 0.0005
 
 class Turns:
     def __init__(self) -> None:
-        self._ready: OrderedDict[str, float] = OrderedDict()
+        self._ready: Latest[str, float] = Latest(MAX_NETWORKS)
         """When the share that each network used is restored; the network that asked last comes last."""
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._seen: Latest[str, float] = Latest(MAX_NETWORKS)
         self._active: Counter[str] = Counter()
 
     def begin(self, network: str) -> None:
@@ -31,25 +33,17 @@ class Turns:
         self._active[network] -= 1
         if not self._active[network]:
             del self._active[network]
-        self._see(network)
+        self._seen[network] = time.monotonic()
 
     def spend(self, network: str, seconds: float) -> None:
         now = time.monotonic()
-        ready = max(now, self._ready.pop(network, now)) + seconds / SHARE
+        ready = max(now, self._ready.get(network, now)) + seconds / SHARE
         self._ready[network] = min(ready, now + BURST + MAX_WAIT)
-        if len(self._ready) > MAX_NETWORKS:
-            self._ready.popitem(last=False)
 
     def ask(self, network: str) -> float:
         """Seconds that the network's next request waits; 0: it may begin."""
-        self._see(network)
-        return self.wait(network)
-
-    def _see(self, network: str) -> None:
-        self._seen.pop(network, None)
         self._seen[network] = time.monotonic()
-        if len(self._seen) > MAX_NETWORKS:
-            self._seen.popitem(last=False)
+        return self.wait(network)
 
     def wait(self, network: str) -> float:
         now = time.monotonic()
