@@ -149,14 +149,13 @@ class Documents(Database):
         """These documents have come to an end; their failures in earlier attempts are cleared."""
         with self._transaction() as db:
             for e in endings:
-                db.execute(
-                    "UPDATE documents SET fingerprint = ?, state = ?, revision = ? WHERE id = ?",
-                    (e.fingerprint, e.state, e.revision, e.document),
-                )
+                columns, values = "fingerprint = ?, state = ?, revision = ?", [e.fingerprint, e.state, e.revision]
+                if e.read:
+                    columns += f", {_SET_FACTS}"
+                    values += [e.facts.get(name) for name in _FACTS]
+                db.execute(f"UPDATE documents SET {columns} WHERE id = ?", (*values, e.document))
                 if not e.read:
                     continue
-                facts = [e.facts.get(name) for name in _FACTS]
-                db.execute(f"UPDATE documents SET {_SET_FACTS} WHERE id = ?", (*facts, e.document))
                 # What one sink of several refused stays a failure for as long as the others have it.
                 db.execute(
                     "DELETE FROM failures WHERE uri = ? AND attempt < ? AND NOT"
