@@ -149,7 +149,8 @@ class Documents(Database):
         """These documents have come to an end; their failures in earlier attempts are cleared."""
         with self._transaction() as db:
             for e in endings:
-                columns, values = "fingerprint = ?, state = ?, revision = ?", [e.fingerprint, e.state, e.revision]
+                columns = "fingerprint = ?, state = ?, revision = ?"
+                values: list[object] = [e.fingerprint, e.state, e.revision]
                 if e.read:
                     columns += f", {_SET_FACTS}"
                     values += [e.facts.get(name) for name in _FACTS]
