@@ -142,6 +142,27 @@ def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.get("/healthz").status_code == 200
 
 
+def test_connections_wait_to_be_accepted_while_the_server_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than are accepted at once, which are few, so that many new ones hold nobody up."""
+    busy, free = threading.Event(), threading.Event()
+    enter = peers.Peers.enter
+
+    def blocked(self: peers.Peers, peer: peers.Peer) -> Any:
+        busy.set()
+        free.wait(30)
+        return enter(self, peer)
+
+    with served(URL) as client, ExitStack() as stack:
+        monkeypatch.setattr(peers.Peers, "enter", blocked)
+        first = stack.enter_context(line(client))
+        assert busy.wait(10)
+        others = [stack.enter_context(line(client)) for _ in range(100)]
+        free.set()
+        for one in (first, *others):
+            one.sendall(b"\r\n".join([*HEALTH, b""]))
+            assert reply(one).startswith(b"HTTP/1.1 200")
+
+
 def test_the_longest_idle_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle connection gives way to a new one, but not at once; one with a request in progress does not."""
     monkeypatch.setattr(peers, "MAX_CONNECTIONS", 3)

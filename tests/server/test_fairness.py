@@ -13,13 +13,14 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from penstock.cli.main import main
 from penstock.core.errors import UsageError
 from penstock.core.records import Dense
-from penstock.server import bodies, rates, schemas, status
+from penstock.server import bodies, clients, rates, schemas, status
 from penstock.server.batcher import Batcher, BatchLimit, Embedded, ModelThreads
-from penstock.server.bodies import Bodies
+from penstock.server.bodies import Bodies, Body
 from penstock.server.fair import MAX_TAGS, SERVER, FairPool, FairQueue
 from penstock.server.metrics import Metrics
 from penstock.server.rates import RateLimiter
@@ -281,6 +282,54 @@ def test_so_many_large_bodies_of_a_client_are_read_at_once() -> None:
         assert not one._users
 
     asyncio.run(task())
+
+
+def test_a_large_body_has_its_turn_until_it_is_answered() -> None:
+    """Else a client could fill the memory with bodies that wait to be parsed."""
+
+    async def task() -> None:
+        every, answer, inside = Bodies(1 << 20, RateLimiter(0)), asyncio.Event(), []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await receive()
+            inside.append(1)
+            await answer.wait()
+
+        async def send(message: Message) -> None: ...
+
+        async def request() -> None:
+            scope = {
+                "type": "http",
+                "headers": [(b"transfer-encoding", b"chunked")],
+                clients.CLIENT: clients.Client("a"),
+            }
+            body = Body(scope, more(), every)
+            try:
+                await body.run(app, send, 60)
+            finally:
+                body.release()
+
+        def more() -> Receive:
+            left = iter([True, False])
+
+            async def receive() -> Message:
+                if (again := next(left, None)) is None:
+                    await asyncio.Event().wait()
+                return {"type": "http.request", "body": b" " * (bodies.LARGE + 1), "more_body": bool(again)}
+
+            return receive
+
+        requests = [asyncio.create_task(request()) for _ in range(bodies.MAX_LARGE + 3)]
+        while len(inside) < bodies.MAX_LARGE:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        assert len(inside) == bodies.MAX_LARGE
+        answer.set()
+        await asyncio.gather(*requests)
+        assert not every.held.total
+
+    asyncio.run(asyncio.wait_for(task(), 30))
 
 
 def test_large_bodies_are_counted_once_they_are_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,10 @@ from penstock.server.shares import Shares
 
 MAX_HELD = 256 << 20
 """Bytes of all requests in progress; a larger one passes alone."""
-LARGE = 1 << 17
+LARGE = 1 << 16
 """Bytes from which a body is one of the large ones."""
 MAX_LARGE = 2
-"""Large bodies of one client that are read at once: its further connections wait, unread."""
+"""Large bodies of one client that are read, or answered, at once: its further connections wait, unread."""
 MAX_SPEED = 32 << 20
 """Bytes a second of a large body that are read beside other clients, whom reading it at full speed would slow down."""
 
@@ -88,7 +88,6 @@ class Body:
         message = await self._receive()
         self._count(len(message.get("body", b"")))
         if message["type"] == "http.request" and not message.get("more_body"):
-            self._leave()
             self._complete.set()
             self._bodies.rates.charge(self.client, self.size // BODY_UNIT)
         return message
@@ -118,7 +117,8 @@ class Body:
 
     def release(self) -> None:
         """Hold nothing any more."""
-        self._leave()
+        if self._entered:
+            self._bodies.leave(self.client)
         if self.size:
             self._bodies.held.add(self.client, -self.size)
 
@@ -130,11 +130,6 @@ class Body:
         if not self._answered:
             self._given_up = True
             limit.reschedule(asyncio.get_running_loop().time())
-
-    def _leave(self) -> None:
-        if self._entered:
-            self._entered = False
-            self._bodies.leave(self.client)
 
     def _count(self, arrived: int) -> None:
         held, self._arrived = self._bodies.held, arrived

@@ -37,7 +37,9 @@ except ModuleNotFoundError as error:
     raise MissingExtra(f"serving ({error.name})", "serve") from None
 
 BACKLOG = 256
-"""Connections that wait to be accepted. asyncio accepts as many before it does anything else."""
+"""Connections that wait to be accepted."""
+ACCEPTED = 8
+"""Connections that are accepted before anything else is done."""
 
 
 class Server(uvicorn.Server):
@@ -51,6 +53,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # to asyncio both numbers are one
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down: gently on the first signal, at once on the second. The signal is not raised again afterwards, as
@@ -102,7 +106,7 @@ def serve(
             api.app,
             http=_connections(settings, certificates),
             loop="asyncio",  # not one that another package brings in: they differ in what they buffer
-            backlog=BACKLOG,
+            backlog=ACCEPTED,
             ws="none",
             log_level="error",  # no line for each invalid request
             access_log=False,
