@@ -346,6 +346,7 @@ def test_ctrl_c_keeps_what_was_acknowledged_and_the_next_run_completes(tmp_path:
     report = pipeline.run()
     assert report.ok
     assert report.counts["embedded"] == 108 - int(written)
+    assert report.added == report.documents  # what had only begun is no change
     with JournalSink(f"journal://{tmp_path / 'index'}") as sink:
         sink.open(sink.manifest() or Manifest(pipeline._components.schema()))
         assert contents(sink) == undisturbed(DOCUMENTS, tmp_path)

@@ -183,7 +183,7 @@ class Committer:
                 state = DONE
                 if document.begun.had:
                     changed.append(document.begun.document)
-                self.control.counters.add(documents=1, added=0 if document.begun.had else 1)
+                self.control.counters.add(documents=1, added=0 if document.begun.ended else 1)
             endings.append(
                 Ending(
                     document=document.begun.document,

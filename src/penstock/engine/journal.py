@@ -59,6 +59,8 @@ class Begun(NamedTuple):
     attempt: int
     had: bool
     """There were earlier attempts, so it may have chunks."""
+    ended: bool = False
+    """One of them came to its end."""
 
 
 class Ending(NamedTuple):

@@ -14,7 +14,7 @@ COUNTERS = (
     "parked",  # ... which failed as they are, and wait for a change or for `retry`
     "barred",  # ... which were taken out for good, and are passed over
     "documents",  # documents read to their end and committed
-    "added",  # ... that were not known
+    "added",  # ... for the first time
     "leaving",  # documents that a complete listing did not name
     "deleted",  # documents taken out
     "failed",  # documents that failed in this run

@@ -117,9 +117,9 @@ class Documents(Database):
         with self._transaction() as db:
             for page in pages(uris, 250):
                 marks = ",".join("?" * len(page))
-                attempts = "uri, id, attempt FROM documents WHERE uri IN"
-                for uri, number, attempt in one_step(db, f"{attempts} ({marks})", *page):
-                    begun[uri] = Begun(number, attempt + 1, had=True)
+                attempts = "uri, id, attempt, fingerprint IS NOT NULL FROM documents WHERE uri IN"
+                for uri, number, attempt, ended in one_step(db, f"{attempts} ({marks})", *page):
+                    begun[uri] = Begun(number, attempt + 1, had=True, ended=bool(ended))
                 db.execute(
                     f"UPDATE documents SET state = ?, seen = ?, run = ?, attempt = attempt + 1 WHERE uri IN ({marks})",
                     (OPEN, run, run, *page),
@@ -132,7 +132,7 @@ class Documents(Database):
                         [field for uri in new for field in (uri, OPEN, run, run)],
                     )
                     marks = ",".join("?" * len(new))
-                    for uri, number, attempt in one_step(db, f"{attempts} ({marks})", *new):
+                    for uri, number, attempt, _ in one_step(db, f"{attempts} ({marks})", *new):
                         begun[uri] = Begun(number, attempt, had=False)
         return begun
 
