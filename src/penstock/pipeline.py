@@ -32,6 +32,7 @@ OnProgress = Callable[[Progress], None] | bool | None
 """A function that is called now and then with a moment of a run; True shows it."""
 
 if TYPE_CHECKING:
+    from penstock.jobs.alerts import Alerts
     from penstock.jobs.documents import DocumentEntry
     from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
@@ -132,6 +133,13 @@ class Pipeline:
     @property
     def ledger(self) -> Ledger:
         return self._components.ledger
+
+    @property
+    def alerts(self) -> Alerts:
+        """The standing queries of the index: `add`, `list`, `remove` and `matches`. It needs a first run."""
+        from penstock.jobs.alerts import Alerts
+
+        return Alerts(self._components.state)
 
     def run(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from penstock import __version__
+from penstock.cli.alert_options import add_alert_command
 from penstock.cli.options import (
     add,
     add_json,
@@ -311,6 +312,9 @@ COMMANDS = {
     "ledgers": Command("list ledgers: what each fills, and from what; remove dead ones", "ledgers:ledgers", _ledgers),
     "failures": Command(
         "list what could not be read, parsed, embedded or written, and why", "ledger:failures", _failures
+    ),
+    "alert": Command(
+        "add, list and remove standing queries, and show what they find", "alerts:list", add_alert_command
     ),
     "approve": Command("let go what a run that follows its source holds back", "ledger:approve", add_state),
     "retry": Command("try again what failed or was skipped", "ingest:retry", _retry, long=True),

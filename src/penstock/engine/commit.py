@@ -111,7 +111,9 @@ class Committer:
             with self.slots:
                 self.control.retry.call("flush", self.sink.flush)
             self._commits += 1
-            self.journal.acknowledge(acked, self.run)
+            matches = [match for event in events if isinstance(event, Written) for match in event.matches]
+            matches.sort(key=lambda match: -match.score)
+            self.journal.acknowledge(acked, self.run, matches)
             self.control.counters.add(written=len(acked))
         failures = [event.failure for event in events if isinstance(event, Failed)]
         if failures:
@@ -121,7 +123,7 @@ class Committer:
         gone: list[Gone] = []
         for event in events:
             match event:
-                case Written(_, settled):
+                case Written(_, settled, _):
                     for document, count in settled.items():
                         document.settled += count
                         touched[id(document)] = document

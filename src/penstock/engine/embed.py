@@ -28,6 +28,8 @@ class Embed:
     and not yet kept."""
     withdraw: Callable[[int], None] | None = None
     """Called where so many chunks that were admitted could not be embedded."""
+    match: Callable[[list[Embedded]], list[Embedded]] | None = None
+    """Adds to points what standing queries find in them. May use the model."""
 
     def work(self) -> None:
         while True:
@@ -76,7 +78,10 @@ class Embed:
             if len(column) != len(chunks):
                 raise TypeError(f"the embedder gave {len(column)} vectors {name!r} for {len(chunks)} chunks")
         names, rows = tuple(vectors), zip(*vectors.values(), strict=True)
-        return [embedded(one, dict(zip(names, row, strict=True))) for one, row in zip(batch, rows, strict=True)]
+        points = [embedded(one, dict(zip(names, row, strict=True))) for one, row in zip(batch, rows, strict=True)]
+        if (match := self.match) is None:
+            return points
+        return self.control.retry.call("embed", lambda: match(points))
 
     def _isolate(self, batch: Sequence[Prepared], error: BaseException, last: bool) -> None:
         """The embedder raised what no contract names: try each document alone, once more, and note it of those for

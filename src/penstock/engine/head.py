@@ -22,7 +22,7 @@ from penstock.engine.revise import Revise
 from penstock.engine.scan import Queued, Scan
 from penstock.engine.seam import Seam
 from penstock.engine.stage import Stage
-from penstock.engine.work import Document, Prepared
+from penstock.engine.work import Document, Embedded, Prepared
 
 READERS = 2
 """Threads that read points of the index back: one may wait for the store while the other sends on."""
@@ -60,6 +60,7 @@ class Head:
     fetch_rows: int = 1024
     admit: Callable[[int], None] | None = None
     withdraw: Callable[[int], None] | None = None
+    match: Callable[[list[Embedded]], list[Embedded]] | None = None
     """See Embed."""
     release: Callable[[], None] | None = None
     """Called when the flow fails: `admit` must not wait any longer."""
@@ -132,7 +133,17 @@ class HeadStages:
             metadata=head.metadata,
             revise=revise,
         )
-        embed = Embed(embedder, self._packer, seam.points, seam.send, control, self.queued, head.admit, head.withdraw)
+        embed = Embed(
+            embedder=embedder,
+            packer=self._packer,
+            points=seam.points,
+            send=seam.send,
+            control=control,
+            queued=self.queued,
+            admit=head.admit,
+            withdraw=head.withdraw,
+            match=head.match,
+        )
         self.source = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
         """The stage that waits for the source."""
         self.stages = [self.source]

@@ -28,6 +28,20 @@ class ChunkEntry(NamedTuple):
     """The last attempt at the document in which it occurred."""
 
 
+class Match(NamedTuple):
+    """A chunk that a standing query is near to."""
+
+    key: str
+    """The same for every chunk of one version of a document, and one alert."""
+    alert: str
+    uri: str
+    chunk: str
+    score: float
+    text: str
+    about: str
+    """Page, headings and metadata, in JSON."""
+
+
 class Stale(NamedTuple):
     """A chunk that its document no longer has."""
 
@@ -145,8 +159,8 @@ class Journal(View, Protocol):
         """These may be in the sink from now on."""
         ...
 
-    def acknowledge(self, entries: Sequence[ChunkEntry], run: int) -> None:
-        """The sink has these for good."""
+    def acknowledge(self, entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None:
+        """The sink has these for good. Of matches with one key, the first one that was ever recorded stands."""
         ...
 
     def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from penstock.core.errors import ParseError, SourceError, Transient, Unsupported
 from penstock.core.records import Chunk, Item, Point, Vector
-from penstock.engine.journal import Begun, ChunkEntry, Failure, Known
+from penstock.engine.journal import Begun, ChunkEntry, Failure, Known, Match
 
 
 class Document:
@@ -63,6 +63,8 @@ class Embedded(NamedTuple):
     entry: ChunkEntry
     point: Point
     nbytes: int
+    matches: tuple[Match, ...] = ()
+    """What standing queries find in it, where it was embedded in this run."""
 
 
 def embedded(prepared: Prepared, vectors: Mapping[str, Vector]) -> Embedded:
@@ -85,12 +87,17 @@ def by_document(batch: Sequence[OnTheWay]) -> list[list[OnTheWay]]:
 # ---------------------------------------------------------------- events
 
 
+def match_size(match: Match) -> int:
+    return 400 + len(match.text) + len(match.about)
+
+
 class Written(NamedTuple):
     """The sink took these. Text and vectors are left behind: they are no longer charged to any channel."""
 
     entries: Sequence[ChunkEntry]
     settled: Mapping[Document, int]
     """How many there are of each document."""
+    matches: Sequence[Match] = ()
 
 
 class Kept(NamedTuple):
@@ -147,7 +154,9 @@ Event = Written | Kept | Parsed | Failed | Gone | Idle | Boundary
 
 def event_size(event: Event) -> int:
     match event:
-        case Written(many, _) | Kept(_, many):
+        case Written(many, _, matches):
+            return 300 * len(many) + sum(map(match_size, matches))
+        case Kept(_, many):
             return 300 * len(many)
         case Failed(_, failure):
             return 400 + len(failure.traceback)

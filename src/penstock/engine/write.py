@@ -87,7 +87,8 @@ class Write:
             return
         self.control.succeeded("sink", began)
         if batch:
-            self.send(Written([one.entry for one in batch], Counter([one.document for one in batch])))
+            matches = [match for one in batch for match in one.matches]
+            self.send(Written([one.entry for one in batch], Counter([one.document for one in batch]), matches))
 
     def _isolate(self, batch: Sequence[Embedded], error: BaseException) -> None:
         """The sink raised what no contract names: try each document alone, and note it of those that it is for."""

@@ -21,6 +21,7 @@ from penstock.core.records import Point
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.journal import DONE
 from penstock.engine.progress import Report
+from penstock.jobs.alerts import take_over
 from penstock.jobs.components import Components, point_ledger
 from penstock.jobs.remove import copy_removals
 from penstock.jobs.run import OnProgress, run
@@ -103,6 +104,7 @@ def reindex(
             " one. If it is right, run again with --incomplete"
         )
     assert new.generation is not None
+    take_over(old.ledger, new.ledger)
     _switch(base, held, current=new.generation, former=held.current)
     try:
         return replace(result, switched=True, alias=base.sink.alias(new.generation))
@@ -112,11 +114,12 @@ def reindex(
 
 def rollback(base: Components) -> str:
     """Make the generation before the current one current again, and keep this one. Gives its url."""
-    held, _ = _current(base)
+    held, now = _current(base)
     if held.former is None:
         raise UsageError(f"no generation before the current one is kept beside {base.sink.url}")
     former = base.at(held.former)
     _manifest(former.sink)
+    take_over(now.ledger, former.ledger)
     _switch(base, held, current=held.former, former=held.current)
     base.sink.alias(held.former)
     return former.sink.url

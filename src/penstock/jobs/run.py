@@ -19,11 +19,15 @@ from penstock.engine.journal import FAILED, OPEN
 from penstock.engine.progress import Progress, Report
 from penstock.engine.tail import LINGER, Tail
 from penstock.jobs import reading, restored
+from penstock.jobs.alerts import Matcher
 from penstock.jobs.components import Components
+from penstock.jobs.deliver import delivering
 from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.remove import finish
 from penstock.jobs.session import Session, fingerprints
 
+DELIVERING = 30.0
+"""Seconds that a run waits at its end for what alerts found to be delivered; a later run delivers the rest."""
 OnProgress = Callable[[Progress], None] | None
 
 
@@ -87,7 +91,15 @@ def unfinished(components: Components) -> Iterator[Change]:
 
 
 def go(session: Session, changes: Iterable[Change], progress: OnProgress, options: Options) -> Report:
-    """Run these changes through the engine."""
+    """Run these changes through the engine, and deliver what alerts find."""
+    with delivering(session, live=options.live is not None) as deliveries:
+        report = _go(session, changes, progress, options)
+        if deliveries is not None and report.status == "done":
+            deliveries.finish(DELIVERING)
+        return report
+
+
+def _go(session: Session, changes: Iterable[Change], progress: OnProgress, options: Options) -> Report:
     ledger = session.components.ledger
     began = time.monotonic()
     session.catch_up()
@@ -144,6 +156,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         parser_code=session.parsers.code,
         fetch=sink.fetch if sink.readable else None,
         fetch_rows=sink.max_rows,
+        match=Matcher(ledger, components.embedder, session.schema) if session.current else None,
     )
     tail = Tail(
         sink=sink,

@@ -31,6 +31,8 @@ class Session:
         components, held = base.current()
         self.components = components
         self.read_only = read_only
+        self.current = base.generation is None
+        """It is about the generation that is searched, and not one that is being built."""
         self.notices: list[str] = []
         self.schema = components.schema()
         sink, ledger = components.sink, components.ledger

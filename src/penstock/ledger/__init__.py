@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from penstock.ledger.alerts import Alert, Alerts, FoundMatch
 from penstock.ledger.chunks import Chunks
 from penstock.ledger.comparison import Comparison
 from penstock.ledger.documents import Counts, Document, Documents
@@ -16,10 +17,10 @@ from penstock.ledger.members import Members
 from penstock.ledger.removals import Removals
 from penstock.ledger.runs import Run, Runs
 
-__all__ = ["Comparison", "Counts", "Document", "Ledger", "Run"]
+__all__ = ["Alert", "Comparison", "Counts", "Document", "FoundMatch", "Ledger", "Run"]
 
 
-class Ledger(Documents, Chunks, Failures, Runs, Members, Removals):
+class Ledger(Documents, Chunks, Failures, Runs, Members, Removals, Alerts):
     """One file, whose tables have a module each."""
 
     def compare(self, pages: Iterable[Sequence[str]]) -> Comparison:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from penstock.engine.journal import ChunkEntry, Stale
+from penstock.engine.journal import ChunkEntry, Match, Stale
+from penstock.ledger.alerts import record
 from penstock.ledger.database import ROWS, Database, one_step, pages
 
 
@@ -68,7 +69,7 @@ class Chunks(Database):
                     found[content] = bytes.fromhex(id)
         return found
 
-    def acknowledge(self, entries: Sequence[ChunkEntry], run: int) -> None:
+    def acknowledge(self, entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None:
         """The sink has these for good."""
         with self._transaction() as db:
             for page in pages(entries, ROWS):
@@ -78,6 +79,7 @@ class Chunks(Database):
                     " attempt = excluded.attempt, acked = excluded.acked, digest = excluded.digest",
                     [*chain.from_iterable(page)],
                 )
+            record(db, matches)
 
     def stale(self, documents: Sequence[int], limit: int) -> list[Stale]:
         """Chunks of these documents that did not occur in the last attempt at theirs, `limit` at most."""

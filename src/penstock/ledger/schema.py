@@ -63,6 +63,21 @@ ALTER TABLE documents ADD COLUMN revision TEXT NOT NULL DEFAULT '';
 """
 """The version of a document's metadata, where its source tells it apart from that of the content."""
 
+ALERTS = """
+CREATE TABLE alerts (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, query TEXT NOT NULL, score REAL NOT NULL, vector_name TEXT,
+    narrowed TEXT, webhook TEXT, command TEXT, secret TEXT, since REAL NOT NULL,
+    space TEXT, vector BLOB, trouble TEXT NOT NULL DEFAULT '',
+    matches INTEGER NOT NULL DEFAULT 0, delivered INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
+    last REAL, next REAL NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE matches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, alert TEXT NOT NULL, uri TEXT NOT NULL,
+    chunk TEXT NOT NULL, score REAL NOT NULL, text TEXT NOT NULL, about TEXT NOT NULL, time REAL NOT NULL,
+    state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX matches_waiting ON matches (alert, attempts, id) WHERE state = 'waiting';
+"""
+"""Standing queries, with the name of the environment variable of each one's secret; and what they found."""
+
 
 def _statements(sql: str) -> Callable[[sqlite3.Connection], None]:
     def step(db: sqlite3.Connection) -> None:
@@ -77,6 +92,7 @@ STEPS = (
     _statements(MEMBERS + FAILURES_BY_ATTEMPT),
     _statements(REMOVALS + PARSER_CODE + ACCEPTED),
     _statements(NEXT_TRY + REVISION),
+    _statements(ALERTS),
 )
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)

@@ -19,7 +19,7 @@ from penstock.core.records import Block, Change, Chunk, Item, Piece, Point, Unre
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
-from penstock.engine.journal import DONE, OPEN, SKIPPED, Begun, ChunkEntry, Ending, Failure, Known, Stale
+from penstock.engine.journal import DONE, OPEN, SKIPPED, Begun, ChunkEntry, Ending, Failure, Known, Match, Stale
 from penstock.engine.prepare import Parse
 from penstock.engine.progress import Progress
 from penstock.engine.tail import Tail
@@ -222,7 +222,7 @@ class ShardJournal:
 
     def intend(self, entries: Sequence[ChunkEntry]) -> None: ...
 
-    def acknowledge(self, entries: Sequence[ChunkEntry], run: int) -> None: ...
+    def acknowledge(self, entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None: ...
 
     def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None: ...
 

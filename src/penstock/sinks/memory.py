@@ -181,13 +181,13 @@ class MemoryIndex(Located, Index):
 def scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:
     """Compare the query with each vector: larger is nearer."""
     if isinstance(query, Dense):
-        return _similarity(np.stack([v.values for v in vectors]), query.values[None, :], metric)[:, 0]
+        return similarity(np.stack([v.values for v in vectors]), query.values[None, :], metric)[:, 0]
     if isinstance(query, MultiVector):  # MaxSim: each row of the query with the nearest of the document's
-        return np.array([_similarity(v.values, query.values, metric).max(axis=0).sum() for v in vectors])
+        return np.array([similarity(v.values, query.values, metric).max(axis=0).sum() for v in vectors])
     return np.array([_overlap(query, v) for v in vectors])
 
 
-def _similarity(left: Any, right: Any, metric: str) -> Any:
+def similarity(left: Any, right: Any, metric: str) -> Any:
     """Compare each row of the one with each row of the other: larger is nearer."""
     if metric == "l2":
         return -((left[:, None, :] - right[None, :, :]) ** 2).sum(axis=2)

@@ -216,7 +216,7 @@ class Fetcher:
                     # Many hosts send the characters of a url as they are; as UTF-8, that is read as Latin-1.
                     return quote(location.encode("latin-1", "replace"), safe=PRINTABLE)
                 if response.status in (429, 503):
-                    raise _Busy(response.status, _seconds(response.getheader("Retry-After")))
+                    raise _Busy(response.status, retry_after(response.getheader("Retry-After")))
                 if response.status in (404, 410):
                     raise ParseError(f"it answers with status {response.status}: there is no such document")
                 unchanged = response.status == 304 and not _CONDITIONS.isdisjoint(self.headers)
@@ -366,7 +366,7 @@ def _left(end: float) -> float:
     return left
 
 
-def _seconds(header: str | None) -> float | None:
+def retry_after(header: str | None) -> float | None:
     """The seconds of a Retry-After header, which may be a date."""
     if header is None:
         return None

@@ -29,6 +29,8 @@ def status(args: argparse.Namespace) -> int:
             **asdict(ledger.counts()),
             "documents_accepted": ledger.accepted_documents(OPEN, FAILED),
             "runs": [asdict(run) for run in ledger.runs(5)],
+            "alerts": len(ledger.alerts()),
+            "matches_waiting": ledger.matches_waiting(),
             "held": asdict(held) if (held := Held.read(ledger)) else None,
             "live": (progress_file.read(ledger.path) or {}).get("live"),
         }

@@ -21,10 +21,16 @@ def status_rows(status: dict[str, Any]) -> Rows:
         ),
         ("chunks", f"{status['acknowledged']:,} in the index"),
         ("failures", f"{status['failures']:,}{accepted_part(status['failures'], status['accepted'])}"),
+        *([("alerts", _alerts(status))] if status["alerts"] else []),
         *([("held", _held(status["held"]))] if status["held"] else []),
         *([("following", _following(status["live"]))] if status["live"] else []),
         *((f"run {run['id']}", _run(run)) for run in status["runs"]),
     ]
+
+
+def _alerts(status: dict[str, Any]) -> str:
+    waiting = status["matches_waiting"]
+    return f"{status['alerts']:,}, {waiting:,} {'match' if waiting == 1 else 'matches'} waiting to be delivered"
 
 
 def _held(held: dict[str, Any]) -> str:

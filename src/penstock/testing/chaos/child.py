@@ -12,7 +12,7 @@ from typing import Any
 
 from penstock.core.contracts import Source
 from penstock.core.records import Chunk
-from penstock.engine.journal import ChunkEntry, Stale
+from penstock.engine.journal import ChunkEntry, Match, Stale
 from penstock.jobs import run as runs
 from penstock.pipeline import Pipeline
 from penstock.testing.chaos.corpus import Lines
@@ -81,8 +81,8 @@ def ingest(job: Job) -> None:
     ledger = pipeline.ledger
     acknowledge, retract = ledger.acknowledge, ledger.retract
 
-    def acknowledged(entries: Sequence[ChunkEntry], run: int) -> None:
-        acknowledge(entries, run)
+    def acknowledged(entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None:
+        acknowledge(entries, run, matches)
         note(job.log, "acknowledged", [entry.id.hex() for entry in entries])
 
     def retracted(chunks: Sequence[Stale]) -> None:
