@@ -114,6 +114,9 @@ def _search(parser: argparse.ArgumentParser) -> None:
         help="count the values of these fields, department,tags, over all that --where lets pass; may stand without a"
         " query; may come again",
     )
+    parser.add_argument(
+        "--since", metavar="TIME", help="of that time or later, by its field `time` or else `modified`: 2h, 2026-11-30"
+    )
     parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="only what scores at least so much")
     parser.add_argument("--type", choices=("text", "image"), help="texts only, or images")

@@ -11,6 +11,7 @@ from penstock.core.records import Dense, Hit, Vector
 from penstock.core.schema import VectorSpec
 from penstock.jobs.hints import hint
 from penstock.jobs.queries import Query
+from penstock.jobs.since import within
 from penstock.jobs.vector_math import collapse_duplicates
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def find_page(index: Index, query: Query, vector: Vector, name: str, spec: Vecto
     if index.max_k is not None and query.k <= index.max_k:  # the store itself refuses a larger k
         depth, deepest = min(depth, index.max_k), min(deepest, index.max_k)
     limit = min((2 * needed if query.distinct else needed) + len(query.unlike), deepest)
-    where = dict(query.where) if query.where else None
+    where = within(query.where, query.since)
     while True:
         hits = index.search(vector, limit, where, using=name)
         kept = [hit for hit in hits if _wanted(hit, query)]
@@ -50,7 +51,7 @@ def find_page(index: Index, query: Query, vector: Vector, name: str, spec: Vecto
         if len(found) >= needed or below or len(hits) < limit or limit >= deepest:
             page = found[query.offset : end]
             more = len(found) > end and end < depth
-            why = None if hits else hint(index, vector, where, name)
+            why = None if hits else hint(index, vector, query.where, name)
             return Page([hit for hit, _ in page], [n for _, n in page], query.cursor(end) if more else None, why)
         limit = min(2 * limit, deepest)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.core.errors import UsageError
 from penstock.core.filter_parser import parse_filter
+from penstock.jobs.since import since_text, within
 
 MAX_DEPTH = 10_000
 """Hits that pages lead to in all: as deep as every store can go."""
@@ -32,6 +33,8 @@ class Query:
     unlike: tuple[str, ...] = ()
     minus: tuple[str, ...] = ()
     where: Mapping[str, Any] | None = None
+    since: str | None = None
+    """A moment, or how long before now it was: see jobs.since."""
     k: int = 20
     offset: int = 0
     threshold: float | None = None
@@ -45,11 +48,12 @@ class Query:
 
     @property
     def narrowed(self) -> Mapping[str, Any] | None:
-        """The filter that the chunks of these types pass, of those that pass `where`."""
+        """The filter that the chunks of these types and since then pass, of those that pass `where`."""
+        where = within(self.where, self.since)
         if not self.types or set(self.types) == set(TYPES):
-            return self.where
+            return where
         wanted = {"type": list(self.types)}
-        return {"$and": [self.where, wanted]} if self.where else wanted
+        return {"$and": [where, wanted]} if where else wanted
 
     @property
     def max_depth(self) -> int:
@@ -77,6 +81,8 @@ def checked(query: Query, cursor: str | None = None) -> Query:
     if unknown := [one for one in query.types if one not in TYPES]:
         raise UsageError(f"types: unknown type {unknown[0]!r}: expected one of {', '.join(TYPES)}")
     check_filter(query.where)
+    if query.since is not None:
+        since_text(query.since)
     query = replace(query, digest=_digest(query))
     return query if cursor is None else replace(query, offset=_offset(cursor, query))
 
@@ -97,7 +103,16 @@ def _digest(query: Query) -> str:
     image = hashlib.blake2b(query.image or b"", digest_size=16).hexdigest()
     fields = [
         *(query.text, query.text_weight, image, query.image_url, query.image_weight, query.vector, query.using),
-        *(query.like, query.unlike, query.minus, query.where, query.threshold, query.distinct, query.types),
+        *(
+            query.like,
+            query.unlike,
+            query.minus,
+            query.where,
+            query.threshold,
+            query.distinct,
+            query.types,
+            query.since,
+        ),
     ]
     return hashlib.blake2b(json.dumps(fields, sort_keys=True, default=repr).encode(), digest_size=12).hexdigest()
 

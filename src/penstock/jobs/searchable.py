@@ -13,6 +13,7 @@ from penstock.core.errors import UsageError
 from penstock.core.records import Dense, Hit, Point
 from penstock.jobs.pages import Page
 from penstock.jobs.queries import Query, check_filter, checked
+from penstock.jobs.since import Since, since_text
 from penstock.jobs.snippets import highlights, words_of
 from penstock.sinks.facets import Facet
 
@@ -39,6 +40,7 @@ class Options(TypedDict, total=False):
     threshold: float | None
     distinct: bool
     types: Sequence[str] | None
+    since: Since | None
 
 
 class Hits(list[Hit]):
@@ -87,6 +89,8 @@ class Searchable(ABC):
         - `cursor`, of a page, leads the same query to the next one.
         - `threshold` is the least score.
         - `distinct` puts near-duplicates together: chunks whose vectors are nearly the same.
+        - `since` is a time, or how long ago it was ("2h"): nothing older is found, by the field `time` or else
+          `modified`.
         - `types` are those of the chunks to find: `["text"]`, `["image"]`.
         """
         if unknown := options.keys() - Options.__annotations__.keys():
@@ -164,6 +168,8 @@ def _query(one: Any, k: int, where: Where, options: Options) -> Query:
         raise UsageError(f"invalid k {k}: expected at least 1")
     values: dict[str, Any] = {name: value for name, value in options.items() if name != "cursor"}
     types = values.pop("types", None) or ()
+    if values.get("since") is not None:
+        values["since"] = since_text(values["since"])
     query = Query(k=k, where=where, types=(types,) if isinstance(types, str) else tuple(types), **values)
     if isinstance(one, str):
         query = replace(query, text=one)

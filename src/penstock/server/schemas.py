@@ -83,6 +83,11 @@ SEARCH: Schema = {
         "unlike": _list(_ID, 100, "Ids of points to search away from; they are left out of the hits."),
         "minus": _list(_text("A term."), 8, "Terms to search away from."),
         "where": WHERE,
+        "since": _described(
+            "What is of that time or later, by its field time or else modified: 2h ago, or in ISO 8601.",
+            type="string",
+            maxLength=40,
+        ),
         "facets": _FACETS,
         "k": _described("Hits a page.", type="integer", minimum=1, maximum=MAX_HITS, default=20),
         "cursor": _described("The cursor that the page before gave.", type="string", maxLength=200),

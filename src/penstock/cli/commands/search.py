@@ -14,6 +14,7 @@ from penstock.core.errors import UsageError
 from penstock.jobs.following import opened
 from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, distinct_hits, facets_json
 from penstock.jobs.searchable import FACET_LIMIT, Facets, Hits, Searchable
+from penstock.jobs.since import within
 from penstock.jobs.snippets import words_of
 from penstock.jobs.together import add_facets, facet_values, naming
 from penstock.sources import uri_of
@@ -36,14 +37,16 @@ def search(args: argparse.Namespace) -> int:
     with _open(args.indexes) as index:
 
         def nearest(k: int) -> Hits:
-            hits = index.search(query, k, where, using=args.using, threshold=args.threshold, types=types)
+            hits = index.search(
+                query, k, where, using=args.using, threshold=args.threshold, types=types, since=args.since
+            )
             sources.update({hit.chunk.id: url for hit, url in zip(hits, hits.sources, strict=True)})
             notes[:] = [f"{url} was not searched: {why}" for url, why in hits.skipped.items()]
             notes.extend([hits.hint] if hits.hint else [])
             return hits
 
         hits = [DistinctHit(hit) for hit in nearest(args.k)] if args.all else distinct_hits(nearest, args.k)
-        facets = index.facets(names, _filter(args, args.type)) if names else {}
+        facets = index.facets(names, within(_filter(args, args.type), args.since)) if names else {}
     if args.json:
         for distinct in hits:
             emit(hit_json(distinct, sources[distinct.hit.chunk.id]))
@@ -81,7 +84,7 @@ def _filter(args: argparse.Namespace, type: str | None = None) -> dict[str, Any]
 
 def _count(args: argparse.Namespace, names: list[str]) -> Facets:
     """Count without a query, and so without the model."""
-    where = _filter(args, args.type)
+    where = within(_filter(args, args.type), args.since)
 
     def count(url: str, limit: int) -> Facets:
         with make_index(url) as base, opened(base) as index:
