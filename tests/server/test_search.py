@@ -82,6 +82,11 @@ def test_by_vector(client: Client) -> None:
     assert client.found(vector=(vector * 7).tolist(), text="blue", k=1) == ["doc:blue"]
 
 
+def test_since(client: Client) -> None:
+    """By the fields `time` and `modified`, of which these documents have none."""
+    assert client.found(text="red", since="2h") == []
+
+
 def test_threshold(client: Client) -> None:
     """No hits of a lower score, and no cursor to them."""
     answer = client.post("/v1/search", json={"text": "red", "threshold": 0.9, "k": 1}).json()
@@ -192,6 +197,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "deep filter": ({"text": "x", "where": nots(16)}, "16 levels"),
     "half a character in a filter": ({"text": "x", "where": {"uri": {"$in": ["\ud800"]}}}, "surrogate"),
     "wide filter": ({"text": "x", "where": {"page": list(range(501))}}, "501"),
+    "since is no time": ({"text": "x", "since": "soon"}, "invalid since 'soon'"),
+    "since is a number": ({"text": "x", "since": 3}, "since"),
     "threshold is text": ({"text": "x", "threshold": "high"}, "threshold"),
 }
 

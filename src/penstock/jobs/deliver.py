@@ -28,7 +28,10 @@ REFUSALS = 3
 """Times that a match is sent to a receiver that refuses it."""
 GIVE_UP = 7 * 86400.0
 """Seconds for which a match is tried."""
+SOON = 3.0
+"""Seconds for which the end of a run waits for a delivery that is to be tried again."""
 TRIM = 60.0
+"""Seconds between two looks whether the ledger has too many matches."""
 GRACE = 2.0
 """Seconds that deliveries in progress have to end when the run does."""
 
@@ -62,13 +65,13 @@ class Deliveries:
             self._ledger.trim_matches()
 
     def finish(self, seconds: float) -> None:
-        """Wait until nothing is to be delivered now; for so many seconds at most."""
+        """Wait until nothing is to be delivered soon; for so many seconds at most."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and (self._due() or self._busy):
+        while time.monotonic() < end and (self._due(SOON) or self._busy):
             self._stopped.wait(POLL)
 
-    def _due(self) -> list[str]:
-        return self._ledger.due_alerts(LONGEST_WAIT)
+    def _due(self, within: float = 0.0) -> list[str]:
+        return self._ledger.due_alerts(within, LONGEST_WAIT)
 
     def _work(self) -> None:
         trim = time.monotonic() + TRIM

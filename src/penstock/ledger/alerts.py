@@ -183,15 +183,15 @@ class Alerts(Database):
 
     # ------------------------------------------------------------ delivery
 
-    def due_alerts(self, longest: float) -> list[str]:
-        """The ids of those with matches to deliver by now. `longest`: seconds after which a delivery is tried again, at
-        most: a later time was noted before the clock was set back."""
+    def due_alerts(self, within: float, longest: float) -> list[str]:
+        """The ids of those with matches to deliver within so many seconds. `longest`: seconds after which a delivery is
+        tried again, at most: a later time was noted before the clock was set back."""
         now = time.time()
         sql = (
             "SELECT id FROM alerts WHERE (next <= ? OR next > ?)"
             " AND EXISTS (SELECT 1 FROM matches WHERE alert = alerts.id AND state = 'waiting')"
         )
-        return [id for (id,) in self._read(sql, now, now + longest)]
+        return [id for (id,) in self._read(sql, now + within, now + longest)]
 
     def next_delivery(self, alert: str) -> FoundMatch | None:
         """A match that was tried the fewest times, so that one which its receiver cannot take holds up no other."""
