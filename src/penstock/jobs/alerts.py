@@ -8,8 +8,8 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -25,13 +25,15 @@ from penstock.engine.journal import Match
 from penstock.engine.work import Embedded, match_size
 from penstock.jobs.components import Components, current_ledger, generations, numbered
 from penstock.jobs.queries import check_filter
+from penstock.jobs.session import Session
 from penstock.jobs.snippets import snippet, words_of
 from penstock.ledger import Alert, FoundMatch, Ledger
-from penstock.support.outgoing import check_command, check_webhook
 from penstock.support.redaction import hide_secrets
 
 if TYPE_CHECKING:
     import re
+
+    from penstock.jobs.deliver import Deliveries
 
 SCORE = 0.5
 """The least score of a match, where none is named."""
@@ -72,6 +74,8 @@ class Alerts:
         one that is started, without a shell. `secret_env`: the environment variable that has the secret by which
         messages are signed (PENSTOCK_WEBHOOK_SECRET, if it is set). `where` narrows it, as it does a search.
         """
+        from penstock.support.outgoing import check_command, check_webhook  # and ssl, which runs do without
+
         if not query.strip() or len(query) > LONGEST:
             raise UsageError(f"invalid query: expected a text of at most {LONGEST:,} characters that is not empty")
         if not math.isfinite(score):
@@ -140,8 +144,8 @@ class Matcher:
 
     def __init__(self, ledger: Ledger, embedder: MultiEmbedder, schema: IndexSchema) -> None:
         self._ledger, self._embedder, self._schema = ledger, embedder, schema
-        kinds = json.dumps({name: (spec.kind, spec.metric) for name, spec in schema.vectors.items()})
-        if ledger.get(VECTORS) != kinds:
+        self._kinds = {name: (spec.kind, spec.metric) for name, spec in schema.vectors.items()}
+        if ledger.get(VECTORS) != (kinds := json.dumps(self._kinds)):
             ledger.set(VECTORS, kinds)
         self._lock = threading.Lock()
         self._look, self._again = 0.0, FOREVER
@@ -167,10 +171,9 @@ class Matcher:
 
     def _made(self) -> dict[str, list[Standing]]:
         standing: dict[str, list[Standing]] = {}
-        kinds = {name: (spec.kind, spec.metric) for name, spec in self._schema.vectors.items()}
         for alert in self._ledger.alerts():
             try:
-                name = _vector_name(alert, kinds)
+                name = _vector_name(alert, self._kinds)
                 one = Standing(alert, self._vector(alert, name), parse_filter(alert.where), words_of(alert.query))
             except Transient:
                 raise
@@ -196,7 +199,7 @@ class Matcher:
         import numpy as np
 
         found = _scores(
-            [one.vector for one in several], [one.point.vectors[name] for one in points], self._metric(name)
+            [one.vector for one in several], [one.point.vectors[name] for one in points], self._kinds[name][1]
         )
         least = np.array([one.alert.score for one in several], dtype=np.float64)
         for row, column in zip(*np.nonzero(found >= least), strict=True):
@@ -205,9 +208,6 @@ class Matcher:
                 match = _match(one, standing, float(found[row, column]))
                 points[row] = one._replace(matches=(*one.matches, match), nbytes=one.nbytes + match_size(match))
         return points
-
-    def _metric(self, name: str) -> str:
-        return self._schema.vectors[name].metric
 
 
 def _vector_name(alert: Alert, kinds: Mapping[str, Sequence[str]]) -> str:
@@ -269,6 +269,21 @@ def _loaded(kept: bytes) -> Vector:
         if "Sparse" in parts:
             return Sparse(parts["indices"], parts["Sparse"])
         return MultiVector(parts["MultiVector"]) if "MultiVector" in parts else Dense(parts["Dense"])
+
+
+@contextmanager
+def delivering(session: Session, *, live: bool) -> Iterator[Deliveries | None]:
+    """Deliver beside a run of this session; None where there is nothing to deliver, or it is of another generation than
+    the current one."""
+    ledger = session.components.ledger
+    if not session.current or not (live or ledger.alerts()):
+        yield None
+        return
+    from penstock.jobs.deliver import Deliveries  # and ssl, which most runs do without
+
+    take_over_matches(session.components)
+    with Deliveries(ledger) as deliveries:
+        yield deliveries
 
 
 def take_over(old: Ledger, new: Ledger) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Self
 
 from penstock.core.errors import PenstockError
 from penstock.core.retry import Pauses
-from penstock.jobs.alerts import take_over_matches
-from penstock.jobs.session import Session
 from penstock.ledger import Alert, FoundMatch, Ledger
 from penstock.support.outgoing import Command, NotDelivered, Webhook
 
@@ -125,19 +122,6 @@ class Deliveries:
         pauses.reset()
         self._ledger.note_delivered(match)
         return True
-
-
-@contextmanager
-def delivering(session: Session, *, live: bool) -> Iterator[Deliveries | None]:
-    """Deliver beside a run of this session; None where there is nothing to deliver, or it is of another generation than
-    the current one."""
-    ledger = session.components.ledger
-    if not session.current or not (live or ledger.alerts()):
-        yield None
-        return
-    take_over_matches(session.components)
-    with Deliveries(ledger) as deliveries:
-        yield deliveries
 
 
 def _receiver(alert: Alert) -> Webhook | Command:

@@ -19,9 +19,8 @@ from penstock.engine.journal import FAILED, OPEN
 from penstock.engine.progress import Progress, Report
 from penstock.engine.tail import LINGER, Tail
 from penstock.jobs import reading, restored
-from penstock.jobs.alerts import Matcher
+from penstock.jobs.alerts import Matcher, delivering
 from penstock.jobs.components import Components
-from penstock.jobs.deliver import delivering
 from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.remove import finish
 from penstock.jobs.session import Session, fingerprints
