@@ -89,7 +89,7 @@ class Alerts:
         if command:
             check_command(command)
         check_filter(where)
-        name = query.strip()[:60] if name is None else name
+        name = " ".join(query.split())[:60] if name is None else name
         if not name.strip() or not name.isprintable():
             raise UsageError("invalid name of an alert: expected characters that can be shown")
         alert = Alert(
