@@ -115,6 +115,9 @@ def add_live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--every", metavar="TIME", type=parse_time, help="with --live: list the whole source so often, too (10m)"
     )
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve /metrics for Prometheus and /healthz there: 127.0.0.1:9100"
+    )
 
 
 def parse_time(text: str) -> float:

@@ -83,6 +83,8 @@ class Item:
     revision: str = ""
     """Changes when metadata may have changed and the content has not: a score, a flag. Where it alone differs, the
     document is not opened, and its points get the fields of `metadata`; one that is gone is given as None."""
+    heard: float | None = field(default=None, compare=False)
+    """When something was heard of it, by the monotonic clock; None: when it is named."""
 
     def open(self) -> BinaryIO:
         return self.opener()
@@ -124,6 +126,9 @@ class ListingBegin:
     """The source is listed whole from here on. Only a source that is followed says it: it is listed again and again,
     with events between."""
 
+    at: float | None = field(default=None, compare=False)
+    """When that began, by the wall clock."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListingEnd:
@@ -135,6 +140,8 @@ class Checkpoint:
     """A feed resumes after this cursor, once all that came before it is in the index."""
 
     cursor: str
+    at: float | None = field(default=None, compare=False)
+    """By the wall clock: all that the source knew of by then was named before. 0: nobody knows; None: now."""
 
 
 Change = Upsert | Delete | Unreadable | ListingBegin | ListingEnd | Checkpoint

@@ -7,14 +7,15 @@ import json
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from penstock.core.errors import UsageError
+from penstock.display import live
 from penstock.display.notebook import Cell, in_notebook
 from penstock.display.text import clean, count, duration, rate, size, speed, terminal
+from penstock.engine.progress import Rates
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,29 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WINDOW = 5.0
-"""Seconds over which rates are shown."""
 STOPPING = "stopping: writing what is in flight (Ctrl-C again to stop at once)"
-
-
-class Rates:
-    """Amounts a second over the last few seconds."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, dict[str, int]]] = deque()
-
-    def add(self, progress: Progress) -> None:
-        if self._seen and progress.seconds < self._seen[-1][0]:
-            self._seen.clear()  # another run has begun
-        self._seen.append((progress.seconds, progress.counts))
-        while len(self._seen) > 2 and self._seen[1][0] <= progress.seconds - WINDOW:
-            self._seen.popleft()
-
-    def of(self, name: str) -> float:
-        (began, before), (ended, after) = self._seen[0], self._seen[-1]
-        if ended <= began:
-            return after[name] / ended if ended > 0 else 0.0
-        return (after[name] - before[name]) / (ended - began)
 
 
 class Display:
@@ -54,6 +33,8 @@ class Display:
 
     every = 0.0
     """Seconds between two updates, at least."""
+    idle = 0.0
+    """... while a run that follows its source has nothing to do."""
 
     def __init__(self) -> None:
         self.rates = Rates()
@@ -61,6 +42,8 @@ class Display:
         self.stop_status = 0
         """The exit status of a command that was stopped."""
         self._last: float | None = None
+        self._idle = False
+        """There was nothing to do at the last update."""
 
     def __enter__(self) -> Display:
         return self
@@ -73,15 +56,17 @@ class Display:
     def __call__(self, progress: Progress) -> None:
         self.rates.add(progress)
         news = self._stopping and not self._announced
-        if news or self.due(progress.seconds):
-            self._last, self._announced = progress.seconds, self._stopping
+        idle = progress.live is not None and not (progress.queued or progress.live["hints"])
+        every = max(self.every, self.idle) if idle and self._idle else self.every
+        if news or self.due(progress.seconds, every):
+            self._last, self._announced, self._idle = progress.seconds, self._stopping, idle
             try:
                 self.show(progress, news)
             except BrokenPipeError:
                 self.show = _nothing  # type: ignore[method-assign]  # nobody looks any more: the run goes on
 
-    def due(self, seconds: float) -> bool:
-        return self._last is None or not 0 <= seconds - self._last < self.every
+    def due(self, seconds: float, every: float) -> bool:
+        return self._last is None or not 0 <= seconds - self._last < every
 
     def show(self, progress: Progress, news: bool) -> None: ...
 
@@ -105,11 +90,11 @@ class JsonLines(Display):
 class Lines(Display):
     """A line now and then, for logs."""
 
-    every = 5.0
+    every, idle = 5.0, 60.0
     first = 1.0
 
-    def due(self, seconds: float) -> bool:
-        return seconds >= self.first if self._last is None else super().due(seconds)
+    def due(self, seconds: float, every: float) -> bool:
+        return seconds >= self.first if self._last is None else super().due(seconds, every)
 
     def show(self, progress: Progress, news: bool) -> None:
         if news:
@@ -209,6 +194,8 @@ def _leaving(counts: dict[str, int]) -> str:
 
 def line(progress: Progress, rates: Rates) -> str:
     """A moment of a run in one line."""
+    if progress.live is not None and (progress.live["feed"] or progress.live["listed"]):
+        return live.live_line(progress.to_json())
     counts = progress.counts
     parts = [
         f"{progress.seconds:.0f} s",
@@ -253,6 +240,9 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
     grid.add_row("bottleneck", Text(f"{progress.bottleneck} · {duration(progress.seconds)} so far{to_go}"))
     if progress.waiting:
         grid.add_row("waiting for", Text(clean(progress.waiting), style="yellow"))
+    if progress.live is not None:
+        for name, value in live.live_rows(progress.to_json()):
+            grid.add_row(name, Text(value, style="yellow" if name in ("trouble", "held") else ""))
     if stopping:
         grid.add_row("", Text(STOPPING, style="bold yellow"))
     return grid

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from penstock.core.contracts import Sink
 from penstock.core.deletions import DeletionLimit, Missing
@@ -24,12 +25,23 @@ from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.company import Company
 from penstock.engine.control import Control
 from penstock.engine.deletion import Deletion
+from penstock.engine.freshness import Fresh
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Ending, Journal
 from penstock.engine.work import Boundary, Document, Event, Failed, Gone, Idle, Kept, Parsed, Written
 
 Hold = Callable[[Missing | None], bool]
 """What is done where the listing of a source that is followed lacks more than may go: called with how much that is, and
 with None where it may go. Gives whether it goes."""
+
+
+class Errand(Protocol):
+    """Something that is done while nothing is written or committed."""
+
+    due: bool
+
+    def run(self) -> None: ...
+
+
 COMMITS = 200
 """Commits after which a store is maintained: each leaves a fragment in some of them."""
 ROWS = 16_384
@@ -52,10 +64,13 @@ class Committer:
     company: Company
     maintain: Callable[[], None] | None = None
     """Maintains the store of a flow that goes on for long."""
+    errand: Errand | None = None
     writers: int = 1
     """How many `slots` there are."""
     complete: bool = False
     """The source was listed whole, and what is gone from it is out."""
+    _holding: bool = False
+    """Deletions are held: the index is not as the source."""
     _commits: int = 0
     """Since the store was maintained."""
     _deletion: Deletion = field(init=False)
@@ -77,15 +92,24 @@ class Committer:
 
     def _upkeep(self) -> None:
         """Maintain the store after many commits: when nothing is on its way, or else after very many."""
+        if self.errand is not None and self.errand.due:
+            with self._alone():
+                self.errand.run()
         if self.maintain is None or self._commits < COMMITS:
             return
         idle = self.company.idle is None or self.company.idle()
         if idle or self._commits >= 4 * COMMITS:
             self._commits = 0
-            with ExitStack() as stack:
-                for _ in range(self.writers):  # all of them: nothing is written meanwhile
-                    stack.enter_context(self.slots)
+            with self._alone():
                 self.maintain()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While nothing is written."""
+        with ExitStack() as stack:
+            for _ in range(self.writers):
+                stack.enter_context(self.slots)
+            yield
 
     def _gather(self) -> tuple[list[Event], int, bool]:
         """The events that come within the linger time, so that a flush and a transaction serve many."""
@@ -156,16 +180,17 @@ class Committer:
                 self._settle(event.epochs, event.uri)
         self._finish([document for document in touched.values() if document.settled == document.total])
         cursor: str | None = None
+        in_sync = 0.0
         while self._boundaries and self._settled.get(self._boundaries[0].epoch, 0) == self._boundaries[0].begun:
             boundary = self._boundaries.popleft()
             self._settled.pop(boundary.epoch, None)
             self.control.boundaries_honoured += 1
             if boundary.cursor is None:
-                self._end_listing(boundary.listing)
+                self._end_listing(boundary.listing, boundary.in_sync)
             else:
-                cursor = boundary.cursor
+                cursor, in_sync = boundary.cursor, 0.0 if self._holding else boundary.in_sync
         if cursor is not None:  # the last one stands for all
-            self.journal.save_cursor(self.source, cursor)
+            self.journal.save_cursor(self.source, cursor, in_sync)
 
     def _finish(self, documents: Sequence[Document]) -> None:
         endings = []
@@ -196,6 +221,7 @@ class Committer:
                     facts=document.facts,
                     revision=document.item.revision,
                     read=document.known is None or bool(document.facts),
+                    fresh=self._fresh(document) if state == DONE else None,
                 )
             )
         self._deletion.remove_stale(changed)
@@ -204,18 +230,22 @@ class Committer:
         for document in documents:
             self._settle(document.epochs, document.item.uri)
 
+    def _fresh(self, document: Document) -> Fresh:
+        return self.control.freshness.of(document.item, document.heard, new=not document.begun.had)
+
     def _settle(self, epochs: Sequence[int], uri: str | None = None) -> None:
         for epoch in epochs:
             self._settled[epoch] = self._settled.get(epoch, 0) + 1
         if uri is not None:
             self.control.in_flight.leave(uri)
 
-    def _end_listing(self, listing: int) -> None:
+    def _end_listing(self, listing: int, in_sync: float) -> None:
         """Take out what a complete listing did not name."""
         missing = self.journal.missing(listing)
         exceeded = self.max_delete is not None and self.max_delete.exceeded(missing)
         if self.hold is not None:
-            if not self.hold(missing if exceeded else None):
+            self._holding = not self.hold(missing if exceeded else None)
+            if self._holding:
                 return
         elif exceeded:
             raise MassDeletion(
@@ -231,5 +261,5 @@ class Committer:
                 return
             self._deletion.delete([number for number, _ in page])
             after = page[-1][0]
-        self.journal.clear_listing(listing)
+        self.journal.clear_listing(listing, in_sync)
         self.complete = True

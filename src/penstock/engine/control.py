@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from penstock.core.errors import StageError
 from penstock.core.retry import Retry
+from penstock.engine.freshness import Freshness
 from penstock.engine.progress import Counters
 from penstock.support.redaction import hide_secrets
 from penstock.support.tracebacks import format_traceback
@@ -38,6 +39,7 @@ class Control:
         self.stop = threading.Event()
         self.interrupted = False
         self.counters = Counters()
+        self.freshness = Freshness()
         self.in_flight = InFlight()
         self.boundaries_sent = self.boundaries_honoured = 0
         """Each is counted by one thread: the scan, and the commit stage."""
@@ -115,17 +117,28 @@ class InFlight:
     """The uris that are worked on: a second version of a document must not overtake the first."""
 
     def __init__(self) -> None:
-        self._uris: set[str] = set()
+        self._uris: dict[str, float] = {}
+        """In the order in which work on them began, with when they were heard of."""
         self._lock = threading.Lock()
 
-    def enter(self, uri: str) -> bool:
-        """False if it is worked on already."""
+    def __len__(self) -> int:
+        return len(self._uris)
+
+    def enter(self, uri: str, heard: float | None = None) -> bool:
+        """False if it is worked on already. `heard`: when something was heard of it, if not now."""
         with self._lock:
             if uri in self._uris:
                 return False
-            self._uris.add(uri)
+            self._uris[uri] = time.monotonic() if heard is None else heard
             return True
 
     def leave(self, uri: str) -> None:
         with self._lock:
-            self._uris.discard(uri)
+            self._uris.pop(uri, None)
+
+    @property
+    def oldest(self) -> float | None:
+        """Seconds since something was heard of the one that is worked on for longest."""
+        with self._lock:
+            heard = next(iter(self._uris.values()), None)
+        return None if heard is None else max(0.0, time.monotonic() - heard)

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
 from penstock.core.errors import Transient
 from penstock.core.retry import MAX_WAIT
+from penstock.engine.channel import Broken, Closed
 from penstock.engine.control import Control
 from penstock.engine.head import Head, HeadStages
-from penstock.engine.progress import Counters, Progress
+from penstock.engine.progress import BY_THE_MINUTE, MINUTE, Counters, Progress, Rates
 from penstock.engine.seam import Seam
 from penstock.engine.tail import Tail, TailStages
+from penstock.engine.work import Idle
 
 SHARES = {
     "changes": 0.005,
@@ -50,6 +54,7 @@ class Flow:
         self._seam = Seam(share("points") + (0 if head.fetchers else share("fetched")), share("commits"))
         self._head = HeadStages(head, self._seam, self._control, share)
         self._journal = tail.journal
+        self._minute = Rates(MINUTE)
         self._tail = TailStages(tail, self._seam, self._control, lambda: self._head.queued.idle)
         self._stages = (*self._head.stages, *self._tail.stages)
         # The tail goes on, unless it is what failed: what was embedded is still written, and the commits written down.
@@ -113,10 +118,16 @@ class Flow:
         self._head.interrupt()
         self._head.stop()
 
+    def wake(self) -> None:
+        """Have the commit stage look what is to be done, if it has nothing to commit."""
+        with suppress(Broken, Closed):
+            self._seam.send(Idle(()))
+
     def progress(self) -> Progress:
         channels = (*self._head.stats(), self._seam.points.stats(), self._seam.events.stats())
         now, loaded = time.monotonic(), self._control.loaded_at
-        return Progress(
+        in_flight = self._control.in_flight
+        progress = Progress(
             seconds=now - self._began,
             counts=self._control.counters.values(),
             channels=channels,
@@ -126,4 +137,9 @@ class Flow:
             queued_tokens=self._head.queued.tokens,
             loading=(now if loaded is None else loaded) - self._began,
             waiting=self._control.waiting,
+            queued=self._head.unread + len(in_flight),
+            oldest=in_flight.oldest,
+            freshness=self._control.freshness.describe(),
         )
+        self._minute.add(progress)
+        return replace(progress, minute={name: round(self._minute.of(name), 3) for name in BY_THE_MINUTE})

@@ -97,7 +97,7 @@ class HeadStages:
                 head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control, self.queued
             )
         changes: Iterable[Change | None] = head.changes
-        put_off = PutOff()
+        self._put_off = put_off = PutOff()
         if head.feed:
             changes = arriving(self._changes, lambda: len(put_off) > 0)
         self._scan = Scan(
@@ -165,6 +165,11 @@ class HeadStages:
     def listing(self) -> bool:
         """The source has not named everything yet."""
         return self._scan.listing
+
+    @property
+    def unread(self) -> int:
+        """Changes that were taken in and not compared yet, and such as were put off."""
+        return self._changes.stats().pieces + len(self._put_off)
 
     def stats(self) -> list[ChannelStats]:
         return [channel.stats() for channel in self._channels if channel not in self._unused]

@@ -6,11 +6,12 @@ document that is still being worked on are put off.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from penstock.core.errors import StageError
-from penstock.core.records import Change, Delete, Upsert
+from penstock.core.records import Change, Checkpoint, Delete, Upsert
 from penstock.engine.channel import Broken, Channel, Closed, Empty, Ended
 from penstock.engine.control import Control, InFlight
 
@@ -30,7 +31,7 @@ class Listen:
 
     def work(self) -> None:
         try:
-            for change in self.changes:
+            for change in map(stamped, self.changes):
                 if self.control.stop.is_set():
                     return
                 self.inbox.put(change, change.item.nbytes if isinstance(change, Upsert) else CHANGE_BYTES)
@@ -39,6 +40,15 @@ class Listen:
         except Exception as error:
             # What was named before goes all the way: a source that breaks off now and then still gets on.
             self.control.note(StageError("scan", None, error))
+
+
+def stamped(change: Change) -> Change:
+    """With the time at which it came, where it has none of its own."""
+    if isinstance(change, Upsert) and change.item.heard is None:
+        return Upsert(replace(change.item, heard=time.monotonic()))
+    if isinstance(change, Checkpoint) and change.at is None:
+        return replace(change, at=time.time())
+    return change
 
 
 def arriving(inbox: Channel[Change], again: Callable[[], bool]) -> Iterator[Change | None]:
@@ -76,5 +86,6 @@ class PutOff:
     def take(self, in_flight: InFlight) -> Iterator[tuple[Upsert | Delete, list[int]]]:
         """Those whose documents are free by now, which they are no longer, with the epochs in which they came."""
         for uri in list(self._changes):
-            if in_flight.enter(uri):
+            change, _ = self._changes[uri]
+            if in_flight.enter(uri, change.item.heard if isinstance(change, Upsert) else None):
                 yield self._changes.pop(uri)

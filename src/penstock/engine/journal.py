@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from penstock.core.deletions import Missing
+from penstock.engine.freshness import Fresh
 
 OPEN, DONE, FAILED, SKIPPED = "open", "done", "failed", "skipped"
 """States of a document. OPEN: it is worked on, or is to be tried again by itself."""
@@ -89,6 +90,8 @@ class Ending(NamedTuple):
     revision: str = ""
     read: bool = True
     """Not where only its metadata had changed: then what was found out, and what could not be read, is as before."""
+    fresh: Fresh | None = None
+    """Where it is searchable as it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +206,11 @@ class Journal(View, Protocol):
         """How much the documents of `unseen` are."""
         ...
 
-    def clear_listing(self, run: int) -> None:
-        """The listing of this run was complete: clear the failures to list of earlier runs."""
+    def clear_listing(self, run: int, in_sync: float = 0.0) -> None:
+        """The listing of this run was complete: clear the failures to list of earlier runs. `in_sync`: when it began,
+        by the wall clock; 0 where that is not known."""
         ...
 
-    def save_cursor(self, source: str, cursor: str) -> None: ...
+    def save_cursor(self, source: str, cursor: str, in_sync: float = 0.0) -> None:
+        """`in_sync`: all that the source knew of by then is in the index; 0 where that is not known."""
+        ...

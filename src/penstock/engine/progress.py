@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +31,10 @@ COUNTERS = (
     "bytes",  # of documents read
     "retries",  # calls repeated because something was away for a while
 )
+SOON, MINUTE = 5.0, 60.0
+"""Seconds over which rates are shown."""
+BY_THE_MINUTE = ("documents", "deleted", "failed", "embedded", "tokens", "bytes")
+"""Counts of which the rate over the last minute is of interest."""
 
 
 class Counters:
@@ -44,6 +50,27 @@ class Counters:
     def values(self) -> dict[str, int]:
         with self._lock:
             return dict(self._values)
+
+
+class Rates:
+    """Amounts a second over the last so many seconds."""
+
+    def __init__(self, window: float = SOON) -> None:
+        self._window = window
+        self._seen: deque[tuple[float, dict[str, int]]] = deque()
+
+    def add(self, progress: Progress) -> None:
+        if self._seen and progress.seconds < self._seen[-1][0]:
+            self._seen.clear()  # another run has begun
+        self._seen.append((progress.seconds, progress.counts))
+        while len(self._seen) > 2 and self._seen[1][0] <= progress.seconds - self._window:
+            self._seen.popleft()
+
+    def of(self, name: str) -> float:
+        (began, before), (ended, after) = self._seen[0], self._seen[-1]
+        if ended <= began:
+            return after[name] / ended if ended > 0 else 0.0
+        return (after[name] - before[name]) / (ended - began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +91,16 @@ class Progress:
     """Tokens of the chunks cut and not embedded yet."""
     loading: float = 0.0
     """Of the seconds, those before model and store were open."""
+    queued: int = 0
+    """Documents and deletions that the source has named and that have not been committed."""
+    oldest: float | None = None
+    """Seconds since something was heard of the one among them that is worked on for longest."""
+    minute: Mapping[str, float] = field(default_factory=dict)
+    """Counts a second, over the last minute."""
+    freshness: Mapping[str, Any] = field(default_factory=dict)
+    """See `engine.freshness`."""
+    live: Mapping[str, Any] | None = None
+    """How a run that follows its source stands."""
 
     @property
     def in_flight(self) -> int:
@@ -123,6 +160,11 @@ class Progress:
             "bottleneck": self.bottleneck,
             "eta": self.eta,
             "waiting": self.waiting,
+            "queued": self.queued,
+            "oldest": self.oldest,
+            "minute": dict(self.minute),
+            "freshness": dict(self.freshness),
+            "live": self.live,
             "channels": {c.name: {"pieces": c.pieces, "bytes": c.bytes, "capacity": c.capacity} for c in self.channels},
         }
 

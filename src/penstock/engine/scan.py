@@ -63,6 +63,8 @@ class Scan:
     parser_code: ParserCode = built_in
     put_off: PutOff = field(default_factory=PutOff)
     listing: bool = True
+    _listing_since: float = field(default_factory=time.time)
+    """When the source began to be listed, by the wall clock."""
     _epoch: int = 0
     _begun: int = 0
     """Documents and deletions of this epoch: since the last boundary."""
@@ -122,20 +124,21 @@ class Scan:
                 self.view.mark_seen_under(uri, self.control.listing)
                 self.view.record([Failure(uri, "list", cause, permanent=False)], self.control.listing)
                 self.control.counters.add(gaps=1)
-            case ListingBegin():
+            case ListingBegin(at):
+                self._listing_since = at or 0.0
                 self._next_listing()
             case ListingEnd():
-                self._end_epoch(None)
+                self._end_epoch(None, self._listing_since)
                 if self.feed:  # what comes before the next listing begins is not of it
                     self._next_listing()
-            case Checkpoint(cursor):
+            case Checkpoint(cursor, at):
                 self._cursor = cursor
                 if self.control.boundaries_sent - self.control.boundaries_honoured < MAX_BOUNDARIES:
-                    self._end_epoch(cursor)
+                    self._end_epoch(cursor, at or 0.0)
 
-    def _end_epoch(self, cursor: str | None) -> None:
+    def _end_epoch(self, cursor: str | None, in_sync: float = 0.0) -> None:
         self.control.boundaries_sent += 1
-        self.send(Boundary(self._epoch, self._begun, cursor, self.control.listing))
+        self.send(Boundary(self._epoch, self._begun, cursor, self.control.listing, in_sync))
         self._epoch, self._begun, self._cursor = self._epoch + 1, 0, None
 
     def _next_listing(self) -> None:
@@ -146,7 +149,7 @@ class Scan:
         self.control.counters.add(listed=len(items))
         free = []
         for item in items:
-            if self.control.in_flight.enter(item.uri):
+            if self.control.in_flight.enter(item.uri, item.heard):
                 free.append(item)
             elif self.feed:
                 self._begun += 1

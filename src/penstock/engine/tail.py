@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import Sink
 from penstock.core.deletions import HALF, DeletionLimit
-from penstock.engine.commit import Committer, Hold
+from penstock.engine.commit import Committer, Errand, Hold
 from penstock.engine.company import Company
 from penstock.engine.control import Control
 from penstock.engine.journal import Journal
@@ -36,6 +36,7 @@ class Tail:
     """What a listing may take out; None for everything."""
     maintain: Callable[[], None] | None = None
     """Maintains the sink: called now and then, while nothing is written."""
+    errand: Errand | None = None
     hold: Hold | None = None
     """Called instead of raising MassDeletion."""
     linger: float = LINGER
@@ -67,6 +68,7 @@ class TailStages:
             max_delete=tail.max_delete,
             hold=tail.hold,
             maintain=tail.maintain,
+            errand=tail.errand,
             writers=sink.writers,
             company=Company(tail.linger, (lambda: idle() and not seam.points.bytes) if tail.feed else None),
         )

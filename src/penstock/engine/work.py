@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +16,7 @@ class Document:
     """One document on its way. Its fields from `total` on belong to the commit stage."""
 
     __slots__ = (
-        *("__weakref__", "item", "begun", "epochs", "known", "facts"),
+        *("__weakref__", "item", "begun", "epochs", "known", "facts", "heard"),
         *("total", "settled", "failed", "passing", "skipped"),
     )
 
@@ -23,6 +24,7 @@ class Document:
         """`known`: as it was before, where only its metadata has changed since."""
         self.item, self.begun, self.epochs, self.known = item, begun, epochs, known
         self.facts: dict[str, Any] = {}
+        self.heard = time.monotonic() if item.heard is None else item.heard
         self.total: int | None = None
         self.settled = 0
         self.failed = self.passing = self.skipped = False
@@ -147,6 +149,8 @@ class Boundary(NamedTuple):
     cursor: str | None
     listing: int = 0
     """The number that the listing which ends here was seen by."""
+    in_sync: float = 0.0
+    """By the wall clock: all that the source knew of by then was named before this. 0: nobody knows."""
 
 
 Event = Written | Kept | Parsed | Failed | Gone | Idle | Boundary

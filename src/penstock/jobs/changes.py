@@ -9,13 +9,15 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from penstock.core.contracts import Hints, Source, Watch
 from penstock.core.errors import SourceError, Transient
 from penstock.core.records import Change, Checkpoint, Delete, ListingBegin, ListingEnd, Upsert
 from penstock.core.retry import Pauses
+from penstock.jobs.heard import Heard
+from penstock.jobs.requests import Removing, removals
 
 LISTED = 256
 """Changes of a listing that wait, at most: they grow old, and what was heard meanwhile goes first."""
@@ -36,13 +38,17 @@ TICK = 1.0
 """Seconds between two looks at the ledger, at what is to be tried again."""
 
 
-class Memory(Protocol):
+class Memory(Removing, Protocol):
     """What is asked of the ledger."""
 
     def uris_under(self, uri: str, limit: int) -> list[str]: ...
 
     def due(self, limit: int) -> list[str]:
         """Documents whose passing failures are to be tried again by now, each of them told once."""
+        ...
+
+    def half_done(self) -> Iterator[str]:
+        """Documents that are worked on, or lack points."""
         ...
 
     def cursor(self, source: str) -> str | None: ...
@@ -62,7 +68,7 @@ class State:
     heard: float | None = None
     """When something was heard last, by the wall clock."""
     listed: float | None = None
-    """When the last complete listing began."""
+    """When the last complete listing began, by the wall clock."""
 
 
 @dataclass(slots=True)
@@ -76,6 +82,7 @@ class Changes:
     may_delete: Callable[[int], bool] = lambda deleted: True
     """Whether so many documents may be deleted by what was heard, since the last listing; else a listing decides."""
     state: State = field(default_factory=State)
+    heard: Heard = field(default_factory=Heard)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _hints: dict[str, float] = field(default_factory=dict)
     """Uris to look up, and when."""
@@ -98,11 +105,14 @@ class Changes:
         self.source.stop()
 
     def list_now(self, within: float = 0.0) -> None:
+        """`within` so many seconds, as something may have been missed."""
+        if within:
+            self.heard.doubt()
         with self._changed:
             self._next_listing = min(self._next_listing, time.monotonic() + within)
             self._changed.notify_all()
 
-    def __iter__(self) -> Iterator[Change]:
+    def _changes(self) -> Iterator[Change]:
         if (watch := self.source.watch()) is not None:  # before it is listed
             threading.Thread(target=self._hear, args=(watch,), name="penstock-watch", daemon=True).start()
         ticker = time.monotonic()
@@ -124,7 +134,9 @@ class Changes:
                     self._begin_listing()
                 elif now >= ticker:
                     ticker = now + TICK
+                    yield from removals(self.memory)
                     self._hint(self.memory.due(LISTED))
+                    yield from self._note()
                 else:
                     with self._changed:
                         soonest = min(ticker, self._next_listing, self._soonest)
@@ -135,6 +147,32 @@ class Changes:
                 self._stopped = True
                 self._changed.notify_all()
 
+    def __iter__(self) -> Iterator[Change]:
+        return self.heard.passing_on(self._changes())
+
+    def describe(self) -> dict[str, Any]:
+        left = self._next_listing - time.monotonic()
+        return {
+            **asdict(self.state),
+            "next_listing": None if left == NEVER else time.time() + max(0.0, left),
+            "hints": self.heard.waiting,
+            "quiet": self.heard.quiet and self._hears,
+        }
+
+    @property
+    def _hears(self) -> bool:
+        return self.state.watching and not self.state.trouble
+
+    def _note(self) -> Iterator[Change]:
+        """Have the ledger note how far the index is."""
+        if self._hears and self.heard.note_due():
+            yield self._mark()
+
+    def _mark(self) -> Checkpoint:
+        self._marks += 1
+        in_sync = self.heard.in_sync((self._hints, self._gone)) if self._hears else 0.0
+        return Checkpoint(f"{self._run} {self._marks}", in_sync)
+
     # ------------------------------------------------------------ what is heard
 
     def _hear(self, watch: Watch | None) -> None:
@@ -142,8 +180,10 @@ class Changes:
         pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE)
         while not self._stopped:
             try:
-                if (watch := watch or self.source.watch()) is None:
-                    return
+                if watch is None:
+                    if (watch := self.source.watch()) is None:
+                        return
+                    self.list_now(DOUBT)  # nothing was heard of what happened until now
                 with watch:
                     self.state.watching = True
                     while not self._stopped:
@@ -159,6 +199,7 @@ class Changes:
     def _pass_on(self, hints: Hints, trouble: str) -> None:
         self.state.trouble = trouble
         if hints.uris:
+            self.heard.add(hints.uris)
             self._hint(hints.uris)
         if hints.uris or hints.doubt:
             self.state.heard = time.time()
@@ -172,6 +213,7 @@ class Changes:
                 self._hints[uri] = at
                 self._soonest = min(self._soonest, at)
             if len(self._hints) > HINTS:
+                self.heard.doubt()
                 self._hints.clear()
                 self._gone.clear()
                 self._next_listing = 0.0
@@ -200,7 +242,7 @@ class Changes:
                 continue
             if item is not None:
                 self._gone.pop(uri, None)
-                yield Upsert(item)
+                yield Upsert(self.heard.stamp(item))
             elif uri not in self._gone:
                 self._gone[uri] = 0
                 self._hint([uri], GONE)
@@ -212,8 +254,7 @@ class Changes:
             else:
                 self._hint([uri], POLL)
         if waiting:
-            self._marks += 1
-            yield Checkpoint(f"{self._run} {self._marks}")
+            yield self._mark()
             for uri in waiting:
                 self._gone[uri] = self._marks
             self._hint(waiting, POLL)
@@ -241,6 +282,7 @@ class Changes:
     # ------------------------------------------------------------ listings
 
     def _begin_listing(self) -> None:
+        self.heard.begin_listing()
         self._next_listing = NEVER  # a doubt that comes meanwhile asks for another one
         self._lister = threading.Thread(target=self._list, name="penstock-list", daemon=True)
         self._lister.start()
@@ -249,7 +291,7 @@ class Changes:
         began = time.time()
         wait = self.every
         try:
-            self._put(ListingBegin())
+            self._put(ListingBegin(began))
             for change in self.source.changes(None):
                 if not self._put(change):
                     return

@@ -51,7 +51,7 @@ def databases(path: Path) -> list[Path]:
 
 def files(path: Path) -> list[Path]:
     """All files of a ledger and its generations: SQLite's, the lock, the progress of a run."""
-    beside = ("", "-wal", "-shm", ".lock", ".now")
+    beside = ("", "-wal", "-shm", ".lock", ".now", ".now.new")
     found = (one.with_name(one.name + end) for one in databases(path) for end in beside)
     return [file for file in found if file.exists()]
 

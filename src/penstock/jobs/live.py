@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from penstock.core.contracts import Source
 from penstock.core.deletions import DeletionLimit, Missing
-from penstock.core.errors import PenstockError
-from penstock.core.records import Change, Checkpoint
-from penstock.core.retry import Pauses
 from penstock.engine.progress import Progress, Report
-from penstock.jobs.changes import FIRST_PAUSE, LONGEST_PAUSE, Changes, State
+from penstock.jobs.changes import Changes
 from penstock.jobs.components import Components
+from penstock.jobs.feed import Feed
 from penstock.jobs.held import Held
+from penstock.jobs.requests import Repairs
 from penstock.jobs.run import OnProgress, Options, go
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
@@ -63,12 +62,12 @@ def follow(
                 source, ledger = session.components.source, session.components.ledger
                 changes: Feed | Changes
                 if source.feed:
-                    changes = Feed(source, ledger.cursor(source.name))
+                    changes = Feed(source, ledger)
                 else:
                     changes = Changes(source, ledger, every)
                     changes.may_delete = may_delete(ledger, session.components.max_delete)
-                stack.enter_context(Lookout(session, switched, changes.list_now))
-                live = Live(changes.state, ledger, changes.stop, source)
+                live = Live(changes, source, ledger, Repairs(session, changes.list_now))
+                stack.enter_context(Lookout(session, switched, live))
                 options = Options(allow_mass_delete=allow_mass_delete, max_wait=FOREVER, live=live)
                 report = go(session, changes, shown, options)
             if not switched.is_set():
@@ -78,48 +77,32 @@ def follow(
 
 
 @dataclass(slots=True)
-class Feed:
-    """The changes of a feed, which is asked again, from where it was, whenever it breaks off or ends."""
-
-    source: Source
-    cursor: str | None
-    state: State = field(default_factory=lambda: State(feed=True))
-    _stopped: threading.Event = field(default_factory=threading.Event)
-
-    def __iter__(self) -> Iterator[Change]:
-        pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE)
-        self.source.live = True
-        while not self._stopped.is_set():
-            try:
-                for change in self.source.changes(self.cursor):
-                    self.state.heard, self.state.away = time.time(), ""
-                    pauses.reset()
-                    if isinstance(change, Checkpoint):
-                        self.cursor = change.cursor
-                    yield change
-            except PenstockError as error:
-                self.state.away = f"the source is away: {error}"
-            self._stopped.wait(pauses.next())
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.source.stop()
-
-    def list_now(self) -> None:
-        """There is nothing to list."""
-
-
-@dataclass(slots=True)
 class Live:
     """What a run that goes on has beside others."""
 
-    state: State
-    ledger: Ledger
-    stop: Callable[[], None]
+    changes: Feed | Changes
     source: Source
+    ledger: Ledger
+    errand: Repairs
+    wake: Callable[[], None] | None = None
+    _noted: dict[str, Any] = field(default_factory=dict)
+    _due: float = 0.0
 
-    def describe(self) -> dict[str, Any]:
-        return {"live": {**asdict(self.state), "trouble": self.state.trouble or self.source.trouble}}
+    def begin(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+
+    def stop(self) -> None:
+        self.changes.stop()
+
+    def describe(self, now: Progress) -> dict[str, Any]:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + LOOK
+            self._noted = noted(self.ledger)
+        live = {**self.changes.describe(), **self._noted}
+        quiet = live.pop("quiet") and not now.queued and live["held"] is None
+        live["in_sync"] = time.time() if quiet else live["in_sync"]
+        live["trouble"] = live["trouble"] or self.source.trouble
+        return live
 
     def hold(self, missing: Missing | None) -> bool:
         """Keep what a listing lacks until somebody approves; gives whether it may go."""
@@ -131,6 +114,18 @@ class Live:
         since = held.since if held else time.time()
         Held(missing.documents, missing.chunks, missing.of, since).keep(self.ledger)
         return False
+
+
+def noted(ledger: Ledger) -> dict[str, Any]:
+    """What a ledger says of following its source, whether a run does so just now or not."""
+    held = Held.read(ledger)
+    retries, soonest = ledger.retries()
+    return {
+        "in_sync": ledger.in_sync,
+        "held": asdict(held) if held else None,
+        "retries": retries,
+        "next_retry": soonest,
+    }
 
 
 def may_delete(ledger: Ledger, limit: DeletionLimit) -> Callable[[int], bool]:
@@ -148,10 +143,10 @@ def may_delete(ledger: Ledger, limit: DeletionLimit) -> Callable[[int], bool]:
 
 class Lookout:
     """Looks now and then what others have done: whether what is held was approved, for which the source is listed
-    again, and whether another generation of the index is the current one."""
+    again, whether a repair is asked for, and whether another generation of the index is the current one."""
 
-    def __init__(self, session: Session, switched: threading.Event, list_now: Callable[[], None]) -> None:
-        self._session, self._switched, self._list_now = session, switched, list_now
+    def __init__(self, session: Session, switched: threading.Event, live: Live) -> None:
+        self._session, self._switched, self._live = session, switched, live
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, name="penstock-lookout", daemon=True)
 
@@ -169,8 +164,10 @@ class Lookout:
             held = Held.read(ledger)
             approved = held is not None and held.approved(ledger)
             if approved and not listed:
-                self._list_now()
+                self._live.changes.list_now()
             listed = approved
+            if self._live.errand.look() and self._live.wake is not None:
+                self._live.wake()
             if self._elsewhere():
                 self._switched.set()
 

@@ -15,20 +15,28 @@ from penstock.ledger import Comparison
 def mend(session: Session, sink: Sink, altered: Sequence[Point] = ()) -> None:
     """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
     ledger = session.components.ledger
+    lose_altered(session, altered)
     with closing(ledger.compare(session.ids(sink))) as comparison:
         orphans = comparison.orphans()
         while page := list(islice(orphans, sink.max_rows)):
             sink.delete(page)
         lose_missing(session, sink, comparison)
-        # Of the ledger's view they are lost as well, so that they are embedded again and written over.
-        holders = ((comparison.document_of(point.id), bytes.fromhex(point.id)) for point in altered)
-        ledger.lose((document, id) for document, id in holders if document is not None)
         doubled = comparison.doubled()
         while page := list(islice(doubled, sink.max_rows)):
             points = sink.fetch(page)
             sink.delete(page)
             sink.write(list({point.id: point for point in points}.values()))
     sink.flush()
+
+
+def lose_altered(session: Session, altered: Sequence[Point]) -> None:
+    """Have documents read again whose points are altered: of the ledger's view these are lost as well, so that they are
+    embedded again and written over."""
+    ledger = session.components.ledger
+    uris = list({point.chunk.uri for point in altered})
+    documents = {uri: known.document for uri, known in ledger.known(uris).items()}
+    points = [(documents.get(point.chunk.uri), bytes.fromhex(point.id)) for point in altered]
+    ledger.lose((document, id) for document, id in points if document is not None)
 
 
 def lose_missing(session: Session, sink: Sink, comparison: Comparison) -> None:

@@ -10,10 +10,12 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from penstock.engine.progress import Progress
+from penstock.support.durable import NEW
 
 EVERY = 1.0
 """Seconds between two writes."""
@@ -28,25 +30,31 @@ class ProgressFile:
         self,
         ledger: Path,
         progress: Callable[[Progress], None] | None,
-        more: Callable[[], dict[str, Any]] = dict,
+        live: Callable[[Progress], dict[str, Any]] | None = None,
     ) -> None:
-        """`more`: what else is written down with each moment."""
-        self._path, self._progress, self._more = _beside(ledger), progress, more
+        """`live`: how a run that follows its source stands, which is passed on as well."""
+        self._path, self._progress, self._live = _beside(ledger), progress, live
+        self._draft = self._path.with_name(f"{self._path.name}.new")
         self._due = 0.0
 
     def __call__(self, moment: Progress) -> None:
+        if self._live is not None:
+            moment = replace(moment, live=self._live(moment))
         if self._progress is not None:
             self._progress(moment)
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + EVERY
-            draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            note = {"at": time.time(), "pid": os.getpid(), **moment.to_json()}
             with suppress(OSError):  # a full disk is reported by those who need it
-                draft.write_text(json.dumps({"at": time.time(), **moment.to_json(), **self._more()}), encoding="utf-8")
-                os.replace(draft, self._path)
+                self._draft.unlink(missing_ok=True)
+                with open(os.open(self._draft, NEW, 0o666), "wb") as file:
+                    file.write(json.dumps(note).encode())
+                os.replace(self._draft, self._path)
 
     def remove(self) -> None:
-        with suppress(OSError):
-            self._path.unlink()
+        for path in (self._path, self._draft):
+            with suppress(OSError):
+                path.unlink()
 
 
 def read(ledger: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from penstock.core.retry import MAX_WAIT
 from penstock.core.schema import Manifest
 from penstock.engine.control import Control
 from penstock.engine.deletion import Deletion
+from penstock.jobs.beside import beside, wait
 from penstock.jobs.components import Components, generations
 from penstock.jobs.documents import resolve
 from penstock.jobs.session import attached
@@ -47,10 +48,20 @@ class Removed:
 
 
 def remove(base: Components, names: Sequence[str], *, dry_run: bool = False, max_wait: float = MAX_WAIT) -> Removed:
-    """Take the documents at and beneath these paths or uris out for good. `dry_run`: say only what would go."""
+    """Take the documents at and beneath these paths or uris out for good. `dry_run`: say only what would go. A run that
+    follows its source and holds the ledger is asked to."""
+    path = base.current()[0].ledger.path
+
+    def removing(asks: bool) -> Removed:
+        return _remove(base, names, dry_run=dry_run, max_wait=max_wait, asks=asks)
+
+    return beside(path, lambda: removing(False), lambda: removing(True))
+
+
+def _remove(base: Components, names: Sequence[str], *, dry_run: bool, max_wait: float, asks: bool) -> Removed:
     one, held = base.current()
     with one.ledger as ledger:
-        ledger.open(exclusive=not dry_run, create=False)
+        ledger.open(exclusive=not (dry_run or asks), create=False)
         uris = _outermost([resolve(ledger, name) for name in names])
         removed = _extent(ledger, uris)
         if dry_run:
@@ -63,7 +74,10 @@ def remove(base: Components, names: Sequence[str], *, dry_run: bool = False, max
                 its.add_removals(uris)
         ledger.add_removals(uris)
         try:
-            _take_out(one, max_wait)
+            if not asks:
+                _take_out(one, max_wait)
+            elif not wait(ledger.path, lambda: not ledger.pending_removals(uris), max_wait):
+                raise SinkUnavailable("the run that follows the source has not taken them out yet")
         except Transient as error:
             raise SinkUnavailable(f"{error}. The removal is written down: the next run finishes it") from error
     return Removed(removed.uris, removed.documents, removed.chunks, removed.named, tuple(_left(others, max_wait)))

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from penstock.chunkers.fitted import Fitted
 from penstock.core.deletions import Missing
-from penstock.core.errors import PenstockError, SourceError, Transient
-from penstock.core.records import Change, Delete, Unreadable, Upsert
+from penstock.core.errors import PenstockError, Transient
+from penstock.core.records import Change
 from penstock.core.retry import MAX_WAIT
+from penstock.engine.commit import Errand
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
 from penstock.engine.journal import FAILED, OPEN
@@ -20,10 +22,14 @@ from penstock.engine.progress import Progress, Report
 from penstock.engine.tail import LINGER, Tail
 from penstock.jobs import reading, restored
 from penstock.jobs.alerts import Matcher, delivering
-from penstock.jobs.components import Components
+from penstock.jobs.beside import beside, wait
+from penstock.jobs.beside import report as beside_report
+from penstock.jobs.components import Components, current_ledger
 from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.remove import finish
+from penstock.jobs.requests import looked_up
 from penstock.jobs.session import Session, fingerprints
+from penstock.ledger import Ledger
 
 DELIVERING = 30.0
 """Seconds that a run waits at its end for what alerts found to be delivered; a later run delivers the rest."""
@@ -41,8 +47,15 @@ class Following(Protocol):
         """See `engine.commit`."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """How it stands, for other processes."""
+    def describe(self, now: Progress) -> dict[str, Any]:
+        """How it stands."""
+        ...
+
+    @property
+    def errand(self) -> Errand: ...
+
+    def begin(self, wake: Callable[[], None]) -> None:
+        """The run begins: `wake` has it look at the errand."""
         ...
 
 
@@ -72,21 +85,37 @@ def run(
 
 
 def retry(components: Components, progress: OnProgress = None, *, max_wait: float = MAX_WAIT) -> Report:
-    """Try again everything that is in the ledger as failed or skipped."""
-    with ExitStack() as stack:
-        session = Session(components, stack)
-        return go(session, unfinished(session.components), progress, Options(force=True, max_wait=max_wait))
+    """Try again everything that is in the ledger as failed or skipped. A run that follows its source and holds the
+    ledger is asked to."""
+
+    def alone() -> Report:
+        with ExitStack() as stack:
+            session = Session(components, stack)
+            return go(session, unfinished(session.components), progress, Options(force=True, max_wait=max_wait))
+
+    path = components.state
+    if not path.exists():
+        return alone()
+    path = current_ledger(path)
+    return beside(path, alone, lambda: _asked_to_retry(path, max_wait))
+
+
+def _asked_to_retry(path: Path, max_wait: float) -> Report:
+    with Ledger.reader(path) as ledger:
+        asked = time.time()
+        number = ledger.retry_now(asked)
+        wait(path, lambda: not ledger.untried(asked), max_wait)
+        failed = ledger.tried_in_vain(asked)
+        left = ledger.untried(asked)
+        notice = "tried by the run that follows the source"
+        if left:
+            notice += f", which has {left:,} of {number:,} documents still to try"
+        return beside_report(ledger, notice, documents=max(0, number - failed - left), failed=failed)
 
 
 def unfinished(components: Components) -> Iterator[Change]:
     """Documents that failed, were skipped or are half-done, as the source has them now."""
-    for uri in components.ledger.unfinished():
-        try:
-            item = components.source.lookup(uri)
-        except (SourceError, Transient) as error:  # one that cannot be looked up is no reason to leave out the others
-            yield Unreadable(uri, str(error))
-        else:
-            yield Upsert(item) if item is not None else Delete(uri)
+    return looked_up(components.source, components.ledger.unfinished())
 
 
 def go(session: Session, changes: Iterable[Change], progress: OnProgress, options: Options) -> Report:
@@ -111,7 +140,10 @@ def _go(session: Session, changes: Iterable[Change], progress: OnProgress, optio
         session.notices.append("other metadata than before: every document is read again, and no text embedded again")
     flow = _flow(session, changes, run, since, options)
     status = "failed"
-    progress_file = ProgressFile(ledger.path, progress, options.live.describe if options.live else dict)
+    live = options.live
+    if live is not None:
+        live.begin(flow.wake)
+    progress_file = ProgressFile(ledger.path, progress, live.describe if live else None)
     try:
         flow.run(progress_file)
         status = "stopped" if flow.interrupted else "done"
@@ -165,6 +197,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         source=source.name,
         feed=feed,
         maintain=(lambda: _maintain(session)) if live else None,
+        errand=live.errand if live else None,
         hold=live.hold if live else None,
         max_delete=None if options.allow_mass_delete else components.max_delete,
         linger=LINGER,

@@ -25,9 +25,17 @@ REFUSALS = (UsageError, OwnershipError, SpaceMismatch, ModelError, SinkInUse)
 class Session:
     """Checks that everything fits, opens what is needed when it is needed, closes it all."""
 
-    def __init__(self, base: Components, stack: ExitStack, *, adopt: bool = False, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        base: Components,
+        stack: ExitStack,
+        *,
+        adopt: bool = False,
+        read_only: bool = False,
+        beside: bool = False,
+    ) -> None:
         """`adopt`: take over an index that another ledger fills. `read_only`: change nothing, not even a ledger whose
-        index is gone."""
+        index is gone. `beside`: a run holds the ledger and goes on."""
         components, held = base.current()
         self.components = components
         self.read_only = read_only
@@ -48,10 +56,10 @@ class Session:
         components.source.open()  # a source that is not there is no reason to begin a ledger
         if held is not None and not isinstance(sink, FanOut) and not ledger.path.exists():
             self._owns(held, sink, "", adopt)  # nor is an index that it must not fill
-        ledger.open()
+        ledger.open(exclusive=not beside, create=not beside)
         if components.generation == 0 and base.generation is None and not read_only:
             ledger.lead_to(0)
-        self.fan_out = attached(components, adopt=adopt)
+        self.fan_out = None if beside else attached(components, adopt=adopt)
         if self.fan_out:
             stack.callback(self.fan_out.detach)
             held = self.fan_out.manifest()
@@ -168,10 +176,16 @@ class Session:
     @property
     def sinks(self) -> Sequence[Sink]:
         """Those that can be held against the ledger: they can be read, and nothing is known to be missing."""
-        if self.fan_out is None:
+        if self.fan_out is None and not isinstance(self.sink, FanOut):
             return (self.sink,)
-        behind = self.fan_out.behind
-        return [sink for sink in self.fan_out.sinks if sink.readable and sink.url not in behind]
+        behind = self.behind
+        return [sink for sink in members(self.sink) if sink.readable and sink.url not in behind]
+
+    @property
+    def behind(self) -> set[str]:
+        """Of several sinks, the urls of those that lack something."""
+        known = self.components.ledger.members()
+        return {sink.url for sink in members(self.sink) if known.get(sink.url) is not None}
 
     def ids(self, sink: Sink) -> Iterator[Sequence[str]]:
         """The ids of an index that are this pipeline's."""

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 from zlib import crc32
 
-from penstock.core.errors import PenstockError, UsageError
+from penstock.core.errors import PenstockError, SinkError, UsageError
 from penstock.core.records import Block, Chunk, Item, ListingEnd, Point, Sparse, Unreadable, Upsert, Vector
 from penstock.engine.classify import classify
 from penstock.engine.identity import shows
 from penstock.engine.journal import FAILED, OPEN, Known
 from penstock.engine.progress import Report
 from penstock.engine.scan import PAGE
-from penstock.jobs import reading
+from penstock.jobs import progress_file, reading
+from penstock.jobs.beside import beside, report, settled, twice, wait
 from penstock.jobs.components import Components
-from penstock.jobs.mend import mend
+from penstock.jobs.mend import lose_altered, mend
+from penstock.jobs.requests import REPAIR, answer
 from penstock.jobs.run import OnProgress, Options, go, unfinished
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
@@ -31,7 +36,7 @@ SEEN = 8
 """Images, which may be large."""
 ALTERED = 10_000
 """Altered points that one repair mends, at most; the next goes on."""
-
+FOREVER = float("inf")
 
 DIFFERENCES = ("missing", "orphans", "doubled", "altered", "behind", "outdated", "gone", "failing")
 
@@ -67,6 +72,8 @@ class Verification:
     repaired: Report | None = None
     accepted: int = 0
     """Of `failing`, those whose failures are all accepted: they are no difference."""
+    in_sync: float | None = None
+    """All that the source knew of by then is in the index, in seconds since 1970. None where nobody knows."""
 
     @property
     def ok(self) -> bool:
@@ -92,6 +99,17 @@ def verify(
         raise UsageError(f"invalid sample {sample}: expected a share from 0 to 1")
     if not base.sink.readable:
         raise UsageError(f"{base.sink.url} cannot be read back, so it cannot be verified")
+
+    def alone() -> Verification:
+        return _verify(base, repair, sample, progress, allow_mass_delete)
+
+    path = base.current()[0].ledger.path
+    return beside(path, alone, lambda: _verify_beside(base, repair, sample))
+
+
+def _verify(
+    base: Components, repair: bool, sample: float, progress: OnProgress, allow_mass_delete: bool
+) -> Verification:
     with ExitStack() as stack:
         session = Session(base, stack, read_only=not repair)
         if session.exists:
@@ -112,24 +130,65 @@ def verify(
         return replace(after, repaired=report)
 
 
-def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
+def _verify_beside(base: Components, repair: bool, sample: float) -> Verification:
+    """While a run follows the source: it goes on, and mends what is to be."""
+    with ExitStack() as stack:
+        session = Session(base, stack, read_only=True, beside=True)
+        if session.exists:
+            session.open_sink()
+        ledger = session.components.ledger
+
+        def look() -> tuple[Verification, list[Point]]:
+            return twice(ledger.path, partial(_look, session, sample), lambda pair: pair[0].ok)
+
+        found, altered = look()
+        if not repair or found.ok:
+            return found
+        lose_altered(session, altered)
+        asked, number = time.time(), uuid.uuid4().hex
+        ledger.set(REPAIR, number)
+        wait(ledger.path, lambda: answer(ledger, number) is not None, FOREVER)
+        if trouble := answer(ledger, number):
+            raise SinkError(f"the run that follows the source could not mend {base.sink.url}: {trouble}")
+        wait(ledger.path, lambda: _listed_since(ledger, asked), FOREVER)
+        settled(ledger.path, FOREVER)
+        after, _ = look()
+        return replace(after, repaired=report(ledger, "mended by the run that follows the source"))
+
+
+def _listed_since(ledger: Ledger, moment: float) -> bool:
+    """Whether the run has listed its source since then, or cannot."""
+    live = (progress_file.read(ledger.path) or {}).get("live") or {}
+    return bool(live.get("feed") or live.get("away") or (live.get("listed") or 0.0) >= moment)
+
+
+Count = Callable[[str, Iterable[str]], int]
+"""How many differences of a kind there are, by what they are about."""
+
+
+def all_of(kind: str, keys: Iterable[str]) -> int:
+    return sum(1 for _ in keys)
+
+
+def _look(session: Session, sample: float, count: Count = all_of) -> tuple[Verification, list[Point]]:
     """The differences, and the altered points of the sample, at most ALTERED."""
     components = session.components
     ledger = components.ledger
-    outdated, present, complete = _against_source(session)
+    outdated, gone, complete = _against_source(session, count)
     counts = ledger.counts()
-    sampled = unseen = count = 0
+    sampled = unseen = differing = 0
     altered: list[Point] = []
     for compared, hidden, wrong in _sampled(session, sample) if sample and session.exists else ():
-        sampled, unseen, count = sampled + compared, unseen + hidden, count + len(wrong)
+        sampled, unseen = sampled + compared, unseen + hidden
+        differing += count("altered", (point.id for point in wrong))
         altered += wrong[: ALTERED - len(altered)]
     points = missing = orphans = doubled = 0
     for sink in session.sinks:
         with closing(ledger.compare(session.ids(sink) if session.exists else ())) as comparison:
             points = max(points, comparison.total)
-            missing += sum(1 for _ in comparison.missing(sink.url))
-            orphans += sum(1 for _ in comparison.orphans())
-            doubled += sum(1 for _ in comparison.doubled())
+            missing += count(f"missing {sink.url}", (f"{n} {id.hex()}" for n, id in comparison.missing(sink.url)))
+            orphans += count(f"orphans {sink.url}", comparison.orphans())
+            doubled += count(f"doubled {sink.url}", comparison.doubled())
     found = Verification(
         documents=counts.documents,
         points=points,
@@ -137,14 +196,15 @@ def _look(session: Session, sample: float) -> tuple[Verification, list[Point]]:
         orphans=orphans,
         doubled=doubled,
         outdated=outdated,
-        gone=counts.documents - present if complete else 0,
+        gone=gone,
         failing=counts.failed + ledger.accepted_documents(OPEN),
         accepted=ledger.accepted_documents(OPEN, FAILED),
         sampled=sampled,
-        altered=count,
-        behind=len(session.fan_out.behind) if session.fan_out else 0,
+        altered=differing,
+        behind=len(session.behind),
         complete=complete or components.source.feed,
         unseen=unseen,
+        in_sync=ledger.in_sync,
     )
     return found, altered
 
@@ -200,12 +260,11 @@ def _near(kept: Vector, new: Vector) -> bool:
     return a.shape == b.shape and bool(a @ b >= NEAR * np.linalg.norm(a) * np.linalg.norm(b))
 
 
-def _against_source(session: Session) -> tuple[int, int, bool]:
-    """(documents that a run would read, documents of the ledger that are listed, whether the listing was complete)"""
+def _against_source(session: Session, count: Count) -> tuple[int, int, bool]:
+    """(documents that a run would read, documents of the ledger that the source lacks, whether it was listed whole)"""
     ledger, source = session.components.ledger, session.components.source
     if source.feed:
-        counts = ledger.counts()
-        return counts.open - ledger.accepted_documents(OPEN), counts.documents, False
+        return count("outdated", ledger.open_uris()) - ledger.accepted_documents(OPEN), 0, False
     outdated = 0
     complete = False
     present = Bits()
@@ -217,8 +276,9 @@ def _against_source(session: Session) -> tuple[int, int, bool]:
         nonlocal outdated
         classified = classify(page, ledger, parser_code=session.parsers.code, since=since)
         present.update(classified.documents)
-        outdated += sum(not _accepted(item, known, ledger) for item, known in classified.work)
-        outdated += len(classified.revised)
+        work = [item for item, known in classified.work if not _accepted(item, known, ledger)]
+        work += [item for item, _ in classified.revised]
+        outdated += count("outdated", (f"{item.fingerprint} {item.revision} {item.uri}" for item in work))
         page.clear()
 
     for change in source.changes(None):
@@ -231,7 +291,7 @@ def _against_source(session: Session) -> tuple[int, int, bool]:
         elif isinstance(change, ListingEnd):
             complete = True
     consider()
-    return outdated, len(present), complete
+    return outdated, count("gone", (uri for uri, _ in ledger.absent(present))) if complete else 0, complete
 
 
 def _accepted(item: Item, known: Known | None, ledger: Ledger) -> bool:

@@ -66,10 +66,6 @@ class Comparison:
         for (id,) in self._rows("SELECT id FROM held WHERE id NOT IN (SELECT id FROM known)"):
             yield text_of(id)
 
-    def document_of(self, id: str) -> int | None:
-        rows = [*self._rows("SELECT document FROM known WHERE id = ?", blob(id))]
-        return rows[0][0] if rows else None
-
     def differing(self, digests: Mapping[str, int]) -> list[tuple[int, bytes]]:
         """(document, id) of those of these ids of which the ledger has another digest."""
         found: list[tuple[int, bytes]] = []

@@ -180,6 +180,16 @@ class Database:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     @property
+    def in_sync(self) -> float | None:
+        """All that the source knew of by then is in the index, in seconds since 1970. None where nobody knows."""
+        noted = self.get("in_sync")
+        return float(noted) if noted else None
+
+    def _note_in_sync(self, db: sqlite3.Connection, moment: float) -> None:
+        if moment:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('in_sync', ?)", (repr(moment),))
+
+    @property
     def id(self) -> str:
         return self.get("id") or ""
 

@@ -41,6 +41,12 @@ class Document:
     bytes: int | None
     chunks: int | None
     tokens: int | None
+    searchable: float | None
+    """When it became so as it is, in seconds since 1970."""
+    since_heard: float | None
+    """How many seconds that was after it was heard of."""
+    since_changed: float | None
+    """... and after it was changed, where that is known."""
 
 
 _FACTS = ("parser", "media_type", "parser_code", "bytes", "chunks", "tokens")
@@ -151,6 +157,9 @@ class Documents(Database):
             for e in endings:
                 columns = "fingerprint = ?, state = ?, revision = ?"
                 values: list[object] = [e.fingerprint, e.state, e.revision]
+                if e.fresh is not None:
+                    columns += ", searchable = ?, since_heard = ?, since_changed = ?"
+                    values += e.fresh
                 if e.read:
                     columns += f", {_SET_FACTS}"
                     values += [e.facts.get(name) for name in _FACTS]
@@ -190,6 +199,7 @@ class Documents(Database):
         with self._transaction() as db:
             for table in ("chunks", "documents", "failures", "cursors", "members", "undeleted", "refused"):
                 db.execute(f"DELETE FROM {table}")
+            db.execute("DELETE FROM meta WHERE key = 'in_sync'")
             db.execute("UPDATE removals SET pending = true")  # an index that is taken over may hold such documents
 
     def counts(self) -> Counts:
@@ -245,10 +255,31 @@ class Documents(Database):
             for (after,) in rows:
                 yield after
 
+    def open_uris(self) -> Iterator[str]:
+        """Documents that are worked on, or are to be tried again by themselves."""
+        after = ""
+        sql = "SELECT uri FROM documents WHERE uri > ? AND state = ? ORDER BY uri LIMIT 500"
+        while rows := self._read(sql, after, OPEN):
+            for (after,) in rows:
+                yield after
+
+    def half_done(self) -> Iterator[str]:
+        """Documents that are worked on or lack points, and did not fail."""
+        after = ""
+        while rows := self._read(
+            "SELECT uri FROM documents WHERE uri > ? AND state = ? AND uri NOT IN (SELECT uri FROM failures)"
+            " ORDER BY uri LIMIT 500",
+            after,
+            OPEN,
+        ):
+            for (after,) in rows:
+                yield after
+
     def cursor(self, source: str) -> str | None:
         rows = self._read("SELECT cursor FROM cursors WHERE source = ?", source)
         return rows[0][0] if rows else None
 
-    def save_cursor(self, source: str, cursor: str) -> None:
+    def save_cursor(self, source: str, cursor: str, in_sync: float = 0.0) -> None:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (source, cursor))
+            self._note_in_sync(db, in_sync)

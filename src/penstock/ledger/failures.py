@@ -45,10 +45,38 @@ class Failures(Database):
                     db.execute("UPDATE failures SET next = ?, last = min(last, ?) WHERE uri = ?", claimed)
         return [uri for (uri,) in rows]
 
-    def clear_listing(self, run: int) -> None:
+    def retry_now(self, now: float) -> int:
+        """Have a run that follows its source try at once what failed or was skipped; gives how many documents that
+        is."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE failures SET next = 0, permanent = false, last = min(last, ?) WHERE uri IN"
+                " (SELECT uri FROM documents)",
+                (now,),
+            )
+            sql = "UPDATE documents SET state = ? WHERE uri IN (SELECT uri FROM failures)"
+            return db.execute(sql, (OPEN,)).rowcount
+
+    def untried(self, since: float) -> int:
+        """How many documents with failures have not been tried since then."""
+        sql = "SELECT count(DISTINCT uri) FROM failures JOIN documents USING (uri) WHERE last <= ?"
+        return int(self._read(sql, since)[0][0])
+
+    def tried_in_vain(self, since: float) -> int:
+        """How many documents have failed since then."""
+        sql = "SELECT count(DISTINCT uri) FROM failures JOIN documents USING (uri) WHERE last > ?"
+        return int(self._read(sql, since)[0][0])
+
+    def clear_listing(self, run: int, in_sync: float = 0.0) -> None:
         """The listing of this run was complete: clear the failures to list of earlier runs."""
         with self._transaction() as db:
             db.execute("DELETE FROM failures WHERE stage = 'list' AND run < ?", (run,))
+            self._note_in_sync(db, in_sync)
+
+    def retries(self) -> tuple[int, float | None]:
+        """How many documents a run that follows their source is to try again, and when the first one is due."""
+        (row,) = self._read(f"SELECT count(DISTINCT uri), min(next) {_ROWS} WHERE state = '{OPEN}' AND NOT permanent")
+        return row[0], row[1]
 
     def record(self, failures: Iterable[Failure], run: int) -> None:
         now = time.time()

@@ -68,8 +68,18 @@ class Removals(Database):
         """Documents that were removed and are not out yet."""
         return [document for (document,) in self._read(f"SELECT d.id {_PENDING} LIMIT ?", limit)]
 
+    def pending_uris(self, limit: int) -> list[str]:
+        return [uri for (uri,) in self._read(f"SELECT DISTINCT d.uri {_PENDING} LIMIT ?", limit)]
+
+    def pending_removals(self, uris: Sequence[str]) -> bool:
+        """Whether one of these is not out yet."""
+        marks = ",".join("?" * len(uris))
+        return bool(self._read(f"SELECT 1 FROM removals WHERE pending AND uri IN ({marks}) LIMIT 1", *uris))
+
     def settle_removals(self) -> None:
         """The documents of pending removals are out: their failures are cleared as well."""
+        if not self._read("SELECT 1 FROM removals WHERE pending LIMIT 1"):
+            return
         with self._transaction() as db:
             for (uri,) in db.execute("SELECT uri FROM removals WHERE pending").fetchall():
                 db.execute(f"DELETE FROM failures WHERE {UNDER}", under(uri))

@@ -62,6 +62,12 @@ REVISION = """
 ALTER TABLE documents ADD COLUMN revision TEXT NOT NULL DEFAULT '';
 """
 """The version of a document's metadata, where its source tells it apart from that of the content."""
+FRESHNESS = """
+ALTER TABLE documents ADD COLUMN searchable REAL;
+ALTER TABLE documents ADD COLUMN since_heard REAL;
+ALTER TABLE documents ADD COLUMN since_changed REAL;
+"""
+"""When a document became searchable as it is, and how many seconds that was after it was heard of, and changed."""
 
 ALERTS = """
 CREATE TABLE alerts (
@@ -92,7 +98,7 @@ STEPS = (
     _statements(MEMBERS + FAILURES_BY_ATTEMPT),
     _statements(REMOVALS + PARSER_CODE + ACCEPTED),
     _statements(NEXT_TRY + REVISION),
-    _statements(ALERTS),
+    _statements(FRESHNESS + ALERTS),
 )
 """STEPS[n] makes version n + 1 of version n."""
 VERSION = len(STEPS)

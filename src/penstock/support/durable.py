@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+"""Flags of `os.open` for a file that is not there yet: nothing that somebody put in its place is written to."""
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def draft(path: Path, data: bytes, mode: int | None = None) -> Iterator[Path]:
     Nobody can foresee its name, to have something else written over. `mode`: its rights, if not those of the process.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    number = os.open(temporary, _NEW, 0o666 if mode is None else mode)
+    number = os.open(temporary, NEW, 0o666 if mode is None else mode)
     try:
         with open(number, "wb") as file:
             if mode is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from penstock.cli.commands.runs import composed, exit_status, log_end, log_report, show_report, shown
+from penstock.cli.commands.runs import composed, exit_status, log_end, log_report, metered, show_report, shown
 from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.streams import complain, emit
 from penstock.core.errors import UsageError
@@ -39,8 +39,8 @@ def _update(pipeline: Pipeline, args: argparse.Namespace) -> int:
 
 
 def _report(pipeline: Pipeline, args: argparse.Namespace, work: Work, *, listed: bool = True) -> int:
-    with shown(pipeline, args) as progress:
-        report = work(progress)
+    with shown(pipeline, args) as progress, metered(progress, getattr(args, "metrics", None)) as metering:
+        report = work(metering)
     status = exit_status(report.status == "stopped", report.ok, progress)
     if args.json:
         emit({"event": "report", "ok": report.ok, **report.to_json()})

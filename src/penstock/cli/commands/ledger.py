@@ -15,6 +15,7 @@ from penstock.engine.journal import FAILED, OPEN
 from penstock.jobs import progress_file
 from penstock.jobs.held import Held
 from penstock.jobs.ledgers import remembered, size
+from penstock.jobs.live import noted
 from penstock.sources import uri_of
 
 
@@ -31,8 +32,9 @@ def status(args: argparse.Namespace) -> int:
             "runs": [asdict(run) for run in ledger.runs(5)],
             "alerts": len(ledger.alerts()),
             "matches_waiting": ledger.matches_waiting(),
-            "held": asdict(held) if (held := Held.read(ledger)) else None,
-            "live": (progress_file.read(ledger.path) or {}).get("live"),
+            **noted(ledger),
+            "run": (run := progress_file.read(ledger.path)),
+            "live": run.get("live") if run else None,
         }
     if args.json:
         emit(report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ from penstock.core.metadata import parse_metadata
 from penstock.display.progress import Display, display
 from penstock.display.text import clean, document_name
 from penstock.engine.journal import Failure
-from penstock.engine.progress import Report
+from penstock.engine.progress import Progress, Report
 from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline
 from penstock.settings import Settings
@@ -59,6 +59,23 @@ def shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
             _name_failures(state, before, quiet=args.quiet, as_log=as_log)
         raise
     _name_failures(state, before, quiet=args.quiet, as_log=as_log)
+
+
+@contextmanager
+def metered(progress: Display, address: str | None) -> Iterator[Callable[[Progress], None]]:
+    """The display as a callback for a run's progress, which is served at that address as well, if there is one."""
+    if address is None:
+        yield progress
+        return
+    from penstock.cli.endpoint import endpoint  # here, as a command without it starts sooner
+
+    with endpoint(address) as health:
+
+        def both(now: Progress) -> None:
+            health(now)
+            progress(now)
+
+        yield both
 
 
 def _name_failures(state: Path, before: dict[Path, int], *, quiet: bool, as_log: bool) -> None:

@@ -10,7 +10,7 @@ from penstock.engine.progress import Progress
 class Log(Display):
     """An event now and then."""
 
-    every = 5.0
+    every, idle = 5.0, 60.0
 
     def show(self, progress: Progress, news: bool) -> None:
         if news:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock.cli.output.results import Rows
+from penstock.display.live import in_sync, live_rows, retries
 from penstock.display.text import accepted_part, count, duration, moment, size
 
 
@@ -23,7 +24,7 @@ def status_rows(status: dict[str, Any]) -> Rows:
         ("failures", f"{status['failures']:,}{accepted_part(status['failures'], status['accepted'])}"),
         *([("alerts", _alerts(status))] if status["alerts"] else []),
         *([("held", _held(status["held"]))] if status["held"] else []),
-        *([("following", _following(status["live"]))] if status["live"] else []),
+        *_following(status["run"], status),
         *((f"run {run['id']}", _run(run)) for run in status["runs"]),
     ]
 
@@ -33,22 +34,19 @@ def _alerts(status: dict[str, Any]) -> str:
     return f"{status['alerts']:,}, {waiting:,} {'match' if waiting == 1 else 'matches'} waiting to be delivered"
 
 
+def _following(run: dict[str, Any] | None, ledger: dict[str, Any]) -> Rows:
+    """How a run that follows its source stands; else what is known of following it."""
+    if run is not None and run.get("live") is not None:
+        waiting = [("waiting for", run["waiting"])] if run["waiting"] else []
+        return [("following", f"process {run['pid']}, for {duration(run['seconds'])}"), *live_rows(run), *waiting]
+    rows = [("in sync as of", in_sync(ledger))] if ledger["in_sync"] else []
+    return [*rows, ("retries", retries(ledger))] if ledger["retries"] else rows
+
+
 def _held(held: dict[str, Any]) -> str:
     return (
         f"{count(held['documents'], 'document')} with {held['chunks']:,} of {held['of']:,} chunks, which the source"
         f" lacks since {moment(held['since'])}: `penstock approve` lets them go"
-    )
-
-
-def _following(live: dict[str, Any]) -> str:
-    """How a run that follows its source stands."""
-    listed, heard = live["listed"], live["heard"]
-    how = ["a feed"]
-    if not live["feed"]:
-        how = ["listens" if live["watching"] else "lists from time to time"]
-        how.append(f"listed {moment(listed)}" if listed else "not listed whole yet")
-    return " · ".join(
-        [*how, *([f"heard {moment(heard)}"] if heard else []), *filter(None, (live["trouble"], live["away"]))]
     )
 
 

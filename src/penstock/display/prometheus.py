@@ -1,0 +1,68 @@
+"""The figures of a run, in the text format of Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+COUNTED = ("documents", "unchanged", "deleted", "failed", "skipped", "embedded", "moved", "written", "removed")
+
+
+def run_text(progress: Mapping[str, Any], now: float | None = None) -> str:
+    """Of a moment of a run, as its JSON has it."""
+    return "\n".join(_lines(progress, time.time() if now is None else now)) + "\n"
+
+
+def _lines(progress: Mapping[str, Any], now: float) -> Iterator[str]:
+    yield from _metric("penstock_run_seconds", "counter", "Seconds since the run began.", progress["seconds"])
+    yield "# HELP penstock_run_total Documents and chunks of the run, by what became of them."
+    yield "# TYPE penstock_run_total counter"
+    for name in COUNTED:
+        yield f'penstock_run_total{{what="{name}"}} {progress[name]:g}'
+    yield "# HELP penstock_run_per_second Counts a second, over the last minute."
+    yield "# TYPE penstock_run_per_second gauge"
+    for name, value in progress["minute"].items():
+        yield f'penstock_run_per_second{{what="{name}"}} {value:g}'
+    waiting = "1 while a store or model that is away is waited for."
+    yield from _metric("penstock_run_waiting", "gauge", waiting, bool(progress["waiting"]))
+    yield from _metric("penstock_run_in_flight_bytes", "gauge", "Bytes in flight.", progress["in_flight"])
+    yield from _freshness(progress["freshness"])
+    if (live := progress["live"]) is not None:
+        yield from _live(progress, live, now)
+
+
+def _freshness(freshness: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Quantiles of the latest thousand documents of the last hour."""
+    name = "penstock_freshness_seconds"
+    yield f"# HELP {name} Until a document was searchable, since it was heard of, or changed: of the latest thousand."
+    yield f"# TYPE {name} gauge"
+    for since, found in freshness.items():
+        for quantile, label in (("p50", "0.5"), ("p95", "0.95"), ("p99", "0.99"), ("max", "1")):
+            if found[quantile] is not None:
+                yield f'{name}{{since="{since}",quantile="{label}"}} {found[quantile]:g}'
+
+
+def _live(progress: Mapping[str, Any], live: Mapping[str, Any], now: float) -> Iterator[str]:
+    queued = progress["queued"] + live["hints"]
+    yield from _metric("penstock_live_queued", "gauge", "Changes that wait or are worked on.", queued)
+    oldest = "Seconds since the oldest of them was heard of."
+    yield from _metric("penstock_live_oldest_seconds", "gauge", oldest, progress["oldest"] or 0.0)
+    for name, key, description in (
+        ("in_sync", "in_sync", "Seconds since the moment for which all is in the index."),
+        ("heard", "heard", "Seconds since something was heard of the source."),
+        ("listed", "listed", "Seconds since the last complete listing began."),
+    ):
+        if live[key] is not None:
+            yield from _metric(f"penstock_live_{name}_age_seconds", "gauge", description, max(0.0, now - live[key]))
+    trouble = "1 while the source is away, or not all of its changes are heard."
+    yield from _metric("penstock_live_trouble", "gauge", trouble, bool(live["trouble"] or live["away"]))
+    yield from _metric("penstock_live_retries", "gauge", "Documents that are to be tried again.", live["retries"])
+    held = live["held"]["documents"] if live["held"] else 0
+    yield from _metric("penstock_live_held", "gauge", "Documents whose deletion waits for approval.", held)
+
+
+def _metric(name: str, kind: str, description: str, value: float) -> Iterator[str]:
+    yield f"# HELP {name} {description}"
+    yield f"# TYPE {name} {kind}"
+    yield f"{name} {value:g}"

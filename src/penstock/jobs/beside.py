@@ -1,0 +1,123 @@
+"""Commands beside a run that follows its source and holds the ledger: what they ask of it, and what comes of that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from penstock.core.errors import LockedError
+from penstock.engine.progress import COUNTERS, Report
+from penstock.jobs import progress_file
+from penstock.ledger import Ledger
+from penstock.support import scratch
+
+T = TypeVar("T")
+POLL = 0.1
+"""Seconds between two looks whether what was asked for is done."""
+
+
+class Ended(Exception):
+    """The run that was asked has ended."""
+
+
+def beside(path: Path, alone: Callable[[], T], ask: Callable[[], T]) -> T:
+    """Do a job alone; or ask the run for it that follows its source and holds the ledger at that path. LockedError
+    where another run holds it."""
+    while True:
+        try:
+            return alone()
+        except LockedError:
+            if not is_live(path):
+                raise
+        try:
+            return ask()
+        except Ended:
+            continue
+
+
+def is_live(path: Path) -> bool:
+    """Whether a run that follows its source holds the ledger."""
+    return (progress_file.read(path) or {}).get("live") is not None
+
+
+def wait(path: Path, done: Callable[[], bool], max_wait: float) -> bool:
+    """Wait until it is done; False where that takes too long. Raises Ended where the run ends before."""
+    end = time.monotonic() + max_wait
+    while not done():
+        if not is_live(path):
+            if done():
+                break
+            raise Ended
+        if time.monotonic() >= end:
+            return False
+        time.sleep(POLL)
+    return True
+
+
+def settled(path: Path, max_wait: float) -> None:
+    """Wait until what is worked on now is in the index."""
+    began = time.monotonic()
+
+    def through() -> bool:
+        oldest = (progress_file.read(path) or {}).get("oldest")
+        return oldest is None or oldest + progress_file.EVERY < time.monotonic() - began
+
+    wait(path, through, max_wait)
+
+
+def report(ledger: Ledger, notice: str, **counts: int) -> Report:
+    """The report of what the run has done that was asked for it."""
+    counted = ledger.counts()
+    return Report(
+        run=next((run.id for run in ledger.runs(1)), 0),
+        status="done",
+        seconds=0.0,
+        counts=dict.fromkeys(COUNTERS, 0) | counts,
+        failing=counted.failed + counted.open,
+        complete=True,
+        peak_bytes=0,
+        budget=0,
+        notices=(notice,),
+        accepted=ledger.accepted_documents("open", "failed"),
+    )
+
+
+class Recurring:
+    """Differences by what they are about: of those of a second look only such count that the first one has seen too.
+    On disk, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._seen = scratch.database("CREATE TABLE seen (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        self.again = False
+
+    def count(self, kind: str, keys: Iterable[str]) -> int:
+        number = 0
+        for key in keys:
+            key = f"{kind} {key}".encode("utf-8", "surrogateescape").hex()
+            if self.again:
+                number += bool(self._seen.execute("SELECT 1 FROM seen WHERE key = ?", (key,)).fetchone())
+            else:
+                self._seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,))
+                number += 1
+        return number
+
+    def close(self) -> None:
+        self._seen.close()
+
+
+def twice(path: Path, look: Callable[[Callable[[str, Iterable[str]], int]], T], ok: Callable[[T], bool]) -> T:
+    """What a look finds, or where that is not all well, what a second one finds again once all that was worked on then
+    is through."""
+    with closing(Recurring()) as seen:
+        found = look(seen.count)
+        if ok(found):
+            return found
+        settled(path, 30.0)
+        seen.again = True
+        return look(seen.count)
+
+
+__all__ = ["Ended", "beside", "is_live", "report", "settled", "twice", "wait"]
