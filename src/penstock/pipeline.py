@@ -21,7 +21,7 @@ from penstock.core.retry import MAX_WAIT
 from penstock.display.progress import watching
 from penstock.display.text import document_name
 from penstock.engine.progress import Progress, Report
-from penstock.jobs.components import current_ledger
+from penstock.jobs.components import Components, current_ledger
 from penstock.jobs.ledgers import remembered
 from penstock.jobs.live import EVERY, follow
 from penstock.jobs.run import Options, retry, run
@@ -198,7 +198,21 @@ class Pipeline:
         `max_delete` is held until `penstock approve`; all else goes on.
         """
         with self._watching(progress) as shown:
-            return follow(self._components, shown, every=every, allow_mass_delete=allow_mass_delete, adopt=adopt)
+            return follow(
+                self._components,
+                shown,
+                every=every,
+                allow_mass_delete=allow_mass_delete,
+                adopt=adopt,
+                renew=self._renewed if self._components.settings is not None else None,
+            )
+
+    def _renewed(self) -> Components:
+        """Components for the generation that is current now, as its ledger remembers them, if it does."""
+        try:
+            return Pipeline.from_state(self._components.state)._components
+        except UsageError:
+            return self._components
 
     def retry(self, progress: OnProgress = None, *, max_wait: float = MAX_WAIT) -> Report:
         """Try again everything that is in the ledger as failed or skipped."""

@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.display.text import clean, count, duration, moment, rate
-
-UNKNOWN = "not known"
+from penstock.display.text import clean, count, duration, moment
+from penstock.engine.progress import MINUTE
 
 
 def live_line(moment_of: Mapping[str, Any], now: float | None = None) -> str:
@@ -17,7 +16,7 @@ def live_line(moment_of: Mapping[str, Any], now: float | None = None) -> str:
     parts = [
         f"in sync as of {in_sync(live, now)}",
         heard(live, now),
-        f"last minute {by_the_minute(moment_of)}",
+        f"last minute: {by_the_minute(moment_of)}",
         lag(moment_of),
         retries(live, now),
         held(live),
@@ -68,10 +67,10 @@ def trouble(live: Mapping[str, Any]) -> list[str]:
 
 
 def by_the_minute(moment_of: Mapping[str, Any]) -> str:
-    """Rates over the last minute."""
-    minute = moment_of["minute"]
-    parts = [f"{rate(60 * minute[name])} {name}" for name in ("documents", "deleted", "failed") if minute[name]]
-    return " and ".join(parts) if parts else "nothing"
+    """What was done in the last minute, by the rates over it."""
+    minute, seconds = moment_of["minute"], min(MINUTE, moment_of["seconds"])
+    parts = [f"{minute[name] * seconds:,.0f} {name}" for name in ("documents", "deleted", "failed") if minute[name]]
+    return " · ".join(parts) if parts else "nothing"
 
 
 def lag(moment_of: Mapping[str, Any]) -> str:

@@ -31,6 +31,12 @@ class DocumentEntry:
     """When the run began that worked on it last, in seconds since 1970; or when it was removed."""
     cause: str = ""
     """Why it is missing."""
+    searchable: float | None = None
+    """When it became so as it is, in seconds since 1970."""
+    since_heard: float | None = None
+    """How many seconds that was after it was heard of."""
+    since_changed: float | None = None
+    """... and after it was changed, where that is known."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,7 +56,10 @@ def documents(
         for document, began in matching:
             cause = _absence(missing_from, document.uri) if missing_from else ""
             if cause or not missing_from:
-                yield DocumentEntry(document.uri, document.state, chunks.get(document.id, 0), began, cause)
+                yield DocumentEntry(
+                    *(document.uri, document.state, chunks.get(document.id, 0), began, cause),
+                    *(document.searchable, document.since_heard, document.since_changed),
+                )
 
 
 def removed(ledger: Ledger, pattern: str | None = None) -> Iterator[DocumentEntry]:

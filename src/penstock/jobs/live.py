@@ -36,10 +36,12 @@ def follow(
     every: float = EVERY,
     allow_mass_delete: bool = False,
     adopt: bool = False,
+    renew: Callable[[], Components] | None = None,
 ) -> Report:
     """Bring the index up to date with its source and keep it so, until it is stopped.
 
-    Where another generation of the index becomes the current one, that one is followed from then on.
+    Where another generation of the index becomes the current one, that one is followed from then on. `renew`: gives the
+    components that fill it, as its model or chunks may be others.
     """
     manager = ServiceManager()
     switched, ending = threading.Event(), threading.Event()
@@ -72,6 +74,8 @@ def follow(
                 report = go(session, changes, shown, options)
             if not switched.is_set():
                 return report
+            if renew is not None:
+                components = renew()
     finally:
         manager.stopping()
 

@@ -209,7 +209,8 @@ class Api:
     # ------------------------------------------------------------ about the server
 
     async def metrics(self, request: Request) -> Response:
-        return PlainTextResponse(self._metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        text = self._metrics.text() + await self.status.run_metrics(_client(request))
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(self, request: Request) -> Response:
         return SafeJSONResponse(openapi.document(embeddings=self._settings.embeddings))

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from penstock import __version__
 from penstock.core.errors import PenstockError, SinkError
+from penstock.display.prometheus import run_text
 from penstock.jobs import progress_file
 from penstock.jobs.components import current_ledger
 from penstock.jobs.queries import MAX_DEPTH, Query
@@ -117,6 +118,20 @@ class StatusRoutes:
             return await self._searcher.count(client)
         except SinkError:  # `ready` gives the reason; the rest of the status is still of use
             return None
+
+    async def run_metrics(self, client: str) -> str:
+        """The figures of the run that fills the index, for Prometheus; nothing where none does, or nobody can tell."""
+        if self._settings.state is None:
+            return ""
+        return await self._searcher.in_thread(self._run_text, client)
+
+    def _run_text(self) -> str:
+        assert self._settings.state is not None
+        try:
+            progress = progress_file.read(current_ledger(self._settings.state))
+            return run_text(progress) if progress else ""
+        except (PenstockError, KeyError, TypeError, ValueError):  # of another version's run
+            return ""
 
     def _ledger(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The ledger's counts and failures, and the progress of a run, if there is one."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from penstock.jobs.remove import Removed
     from penstock.jobs.search import DistinctHit
     from penstock.jobs.verify import Verification
+    from penstock.ledger import Document
     from penstock.shards.embed import Embedded
     from penstock.shards.foreign import Imported
     from penstock.shards.load import Loaded
@@ -223,6 +224,8 @@ def verification_rows(verification: Verification) -> Rows:
         ("failing", v.failing, f"documents that could not be indexed{accepted_part(v.failing, v.accepted)}"),
     ]
     rows = [("documents", f"{v.documents:,}"), ("points", f"{v.points:,} in the index")]
+    if v.in_sync is not None:
+        rows.append(("in sync as of", moment(v.in_sync)))
     if v.sampled:
         rows.append(("sampled", f"{v.sampled:,} vectors made again and compared"))
     if v.unseen:
@@ -261,10 +264,22 @@ def explanation_rows(explanation: Explanation, index: str) -> Rows:
             ("bytes", "not known" if document.bytes is None else size(document.bytes)),
             ("chunks", f"{e.chunks:,} in {index}"),
         ]
+        if document.searchable is not None:
+            rows.append(("searchable", _fresh(document)))
     for failure in e.failures:
         at = f" at {failure.place}" if failure.place else ""
         rows.append(("failure", f"{failure.stage}{at}: {failure.cause}"))
     return rows
+
+
+def _fresh(document: Document) -> str:
+    """When it became searchable as it is, and how soon."""
+    assert document.searchable is not None
+    parts = [f"since {moment(document.searchable)}"]
+    for seconds, what in ((document.since_heard, "it was heard of"), (document.since_changed, "it was changed")):
+        if seconds is not None:
+            parts.append(f"{seconds:.2f} s after {what}")
+    return " · ".join(parts)
 
 
 def chunk_rows(chunks: Iterable[IndexedChunk]) -> Iterator[tuple[str, str, str]]:

@@ -25,7 +25,7 @@ def status_rows(status: dict[str, Any]) -> Rows:
         *([("alerts", _alerts(status))] if status["alerts"] else []),
         *([("held", _held(status["held"]))] if status["held"] else []),
         *_following(status["run"], status),
-        *((f"run {run['id']}", _run(run)) for run in status["runs"]),
+        *((f"run {run['id']}", _run(run, going_on=status["run"] is not None)) for run in status["runs"]),
     ]
 
 
@@ -50,7 +50,9 @@ def _held(held: dict[str, Any]) -> str:
     )
 
 
-def _run(run: dict[str, Any]) -> str:
+def _run(run: dict[str, Any], *, going_on: bool) -> str:
+    if run["ended"] is None and going_on:
+        return f"{moment(run['started'])}  running"
     if run["ended"] is None:
         return f"{moment(run['started'])}  running, or killed: the next run completes it"
     line = f"{moment(run['started'])}  {run['status']} in {duration(run['ended'] - run['started'])}"

@@ -40,7 +40,7 @@ export function renderStatus(status, now = Date.now() / 1000) {
     "div",
     { class: "cards" },
     status.trouble ? el("p", { class: "wrong whole", role: "alert" }, `The server has trouble: ${clean(status.trouble, 1000)}`) : null,
-    status.pipeline ? pipeline(status.pipeline) : null,
+    status.pipeline ? pipeline(status.pipeline, now) : null,
     index(status, now),
     ...ledger(status.ledger, now),
     limits(status.limits),
@@ -125,7 +125,7 @@ function run(last, now) {
 }
 
 /** The run in progress, as `Progress.to_json()` describes it. */
-function pipeline(progress) {
+function pipeline(progress, now) {
   const order = Object.keys(STAGES);
   const channels = Object.entries(progress.channels ?? {}).sort(([a], [b]) => order.indexOf(a) - order.indexOf(b));
   const rows = channels.map(([name, { pieces, bytes, capacity }]) => {
@@ -165,12 +165,32 @@ function pipeline(progress) {
       ...rows,
     ),
     facts([
+      ...(progress.live ? following(progress, progress.live, now) : []),
       ["Bottleneck", clean(progress.bottleneck ?? "none", 50)],
       ["Running for", span(progress.seconds)],
-      ["Time left", progress.eta === null || progress.eta === undefined ? "unknown yet" : span(progress.eta)],
+      ["Time left", progress.live ? null : progress.eta === null || progress.eta === undefined ? "unknown yet" : span(progress.eta)],
       ["Waits for", progress.waiting ? clean(progress.waiting, 500) : null],
     ]),
   );
+}
+
+/** A run that follows its source. */
+function following(progress, live, now) {
+  const within = ({ documents, p50, p95 }) => (documents ? `${p50.toFixed(2)} s, 95 % within ${p95.toFixed(2)} s` : null);
+  const { heard, changed } = progress.freshness ?? {};
+  return [
+    ["In sync as of", live.in_sync ? ago(live.in_sync, now) : "not yet"],
+    ["Last heard", live.heard ? ago(live.heard, now) : null],
+    ["Listed whole", live.feed ? null : ago(live.listed, now)],
+    ["Next listing", live.next_listing ? `in ${span(live.next_listing - now)}` : null],
+    ["Last minute", `${Math.round((progress.minute?.documents ?? 0) * Math.min(60, progress.seconds)).toLocaleString("en")} documents`],
+    ["Waiting", `${(progress.queued + live.hints).toLocaleString("en")}${progress.oldest ? `, the oldest for ${span(progress.oldest)}` : ""}`],
+    ["Searchable after", heard && within(heard)],
+    ["After a change", changed && within(changed)],
+    ["To try again", live.retries ? `${count(live.retries, "document")}, the next in ${span((live.next_retry ?? now) - now)}` : null],
+    ["Held", live.held ? el("strong", { class: "bad" }, `deletion of ${count(live.held.documents, "document")}: penstock approve lets it go`) : null],
+    ["Trouble", live.trouble || live.away ? el("strong", { class: "bad" }, clean([live.trouble, live.away].filter(Boolean).join("; "), 500)) : null],
+  ];
 }
 
 function limits(settings) {
