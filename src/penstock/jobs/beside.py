@@ -15,6 +15,8 @@ from penstock.ledger import Ledger
 from penstock.support import scratch
 
 T = TypeVar("T")
+SETTLE = 30.0
+"""Seconds for which a second look waits for what is worked on, at most."""
 POLL = 0.1
 """Seconds between two looks whether what was asked for is done."""
 
@@ -57,15 +59,20 @@ def wait(path: Path, done: Callable[[], bool], max_wait: float) -> bool:
     return True
 
 
-def settled(path: Path, max_wait: float) -> None:
-    """Wait until what is worked on now is in the index."""
-    began = time.monotonic()
+def settled(path: Path) -> None:
+    """Wait until what was heard of until now is in the index, for a while at most."""
+    began, since = time.time(), time.monotonic()
 
     def through() -> bool:
-        oldest = (progress_file.read(path) or {}).get("oldest")
-        return oldest is None or oldest + progress_file.EVERY < time.monotonic() - began
+        note = progress_file.read(path)
+        if note is None or not note.get("live") or note["at"] < began:
+            return False
+        live, oldest = note["live"], note["oldest"]
+        if live["watching"] and not live["trouble"] and not live["held"]:
+            return bool((live["in_sync"] or 0.0) >= began)
+        return oldest is None or oldest < time.monotonic() - since
 
-    wait(path, through, max_wait)
+    wait(path, through, SETTLE)
 
 
 def report(ledger: Ledger, notice: str, **counts: int) -> Report:
@@ -115,7 +122,7 @@ def twice(path: Path, look: Callable[[Callable[[str, Iterable[str]], int]], T], 
         found = look(seen.count)
         if ok(found):
             return found
-        settled(path, 30.0)
+        settled(path)
         seen.again = True
         return look(seen.count)
 

@@ -151,7 +151,7 @@ def _verify_beside(base: Components, repair: bool, sample: float) -> Verificatio
         if trouble := answer(ledger, number):
             raise SinkError(f"the run that follows the source could not mend {base.sink.url}: {trouble}")
         wait(ledger.path, lambda: _listed_since(ledger, asked), FOREVER)
-        settled(ledger.path, FOREVER)
+        settled(ledger.path)
         after, _ = look()
         return replace(after, repaired=report(ledger, "mended by the run that follows the source"))
 
@@ -291,7 +291,8 @@ def _against_source(session: Session, count: Count) -> tuple[int, int, bool]:
         elif isinstance(change, ListingEnd):
             complete = True
     consider()
-    return outdated, count("gone", (uri for uri, _ in ledger.absent(present))) if complete else 0, complete
+    gone = (f"{hash(tuple(contents))} {uri}" for uri, contents in ledger.absent(present))  # as it was when it went
+    return outdated, count("gone", gone) if complete else 0, complete
 
 
 def _accepted(item: Item, known: Known | None, ledger: Ledger) -> bool:

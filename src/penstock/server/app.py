@@ -209,7 +209,7 @@ class Api:
     # ------------------------------------------------------------ about the server
 
     async def metrics(self, request: Request) -> Response:
-        text = self._metrics.text() + await self.status.run_metrics(_client(request))
+        text = self._metrics.text() + await self.status.run_metrics()
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(self, request: Request) -> Response:

@@ -119,11 +119,11 @@ class StatusRoutes:
         except SinkError:  # `ready` gives the reason; the rest of the status is still of use
             return None
 
-    async def run_metrics(self, client: str) -> str:
+    async def run_metrics(self) -> str:
         """The figures of the run that fills the index, for Prometheus; nothing where none does, or nobody can tell."""
         if self._settings.state is None:
             return ""
-        return await self._searcher.in_thread(self._run_text, client)
+        return await asyncio.to_thread(self._run_text)
 
     def _run_text(self) -> str:
         assert self._settings.state is not None
