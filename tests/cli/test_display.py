@@ -21,7 +21,7 @@ import penstock
 from penstock.cli.output import results
 from penstock.cli.output.report import report_text
 from penstock.core.errors import UsageError
-from penstock.display import progress, text
+from penstock.display import live, progress, text
 from penstock.display.text import clean
 from penstock.engine.channel import ChannelStats
 from penstock.engine.progress import COUNTERS, Progress, Report
@@ -360,3 +360,46 @@ def test_a_snippet_of_many_words_is_quick() -> None:
     began = time.process_time()
     assert "otters otters" in snippet(text, words_of("otters"))
     assert time.process_time() - began < 5
+
+
+def test_a_run_that_follows_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says what an operator wants to know; while there is nothing to do it comes once a minute."""
+    now = moment(10_000, documents=90)
+    quiet = {
+        **dict.fromkeys(("heard", "next_listing", "next_retry", "held"), None),
+        "feed": False,
+        "watching": True,
+        "trouble": "",
+        "away": "",
+        "hints": 0,
+        "retries": 0,
+        "listed": 1_000.0,
+        "in_sync": 1_180.0,
+    }
+    of = {"documents": 1, "p50": 0.08, "p95": 0.2, "p99": 0.3, "max": 0.4}
+    none = {"documents": 0, **dict.fromkeys(("p50", "p95", "p99", "max"), None)}
+    now = replace(now, live=quiet, minute={"documents": 0.25, "deleted": 0, "failed": 0}, waiting="")
+    now = replace(now, freshness={"heard": of, "changed": none})
+    line = live.live_line(now.to_json(), now=1_181.0)
+    assert line.startswith("in sync as of 1970-01-01")
+    assert line.endswith(", 1.0 s ago · listens, listed whole 3:01 min ago · last minute: 15 documents · 0 waiting")
+    busy = {**quiet, "heard": 1_169.0, "next_listing": 1_601.0, "hints": 3, "retries": 2, "next_retry": 1_211.0}
+    busy |= {"held": {"documents": 40}, "away": "the source cannot be listed: gone"}
+    line = live.live_line(replace(now, live=busy, queued=4, oldest=12.0).to_json(), now=1_181.0)
+    for part in (
+        "next in 7:00 min, last heard 12.0 s ago",
+        "7 waiting, the oldest for 12.0 s",
+        "2 documents to try again, the next in 30.0 s",
+        "40 deletions held",
+        "the source cannot be listed: gone",
+    ):
+        assert part in line
+    rows = dict(live.live_rows(now.to_json(), now=1_181.0))
+    assert rows["searchable"] == "0.08 s after they were heard of (95 % within 0.20 s, 99 % within 0.30 s)"
+    lines = progress.Lines()
+    for second in range(1, 301):
+        lines(replace(now, seconds=second))
+    assert 5 <= len(capsys.readouterr().err.splitlines()) <= 7
+    for second in range(301, 401):
+        lines(replace(now, seconds=second, queued=1))
+    assert 18 <= len(capsys.readouterr().err.splitlines()) <= 21

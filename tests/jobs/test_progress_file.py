@@ -44,3 +44,16 @@ def test_a_note_of_a_run_that_died_is_not_believed(tmp_path: Path) -> None:
     assert progress_file.read(ledger) is None
     note.write_text(json.dumps({"at": time.time(), "seconds": 1}))
     assert progress_file.read(ledger) is not None
+
+
+def test_a_draft_writes_over_nothing_that_somebody_put_there(tmp_path: Path) -> None:
+    """Its name can be foreseen: a link of that name is replaced, and what it leads to is left alone."""
+    ledger, victim = tmp_path / "ledger.db", tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "ledger.db.now.new").symlink_to(victim)
+    pipeline = Pipeline(
+        ListSource({"doc:a": b"words"}), into=f"memory://{tmp_path}", model=HashingEmbedder(8), state=ledger
+    )
+    assert pipeline.run().ok
+    assert victim.read_text() == "precious"
+    assert not [path for path in tmp_path.iterdir() if ".now" in path.name]

@@ -175,9 +175,7 @@ def test_verify_while_everything_changes(beside: Beside) -> None:
         writer.join()
 
 
-def test_two_looks_tell_what_is_wrong_from_what_is_on_its_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_looks_tell_what_is_wrong_from_what_is_on_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside_jobs, "settled", lambda path: None)
     looks = iter([["a", "b"], ["b", "c"]])
     assert twice(tmp_path / "none.db", lambda count: count("missing", next(looks)), lambda found: not found) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from tests.server.page.browsing import Browser
@@ -44,7 +45,7 @@ def test_status_of_a_run_in_progress(words: Browser) -> None:
         "document.querySelector('#status').hidden = false;"
         "document.querySelector('#status-body').replaceChildren(renderStatus({...status, ...extra}));"
         "done(document.querySelector('#status').innerText)})",
-        {"pipeline": progress(), "trouble": f"gone {EVIL}"},
+        {"pipeline": progress() | {"live": live()}, "trouble": f"gone {EVIL}"},
     )
     for part in (
         "Running now",
@@ -53,11 +54,34 @@ def test_status_of_a_run_in_progress(words: Browser) -> None:
         "embed",
         "write",
         f"gone {EVIL}",
+        "In sync as of\n",
+        "Searchable after\n0.08 s, 95 % within 0.20 s",
+        "deletion of 40 documents: penstock approve lets it go",
+        f"the source is away {EVIL}",
     ):
         assert part in text, text
     widths = words.run("return [...document.querySelectorAll('.stages .full')].map(one => one.style.width)")
     assert widths == ["75%", "25%", "100%", "0%", "50%"]
     words.shot("running")
+
+
+def live() -> dict[str, Any]:
+    """How a run stands that follows its source."""
+    now = time.time()
+    return {
+        "feed": False,
+        "watching": True,
+        "trouble": "",
+        "away": f"the source is away {EVIL}",
+        "hints": 2,
+        "heard": now - 3,
+        "listed": now - 200,
+        "next_listing": now + 400,
+        "in_sync": now - 1,
+        "held": {"documents": 40},
+        "retries": 2,
+        "next_retry": now + 30,
+    }
 
 
 def progress() -> dict[str, Any]:
@@ -78,4 +102,6 @@ def progress() -> dict[str, Any]:
         channel("commits", 3, 4 * mib, 8 * mib),
     )
     counts = {**dict.fromkeys(COUNTERS, 0), "documents": 1234, "embedded": 56_789, "written": 55_000, "failed": 2}
-    return Progress(95.0, counts, channels, 64 * mib, True, 9 * mib, "").to_json()
+    within = {"documents": 7, "p50": 0.08, "p95": 0.2, "p99": 0.3, "max": 0.4}
+    freshness = {"heard": within, "changed": within}
+    return Progress(95.0, counts, channels, 64 * mib, True, 9 * mib, "", freshness=freshness).to_json()
