@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/threat-model.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/live.md", "docs/threat-model.md"])
 def test_snippets_run(document: str, folder: Path) -> None:
     blocks = FENCE.findall((ROOT / document).read_text())
     assert blocks
