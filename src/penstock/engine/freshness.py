@@ -38,6 +38,7 @@ class Freshness:
         """When the run began, or the wall clock was last set: times from before are not compared with it."""
         self._offset = wall() - self._since
         self._latest: deque[tuple[float, Fresh]] = deque(maxlen=LATEST)
+        self._described: dict[str, Any] | None = None
 
     def of(self, item: Item, heard: float, *, new: bool) -> Fresh:
         """Count a document that is searchable from now on, and was heard of then, by the monotonic clock. `new`: there
@@ -51,6 +52,7 @@ class Freshness:
                 changed = max(0.0, wall - made)  # file systems' clocks are a little behind, other machines' ahead
             fresh = Fresh(wall, max(0.0, now - heard), changed)
             self._latest.append((now, fresh))
+            self._described = None
             return fresh
 
     def describe(self) -> dict[str, Any]:
@@ -60,11 +62,14 @@ class Freshness:
             oldest = self._monotonic() - HOUR
             while self._latest and self._latest[0][0] < oldest:
                 self._latest.popleft()
-            latest = [fresh for _, fresh in self._latest]
-        return {
-            "heard": _percentiles([fresh.heard for fresh in latest]),
-            "changed": _percentiles([fresh.changed for fresh in latest if fresh.changed is not None]),
-        }
+                self._described = None
+            if self._described is None:
+                latest = [fresh for _, fresh in self._latest]
+                self._described = {
+                    "heard": _percentiles([fresh.heard for fresh in latest]),
+                    "changed": _percentiles([fresh.changed for fresh in latest if fresh.changed is not None]),
+                }
+            return self._described
 
     def _look(self) -> None:
         """Notice that the wall clock was set."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from penstock.core.contracts import Source
 from penstock.core.deletions import DeletionLimit, Missing
+from penstock.core.errors import PenstockError
 from penstock.engine.progress import Progress, Report
 from penstock.jobs.changes import Changes
 from penstock.jobs.components import Components
@@ -25,6 +26,8 @@ from penstock.support.service_manager import ServiceManager
 EVERY = 600.0
 """Seconds between two listings of a source that is followed."""
 FOREVER = float("inf")
+NOTED = ("in_sync", "held", "retries", "next_retry")
+"""What a ledger says of following its source."""
 LOOK = 1.0
 """Seconds between two looks at what others have done."""
 
@@ -89,7 +92,7 @@ class Live:
     ledger: Ledger
     errand: Repairs
     wake: Callable[[], None] | None = None
-    _noted: dict[str, Any] = field(default_factory=dict)
+    _noted: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(NOTED))
     _due: float = 0.0
 
     def begin(self, wake: Callable[[], None]) -> None:
@@ -101,7 +104,8 @@ class Live:
     def describe(self, now: Progress) -> dict[str, Any]:
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + LOOK
-            self._noted = noted(self.ledger)
+            with suppress(PenstockError):  # of the ledger, as on a full disk: those who write say so
+                self._noted = noted(self.ledger)
         live = {**self.changes.describe(), **self._noted}
         quiet = live.pop("quiet") and not now.queued and live["held"] is None
         live["in_sync"] = time.time() if quiet else live["in_sync"]
@@ -123,13 +127,7 @@ class Live:
 def noted(ledger: Ledger) -> dict[str, Any]:
     """What a ledger says of following its source, whether a run does so just now or not."""
     held = Held.read(ledger)
-    retries, soonest = ledger.retries()
-    return {
-        "in_sync": ledger.in_sync,
-        "held": asdict(held) if held else None,
-        "retries": retries,
-        "next_retry": soonest,
-    }
+    return dict(zip(NOTED, (ledger.in_sync, asdict(held) if held else None, *ledger.retries()), strict=True))
 
 
 def may_delete(ledger: Ledger, limit: DeletionLimit) -> Callable[[int], bool]:
@@ -165,13 +163,14 @@ class Lookout:
         listed = False
         while not self._ended.wait(LOOK):
             ledger = self._session.components.ledger
-            held = Held.read(ledger)
-            approved = held is not None and held.approved(ledger)
-            if approved and not listed:
-                self._live.changes.list_now()
-            listed = approved
-            if self._live.errand.look() and self._live.wake is not None:
-                self._live.wake()
+            with suppress(PenstockError):  # of the ledger: it is looked into again
+                held = Held.read(ledger)
+                approved = held is not None and held.approved(ledger)
+                if approved and not listed:
+                    self._live.changes.list_now()
+                listed = approved
+                if self._live.errand.look() and self._live.wake is not None:
+                    self._live.wake()
             if self._elsewhere():
                 self._switched.set()
 
