@@ -30,7 +30,7 @@ def live_rows(moment_of: Mapping[str, Any], now: float | None = None) -> list[tu
     """The same as names and values."""
     live = moment_of["live"]
     rows = [
-        ("in sync as of", in_sync(live, now)),
+        ("in sync", f"as of {in_sync(live, now)}"),
         ("source", heard(live, now)),
         ("last minute", by_the_minute(moment_of)),
         ("queue", lag(moment_of)),

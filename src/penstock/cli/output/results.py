@@ -225,7 +225,7 @@ def verification_rows(verification: Verification) -> Rows:
     ]
     rows = [("documents", f"{v.documents:,}"), ("points", f"{v.points:,} in the index")]
     if v.in_sync is not None:
-        rows.append(("in sync as of", moment(v.in_sync)))
+        rows.append(("in sync", f"as of {moment(v.in_sync)}"))
     if v.sampled:
         rows.append(("sampled", f"{v.sampled:,} vectors made again and compared"))
     if v.unseen:
@@ -265,7 +265,7 @@ def explanation_rows(explanation: Explanation, index: str) -> Rows:
             ("chunks", f"{e.chunks:,} in {index}"),
         ]
         if document.searchable is not None:
-            rows.append(("searchable", _fresh(document)))
+            rows.append(("indexed", _fresh(document)))
     for failure in e.failures:
         at = f" at {failure.place}" if failure.place else ""
         rows.append(("failure", f"{failure.stage}{at}: {failure.cause}"))
@@ -275,7 +275,7 @@ def explanation_rows(explanation: Explanation, index: str) -> Rows:
 def _fresh(document: Document) -> str:
     """When it became searchable as it is, and how soon."""
     assert document.searchable is not None
-    parts = [f"since {moment(document.searchable)}"]
+    parts = [moment(document.searchable)]
     for seconds, what in ((document.since_heard, "it was heard of"), (document.since_changed, "it was changed")):
         if seconds is not None:
             parts.append(f"{seconds:.2f} s after {what}")

@@ -39,7 +39,7 @@ def _following(run: dict[str, Any] | None, ledger: dict[str, Any]) -> Rows:
     if run is not None and run.get("live") is not None:
         waiting = [("waiting for", run["waiting"])] if run["waiting"] else []
         return [("following", f"process {run['pid']}, for {duration(run['seconds'])}"), *live_rows(run), *waiting]
-    rows = [("in sync as of", in_sync(ledger))] if ledger["in_sync"] else []
+    rows = [("in sync", f"as of {in_sync(ledger)}")] if ledger["in_sync"] else []
     return [*rows, ("retries", retries(ledger))] if ledger["retries"] else rows
 
 
