@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from penstock.core.contracts import Embedder
 from penstock.core.errors import ModelError, SinkError, SpaceMismatch, UsageError
+from penstock.engine.freshness import Freshness
+from penstock.engine.progress import COUNTERS, Progress
 from penstock.pipeline import Pipeline
 from penstock.sinks.memory import forget
 from penstock.testing.chaos import Lines
@@ -184,3 +187,26 @@ def test_what_was_emptied_is_not_answered_from(tmp_path: Path) -> None:
         assert client.found(text="document", where={"uri": "nowhere"}) == []
     for name in ("", "_1"):
         forget(live.url + name)
+
+
+def test_metrics_of_the_run_that_fills_the_index(tmp_path: Path) -> None:
+    """Where the server knows its ledger; what another version's run has noted is left out."""
+    live = Live("memory://serve-metrics", tmp_path)
+    live.pipeline(HashingEmbedder(64)).run()
+    opener = either(HashingEmbedder(64))
+    with served(live.url, with_settings(state=live.state), opener=opener) as client:
+        assert "penstock_run" not in client.get("/metrics").text
+        note = live.state.with_name(f"{live.state.name}.now")
+        counts = dict.fromkeys(COUNTERS, 0) | {"documents": 7}
+        moment = Progress(3.0, counts, (), 1, True, 0, minute={"documents": 0.5}).to_json()
+        moment["freshness"] = Freshness().describe()
+        note.write_text(json.dumps({"at": time.time(), **moment}))
+        text = client.get("/metrics").text
+        assert 'penstock_run_total{what="documents"} 7' in text
+        assert 'penstock_run_per_second{what="documents"} 0.5' in text
+        assert "penstock_requests_total" in text
+        note.write_text(json.dumps({"at": time.time(), "documents": 7}))
+        answer = client.get("/metrics")
+        assert answer.status_code == 200
+        assert "penstock_run" not in answer.text
+    forget(live.url)
