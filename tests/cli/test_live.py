@@ -67,7 +67,7 @@ def test_a_run_that_goes_on(here: Path, model: str, run: Run) -> None:
             status = run("status", "--state", "l.db", "--json").lines[0]
             assert status["live"]["watching"]
             assert status["held"] is None
-            assert "listens · listed" in run("status", "--state", "l.db").out
+            assert "listens, listed whole" in run("status", "--state", "l.db").out
             assert "nothing is held" in run("approve", "--state", "l.db").out
             for path in (here / "docs").iterdir():
                 if path.name != "new.txt":

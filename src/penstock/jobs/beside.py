@@ -17,6 +17,8 @@ from penstock.support import scratch
 T = TypeVar("T")
 SETTLE = 30.0
 """Seconds for which a second look waits for what is worked on, at most."""
+ENDING = 60.0
+"""Seconds that a run which ends may go on to hold the ledger."""
 POLL = 0.1
 """Seconds between two looks whether what was asked for is done."""
 
@@ -28,16 +30,20 @@ class Ended(Exception):
 def beside(path: Path, alone: Callable[[], T], ask: Callable[[], T]) -> T:
     """Do a job alone; or ask the run for it that follows its source and holds the ledger at that path. LockedError
     where another run holds it."""
+    until = 0.0
     while True:
         try:
             return alone()
         except LockedError:
-            if not is_live(path):
+            live = is_live(path)
+            if not live and time.monotonic() >= until:
                 raise
         try:
-            return ask()
+            if live:
+                return ask()
+            time.sleep(POLL)
         except Ended:
-            continue
+            until = time.monotonic() + ENDING
 
 
 def is_live(path: Path) -> bool:
