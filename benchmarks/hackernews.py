@@ -37,6 +37,8 @@ from penstock.testing.hackernews_tape import differences, documents, tape
 POLL = 1.0
 SEED = 11
 FIRST = 1000
+HOSTS = 300
+"""Of the pages: in a recorded half day 468 pages were on 334 hosts."""
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def main() -> None:
 
 def serve(hours: float, speed: float, faults: float, skip: float) -> None:
     """Until stdin ends; each line of it is answered with the state."""
-    with HackerNewsServer(tape(hours=hours, seed=SEED), speed=speed, faults=faults, seed=SEED) as hn:
+    with HackerNewsServer(tape(hours=hours, seed=SEED), speed=speed, faults=faults, seed=SEED, hosts=HOSTS) as hn:
         hn.world.top = FIRST - 1
         hn.skip(skip)
         print(json.dumps({"api": hn.api, "began": time.monotonic(), "wall": hn.wall(0)}), flush=True)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from penstock.core.deletions import Missing
-from penstock.core.errors import ParseError, SourceError
+from penstock.core.errors import ParseError, SourceError, Transient
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingBegin, ListingEnd, Upsert
 from penstock.engine import fetch, scan
 from penstock.ledger import Ledger
@@ -389,6 +389,75 @@ def test_what_cannot_be_fetched_is_listed(w: World) -> None:
         ("doc:2", "read", False),
         ("doc:3", "parse", True),
     ]
+
+
+def test_what_is_at_hand_passes_by_what_is_fetched(w: World) -> None:
+    """Though no fetcher is free, and without waiting for the company of what is fetched."""
+    never, took = threading.Event(), []
+
+    def changes() -> Iterator[Change]:
+        for n in range(6):
+            yield slow(f"slow:{n}", b"late", never)
+        began = time.monotonic()
+        for n in range(3):
+            yield Upsert(replace(item(f"quick:{n}", f"text {n}"), at_hand=True))
+            until(lambda n=n: f"quick:{n}" in w.held())
+        took.append(time.monotonic() - began)
+        never.set()
+
+    w.run(changes(), feed=True, fetchers=2, linger=15.0)
+    assert len(w.held()) == 9
+    assert took[0] < 15.0
+
+
+class Busy:
+    """A document whose host is busy for some tries."""
+
+    def __init__(self, tries: float, seconds: float = 0.01) -> None:
+        self.left, self.seconds = tries, seconds
+
+    def __call__(self) -> BinaryIO:
+        self.left -= 1
+        if self.left >= 0:
+            raise Transient("the host is busy", retry_after=self.seconds)
+        return io.BytesIO(b"text")
+
+
+def test_a_document_whose_host_is_busy_keeps_no_fetcher(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "SOONEST", 0.01)
+    monkeypatch.setattr(fetch, "LATEST", 0.02)
+    busy = [Busy(float("inf")) for _ in range(20)]
+
+    def changes() -> Iterator[Change]:
+        for n, content in enumerate(busy):
+            yield Upsert(Item(f"busy:{n}", "1", content))
+        for n in range(20):
+            yield Upsert(Item(f"other:{n}", "1", Busy(n % 3)))
+        until(lambda: len(w.held()) == 20)
+        for content in busy:
+            content.left = 0
+
+    w.run(changes(), feed=True, fetchers=2)
+    assert len(w.held()) == 40
+    assert w.failures == []
+
+
+def test_a_host_that_is_busy_for_long_is_a_passing_failure(w: World) -> None:
+    w.run([Upsert(Item("doc", "1", Busy(1, fetch.LONGEST_ASIDE + 1)))], fetchers=2)
+    assert [(failure.uri, failure.stage, failure.permanent) for failure in w.failures] == [("doc", "read", False)]
+
+
+def test_what_was_set_aside_does_not_hold_up_a_stop(w: World) -> None:
+    def changes() -> Iterator[Change]:
+        for n in range(5):
+            yield Upsert(Item(f"busy:{n}", "1", Busy(float("inf"), 50.0)))
+        yield Upsert(Item("other", "1", Busy(0)))
+        until(lambda: "other" in w.held())
+        w.running.stop()
+
+    w.run(changes(), feed=True, fetchers=2)
+    assert w.held() == {"other": ["text"]}
+    assert w.failures == []
 
 
 def test_large_documents_are_fetched_into_files(w: World, monkeypatch: pytest.MonkeyPatch) -> None:

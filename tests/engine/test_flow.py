@@ -419,6 +419,7 @@ def test_a_stop_while_the_end_of_the_listing_is_on_its_way_is_no_error(w: World)
             feed=False,
             force=False,
             items=items,
+            at_hand=items,
             send=lambda event: events.put(event, 1),
             control=control,
             queued=Queued(),

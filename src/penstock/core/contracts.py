@@ -122,6 +122,10 @@ class Source(Component, ABC):
         """Begin to hear of changes in a state source, before it is listed; None where nobody tells."""
         return None
 
+    def again(self, uri: str) -> None:
+        """Have `changes` of a feed that goes on tell this document once more, as it is then, or that it is gone. Called
+        by another thread, of documents that failed for a while. A feed that cannot does nothing."""
+
     def stop(self) -> None:
         """Have `changes` come to its end soon, wherever it waits. Called by another thread, perhaps several times, when
         the run is being stopped; a source whose thread goes on nevertheless is not closed."""

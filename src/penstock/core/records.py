@@ -85,6 +85,8 @@ class Item:
     document is not opened, and its points get the fields of `metadata`; one that is gone is given as None."""
     heard: float | None = field(default=None, compare=False)
     """When something was heard of it, by the monotonic clock; None: when it is named."""
+    at_hand: bool = False
+    """Opening it waits for nothing, so it need not pass the fetchers of its source."""
 
     def open(self) -> BinaryIO:
         return self.opener()
@@ -176,6 +178,8 @@ class Gap:
 
     cause: str
     page: int | None = None
+    passing: bool = False
+    """It may be read later: a run that follows its source tries again."""
 
 
 @_many

@@ -100,6 +100,7 @@ class HeadStages:
         self._put_off = put_off = PutOff()
         if head.feed:
             changes = arriving(self._changes, lambda: len(put_off) > 0)
+        at_hand = self._fetched if head.fetchers else self._items
         self._scan = Scan(
             changes=changes,
             view=head.view,
@@ -108,6 +109,7 @@ class HeadStages:
             force=head.force,
             parser_code=head.parser_code,
             items=self._items,
+            at_hand=at_hand,
             send=seam.send,
             control=control,
             queued=self.queued,
@@ -123,7 +125,7 @@ class HeadStages:
             ready=head.ready,
             view=head.view,
             id_prefix=head.id_prefix,
-            items=self._fetched if head.fetchers else self._items,
+            items=at_hand,
             blocks=self._blocks,
             chunks=self._chunks,
             read_back=read_back,

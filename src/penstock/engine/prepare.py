@@ -187,7 +187,8 @@ class Prepare:
                     gaps += 1  # a document may have several, each with a place of its own
                     place = f"page {block.page}" if block.page is not None else f"part {gaps}"
                     self.control.counters.add(gaps=1)
-                    self.send(Failed(document, document.failure("parse", block.cause, place=place)))
+                    failure = document.failure("parse", block.cause, permanent=not block.passing, place=place)
+                    self.send(Failed(document, failure))
                     continue
                 if isinstance(block, str):
                     block = Block(block)

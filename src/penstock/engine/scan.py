@@ -25,8 +25,8 @@ MAX_BOUNDARIES = 1000
 
 
 class Queued:
-    """What is known to be left: documents and bytes of items that were listed and not read to their end, and tokens of
-    chunks that were cut and not embedded."""
+    """What is known to be left: documents that are at hand and bytes of items that were listed and not read to their
+    end, and tokens of chunks that were cut and not embedded."""
 
     def __init__(self) -> None:
         self.documents = self.bytes = self.tokens = 0
@@ -40,7 +40,7 @@ class Queued:
 
     @property
     def idle(self) -> bool:
-        """Nothing is on its way to be embedded."""
+        """Nothing that is at hand is on its way to be embedded."""
         return not (self.documents or self.tokens)
 
 
@@ -55,6 +55,9 @@ class Scan:
     force: bool
     """Read every item, whatever the journal knows of it."""
     items: Channel[Document]
+    """Of documents to be fetched, or to be read at once where nothing fetches."""
+    at_hand: Channel[Document]
+    """Of documents that need not be fetched."""
     send: Callable[[Event], None]
     control: Control
     queued: Queued
@@ -188,7 +191,9 @@ class Scan:
         control.counters.add(unchanged=len(page.unchanged), parked=len(page.failing), barred=page.removed)
         begun = self.view.begin([item.uri for item in work], self.control.listing) if work else {}
         for item in work:
-            self.queued.add(documents=1, bytes=item.size or 0)
             document = Document(item, begun[item.uri], epochs[item.uri], revised.get(item.uri))
-            self.items.put(document, item.nbytes)
+            channel = self.at_hand if item.at_hand or document.known is not None else self.items
+            # What is still to be fetched may take long: nothing waits for its company.
+            self.queued.add(documents=int(channel is self.at_hand), bytes=item.size or 0)
+            channel.put(document, item.nbytes)
         return working

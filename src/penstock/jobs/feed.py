@@ -65,7 +65,9 @@ class Feed:
 
     def _again(self) -> Iterator[Change]:
         yield from removals(self.memory)
-        yield from looked_up(self.source, self.memory.due(LISTED))
+        # A feed that tells them itself tells nothing older after them.
+        due = [uri for uri in self.memory.due(LISTED) if not self.source.again(uri)]
+        yield from looked_up(self.source, due)
         if self._read_again:
             self._read_again = False
             yield from looked_up(self.source, self.memory.half_done())

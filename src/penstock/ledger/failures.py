@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from penstock.core.errors import UsageError
-from penstock.engine.journal import FAILED, OPEN, SKIPPED, Failure
+from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Failure
 from penstock.ledger.database import UNDER, Database, storable, under
 from penstock.ledger.documents import ACCEPTED
 
@@ -28,12 +28,13 @@ _COUNTS = f"documents.state IS NOT '{SKIPPED}'"
 
 class Failures(Database):
     def due(self, limit: int) -> list[str]:
-        """Documents whose passing failures are to be tried again by now, each of them told once."""
+        """Documents whose passing failures are to be tried again by now, each of them told once. They are open from
+        then on, so that they are worked on though they are as they were."""
         now = time.time()
         # Those of a time that is still to come were noted before the clock was set back.
         rows = self._read(
-            f"SELECT DISTINCT uri FROM failures JOIN documents USING (uri) WHERE state = '{OPEN}' AND NOT permanent"
-            " AND (next <= ? OR last > ?) LIMIT ?",
+            f"SELECT DISTINCT uri FROM failures JOIN documents USING (uri) WHERE state IN ('{OPEN}', '{DONE}')"
+            " AND NOT permanent AND (next <= ? OR last > ?) LIMIT ?",
             now,
             now + 1,
             limit,
@@ -43,6 +44,7 @@ class Failures(Database):
                 for (uri,) in rows:
                     claimed = (now + CLAIMED, now, uri)
                     db.execute("UPDATE failures SET next = ?, last = min(last, ?) WHERE uri = ?", claimed)
+                    db.execute("UPDATE documents SET state = ? WHERE uri = ?", (OPEN, uri))
         return [uri for (uri,) in rows]
 
     def retry_now(self, now: float) -> int:

@@ -32,7 +32,7 @@ def parse(stream: BinaryIO, item: Item, parse_document: Parse) -> Iterator[Block
     if not head.url:
         return
     if head.cause:
-        yield Gap(f"{head.url}: {head.cause}")
+        yield Gap(f"{head.url}: {head.cause}", passing=head.passing)
         return
     try:
         for block in _document(stream, head, item, parse_document):

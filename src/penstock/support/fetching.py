@@ -54,6 +54,11 @@ class HostAway(SourceError, Transient):
     """Nothing was asked, as the host is to be left alone: `retry_after` seconds where that is known."""
 
 
+class HostBusy(HostAway):
+    """The host answers, and others wait for it already, or it asked for a pause: the document is to be set aside for
+    `retry_after` seconds."""
+
+
 class NotStored(SourceError):
     """There is no room for it on this machine."""
 
@@ -166,7 +171,7 @@ class Fetcher:
         if self.manners is None or not (wait := self.manners.wait(host)):
             return
         if wait >= min(_left(end), self.manners.longest_wait):
-            raise HostAway(f"its host asked to be left alone for {wait:.0f} seconds more", retry_after=wait)
+            raise HostBusy(f"its host asked to be left alone for {wait:.0f} seconds more", retry_after=wait)
         self.manners.rest(wait)
 
     def _heed(self, host: str, busy: _Busy, end: float) -> None:

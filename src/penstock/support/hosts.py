@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from penstock.core.errors import ParseError, SourceError
-from penstock.support.fetching import AT_ONCE, LONGEST, HostAway, Manners, NotPublic, NotStored, Refused
+from penstock.support.fetching import AT_ONCE, LONGEST, HostAway, HostBusy, Manners, NotPublic, NotStored, Refused
 
 FAILURES = 5
 """Failures in a row after which a host is left alone."""
@@ -21,6 +21,8 @@ LONGEST_AWAY = 600.0
 """The most seconds for which a host is left alone for its failures: so long after it is back it may go unnoticed."""
 STALLED = 3.0
 """Seconds after which a request is slow: no thread begins to wait behind it, where threads must not wait long."""
+SOON = 0.1
+"""Seconds after which a host may have room for another thread."""
 SHORT_WAIT = 2.0
 """The most seconds for which a thread waits for a host that asked for it, where threads must not wait long."""
 LONGEST_DELAY = 60.0
@@ -159,7 +161,8 @@ class Hosts(Manners):
         now = time.monotonic()
         if state.until > now and (state.away or state.until - now > self.longest_wait):
             seconds = state.until - now
-            raise HostAway(f"host is away, again in {seconds:.0f} s", retry_after=seconds)
+            kind = HostAway if state.away else HostBusy
+            raise kind(f"host is away, again in {seconds:.0f} s", retry_after=seconds)
         if len(state.begun) >= (1 if state.failures else self._at_once):
             return inf
         return max(0.0, state.next - now, state.until - now)
@@ -173,8 +176,8 @@ class Hosts(Manners):
         else:
             long = seconds > self.longest_wait
         if long or (not waits and state.waiting >= self.waiting):
-            again = STALLED if seconds == inf else seconds
-            raise HostAway(f"host is busy, again in {again:.0f} s", retry_after=again)
+            again = seconds if seconds < inf else STALLED if long else SOON
+            raise HostBusy(f"host is busy, again in {again:.1f} s", retry_after=again)
 
     def _wait(self, seconds: float) -> None:
         interruptions = self._interruptions

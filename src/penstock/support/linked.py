@@ -29,6 +29,8 @@ class Head:
     """What the document's server says it is."""
     cause: str = ""
     """Why the document is missing."""
+    passing: bool = False
+    """It may come later."""
 
 
 def pack(head: Head, content: BinaryIO | None = None) -> BinaryIO:
@@ -55,8 +57,9 @@ def unpack(stream: BinaryIO) -> Head:
         if stream.read(len(MAGIC)) != MAGIC:
             raise ValueError
         fields = json.loads(stream.readline(_LINE))
-        if not all(isinstance(value, str) for value in fields.values()):
+        head = Head(**fields)
+        if any(type(getattr(head, field)) is not type(default) for field, default in asdict(Head()).items()):
             raise ValueError
-        return Head(**fields)
+        return head
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise ParseError(f"broken {MEDIA_TYPE}: expected a line of JSON after {MAGIC!r}") from None

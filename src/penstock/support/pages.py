@@ -16,13 +16,15 @@ from threading import Lock
 from typing import IO, BinaryIO
 from urllib.parse import quote, urldefrag, urlsplit, urlunsplit
 
-from penstock.core.errors import LimitExceeded, ParseError, Unsupported, UsageError
+from penstock.core.errors import LimitExceeded, ParseError, SourceError, Unsupported, UsageError
 from penstock.support import decoding, fetching
 from penstock.support.addresses import near, public
 from penstock.support.cuts import Connections
 from penstock.support.fetching import (
     PRINTABLE,
     Fetcher,
+    HostAway,
+    HostBusy,
     Judge,
     NotStored,
     Pieces,
@@ -215,7 +217,8 @@ def _bare(content_type: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class PageOpener:
-    """Opens a page, fetched to its end. All those of a process heed the same limits of hosts."""
+    """Opens a page, fetched to its end. All those of a process heed the same limits of hosts. Raises HostBusy where
+    the document is to be set aside for a while."""
 
     url: str = field(repr=False)
     private: bool = False
@@ -224,10 +227,15 @@ class PageOpener:
     contact: str = ""
 
     def __call__(self) -> BinaryIO:
-        return fetcher_of(self.private, self.robots, self.contact)(self.url).content
+        try:
+            return fetcher_of(self.private, self.robots, self.contact)(self.url).content
+        except HostBusy:
+            raise
+        except HostAway as error:  # for its failures: of which this is one
+            raise SourceError(str(error)) from None
 
 
-_hosts = Hosts()
+_hosts = Hosts(waiting=WAITING)
 _fetchers: dict[tuple[bool, bool, str], PageFetcher] = {}
 _lock = Lock()
 

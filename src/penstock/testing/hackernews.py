@@ -117,9 +117,11 @@ class HackerNewsServer:
         window: float = 400.0,
         faults: float = 0.0,
         seed: int = 0,
+        hosts: int = 1,
     ) -> None:
         """`base_time`: the time at the beginning of the tape, in seconds since 1970. `window`: the tape's seconds for
-        which the list of changes goes back. `faults`: the share of requests that fail."""
+        which the list of changes goes back. `faults`: the share of requests that fail. `hosts`: on how many
+        hosts the pages are; more than one are addresses of Linux' loopback."""
         self.world = World()
         self.asked: Counter[str] = Counter()
         """Path -> how often it was asked for, of the API and of pages."""
@@ -136,7 +138,8 @@ class HackerNewsServer:
         self._began = time.monotonic()
         self._skipped = 0.0
         self._closed = threading.Event()
-        self._http = _Server(("127.0.0.1", 0), _handler(self))
+        self._hosts = hosts
+        self._http = _Server(("127.0.0.1" if hosts == 1 else "", 0), _handler(self))
         self.base = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.api = f"{self.base}/v0"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -213,7 +216,11 @@ class HackerNewsServer:
 
     def page(self, kind: str, number: int) -> str:
         """The url of a page: see `penstock.testing.hackernews_pages`."""
-        return f"{self.base}/page/{kind}/{number}"
+        return f"{self._page_base(number)}/page/{kind}/{number}"
+
+    def _page_base(self, number: int) -> str:
+        host = number % self._hosts
+        return f"http://127.0.{host // 250}.{host % 250 + 1}:{self._http.server_address[1]}"
 
     def play(self) -> None:
         """Let everything happen that has its time by now."""
@@ -240,7 +247,7 @@ class HackerNewsServer:
         url = event.fields.get("url", "")
         if not isinstance(url, str) or not url.startswith("/page/"):
             return event
-        return Event(event.at, event.kind, event.number, {**event.fields, "url": self.base + url})
+        return Event(event.at, event.kind, event.number, {**event.fields, "url": self._page_base(event.number) + url})
 
     # ------------------------------------------------------------ what is answered
 

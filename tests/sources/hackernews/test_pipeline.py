@@ -10,8 +10,10 @@ import pytest
 
 import penstock as ps
 from penstock.core.records import Point
+from penstock.engine.journal import Failure
 from penstock.engine.progress import Report
-from penstock.ledger import Ledger
+from penstock.ledger import Ledger, failures
+from penstock.sources.hackernews import HackerNews
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.hackernews import HackerNewsServer
 from penstock.testing.hackernews_tape import differences, documents, tape
@@ -38,6 +40,12 @@ class Index(Watched):
     def differences(self, first: int = 0) -> list[str]:
         self.hn.play()
         return differences(self.points(), documents(self.hn.world.items, first=first))
+
+    def failure(self, number: int) -> Failure | None:
+        if not self.points():
+            return None
+        with Ledger.reader(self.ledger) as ledger:
+            return next(ledger.failures(uri(number)), None)
 
     def failures(self) -> dict[str, str]:
         if not self.ledger.exists():
@@ -68,7 +76,8 @@ def test_the_page_of_a_story_is_read_and_a_missing_one_loses_no_story(tmp_path: 
     assert "status 404" in failures[uri(6)]
     assert hn.page("missing", 6) in failures[uri(6)]
     fetched = {kind: hn.asked[f"/page/{kind}/{n}"] for n, kind in enumerate(KINDS, 1)}
-    assert fetched == {**dict.fromkeys(KINDS, 1), "error": 3}
+    assert 2 <= fetched.pop("error") <= 3  # once more, and its host serves others first
+    assert set(fetched.values()) == {1}
 
 
 def test_pages_are_left_alone_where_that_is_asked_for(tmp_path: Path, hn: HackerNewsServer) -> None:
@@ -106,6 +115,66 @@ def test_a_score_costs_no_fetch_and_no_embedding(tmp_path: Path, hn: HackerNewsS
     assert index.report.embedded == len(index.points())  # each once
     assert hn.asked["/page/ok/1"] == 1
     assert hn.asked["/page/missing/2"] == 1
+
+
+def test_a_page_that_is_away_is_fetched_when_it_is_back(
+    tmp_path: Path, hn: HackerNewsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The story is there with its title meanwhile, which is embedded once."""
+    monkeypatch.setattr(failures, "FIRST_TRY", 0.2)
+    for kind in ("status 503", "status 500", "drop", "cut"):
+        hn.fail("/page/ok/1", kind, 2)
+    hn.put(1, title="One", url=hn.page("ok", 1), score=1)
+    with Index(tmp_path, hn, backfill=5) as index:
+        until(lambda: (found := index.failure(1)) is not None and found.attempts >= 2)
+        found = index.failure(1)
+        assert found is not None
+        assert not found.permanent
+        assert hn.page("ok", 1) in found.cause
+        assert [point.text.strip() for point in index.points()] == ["One"]
+        hn.heal()
+        until(lambda: not index.differences() and not index.failures(), describe=index.differences)
+    assert isinstance(index.report, Report)
+    before, *_ = [point.text for point in index.points()]
+    assert index.report.embedded == len(index.points()) + (before.strip() != "One")
+
+
+def test_a_refusal_of_a_page_is_final(tmp_path: Path, hn: HackerNewsServer) -> None:
+    hn.fail("/page/ok/1", "status 403", 1)
+    hn.put(1, title="One", url=hn.page("ok", 1))
+    index = Index(tmp_path, hn, backfill=5)
+    index.pipeline.run()
+    found = index.failure(1)
+    assert found is not None
+    assert found.permanent
+    assert "status 403" in found.cause
+    assert hn.asked["/page/ok/1"] == 1
+
+
+def test_a_story_that_is_gone_when_its_page_is_tried_again_goes(
+    tmp_path: Path, hn: HackerNewsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "FIRST_TRY", 0.2)
+    hn.fail("/page/ok/1", "status 503", 1_000)
+    hn.put(1, title="One", url=hn.page("ok", 1))
+    with Index(tmp_path, hn, backfill=5) as index:
+        until(lambda: index.failure(1) is not None)
+        hn.delete(1)
+        hn.forget_changes()  # nobody says it
+        until(lambda: not index.points() and not index.failures())
+
+
+def test_comments_do_not_wait_for_pages(tmp_path: Path) -> None:
+    """Of which more hang than are fetched at once."""
+    fetchers = HackerNews.fetchers
+    with HackerNewsServer(hosts=fetchers + 4) as hn:
+        for number in range(1, fetchers + 4):
+            hn.put(number, title=f"Title {number}", url=hn.page("hang", number))
+        with Index(tmp_path, hn, backfill=100) as index:
+            until(lambda: sum(hn.asked[f"/page/hang/{n}"] for n in range(1, fetchers + 4)) == fetchers)
+            for number in range(50, 60):
+                hn.put(number, "comment", parent=1, text=f"Answer {number}")
+            until(lambda: {point.metadata["number"] for point in index.points()} >= set(range(50, 60)))
 
 
 def test_what_happens_is_followed(tmp_path: Path, hn: HackerNewsServer) -> None:

@@ -139,6 +139,10 @@ class HackerNews(Source):
         if self._reading is not None:
             self._reading.stop()
 
+    def again(self, uri: str) -> None:
+        if (number := number_of(uri)) is not None and self._reading is not None:
+            self._reading.again(number)
+
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
         agenda = Agenda.from_cursor(cursor)
         self._passed_over.clear()

@@ -23,7 +23,7 @@ TRIES = 8
 GAP = 300
 """Seconds without the API's list of what has changed, after which all items of the last day are read again: the list
 goes back no further than that."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 60.0
 """Of this machine's seconds, before an item is asked for again."""
 LARGEST_STEP = 10_000_000
 """Items that are new at once, at most: more of them are a wrong answer."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from penstock.core.errors import ParseError, SourceError, Transient
-from penstock.support.fetching import HostAway
+from penstock.support.fetching import HostAway, HostBusy, Refused
 from penstock.support.linked import Head, pack
 from penstock.support.pages import Page, fetcher_of
 
-PAUSES = (0.5, 2.0)
-"""Seconds before a page is fetched again that failed for the moment."""
+PAUSE = 0.5
+"""Seconds before a page is fetched once more that failed for the moment."""
+PATIENCE = 10.0
+"""Seconds for which a story waits for a host that is busy with other pages; then its title goes ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +30,16 @@ class Pages:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Opens an item. A page that cannot be fetched is a gap in it: title and text are there all the same."""
+    """Opens an item. A page that cannot be fetched is a gap in it: title and text are there all the same. Raises
+    HostBusy where the page's host has enough to do, and will soon have less."""
 
     title: str = field(repr=False)
     text: str = field(repr=False)
     url: str = field(repr=False)
     """Of the page to fetch; nothing where there is none."""
     pages: Pages = Pages()
+    _until: list[float] = field(default_factory=list, repr=False, compare=False)
+    """When the patience with a busy host ends, once it was met."""
 
     def __call__(self) -> BinaryIO:
         if not self.url:
@@ -42,17 +47,27 @@ class Content:
         try:
             page = self._fetched()
         except (ParseError, SourceError, Transient, OSError) as error:
-            return pack(Head(self.title, self.text, self.url, cause=str(error) or type(error).__name__))
+            if isinstance(error, HostBusy) and self._may_wait(error.retry_after or 0.0):
+                raise
+            # A refusal is the host's answer, which it would give again.
+            passing = not isinstance(error, ParseError | Refused)
+            cause = str(error) or type(error).__name__
+            return pack(Head(self.title, self.text, self.url, cause=cause, passing=passing))
         with page.content as content:
             return pack(Head(self.title, self.text, page.url, page.media_type or ""), content)
 
+    def _may_wait(self, seconds: float) -> bool:
+        now = time.monotonic()
+        if not self._until:
+            self._until.append(now + PATIENCE)
+        return now + seconds <= self._until[0]
+
     def _fetched(self) -> Page:
         fetch = fetcher_of(self.pages.private, self.pages.robots, self.pages.contact)
-        for pause in PAUSES:
-            try:
-                return fetch(self.url)
-            except HostAway:
-                raise
-            except SourceError:  # one that took too long is not worth the time of another try
-                time.sleep(pause)
+        try:
+            return fetch(self.url)
+        except (HostAway, Refused):
+            raise
+        except SourceError:  # one that took too long is not worth the time of another try
+            time.sleep(PAUSE)
         return fetch(self.url)

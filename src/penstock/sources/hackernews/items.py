@@ -100,6 +100,7 @@ def document(raw: Raw, place: Place | None, pages: Pages) -> Item:
         metadata=metadata,
         created=time,
         revision=_digest(metadata),
+        at_hand=not content.url,
     )
 
 

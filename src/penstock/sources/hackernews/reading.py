@@ -57,7 +57,8 @@ class Choice:
 
 
 class Done(NamedTuple):
-    """What came of a question: about an item, or (number 0) of another kind."""
+    """What came of a question: about an item, or (number 0) of another kind. With neither answer nor trouble it is an
+    item to be asked for again."""
 
     number: int
     answer: Answer | News | Beginning | dict[int, int] | None
@@ -127,6 +128,10 @@ class Reading:
             end = time.monotonic() + LET_GO
             for thread in self._threads:
                 thread.join(max(0.0, end - time.monotonic()))
+
+    def again(self, number: int) -> None:
+        """Read the item once more. From another thread."""
+        self._done.put(Done(number, None, None))
 
     def stop(self) -> None:
         self.stopped.set()
@@ -231,6 +236,9 @@ class Reading:
 
     def _take(self, done: Done) -> Iterator[Change]:
         number, answer = done.number, done.answer
+        if number and answer is None and done.trouble is None:
+            self.agenda.change([number])
+            return
         self._hear(answer.trouble if isinstance(answer, News) and answer.end is None else done.trouble)
         if number:
             yield from self._take_item(number, answer, done.trouble)
