@@ -245,6 +245,30 @@ class Counting(HashingEmbedder):
         return vectors
 
 
+def test_live_results_come_by_themselves_and_move_nothing(driver: Any) -> None:
+    """At the top they are shown; where somebody reads, a button offers them."""
+    url, model = "memory://page-live", HashingEmbedder()
+    fill(url, [chunk(n, f"line {n} of many") for n in range(30)], model)
+    with served(url, opener=either(model)) as client:
+        browser = Browser(driver, str(client.base_url)).go()
+        browser.search("line of many")
+        browser.click("#live")
+        fill(url, [chunk(100, "line of many")], model)
+        browser.until(lambda: len(browser.all("article")) == 31)
+        browser.run("scrollTo(0, 400)")
+        fill(url, [chunk(101, "line of many"), chunk(102, "line of many")], model)
+        browser.until(lambda: browser.text("#fresh") == "Show 2 new results")
+        assert len(browser.all("article")) == 31
+        assert browser.run("return scrollY") == 400
+        browser.click("#fresh")
+        browser.until(lambda: len(browser.all("article")) == 33)
+        assert not browser.shown("#fresh")
+        browser.click("#live")
+        assert browser.complaints() == []
+        driver.get("about:blank")
+    forget(url)
+
+
 def test_an_index_of_sparse_vectors(driver: Any) -> None:
     """No votes and no near-duplicates, which the server does not have for them."""
     url = "memory://page-sparse"

@@ -3,6 +3,7 @@
 import "./details.js";
 import { $ } from "./dom.js";
 import { save, toCsv, toJson } from "./export.js";
+import { watchLive } from "./live.js";
 import { listenForKey, remark } from "./messages.js";
 import { readPicture, watchForPictures } from "./picture.js";
 import { EMPTY, fromHash, parseBox, toHash } from "./query.js";
@@ -170,6 +171,7 @@ addEventListener("keydown", (event) => {
 addEventListener("popstate", restore);
 
 watchForPictures($("drop"), searchByPicture);
+watchLive();
 listenForKey();
 labelTheme();
 fetchStatus();

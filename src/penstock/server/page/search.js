@@ -57,6 +57,7 @@ export async function search() {
   cursor = null;
   showError(null);
   summarize("");
+  $("fresh").hidden = true;
   const lacksPicture = query.uploaded && !picture;
   const reason = lacksPicture ? `${OWN_PICTURE}. Drop the picture here to search by it.` : missing(query);
   if (reason !== null && !(lacksPicture && parseBox(query.box).text)) {
