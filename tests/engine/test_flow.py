@@ -420,6 +420,7 @@ def test_a_stop_while_the_end_of_the_listing_is_on_its_way_is_no_error(w: World)
             force=False,
             items=items,
             at_hand=items,
+            revisions=items,
             send=lambda event: events.put(event, 1),
             control=control,
             queued=Queued(),

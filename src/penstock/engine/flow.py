@@ -27,12 +27,13 @@ from penstock.engine.work import Idle
 SHARES = {
     "changes": 0.005,
     "items": 0.005,
+    "revisions": 0.005,
     "fetched": 0.08,
     "blocks": 0.14,
     "reads": 0.06,
     "chunks": 0.305,
     "points": 0.355,
-    "commits": 0.05,
+    "commits": 0.045,
 }
 """How the budget is divided. Points weigh most: text and vector, in batches that a sink likes large."""
 RESERVE = 16 << 20

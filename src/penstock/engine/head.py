@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -75,13 +76,18 @@ class HeadStages:
         self._changes: Channel[Change] = Channel("changes", share("changes"))
         self._items: Channel[Document] = Channel("items", share("items"))
         self._fetched: Channel[Document] = Channel("fetched", share("fetched"))
+        self._revisions: Channel[Document] = Channel("revisions", share("revisions"))
         self._blocks: Channel[None] = Channel("blocks", share("blocks"))
         self._reads: Channel[list[Move]] = Channel("reads", share("reads"))
         self._chunks: Channel[list[Prepared]] = Channel("chunks", share("chunks"))
-        self._channels = (self._changes, self._items, self._fetched, self._blocks, self._reads, self._chunks)
+        self._channels = (
+            *(self._changes, self._items, self._fetched, self._revisions),
+            *(self._blocks, self._reads, self._chunks),
+        )
         self._unused = [
             *([] if head.feed else [self._changes]),
             *([] if head.fetchers else [self._fetched]),
+            *([] if head.feed and head.fetch is not None else [self._revisions]),
         ]
         self.queued = Queued()
         self._release = head.release
@@ -110,6 +116,7 @@ class HeadStages:
             parser_code=head.parser_code,
             items=self._items,
             at_hand=at_hand,
+            revisions=at_hand if head.fetch is None else self._revisions,
             send=seam.send,
             control=control,
             queued=self.queued,
@@ -118,7 +125,7 @@ class HeadStages:
         )
         revise = None
         if head.fetch is not None:
-            revise = Revise(head.fetch, head.view, seam.points, seam.send, control)
+            revise = Revise(head.fetch, head.view, self._revisions, seam.points, seam.send, control)
         prepare = Prepare(
             parse=head.parse,
             parser_code=head.parser_code,
@@ -146,7 +153,7 @@ class HeadStages:
             withdraw=head.withdraw,
             match=head.match,
         )
-        self.source = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
+        self.source = Stage("scan", 1, self._scan.work, self._listed, control.fail)
         """The stage that waits for the source."""
         self.stages = [self.source]
         if head.feed:
@@ -156,12 +163,17 @@ class HeadStages:
         if head.fetchers:
             fetch = Fetch(self._items, self._fetched, seam.send, control, self.queued)
             self.stages.append(Stage("fetch", head.fetchers, fetch.work, self._fetched.close, control.fail))
-        if read_back is None:
-            self.stages.append(Stage("prepare", head.workers, prepare.work, self._chunks.close, control.fail))
-        else:
-            self.stages.append(Stage("prepare", head.workers, prepare.work, self._reads.close, control.fail))
+        bodies = deque([prepare.work] * head.workers + [prepare.work_on_revisions] * (revise is not None))
+        after = self._chunks.close if read_back is None else self._reads.close
+        self.stages.append(Stage("prepare", len(bodies), lambda: bodies.popleft()(), after, control.fail))
+        if read_back is not None:
             self.stages.append(Stage("read back", READERS, read_back.work, self._chunks.close, control.fail))
         self.stages.append(Stage("embed", embedder.workers, embed.work, seam.points.close, control.fail))
+
+    def _listed(self) -> None:
+        """Nothing more will come from the scan."""
+        self._items.close()
+        self._revisions.close()
 
     @property
     def listing(self) -> bool:
@@ -181,6 +193,7 @@ class HeadStages:
         self._changes.fail()
         self._items.fail()
         self._fetched.fail()
+        self._revisions.fail()
         self._reads.drop()
         self._chunks.drop()
         self._packer.drop()

@@ -22,7 +22,7 @@ from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
 from penstock.engine.progress import Counters
 from penstock.engine.readback import Move, ReadBack
-from penstock.engine.revise import Revise
+from penstock.engine.revise import NO_POINTS, Points, Revise
 from penstock.engine.scan import Queued
 from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared, unread
 
@@ -95,7 +95,17 @@ class Prepare:
                 self._read(document)
                 self.queued.add(documents=-1)
 
-    def _read(self, document: Document) -> None:
+    def work_on_revisions(self) -> None:
+        """Beside the others: a point that is read back takes a store long, and many take it hardly longer."""
+        assert self.revise is not None
+        for documents in self.revise.batches():
+            if not self.control.stop.is_set():
+                points = self.revise.read(documents)
+                for document in documents:
+                    self._read(document, points)
+                    self.queued.add(documents=-1)
+
+    def _read(self, document: Document, points: Points = NO_POINTS) -> None:
         item = document.item
         sent = [0]
         try:
@@ -106,7 +116,7 @@ class Prepare:
         ends: Failed | Parsed
         began = time.monotonic()
         try:
-            if document.known is None or not self._revise(document, sent):
+            if document.known is None or not self._revise(document, points, sent):
                 self._chunk(document, chunker, sent)
         except _ComponentFailed as component:
             ends = Failed(document, self._unexpected(document, component), ends=sent[0])
@@ -122,7 +132,7 @@ class Prepare:
             ends = Parsed(document, sent[0])
         self.send(ends)
 
-    def _revise(self, document: Document, sent: list[int]) -> bool:
+    def _revise(self, document: Document, points: Points, sent: list[int]) -> bool:
         """Give the document's points its new metadata. False where they cannot all be read back: then it is read."""
         if self.revise is None or document.known is None:
             return False
@@ -130,7 +140,7 @@ class Prepare:
         if self.metadata is not None:
             with _blamed("metadata function", "metadata"):
                 given = normalized(self.metadata(document.item))
-        return self.revise(document, given, sent)
+        return self.revise(document, given, points, sent)
 
     def _unexpected(self, document: Document, failed: _ComponentFailed) -> Failure:
         cause = self.control.unexpected(failed.component, "prepare", document.item.uri, failed.error)

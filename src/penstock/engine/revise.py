@@ -2,36 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from types import MappingProxyType
 
 from penstock.core.errors import StageError
 from penstock.core.metadata import standard
 from penstock.core.records import Metadata, Point
-from penstock.engine.channel import Channel
+from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
 from penstock.engine.identity import digest_of_stored
 from penstock.engine.journal import ChunkEntry, View
 from penstock.engine.work import Document, Embedded, Event, Kept
 
 PAGE = 16
-"""Points that are read back together."""
+"""Points of a document that are read back together."""
+TOGETHER = 32
+"""Documents that are worked on together, at most."""
+Points = Mapping[str, Point]
+NO_POINTS: Points = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Revise:
     fetch: Callable[[Sequence[str]], Sequence[Point]]
     view: View
+    inbox: Channel[Document]
     points: Channel[list[Embedded]]
     send: Callable[[Event], None]
     control: Control
 
-    def __call__(self, document: Document, given: Metadata, sent: list[int]) -> bool:
-        """Count in `sent` what was sent. False where points are missing."""
+    def batches(self) -> Iterator[list[Document]]:
+        """The documents of the inbox, as many together as are there. Each batch is charged until the next one."""
+        while True:
+            try:
+                document, size = self.inbox.get()
+            except Ended:
+                return
+            documents = [document]
+            try:
+                while len(documents) < TOGETHER:
+                    document, more = self.inbox.get(wait=False)
+                    documents.append(document)
+                    size += more
+            except (Empty, Ended):
+                pass  # an end is met again by the next one
+            try:
+                yield documents
+            finally:
+                self.inbox.release(size)
+
+    def read(self, documents: Sequence[Document]) -> Points:
+        """The first points of each of these documents, read together."""
+        ids: list[str] = []
+        for document in documents:
+            for entries in islice(self.view.entries(document.begun.document, document.begun.attempt), 1):
+                ids += [entry.id.hex() for entry in entries[:PAGE]]
+        return {point.id: point for point in self._read(documents[0], ids)} if ids else NO_POINTS
+
+    def __call__(self, document: Document, given: Metadata, read: Points, sent: list[int]) -> bool:
+        """Count in `sent` what was sent. False where points are missing. `read`: points that were read before."""
         for entries in self.view.entries(document.begun.document, document.begun.attempt):
             for start in range(0, len(entries), PAGE):
                 page = entries[start : start + PAGE]
-                points = {point.id: point for point in self._read(document, [entry.id.hex() for entry in page])}
+                ids = [entry.id.hex() for entry in page]
+                points = {id: read[id] for id in ids if id in read}
+                if missing := [id for id in ids if id not in read]:
+                    points |= {point.id: point for point in self._read(document, missing)}
                 if len(points) < len(page):
                     return False
                 sent[0] += self._send(document, page, points, given)

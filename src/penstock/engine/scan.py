@@ -58,6 +58,8 @@ class Scan:
     """Of documents to be fetched, or to be read at once where nothing fetches."""
     at_hand: Channel[Document]
     """Of documents that need not be fetched."""
+    revisions: Channel[Document]
+    """Of documents of which only the metadata has changed."""
     send: Callable[[Event], None]
     control: Control
     queued: Queued
@@ -192,8 +194,11 @@ class Scan:
         begun = self.view.begin([item.uri for item in work], self.control.listing) if work else {}
         for item in work:
             document = Document(item, begun[item.uri], epochs[item.uri], revised.get(item.uri))
-            channel = self.at_hand if item.at_hand or document.known is not None else self.items
+            channel = self.at_hand if item.at_hand else self.items
+            if document.known is not None:
+                channel = self.revisions
             # What is still to be fetched may take long: nothing waits for its company.
-            self.queued.add(documents=int(channel is self.at_hand), bytes=item.size or 0)
+            fetched = channel is self.items and channel is not self.at_hand
+            self.queued.add(documents=0 if fetched else 1, bytes=item.size or 0)
             channel.put(document, item.nbytes)
         return working

@@ -92,6 +92,7 @@ class HackerNews(Source):
         if len(urls) > 1:
             raise UsageError(f"hn:// is one source, and {len(urls)} urls of it are given")
         values = {option.name: option.default for option in self.options} | chosen(self.options, values, "hn://")
+        values["types"] = tuple(part for each in values["types"] for part in each.split(","))
         _check_types(values["types"])
         since = _seconds(values["since"]) if values["since"] else 0
         given = [name for name in ("backfill", "start", "since") if values[name]]
