@@ -223,8 +223,11 @@ class Arrivals:
 
     def delays(self, began: float, speed: float, events: list[Any]) -> list[float]:
         there = {event.number: event.at for event in events if event.kind == "put"}
-        numbers = {uri: int(uri.rpartition("=")[2]) for uri in self.seen}
-        return [at - (began + there[numbers[uri]] / speed) for uri, at in self.seen.items()]
+        came = {uri: began + there[int(uri.rpartition("=")[2])] / speed for uri in self.seen}
+        opened = min(self.seen.values())
+        early = sum(at < opened for at in came.values())
+        print(f"{early} items are left out that came while model and store were opened", flush=True)
+        return [at - came[uri] for uri, at in self.seen.items() if came[uri] >= opened]
 
 
 def show(

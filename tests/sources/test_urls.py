@@ -504,6 +504,34 @@ def test_documents_are_fetched_by_many_threads_and_read_by_few(pages: HostileHos
         assert first.headers["Accept-Encoding"].startswith("gzip")
 
 
+def test_a_host_with_more_pages_than_threads_holds_up_no_other(pages: HostileHost, tmp_path: Path) -> None:
+    """Its pages are all fetched in the end, though it never answers more than two at once."""
+    body = b"<html><body><p>All about penstocks.</p></body></html>"
+    pages.other = bad.content(body)
+    others_are_done = threading.Event()
+    with HostileHost("127.0.0.2") as slow:
+        slow.other = lambda it: (others_are_done.wait(20), bad.content(body)(it))[1]
+        urls = [slow.url(f"/{number}") for number in range(2 * Urls.fetchers)]
+        urls += [pages.url(f"/{number}") for number in range(20)]
+        (tmp_path / "list.txt").write_text("\n".join(urls))
+        url, model = f"memory://{tmp_path}", HashingEmbedder(8)
+
+        def progress(now: object) -> None:
+            if len(pages.requests) == 20:
+                others_are_done.set()
+
+        try:
+            pipeline = Pipeline(
+                f"urls://{tmp_path}/list.txt?private=1", into=url, model=model, state=tmp_path / "ledger.db"
+            )
+            report = pipeline.run(progress)
+            assert (report.counts["documents"], report.counts["failed"]) == (len(urls), 0)
+            assert others_are_done.is_set()
+            assert slow.busiest == 2
+        finally:
+            forget(url)
+
+
 def test_robots_txt_is_heeded_where_that_is_asked_for(pages: HostileHost, tmp_path: Path) -> None:
     """The option changes nothing of what is listed, so the same ledger goes on; what is forbidden is final."""
     pages.pages |= {

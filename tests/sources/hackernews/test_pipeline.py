@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,26 @@ def test_comments_do_not_wait_for_pages(tmp_path: Path) -> None:
             for number in range(50, 60):
                 hn.put(number, "comment", parent=1, text=f"Answer {number}")
             until(lambda: {point.metadata["number"] for point in index.points()} >= set(range(50, 60)))
+
+
+def test_it_is_narrowed_by_author_time_and_type(tmp_path: Path, hn: HackerNewsServer) -> None:
+    hn.put(1, title="One", by="ada", score=5, time=1_700_000_000)
+    hn.put(2, "comment", parent=1, text="Two", by="ada", time=1_700_100_000)
+    hn.put(3, "comment", parent=2, text="Three", by="bob", time=1_700_200_000)
+    hn.put(4, "job", title="Four", by="bob", time=1_700_300_000)
+    index = Index(tmp_path, hn, backfill=10)
+    index.pipeline.run()
+    with ps.open_index(index.pipeline.sink.url, index.pipeline.embedder) as one:
+
+        def numbers(**where: Any) -> set[int]:
+            return {hit.chunk.metadata["number"] for hit in one.search("text", k=10, where=where)}
+
+        assert numbers(by="ada") == {1, 2}
+        assert numbers(**{"metadata.type": "comment"}) == {2, 3}
+        assert numbers(time={"$gte": datetime(2023, 11, 17, tzinfo=UTC)}) == {3, 4}
+        assert numbers(time={"$lt": "2023-11-16T12:00:00Z"}, by="ada") == {1, 2}
+        assert numbers(root=1, depth=2) == {3}
+        assert numbers(score={"$gte": 5}) == {1}
 
 
 def test_what_happens_is_followed(tmp_path: Path, hn: HackerNewsServer) -> None:
