@@ -123,8 +123,7 @@ class Source(Component, ABC):
         return None
 
     def again(self, uri: str) -> None:
-        """Have `changes` of a feed that goes on tell this document once more, as it is then, or that it is gone. Called
-        by another thread, of documents that failed for a while. A feed that cannot does nothing."""
+        """Have a feed tell this document once more, as it is then: called by another thread. It need not be able to."""
 
     def stop(self) -> None:
         """Have `changes` come to its end soon, wherever it waits. Called by another thread, perhaps several times, when
