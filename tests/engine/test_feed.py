@@ -160,6 +160,25 @@ def test_a_lone_change_does_not_wait_for_company(w: World) -> None:
     assert min(took) < 2.0
 
 
+def test_while_more_is_on_its_way_a_change_waits_no_longer_than_a_write_takes(w: World) -> None:
+    """A document that is read for long keeps no other from being searchable."""
+    held = Held()
+    took = []
+
+    def changes() -> Iterator[Change]:
+        yield Upsert(item("doc:slow", "slow"))
+        assert held.reading.wait(20)
+        began = time.monotonic()
+        for n in range(5):
+            yield Upsert(item(f"doc:{n}", f"text {n}"))
+            until(lambda n=n: f"doc:{n}" in w.held())
+        took.append(time.monotonic() - began)
+        held.let_go.set()
+
+    w.run(changes(), feed=True, linger=15.0, parse=held)
+    assert took[0] < 15.0
+
+
 def test_more_cursors_than_can_wait_pass_some_over(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not the last."""
     monkeypatch.setattr(scan, "MAX_BOUNDARIES", 3)
@@ -315,6 +334,29 @@ def test_metadata_alone_is_neither_read_nor_embedded(w: World) -> None:
     assert scores(w) == {**{f"line {n}": 2 for n in range(40)}, "beta": 1}
     counts = w.run([Upsert(scored("a", text, 2, opened))], feed=True)
     assert (counts["unchanged"], counts["moved"]) == (1, 0)
+
+
+def test_scores_hold_up_nothing_new_and_are_read_back_together(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    w.run([Upsert(scored(f"doc:{n}", f"text {n}", 1)) for n in range(60)], feed=True)
+    may_read, asked, fetch_points = threading.Event(), [], w.sink.fetch
+
+    def slow_fetch(ids: Any) -> Any:
+        assert may_read.wait(20)
+        asked.append(len(ids))
+        return fetch_points(ids)
+
+    def changes() -> Iterator[Change]:
+        for n in range(60):
+            yield Upsert(scored(f"doc:{n}", f"text {n}", 2))
+        yield Upsert(item("new", "something new"))
+        until(lambda: acknowledged(w) == 61)
+        may_read.set()
+
+    monkeypatch.setattr(w.sink, "fetch", slow_fetch)
+    w.run(changes(), feed=True, workers=1)
+    monkeypatch.undo()
+    assert len(asked) < 20
+    assert set(scores(w).values()) == {2, None}
 
 
 def test_a_field_that_is_gone_is_taken_out(w: World) -> None:

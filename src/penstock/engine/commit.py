@@ -84,7 +84,9 @@ class Committer:
         while True:
             events, size, ended = self._gather()
             if events:
+                began = time.monotonic()
                 self._commit(events)
+                self.company.cost = time.monotonic() - began
                 self.inbox.release(size)
                 self._upkeep()
             if ended:
@@ -123,7 +125,7 @@ class Committer:
                 return events, total, True
             except Empty:
                 break
-            until = until or time.monotonic() + self.company.linger
+            until = until or time.monotonic() + self.company.seconds()
             events.append(event)
             total += size
             rows += len(event.entries) if isinstance(event, Written) else 1

@@ -13,14 +13,19 @@ T = TypeVar("T")
 
 POLL = 0.002
 """Seconds between two looks whether anything is on its way."""
+RATIO = 2.0
+"""How much longer than a call takes others are waited for, where each is to be searchable soon."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Company:
     linger: float
+    """Seconds for which others are waited for, at most."""
     idle: Callable[[], bool] | None = None
     """Whether nothing more is on its way. None: there always is, until the channel ends."""
     began: float = field(default_factory=time.monotonic)
+    cost: float = 0.0
+    """Seconds that the last call took."""
 
     def next(self, inbox: Channel[T], until: float) -> tuple[T, int]:
         """The next piece, which is waited for until then. Raises Empty at once where nothing is on its way."""
@@ -32,7 +37,11 @@ class Company:
                 if not left or (self.idle is not None and self.idle()):
                     raise
 
+    def seconds(self) -> float:
+        """Seconds to wait: where something may be on its way for ever, no longer than the cost of a call makes good."""
+        return min(self.linger, RATIO * self.cost) if self.idle else self.linger
+
     def of_write(self) -> float:
         """Seconds that a write waits to be full. Few at first, so that the index fills at once; more in a long run,
         where many small writes would leave the store in crumbs."""
-        return self.linger if self.idle else min(20 * self.linger, (time.monotonic() - self.began) / 20)
+        return self.seconds() if self.idle else min(20 * self.linger, (time.monotonic() - self.began) / 20)

@@ -51,7 +51,9 @@ class Write:
             batch, buffer = buffer[: sink.max_rows], buffer[sink.max_rows :]
             if batch:
                 self.journal.intend([one.entry for one in batch])
+                began = time.monotonic()
                 self._put(batch)
+                self.company.cost = time.monotonic() - began
                 size = sum(one.nbytes for one in batch)
                 del batch  # let go of, before room is given for more
                 inbox.release(size)
