@@ -122,8 +122,9 @@ class Source(Component, ABC):
         """Begin to hear of changes in a state source, before it is listed; None where nobody tells."""
         return None
 
-    def again(self, uri: str) -> None:
-        """Have a feed tell this document once more, as it is then: called by another thread. It need not be able to."""
+    def again(self, uri: str) -> bool:
+        """Have a feed tell this document once more, as it is then: called by another thread. False if it cannot."""
+        return False
 
     def stop(self) -> None:
         """Have `changes` come to its end soon, wherever it waits. Called by another thread, perhaps several times, when
@@ -247,8 +248,7 @@ class MultiEmbedder(Model, ABC):
 
 OneModel = str | Embedder | Callable[[list[str]], Any]
 ModelSpec = OneModel | MultiEmbedder | Mapping[str, OneModel] | None
-"""What a user may give as a model: a name, a component, a function; or several of these by the names of their
-vectors."""
+"""What a user may give as a model: a name, a component, a function; or several by the names of their vectors."""
 
 
 @runtime_checkable

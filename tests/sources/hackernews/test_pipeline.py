@@ -102,13 +102,15 @@ def test_pages_of_the_own_network_are_refused(tmp_path: Path, hn: HackerNewsServ
 def test_a_score_costs_no_fetch_and_no_embedding(tmp_path: Path, hn: HackerNewsServer) -> None:
     hn.put(1, title="One", url=hn.page("ok", 1), score=1)
     hn.put(2, title="Two", url=hn.page("missing", 2), score=1)
+    hn.put(3, title="Three", url=hn.page("error", 3), score=1)
     index = Index(tmp_path, hn, backfill=5)
     with index:
-        until(lambda: not index.differences() and bool(index.failures()))
-        before = dict(index.failures())
+        until(lambda: not index.differences() and len(index.failures()) == 2)
+        before, tries = dict(index.failures()), hn.asked["/page/error/3"]
         for score in range(2, 6):
             hn.edit(1, score=score)
             hn.edit(2, score=score)
+            hn.edit(3, score=score)
             hn.put(10 + score, "comment", parent=1, text=f"Answer {score}")
             until(lambda: not index.differences(), describe=index.differences)
         assert index.failures() == before  # of a page that was not asked for again
@@ -116,6 +118,7 @@ def test_a_score_costs_no_fetch_and_no_embedding(tmp_path: Path, hn: HackerNewsS
     assert index.report.embedded == len(index.points())  # each once
     assert hn.asked["/page/ok/1"] == 1
     assert hn.asked["/page/missing/2"] == 1
+    assert hn.asked["/page/error/3"] == tries
 
 
 def test_a_page_that_is_away_is_fetched_when_it_is_back(

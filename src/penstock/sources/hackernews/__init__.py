@@ -140,9 +140,12 @@ class HackerNews(Source):
         if self._reading is not None:
             self._reading.stop()
 
-    def again(self, uri: str) -> None:
-        if (number := number_of(uri)) is not None and self._reading is not None:
-            self._reading.again(number)
+    def again(self, uri: str) -> bool:
+        number, reading = number_of(uri), self._reading
+        if number is None or reading is None:
+            return False
+        reading.again(number)
+        return True
 
     def changes(self, cursor: str | None = None) -> Iterator[Change]:
         agenda = Agenda.from_cursor(cursor)
