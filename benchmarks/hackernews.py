@@ -225,9 +225,11 @@ class Arrivals:
         there = {event.number: event.at for event in events if event.kind == "put"}
         came = {uri: began + there[int(uri.rpartition("=")[2])] / speed for uri in self.seen}
         opened = min(self.seen.values())
-        early = sum(at < opened for at in came.values())
-        print(f"{early} items are left out that came while model and store were opened", flush=True)
-        return [at - came[uri] for uri, at in self.seen.items() if came[uri] >= opened]
+        early = {uri for uri, at in came.items() if at < opened}
+        if len(early) < len(came):
+            print(f"{len(early)} items are left out that came while model and store were opened", flush=True)
+            came = {uri: at for uri, at in came.items() if uri not in early}
+        return [self.seen[uri] - at for uri, at in came.items()]
 
 
 def show(
