@@ -189,6 +189,8 @@ def settle(folder: Path, server: Server, one: ps.Pipeline, seconds: float = 120.
 
 
 def points(one: ps.Pipeline) -> list[Point]:
+    if one.sink.manifest() is None:
+        return []  # not yet
     with ps.open_index(one.sink.url, one.embedder) as index:
         return [Point(hit.chunk, {}) for hit in index.search("text", k=1_000_000)]
 
