@@ -77,7 +77,9 @@ class Failures(Database):
 
     def retries(self) -> tuple[int, float | None]:
         """How many documents a run that follows their source is to try again, and when the first one is due."""
-        (row,) = self._read(f"SELECT count(DISTINCT uri), min(next) {_ROWS} WHERE state = '{OPEN}' AND NOT permanent")
+        (row,) = self._read(
+            f"SELECT count(DISTINCT uri), min(next) {_ROWS} WHERE state IN ('{OPEN}', '{DONE}') AND NOT permanent"
+        )
         return row[0], row[1]
 
     def record(self, failures: Iterable[Failure], run: int) -> None:

@@ -136,6 +136,8 @@ def test_a_page_that_is_away_is_fetched_when_it_is_back(
         assert not found.permanent
         assert hn.page("ok", 1) in found.cause
         assert [point.text.strip() for point in index.points()] == ["One"]
+        with Ledger.reader(index.ledger) as ledger:
+            assert ledger.retries()[0] == 1
         hn.heal()
         until(lambda: not index.differences() and not index.failures(), describe=index.differences)
     assert isinstance(index.report, Report)
