@@ -21,11 +21,12 @@ from penstock.core.records import Dense
 from penstock.server import bodies, clients, rates, schemas, status
 from penstock.server.batcher import Batcher, BatchLimit, Embedded, ModelThreads
 from penstock.server.bodies import Bodies, Body
-from penstock.server.fair import MAX_TAGS, SERVER, FairPool, FairQueue
+from penstock.server.fair import SERVER, FairPool
 from penstock.server.metrics import Metrics
 from penstock.server.rates import RateLimiter
 from penstock.server.shares import MAX_OVERCOMMIT, Shares
 from penstock.sinks.memory import forget
+from penstock.support.fair import MAX_TAGS, FairQueue
 from tests.live import until
 from tests.server.serving import Client, ColourEmbedder, chunk, either, fill, refused, served, with_settings
 

@@ -11,8 +11,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from penstock.core.errors import Transient
 from penstock.core.records import Vector
-from penstock.server.fair import Entry, FairQueue, Neighbours
 from penstock.server.metrics import Metrics
+from penstock.support.fair import Entry, FairQueue, Neighbours
 
 T = TypeVar("T")
 ALIKE = 4

@@ -9,10 +9,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from penstock.server.clients import client_of
-from penstock.server.fair import Neighbours
 from penstock.server.problems import Problem, too_many_requests
 from penstock.server.rates import BODY_UNIT, RateLimiter
 from penstock.server.shares import Shares
+from penstock.support.fair import Neighbours
 
 MAX_HELD = 256 << 20
 """Bytes of all requests in progress; a larger one passes alone."""

@@ -23,10 +23,11 @@ from penstock.embedders.named import image_queries
 from penstock.jobs.search import OpenIndex
 from penstock.registry import INDEXES, find, scheme
 from penstock.server.batcher import Batcher, BatchLimit, Embedded, ModelThreads
-from penstock.server.fair import FairPool, Neighbours
+from penstock.server.fair import FairPool
 from penstock.server.metrics import Metrics
 from penstock.server.problems import Problem
 from penstock.server.settings import Settings
+from penstock.support.fair import Neighbours
 
 R = TypeVar("R")
 Opener = Callable[[str], OpenIndex]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from penstock.server.fair import FairPool, Neighbours
+from penstock.server.fair import FairPool
 from penstock.server.problems import Problem, problem_of
+from penstock.support.fair import Neighbours
 from penstock.support.latest import Latest
 
 MAX_BYTES = 32 << 20

@@ -20,7 +20,6 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from penstock.core.errors import LimitExceeded, ParseError, SourceError, Unsupported
 from penstock.core.records import Chunk
 from penstock.engine.identity import shows
-from penstock.server.fair import Neighbours
 from penstock.server.image_fetcher import ImageFetcher
 from penstock.server.parquet_images import ParquetImages, row_of
 from penstock.server.problems import Problem, not_found
@@ -28,6 +27,7 @@ from penstock.server.settings import Settings
 from penstock.server.thumbnail_cache import Sizes, ThumbnailCache
 from penstock.sources.files.archives import Archive
 from penstock.sources.files.local import archive_of, uri_of, within
+from penstock.support.fair import Neighbours
 from penstock.support.fetching import good as fetchable
 
 SIZES = (128, 256, 512)
