@@ -25,6 +25,7 @@ LAYERS = (
     ("display",),
     ("compose",),
     ("pipeline",),
+    ("pipelines",),
     ("testing", "server"),
     ("cli",),
     ("__init__", "__main__"),
@@ -103,7 +104,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 def test_the_root_holds_what_a_user_meets() -> None:
     files = {path.name for path in SRC.iterdir() if path.is_file()}
-    names = "__init__.py __main__.py pipeline.py settings.py compose.py registry.py py.typed"
+    names = "__init__.py __main__.py pipeline.py pipelines.py settings.py compose.py registry.py py.typed"
     assert files == set(names.split())
 
 

@@ -53,8 +53,10 @@ if TYPE_CHECKING:
     from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
     from penstock.jobs.remove import Removed
+    from penstock.jobs.several import Outcome
     from penstock.jobs.verify import Verification
     from penstock.pipeline import Pipeline
+    from penstock.pipelines import Pipelines
     from penstock.sinks.functions import FunctionSink
     from penstock.sources.files import Files
 
@@ -68,12 +70,14 @@ _HOMES = {
     "penstock.core.options": "Option",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
+    "penstock.pipelines": "Pipelines",
     "penstock.compose": "copy embed_documents embed_file embed_query open_index stream_file unload_models",
     "penstock.jobs.copy": "Copied",
     "penstock.jobs.documents": "DocumentEntry",
     "penstock.jobs.explain": "Explanation IndexedChunk",
     "penstock.jobs.plan": "Plan",
     "penstock.jobs.remove": "Removed",
+    "penstock.jobs.several": "Outcome",
     "penstock.jobs.verify": "Verification",
     "penstock.engine.progress": "Progress Report",
     "penstock.sources.files": "Files",
@@ -111,10 +115,12 @@ __all__ = [
     "MultiVector",
     "OnnxEmbedder",
     "Option",
+    "Outcome",
     "Parser",
     "PenstockError",
     "Piece",
     "Pipeline",
+    "Pipelines",
     "Plan",
     "Point",
     "Progress",

@@ -26,7 +26,7 @@ from penstock.jobs.ledgers import remembered
 from penstock.jobs.live import EVERY, follow
 from penstock.jobs.run import Options, retry, run
 from penstock.ledger import Ledger
-from penstock.settings import MAX_DELETE, MEMORY, Settings
+from penstock.settings import MAX_DELETE, MEMORY, Settings, read_toml
 
 OnProgress = Callable[[Progress], None] | bool | None
 """A function that is called now and then with a moment of a run; True shows it."""
@@ -90,6 +90,8 @@ class Pipeline:
             max_delete=max_delete,
             **source_options,
         )
+        self.model = model
+        """As it was given: equal ones are loaded once by Pipelines."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Pipeline:
@@ -98,14 +100,9 @@ class Pipeline:
     @classmethod
     def from_toml(cls, path: Paths) -> Pipeline:
         """The pipeline that `penstock run penstock.toml` runs. Relative paths are from the folder of that file."""
-        import tomllib
-
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise UsageError(f"{path} is not TOML: {error}") from error
+        values = read_toml(path)
+        if "pipeline" in values:
+            raise UsageError(f"{path} has tables of pipelines: use Pipelines.from_toml")
         return cls.from_settings(Settings.from_mapping(relative_to(Path(path).parent, values), str(path)))
 
     @classmethod
@@ -117,6 +114,11 @@ class Pipeline:
             raise UsageError(f"the pipeline of {path} has components or keys of your own: use its Python object")
         settings = Settings.from_mapping(words, str(path))
         return cls.from_settings(Settings.from_mapping(settings.to_mapping() | changes | {"state": path}, str(path)))
+
+    @property
+    def components(self) -> Components:
+        """What jobs take."""
+        return self._components
 
     @property
     def source(self) -> Source:

@@ -71,10 +71,11 @@ class Settings:
     """Those of the source, by their names."""
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], where: str) -> Settings:
+    def from_mapping(cls, values: Mapping[str, Any], where: str, *, also: Collection[str] = ()) -> Settings:
         """Settings by their names, those of the source among them or in `options`. Raises UsageError, which says
-        `where` they were written, for one that is unknown, invalid or missing."""
-        return cls(**check(values, where))
+        `where` they were written, for one that is unknown, invalid or missing. `also`: other names that may stand
+        there, for the hint at a misspelt one."""
+        return cls(**check(values, where, also=also))
 
     def to_mapping(self) -> dict[str, Any]:
         """The settings by their names, those of the source among them."""
@@ -97,7 +98,22 @@ OPTIONS = {
 """The options of a pipeline, whatever its source."""
 
 
-def check(values: Mapping[str, Any], where: str, *, components: Collection[str] = ()) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a file such as penstock.toml. Raises UsageError for one that cannot be read."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+
+
+def check(
+    values: Mapping[str, Any], where: str, *, components: Collection[str] = (), also: Collection[str] = ()
+) -> dict[str, Any]:
     """The arguments of Settings. Those that `components` names are components, not words, and stay as they are."""
     values = dict(values)
     table = values.pop("options", {})
@@ -114,7 +130,7 @@ def check(values: Mapping[str, Any], where: str, *, components: Collection[str] 
             if name in values
         }
         rest = {name: value for name, value in (values | dict(table)).items() if name not in OPTIONS}
-        settings["options"] = _of_source(settings["source"], rest)
+        settings["options"] = _of_source(settings["source"], rest, [*OPTIONS, *also])
     except MissingExtra:
         raise
     except UsageError as error:
@@ -133,14 +149,14 @@ def _several(value: Any) -> Any:
     return (value,) if isinstance(value, str | os.PathLike) else value
 
 
-def _of_source(source: Source | tuple[str, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+def _of_source(source: Source | tuple[str, ...], values: Mapping[str, Any], beside: Collection[str]) -> dict[str, Any]:
     """The options of the source, checked."""
     from penstock.sources import check_options, declared, owners
 
     if isinstance(source, tuple):
         several = {option.name for option in declared(source) if option.type is tuple}
         return check_options(
-            source, {name: _several(v) if name in several else v for name, v in values.items()}, OPTIONS
+            source, {name: _several(v) if name in several else v for name, v in values.items()}, beside
         )
     for name, value in values.items():
         if not owners(name):

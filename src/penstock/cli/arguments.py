@@ -77,7 +77,12 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...")
+    parser.add_argument(
+        "file", metavar="FILE", help="the settings: source, into, model, chunk, memory ...; [[pipeline]] for several"
+    )
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="run only this one of several; may come again"
+    )
     add_permissions(parser)
     add_live(parser)
     add_output(parser)

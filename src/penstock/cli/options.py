@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -113,18 +112,20 @@ def add_unattended(parser: argparse.ArgumentParser) -> None:
 def add_live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--live", action="store_true", help="go on: follow the source until Ctrl-C or SIGTERM")
     parser.add_argument(
-        "--every", metavar="TIME", type=parse_time, help="with --live: list the whole source so often, too (10m)"
+        "--every", metavar="TIME", type=parse_every, help="with --live: list the whole source so often, too (10m)"
     )
     parser.add_argument(
         "--metrics", metavar="HOST:PORT", help="serve /metrics for Prometheus and /healthz there: 127.0.0.1:9100"
     )
 
 
-def parse_time(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|d|)", text)
-    if match and float(match[1]) > 0:
-        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
-    raise argparse.ArgumentTypeError(f"invalid time {text!r}: expected one such as 30s, 10m or 2h")
+def parse_every(text: str) -> float:
+    from penstock.support.times import parse_time
+
+    try:
+        return parse_time(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

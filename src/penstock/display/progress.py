@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,9 @@ class Display:
     idle = 0.0
     """... while a run that follows its source has nothing to do."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        """`name`: that of the pipeline, where it is one of several."""
+        self.name = name
         self.rates = Rates()
         self._stopping = self._announced = False
         self.stop_status = 0
@@ -49,6 +52,10 @@ class Display:
         return self
 
     def __exit__(self, *exc: object) -> None: ...
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopping
 
     def stopping(self, status: int = 0) -> None:
         self._stopping, self.stop_status = True, status
@@ -84,7 +91,8 @@ class JsonLines(Display):
     every = 1.0
 
     def show(self, progress: Progress, news: bool) -> None:
-        print(json.dumps({"event": "progress", **progress.to_json()}), flush=True)
+        name = {"pipeline": self.name} if self.name else {}
+        print(json.dumps({"event": "progress", **name, **progress.to_json()}), flush=True)
 
 
 class Lines(Display):
@@ -97,23 +105,22 @@ class Lines(Display):
         return seconds >= self.first if self._last is None else super().due(seconds, every)
 
     def show(self, progress: Progress, news: bool) -> None:
+        name = f"{clean(self.name)}: " if self.name else ""
         if news:
-            print(f"penstock: {STOPPING}", file=sys.stderr, flush=True)
+            print(f"penstock: {name}{STOPPING}", file=sys.stderr, flush=True)
         else:
-            print(line(progress, self.rates), file=sys.stderr, flush=True)
+            print(f"{name}{line(progress, self.rates)}", file=sys.stderr, flush=True)
 
 
-class LiveDisplay(Display):
-    """One picture at a terminal, drawn anew at most ten times a second."""
+class Board:
+    """Pictures at a terminal, one below the other, which are replaced."""
 
-    every = 0.1
-
-    def __init__(self, title: str) -> None:
-        super().__init__()
-        self._title = title
+    def __init__(self) -> None:
+        self._pictures: dict[object, RenderableType] = {}
+        self._lock = threading.Lock()
         self._live: Live | None = None
 
-    def __enter__(self) -> LiveDisplay:
+    def __enter__(self) -> Board:
         from rich.live import Live
 
         self._live = Live(console=terminal(sys.stderr), auto_refresh=False, transient=True)
@@ -125,9 +132,38 @@ class LiveDisplay(Display):
             self._live.stop()
             self._live = None
 
+    def draw(self, owner: object, picture: RenderableType) -> None:
+        from rich.console import Group
+
+        with self._lock:
+            self._pictures[owner] = picture
+            if self._live is not None:
+                self._live.update(Group(*self._pictures.values()), refresh=True)
+
+
+class LiveDisplay(Display):
+    """One picture at a terminal, drawn anew at most ten times a second."""
+
+    every = 0.1
+
+    def __init__(self, title: str, board: Board | None = None) -> None:
+        """`board`: where it is drawn with others; that one is opened by its owner."""
+        super().__init__()
+        self._title = title
+        self._board = board or Board()
+        self._owns_board = board is None
+
+    def __enter__(self) -> LiveDisplay:
+        if self._owns_board:
+            self._board.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._owns_board:
+            self._board.__exit__(*exc)
+
     def show(self, progress: Progress, news: bool) -> None:
-        if self._live is not None:
-            self._live.update(frame(self._title, progress, self.rates, self._stopping), refresh=True)
+        self._board.draw(self, frame(self._title, progress, self.rates, self._stopping))
 
 
 class NotebookDisplay(Display):
@@ -161,17 +197,19 @@ class NotebookDisplay(Display):
         self._cell.show("\n".join(map(str.rstrip, drawn.getvalue().splitlines())))
 
 
-def display(title: str, *, as_json: bool = False, quiet: bool = False) -> Display:
-    """The display that fits where we are."""
+def display(
+    title: str, name: str = "", *, board: Board | None = None, as_json: bool = False, quiet: bool = False
+) -> Display:
+    """The display that fits where we are. `name`, `board`: of one pipeline among several."""
     if as_json:
-        return JsonLines()
+        return JsonLines(name)
     if quiet:
         return Quiet()
     if in_notebook():
         return NotebookDisplay(title)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-        return LiveDisplay(title)
-    return Lines()
+        return LiveDisplay(title, board)
+    return Lines(name)
 
 
 def _done(counts: dict[str, int]) -> int:

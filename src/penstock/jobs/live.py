@@ -21,7 +21,7 @@ from penstock.jobs.requests import Repairs
 from penstock.jobs.run import OnProgress, Options, go
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
-from penstock.support.service_manager import ServiceManager
+from penstock.support.service_manager import Service, ServiceManager
 
 EVERY = 600.0
 """Seconds between two listings of a source that is followed."""
@@ -40,13 +40,15 @@ def follow(
     allow_mass_delete: bool = False,
     adopt: bool = False,
     renew: Callable[[], Components] | None = None,
+    service: Service | None = None,
 ) -> Report:
     """Bring the index up to date with its source and keep it so, until it is stopped.
 
     Where another generation of the index becomes the current one, that one is followed from then on. `renew`: gives the
-    components that fill it, as its model or chunks may be others.
+    components that fill it, as its model or chunks may be others. `service`: what is told of the run, where it is only
+    a part of a service.
     """
-    manager = ServiceManager()
+    manager = service or ServiceManager()
     switched, ending = threading.Event(), threading.Event()
 
     def shown(now: Progress) -> None:

@@ -14,9 +14,9 @@ from penstock.cli.options import pipeline_options, source_dest
 from penstock.cli.output.log import Log
 from penstock.cli.output.report import report_text
 from penstock.cli.output.results import say
-from penstock.cli.output.streams import INCOMPLETE, OK, complain, log
+from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit, log
 from penstock.cli.signals import interruptible
-from penstock.core.errors import PenstockError
+from penstock.core.errors import PenstockError, UsageError
 from penstock.core.metadata import parse_metadata
 from penstock.display.progress import Display, display
 from penstock.display.text import clean, document_name
@@ -41,6 +41,16 @@ def composed(args: argparse.Namespace) -> Pipeline:
     return Pipeline.from_settings(Settings.from_mapping(values | {"source": args.path}, "command line"))
 
 
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `run`, or with --live of `watch`."""
+    options = {"allow_mass_delete": args.allow_mass_delete, "adopt": args.adopt}
+    if args.every is None:
+        return options
+    if not args.live:
+        raise UsageError("--every is of --live, which follows the source")
+    return options | {"every": args.every}
+
+
 @contextmanager
 def shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
     """Show the progress of a job on this pipeline, and what failed in it where no report does; let Ctrl-C stop it."""
@@ -56,9 +66,9 @@ def shown(pipeline: Pipeline, args: argparse.Namespace) -> Iterator[Display]:
             yield progress
     except Exception:
         with suppress(PenstockError):  # the first error is the one to raise
-            _name_failures(state, before, quiet=args.quiet, as_log=as_log)
+            name_failures(state, before, quiet=args.quiet, as_log=as_log)
         raise
-    _name_failures(state, before, quiet=args.quiet, as_log=as_log)
+    name_failures(state, before, quiet=args.quiet, as_log=as_log)
 
 
 @contextmanager
@@ -78,7 +88,7 @@ def metered(progress: Display, address: str | None) -> Iterator[Callable[[Progre
         yield both
 
 
-def _name_failures(state: Path, before: dict[Path, int], *, quiet: bool, as_log: bool) -> None:
+def name_failures(state: Path, before: dict[Path, int], *, quiet: bool, as_log: bool) -> None:
     """Log the failures that runs after these have noted; of a quiet command those for which its status is not 0, or
     name their documents."""
     if not (quiet or as_log):
@@ -110,6 +120,20 @@ def _name_documents(failures: Iterator[Failure], again: str) -> None:
             more += 1
     if more:
         complain(f"and {more:,} more: `penstock failures{again}` lists all")
+
+
+def conclude(report: Report, pipeline: Pipeline, args: argparse.Namespace, status: int, *, listed: bool = True) -> None:
+    """Say what a run did, in the form that is asked for."""
+    if args.json:
+        emit({"event": "report", "ok": report.ok, **report.to_json()})
+    if args.quiet:
+        if report.behind:
+            complain(f"{', '.join(report.behind)}: away, and behind: a later run brings it up to date")
+    elif args.log_format == "json":
+        log_report(report, pipeline, listed=listed)
+        log_end(status, report.ok, report.to_json())
+    elif not args.json:
+        show_report(report, pipeline, listed=listed)
 
 
 def show_report(report: Report, pipeline: Pipeline, *, listed: bool = True) -> None:

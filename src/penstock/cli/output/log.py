@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.cli.output.streams import complain, log
+from penstock.cli.output.streams import complain, labelled, log
 from penstock.display.progress import STOPPING, Display
 from penstock.engine.progress import Progress
 
@@ -13,7 +13,8 @@ class Log(Display):
     every, idle = 5.0, 60.0
 
     def show(self, progress: Progress, news: bool) -> None:
-        if news:
-            complain(STOPPING)
-        else:
-            log("progress", **progress.to_json())
+        with labelled(self.name):
+            if news:
+                complain(STOPPING)
+            else:
+                log("progress", **progress.to_json())

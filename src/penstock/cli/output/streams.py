@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from penstock.display.text import clean
@@ -34,6 +36,23 @@ class _Format:
     json = False
 
 
+_pipeline: ContextVar[str] = ContextVar("pipeline", default="")
+
+
+@contextmanager
+def labelled(pipeline: str) -> Iterator[None]:
+    """Have what is said meanwhile name one of several pipelines."""
+    token = _pipeline.set(pipeline)
+    try:
+        yield
+    finally:
+        _pipeline.reset(token)
+
+
+def _label() -> dict[str, str]:
+    return {"pipeline": name} if (name := _pipeline.get()) else {}
+
+
 def set_log_format(name: str) -> None:
     """How messages of this process are written on stderr: `text` or `json`."""
     _Format.json = name == "json"
@@ -51,7 +70,8 @@ def interactive() -> bool:
 
 
 def emit(record: dict[str, Any]) -> None:
-    print(json.dumps(record, default=str), flush=True)
+    event = {"event": record["event"]} if "event" in record else {}
+    print(json.dumps({**event, **_label(), **record}, default=str), flush=True)
 
 
 def log(event: str, level: str = "info", **fields: Any) -> None:
@@ -60,7 +80,7 @@ def log(event: str, level: str = "info", **fields: Any) -> None:
         from datetime import UTC, datetime  # here, as the help of a command does without it
 
         time = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        _print(json.dumps({"time": time, "level": level, "event": event, **fields}, default=str))
+        _print(json.dumps({"time": time, "level": level, "event": event, **_label(), **fields}, default=str))
 
 
 def complain(message: str, event: str = "notice", level: str = "warning", **fields: Any) -> None:
@@ -69,7 +89,8 @@ def complain(message: str, event: str = "notice", level: str = "warning", **fiel
         log(event, level, message=message, **fields)
     else:
         lines = [line for line in map(clean, message.split("\n")) if line]
-        _print("penstock: " + "\n  ".join(lines))
+        name = f"{clean(_pipeline.get())}: " if _pipeline.get() else ""
+        _print(f"penstock: {name}" + "\n  ".join(lines))
 
 
 def _print(text: str) -> None:
