@@ -21,7 +21,7 @@ import penstock
 from penstock.cli.output import results
 from penstock.cli.output.report import report_text
 from penstock.core.errors import UsageError
-from penstock.display import live, progress, text
+from penstock.display import live, progress, several, text
 from penstock.display.text import clean
 from penstock.engine.channel import ChannelStats
 from penstock.engine.progress import COUNTERS, Progress, Report
@@ -403,3 +403,31 @@ def test_a_run_that_follows_its_source(capsys: pytest.CaptureFixture[str]) -> No
     for second in range(301, 401):
         lines(replace(now, seconds=second, queued=1))
     assert 18 <= len(capsys.readouterr().err.splitlines()) <= 21
+
+
+def test_several_are_shown_one_below_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "terminal", lambda stream: Console(file=file, width=100, force_terminal=True))
+    with several.Displays({"one": "one: docs", "two": "two: more"}) as shown:
+        shown.show_of("one", moment(1, listed=1))
+        shown.show_of("two", moment(1, listed=2))
+        shown.show_of("one", moment(2, listed=3))
+        shown.stopping(130)
+        shown.show_of("two", moment(2.2, listed=2))
+    assert (shown.stopped, shown.stop_status) == (True, 130)
+    last = file.getvalue()[file.getvalue().rindex("one: docs") :]
+    assert "0 of 3" in last
+    assert "two: more" in last
+    assert progress.STOPPING[:20] in last
+
+
+def test_several_have_lines_with_their_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with several.Displays({"one": "one: docs", "two": "two: more"}) as shown:
+        shown.show_of("one", moment(1))
+        shown.show_of("two", moment(2))
+    assert [line.split(" s ")[0] for line in capsys.readouterr().err.splitlines()] == ["one: 1", "two: 2"]
+    with several.Displays({"one": "docs"}, as_json=True) as shown:
+        shown.show_of("one", moment(1))
+    assert '"pipeline": "one"' in capsys.readouterr().out

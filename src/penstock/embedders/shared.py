@@ -78,7 +78,9 @@ class ModelUser(MultiEmbedder):
         """What waits for its turn is given up."""
         self.embeds_images = inner.embeds_images
         self.has_tokenizer = inner.has_tokenizer
-        self.workers = inner.workers
+        self.workers = inner.workers + 1
+        """One more than call the model at once: while a batch is embedded the next one waits for its turn, as otherwise
+        the turn would be that of the others, however much they had."""
         self.batch_tokens = inner.batch_tokens
         self.batch_rows = inner.batch_rows
         self._model = model

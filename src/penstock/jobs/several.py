@@ -77,13 +77,12 @@ class Several:
         try:
             for member in self._members:
                 member.thread.start()
-            while waited_for := [member for member in self._members if self._is_waited_for(member)]:
-                try:
-                    waited_for[0].thread.join(POLL)
-                except KeyboardInterrupt:
-                    self.interrupt()
-                    if self.giving_up.is_set():
-                        raise
+            while self._wait():
+                pass
+        except BaseException:
+            self.stopping.set()
+            self.giving_up.set()
+            raise
         finally:
             self._service.stopping()
         return {member.task.name: member.outcome for member in self._members}
@@ -102,8 +101,21 @@ class Several:
             with self._telling, suppress(Exception):  # of a function of the user's: the others go on
                 self._on_failure(name, error, again)
 
+    def _wait(self) -> bool:
+        """Whether there is more to wait for."""
+        try:
+            waited_for = next((member for member in self._members if self._is_waited_for(member)), None)
+            if waited_for is not None:
+                waited_for.ended.wait(POLL)
+            return waited_for is not None
+        except KeyboardInterrupt:
+            self.interrupt()
+            if self.giving_up.is_set():
+                raise
+            return True
+
     def _is_waited_for(self, member: _Member) -> bool:
-        return member.thread.is_alive() and not (
+        return not member.ended.is_set() and not (
             self.stopping.is_set() and not member.flowing and member.stopped_for() > GRACE
         )
 
@@ -117,6 +129,8 @@ class _Member:
         self._interrupted_at: float | None = None
         """The moment of the present run at which it was stopped."""
         self._stopped: float | None = None
+        self.ended = threading.Event()
+        """Not `thread.is_alive()`: a thread whose `join` was interrupted may count as ended in Python 3.11."""
         self.thread = threading.Thread(target=self._work, name=f"penstock-pipeline-{task.name}", daemon=True)
 
     def stopped_for(self) -> float:
@@ -146,6 +160,7 @@ class _Member:
                     return
         finally:
             self._part.parts.ended(self.task.name)
+            self.ended.set()
 
     def _begins_again(self, seconds: float) -> bool:
         """Tell of the error; of a run that goes on, wait until it is to begin again."""

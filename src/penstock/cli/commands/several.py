@@ -49,7 +49,8 @@ def run_several(pipelines: Pipelines, args: argparse.Namespace) -> int:
                 name_failures(
                     pipelines[name].ledger.path, before[name], quiet=args.quiet, as_log=args.log_format == "json"
                 )
-            statuses.setdefault(name, _conclude(name, outcome, pipelines, shown, args))
+            if name not in statuses:  # else its error was told when it ended
+                statuses[name] = _conclude(name, outcome, pipelines, shown, args)
     status = combined(statuses.values())
     if shown.stopped:
         raise Stopped(status)  # threads that hang in a store are not waited for
