@@ -28,6 +28,7 @@ SMALLEST = {
     "latency.py": ["--files", "30", "--mb", "2", "--rounds", "1"],
     "memory.py": ["--quick", "--only", "8 MB"],
     "moves.py": ["--quick"],
+    "pipelines.py": ["--mb", "0.02", "--rounds", "1"],
     "overhead.py": ["--mb", "0.02", "--rounds", "1"],
     "sinks.py": ["--points", "500", "--sinks", "memory"],
     "throughput.py": ["--mb", "1", "--rounds", "1"],
