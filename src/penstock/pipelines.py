@@ -19,6 +19,7 @@ from penstock.display.text import document_name
 from penstock.embedders.models import DEFAULT
 from penstock.embedders.shared import SharedModel
 from penstock.engine.progress import Progress, Report
+from penstock.jobs.components import Components
 from penstock.jobs.live import EVERY, follow
 from penstock.jobs.run import Options, run
 from penstock.jobs.several import OnFailure, OnProgress, Outcome, Several, Task
@@ -182,7 +183,7 @@ class Pipelines:
             titles[name] = f"{name}: {source} → {member.pipeline.sink.url}"
         return titles
 
-    def _components(self, name: str) -> Any:
+    def _components(self, name: str) -> Components:
         return replace(self[name].components, embedder=self.models[name].user(name))
 
     def _by_model(self) -> dict[Hashable, Pipeline]:
@@ -209,7 +210,7 @@ def _identity(model: ModelSpec) -> Hashable:
         return os.fspath(model or DEFAULT)
     if isinstance(model, Mapping):
         return tuple((name, _identity(one)) for name, one in model.items())
-    return id(model)
+    return model if isinstance(model, Hashable) else id(model)
 
 
 def _check_apart(one: str, first: Pipeline, other: str, second: Pipeline) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import penstock as ps
-from penstock.core.errors import OwnershipError, PenstockError, SourceError, UsageError
+from penstock.core.errors import OwnershipError, PenstockError, SourceError, StageError, UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.embedders.shared import SharedModel
 from penstock.engine.progress import Progress
@@ -310,21 +310,29 @@ def test_pipelines_that_are_in_each_others_way_are_refused(folders: Folders) -> 
 
 
 class Broken(MemorySink):
-    """A store that is away, and comes back."""
+    """A store that raises what no contract names, until it is mended."""
 
-    away = True
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.opens = self.writes = False
 
     def manifest(self) -> Any:
-        if type(self).away:
-            raise RuntimeError(f"{self.url} is broken")
+        self._check(self.opens)
         return super().manifest()
+
+    def write(self, points: Any) -> None:
+        self._check(self.writes)
+        super().write(points)
+
+    def _check(self, works: bool) -> None:
+        if not works:
+            raise RuntimeError(f"{self.url} is broken")
 
 
 @pytest.fixture
 def broken(folders: Folders) -> Iterator[Broken]:
     url = f"memory://{folders.folder.name}"
     yield Broken(url)
-    Broken.away = True
     forget(url)
 
 
@@ -346,11 +354,11 @@ def test_a_live_run_that_an_error_ends_begins_again(
     """Its error is told, and in `status`, and the others go on meanwhile."""
     monkeypatch.setattr(several, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(several, "LONGEST_PAUSE", 0.2)
-    Broken.away = False
+    broken.opens = broken.writes = True
     folders.write("bad", "1.md", "one")
     pipelines = ps.Pipelines({"bad": folders.pipeline("bad", into=broken), "good": folders.pipeline("good")})
     assert all(outcome.ok for outcome in pipelines.run().values())  # so that there is a ledger
-    Broken.away = True
+    broken.opens = False
 
     def trouble() -> str:
         noted = progress_file.read(folders.state("bad"))
@@ -363,10 +371,30 @@ def test_a_live_run_that_an_error_ends_begins_again(
         folders.write("good", "2.md", "two")
         until(lambda: "two" in folders.texts(pipelines["good"]))
         folders.write("bad", "3.md", "three")
-        Broken.away = False
+        broken.opens = True
         until(lambda: "three" in folders.texts(pipelines["bad"]))
     assert watching.outcomes.keys() == {"bad", "good"}
     assert all(outcome.error is None for outcome in watching.outcomes.values())
+
+
+def test_a_live_run_that_an_error_ends_half_way_begins_again(
+    folders: Folders, broken: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the source and the model that were stopped with it."""
+    monkeypatch.setattr(several, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(several, "LONGEST_PAUSE", 0.2)
+    broken.opens = True
+    for n in range(15):  # more than may fail before the store is taken to be broken
+        folders.write("bad", f"{n}.md", f"text {n}")
+    pipelines = ps.Pipelines({"bad": folders.pipeline("bad", into=broken), "good": folders.pipeline("good")})
+    with Watching(pipelines) as watching:
+        until(lambda: watching.failures)
+        broken.writes = True
+        until(lambda: folders.texts(pipelines["bad"]) == {f"text {n}" for n in range(15)})
+        folders.write("bad", "new.md", "something new")
+        until(lambda: "something new" in folders.texts(pipelines["bad"]))
+    assert isinstance(watching.failures[0][1], StageError)
+    assert watching.outcomes["bad"].report is not None
 
 
 def test_a_live_run_that_cannot_be_carried_out_ends(folders: Folders) -> None:

@@ -72,7 +72,8 @@ class Several:
 
     def run(self) -> dict[str, Outcome]:
         """What became of each, by its name, when all have ended."""
-        import numpy  # noqa: F401 - here: threads that import drivers with a common library can meet it half imported
+        if len(self._members) > 1:
+            import numpy  # noqa: F401 - threads that import drivers with a common library can meet it half imported
 
         try:
             for member in self._members:
