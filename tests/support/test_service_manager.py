@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
-from penstock.support.service_manager import Parts
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from penstock.support.service_manager import Parts, ServiceManager
+
+
+def test_a_manager_that_does_not_listen_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is waited for, and that the service is ready is said once there is room for it."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "2")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        manager = ServiceManager()
+        for _ in range(5000):  # more than a queue of datagrams holds
+            manager.alive()
+        manager.ready()
+        with suppress(BlockingIOError):
+            while True:
+                assert listener.recv(100) == b"WATCHDOG=1"
+        manager.ready()
+        manager.ready()
+        assert listener.recv(100) == b"READY=1"
+        with pytest.raises(BlockingIOError):
+            listener.recv(100)
 
 
 class Told:

@@ -34,8 +34,7 @@ class ServiceManager:
 
     def ready(self) -> None:
         if not self._ready:
-            self._ready = True
-            self._tell("READY=1")
+            self._ready = self._tell("READY=1")
 
     def alive(self) -> None:
         """To be called often: it is passed on as often as the watchdog wants to hear of it."""
@@ -46,12 +45,16 @@ class ServiceManager:
     def stopping(self) -> None:
         self._tell("STOPPING=1")
 
-    def _tell(self, message: str) -> None:
+    def _tell(self, message: str) -> bool:
+        """Whether it was said. Who does not listen is not waited for, as the run would stand still."""
         if not self._address:
-            return
+            return True
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+            line.setblocking(False)
             line.sendto(message.encode(), address)
+            return True
+        return False
 
 
 class Parts:
