@@ -206,11 +206,13 @@ class Pipeline:
                 every=every,
                 allow_mass_delete=allow_mass_delete,
                 adopt=adopt,
-                renew=self._renewed if self._components.settings is not None else None,
+                renew=self.renewed,
             )
 
-    def _renewed(self) -> Components:
+    def renewed(self) -> Components:
         """Components for the generation that is current now, as its ledger remembers them, if it does."""
+        if self._components.settings is None:
+            return self._components
         try:
             return Pipeline.from_state(self._components.state)._components
         except UsageError:

@@ -153,7 +153,13 @@ class Pipelines:
                 if not member.live:
                     return run(components, show, options=Options(allow_mass_delete=allow_mass_delete), adopt=adopt)
                 return follow(
-                    components, show, every=seconds, allow_mass_delete=allow_mass_delete, adopt=adopt, service=service
+                    components,
+                    show,
+                    every=seconds,
+                    allow_mass_delete=allow_mass_delete,
+                    adopt=adopt,
+                    renew=lambda: self._renewed(name, components),
+                    service=service,
                 )
 
             return Task(name, work, components.state, live=member.live)
@@ -182,6 +188,12 @@ class Pipelines:
             source = document_name(member.pipeline.source.name)
             titles[name] = f"{name}: {source} → {member.pipeline.sink.url}"
         return titles
+
+    def _renewed(self, name: str, before: Components) -> Components:
+        """Components for the generation that is current now: with the shared model, unless that is another one."""
+        renewed = self[name].renewed()
+        alike = renewed.embedder.describe() == before.embedder.describe()
+        return replace(renewed, embedder=before.embedder) if alike else renewed
 
     def _components(self, name: str) -> Components:
         return replace(self[name].components, embedder=self.models[name].user(name))

@@ -204,6 +204,7 @@ def test_nothing_to_follow_is_said(here: Path, run: Run) -> None:
     Path("penstock.toml").write_text(ONE + "live = false\n")
     ran = run("run", "penstock.toml", "--live")
     assert (ran.status, "nothing to follow: one have live = false" in ran.err) == (2, True)
+    assert "of one pipeline" in run("run", "penstock.toml", "--live", "--metrics", "127.0.0.1:0").err
     assert "--every is of --live" in run("run", "penstock.toml", "--every", "1m").err
 
 

@@ -351,7 +351,7 @@ def test_one_that_fails_does_not_end_the_others(folders: Folders, broken: Broken
 def test_a_live_run_that_an_error_ends_begins_again(
     folders: Folders, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its error is told, and in `status`, and the others go on meanwhile."""
+    """Its error is told, and the others go on meanwhile."""
     monkeypatch.setattr(several, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(several, "LONGEST_PAUSE", 0.2)
     broken.opens = broken.writes = True
@@ -360,14 +360,9 @@ def test_a_live_run_that_an_error_ends_begins_again(
     assert all(outcome.ok for outcome in pipelines.run().values())  # so that there is a ledger
     broken.opens = False
 
-    def trouble() -> str:
-        noted = progress_file.read(folders.state("bad"))
-        return str(noted["live"]["away"]) if noted else ""
-
     with Watching(pipelines) as watching:
         until(lambda: len(watching.failures) >= 3)
         assert {name for name, _, again in watching.failures if again is not None} == {"bad"}
-        until(lambda: "is broken" in trouble())
         folders.write("good", "2.md", "two")
         until(lambda: "two" in folders.texts(pipelines["good"]))
         folders.write("bad", "3.md", "three")
@@ -380,15 +375,21 @@ def test_a_live_run_that_an_error_ends_begins_again(
 def test_a_live_run_that_an_error_ends_half_way_begins_again(
     folders: Folders, broken: Broken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the source and the model that were stopped with it."""
+    """With the source and the model that were stopped with it; `status` says why it does not go on."""
     monkeypatch.setattr(several, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(several, "LONGEST_PAUSE", 0.2)
     broken.opens = True
+
+    def waiting() -> str:
+        noted = progress_file.read(folders.state("bad"))
+        return str(noted["waiting"]) if noted else ""
+
     for n in range(15):  # more than may fail before the store is taken to be broken
         folders.write("bad", f"{n}.md", f"text {n}")
     pipelines = ps.Pipelines({"bad": folders.pipeline("bad", into=broken), "good": folders.pipeline("good")})
     with Watching(pipelines) as watching:
         until(lambda: watching.failures)
+        until(lambda: "is broken" in waiting())
         broken.writes = True
         until(lambda: folders.texts(pipelines["bad"]) == {f"text {n}" for n in range(15)})
         folders.write("bad", "new.md", "something new")

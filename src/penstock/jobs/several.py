@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from penstock.core.errors import OwnershipError, PenstockError, SpaceMismatch, UsageError
 from penstock.core.retry import Pauses
 from penstock.engine.progress import Progress, Report
-from penstock.jobs import progress_file
-from penstock.jobs.changes import FIRST_PAUSE, LONGEST_PAUSE, State
+from penstock.jobs.changes import FIRST_PAUSE, LONGEST_PAUSE
 from penstock.jobs.components import current_ledger
+from penstock.jobs.progress_file import ProgressFile
 from penstock.support.service_manager import Part, Parts, Service
 
 LASTING = (UsageError, OwnershipError, SpaceMismatch)
@@ -130,6 +130,7 @@ class _Member:
         self._interrupted_at: float | None = None
         """The moment of the present run at which it was stopped."""
         self._stopped: float | None = None
+        self._latest: Progress | None = None
         self.ended = threading.Event()
         """Not `thread.is_alive()`: a thread whose `join` was interrupted may count as ended in Python 3.11."""
         self.thread = threading.Thread(target=self._work, name=f"penstock-pipeline-{task.name}", daemon=True)
@@ -172,26 +173,26 @@ class _Member:
             return False
         self._several.failed(self.task.name, error, seconds)
         self._part.ready()  # the service is what it can be, and says what is missing
+        note = ProgressFile(self._ledger(), None)
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._part.alive()
-            self._note(f"an error ended the run, which begins again in {left:.0f} s: {error}")
+            if self._latest is not None:  # for `status`
+                again = f"the next try in {left:.0f} s, as an error ended the run: {error}"
+                note(replace(self._latest, waiting=again))
             if self._several.stopping.wait(min(left, BEAT)):
                 break
-        self._note("")
+        note.remove()
         return not self._several.stopping.is_set()
 
-    def _note(self, trouble: str) -> None:
-        """Have `status` say why the run does not go on."""
-        with suppress(PenstockError):  # it may have ended before there was a ledger
-            ledger = current_ledger(self.task.state)
-            if trouble:
-                progress_file.note(ledger, {"live": asdict(State(away=trouble))})
-            else:
-                progress_file.remove(ledger)
+    def _ledger(self) -> Path:
+        try:
+            return current_ledger(self.task.state)
+        except PenstockError:  # there is none yet
+            return self.task.state
 
     def _progress(self, now: Progress) -> None:
-        self.flowing = True
+        self.flowing, self._latest = True, now
         if self._several.giving_up.is_set():
             raise KeyboardInterrupt
         if self._several.stopping.is_set() and (self._interrupted_at is None or now.seconds < self._interrupted_at):

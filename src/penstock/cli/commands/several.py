@@ -14,7 +14,7 @@ from penstock.cli.output.log import Log
 from penstock.cli.output.results import say
 from penstock.cli.output.streams import FAILED, INCOMPLETE, OK, STOPPED, Stopped, complain, labelled, log
 from penstock.cli.signals import interruptible
-from penstock.core.errors import PenstockError
+from penstock.core.errors import PenstockError, UsageError
 from penstock.display.progress import Display, display
 from penstock.display.several import Displays
 from penstock.display.text import clean
@@ -24,6 +24,8 @@ from penstock.pipelines import Pipelines
 
 def run_several(pipelines: Pipelines, args: argparse.Namespace) -> int:
     options = run_options(args)
+    if args.metrics:
+        raise UsageError("--metrics serves those of one pipeline: write it into a file of its own, without tables")
     work = pipelines.watch if args.live else pipelines.run
     before = {name: last_runs(pipelines[name].ledger.path) for name in pipelines}
     if not args.quiet:
