@@ -15,7 +15,8 @@ MODIFY, ATTRIB, CLOSE_WRITE = 0x2, 0x4, 0x8
 MOVED_FROM, MOVED_TO, CREATE, DELETE, DELETE_SELF, MOVE_SELF = 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
 UNMOUNT, OVERFLOW, IGNORED = 0x2000, 0x4000, 0x8000
 ONLYDIR, EXCL_UNLINK, ISDIR = 0x1000000, 0x4000000, 0x40000000
-MASK = MODIFY | CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF | ONLYDIR | EXCL_UNLINK
+_WITHIN = MODIFY | ATTRIB | CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE
+MASK = _WITHIN | DELETE_SELF | MOVE_SELF | ONLYDIR | EXCL_UNLINK
 _HEAD = struct.Struct("iIII")
 _NONBLOCK, _CLOEXEC = os.O_NONBLOCK, getattr(os, "O_CLOEXEC", 0)
 
@@ -40,9 +41,9 @@ class Inotify:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._file = self._checked(self._libc.inotify_init1(_NONBLOCK | _CLOEXEC))
 
-    def add(self, folder: bytes) -> int:
-        """Watch a folder; gives the number of the watch: the same one for the same folder by another name."""
-        return self._checked(self._libc.inotify_add_watch(self._file, folder, MASK))
+    def add(self, path: bytes, mask: int = MASK) -> int:
+        """Watch a folder; gives the number of the watch: the same one for the same folder by another name, or again."""
+        return self._checked(self._libc.inotify_add_watch(self._file, path, mask))
 
     def remove(self, number: int) -> None:
         self._libc.inotify_rm_watch(self._file, number)  # one that is gone already is no error

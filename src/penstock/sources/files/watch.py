@@ -15,15 +15,19 @@ from pathlib import Path
 
 from penstock.core.contracts import Hints, Watch
 from penstock.core.errors import SourceError
+from penstock.sources.files.canary import Canary
 from penstock.sources.files.local import uri_of
+from penstock.sources.files.writing import OpenFiles
 from penstock.support.images import CAPTIONS, ENDINGS
 from penstock.support.inotify import (
+    ATTRIB,
     CLOSE_WRITE,
     CREATE,
     DELETE,
     DELETE_SELF,
     IGNORED,
     ISDIR,
+    MODIFY,
     MOVE_SELF,
     MOVED_FROM,
     MOVED_TO,
@@ -33,11 +37,10 @@ from penstock.support.inotify import (
     Inotify,
 )
 
-QUIET, LATEST = 0.2, 2.0
-"""Seconds without another write after which a file that is still open is looked at, and seconds after the first one
-by which it is."""
 RETURN = 1.0
 """Seconds between two looks whether a root that went away is back."""
+CHECKED = 5000
+"""Folders that are looked at with each proof that it hears: whether what is there is what is watched."""
 
 
 class LocalWatch(Watch):
@@ -48,13 +51,14 @@ class LocalWatch(Watch):
         self._inotify = Inotify()
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        self._open: dict[str, tuple[float, float]] = {}
-        """Paths that are being written: when they were first and last."""
+        self._open = OpenFiles()
         self._away: set[str] = set()
         self._look = 0.0
         self._trouble = ""
         self._hints: set[str] = set()
         self._doubt = False
+        self._canary = Canary(self._inotify)
+        self._unchecked: list[str] = []
         for root in self._roots:
             self._begin(root)
         self._hints.clear()  # the first listing names all that is there
@@ -75,10 +79,13 @@ class LocalWatch(Watch):
             if self._inotify.wait(max(0.0, left)):
                 for event in self._inotify.read():
                     self._hear(event)
-            elif time.monotonic() >= end:
+                continue
+            self._prove()
+            if time.monotonic() >= end and not self._doubt:
                 return Hints(frozenset(), False)
 
     def close(self) -> None:
+        self._canary.close()
         self._inotify.close()
 
     # ------------------------------------------------------------ what is heard
@@ -86,6 +93,11 @@ class LocalWatch(Watch):
     def _hear(self, event: Event) -> None:
         if event.mask & OVERFLOW:
             self._doubt = True
+            self._open.clear()
+            self._canary.heard()
+            return
+        if event.folder == self._canary.number:
+            self._canary.heard()
             return
         folder = self._paths.get(event.folder)
         if folder is None:
@@ -96,23 +108,28 @@ class LocalWatch(Watch):
                 self._doubt = True
             if event.mask & (IGNORED | UNMOUNT):
                 self._forget(folder)
+                if folder not in self._roots and os.path.isdir(folder):  # what it was mounted over
+                    self._begin(folder)
+                    self._doubt = True
+            return
+        if not event.name:  # of the folder itself, which the one above it tells as well
             return
         path = os.path.join(folder, os.fsdecode(event.name))
         if event.mask & ISDIR:
             if event.mask & (MOVED_FROM | DELETE):
                 self._forget_beneath(path)
                 self._hint(path)
-            elif event.mask & (CREATE | MOVED_TO):
+            elif event.mask & (CREATE | MOVED_TO | ATTRIB):  # with other permissions it may be open to us now
                 self._begin(path)
         elif event.mask & (CLOSE_WRITE | MOVED_TO | MOVED_FROM | DELETE):
+            self._open.forget(path)
             self._changed(path)
-        else:
-            now = time.monotonic()
-            first, _ = self._open.get(path, (now, now))
-            self._open[path] = first, now
+        elif event.mask & (MODIFY | CREATE):
+            self._open.wrote(path, made=not event.mask & MODIFY)
+        elif path not in self._open:  # its permissions, or its times
+            self._changed(path)
 
     def _changed(self, path: str) -> None:
-        self._open.pop(path, None)
         self._hint(path)
         # The fingerprint of an image has its captions in it.
         stem, ending = os.path.splitext(path)
@@ -122,26 +139,49 @@ class LocalWatch(Watch):
                     self._hint(stem + image)
 
     def _hint(self, path: str) -> None:
-        if any(path == root or path.startswith(os.path.join(root, "")) for root in self._roots):
+        if self._within(path):
             self._hints.add(uri_of(path))
+
+    def _within(self, path: str) -> bool:
+        return any(path == root or path.startswith(os.path.join(root, "")) for root in self._roots)
 
     def _settle(self) -> None:
         """Look at what is still open, where it is time to, and for roots that are away."""
+        for path in self._open.take():
+            self._changed(path)
         now = time.monotonic()
-        for path, (first, last) in list(self._open.items()):
-            if now >= min(last + QUIET, first + LATEST):
-                self._changed(path)
         if self._away and now >= self._look:
             self._look = now + RETURN
-            for root in [root for root in self._away if os.path.isdir(root)]:
+            for root in [root for root in self._away if os.path.exists(root)]:
                 self._away.discard(root)
                 self._forget_beneath(root)
                 self._begin(root)
                 self._doubt = True
 
     def _due(self) -> list[float]:
-        due = [min(last + QUIET, first + LATEST) for first, last in self._open.values()]
+        due = [self._canary.next()]
+        if (written := self._open.next()) is not None:
+            due.append(written)
         return [*due, self._look] if self._away else due
+
+    def _prove(self) -> None:
+        """Now and then, when all was read that the system has told. Raises OSError where it tells no more."""
+        if not self._canary.prove():
+            return
+        self._unchecked = self._unchecked or list(self._numbers)
+        for folder in self._unchecked[:CHECKED]:
+            number = self._numbers.get(folder)
+            try:
+                if number is None or self._inotify.add(os.fsencode(folder)) == number:
+                    continue
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    continue
+            # Another folder is there, as when something is mounted over it, of which nobody tells.
+            self._forget_beneath(folder)
+            self._begin(folder)
+            self._doubt = True
+        del self._unchecked[:CHECKED]
 
     # ------------------------------------------------------------ folders
 
@@ -150,13 +190,15 @@ class LocalWatch(Watch):
         waiting = [top]
         while waiting:
             folder = waiting.pop()
-            if folder not in self._roots and self._leaves(folder):
+            if not self._within(folder) or (folder not in self._roots and self._leaves(folder)):
                 continue
             try:
-                if stat.S_ISREG(os.stat(folder).st_mode):  # a root may be a file: its folder tells
+                if file := stat.S_ISREG(os.stat(folder).st_mode):  # a root may be a file: its folder tells
                     folder = os.path.dirname(folder)
                 number = self._inotify.add(os.fsencode(folder))
                 self._paths[number], self._numbers[folder] = folder, number
+                if file:
+                    continue
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.is_dir():
@@ -183,6 +225,7 @@ class LocalWatch(Watch):
 
     def _forget_beneath(self, folder: str) -> None:
         beneath = os.path.join(folder, "")
+        self._open.forget_beneath(folder)
         for path in [path for path in self._numbers if path == folder or path.startswith(beneath)]:
             self._inotify.remove(self._numbers[path])
             self._forget(path)
@@ -194,5 +237,7 @@ def watch(roots: Iterable[str], leaves: Callable[[str], bool]) -> LocalWatch | N
         return LocalWatch(roots, leaves)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise SourceError(f"cannot watch folders: {error.strerror}") from error
+            raise SourceError(
+                f"the system gives no more watches to this user: {error.strerror} (raise fs.inotify.max_user_instances)"
+            ) from error
         return None
