@@ -71,6 +71,10 @@ class ModelError(PenstockError): ...
 class SourceError(PenstockError): ...
 
 
+class Vanished(SourceError):
+    """What was listed is not there any more when it is to be read."""
+
+
 class ParseError(PenstockError): ...
 
 

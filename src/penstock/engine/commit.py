@@ -141,7 +141,9 @@ class Committer:
             matches.sort(key=lambda match: -match.score)
             self.journal.acknowledge(acked, self.run, matches)
             self.control.counters.add(written=len(acked))
-        failures = [event.failure for event in events if isinstance(event, Failed)]
+        # Of a source that is followed, what vanished is looked for again or deleted, and is no failure.
+        followed = self.hold is not None
+        failures = [one.failure for one in events if isinstance(one, Failed) and not (followed and one.vanished)]
         if failures:
             self.journal.record(failures, self.run)
 
@@ -157,6 +159,9 @@ class Committer:
                     self.journal.keep(document.begun.document, document.begun.attempt, ids)
                 case Parsed(document, total):
                     document.total = total
+                    touched[id(document)] = document
+                case Failed(document, _, _, ends=0, vanished=True) if followed:
+                    document.vanished, document.total = True, 0
                     touched[id(document)] = document
                 case Failed(document, failure, settles, ends, skipped):
                     document.settled += settles
@@ -197,8 +202,12 @@ class Committer:
     def _finish(self, documents: Sequence[Document]) -> None:
         endings = []
         changed = []
+        if never := [one.begun.document for one in documents if one.vanished and not one.begun.had]:
+            self.journal.remove(never)  # nothing of them was in the index
         for document in documents:
-            if document.failed:
+            if document.vanished:
+                state = OPEN
+            elif document.failed:
                 state = OPEN if document.passing else FAILED
                 self.control.counters.add(failed=1)
             elif document.skipped and document.begun.had and self.journal.stale([document.begun.document], 1):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
-from penstock.core.errors import ParseError, SourceError, Transient, Unsupported
+from penstock.core.errors import ParseError, SourceError, Transient, Unsupported, Vanished
 from penstock.core.records import Chunk, Item, Point, Vector
 from penstock.engine.journal import Begun, ChunkEntry, Failure, Known, Match
 
@@ -17,7 +17,7 @@ class Document:
 
     __slots__ = (
         *("__weakref__", "item", "begun", "epochs", "known", "facts", "heard"),
-        *("total", "settled", "failed", "passing", "skipped"),
+        *("total", "settled", "failed", "passing", "skipped", "vanished"),
     )
 
     def __init__(self, item: Item, begun: Begun, epochs: Sequence[int], known: Known | None = None) -> None:
@@ -27,7 +27,7 @@ class Document:
         self.heard = time.monotonic() if item.heard is None else item.heard
         self.total: int | None = None
         self.settled = 0
-        self.failed = self.passing = self.skipped = False
+        self.failed = self.passing = self.skipped = self.vanished = False
 
     def failure(
         self, stage: str, cause: str, *, permanent: bool = True, place: str = "", traceback: str = ""
@@ -44,7 +44,8 @@ def unread(document: Document, error: BaseException, sent: int = 0) -> Failed | 
         return Failed(document, failure, ends=sent, skipped=isinstance(error, Unsupported))
     if isinstance(error, SourceError | Transient | OSError):
         cause = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error)
-        return Failed(document, document.failure("read", cause, permanent=False), ends=sent)
+        vanished = isinstance(error, Vanished) and not sent
+        return Failed(document, document.failure("read", cause, permanent=False), ends=sent, vanished=vanished)
     return None
 
 
@@ -125,6 +126,8 @@ class Failed(NamedTuple):
     ends: int | None = None
     """For a document that could not be read to its end: how many chunks it had sent by then."""
     skipped: bool = False
+    vanished: bool = False
+    """It was not there any more, and nothing of it was sent."""
 
 
 class Gone(NamedTuple):

@@ -26,6 +26,7 @@ from penstock.core.errors import (
     SourceError,
     Transient,
     Unsupported,
+    Vanished,
 )
 from penstock.core.records import Block, Gap, Item
 from penstock.parsers import linked, media_types
@@ -321,7 +322,7 @@ class _failures:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, SystemExit):
             raise ParseError(f"the parser ended the program (sys.exit({error.code!r}))") from error
-        if isinstance(error, ParseError) or not isinstance(error, Exception):
+        if isinstance(error, ParseError | Vanished) or not isinstance(error, Exception):
             return
         raise failure(error) from error
 

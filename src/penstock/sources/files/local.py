@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import BinaryIO, ClassVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from penstock.core.errors import SourceError, UsageError
+from penstock.core.errors import SourceError, UsageError, Vanished
 from penstock.core.records import Item, Unreadable, Upsert
 from penstock.sources.files.archives import Archive, is_archive
 from penstock.sources.files.globs import Selection
@@ -36,9 +36,14 @@ class LocalFile:
     path: str
 
     def __call__(self) -> BinaryIO:
-        return open(
-            self.path, "rb", io.DEFAULT_BUFFER_SIZE, opener=_open_regular
-        )  # a size, so that it does not ask whether it is a tty
+        try:
+            return open(
+                self.path, "rb", io.DEFAULT_BUFFER_SIZE, opener=_open_regular
+            )  # a size, so that it does not ask whether it is a tty
+        except OSError as error:
+            if error.errno in _GONE:
+                raise Vanished("it vanished after it was listed") from None
+            raise
 
 
 @dataclass(frozen=True, slots=True)
