@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -21,6 +21,10 @@ from penstock.jobs.requests import Removing, removals
 
 LISTED = 256
 """Changes of a listing that wait, at most: they grow old, and what was heard meanwhile goes first."""
+PAGE, QUICK = 64, 0.001
+"""Changes of a listing that are passed on together, at most, and seconds between two that are."""
+UNHEARD, SHARE = 60.0, 20
+"""Seconds between two listings, at most, where not all is heard: but so many times as long as a listing takes."""
 HINTS = 100_000
 """Uris that wait to be looked up, at most: with more of them the source is listed instead."""
 GONE = 1.0
@@ -113,8 +117,8 @@ class Changes:
             self._changed.notify_all()
 
     def _changes(self) -> Iterator[Change]:
-        if (watch := self.source.watch()) is not None:  # before it is listed
-            threading.Thread(target=self._hear, args=(watch,), name="penstock-watch", daemon=True).start()
+        self._watch()
+        listed: deque[Change] = deque()
         ticker = time.monotonic()
         try:
             while True:
@@ -123,20 +127,21 @@ class Changes:
                         return
                     now = time.monotonic()
                     due = self._due(now)
-                    listed = None if due or not self._listed else self._listed.popleft()
-                    if listed is not None:
+                    if not listed and self._listed:
+                        listed, self._listed = self._listed, listed
                         self._changed.notify_all()
                 if due:
                     yield from self._look_up(due)
-                elif listed is not None:
-                    yield listed
-                elif now >= self._next_listing and self._lister is None:
-                    self._begin_listing()
                 elif now >= ticker:
                     ticker = now + TICK
                     yield from removals(self.memory)
                     self._hint(self.memory.due(LISTED))
                     yield from self._note()
+                elif listed:
+                    while listed and not self._stopped and time.monotonic() < min(self._soonest, ticker):
+                        yield listed.popleft()
+                elif now >= self._next_listing and self._lister is None:
+                    self._begin_listing()
                 else:
                     with self._changed:
                         soonest = min(ticker, self._next_listing, self._soonest)
@@ -174,6 +179,16 @@ class Changes:
         return Checkpoint(f"{self._run} {self._marks}", in_sync)
 
     # ------------------------------------------------------------ what is heard
+
+    def _watch(self) -> None:
+        """Begin to hear, before anything is listed."""
+        watch = None
+        try:
+            if (watch := self.source.watch()) is None:
+                return
+        except SourceError as error:
+            self.state.trouble = f"changes are not heard: {error}"
+        threading.Thread(target=self._hear, args=(watch,), name="penstock-watch", daemon=True).start()
 
     def _hear(self, watch: Watch | None) -> None:
         """Pass on what is heard, until the run is stopped. Where hearing fails, begin again, and have all listed."""
@@ -244,8 +259,9 @@ class Changes:
                 self._gone.pop(uri, None)
                 yield Upsert(self.heard.stamp(item))
             elif uri not in self._gone:
-                self._gone[uri] = 0
-                self._hint([uri], GONE)
+                if self.memory.uris_under(uri, 1):  # else nothing need go, as of a draft that was renamed
+                    self._gone[uri] = 0
+                    self._hint([uri], GONE)
             elif not self._gone[uri]:
                 waiting.append(uri)
             elif self._passed(self._gone[uri]):
@@ -288,29 +304,37 @@ class Changes:
         self._lister.start()
 
     def _list(self) -> None:
-        began = time.time()
-        wait = self.every
+        began, wait = time.time(), self.every
+        last = start = time.monotonic()
+        page: list[Change] = [ListingBegin(began)]
         try:
-            self._put(ListingBegin(began))
             for change in self.source.changes(None):
-                if not self._put(change):
-                    return
+                page.append(change)
+                before, last = last, time.monotonic()
+                # Those that come quickly are passed on together: each time wakes another thread.
+                if len(page) >= PAGE or last - before > QUICK:
+                    if not self._put(page):
+                        return
+                    page = []
                 if isinstance(change, ListingEnd):
                     self.state.listed, self._deleted = began, 0
             self.state.away = ""
             self._pauses.reset()
+            if self.state.trouble:  # not all is heard: a listing has to find it
+                wait = max(UNHEARD, SHARE * (time.monotonic() - start))
         except Exception as error:
             self.state.away = f"the source cannot be listed: {error}"
             wait = self._pauses.next()
         finally:
+            self._put(page)
             with self._changed:
                 self._lister = None
                 self._next_listing = min(self._next_listing, time.monotonic() + min(wait, self.every))
                 self._changed.notify_all()
 
-    def _put(self, change: Change) -> bool:
+    def _put(self, page: Sequence[Change]) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: len(self._listed) < LISTED or self._stopped)
-            self._listed.append(change)
+            self._listed.extend(page)
             self._changed.notify_all()
             return not self._stopped
