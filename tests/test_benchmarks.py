@@ -34,7 +34,7 @@ SMALLEST = {
     "throughput.py": ["--mb", "1", "--rounds", "1"],
 }
 NEEDS_PEERS = {"peers.py"}
-LIBRARIES = {"corpus.py", "figures.py", "run.py"}
+LIBRARIES = {"corpus.py", "figures.py", "live_cocoindex.py", "run.py"}
 
 Ran = subprocess.CompletedProcess[str]
 

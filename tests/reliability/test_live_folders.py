@@ -16,7 +16,7 @@ from penstock.core.errors import SourceError
 from penstock.engine.progress import Report
 from penstock.jobs import changes, progress_file
 from penstock.ledger import Ledger
-from penstock.sources.files import Files, canary, local
+from penstock.sources.files import Files, canary, local, watch
 from penstock.sources.files.watch import LocalWatch
 from penstock.support import inotify
 from penstock.support.inotify import Inotify
@@ -186,6 +186,19 @@ def test_a_watch_that_grew_deaf_is_replaced(tmp_path: Path, monkeypatch: pytest.
         one.becomes({"a.md": "alpha", "b.md": "beta", "c.md": "gamma"})
 
 
+def test_a_root_that_is_replaced_is_listed_and_heard(following: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RETURN", 0.1)
+    other = following.docs.with_name("other")
+    (other / "sub").mkdir(parents=True)
+    (other / "a.md").write_text("alpha")
+    (other / "sub" / "c.md").write_text("gamma")
+    following.docs.rename(following.docs.with_name("away"))
+    other.rename(following.docs)
+    following.becomes({"a.md": "alpha", "sub/c.md": "gamma"})
+    following.write("sub/d.md", "delta")
+    following.becomes({"a.md": "alpha", "sub/c.md": "gamma", "sub/d.md": "delta"})
+
+
 def test_where_not_all_folders_can_be_watched_the_source_is_listed_more_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,12 +226,12 @@ def test_a_user_without_watches_left_is_listed_for_and_heard_later(
     monkeypatch.setattr(changes, "UNHEARD", 0.2)
     monkeypatch.setattr(changes, "SHARE", 0)
     monkeypatch.setattr(changes, "FIRST_PAUSE", 0.1)
-    watch, none_left = Files.watch, [True]
+    begin, none_left = Files.watch, [True]
 
     def refused(self: Files) -> Watch | None:
         if none_left:
             raise SourceError("the system gives no more watches to this user")
-        return watch(self)
+        return begin(self)
 
     monkeypatch.setattr(Files, "watch", refused)
     one = Following(tmp_path)
