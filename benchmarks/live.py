@@ -34,6 +34,7 @@ import psutil
 from figures import record
 
 import penstock as ps
+from penstock.core.errors import UsageError
 from penstock.engine.progress import Progress
 from penstock.jobs import progress_file
 from penstock.ledger import Ledger
@@ -122,10 +123,11 @@ def documents(folder: Path) -> dict[str, str]:
 
 
 def indexed(folder: Path) -> int:
-    if not (folder / "ledger.db").exists():
+    try:
+        with Ledger.reader(folder / "ledger.db") as ledger:
+            return ledger.counts().done
+    except UsageError:  # it is about to be made
         return 0
-    with Ledger.reader(folder / "ledger.db") as ledger:
-        return ledger.counts().done
 
 
 def until(condition: Any, seconds: float, what: str, pause: float = 0.2) -> float:

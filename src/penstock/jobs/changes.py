@@ -144,7 +144,8 @@ class Changes:
                     self._begin_listing()
                 else:
                     with self._changed:
-                        soonest = min(ticker, self._next_listing, self._soonest)
+                        listing = NEVER if self._lister else self._next_listing  # one at a time: its end is told
+                        soonest = min(ticker, listing, self._soonest)
                         if not self._listed and not self._stopped:
                             self._changed.wait(max(0.0, soonest - time.monotonic()))
         finally:
