@@ -16,7 +16,7 @@ from penstock.core.errors import SourceError
 from penstock.engine.progress import Report
 from penstock.jobs import changes, progress_file
 from penstock.ledger import Ledger
-from penstock.sources.files import Files, canary, local, watch
+from penstock.sources.files import Files, canary, local, watch, writing
 from penstock.sources.files.watch import LocalWatch
 from penstock.support import inotify
 from penstock.support.inotify import Inotify
@@ -125,8 +125,11 @@ def test_however_files_are_written_the_index_becomes_the_folder(
 
 
 @pytest.mark.parametrize("name", ["pumps.pdf", "pumps.docx", "weir.epub"])
-def test_what_needs_its_end_is_not_read_before(following: Following, name: str) -> None:
+def test_what_needs_its_end_is_not_read_before(
+    following: Following, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A copy in pieces, with pauses in which a text would be read."""
+    monkeypatch.setattr(writing, "END", 600.0)
     content = (DOCUMENTS / name).read_bytes()
     with (following.docs / name).open("wb", buffering=0) as copy:
         for at in range(0, len(content), len(content) // 4):
