@@ -42,7 +42,7 @@ class LocalFile:
             )  # a size, so that it does not ask whether it is a tty
         except OSError as error:
             if error.errno in _GONE:
-                raise Vanished("it vanished after it was listed") from None
+                raise Vanished(f"it vanished after it was listed: {cause_of(error)}") from None
             raise
 
 
