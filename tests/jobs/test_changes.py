@@ -13,6 +13,8 @@ from penstock.core.contracts import Hints, Source, Watch
 from penstock.core.records import Change, Checkpoint, Delete, Item, ListingBegin, ListingEnd, Upsert
 from penstock.jobs import changes
 from penstock.jobs.changes import Changes
+from penstock.jobs.heard import Heard
+from tests.live import until
 
 
 class Memory:
@@ -27,11 +29,19 @@ class Memory:
     def due(self, limit: int) -> list[str]:
         return []
 
+    def half_done(self) -> Iterator[str]:
+        return iter(())
+
+    def pending_uris(self, limit: int) -> list[str]:
+        return []
+
+    def settle_removals(self) -> None: ...
+
     def cursor(self, source: str) -> str | None:
         return self.committed
 
 
-class Heard(Watch):
+class Told(Watch):
     def __init__(self) -> None:
         self.uris: set[str] = set()
 
@@ -46,7 +56,7 @@ class Listed(Source):
 
     def __init__(self, *uris: str) -> None:
         self.items = {uri: Item(uri, "1", io.BytesIO) for uri in uris}
-        self.heard = Heard()
+        self.told = Told()
         self.go_on = threading.Event()
         self.go_on.set()
         self.listings = 0
@@ -58,7 +68,7 @@ class Listed(Source):
         yield ListingEnd()
 
     def watch(self) -> Watch:
-        return self.heard
+        return self.told
 
     def lookup(self, uri: str) -> Item | None:
         return self.items.get(uri)
@@ -67,6 +77,7 @@ class Listed(Source):
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[Change]:
     monkeypatch.setattr(changes, "GONE", 0.05)
+    monkeypatch.setattr(Heard, "note_due", lambda heard: False)
     return []
 
 
@@ -135,14 +146,12 @@ def test_a_listing_that_is_asked_for_during_another_one_is_waited_for(monkeypatc
     sent: list[Change] = []
     thread = threading.Thread(target=lambda: sent.extend(following))
     thread.start()
-    while not source.listings:
-        time.sleep(0.01)
+    until(lambda: source.listings)
     following.list_now()
     time.sleep(0.5)
     assert rounds[0] < 100  # and not a hundred thousand
     source.go_on.set()
-    while source.listings < 2:
-        time.sleep(0.01)
+    until(lambda: source.listings == 2)
     following.stop()
     thread.join(10)
     assert sent.count(ListingEnd()) >= 1
