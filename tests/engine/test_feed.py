@@ -515,3 +515,39 @@ def test_large_documents_are_fetched_into_files(w: World, monkeypatch: pytest.Mo
     assert len(w.held()) == 30
     gc.collect()
     assert list(folder.iterdir()) == []
+
+
+def test_a_document_that_comes_back_as_its_listing_ends_stays(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is taken out that is being worked on again: its points would be in the index, and in no account."""
+    w.run(iter([Upsert(item("doc:a", "alpha")), Upsert(item("doc:b", "beta")), ListingEnd()]))
+    unseen, begin = Ledger.unseen, Ledger.begin
+    ending, began = threading.Event(), threading.Event()
+
+    def asked(self: Ledger, run: int, after: int = 0, limit: int = 2048) -> Any:
+        page = unseen(self, run, after, limit)
+        if not ending.is_set():
+            ending.set()
+            assert began.wait(20)
+        return page
+
+    def begun(self: Ledger, uris: Any, run: int) -> Any:
+        found = begin(self, uris, run)
+        if "doc:a" in uris:
+            began.set()
+        return found
+
+    monkeypatch.setattr(Ledger, "unseen", asked)
+    monkeypatch.setattr(Ledger, "begin", begun)
+
+    def changes() -> Iterator[Change]:
+        yield ListingBegin()
+        yield Upsert(item("doc:b", "beta"))
+        yield ListingEnd()
+        assert ending.wait(20)
+        yield Upsert(item("doc:a", "alpha again"))
+
+    w.run(changes(), feed=True)
+    assert w.held() == {"doc:a": ["alpha again"], "doc:b": ["beta"]}
+    with Ledger.reader(w.folder / "ledger.db") as ledger:
+        assert ledger.document("doc:a") is not None
+        assert ledger.counts().acknowledged == 2

@@ -42,8 +42,9 @@ class Errand(Protocol):
     def run(self) -> None: ...
 
 
-COMMITS = 200
-"""Commits after which a store is maintained: each leaves a fragment in some of them."""
+COMMITS = 100
+"""Commits after which a store is maintained, and after twice as many even while it is busy: each leaves a fragment in
+some of them."""
 ROWS = 16_384
 """Entries that are committed together, at most."""
 
@@ -93,14 +94,14 @@ class Committer:
                 return
 
     def _upkeep(self) -> None:
-        """Maintain the store after many commits: when nothing is on its way, or else after very many."""
+        """Maintain the store after many commits: when nothing is on its way, or else after twice as many."""
         if self.errand is not None and self.errand.due:
             with self._alone():
                 self.errand.run()
         if self.maintain is None or self._commits < COMMITS:
             return
         idle = self.company.idle is None or self.company.idle()
-        if idle or self._commits >= 4 * COMMITS:
+        if idle or self._commits >= 2 * COMMITS:
             self._commits = 0
             with self._alone():
                 self.maintain()
@@ -254,8 +255,8 @@ class Committer:
         """Take out what a complete listing did not name."""
         missing = self.journal.missing(listing)
         exceeded = self.max_delete is not None and self.max_delete.exceeded(missing)
-        if self.hold is not None:
-            self._holding = not self.hold(missing if exceeded else None)
+        if (hold := self.hold) is not None:
+            self._holding = not self.control.retry.call("ledger", lambda: hold(missing if exceeded else None))
             if self._holding:
                 return
         elif exceeded:
@@ -270,7 +271,14 @@ class Committer:
         while page := self.journal.unseen(listing, after):
             if self.control.stop.is_set():
                 return
-            self._deletion.delete([number for number, _ in page])
+            # One that came back is being worked on, or was seen, since the page was read: it stays.
+            entered = {number: uri for number, uri in page if self.control.in_flight.enter(uri)}
+            try:
+                gone = [number for number, _ in self.journal.unseen(listing, after) if number in entered]
+                self._deletion.delete(gone)
+            finally:
+                for uri in entered.values():
+                    self.control.in_flight.leave(uri)
             after = page[-1][0]
         self.journal.clear_listing(listing, in_sync)
         self.complete = True
