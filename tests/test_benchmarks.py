@@ -31,6 +31,7 @@ SMALLEST = {
     "pipelines.py": ["--mb", "0.02", "--rounds", "1"],
     "overhead.py": ["--mb", "0.02", "--rounds", "1"],
     "sinks.py": ["--points", "500", "--sinks", "memory"],
+    "weeks.py": ["--rows", "600", "--days", "2", "--commits", "10"],
     "throughput.py": ["--mb", "1", "--rounds", "1"],
 }
 NEEDS_PEERS = {"peers.py"}

@@ -18,7 +18,7 @@ EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
 PAGE = 4096
 FRAGMENTS = 64
 """More fragments than this are compacted at the end of a run; during one, after as many writes and a growth by half."""
-CACHES = {"write": (64 << 20, 16 << 20), "search": (1 << 30, 256 << 20)}
+CACHES = {"write": (16 << 20, 8 << 20), "search": (1 << 30, 256 << 20)}
 """Bytes of indexes and of metadata that are kept: LanceDB's own limits are in gigabytes, and a writer needs neither."""
 VERSIONS = 64
 """More versions than this are removed at the end of a run, but for the newest: each write and deletion makes one."""
