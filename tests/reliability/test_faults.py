@@ -134,6 +134,7 @@ def test_a_store_that_cannot_be_opened_is_no_failure_of_the_documents(w: World) 
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(600)  # the pauses alone may take 45 seconds
 def test_a_store_that_comes_back_after_half_a_minute(w: World) -> None:
     began = time.monotonic()
     assert w.pipeline(lambda sink: FaultySink(small(sink), Faults(away=(1, 30.0)))).run().ok

@@ -78,24 +78,29 @@ def ingest(job: Job) -> None:
     # With the usual linger, a run this short would commit once, at its end.
     setattr(runs, "LINGER", LINGER.get(job.url.partition("://")[0], 0.05))  # noqa: B010
     pipeline = make_pipeline(job)
+    wire_all(pipeline, job.log, job.moment, job.nth)
+    report = pipeline.run(allow_mass_delete=True)
+    if not report.ok:
+        raise Broken(f"the run ended as {report}")
+
+
+def wire_all(pipeline: Pipeline, log: Path, moment: str | None, nth: int) -> None:
+    """Have the pipeline log what is acknowledged and retracted, and kill this process at the moment: see `Job`."""
     ledger = pipeline.ledger
     acknowledge, retract = ledger.acknowledge, ledger.retract
 
     def acknowledged(entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None:
         acknowledge(entries, run, matches)
-        note(job.log, "acknowledged", [entry.id.hex() for entry in entries])
+        note(log, "acknowledged", [entry.id.hex() for entry in entries])
 
     def retracted(chunks: Sequence[Stale]) -> None:
-        note(job.log, "retracted", [chunk.id.hex() for chunk in chunks])
+        note(log, "retracted", [chunk.id.hex() for chunk in chunks])
         retract(chunks)
 
     ledger.acknowledge, ledger.retract = acknowledged, retracted  # type: ignore[method-assign]
-    fuse = Fuse(job.moment, job.nth, blow=lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    fuse = Fuse(moment, nth, blow=lambda _: os.kill(os.getpid(), signal.SIGKILL))
     wire(pipeline.sink, fuse, SINK_MOMENTS, "sink")
     wire(ledger, fuse, LEDGER_MOMENTS, "ledger")
-    report = pipeline.run(allow_mass_delete=True)
-    if not report.ok:
-        raise Broken(f"the run ended as {report}")
 
 
 def check_log(log: Path) -> dict[str, int]:
