@@ -26,8 +26,11 @@ class Memory:
     def uris_under(self, uri: str, limit: int) -> list[str]:
         return [one for one in self.uris if one == uri or one.startswith(f"{uri}/")][:limit]
 
-    def due(self, limit: int) -> list[str]:
-        return []
+    def due(self, limit: int) -> dict[str, int]:
+        return {}
+
+    def tries(self, uris: Sequence[str]) -> dict[str, int]:
+        return {}
 
     def half_done(self) -> Iterator[str]:
         return iter(())

@@ -23,6 +23,7 @@ from penstock.jobs.ledgers import prune
 from penstock.ledger import Ledger
 from penstock.support import scratch
 from penstock.support.locks import Held, Lockfile
+from tests import disks
 
 COMMANDS = {
     "status": ("status",),
@@ -237,31 +238,14 @@ def test_a_page_of_the_ledger_that_is_garbage_is_named_as_such(world: World) -> 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 400 kB, where this process may mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def _fill(folder: Path) -> None:
-    with open(folder / "filling", "wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
+    with disks.small_disk(tmp_path / "small", "400k") as folder:
+        yield folder
 
 
 def test_a_full_disk_of_the_ledger_is_named_as_such(world: World, small_disk: Path) -> None:
     """By every command that writes to it; those that look need no room, or say so as well."""
     shutil.copy(world.state, small_disk / "notes.db")
-    _fill(small_disk)
+    disks.fill(small_disk)
     state = str(small_disk / "notes.db")
     for name, (command, *rest) in COMMANDS.items():
         ran = world.command(command, "--state", state, *rest)
@@ -278,7 +262,7 @@ def test_a_disk_that_fills_up_meanwhile_is_named_as_such(tmp_path: Path, small_d
     with Ledger(small_disk / "notes.db") as ledger:
         ledger.open()
         run = ledger.begin_run("space")
-        _fill(small_disk)
+        disks.fill(small_disk)
         with pytest.raises(LedgerError, match=r"notes\.db cannot be read or written: .*room on its disk"):
             ledger.begin([f"doc:{number}" for number in range(20_000)], run)
         (small_disk / "filling").unlink()

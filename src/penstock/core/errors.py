@@ -14,6 +14,7 @@
       ParseError            a document cannot be parsed
         Unsupported         ... because nothing here reads its type
         LimitExceeded       ... because it took too much time or memory
+        ParserDied          ... because the process of its parser died
       EmbedError            chunks cannot be embedded
       Transient             a source, model or store is away or busy: the same call may succeed later
       SinkError             a store refused or failed
@@ -82,6 +83,9 @@ class Unsupported(ParseError): ...
 
 
 class LimitExceeded(ParseError): ...
+
+
+class ParserDied(ParseError): ...
 
 
 class EmbedError(PenstockError): ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from penstock.core.errors import StageError
@@ -32,6 +32,7 @@ class Cause(NamedTuple):
 
     text: str
     traceback: str
+    permanent: bool = True
 
 
 class Control:
@@ -53,6 +54,8 @@ class Control:
         self.error: BaseException | None = None
         self.suspended: tuple[str, ...] = ()
         """Documents that failed by a component that turned out to be broken: not theirs is the fault."""
+        self.tries: Callable[[Sequence[str]], Mapping[str, int]] = lambda uris: {}
+        """How often documents have failed before."""
         self._failing: dict[str, list[str]] = {}
         self._failing_since: dict[str, float] = {}
         self._worked: set[str] = set()
@@ -97,20 +100,30 @@ class Control:
                 self._worked.add(component)
 
     def unexpected(self, component: str, stage: str, uri: str, error: BaseException) -> Cause:
-        """The cause to note of a document for which a component raised something. Raises StageError where it does so
-        for one document after the other: then the component is broken, and not the documents."""
+        """The cause to note of a document for which a component raised something.
+
+        Where it does so for one document after the other, the component is broken, and not the documents: StageError
+        is raised, or in a run that waits without limit, they are tried again until it works.
+        """
         with self._lock:
             uris = self._failing.setdefault(component, [])
             self._failing_since.setdefault(component, time.monotonic())
-            if uri not in uris:
-                uris.append(uri)
             limit = BROKEN_LATER if component in self._worked else BROKEN_AFTER
-            if broken := len(uris) >= limit:
+            if uri not in uris and len(uris) < limit:
+                uris.append(uri)
+            broken = len(uris) >= limit
+            if broken and not self.retry.unlimited:
                 self.suspended = tuple(uris)
-        if broken:
+        if broken and not self.retry.unlimited:
             raise StageError(stage, uri, error) from error
         text = hide_secrets(f"{type(error).__name__}: {error}")
-        return Cause(f"{text} (raised by the {component})", format_traceback(error))
+        permanent = not broken and self.final(uri)
+        return Cause(f"{text} (raised by the {component})", format_traceback(error), permanent)
+
+    def final(self, uri: str) -> bool:
+        """Whether a document that breaks what reads it is not tried again by itself. A run that goes on gives it a
+        second try: other things break a process, too, such as memory that is short."""
+        return not self.retry.unlimited or bool(self.tries([uri]))
 
 
 class InFlight:

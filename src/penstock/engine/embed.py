@@ -92,7 +92,7 @@ class Embed:
         else:
             cause = self.control.unexpected("embedder", "embed", batch[0].chunk.uri, error)
             # A service that cannot be reached is an OSError, and so is an image that cannot be decoded.
-            permanent = not isinstance(error, OSError)
+            permanent = cause.permanent and not isinstance(error, OSError)
             self._lose(batch, cause.text, permanent=permanent, traceback=cause.traceback)
 
     def _withdraw(self, batch: Sequence[Prepared]) -> None:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from penstock.core.errors import Transient
-from penstock.core.retry import MAX_WAIT
+from penstock.core.retry import MAX_WAIT, passing
 from penstock.engine.channel import Broken, Closed
 from penstock.engine.control import Control
 from penstock.engine.head import Head, HeadStages
+from penstock.engine.journal import waiting
 from penstock.engine.progress import BY_THE_MINUTE, MINUTE, Counters, Progress, Rates
 from penstock.engine.seam import Seam
 from penstock.engine.tail import Tail, TailStages
@@ -52,6 +52,9 @@ class Flow:
             return int(room * SHARES[name])
 
         self._control = Control(max_wait)
+        self._control.tries = tail.journal.tries
+        head = replace(head, view=waiting(head.view, self._control.retry))
+        tail = replace(tail, journal=waiting(tail.journal, self._control.retry))
         self._seam = Seam(share("points") + (0 if head.fetchers else share("fetched")), share("commits"))
         self._head = HeadStages(head, self._seam, self._control, share)
         self._journal = tail.journal
@@ -101,7 +104,7 @@ class Flow:
         if self._control.suspended:
             self._journal.reopen(self._control.suspended)
         first = self._control.error
-        if first is not None and not (self.interrupted and isinstance(first.__cause__, Transient)):
+        if first is not None and not (self.interrupted and passing(first.__cause__)):
             raise first  # but when stopped while waiting for something that is away, that is no news
 
     def _ended(self, interval: float) -> bool:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from penstock.core.deletions import Missing
+from penstock.core.retry import Retry
 from penstock.engine.freshness import Fresh
 
 OPEN, DONE, FAILED, SKIPPED = "open", "done", "failed", "skipped"
@@ -154,6 +156,10 @@ class View(Protocol):
 
     def record(self, failures: Iterable[Failure], run: int) -> None: ...
 
+    def tries(self, uris: Sequence[str]) -> dict[str, int]:
+        """How often each of these documents has failed since it was in the index as it is, if it has."""
+        ...
+
 
 class Journal(View, Protocol):
     """The accounts of a flow. Each method is one transaction."""
@@ -214,3 +220,20 @@ class Journal(View, Protocol):
     def save_cursor(self, source: str, cursor: str, in_sync: float = 0.0) -> None:
         """`in_sync`: all that the source knew of by then is in the index; 0 where that is not known."""
         ...
+
+
+V = TypeVar("V", bound=View)
+
+
+def waiting(journal: V, retry: Retry) -> V:
+    """The same journal, whose calls wait for room where its disk is full, if `retry` waits without limit."""
+    return cast(V, _Waiting(journal, retry)) if retry.unlimited else journal
+
+
+class _Waiting:
+    def __init__(self, journal: View, retry: Retry) -> None:
+        self._journal, self._retry = journal, retry
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._journal, name)
+        return lambda *values, **named: self._retry.call("ledger", partial(method, *values, **named))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from penstock.core.contracts import Chunker
-from penstock.core.errors import LockedError, ParseError, SourceError, StageError, Transient
+from penstock.core.errors import LimitExceeded, LockedError, ParseError, ParserDied, SourceError, StageError, Transient
 from penstock.core.metadata import MetadataFunction, normalized, standard
 from penstock.core.records import NOTHING, Block, Gap, Item, Metadata, Piece
 from penstock.engine.channel import Broken, Channel, Closed
@@ -109,7 +109,7 @@ class Prepare:
         item = document.item
         sent = [0]
         try:
-            chunker = self.ready()
+            chunker = self.control.retry.call("open", self.ready)
         except Exception as error:  # a store or model that cannot be opened is not this document's failure
             raise StageError("prepare", item.uri, error) from error
         self.control.loaded()
@@ -125,6 +125,8 @@ class Prepare:
         except Exception as error:
             if (failed := unread(document, error, sent[0])) is None:  # the journal's, or memory is short
                 raise StageError("prepare", item.uri, error) from error
+            if isinstance(error, LimitExceeded | ParserDied) and not self.control.final(item.uri):
+                failed = failed._replace(failure=replace(failed.failure, permanent=False))
             ends = failed
         else:
             for name in ("parser", "chunker", "metadata function"):
@@ -144,7 +146,7 @@ class Prepare:
 
     def _unexpected(self, document: Document, failed: _ComponentFailed) -> Failure:
         cause = self.control.unexpected(failed.component, "prepare", document.item.uri, failed.error)
-        return document.failure(failed.stage, cause.text, traceback=cause.traceback)
+        return document.failure(failed.stage, cause.text, permanent=cause.permanent, traceback=cause.traceback)
 
     def _chunk(self, document: Document, chunker: Chunker, sent: list[int]) -> None:
         """Count in `sent` what was sent, also where it ends in an exception."""

@@ -100,11 +100,11 @@ class Write:
                 self._put(alone)
         else:
             cause = self.control.unexpected("sink", "write", batch[0].point.chunk.uri, error)
-            self._lose(batch, cause.text, cause.traceback)
+            self._lose(batch, cause.text, cause.traceback, permanent=cause.permanent)
 
-    def _lose(self, batch: Sequence[Embedded], cause: str, traceback: str = "") -> None:
+    def _lose(self, batch: Sequence[Embedded], cause: str, traceback: str = "", *, permanent: bool = True) -> None:
         self.control.counters.add(gaps=len(batch))
         for one in batch:
-            failure = one.document.failure("write", cause, place=one.point.id, traceback=traceback)
+            failure = one.document.failure("write", cause, permanent=permanent, place=one.point.id, traceback=traceback)
             self.send(Failed(one.document, failure, settles=1))
             traceback = ""  # once is enough: a document may have many chunks

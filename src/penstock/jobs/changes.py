@@ -1,5 +1,4 @@
-"""The changes of a source that is followed: listings from time to time, and between them what was heard, and what is to
-be tried again."""
+"""The changes of a source that is followed: listings from time to time, and between them what was heard."""
 
 from __future__ import annotations
 
@@ -8,16 +7,16 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from penstock.core.contracts import Hints, Source, Watch
-from penstock.core.errors import SourceError, Transient
+from penstock.core.errors import SourceError
 from penstock.core.records import Change, Checkpoint, Delete, ListingBegin, ListingEnd, Upsert
 from penstock.core.retry import Pauses
 from penstock.jobs.heard import Heard
 from penstock.jobs.requests import Removing, removals
+from penstock.jobs.retries import Failed, Retries
 
 LISTED = 256
 """Changes of a listing that wait, at most: they grow old, and what was heard meanwhile goes first."""
@@ -42,14 +41,10 @@ TICK = 1.0
 """Seconds between two looks at the ledger, at what is to be tried again."""
 
 
-class Memory(Removing, Protocol):
+class Memory(Removing, Failed, Protocol):
     """What is asked of the ledger."""
 
     def uris_under(self, uri: str, limit: int) -> list[str]: ...
-
-    def due(self, limit: int) -> list[str]:
-        """Documents whose passing failures are to be tried again by now, each of them told once."""
-        ...
 
     def half_done(self) -> Iterator[str]:
         """Documents that are worked on, or lack points."""
@@ -94,6 +89,7 @@ class Changes:
     _gone: dict[str, int] = field(default_factory=dict)
     """Uris that are gone, with the mark that has to be passed before they are deleted: 0 before there is one."""
     _marks: int = 0
+    _retries: Retries = field(init=False)
     _run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     _listed: deque[Change] = field(default_factory=deque)
     _lister: threading.Thread | None = None
@@ -101,6 +97,9 @@ class Changes:
     _pauses: Pauses = field(default_factory=lambda: Pauses(FIRST_PAUSE, LONGEST_PAUSE))
     _deleted: int = 0
     _stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self._retries = Retries(self.memory)
 
     def stop(self) -> None:
         with self._changed:
@@ -135,7 +134,7 @@ class Changes:
                 elif now >= ticker:
                     ticker = now + TICK
                     yield from removals(self.memory)
-                    self._hint(self.memory.due(LISTED))
+                    self._hint(self._retries.due())
                     yield from self._note()
                 elif listed:
                     while listed and not self._stopped and time.monotonic() < min(self._soonest, ticker):
@@ -252,7 +251,7 @@ class Changes:
         for uri in uris:
             try:
                 item = self.source.lookup(uri)
-            except (SourceError, Transient, OSError):
+            except Exception:  # whatever a source raises
                 self._gone.pop(uri, None)
                 self.list_now(DOUBT)  # it cannot tell
                 continue
@@ -285,9 +284,12 @@ class Changes:
         known = self.memory.uris_under(uri, BENEATH + 1)
         for one in known[:BENEATH]:
             if one != uri:
-                with suppress(SourceError, Transient, OSError):
+                try:
                     if self.source.lookup(one) is not None:
                         continue
+                except Exception:
+                    self.list_now(DOUBT)  # it cannot tell
+                    continue
             if not self.may_delete(self._deleted + 1):
                 self.list_now(DOUBT)
                 return

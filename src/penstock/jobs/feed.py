@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from penstock.core.contracts import Source
-from penstock.core.errors import PenstockError
 from penstock.core.records import Change, Checkpoint
 from penstock.core.retry import Pauses
 from penstock.engine.incoming import stamped
 from penstock.jobs.changes import FIRST_PAUSE, LISTED, LONGEST_PAUSE, TICK, Memory, State
 from penstock.jobs.requests import looked_up, removals
+from penstock.jobs.retries import Retries
 
 
 @dataclass(slots=True)
@@ -28,8 +28,12 @@ class Feed:
     state: State = field(default_factory=lambda: State(feed=True))
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _told: deque[Change] = field(default_factory=deque)
+    _retries: Retries = field(init=False)
     _read_again: bool = False
     _stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self._retries = Retries(self.memory)
 
     def __iter__(self) -> Iterator[Change]:
         reader = threading.Thread(target=self._read, name="penstock-feed", daemon=True)
@@ -66,7 +70,7 @@ class Feed:
     def _again(self) -> Iterator[Change]:
         yield from removals(self.memory)
         # A feed that tells them itself tells nothing older after them.
-        due = [uri for uri in self.memory.due(LISTED) if not self.source.again(uri)]
+        due = [uri for uri in self._retries.due() if not self.source.again(uri)]
         yield from looked_up(self.source, due)
         if self._read_again:
             self._read_again = False
@@ -86,7 +90,7 @@ class Feed:
                         return
                     if isinstance(change, Checkpoint):
                         cursor = change.cursor
-            except PenstockError as error:
+            except Exception as error:  # whatever a source raises: it is asked again, from where it was
                 self.state.away = f"the source is away: {error}"
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped, pauses.next())

@@ -11,12 +11,14 @@ from typing import Any
 
 from penstock.core.contracts import Source
 from penstock.core.deletions import DeletionLimit, Missing
-from penstock.core.errors import PenstockError
-from penstock.engine.progress import Progress, Report
-from penstock.jobs.changes import Changes
+from penstock.core.errors import PenstockError, SourceError, Transient
+from penstock.core.retry import Pauses
+from penstock.engine.progress import Counters, Progress, Report
+from penstock.jobs.changes import FIRST_PAUSE, LONGEST_PAUSE, Changes
 from penstock.jobs.components import Components
 from penstock.jobs.feed import Feed
 from penstock.jobs.held import Held
+from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.requests import Repairs
 from penstock.jobs.run import OnProgress, Options, go
 from penstock.jobs.session import Session
@@ -65,7 +67,7 @@ def follow(
             switched.clear()
             ending.clear()
             with ExitStack() as stack:
-                session = Session(components, stack, adopt=adopt)
+                session = _begun(components, stack, adopt, shown)
                 source, ledger = session.components.source, session.components.ledger
                 changes: Feed | Changes
                 if source.feed:
@@ -83,6 +85,30 @@ def follow(
                 components = renew()
     finally:
         manager.stopping()
+
+
+def _begun(components: Components, stack: ExitStack, adopt: bool, shown: Callable[[Progress], None]) -> Session:
+    """The session. Store and source are waited for where they were there before: after a restart of the machine they
+    may be back later than this run."""
+    pauses = Pauses(FIRST_PAUSE, LONGEST_PAUSE)
+    file = ProgressFile(components.ledger.path, shown)
+    began = time.monotonic()
+    while True:
+        try:
+            with ExitStack() as own:
+                session = Session(components, own, adopt=adopt)
+                stack.push(own.pop_all())
+                return session
+        except (SourceError, Transient) as error:
+            if not components.ledger.path.exists():
+                raise
+            away = f"open: {error}"
+        now = time.monotonic()
+        until = now + pauses.next()
+        while now < until:
+            file(Progress(now - began, Counters().values(), (), components.budget, True, 0, away))
+            time.sleep(min(LOOK, until - now))
+            now = time.monotonic()
 
 
 @dataclass(slots=True)

@@ -61,7 +61,7 @@ def read(ledger: Path) -> dict[str, Any] | None:
     """The latest progress of a run that goes on."""
     try:
         progress: dict[str, Any] = json.loads(_beside(ledger).read_text(encoding="utf-8"))
-        return progress if time.time() - progress["at"] < FRESH else None
+        return progress if abs(time.time() - progress["at"]) < FRESH else None
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from penstock.core.contracts import Source
-from penstock.core.errors import PenstockError, SourceError, Transient
+from penstock.core.errors import PenstockError
 from penstock.core.records import Change, Delete, Unreadable, Upsert
 from penstock.jobs.mend import mend
 from penstock.jobs.session import Session
@@ -30,9 +30,12 @@ class Removing(Protocol):
 
 def removals(memory: Removing) -> Iterator[Change]:
     """Deletions of documents that were removed for good: they are told until the documents are out."""
-    uris = memory.pending_uris(PAGE)
-    if not uris:
-        memory.settle_removals()
+    try:
+        uris = memory.pending_uris(PAGE)
+        if not uris:
+            memory.settle_removals()
+    except PenstockError:  # of the ledger, as on a full disk: they are told later
+        return
     yield from map(Delete, uris)
 
 
@@ -41,7 +44,7 @@ def looked_up(source: Source, uris: Iterable[str]) -> Iterator[Change]:
     for uri in uris:
         try:
             item = source.lookup(uri)
-        except (SourceError, Transient) as error:  # one that cannot be looked up is no reason to leave out the others
+        except Exception as error:  # of any kind: one is no reason to leave out the others
             yield Unreadable(uri, str(error))
         else:
             yield Upsert(item) if item is not None else Delete(uri)

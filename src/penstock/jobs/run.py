@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from penstock.chunkers.fitted import Fitted
 from penstock.core.deletions import Missing
-from penstock.core.errors import PenstockError, Transient
+from penstock.core.errors import Transient
 from penstock.core.records import Change
 from penstock.core.retry import MAX_WAIT
 from penstock.engine.commit import Errand
@@ -209,7 +209,7 @@ def _maintain(session: Session) -> None:
     """Maintain the sink while the run goes on; what fails is tried again later."""
     try:
         session.sink.maintain()
-    except PenstockError as error:
+    except Exception as error:  # whatever its driver raises: no reason to end a run of weeks
         if (notice := f"{session.sink.url} could not be maintained: {error}") not in session.notices:
             session.notices.append(notice)
 

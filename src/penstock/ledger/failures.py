@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from penstock.core.errors import UsageError
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED, Failure
-from penstock.ledger.database import UNDER, Database, storable, under
+from penstock.ledger.database import UNDER, Database, pages, storable, under
 from penstock.ledger.documents import ACCEPTED
 
 FIRST_TRY, LONGEST_PAUSE = 30.0, 3600.0
@@ -27,25 +27,36 @@ _COUNTS = f"documents.state IS NOT '{SKIPPED}'"
 
 
 class Failures(Database):
-    def due(self, limit: int) -> list[str]:
-        """Documents whose passing failures are to be tried again by now, each of them told once. They are open from
-        then on, so that they are worked on though they are as they were."""
+    def due(self, limit: int) -> dict[str, int]:
+        """Documents whose passing failures are to be tried again by now, each of them given once, with the tries so
+        far. They are open from then on, so that they are worked on though they are as they were."""
         now = time.time()
         # Those of a time that is still to come were noted before the clock was set back.
         rows = self._read(
-            f"SELECT DISTINCT uri FROM failures JOIN documents USING (uri) WHERE state IN ('{OPEN}', '{DONE}')"
-            " AND NOT permanent AND (next <= ? OR last > ?) LIMIT ?",
+            f"SELECT uri, max(attempts) FROM failures JOIN documents USING (uri) WHERE state IN ('{OPEN}', '{DONE}')"
+            " AND NOT permanent AND (next <= ? OR last > ?) GROUP BY uri ORDER BY min(next) LIMIT ?",
             now,
             now + 1,
             limit,
         )
         if rows:
             with self._transaction() as db:
-                for (uri,) in rows:
+                for uri, _ in rows:
                     claimed = (now + CLAIMED, now, uri)
                     db.execute("UPDATE failures SET next = ?, last = min(last, ?) WHERE uri = ?", claimed)
                     db.execute("UPDATE documents SET state = ? WHERE uri = ?", (OPEN, uri))
-        return [uri for (uri,) in rows]
+        return dict(rows)
+
+    def tries(self, uris: Sequence[str]) -> dict[str, int]:
+        """How often each of these documents has failed since it was in the index as it is, if it has."""
+        found: dict[str, int] = {}
+        for page in pages(uris, 500):
+            marks = ",".join("?" * len(page))
+            found |= self._read(
+                f"SELECT uri, max(attempts) FROM failures WHERE stage <> 'list' AND uri IN ({marks}) GROUP BY uri",
+                *page,
+            )
+        return found
 
     def retry_now(self, now: float) -> int:
         """Have a run that follows its source try at once what failed or was skipped; gives how many documents that

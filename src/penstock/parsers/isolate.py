@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 
-from penstock.core.errors import LimitExceeded, ParseError, Unsupported
+from penstock.core.errors import LimitExceeded, ParseError, ParserDied, Unsupported
 from penstock.core.records import NOTHING, Block, Gap, Item
 from penstock.parsers.wire import CAUSE, LONGEST, Frame, packed, to_part, unpacked
 
@@ -165,11 +165,11 @@ class _Worker:
         try:
             code = self._process.wait(5)
         except subprocess.TimeoutExpired:
-            return ParseError("the parser's process closed its output")
+            return ParserDied("the parser's process closed its output")
         if code == -signal.SIGALRM:
             return LimitExceeded("the parser took too long")
         how = f"signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return ParseError(f"the parser's process died: out of memory or a crash ({how}){self._last_words()}")
+        return ParserDied(f"the parser's process died: out of memory or a crash ({how}){self._last_words()}")
 
     def _last_words(self) -> str:
         end = os.fstat(self._stderr.fileno()).st_size

@@ -220,6 +220,9 @@ class ShardJournal:
     def record(self, failures: Iterable[Failure], run: int) -> None:
         self._causes.update((failure.uri, failure) for failure in failures)
 
+    def tries(self, uris: Sequence[str]) -> dict[str, int]:
+        return {}
+
     def intend(self, entries: Sequence[ChunkEntry]) -> None: ...
 
     def acknowledge(self, entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None: ...
