@@ -170,6 +170,29 @@ def test_a_store_is_maintained_as_it_goes(tmp_path: Path, monkeypatch: pytest.Mo
     assert any("the compaction fell over" in notice for notice in one.report.notices)
 
 
+def test_a_store_that_is_maintained_beside_writes_stops_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until that is not enough: then nobody writes meanwhile."""
+    monkeypatch.setattr(commit, "COMMITS", 1)
+    calls: list[str] = []
+
+    class Store(FaultySink):
+        def maintain_beside(self) -> bool:
+            calls.append("beside")
+            return len(calls) != 3
+
+        def maintain(self) -> None:
+            calls.append("alone")
+
+    source = FeedSource([document("doc:0", b"text 0")])
+    one = Followed(tmp_path, source, wrap=lambda sink: Store(sink, Faults()))
+    with one:
+        for n in range(1, 7):
+            one.becomes({f"text {m}" for m in range(n)})
+            source.script.append(document(f"doc:{n}", f"text {n}".encode()))
+        until(lambda: len(calls) >= 5)
+    assert calls[:5] == ["beside", "beside", "beside", "alone", "beside"]
+
+
 FULL = "lance://index: LanceError(IO): No space left on device (os error 28)"
 
 

@@ -230,6 +230,36 @@ def test_old_versions_go_at_the_end_of_a_run(tmp_path: Path, monkeypatch: pytest
         holds(sink, [point(n, text="x" * 1000) for n in range(100)])
 
 
+def test_a_table_is_maintained_beside_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fragments are put together by a process of its own, while points come."""
+    monkeypatch.setattr(lance.table, "FRAGMENTS", 8)
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        number = 0
+        while number < 100 or sink._compactor._running():
+            sink.write([point(i) for i in range(number, number + 10)])
+            sink.flush()
+            number += 10
+            if number == 100:
+                sink._compactor.wait()
+                assert sink.maintain_beside()
+        assert sink._table.stats()["fragment_stats"]["num_fragments"] < number // 10
+        holds(sink, [point(n) for n in range(number)])
+
+
+def test_maintenance_that_loses_its_races_is_made_while_nobody_writes(tmp_path: Path) -> None:
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        sink.write([point(1)])
+        compactor = sink._compactor
+        assert compactor is not None
+        compactor._process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+        compactor._process.wait()
+        assert not compactor.begin()
+        compactor.clean()
+        assert compactor.begin()
+
+
 def test_rows_that_were_all_replaced_leave_no_old_ones_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their fragments are gone from the newest version, which is neither crowded nor full of gaps."""
     monkeypatch.setattr(lance.table, "VERSIONS", 8)

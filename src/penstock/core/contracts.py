@@ -360,7 +360,13 @@ class Sink(Location):
         return ""
 
     def maintain(self) -> None:
-        """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it."""
+        """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it. Nobody writes
+        meanwhile."""
+
+    def maintain_beside(self) -> bool:
+        """Called now and then in a run that goes on, while others write: begin what can be done beside them, and do not
+        wait for it. Gives whether no more is needed; if so, they wait for `maintain`."""
+        return False
 
 
 class Index(Location):

@@ -63,8 +63,9 @@ class Committer:
     max_delete: DeletionLimit | None
     hold: Hold | None
     company: Company
-    maintain: Callable[[], None] | None = None
-    """Maintains the store of a flow that goes on for long."""
+    maintain: Callable[[bool], bool] | None = None
+    """Maintains the store of a flow that goes on for long: beside others that write, or else while nobody does. Gives
+    whether no more is needed."""
     errand: Errand | None = None
     writers: int = 1
     """How many `slots` there are."""
@@ -103,8 +104,9 @@ class Committer:
         idle = self.company.idle is None or self.company.idle()
         if idle or self._commits >= 2 * COMMITS:
             self._commits = 0
-            with self._alone():
-                self.maintain()
+            if not self.maintain(True):
+                with self._alone():
+                    self.maintain(False)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ class Tail:
     feed: bool = False
     max_delete: DeletionLimit | None = HALF
     """What a listing may take out; None for everything."""
-    maintain: Callable[[], None] | None = None
+    maintain: Callable[[bool], bool] | None = None
     """Maintains the sink: called now and then, while nothing is written."""
     errand: Errand | None = None
     hold: Hold | None = None

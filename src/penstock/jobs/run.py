@@ -196,7 +196,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         run=run,
         source=source.name,
         feed=feed,
-        maintain=(lambda: _maintain(session)) if live else None,
+        maintain=(lambda beside: _maintain(session, beside)) if live else None,
         errand=live.errand if live else None,
         hold=live.hold if live else None,
         max_delete=None if options.allow_mass_delete else components.max_delete,
@@ -205,13 +205,16 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
     return Flow(head, tail, budget=components.budget, max_wait=options.max_wait)
 
 
-def _maintain(session: Session) -> None:
+def _maintain(session: Session, beside: bool) -> bool:
     """Maintain the sink while the run goes on; what fails is tried again later."""
     try:
+        if beside:
+            return session.sink.maintain_beside()
         session.sink.maintain()
     except Exception as error:  # whatever its driver raises: no reason to end a run of weeks
         if (notice := f"{session.sink.url} could not be maintained: {error}") not in session.notices:
             session.notices.append(notice)
+    return True
 
 
 def _report(session: Session, flow: Flow, run: int, status: str, seconds: float) -> Report:

@@ -185,5 +185,8 @@ class FaultySink(Sink):
     def maintain(self) -> None:
         self.real.maintain()
 
+    def maintain_beside(self) -> bool:
+        return self.real.maintain_beside()
+
     def close(self) -> None:
         self.real.close()

@@ -173,6 +173,9 @@ class FanOut(Sink):
             except Transient as error:  # nothing is lost by it, and the next run does it
                 self._group.notices.append(f"{member.url} could not be maintained: {error}")
 
+    def maintain_beside(self) -> bool:
+        return all(member.sink.maintain_beside() for member in self._group.up)
+
     # ------------------------------------------------------------ reports
 
     @property

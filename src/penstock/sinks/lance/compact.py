@@ -1,7 +1,8 @@
 """Compacts a LanceDB table and indexes its vectors: `python -m penstock.sinks.lance.compact lance://./index`.
 
 A process of its own, since compaction in the one that writes took a gigabyte there. Versions of the last minutes
-stay, for a writer that goes on meanwhile; with `--clean` none but the newest does.
+stay, for a writer that goes on meanwhile; with `--clean` none but the newest does; with `--beside`, for a writer that
+goes on for weeks, those of the last seconds.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 from penstock.sinks.lance import table as tables
 from penstock.sinks.lance.fields import INDEXES, is_field, kind_of
-from penstock.sinks.lance.table import TableFiles, crowded, unindexed
+from penstock.sinks.lance.table import TableFiles, unindexed
 
 KEEP = timedelta(minutes=5)
+FEW = timedelta(seconds=10)
+RACES = 5
+"""Tries to put fragments together that others change meanwhile."""
 NOW = timedelta(milliseconds=1)
 """Keeps the newest version only. At 0 LanceDB warns that reads of others fail; those of Penstock are repeated."""
 
 
-def compact(url: str, *, clean: bool = False) -> None:
+def compact(url: str, *, clean: bool = False, keep: timedelta = KEEP) -> None:
     """`clean` removes what only older versions need: nobody may be writing then."""
     files = TableFiles(url)
     if (manifest := files.manifest()) is None:
@@ -37,8 +41,7 @@ def compact(url: str, *, clean: bool = False) -> None:
         if not first:
             return
         table = files.connect().open_table(files.name)
-        if clean or crowded(table):
-            table.optimize(cleanup_older_than=KEEP)
+        _optimize(table, keep)
         for column in unindexed(table, manifest.schema):
             try:
                 table.create_index(column, config=_index_of(column, table, manifest.schema))
@@ -46,6 +49,16 @@ def compact(url: str, *, clean: bool = False) -> None:
                 print(f"{column}: {error}", file=sys.stderr)
         if clean:
             table.optimize(cleanup_older_than=NOW)
+
+
+def _optimize(table: Any, keep: timedelta) -> None:
+    for left in reversed(range(RACES)):
+        try:
+            table.optimize(cleanup_older_than=keep)
+            return
+        except (RuntimeError, OSError, ValueError) as error:
+            if "conflict" not in str(error).lower() or not left:
+                raise
 
 
 def _index_of(column: str, table: Any, schema: IndexSchema) -> Any:
@@ -103,6 +116,17 @@ class Compactor:
         with self._lock:
             self._wait()
 
+    def begin(self) -> bool:
+        """Begin to compact, and to remove what only versions need that are older than some seconds, beside those who
+        write. Gives whether the last time went well: it may have lost one race after the other."""
+        with self._lock:
+            if self._running():
+                return True
+            if self._process is not None and self._process.returncode:
+                return False
+            self._start("--beside")
+            return True
+
     def clean(self) -> None:
         """Compact, and remove what only older versions need, while nobody writes. Readers read again."""
         with self._lock:
@@ -134,4 +158,7 @@ class Compactor:
 
 
 if __name__ == "__main__":
-    compact(sys.argv[1], clean="--clean" in sys.argv[2:])
+    beside = "--beside" in sys.argv[2:]
+    if beside:
+        os.nice(10)  # what is written and searched meanwhile comes first
+    compact(sys.argv[1], clean="--clean" in sys.argv[2:], keep=FEW if beside else KEEP)

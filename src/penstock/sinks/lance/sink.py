@@ -215,6 +215,13 @@ class LanceSink(Opened[Any], Sink):
                     self._compactor.clean()
         self.flush()
 
+    def maintain_beside(self) -> bool:
+        table, schema = self._opened()
+        with errors(self._url):
+            if self._compactor and (crowded(table) or self._files.outdated or unindexed(table, schema)):
+                return self._compactor.begin()
+        return True
+
     def close(self) -> None:
         if self._compactor:
             self._compactor.wait()
