@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.core.errors import ModelError
+from penstock.embedders.families import DESIGNS, Design, Unsupported, sizes
 
 FAMILIES = {
     "bert": "bert",
@@ -24,6 +26,13 @@ FAMILIES = {
     "camembert": "roberta",
     "mpnet": "mpnet",
     "distilbert": "distilbert",
+    "modernbert": "modernbert",
+    "nomic_bert": "nomic_bert",
+    "new": "gte",
+    "gte": "gte",
+    "gemma3_text": "gemma3_text",
+    "qwen3": "qwen3",
+    "eurobert": "eurobert",
 }
 """model_type of config.json -> the family whose graph it shares."""
 
@@ -79,9 +88,17 @@ class Checkpoint:
     lowercase: bool
     passage_prompt: str
     query_prompt: str
+    design: Design | None = None
+    """The architecture, of families that are not BERT's."""
+    reason: str = ""
+    """Why there is no graph of ours for it, where that is not its type alone."""
+    cut: int = 0
+    """The dimensions of a vector that are kept (Matryoshka); 0: all."""
 
     @property
     def dim(self) -> int:
+        if self.cut:
+            return self.cut
         return self.projections[-1].dim if self.projections else self.hidden * len(self.pooling)
 
     @property
@@ -108,14 +125,19 @@ class Checkpoint:
 
     def _no_weights(self) -> str:
         if not self.family:
-            known = ", ".join(sorted(FAMILIES))
-            return f"{self.folder}: its type is none of {known}, and there is no onnx/model.onnx to run instead"
+            return (
+                f"{self.folder}: {self.reason}, and it has no onnx/model.onnx to run instead;"
+                f" graphs are built for {', '.join(sorted(FAMILIES))}; others are run from an ONNX export"
+                " (optimum-cli export onnx --model NAME --task feature-extraction FOLDER/onnx), or on a server"
+            )
         return only_pickle(self.folder) or f"{self.folder} holds neither model.safetensors nor onnx/model.onnx"
 
     @property
     def traits(self) -> dict[str, Any]:
         """The settings that bear on a vector, besides weights and tokenizer; neither paths nor limits."""
-        left_out = {"folder", "name", "length", "positions"}
+        left_out = {"folder", "name", "length", "positions", "reason"}
+        # Absent where they are not used: indexes made before there were such settings keep their fingerprint.
+        left_out |= {name for name in ("design", "cut") if not getattr(self, name)}
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
@@ -160,23 +182,37 @@ def only_pickle(folder: Path) -> str:
 
 
 def load(folder: Path, name: str) -> Checkpoint:
+    """The checkpoint of a model that makes one vector of a text."""
+    encoder = load_encoder(folder, name)
+    with _sense(folder):
+        pooling, projections, normalize = _modules(folder)
+    return replace(encoder, pooling=pooling, projections=projections, normalize=normalize)
+
+
+def load_encoder(folder: Path, name: str) -> Checkpoint:
+    """The encoder of a checkpoint, whatever modules follow it: as if its vectors were the plain mean of the tokens'."""
     config = read(folder / "config.json")
+    with _sense(folder):
+        return _encoder(folder, name, config)
+
+
+@contextmanager
+def _sense(folder: Path) -> Iterator[None]:
     try:
-        return _load(folder, name, config)
+        yield
     except SENSELESS as error:
         raise ModelError(f"{folder} has a configuration that makes no sense: {error!r:.300}") from error
 
 
-def _load(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
-    kind = str(config.get("model_type", ""))
-    family = FAMILIES.get(kind, "")
-    if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
-        family = ""
+def _encoder(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
+    family, design, reason = _architecture(config)
     pad = int(config.get("pad_token_id") or 0)
     offset = pad + 1 if family in ("roberta", "mpnet") else 0
-    table = int(config.get("max_position_embeddings", 512))
-    positions = table - offset
-    pooling, projections, normalize = _modules(folder)
+    hidden, layers, heads = sizes(config)
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512) - offset
+    if config.get("rotary_scaling_factor"):
+        # Beyond them NomicBERT's rotation would depend on the longest text of a batch.
+        positions = min(positions, int(config.get("max_trained_positions", 2048)))
     settings = _settings(folder)
     prompts = _prompts(folder)
     length = settings.get("max_seq_length") or _tokenizer_length(folder) or positions
@@ -184,22 +220,65 @@ def _load(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
         folder=folder,
         name=name,
         family=family,
-        hidden=int(config.get("hidden_size") or config.get("dim") or config["d_model"]),
-        layers=int(config.get("num_hidden_layers") or config["n_layers"]),
-        heads=int(config.get("num_attention_heads") or config["n_heads"]),
-        epsilon=1e-12 if family == "distilbert" else float(config.get("layer_norm_eps", 1e-12)),
-        activation=str(config.get("hidden_act") or config.get("activation") or "gelu"),
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        epsilon=_epsilon(config, family),
+        activation=_activation(config),
         pad=pad,
         offset=offset,
         positions=positions,
         length=min(int(length), positions) if family else int(length),
-        pooling=pooling,
-        projections=projections,
-        normalize=normalize,
+        pooling=("mean",),
+        projections=(),
+        normalize=False,
         lowercase=bool(settings.get("do_lower_case", False)),
         passage_prompt=prompts[0],
         query_prompt=prompts[1],
+        design=design,
+        reason=reason,
     )
+
+
+def _architecture(config: Mapping[str, Any]) -> tuple[str, Design | None, str]:
+    """Family and design, or "" and the reason why there is no graph of ours."""
+    kind = str(config.get("model_type", ""))
+    embedding = str(config.get("position_embedding_type") or "absolute")
+    family = FAMILIES.get(kind, "")
+    if not family:
+        return "", None, f"its type {kind!r:.50} has no graph of ours"
+    if kind == "bert" and embedding == "alibi":
+        family = "jina_bert"
+    try:
+        if family in DESIGNS:
+            return family, DESIGNS[family](config), ""
+        if embedding != "absolute":
+            raise Unsupported(f"position_embedding_type {embedding!r:.50}")
+        if config.get("is_decoder"):
+            raise Unsupported("is_decoder")
+    except Unsupported as error:
+        return "", None, f"its type {kind!r:.50} is known, but not with {error}"
+    return family, None, ""
+
+
+def _epsilon(config: Mapping[str, Any], family: str) -> float:
+    names = ("layer_norm_eps", "norm_eps", "rms_norm_eps", "layer_norm_epsilon")
+    usual = {"modernbert": 1e-5, "eurobert": 1e-5, "qwen3": 1e-6, "gemma3_text": 1e-6}
+    if family == "distilbert":
+        return 1e-12
+    return float(next((config[name] for name in names if name in config), usual.get(family, 1e-12)))
+
+
+def _activation(config: Mapping[str, Any]) -> str:
+    # Qwen3 and EuroBERT name it as BERT does, NomicBERT with the gate.
+    names = ("hidden_act", "activation", "hidden_activation", "activation_function")
+    usual = {"qwen3": "silu", "eurobert": "silu", "nomic_bert": "silu", "gemma3_text": "gelu_pytorch_tanh"}
+    named = next((config[name] for name in names if config.get(name)), None)
+    if config.get("feed_forward_type") in ("geglu", "reglu"):
+        named = config["feed_forward_type"]
+    glu = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
+    activation = str(named or usual.get(str(config.get("model_type")), "gelu"))
+    return glu.get(activation, activation)
 
 
 def _modules(folder: Path) -> tuple[tuple[str, ...], tuple[Projection, ...], bool]:
