@@ -29,7 +29,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(models, "WHEELS", {NAME: WHEEL})
 
-    def hub(name: str, patterns: list[str], *, local: bool = False) -> Path | None:
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
         calls.append("hub cache" if local else "hub")
         if local:
             return None
@@ -96,7 +96,7 @@ def test_the_hub_is_asked_before_pip(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (folder / "model.safetensors").write_bytes(b"")
     asked: list[list[str]] = []
 
-    def hub(name: str, patterns: list[str], *, local: bool = False) -> Path | None:
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
         asked.append(patterns)
         return None if local else folder
 

@@ -94,6 +94,10 @@ class Checkpoint:
     """Why there is no graph of ours for it, where that is not its type alone."""
     cut: int = 0
     """The dimensions of a vector that are kept (Matryoshka); 0: all."""
+    file: str = ""
+    """The ONNX file to run instead of building a graph."""
+    chosen_pooling: bool = False
+    """The pooling is an option, not the checkpoint's own."""
 
     @property
     def dim(self) -> int:
@@ -115,12 +119,18 @@ class Checkpoint:
     @property
     def weights(self) -> tuple[Path, ...]:
         """The safetensors files, or the ONNX file where there is no graph of ours for the family."""
+        if self.file:
+            if (path := inside(self.folder, self.file)).suffix != ".onnx" or not path.is_file():
+                there = sorted(str(one.relative_to(self.folder)) for one in self.folder.rglob("*.onnx"))
+                raise ModelError(
+                    f"{self.folder} has no ONNX file {self.file!r:.200}: it has {', '.join(there) or 'none'}"
+                )
+            return _with_data(path)
         if self.family and (found := safetensors(self.folder)):
             return found
         for path in (self.folder / "onnx" / "model.onnx", self.folder / "model.onnx"):
             if path.is_file():
-                data = path.with_name(path.name + "_data")
-                return (path, data) if data.is_file() else (path,)
+                return _with_data(path)
         raise ModelError(self._no_weights())
 
     def _no_weights(self) -> str:
@@ -135,10 +145,16 @@ class Checkpoint:
     @property
     def traits(self) -> dict[str, Any]:
         """The settings that bear on a vector, besides weights and tokenizer; neither paths nor limits."""
-        left_out = {"folder", "name", "length", "positions", "reason"}
+        left_out = {"folder", "name", "length", "positions", "reason", "file", "chosen_pooling"}
         # Absent where they are not used: indexes made before there were such settings keep their fingerprint.
         left_out |= {name for name in ("design", "cut") if not getattr(self, name)}
         return {key: value for key, value in asdict(self).items() if key not in left_out}
+
+
+def _with_data(path: Path) -> tuple[Path, ...]:
+    """An ONNX file, and the one of its weights beside it."""
+    data = (path.with_name(path.name + ending) for ending in ("_data", ".data"))
+    return (path, *(one for one in data if one.is_file()))
 
 
 def read(path: Path) -> Any:
@@ -281,6 +297,34 @@ def _activation(config: Mapping[str, Any]) -> str:
     return glu.get(activation, activation)
 
 
+def with_options(checkpoint: Checkpoint, options: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint with options of its name (model_options). Raises ModelError for one that it cannot have."""
+    changes: dict[str, Any] = {}
+    if (pooling := options.get("pooling")) is not None:
+        if pooling not in POOLINGS.values():
+            raise ModelError(f"invalid pooling {pooling!r:.50}: expected one of {', '.join(POOLINGS.values())}")
+        if checkpoint.projections and len(checkpoint.pooling) > 1:
+            raise ModelError(f"{checkpoint.name}: its Dense modules need its own pooling, {checkpoint.pooling}")
+        changes |= {"pooling": (pooling,), "chosen_pooling": True}
+    if (prompt := options.get("prompt")) is not None:
+        prompts = prompt_texts(checkpoint.folder)
+        if prompt not in prompts:
+            raise ModelError(
+                f"{checkpoint.name} has no prompt {prompt!r:.50}: it has {', '.join(map(repr, prompts)) or 'none'};"
+                " name one of them, or give the text as passage= or query="
+            )
+        changes |= {"passage_prompt": prompts[prompt], "query_prompt": prompts[prompt]}
+    texts = {"passage": "passage_prompt", "query": "query_prompt"}
+    changes |= {field: options[name] for name, field in texts.items() if options.get(name) is not None}
+    changes |= {name: options[name] for name in ("length", "file") if options.get(name) is not None}
+    result = replace(checkpoint, **changes)
+    if (dim := options.get("dim")) is not None:
+        if dim > result.dim:
+            raise ModelError(f"invalid dim {dim}: vectors of {checkpoint.name} have {result.dim} dimensions")
+        result = replace(result, cut=dim)
+    return result
+
+
 def _modules(folder: Path) -> tuple[tuple[str, ...], tuple[Projection, ...], bool]:
     """Poolings, projections and whether vectors are normalized; a bare transformer is mean-pooled, as its peers do."""
     if not (folder / "modules.json").is_file():
@@ -346,11 +390,19 @@ def _tokenizer_length(folder: Path) -> int | None:
     return int(length) if length and length < 1 << 24 else None
 
 
+def _prompt_settings(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config_sentence_transformers.json"
+    return dict(read(path)) if path.is_file() else {}
+
+
+def prompt_texts(folder: Path) -> Mapping[str, str]:
+    """The prompts of a checkpoint, by name."""
+    return dict(_prompt_settings(folder).get("prompts") or {})
+
+
 def _prompts(folder: Path) -> tuple[str, str]:
     """The prompts of passages and of queries: by their usual names, else the default one."""
-    path = folder / "config_sentence_transformers.json"
-    config = read(path) if path.is_file() else {}
-    prompts: Mapping[str, str] = config.get("prompts") or {}
+    config, prompts = _prompt_settings(folder), prompt_texts(folder)
     usual = str(config.get("default_prompt_name") or "")
     default = prompts.get(usual) or ""
     passages = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name) is not None]
