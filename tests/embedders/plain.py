@@ -8,32 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import erf
+from typing import Any
 
 import numpy as np
 
 HEADS = 4
-Tensors = Mapping[str, np.ndarray]
+Array = Any
+Tensors = Mapping[str, Array]
 
 
-def _norm(x: np.ndarray, w: Tensors, name: str) -> np.ndarray:
+def _norm(x: Array, w: Tensors, name: str) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-12)
     return centred / deviation * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
-def _dense(x: np.ndarray, w: Tensors, name: str) -> np.ndarray:
+def _dense(x: Array, w: Tensors, name: str) -> Array:
     return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
+def _gelu(x: Array) -> Array:
     return x * 0.5 * (1 + np.vectorize(erf)(x / np.sqrt(2)))
 
 
-def _silu(x: np.ndarray) -> np.ndarray:
+def _silu(x: Array) -> Array:
     return x / (1 + np.exp(-x))
 
 
-def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+def _attend(q: Array, k: Array, v: Array, bias: Array | None = None) -> Array:
     """(length, hidden) each."""
     length, hidden = q.shape
     q, k, v = (x.reshape(length, HEADS, hidden // HEADS).transpose(1, 0, 2) for x in (q, k, v))
@@ -44,7 +46,7 @@ def _attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None
     return (shares @ v).transpose(1, 0, 2).reshape(length, hidden)
 
 
-def jina_bert(w: Tensors, ids: Sequence[int]) -> np.ndarray:
+def jina_bert(w: Tensors, ids: Sequence[int]) -> Array:
     x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.token_type_embeddings.weight"][0]
     x = _norm(x, w, "embeddings.LayerNorm")
     slopes = np.array([2.0 ** (-8 * (head + 1) / HEADS) for head in range(HEADS)])
@@ -60,7 +62,7 @@ def jina_bert(w: Tensors, ids: Sequence[int]) -> np.ndarray:
     return x
 
 
-def gte_ntk(w: Tensors, ids: Sequence[int]) -> np.ndarray:
+def gte_ntk(w: Tensors, ids: Sequence[int]) -> Array:
     """theta 500,000, factor 2: the base is multiplied by it, and what is left is divided by factor^(2/d)."""
     w = {name.removeprefix("new."): value for name, value in w.items()}
     x = _norm(w["embeddings.word_embeddings.weight"][ids], w, "embeddings.LayerNorm")
@@ -68,7 +70,7 @@ def gte_ntk(w: Tensors, ids: Sequence[int]) -> np.ndarray:
     turns = (500000.0 * 2) ** (-np.arange(0, size, 2) / size) / 2 ** (2 / size)
     angles = np.outer(np.arange(len(ids)), np.concatenate([turns, turns]))
 
-    def rotate(y: np.ndarray) -> np.ndarray:
+    def rotate(y: Array) -> Array:
         heads = y.reshape(len(ids), HEADS, size)
         other = np.concatenate([-heads[..., size // 2 :], heads[..., : size // 2]], axis=-1)
         turned = heads * np.cos(angles)[:, None] + other * np.sin(angles)[:, None]
@@ -83,7 +85,7 @@ def gte_ntk(w: Tensors, ids: Sequence[int]) -> np.ndarray:
     return x
 
 
-def nomic_interleaved(w: Tensors, ids: Sequence[int]) -> np.ndarray:
+def nomic_interleaved(w: Tensors, ids: Sequence[int]) -> Array:
     x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.token_type_embeddings.weight"][0]
     x = _norm(x, w, "emb_ln")
     size = x.shape[1] // HEADS
@@ -91,7 +93,7 @@ def nomic_interleaved(w: Tensors, ids: Sequence[int]) -> np.ndarray:
     angles = np.outer(np.arange(len(ids)), 1000.0 ** (-np.arange(0, turned, 2) / turned))
     cosine, sine = np.cos(angles)[:, None], np.sin(angles)[:, None]
 
-    def rotate(y: np.ndarray) -> np.ndarray:
+    def rotate(y: Array) -> Array:
         heads = y.reshape(len(ids), HEADS, size).copy()
         even, odd = heads[..., 0:turned:2].copy(), heads[..., 1:turned:2].copy()
         heads[..., 0:turned:2], heads[..., 1:turned:2] = even * cosine - odd * sine, odd * cosine + even * sine

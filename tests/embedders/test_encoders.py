@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -38,9 +39,7 @@ Encoder = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def maker(scripts: None) -> ModuleType:
-    import make_encoders
-
-    return make_encoders
+    return import_module("make_encoders")
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def activated(graph: Graph, activation: str, value: str, shift: str = "") -> str
     if activation in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
         return str(graph.add("FastGelu", value, *([shift] if shift else []), fused=True))
     value = str(graph.add("Add", value, shift)) if shift else value
-    if activation in ("quick_gelu", "silu", "swish"):
+    if activation in ("quick_gelu", "silu"):
         return str(graph.add("QuickGelu", value, fused=True, alpha=1.702 if activation == "quick_gelu" else 1.0))
     if activation == "relu":
         return str(graph.add("Relu", value))

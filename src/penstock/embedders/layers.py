@@ -11,6 +11,7 @@ from penstock.embedders.families import NAMES
 from penstock.embedders.weights import Layer
 
 if TYPE_CHECKING:
+    from penstock.embedders.blocks import Array
     from penstock.embedders.checkpoint import Checkpoint
     from penstock.embedders.families import Design
     from penstock.embedders.weights import Weights
@@ -83,7 +84,7 @@ class Stack:
         if (stacked := layer.get("qkv")) is not None:
             matrices = np.split(stacked, ends)
             bias = layer.get("qkv", "bias")
-            shifts = [None] * 3 if bias is None else np.split(bias, ends)
+            shifts: list[Array | None] = [None] * 3 if bias is None else [*np.split(bias, ends)]
         else:
             matrices = [layer.need(part) for part in "qkv"]
             shifts = [layer.get(part, "bias") for part in "qkv"]

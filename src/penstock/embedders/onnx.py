@@ -21,6 +21,7 @@ from penstock.embedders.checkpoint import Checkpoint
 from penstock.embedders.model_options import parted
 from penstock.embedders.prefixes import INT8
 from penstock.embedders.runtime import run, session
+from penstock.embedders.variants import with_options
 from penstock.support.cores import usable_cores
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class OnnxEmbedder(Embedder):
         if self.checkpoint is None:
             folder, named = located(self.model)
             _, options = parted(str(self.model or ""))
-            checkpoint = checkpoints.with_options(checkpoints.load(folder, named), options)
+            checkpoint = with_options(checkpoints.load(folder, named), options)
             if not checkpoint.fused and not self.exact:
                 raise ModelError(
                     f"{checkpoint.name} has weights in ONNX only, which are run as they are: without int8:"

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 def read_weights(checkpoint: Checkpoint) -> Weights:
     """All tensors as float32, without a prefix such as `bert.`, which a model has when it was saved with a head."""
     tensors = read_tensors(checkpoint.weights)
-    if checkpoint.design is None:
-        prefixes = (f"{checkpoint.family}.", "roberta.")
-    else:
+    prefixes = {f"{checkpoint.family}.", "roberta."}
+    if checkpoint.design is not None:
         words = f"{NAMES[checkpoint.family]['words'][0]}.weight"
-        prefixes = tuple({name.removesuffix(words) for name in tensors if name.endswith(f".{words}")})
+        prefixes = {name.removesuffix(words) for name in tensors if name.endswith(f".{words}")}
     for prefix in prefixes:
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
