@@ -67,13 +67,16 @@ def run(embedder: OnnxEmbedder, rows: list[list[int]]) -> np.ndarray:
 def test_every_family_gives_the_vectors_of_sentence_transformers(
     name: str, encoder: Encoder, maker: ModuleType, cache: Path, texts: list[str]
 ) -> None:
-    """Lengths of 1 to 8,192 tokens (2,048 where that is the model's most), prompts, Dense modules, 16-bit weights."""
+    """Lengths of 1 to 8,192 tokens (2,048 where that is the model's most), prompts, Dense modules, 16-bit weights.
+
+    The bar is stricter than for users: a window that is one token too wide makes a cosine of 0.99997.
+    """
     folder, expected = encoder(name), reference(name)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     rows = maker.rows(name, vocabulary)
     assert max(map(len, rows)) == maker.RECIPES[name].positions
     with OnnxEmbedder(folder) as embedder:
-        assert worst_cosine(run(embedder, rows), expected["rows"]) >= 0.9999
+        assert worst_cosine(run(embedder, rows), expected["rows"]) >= 0.999999
         short = [text[:300] for text in texts[:12]]
         assert worst_cosine(matrix(embedder.embed(chunks(short))), expected["passages"]) >= 0.9999
         assert worst_cosine(matrix(embedder.query(short)), expected["queries"]) >= 0.9999
@@ -91,7 +94,7 @@ def test_what_transformers_lacks_agrees_with_its_definition(
     hidden = [plain.ENCODERS[name](weights, row) for row in rows]
     with OnnxEmbedder(folder) as embedder:
         found = run(embedder, rows)
-    assert worst_cosine(found, np.array([x[0] if cls else x.mean(axis=0) for x in hidden])) >= 0.9999
+    assert worst_cosine(found, np.array([x[0] if cls else x.mean(axis=0) for x in hidden])) >= 0.999999
 
 
 def test_transformers_5_names_of_weights_and_settings_are_read(
@@ -160,6 +163,11 @@ def test_a_vector_does_not_depend_on_its_batch(encoder: Encoder, maker: ModuleTy
         ({"model_type": "t5"}, r"its type 't5' has no graph of ours, .*optimum-cli export onnx"),
         ({"num_experts": 8}, "known, but not with a NomicBERT with prenorm, use_rms_norm or experts"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rotary positions scaled by 'longrope'"),
+        ({"n_head": 0, "num_attention_heads": 0}, "makes no sense"),
+        ({"n_layer": 10**12, "num_hidden_layers": 10**12}, "makes no sense"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "makes no sense.*factor of the scaling linear"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": {}}}, "makes no sense"),
+        ({"rope_parameters": {"rope_type": "ntk", "factor": 0}}, "makes no sense"),
         ({"hidden_act": "snake", "activation_function": "snake"}, "activation snake"),
     ],
 )

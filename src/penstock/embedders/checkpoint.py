@@ -49,8 +49,11 @@ POOLINGS = {
 ACTIVATIONS = {"Identity": "", "Tanh": "Tanh", "ReLU": "Relu", "Sigmoid": "Sigmoid"}
 """Activation of a Dense module -> ONNX operator."""
 
-SENSELESS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What JSON of other types and numbers than expected makes of reading it."""
+
+MOST_LAYERS, MOST_POSITIONS = 1_000, 1 << 17
+"""Of any encoder: what a configuration says is not trusted with more memory than that."""
 
 _LENGTHS = ("bert", "roberta", "distilbert", "camembert", "albert")
 
@@ -221,11 +224,15 @@ def _sense(folder: Path) -> Iterator[None]:
 
 
 def _encoder(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
-    family, design, reason = _architecture(config)
     pad = int(config.get("pad_token_id") or 0)
-    offset = pad + 1 if family in ("roberta", "mpnet") else 0
     hidden, layers, heads = sizes(config)
+    if not 0 < layers <= MOST_LAYERS or not 0 < heads <= hidden:
+        raise ValueError(f"{layers} layers, {heads} heads, {hidden} dimensions")
+    family, design, reason = _architecture(config)
+    offset = pad + 1 if family in ("roberta", "mpnet") else 0
     positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512) - offset
+    if design is not None:
+        positions = min(positions, MOST_POSITIONS)
     if config.get("rotary_scaling_factor"):
         # Beyond them NomicBERT's rotation would depend on the longest text of a batch.
         positions = min(positions, int(config.get("max_trained_positions", 2048)))

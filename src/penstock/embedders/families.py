@@ -301,6 +301,14 @@ _SCALINGS = {
 }
 
 
+_REQUIRED = {
+    "linear": ("factor",),
+    "ntk": ("factor",),
+    "llama3": _SCALINGS["llama3"],
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+
+
 def _rope(config: Config, dims: int, theta: float, *, kind: str = "", key: str = "rope_theta") -> Rope:
     """Rotary positions of layers of that kind: of transformers 5's `rope_parameters`, else of the older keys."""
     parameters = config.get("rope_parameters") or {}
@@ -313,9 +321,13 @@ def _rope(config: Config, dims: int, theta: float, *, kind: str = "", key: str =
     name = str(scaling.get("rope_type") or scaling.get("type") or "default")
     if name not in _SCALINGS:
         raise Unsupported(f"rotary positions scaled by {name!r:.50}")
-    numbers = {each: scaling[each] for each in _SCALINGS[name] if scaling.get(each) is not None}
+    numbers = {each: float(scaling[each]) for each in _SCALINGS[name] if scaling.get(each) is not None}
     if name == "yarn":
-        numbers.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+        numbers.setdefault("original_max_position_embeddings", float(config["max_position_embeddings"]))
+    if lacking := set(_REQUIRED.get(name, ())) - numbers.keys():
+        raise KeyError(f"{', '.join(sorted(lacking))} of the scaling {name}")
+    if any(numbers.get(each, 1.0) <= 0 for each in _REQUIRED.get(name, ())):
+        raise ValueError(f"scaling {numbers}")
     fallback = config.get("rope_theta") if kind == "full_attention" else None
     return Rope(
         theta=float(parameters.get("rope_theta") or config.get(key) or fallback or theta),

@@ -83,7 +83,7 @@ def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
         _head(graph, checkpoint, hidden)
     except KeyError as error:
         raise ModelError(f"{checkpoint.folder} lacks the weight {error}") from error
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, ArithmeticError) as error:
         raise ModelError(f"{checkpoint.folder} has weights of unexpected shapes: {error}") from error
     inputs = [
         helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"]),
