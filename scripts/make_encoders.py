@@ -278,6 +278,28 @@ JINA = Recipe(
     "encoder.layer.{}.",
     words="embeddings.word_embeddings",
 )
+JINA_CODE = Recipe(
+    wordpiece,
+    JINA.config,
+    JINA.around,
+    _biased(
+        {
+            "attention.self.query.weight": (HIDDEN, HIDDEN),
+            "attention.self.key.weight": (HIDDEN, HIDDEN),
+            "attention.self.value.weight": (HIDDEN, HIDDEN),
+            "attention.self.layer_norm_q.weight": NORM,
+            "attention.self.layer_norm_k.weight": NORM,
+            "attention.output.dense.weight": (HIDDEN, HIDDEN),
+            "attention.output.LayerNorm.weight": NORM,
+            "layer_norm_1.weight": NORM,
+            "mlp.down_layer.weight": (HIDDEN, INNER),
+            "layer_norm_2.weight": NORM,
+        }
+    )
+    | {"mlp.up_gated_layer.weight": (2 * INNER, HIDDEN)},
+    "encoder.layer.{}.",
+    words="embeddings.word_embeddings",
+)
 LONG = Recipe(
     unigram,
     SIZES
@@ -332,6 +354,7 @@ RECIPES = {
 """Those that transformers runs as well."""
 OURS = {
     "jina_bert": JINA,
+    "jina-code": JINA_CODE,
     # Alibaba's own code has a scaling that transformers has not.
     "gte-ntk": _with(
         GTE,

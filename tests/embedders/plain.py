@@ -1,7 +1,7 @@
 """Encoders that transformers lacks, in numpy, each written out from its definition: no code is shared with Penstock.
 
-JinaBERT (arXiv 2310.19923; ALiBi, arXiv 2108.12409), GTE with fixed NTK scaling (arXiv 2407.19669), and NomicBERT
-(arXiv 2402.01613) with interleaved rotation of half a head.
+JinaBERT (arXiv 2310.19923; ALiBi, arXiv 2108.12409) for text and for code, GTE with fixed NTK scaling (arXiv
+2407.19669), and NomicBERT (arXiv 2402.01613) with interleaved rotation of half a head.
 """
 
 from __future__ import annotations
@@ -55,10 +55,18 @@ def jina_bert(w: Tensors, ids: Sequence[int]) -> Array:
     for i in range(3):
         at = f"encoder.layer.{i}."
         q, k, v = (_dense(x, w, f"{at}attention.self.{name}") for name in ("query", "key", "value"))
+        code = f"{at}layer_norm_1.weight" in w
+        if code:
+            q, k = _norm(q, w, f"{at}attention.self.layer_norm_q"), _norm(k, w, f"{at}attention.self.layer_norm_k")
         out = _dense(_attend(q, k, v, bias), w, f"{at}attention.output.dense")
-        x = _norm(x + out, w, f"{at}attention.output.LayerNorm")
-        gate, up = np.split(_dense(x, w, f"{at}mlp.gated_layers"), 2, axis=-1)
-        x = _norm(x + _dense(_gelu(gate) * up, w, f"{at}mlp.wo"), w, f"{at}mlp.layernorm")
+        out = _norm(x + out, w, f"{at}attention.output.LayerNorm")
+        if code:
+            x = _norm(x + out, w, f"{at}layer_norm_1")
+            up, gate = np.split(_dense(x, w, f"{at}mlp.up_gated_layer"), 2, axis=-1)
+            x = _norm(x + _dense(_gelu(gate) * up, w, f"{at}mlp.down_layer"), w, f"{at}layer_norm_2")
+        else:
+            gate, up = np.split(_dense(out, w, f"{at}mlp.gated_layers"), 2, axis=-1)
+            x = _norm(out + _dense(_gelu(gate) * up, w, f"{at}mlp.wo"), w, f"{at}mlp.layernorm")
     return x
 
 
@@ -108,4 +116,4 @@ def nomic_interleaved(w: Tensors, ids: Sequence[int]) -> Array:
     return x
 
 
-ENCODERS = {"jina_bert": jina_bert, "gte-ntk": gte_ntk, "nomic-interleaved": nomic_interleaved}
+ENCODERS = {"jina_bert": jina_bert, "jina-code": jina_bert, "gte-ntk": gte_ntk, "nomic-interleaved": nomic_interleaved}

@@ -128,12 +128,16 @@ NAMES: Mapping[str, Names] = {
         "q": ("attention.self.query",),
         "k": ("attention.self.key",),
         "v": ("attention.self.value",),
+        "q_norm": ("attention.self.layer_norm_q",),
+        "k_norm": ("attention.self.layer_norm_k",),
         "o": ("attention.output.dense",),
-        "norm1": ("attention.output.LayerNorm",),
+        "within": ("attention.output.LayerNorm",),
+        "norm1": ("layer_norm_1", "attention.output.LayerNorm"),
         "gate_up": ("mlp.gated_layers",),
-        "up": ("intermediate.dense",),
-        "down": ("mlp.wo", "output.dense"),
-        "norm2": ("mlp.layernorm", "output.LayerNorm"),
+        "up_gate": ("mlp.up_gated_layer",),
+        "up": ("intermediate.dense", "mlp.up_layer"),
+        "down": ("mlp.wo", "mlp.down_layer", "output.dense"),
+        "norm2": ("layer_norm_2", "mlp.layernorm", "output.LayerNorm"),
     },
     "gemma3_text": {
         **_LLAMA,
@@ -145,7 +149,8 @@ NAMES: Mapping[str, Names] = {
     "eurobert": _LLAMA,
 }
 """Where a family keeps its weights, in the order they are looked for. `gate` is what passes the activation; of a
-stacked pair the one that comes first is named first. `attended` and `fed` norm what is added to the sum."""
+stacked pair the one that comes first is named first. `attended` and `fed` norm what is added to the sum;
+`within` norms a sum of its own before that."""
 
 
 def sizes(config: Config) -> tuple[int, int, int]:

@@ -50,6 +50,9 @@ class Stack:
         graph, before = self.graph, self.design.before
         value = self._norm(layer, "norm1", state) if before and (number or self.design.first) else state
         value = dense(graph, layer, "o", self._attention(value, layer, number, around))
+        # Jina's model for code norms twice; in their others the two are one.
+        if layer.knows("within") and layer.need("within") is not layer.need("norm1"):
+            value = self._norm(layer, "within", graph.add("Add", state, value))
         if layer.knows("attended"):
             value = self._norm(layer, "attended", value)
         state = graph.add("Add", state, value)
@@ -95,6 +98,9 @@ class Stack:
         if (scale := layer.get(part)) is None:
             return value
         graph, head = self.graph, self.design.head
+        if len(scale) != head:
+            # Of all heads together.
+            return self._norm(layer, part, value)
         apart = graph.add("Reshape", value, constant(graph, [0, 0, heads, head]))
         value = norm(graph, self.design.norm, apart, scale, layer.get(part, "bias"), self.checkpoint.epsilon)
         return str(graph.add("Reshape", value, constant(graph, [0, 0, heads * head])))
