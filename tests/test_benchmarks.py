@@ -17,6 +17,7 @@ SMALLEST = {
     "attack.py": ["--seconds", "1", "--points", "100", "--only", "pipelined"],
     "chunking.py": ["--mb", "0.2", "--repeat", "1"],
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
+    "encoders.py": ["--memory", "--texts", "2", "--tokens", "64", "--layers", "2"],
     "pages.py": ["--seconds", "2", "--rounds", "1", "--hosts", "5"],
     "parts.py": ["--images", "100", "--vectors", "500"],
     "serve.py": ["--vectors", "2000", "--dim", "32", "--queries", "20", "--clients", "5", "--each", "1"],

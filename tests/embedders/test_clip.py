@@ -23,6 +23,7 @@ from penstock.core.errors import EmbedError, LimitExceeded, ModelError, ParseErr
 from penstock.core.records import Chunk, Dense
 from penstock.embedders import clip_checkpoint
 from penstock.embedders.clip import AT_ONCE, ClipEmbedder
+from penstock.embedders.names import from_name
 from penstock.embedders.pixels import GAP, Preprocessing
 from tests.embedders.conftest import REFERENCE, TRAINED, Make
 
@@ -419,3 +420,8 @@ def test_live_comparison_with_transformers(trained: ClipEmbedder, scripts: None,
     live = vectors(TRAINED, paths, texts)
     assert cosines(matrix(trained.query_images([path.read_bytes() for path in paths])), live["images"]).min() >= 0.999
     assert cosines(matrix(trained.query(texts)), live["texts"]).min() >= 0.9999
+
+
+def test_options_of_a_name_are_refused_for_models_of_images(made: Make) -> None:
+    with pytest.raises(UsageError, match="embeds images and takes no option but revision, not dim"):
+        from_name(f"{made('clip-quick')}?dim=8")

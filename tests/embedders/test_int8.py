@@ -13,9 +13,9 @@ from penstock import Pipeline, open_index
 from penstock.core.errors import UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.embedders import int8
+from penstock.embedders.blocks import product
 from penstock.embedders.builder import Graph
 from penstock.embedders.clip import ClipEmbedder
-from penstock.embedders.graph import product
 from penstock.embedders.names import from_name
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.embedders.runtime import session

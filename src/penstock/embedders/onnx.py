@@ -18,19 +18,23 @@ from penstock.core.schema import VectorSpec
 from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders import int8, models
 from penstock.embedders.checkpoint import Checkpoint
+from penstock.embedders.model_options import parted
 from penstock.embedders.prefixes import INT8
 from penstock.embedders.runtime import run, session
+from penstock.embedders.variants import with_options
 from penstock.support.cores import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from penstock.embedders.exported import Exported
     from penstock.embedders.tokenize import HFTokenizer
 
 
 class OnnxEmbedder(Embedder):
-    """Embeds with a sentence-transformers checkpoint of the BERT family: a folder, a hub id, or None for the default.
+    """Embeds with a sentence-transformers checkpoint: a folder, a hub id, or None for the default; with options
+    (penstock.embedders.model_options) behind a question mark.
 
     `length` is the most tokens a text may have, special tokens included: by default what the model's authors set,
     at most what its position table holds. `workers`: by default as many as there are cores to use. `exact=False`: as
@@ -52,7 +56,7 @@ class OnnxEmbedder(Embedder):
         self.length = length
         self.workers = workers or usable_cores()
         self._tokenizer: HFTokenizer | None = None
-        self.session: _Fused | _Exported | None = None
+        self.session: _Fused | Exported | None = None
         self.checkpoint: Checkpoint | None = None
 
     def __repr__(self) -> str:
@@ -68,6 +72,7 @@ class OnnxEmbedder(Embedder):
     def open(self) -> None:
         if self.session is not None:
             return
+        from penstock.embedders.exported import Exported
         from penstock.embedders.tokenize import HFTokenizer
 
         checkpoint = self._load()
@@ -80,7 +85,7 @@ class OnnxEmbedder(Embedder):
             lowercase=checkpoint.lowercase,
             prompt=checkpoint.passage_prompt,
         )
-        self.session = _Fused(checkpoint, self.exact) if checkpoint.fused else _Exported(checkpoint)
+        self.session = _Fused(checkpoint, self.exact) if checkpoint.fused else Exported(checkpoint)
 
     def close(self) -> None:
         self.session = self._tokenizer = None
@@ -124,7 +129,8 @@ class OnnxEmbedder(Embedder):
     def _load(self) -> Checkpoint:
         if self.checkpoint is None:
             folder, named = located(self.model)
-            checkpoint = checkpoints.load(folder, named)
+            _, options = parted(str(self.model or ""))
+            checkpoint = with_options(checkpoints.load(folder, named), options)
             if not checkpoint.fused and not self.exact:
                 raise ModelError(
                     f"{checkpoint.name} has weights in ONNX only, which are run as they are: without int8:"
@@ -162,9 +168,11 @@ def batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 def located(model: str | Path | None) -> tuple[Path, str]:
     """A model's folder, and its name as it is kept with an index: absolute, as searches run in any folder."""
-    folder = models.resolve(model)
-    is_folder = model and Path(model).expanduser() == folder
-    return folder, str(folder.absolute()) if is_folder else str(model or models.DEFAULT)
+    name = str(model or models.DEFAULT)
+    folder, base = models.resolve(model), parted(name)[0]
+    if Path(base).expanduser() == folder:
+        return folder, str(folder.absolute()) + name.removeprefix(base)
+    return folder, name
 
 
 class Named(Protocol):
@@ -220,51 +228,3 @@ class _Fused:
         ids, lengths = padded(rows, self._pad)
         vectors: NDArray[np.float32] = run(self._session, {"ids": ids, "lengths": lengths})
         return vectors
-
-
-class _Exported:
-    """The checkpoint's own ONNX file, pooled and normalized here."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.projections:
-            raise ModelError(f"{checkpoint.name}: Dense modules behind an exported ONNX file are not supported")
-        self._checkpoint = checkpoint
-        self._session = session(checkpoint.weights[0])
-        self._inputs = {node.name for node in self._session.get_inputs()}
-        if unknown := self._inputs - {"input_ids", "attention_mask", "token_type_ids"}:
-            raise ModelError(
-                f"{checkpoint.weights[0]} wants {', '.join(sorted(unknown))}, which Penstock does not give"
-            )
-        names = [node.name for node in self._session.get_outputs() if len(node.shape) == 3]
-        if not names:
-            raise ModelError(f"{checkpoint.weights[0]} gives no vectors of tokens")
-        self._output = names[0]
-
-    def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        import numpy as np
-
-        ids, lengths = padded(rows, self._checkpoint.pad)
-        mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        inputs = {"input_ids": ids.astype(np.int64), "attention_mask": mask, "token_type_ids": np.zeros_like(mask)}
-        hidden = run(self._session, {name: inputs[name] for name in self._inputs}, [self._output])
-        pooled = [_pool(mode, hidden, mask, lengths) for mode in self._checkpoint.pooling]
-        vectors = np.concatenate(pooled, axis=1).astype(np.float32)
-        if self._checkpoint.normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
-
-
-def _pool(mode: str, hidden: Any, mask: Any, lengths: Any) -> Any:
-    import numpy as np
-
-    if mode == "cls":
-        return hidden[:, 0]
-    if mode == "lasttoken":
-        return hidden[np.arange(len(lengths)), lengths - 1]
-    if mode == "max":
-        return np.where(mask[:, :, None] > 0, hidden, -np.inf).max(axis=1)
-    weight = mask * np.arange(1, mask.shape[1] + 1) if mode == "weightedmean" else mask
-    total = weight.sum(axis=1, keepdims=True).astype(np.float32)
-    if mode == "mean_sqrt_len_tokens":
-        total = np.sqrt(total)
-    return np.einsum("bl,blh->bh", weight.astype(np.float32), hidden) / total
