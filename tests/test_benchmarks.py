@@ -33,6 +33,7 @@ SMALLEST = {
     "overhead.py": ["--mb", "0.02", "--rounds", "1"],
     "sinks.py": ["--points", "500", "--sinks", "memory"],
     "weeks.py": ["--rows", "600", "--days", "2", "--commits", "10"],
+    "token_vectors.py": ["--mb", "0.2", "--chunks", "8", "--rounds", "1"],
     "throughput.py": ["--mb", "1", "--rounds", "1"],
 }
 NEEDS_PEERS = {"peers.py"}

@@ -22,6 +22,11 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import make_token_checkpoints
+
+    for name in ("static", "late", "splade"):
+        make_token_checkpoints.make(name, tmp_path)
     docs = tmp_path / "docs"
     docs.mkdir()
     for name in ("guide.md", "design.md"):

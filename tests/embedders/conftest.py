@@ -63,6 +63,21 @@ def made(scripts: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 @pytest.fixture(scope="session")
+def tokens(scripts: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Makes a small random checkpoint of late interaction, SPLADE or a static model by its name, once."""
+    import make_token_checkpoints
+
+    folder, there = tmp_path_factory.mktemp("tokens"), dict[str, Path]()
+
+    def make(name: str) -> Path:
+        if name not in there:
+            there[name] = make_token_checkpoints.make(name, folder)
+        return there[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def texts() -> list[str]:
     return list(json.loads((REFERENCE / "texts.json").read_text("utf-8")))
 

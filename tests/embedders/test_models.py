@@ -208,9 +208,9 @@ def test_the_hubs_token_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_listing_tells_what_is_here_and_what_is_not() -> None:
-    assert models.list_models() == [models.ModelRow(NAME, None, 0)]
+    assert models.list_models() == [models.ModelRow(NAME, None, 0, "dense")]
     folder = make_model(models.cache_folder() / "models" / "org--other")
-    assert models.ModelRow("org/other", folder, 2) in models.list_models()
+    assert models.ModelRow("org/other", folder, 2, "dense") in models.list_models()
 
 
 def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,12 +53,12 @@ class Graph:
         return self.add("Scan", values, body=inner, num_scan_inputs=1, scan_output_axes=[axis])
 
 
-def finished(graph: Graph, inputs: Sequence[Any], dim: int) -> Any:
-    """The model whose last node gives the vectors."""
+def finished(graph: Graph, inputs: Sequence[Any], dim: int, *, rows: Sequence[str] = ("batch",)) -> Any:
+    """The model whose last node gives the vectors: one of each of `rows`."""
     from onnx import TensorProto, helper
 
     graph.nodes[-1].output[0] = "vectors"
-    outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["batch", dim])]
+    outputs = [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, [*rows, dim])]
     return helper.make_model(
         helper.make_graph(graph.nodes, "penstock", inputs, outputs, graph.initializers),
         opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],

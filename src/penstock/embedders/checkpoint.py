@@ -192,7 +192,7 @@ def safetensors(folder: Path) -> tuple[Path, ...]:
 
 def only_pickle(folder: Path) -> str:
     """Why weights are not read that are there, if so."""
-    if not (folder / "pytorch_model.bin").is_file():
+    if (folder / "model.safetensors").is_file() or not (folder / "pytorch_model.bin").is_file():
         return ""
     return (
         f"{folder} has its weights only as pytorch_model.bin, a pickle, which Penstock does not run;"
@@ -236,7 +236,7 @@ def _encoder(folder: Path, name: str, config: Mapping[str, Any]) -> Checkpoint:
     if config.get("rotary_scaling_factor"):
         # Beyond them NomicBERT's rotation would depend on the longest text of a batch.
         positions = min(positions, int(config.get("max_trained_positions", 2048)))
-    settings = _settings(folder)
+    settings = transformer_settings(folder)
     prompts = _prompts(folder)
     length = settings.get("max_seq_length") or _tokenizer_length(folder) or positions
     return Checkpoint(
@@ -354,7 +354,7 @@ def _projection(folder: Path, path: str) -> Projection:
     return Projection(path, ACTIVATIONS[activation], int(config["out_features"]))
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
+def transformer_settings(folder: Path) -> Mapping[str, Any]:
     for kind in _LENGTHS:
         path = folder / f"sentence_{kind}_config.json"
         if path.is_file():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
-from penstock.embedders import models, pixels
+from penstock.embedders import kinds, pixels
 from penstock.embedders.checkpoint import SENSELESS, only_pickle, read, safetensors
 from penstock.embedders.pixels import Preprocessing
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FAMILIES = models.SEEING
+FAMILIES = kinds.SEEING
 """model_type of config.json. OpenCLIP's and LAION's models are CLIP here, SigLIP 2's of fixed size SigLIP."""
 
 LEGACY_END = 2

@@ -20,6 +20,7 @@ OPTIONS = {
         Option("passage", str, None, "text put before each passage"),
         Option("query", str, None, "text put before each query"),
         Option("length", int, None, "the most tokens of a text", least=1),
+        Option("pool", float, None, "tokens of a passage for each vector that is kept (late interaction)", least=1),
         Option("dim", int, None, "dimensions kept of each vector (Matryoshka)", least=1),
     )
 }

@@ -10,7 +10,6 @@ the running interpreter and checked against the hashes below.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -18,13 +17,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from penstock.core.errors import ModelError
+from penstock.embedders import kinds
 from penstock.embedders.model_options import parted
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
@@ -57,13 +57,11 @@ WHEELS = {
     )
 }
 
-CONFIGURATION = ["*.json", "*/config.json"]
+CONFIGURATION = ["*.json", "*/config.json", "artifact.metadata"]
 HEADS = ["*/model.safetensors"]
 """Weights of what follows the encoder."""
 WEIGHTS = ["model*.safetensors", *HEADS]
 EXPORTED = ["onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data", *HEADS]
-SEEING = ("clip", "siglip")
-"""Model types that embed images."""
 TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer; there may be no network at all."""
 PIP_TIMEOUT = 1800.0
@@ -80,6 +78,8 @@ class ModelRow:
     """None: not on this machine."""
     size: int
     """Bytes on disk."""
+    kind: str
+    """Of its vectors: penstock.embedders.kinds."""
 
 
 def cache_folder() -> Path:
@@ -116,19 +116,17 @@ def find(name: str) -> Path | None:
     return _in_hub_cache(base, options)
 
 
-def embeds_images(name: str) -> bool:
-    """Whether a model embeds images besides texts. Where there is no copy, its name decides."""
-    if (folder := find(name)) is None:
-        name = parted(name)[0]
-        return "clip" in name.lower() or "siglip" in name.lower()
-    return _type(folder) in SEEING
-
-
-def _type(folder: Path) -> str:
-    try:
-        return str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type"))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+def kind(name: str) -> str:
+    """The kind of a model's vectors, one of penstock.embedders.kinds. Where there is no copy, the configuration is
+    fetched; where that fails, its name decides, and who uses the model is told why it cannot be had."""
+    folder = find(name)
+    base, options = parted(name)
+    if folder is None and not _is_path(base) and kinds.guess(base) == kinds.DENSE:
+        with suppress(Exception):  # as in `fetch`
+            folder = _snapshot(base, CONFIGURATION, revision=options.get("revision"))
+    if folder is None:
+        return kinds.guess(base)
+    return kinds.kind_of(folder)
 
 
 def fetch(name: str) -> Path:
@@ -168,7 +166,14 @@ def list_models() -> list[ModelRow]:
         names |= dict.fromkeys(
             sorted(p.name.replace("--", "/") for p in folder.iterdir() if not p.name.startswith("."))
         )
-    return [ModelRow(name, at := find(name), _size(at)) for name in names]
+    return [ModelRow(name, at := find(name), _size(at), _kind(name, at)) for name in names]
+
+
+def _kind(name: str, folder: Path | None) -> str:
+    try:
+        return kinds.kind_of(folder) if folder else kinds.guess(name)
+    except ModelError:
+        return "unreadable"
 
 
 def digest(path: Path) -> str:
@@ -201,7 +206,8 @@ def _is_path(name: str) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    return os.path.isfile(folder / "config.json")  # not its own method, which raises for a name that is too long
+    # Not its own method, which raises for a name that is too long. A model of several has only a list of modules.
+    return any(os.path.isfile(folder / name) for name in ("config.json", "modules.json"))
 
 
 def _folder(name: str) -> Path | None:
@@ -272,10 +278,11 @@ def _from_hub(name: str, options: Mapping[str, Any]) -> Path:
     if file:
         _snapshot(name, [*CONFIGURATION, *HEADS, file, f"{file}_data", f"{file}.data"], revision=revision)
         return folder
-    known = _type(folder) in {*FAMILIES, *SEEING}
+    config = kinds.optional(folder / "config.json")
+    known = config.get("model_type") in FAMILIES or kinds.kind_of(folder) != kinds.DENSE
     # An exported graph is large, and wanted only where there is none of ours.
     _snapshot(name, [*CONFIGURATION, *(WEIGHTS if known else EXPORTED)], revision=revision)
-    if known and not any(folder.glob("model*.safetensors")):
+    if known and not any(folder.glob("**/model*.safetensors")):
         _snapshot(name, [*CONFIGURATION, *EXPORTED], revision=revision)
     return folder
 

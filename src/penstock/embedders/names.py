@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from penstock.core.contracts import Embedder, MultiEmbedder
 from penstock.core.errors import MissingExtra, UsageError
 from penstock.embedders.model_options import parted
-from penstock.embedders.prefixes import INT8, TORCH
+from penstock.embedders.prefixes import INT8, SPLADE, TORCH
 from penstock.registry import EMBEDDERS, find
 
 
@@ -42,6 +42,10 @@ def from_name_on_torch(name: str) -> Embedder:
     return _by_torch(model)
 
 
+def from_name_as_splade(name: str) -> Embedder:
+    return _by_onnx(name, exact=True)
+
+
 def _together() -> UsageError:
     return UsageError(f"{TORCH} and {INT8} do not go together")
 
@@ -51,23 +55,55 @@ def _by_onnx(model: str | None, *, exact: bool) -> Embedder:
 
     if not model:
         return OnnxEmbedder(exact=exact)
-    from penstock.embedders.models import embeds_images
+    from penstock.embedders import kinds
+    from penstock.embedders.models import kind
 
-    if embeds_images(model):
+    found = kinds.SPARSE if model.startswith(SPLADE) else kind(model)
+    name = model.removeprefix(SPLADE)
+    _, options = parted(name)
+    if "pool" in options and found != kinds.LATE:
+        raise UsageError(f"{name!r} is no late-interaction model: it has one vector a text, and none to pool")
+    if found != kinds.DENSE and (refused := sorted(options.keys() - OPTIONS[found])):
+        takes = ", ".join(sorted(OPTIONS[found]))
+        raise UsageError(f"{model!r} is a model of another kind ({found}): it takes {takes}, not {', '.join(refused)}")
+    if found == kinds.IMAGES:
         from penstock.embedders.clip import ClipEmbedder
 
-        _, options = parted(model)
-        if refused := sorted(options.keys() - {"revision"}):
-            raise UsageError(f"{model!r} embeds images and takes no option but revision, not {', '.join(refused)}")
-        return ClipEmbedder(model, exact=exact)
-    return OnnxEmbedder(model, exact=exact)
+        return ClipEmbedder(name, exact=exact)
+    if found == kinds.LATE:
+        from penstock.embedders.colbert import ColbertEmbedder
+
+        return ColbertEmbedder(name, exact=exact)
+    if found == kinds.SPARSE:
+        from penstock.embedders.splade import SpladeEmbedder
+
+        return SpladeEmbedder(name, exact=exact)
+    if found == kinds.STATIC:
+        if not exact:
+            raise UsageError(
+                f"{name!r} is a static model, which has no products to make in 8 bits: name it without {INT8}"
+            )
+        from penstock.embedders.static import StaticEmbedder
+
+        return StaticEmbedder(name)
+    return OnnxEmbedder(name, exact=exact)
+
+
+OPTIONS = {
+    "images": {"revision"},
+    "static": {"revision"},
+    "sparse": {"revision", "length"},
+    "late interaction": {"revision", "length", "pool"},
+}
+"""Options that a model's name may have, by its kind; those of dense models are the others."""
 
 
 def _by_torch(model: str) -> Embedder:
     from penstock.embedders.clip import ClipEmbedder
-    from penstock.embedders.models import embeds_images
+    from penstock.embedders.kinds import IMAGES
+    from penstock.embedders.models import kind
 
-    if not embeds_images(model):
+    if kind(model) != IMAGES:
         raise UsageError(f"{model!r} is no CLIP or SigLIP model, and no other runs on PyTorch: name it without {TORCH}")
     # Told before anything is begun; the driver itself is imported when the model is opened.
     if find_spec("torch") is None or find_spec("transformers") is None:

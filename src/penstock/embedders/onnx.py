@@ -16,7 +16,7 @@ from penstock.core.errors import EmbedError, ModelError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
 from penstock.embedders import checkpoint as checkpoints
-from penstock.embedders import int8, models
+from penstock.embedders import int8, models, rows
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.embedders.model_options import parted
 from penstock.embedders.prefixes import INT8
@@ -96,35 +96,11 @@ class OnnxEmbedder(Embedder):
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Dense]:
         tokenizer, checkpoint = self._opened()
-        prompt = checkpoint.passage_prompt
-        # Ids cut from a document can be joined to those of a prompt only where white space parts them.
-        joins = not prompt or (tokenizer.additive and prompt[-1] in " \t\r\n")
-        head = tokenizer.encode([prompt])[0] if prompt and joins else []
-        ids: list[Sequence[int]] = [chunk.tokens if joins and chunk.tokens is not None else () for chunk in chunks]
-        bare = [i for i, chunk in enumerate(chunks) if not joins or chunk.tokens is None]
-        texts = [chunks[i].text if joins else prompt + chunks[i].text for i in bare]
-        for i, encoded in zip(bare, tokenizer.encode(texts) if texts else (), strict=True):
-            ids[i] = encoded
-        for chunk, own in zip(chunks, ids, strict=True):
-            if chunk.image is not None:
-                raise EmbedError(f"chunk {chunk.id} of {chunk.uri} is an image; {checkpoint.name} takes text")
-            if len(head) + len(own) > tokenizer.room:
-                raise EmbedError(
-                    f"chunk {chunk.id} of {chunk.uri} has {len(own)} tokens;"
-                    f" {checkpoint.name} takes {tokenizer.max_tokens}"
-                )
-        return self._vectors([[*tokenizer.prefix, *head, *own, *tokenizer.suffix] for own in ids])
+        return self._vectors(rows.passages(tokenizer, checkpoint.name, checkpoint.passage_prompt, chunks))
 
     def query(self, texts: Sequence[str]) -> list[Dense]:
         tokenizer, checkpoint = self._opened()
-        rows = []
-        for text, own in zip(texts, tokenizer.encode([checkpoint.query_prompt + text for text in texts]), strict=True):
-            if len(own) > tokenizer.room:
-                raise EmbedError(
-                    f"the query {text[:40]!r}... has {len(own)} tokens; {checkpoint.name} takes {tokenizer.room}"
-                )
-            rows.append([*tokenizer.prefix, *own, *tokenizer.suffix])
-        return self._vectors(rows)
+        return self._vectors(rows.questions(tokenizer, checkpoint.name, checkpoint.query_prompt, texts))
 
     def _load(self) -> Checkpoint:
         if self.checkpoint is None:
@@ -143,12 +119,12 @@ class OnnxEmbedder(Embedder):
             raise EmbedError("the embedder is not open")
         return self._tokenizer, self.checkpoint
 
-    def _vectors(self, rows: Sequence[Sequence[int]]) -> list[Dense]:
+    def _vectors(self, ids: Sequence[Sequence[int]]) -> list[Dense]:
         if self.session is None:
             raise EmbedError("the embedder is not open")
-        results: list[Any] = [None] * len(rows)
-        for batch in batches([len(row) for row in rows], self.batch_tokens):
-            values = self.session.run([rows[i] for i in batch])
+        results: list[Any] = [None] * len(ids)
+        for batch in batches([len(row) for row in ids], self.batch_tokens):
+            values = self.session.run([ids[i] for i in batch])
             for i, vector in zip(batch, values, strict=True):
                 results[i] = Dense(vector)
         return results

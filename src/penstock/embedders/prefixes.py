@@ -8,3 +8,6 @@ TORCH = "torch:"
 
 INT8 = "int8:"
 """Make its large products in 8 bits. Its vectors are others, so it is part of the name."""
+
+SPLADE = "splade:"
+"""Take a masked-language model, which could be used otherwise, as a SPLADE model. It is part of the name."""

@@ -27,7 +27,13 @@ def read_weights(checkpoint: Checkpoint) -> Weights:
         prefixes = {name.removesuffix(words) for name in tensors if name.endswith(f".{words}")}
     for prefix in prefixes:
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    return {renamed(name): value for name, value in tensors.items()}
+
+
+def renamed(name: str) -> str:
+    """The name that a weight has today: layer norms of checkpoints from before 2019 have a gamma and a beta."""
+    stem, _, last = name.rpartition(".")
+    return f"{stem}.{ {'gamma': 'weight', 'beta': 'bias'}.get(last, last) }" if stem else name
 
 
 def read_tensors(paths: Sequence[Path], *, starting: tuple[str, ...] = ("",)) -> dict[str, NDArray[np.float32]]:

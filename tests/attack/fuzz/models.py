@@ -39,7 +39,7 @@ def _configuration(data: bytes) -> None:
     if folder is None:
         return
     with allowed(ModelError):
-        models.embeds_images(str(folder))
+        models.kind(str(folder))
     with allowed(ModelError):
         loaded = checkpoint.load(folder, "fuzz")
         json.dumps([loaded.traits, loaded.dim, [str(one) for one in loaded.files]])

@@ -8,7 +8,7 @@ from penstock.cli.output.results import say, table
 from penstock.cli.output.streams import OK, emit
 from penstock.display.text import clean, size
 from penstock.embedders.models import list_models, resolve
-from penstock.embedders.prefixes import INT8, TORCH
+from penstock.embedders.prefixes import INT8, SPLADE, TORCH
 
 
 def models(args: argparse.Namespace) -> int:
@@ -16,19 +16,21 @@ def models(args: argparse.Namespace) -> int:
     if args.json:
         for model in models:
             folder = str(model.folder) if model.folder else None
-            emit({"name": model.name, "folder": folder, "bytes": model.size})
+            emit({"name": model.name, "kind": model.kind, "folder": folder, "bytes": model.size})
         return OK
     rows = (
-        (m.name, size(m.size), str(m.folder)) if m.folder else (m.name, "", f"not here: penstock models fetch {m.name}")
+        (m.name, m.kind, size(m.size), str(m.folder))
+        if m.folder
+        else (m.name, m.kind, "", f"not here: penstock models fetch {m.name}")
         for m in models
     )
-    for page in table(("model", "size", "folder"), rows):
+    for page in table(("model", "kind", "size", "folder"), rows):
         say(page)
     return OK
 
 
 def fetch(args: argparse.Namespace) -> int:
-    name = (args.name or "").removeprefix(INT8).removeprefix(TORCH)
+    name = (args.name or "").removeprefix(INT8).removeprefix(TORCH).removeprefix(SPLADE)
     folder = str(resolve(name or None))
     if args.json:
         emit({"folder": folder})
