@@ -49,6 +49,7 @@ def names(hits: list[ps.Hit]) -> set[str]:
         datetime.fromtimestamp(NOW - 7200, UTC).isoformat(),
         datetime.fromtimestamp(NOW - 7200, UTC).replace(tzinfo=None).isoformat(),
     ],
+    ids=lambda since: type(since).__name__,  # the processes of a run collect tests at different times
 )
 def test_since(index: ps.OpenIndex, since: Any) -> None:
     assert names(index.search("text", since=since)) == {"1-timed", "0-new"}
