@@ -423,5 +423,5 @@ def test_live_comparison_with_transformers(trained: ClipEmbedder, scripts: None,
 
 
 def test_options_of_a_name_are_refused_for_models_of_images(made: Make) -> None:
-    with pytest.raises(UsageError, match="embeds images and takes no option but revision, not dim"):
+    with pytest.raises(UsageError, match="is a model of images, which takes revision, not dim"):
         from_name(f"{made('clip-quick')}?dim=8")

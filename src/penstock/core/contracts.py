@@ -289,14 +289,12 @@ class Sink(Location):
       Rejected (these ids can never be written; **the others of the batch were**), and anything else ends the
       run. After an exception some of the batch may have been written.
     - After `flush()` all that was written is visible to every reader and as durable as the store can make it.
-      The ledger records an acknowledgement only after a flush.
     - A batch that the engine sends has at most `max_rows` points and about `max_bytes` bytes.
     - `write` and `delete` are called from `writers` threads at once, at most; `count`, `ids`, `fetch` from any other.
     - `manifest()` is cheap, works before `open()` and returns what an earlier `open` kept, or None where there is no
       index yet. `open(manifest)` creates the index, or opens it and raises SpaceMismatch where its space is another
       one; it keeps the manifest, owners included (`replace_manifest` changes it later, in one step for readers). Of
       several that create it at once one does so, and the others find that one's manifest once `open` has returned.
-    - `drop()` removes the generation with all that is in it, and needs no `open`.
     - Sinks that can give points back (`readable`) do so in `ids` and `fetch`: verify, adopt and rename live on it.
     """
 
@@ -351,7 +349,7 @@ class Sink(Location):
         return ""
 
     def drop(self) -> None:
-        """Nothing there is no error. The sink is closed afterwards."""
+        """Remove the generation with all that is in it; nothing there is no error. Needs no `open`, and closes."""
         raise UsageError(f"{self.url} cannot be removed from here")
 
     def alias(self, number: int) -> str:
@@ -360,18 +358,16 @@ class Sink(Location):
         return ""
 
     def maintain(self) -> None:
-        """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it. Nobody writes
-        meanwhile."""
+        """Called at the end of a run that wrote: compact, build an ANN index if the size warrants it."""
 
     def maintain_beside(self) -> bool:
-        """Called now and then in a run that goes on, while others write: begin what can be done beside them, and do not
-        wait for it. Gives whether no more is needed; if so, they wait for `maintain`."""
+        """Called now and then in a run that goes on, while others write: begin what can be done beside them. Gives
+        whether that is enough; otherwise they wait for `maintain`."""
         return False
 
 
 class Index(Location):
-    """Searches what a sink wrote. It opens without a ledger, from any process, while a run writes; several threads may
-    search it at once."""
+    """Searches what a sink wrote: without a ledger, from any process, while a run writes, several threads at once."""
 
     max_k: int | None = None
     """The most hits of a search, if the store has a limit."""
@@ -387,10 +383,8 @@ class Index(Location):
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        """The k nearest, nearest first, of those that pass the filter `where`: see penstock.core.filters.
-
-        `using` names the vector that is compared; it may be left out where the index has one.
-        """
+        """The k nearest, nearest first, of those that pass `where` (see penstock.core.filters). `using` names the vector
+        that is compared; it may be left out where the index has one."""
 
     @abstractmethod
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]: ...

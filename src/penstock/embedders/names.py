@@ -65,7 +65,7 @@ def _by_onnx(model: str | None, *, exact: bool) -> Embedder:
         raise UsageError(f"{name!r} is no late-interaction model: it has one vector a text, and none to pool")
     if found != kinds.DENSE and (refused := sorted(options.keys() - OPTIONS[found])):
         takes = ", ".join(sorted(OPTIONS[found]))
-        raise UsageError(f"{model!r} is a model of another kind ({found}): it takes {takes}, not {', '.join(refused)}")
+        raise UsageError(f"{model!r} is a model of {found}, which takes {takes}, not {', '.join(refused)}")
     if found == kinds.IMAGES:
         from penstock.embedders.clip import ClipEmbedder
 

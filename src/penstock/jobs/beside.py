@@ -17,6 +17,8 @@ from penstock.support import scratch
 T = TypeVar("T")
 SETTLE = 30.0
 """Seconds for which a second look waits for what is worked on, at most."""
+BEGINNING = 5.0
+"""Seconds until a run that begins has said whether it follows its source, at most."""
 ENDING = 60.0
 """Seconds that a run which ends may go on to hold the ledger."""
 POLL = 0.1
@@ -30,13 +32,14 @@ class Ended(Exception):
 def beside(path: Path, alone: Callable[[], T], ask: Callable[[], T]) -> T:
     """Do a job alone; or ask the run for it that follows its source and holds the ledger at that path. LockedError
     where another run holds it."""
-    until = 0.0
+    until = time.monotonic() + BEGINNING
     while True:
         try:
             return alone()
         except LockedError:
-            live = is_live(path)
-            if not live and time.monotonic() >= until:
+            note = progress_file.read(path)
+            live = note is not None and note.get("live") is not None
+            if not live and (note is not None or time.monotonic() >= until):
                 raise
         try:
             if live:

@@ -129,6 +129,7 @@ def embed(
             budget=parse_budget(options.memory),
             workers=options.workers or usable_cores(),
             max_wait=options.max_wait,
+            fetchers=source.fetchers,
         )
         listing = Listing(source, number) if claim else None
         if listing:

@@ -41,6 +41,8 @@ class Setup:
     budget: int
     workers: int
     max_wait: float
+    fetchers: int = 0
+    """As of a source."""
 
 
 class Outcome(NamedTuple):
@@ -75,6 +77,7 @@ def run(
         view=journal,
         run=1,
         workers=setup.workers,
+        fetchers=setup.fetchers,
         admit=writer.admit,
         withdraw=writer.withdraw,
         release=writer.release,
