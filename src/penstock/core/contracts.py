@@ -383,7 +383,7 @@ class Index(Location):
     def search(
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
-        """The k nearest, nearest first, of those that pass `where` (see penstock.core.filters). `using` names the vector
+        """The k nearest, nearest first, of those that pass `where` (penstock.core.filters). `using` names the vector
         that is compared; it may be left out where the index has one."""
 
     @abstractmethod
