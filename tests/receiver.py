@@ -36,6 +36,9 @@ class Receiver:
             def do_POST(self) -> None:
                 receiver.connections.add(self.client_address)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if len(body) < int(self.headers["Content-Length"]):  # the sender was killed
+                    self.close_connection = True
+                    return
                 message = Message(dict(self.headers), body)
                 receiver.tries.append(message)
                 status, headers = receiver.answer(message)

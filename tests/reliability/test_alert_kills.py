@@ -31,7 +31,7 @@ pipeline.watch(every=5.0)
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.heavy)])
 def test_every_match_arrives_though_runs_are_killed(tmp_path: Path, kills: int) -> None:
     """Each document has one key, whatever was written or sent twice, and its key arrives. The webhook fails as well."""
     choose = random.Random(kills)
@@ -62,7 +62,7 @@ def test_every_match_arrives_though_runs_are_killed(tmp_path: Path, kills: int) 
                     time.sleep(choose.uniform(0.0, 0.02))
                 process.kill()
         receiver.answer = lambda message: (204, {})
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while pipeline.run() and (waiting := pipeline.alerts.list()[0].waiting):  # it may be about to be tried again
             assert time.monotonic() < end, waiting
         told = {message.headers["Idempotency-Key"]: message.fields["uri"] for message in receiver.messages}
