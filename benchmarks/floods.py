@@ -119,6 +119,7 @@ def slow_bodies(url: str, number: int) -> None:
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     head = (
         f"POST /v1/search HTTP/1.1\r\nHost: {host}:{port}\r\nX-API-Key: flooder\r\nContent-Type: application/json\r\n"
+        "Content-Length: 8000000\r\n\r\n"
     )
     lines: list[socket.socket] = []
     while True:

@@ -20,7 +20,6 @@ END = b"\r\n\r\n"
 
 _request_line = re.compile(rb"(?!CONNECT )[A-Z]{1,20} /[!\"$-~]* HTTP/1\.([01])").fullmatch
 _fields = re.compile(rb"(?:[\w!#$%&'*+.^`|~-]+:[\t -~\x80-\xff]*(?:\r\n|\Z))+").fullmatch
-_bare = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 _name = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,62}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,62}[a-z0-9_])?)*\.?").fullmatch
 
 
@@ -43,7 +42,8 @@ def check_start(start: bytes) -> None:
         raise malformed("a line such as GET /path HTTP/1.1")
     if not end and not (b"A"[0] <= start[0] <= b"Z"[0]):
         raise malformed("HTTP/1.1")
-    if _bare.search(start):
+    ends = start.count(b"\r\n")
+    if start.count(b"\n") != ends or start.count(b"\r") - start.endswith(b"\r") != ends:
         raise malformed("lines that end with CR LF")
 
 
