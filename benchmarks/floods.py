@@ -45,6 +45,8 @@ SHORT = 5.0
 BAR = 3.0
 """Times the quiet 95th percentile."""
 WORDS = ("water", "pipe", "valve", "press", "flow", "gate", "dam", "mill", "wheel", "river", "stone", "iron", "wood")
+FLOODING = "127.0.0.2"
+"""Where very many connections come from: of one address not all are accepted, and the searches come from another one."""
 FLOODER, SEARCHER = {"X-API-Key": "flooder"}, {"X-API-Key": "searcher"}
 JSON = {"Content-Type": "application/json"}
 
@@ -125,7 +127,7 @@ def slow_bodies(url: str, number: int) -> None:
     while True:
         lines = [line for line in lines if _drip(line)]
         while len(lines) < 40:
-            line = socket.create_connection((host, int(port)))
+            line = socket.create_connection((host, int(port)), 5, (FLOODING, 0))
             line.settimeout(0.01)
             with suppress(OSError):
                 line.sendall(head.encode() + b" " * 4_000_000)
