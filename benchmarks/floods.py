@@ -46,7 +46,7 @@ BAR = 3.0
 """Times the quiet 95th percentile."""
 WORDS = ("water", "pipe", "valve", "press", "flow", "gate", "dam", "mill", "wheel", "river", "stone", "iron", "wood")
 FLOODING = "127.0.0.2"
-"""Where very many connections come from: of one address not all are accepted, and the searches come from another one."""
+"""Where very many connections come from: of one address not all are accepted, and the searches are of another."""
 FLOODER, SEARCHER = {"X-API-Key": "flooder"}, {"X-API-Key": "searcher"}
 JSON = {"Content-Type": "application/json"}
 
