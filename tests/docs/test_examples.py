@@ -139,6 +139,8 @@ def _documents(folder: Path) -> int:
     from penstock.ledger import Ledger
 
     (path,) = (folder / ".penstock").glob("*.db")
+    if not path.stat().st_size:  # it is being created
+        return 0
     with Ledger.reader(path) as ledger:
         return ledger.counts().done
 

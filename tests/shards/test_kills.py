@@ -124,7 +124,7 @@ def test_a_machine_that_stands_still_is_overtaken(tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_was_embedded(tmp_path: Path) -> None:
     """In a part of its own; nothing is embedded again."""
     source, out, log = pictures(tmp_path / "in", 60), tmp_path / "out", tmp_path / "log"
-    with start(source, out, log, rows=ROWS, seconds=0.1) as worker:
+    with start(source, out, log, rows=ROWS, seconds=0.5) as worker:
         until = time.monotonic() + 30
         while not log.exists():
             assert time.monotonic() < until

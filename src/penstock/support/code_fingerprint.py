@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import re
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -22,6 +23,8 @@ from typing import Any
 _CONSTRUCTORS = {"__init__", "__new__", "__post_init__", "__setstate__"}
 _UNREADABLE = (OSError, TypeError, SyntaxError, ValueError, RecursionError)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_compiling = threading.Lock()
+"""CPython before 3.11.8 counts how deep a tree is for all threads together, and fails where they meet."""
 _WITHOUT_EFFECT = {"kind", "type_comment", "annotation", "returns"}
 """Fields of a syntax tree that do not bear on what a function returns."""
 
@@ -219,8 +222,9 @@ def _syntax(
     # A name that is bound anew while the program runs has another value than in any source.
     for values, text in ((values, text) for values in (True, False) for text in texts):
         try:
-            tree = ast.parse(text)
-            codes = list(_codes(compile(tree, file, "exec", dont_inherit=True)))
+            with _compiling:
+                tree = ast.parse(text)
+                codes = list(_codes(compile(tree, file, "exec", dont_inherit=True)))
         except _UNREADABLE:
             continue
         lines = {line for one in functions for line in _lines(one, codes)}
