@@ -20,7 +20,7 @@ import pytest
 from penstock.core.errors import LedgerError, LockedError, PenstockError, UsageError
 from penstock.jobs.components import current_ledger, numbered
 from penstock.jobs.ledgers import prune
-from penstock.ledger import Ledger
+from penstock.ledger import Ledger, database
 from penstock.support import scratch
 from penstock.support.locks import Held, Lockfile
 from tests import disks
@@ -452,3 +452,18 @@ def test_generations_lie_beside_the_file_that_a_link_leads_to(tmp_path: Path) ->
 
 def test_errors_of_the_ledger_are_errors_of_penstock() -> None:
     assert issubclass(LedgerError, PenstockError)
+
+
+def test_a_reader_does_not_make_anew_what_is_removed_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a run that was refused takes its ledger with it while another one looks whose the index is."""
+    path = tmp_path / "ledger.db"
+    Ledger.writer(path).close()
+
+    def removed(path: Path) -> bool:
+        path.unlink()
+        return True
+
+    monkeypatch.setattr(database, "writable", removed)
+    with pytest.raises(UsageError, match="cannot open the ledger"), Ledger.reader(path):
+        pass
+    assert not path.exists()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from penstock.core.errors import LedgerError, LockedError, UsageError
-from penstock.ledger.opening import cause, check_file, connect_to_read, real, translated
+from penstock.ledger.opening import cause, check_file, connect, connect_to_read, real, translated
 from penstock.ledger.schema import APPLICATION, VERSION, migrate
 from penstock.support.locks import Held, Lockfile
 from penstock.support.read_only import writable
@@ -56,10 +56,9 @@ class Database:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._lock()
             if exclusive or writable(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(
-                    self.path, isolation_level=None, check_same_thread=False, cached_statements=64
-                )
+                if create:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._db = connect(self.path, create=create)
                 self._prepare(self._db)
             else:
                 self._db = connect_to_read(self.path)

@@ -66,10 +66,19 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path)) if os.path.islink(path) else path
 
 
+def connect(path: Path, *, create: bool) -> sqlite3.Connection:
+    """A connection to a ledger that can be written to; without `create` one that is gone by now is not made anew."""
+    return _connected(path, "mode=rwc" if create else "mode=rw")
+
+
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection to a ledger that cannot be written to."""
+    return _connected(path, read_only_options(path))
+
+
+def _connected(path: Path, options: str) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?{read_only_options(path)}",
+        f"{path.absolute().as_uri()}?{options}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
