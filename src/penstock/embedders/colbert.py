@@ -74,10 +74,12 @@ class ColbertEmbedder(heads.HeadEmbedder):
         return replace(checkpoint, pooling=Pooling(factor, 1, normalize=checkpoint.normalize), name=name)
 
     def graph(self, checkpoint: ColbertCheckpoint) -> Any:
+        from penstock.embedders.graph import build_with
+
         def head(graph: Graph, weights: Weights, hidden: str) -> None:
             _head(graph, checkpoint, weights, hidden)
 
-        return heads.build(checkpoint, self.exact, head, ("batch", "length"))
+        return build_with(head, checkpoint, checkpoint.transformer, exact=self.exact, rows=("batch", "length"))
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Vector]:
         checkpoint: ColbertCheckpoint = self.loaded()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
 from penstock.embedders.checkpoint import Checkpoint
+from penstock.embedders.rows import padded
 from penstock.embedders.runtime import run, session
 from penstock.embedders.weights import read_tensors
 
@@ -58,17 +59,14 @@ class Exported:
                 f" with no inputs but {', '.join(sorted(INPUTS))}; name another file (?file=)"
             )
 
-    def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         import numpy as np
 
-        lengths = np.array([len(row) for row in rows], np.int32)
-        ids = np.full((len(rows), int(lengths.max())), self._checkpoint.pad, np.int64)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = row
-        positions = np.arange(ids.shape[1])
+        filled, lengths = padded(ids, self._checkpoint.pad)
+        positions = np.arange(filled.shape[1])
         mask = (positions < lengths[:, None]).astype(np.int64)
         inputs = {
-            "input_ids": ids,
+            "input_ids": filled.astype(np.int64),
             "attention_mask": mask,
             "token_type_ids": np.zeros_like(mask),
             # Of padding as well, where a table may have no more rows: those of what is masked count for nothing.

@@ -9,7 +9,9 @@ differ in the names of their weights, the offset of their positions, and (MPNet)
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.core.errors import ModelError
 from penstock.embedders.attention import BLOCK, Frame, attention, cut, frame, in_blocks
@@ -72,24 +74,49 @@ RELATIVE_DISTANCE = 128
 """MPNet's constant, written in no configuration."""
 
 
+class Whole(Protocol):
+    """A checkpoint, whatever follows its transformer."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def dim(self) -> int: ...
+
+
 def build(checkpoint: Checkpoint, *, exact: bool = True) -> Any:
     """The graph as an onnx.ModelProto."""
+
+    def head(graph: Graph, weights: Weights, hidden: str) -> None:
+        _head(graph, checkpoint, hidden)
+
+    return build_with(head, checkpoint, checkpoint, exact=exact)
+
+
+def build_with(
+    head: Callable[[Graph, Weights, str], None],
+    whole: Whole,
+    transformer: Checkpoint,
+    *,
+    exact: bool,
+    rows: Sequence[str] = ("batch",),
+) -> Any:
+    """The graph of a transformer and what follows it: `head` adds that to the last hidden states. It gives `rows` of
+    whole.dim numbers each."""
     from onnx import TensorProto, helper
 
-    weights = read_weights(checkpoint)
+    weights = read_weights(transformer)
     graph = Graph(exact=exact)
     try:
-        hidden = encoder(graph, checkpoint, weights)
-        _head(graph, checkpoint, hidden)
+        head(graph, weights, encoder(graph, transformer, weights))
     except KeyError as error:
-        raise ModelError(f"{checkpoint.folder} lacks the weight {error}") from error
+        raise ModelError(f"{whole.folder} lacks the weight {error}") from error
     except (IndexError, ValueError, ArithmeticError) as error:
-        raise ModelError(f"{checkpoint.folder} has weights of unexpected shapes: {error}") from error
+        raise ModelError(f"{whole.folder} has weights of unexpected shapes: {error}") from error
     inputs = [
         helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"]),
         helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
     ]
-    return finished(graph, inputs, checkpoint.dim)
+    return finished(graph, inputs, whole.dim, rows=rows)
 
 
 def encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:

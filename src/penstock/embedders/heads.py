@@ -4,7 +4,7 @@ own, and token ids in batches of like length."""
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,7 @@ from penstock.embedders import checkpoint as checkpoints
 from penstock.embedders import int8, models, rows
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.embedders.model_options import parted
-from penstock.embedders.onnx import batches, fingerprint, located, padded, space
+from penstock.embedders.onnx import batches, fingerprint, located, space
 from penstock.embedders.runtime import run, session
 from penstock.support.cores import usable_cores
 
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from penstock.embedders.builder import Graph
     from penstock.embedders.tokenize import HFTokenizer
-    from penstock.embedders.weights import Weights
 
 
 class Headed(Protocol):
@@ -154,7 +152,7 @@ class HeadEmbedder(Embedder):
         for batch in batches([len(row) for row in ids], self.batch_tokens):
             for start in range(0, len(batch), most or len(batch)):
                 part = batch[start : start + (most or len(batch))]
-                filled, lengths = padded([ids[i] for i in part], self.loaded().transformer.pad)
+                filled, lengths = rows.padded([ids[i] for i in part], self.loaded().transformer.pad)
                 if read is not None:
                     lengths = np.array([read[i] for i in part], np.int32)
                 yield part, run(self._session, {"ids": filled, "lengths": lengths})
@@ -168,29 +166,6 @@ def transformer(folder: Path, name: str) -> Checkpoint:
             f"{name}: only a model whose weights are in model.safetensors, of a known type, has such a head"
         )
     return loaded
-
-
-def build(checkpoint: Headed, exact: bool, head: Callable[[Graph, Weights, str], None], rows: Sequence[str]) -> Any:
-    """The graph of a transformer and its head, which gives `rows` of checkpoint.dim numbers each."""
-    from onnx import TensorProto, helper
-
-    from penstock.embedders import graph as graphs
-    from penstock.embedders import weights as tensors
-    from penstock.embedders.builder import Graph, finished
-
-    weights = tensors.read_weights(checkpoint.transformer)
-    graph = Graph(exact=exact)
-    try:
-        head(graph, weights, graphs.encoder(graph, checkpoint.transformer, weights))
-    except KeyError as error:
-        raise ModelError(f"{checkpoint.folder} lacks the weight {error}") from error
-    except (IndexError, ValueError) as error:
-        raise ModelError(f"{checkpoint.folder} has weights of unexpected shapes: {error}") from error
-    inputs = [
-        helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"]),
-        helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
-    ]
-    return finished(graph, inputs, checkpoint.dim, rows=rows)
 
 
 def gathered(count: int, parts: Iterator[tuple[list[int], list[Vector]]]) -> list[Vector]:

@@ -179,16 +179,6 @@ def fingerprint(checkpoint: Named, exact: bool) -> str:
         raise ModelError(f"{checkpoint.folder} cannot be read: {error}") from error
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    import numpy as np
-
-    lengths = np.array([len(row) for row in rows], np.int32)
-    ids = np.full((len(rows), int(lengths.max())), pad, np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-    return ids, lengths
-
-
 class _Fused:
     """The graph built from safetensors: it pools and normalizes itself."""
 
@@ -200,7 +190,7 @@ class _Fused:
         self._session = session(builder.cached(name, build, models.cache_folder()))
         self._pad = checkpoint.pad
 
-    def run(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        ids, lengths = padded(rows, self._pad)
-        vectors: NDArray[np.float32] = run(self._session, {"ids": ids, "lengths": lengths})
+    def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        filled, lengths = rows.padded(ids, self._pad)
+        vectors: NDArray[np.float32] = run(self._session, {"ids": filled, "lengths": lengths})
         return vectors

@@ -9,6 +9,9 @@ from penstock.core.errors import EmbedError
 from penstock.core.records import Chunk
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from penstock.embedders.tokenize import HFTokenizer
 
 
@@ -43,3 +46,14 @@ def questions(
         if len(own) > most:
             raise EmbedError(f"the query {text[:40]!r}... has {len(own)} tokens; {name} takes {most}")
     return [[*tokenizer.prefix, *own, *tokenizer.suffix] for own in encoded]
+
+
+def padded(ids: Sequence[Sequence[int]], pad: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Rows as long as the longest one, and how long each was."""
+    import numpy as np
+
+    lengths = np.array([len(row) for row in ids], np.int32)
+    filled = np.full((len(ids), int(lengths.max())), pad, np.int32)
+    for i, row in enumerate(ids):
+        filled[i, : len(row)] = row
+    return filled, lengths

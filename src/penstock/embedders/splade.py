@@ -171,10 +171,12 @@ class SpladeEmbedder(heads.HeadEmbedder):
         return load(folder, SPLADE + name if bare else name)
 
     def graph(self, checkpoint: SpladeCheckpoint) -> Any:
+        from penstock.embedders.graph import build_with
+
         def head(graph: Graph, weights: Weights, hidden: str) -> None:
             _head(graph, checkpoint, weights, hidden)
 
-        return heads.build(checkpoint, self.exact, head, ("batch",))
+        return build_with(head, checkpoint, checkpoint.transformer, exact=self.exact)
 
     def embed(self, chunks: Sequence[Chunk]) -> list[Vector]:
         return self._vectors(self.passages(chunks))
