@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache as cache_calls
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ SMALL = 300
 Make = Callable[[str], Path]
 
 
+def each_once(make: Callable[[str, Path], Path], folder: Path) -> Make:
+    """Make a checkpoint of each name in the folder, when it is asked for first."""
+    return cache_calls(lambda name: make(name, folder))
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Makes a small checkpoint by its recipe's name, once."""
@@ -26,15 +32,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         import make_checkpoints
     finally:
         sys.path.remove(str(ROOT / "scripts"))
-    folder = tmp_path_factory.mktemp("checkpoints")
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = make_checkpoints.make(name, folder)
-        return made[name]
-
-    return make
+    return each_once(make_checkpoints.make, tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="session")
@@ -50,16 +48,8 @@ def made(scripts: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Makes a small random checkpoint by its recipe's name, once."""
     import make_clip_checkpoints
 
-    folder, there = tmp_path_factory.mktemp("clip"), dict[str, Path]()
-
-    def make(name: str) -> Path:
-        if name == "shapes":
-            return TRAINED
-        if name not in there:
-            there[name] = make_clip_checkpoints.make(name, folder)
-        return there[name]
-
-    return make
+    make = each_once(make_clip_checkpoints.make, tmp_path_factory.mktemp("clip"))
+    return lambda name: TRAINED if name == "shapes" else make(name)
 
 
 @pytest.fixture(scope="session")
@@ -67,14 +57,7 @@ def tokens(scripts: None, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Makes a small random checkpoint of late interaction, SPLADE or a static model by its name, once."""
     import make_token_checkpoints
 
-    folder, there = tmp_path_factory.mktemp("tokens"), dict[str, Path]()
-
-    def make(name: str) -> Path:
-        if name not in there:
-            there[name] = make_token_checkpoints.make(name, folder)
-        return there[name]
-
-    return make
+    return each_once(make_token_checkpoints.make, tmp_path_factory.mktemp("tokens"))
 
 
 @pytest.fixture(scope="session")

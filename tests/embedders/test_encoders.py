@@ -19,7 +19,7 @@ from penstock.embedders.onnx import OnnxEmbedder
 from penstock.embedders.weights import read_tensors
 
 from . import plain
-from .conftest import reference
+from .conftest import each_once, reference
 from .test_onnx import chunks, matrix, worst_cosine
 
 FAMILIES = (
@@ -45,14 +45,7 @@ def maker(scripts: None) -> ModuleType:
 @pytest.fixture(scope="session")
 def encoder(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     """Makes the small checkpoint of that name, once."""
-    folder, there = tmp_path_factory.mktemp("encoders"), dict[str, Path]()
-
-    def make(name: str) -> Path:
-        if name not in there:
-            there[name] = maker.make(name, folder)
-        return there[name]
-
-    return make
+    return each_once(maker.make, tmp_path_factory.mktemp("encoders"))
 
 
 def run(embedder: OnnxEmbedder, rows: list[list[int]]) -> np.ndarray:
