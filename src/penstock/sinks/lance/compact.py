@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 from penstock.sinks.lance import table as tables
@@ -41,7 +41,7 @@ def compact(url: str, *, clean: bool = False, keep: timedelta = KEEP) -> None:
         if not first:
             return
         table = files.connect().open_table(files.name)
-        _optimize(table, keep)
+        _optimize(url, table, keep)
         for column in unindexed(table, manifest.schema):
             try:
                 table.create_index(column, config=_index_of(column, table, manifest.schema))
@@ -51,13 +51,14 @@ def compact(url: str, *, clean: bool = False, keep: timedelta = KEEP) -> None:
             table.optimize(cleanup_older_than=NOW)
 
 
-def _optimize(table: Any, keep: timedelta) -> None:
+def _optimize(url: str, table: Any, keep: timedelta) -> None:
     for left in reversed(range(RACES)):
         try:
-            table.optimize(cleanup_older_than=keep)
+            with tables.errors(url):
+                table.optimize(cleanup_older_than=keep)
             return
-        except (RuntimeError, OSError, ValueError) as error:
-            if "conflict" not in str(error).lower() or not left:
+        except SinkUnavailable:  # a race was lost
+            if not left:
                 raise
 
 

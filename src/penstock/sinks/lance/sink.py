@@ -207,20 +207,22 @@ class LanceSink(Opened[Any], Sink):
     def maintain(self) -> None:
         """Compact where there are many fragments, index the vectors where there are many rows, and remove what only
         older versions need."""
-        table, schema = self._opened()
         with errors(self._url):
             if self._compactor:
                 self._compactor.wait()
-                if self._compactor.ran or crowded(table) or self._files.outdated or unindexed(table, schema):
+                if self._compactor.ran or self._untidy():
                     self._compactor.clean()
         self.flush()
 
     def maintain_beside(self) -> bool:
-        table, schema = self._opened()
         with errors(self._url):
-            if self._compactor and (crowded(table) or self._files.outdated or unindexed(table, schema)):
+            if self._compactor and self._untidy():
                 return self._compactor.begin()
         return True
+
+    def _untidy(self) -> bool:
+        table, schema = self._opened()
+        return crowded(table) or self._files.outdated or bool(unindexed(table, schema))
 
     def close(self) -> None:
         if self._compactor:
