@@ -30,14 +30,18 @@ class Health:
     """Takes a run's progress."""
 
     def __init__(self) -> None:
-        self.latest: dict[str, Any] | None = None
+        self._latest: Progress | None = None
         self._seen = self._moved = time.monotonic()
         self._counts: dict[str, int] = {}
 
     def __call__(self, progress: Progress) -> None:
-        self.latest, self._seen = progress.to_json(), time.monotonic()
+        self._latest, self._seen = progress, time.monotonic()
         if progress.counts != self._counts or not progress.queued or progress.waiting:
             self._counts, self._moved = progress.counts, self._seen
+
+    @property
+    def metrics(self) -> str:
+        return run_text(self._latest.to_json()) if self._latest else ""
 
     @property
     def trouble(self) -> str:
@@ -81,8 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         health = self.server.health
         if self.path == "/metrics":
-            text = run_text(health.latest) if health.latest else ""
-            self._answer(200, text, "text/plain; version=0.0.4; charset=utf-8")
+            self._answer(200, health.metrics, "text/plain; version=0.0.4; charset=utf-8")
         elif self.path == "/healthz":
             trouble = health.trouble
             self._answer(503 if trouble else 200, f"{trouble or 'alive'}\n")

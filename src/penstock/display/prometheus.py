@@ -16,12 +16,10 @@ def run_text(progress: Mapping[str, Any], now: float | None = None) -> str:
 
 def _lines(progress: Mapping[str, Any], now: float) -> Iterator[str]:
     yield from _metric("penstock_run_seconds", "counter", "Seconds since the run began.", progress["seconds"])
-    yield "# HELP penstock_run_total Documents and chunks of the run, by what became of them."
-    yield "# TYPE penstock_run_total counter"
+    yield from header("penstock_run_total", "counter", "Documents and chunks of the run, by what became of them.")
     for name in COUNTED:
         yield f'penstock_run_total{{what="{name}"}} {progress[name]:g}'
-    yield "# HELP penstock_run_per_second Counts a second, over the last minute."
-    yield "# TYPE penstock_run_per_second gauge"
+    yield from header("penstock_run_per_second", "gauge", "Counts a second, over the last minute.")
     for name, value in progress["minute"].items():
         yield f'penstock_run_per_second{{what="{name}"}} {value:g}'
     waiting = "1 while a store or model that is away is waited for."
@@ -35,8 +33,8 @@ def _lines(progress: Mapping[str, Any], now: float) -> Iterator[str]:
 def _freshness(freshness: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Quantiles of the latest thousand documents of the last hour."""
     name = "penstock_freshness_seconds"
-    yield f"# HELP {name} Until a document was searchable, since it was heard of, or changed: of the latest thousand."
-    yield f"# TYPE {name} gauge"
+    until = "Until a document was searchable, since it was heard of, or changed: of the latest thousand."
+    yield from header(name, "gauge", until)
     for since, found in freshness.items():
         for quantile, label in (("p50", "0.5"), ("p95", "0.95"), ("p99", "0.99"), ("max", "1")):
             if found[quantile] is not None:
@@ -63,6 +61,10 @@ def _live(progress: Mapping[str, Any], live: Mapping[str, Any], now: float) -> I
 
 
 def _metric(name: str, kind: str, description: str, value: float) -> Iterator[str]:
-    yield f"# HELP {name} {description}"
-    yield f"# TYPE {name} {kind}"
+    yield from header(name, kind, description)
     yield f"{name} {value:g}"
+
+
+def header(name: str, kind: str, description: str) -> tuple[str, str]:
+    """What comes before the values of a metric."""
+    return f"# HELP {name} {description}", f"# TYPE {name} {kind}"

@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from penstock.display.prometheus import header
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
@@ -79,7 +81,7 @@ class Metrics:
         lines: list[str] = []
         with self._lock:
             for name, (kind, description) in self._help.items():
-                lines += [f"# HELP {name} {description}", f"# TYPE {name} {kind}"]
+                lines += header(name, kind, description)
                 if kind == "gauge":
                     lines.append(f"{name} {self._gauges[name]():g}")
                 for key, value in sorted(self._counters.get(name, {}).items()):
