@@ -134,6 +134,3 @@ def twice(path: Path, look: Callable[[Callable[[str, Iterable[str]], int]], T], 
         settled(path)
         seen.again = True
         return look(seen.count)
-
-
-__all__ = ["Ended", "beside", "is_live", "report", "settled", "twice", "wait"]

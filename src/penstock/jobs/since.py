@@ -10,11 +10,11 @@ from typing import Any
 
 from penstock.core.errors import UsageError
 from penstock.core.metadata import moment
+from penstock.support.times import UNITS
 
 Since = str | timedelta | date
 """A time such as 2h (before now) or 2026-11-30T08:00, in UTC unless it says a zone."""
 _AGO = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def since_text(since: Since) -> str:
@@ -39,7 +39,7 @@ def within(where: Mapping[str, Any] | None, since: str | None) -> Mapping[str, A
 
 def _seconds(since: str) -> float:
     if ago := _AGO.fullmatch(since):
-        return max(0.0, time.time() - float(ago[1]) * _SECONDS[ago[2]])
+        return max(0.0, time.time() - float(ago[1]) * UNITS[ago[2]])
     try:
         when = datetime.fromisoformat(since)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
