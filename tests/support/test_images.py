@@ -360,7 +360,7 @@ def test_of_large_images_there_is_one_at_a_time(monkeypatch: pytest.MonkeyPatch)
 @given(st.binary(min_size=12, max_size=12).filter(lambda data: len(set(data)) > 8), st.sampled_from(range(9)))
 def test_no_message_holds_bytes_of_the_file(data: bytes, kind: int) -> None:
     """Who gets the message may not be who may read the file: it may be behind a url, or another's."""
-    secret = b"k3y:" + data.hex().encode()
+    secret = b"k3y:" + data.hex().upper().encode()  # no message has a word of such letters
     beginnings = (
         *(b"", b"\x89PNG\r\n\x1a\n\0\0\0\x0d", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"BM", b"II*\0"),
         *(b"RIFF\x20\0\0\0WEBP", b"\0\0\0\x20ftypavif"),
