@@ -72,7 +72,7 @@ def add(
     flag, dest, help = _flag(option), dest or option.name, option.help.replace("%", "%%")
     if option.type is bool:
         parser.add_argument(flag, dest=dest, action="store_true", default=default, help=help)
-    elif option.type in (tuple, dict):
+    elif option.type in (tuple, dict) or option.named:
         again = "" if "may come again" in help else "; may come again"
         metavar = option.metavar
         parser.add_argument(flag, dest=dest, metavar=metavar, required=required, action="append", help=help + again)
