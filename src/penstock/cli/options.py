@@ -133,7 +133,8 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
-    add(parser, pipeline_options()["state"])
+    help = "the ledger, or penstock.toml, or penstock.toml:NAME where it has several pipelines (the only ledger here)"
+    parser.add_argument("--state", metavar="FILE", help=help)
 
 
 def parse_share(text: str) -> float:

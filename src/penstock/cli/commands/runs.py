@@ -80,14 +80,15 @@ def metered(progress: Display, address: str | None) -> Iterator[Callable[[Progre
     if address is None:
         yield progress
         return
-    from penstock.cli.endpoint import endpoint  # here, as a command without it starts sooner
+    from penstock.cli.endpoint import Healths, endpoint  # here, as a command without it starts sooner
 
-    with endpoint(address) as health:
+    healths = Healths()
 
-        def both(now: Progress) -> None:
-            health(now)
-            progress(now)
+    def both(now: Progress) -> None:
+        healths[""](now)
+        progress(now)
 
+    with endpoint(address, healths):
         yield both
 
 
