@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from penstock import __version__
 from penstock.cli.alert_options import add_alert_command
+from penstock.cli.evaluation_options import add_evaluate, add_reindex
 from penstock.cli.options import (
     add,
     add_json,
@@ -202,23 +203,6 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def _reindex(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", metavar="M", action="append", help="the model to build with; NAME=M for each of several vectors"
-    )
-    parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
-    parser.add_argument(
-        "--recall", metavar="SHARE", type=parse_share, default=0.95, help="true neighbours that searches find (95%%)"
-    )
-    parser.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
-    back = parser.add_mutually_exclusive_group()
-    back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
-    back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
-    add_state(parser)
-    add_output(parser)
-    add_unattended(parser)
-
-
 def _copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="URL", help="the index to read: lance://./index")
     parser.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
@@ -317,6 +301,12 @@ COMMANDS = {
     ),
     "run": Command("bring an index up to date as a penstock.toml says", "ingest:run", _run, long=True),
     "search": Command("find what an index holds on a question", "search:search", _search),
+    "evaluate": Command(
+        "measure how well an index answers questions, compare several, or propose questions",
+        "evaluate:evaluate",
+        add_evaluate,
+        long=True,
+    ),
     "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan, composes=True),
     "status": Command("say what the ledger knows: documents by state, chunks, last runs", "ledger:status", _status),
     "ledgers": Command("list ledgers: what each fills, and from what; remove dead ones", "ledgers:ledgers", _ledgers),
@@ -346,7 +336,7 @@ COMMANDS = {
     "reindex": Command(
         "build the index anew beside itself, with another model or chunks, and switch to it",
         "reindex:reindex",
-        _reindex,
+        add_reindex,
         long=True,
     ),
     "copy": Command(

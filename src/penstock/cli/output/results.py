@@ -139,6 +139,7 @@ def rows_text(rows: Iterable[tuple[str, str]]) -> Text:
 SHOWN_COPIES = 3
 """Documents that are named in the line on copies."""
 NARROW = {"stage": 7, "place": 9, "attempts": 8, "when": 19, "size": 10, "accepted": 8}
+NARROW |= {"leg": 9, "p50": 7, "p95": 7}
 NARROW |= {"state": 7, "chunks": 9, "changed": 19, "chunk": 32, "page": 5}
 """Columns of a width of their own, so that the pages of a table line up; the others share the rest."""
 
