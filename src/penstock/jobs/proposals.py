@@ -19,50 +19,11 @@ FETCHED = 32
 """Points that are fetched at a time, as those of some models are large."""
 WORDS = range(5, 61)
 """Words of a sentence that can be a question."""
-COMMON = frozenset(
-    [
-        "abstract",
-        "acknowledgements",
-        "acknowledgments",
-        "appendix",
-        "background",
-        "bibliography",
-        "changelog",
-        "conclusion",
-        "conclusions",
-        "contact",
-        "contents",
-        "copyright",
-        "discussion",
-        "example",
-        "examples",
-        "faq",
-        "features",
-        "help",
-        "home",
-        "imprint",
-        "index",
-        "introduction",
-        "legal",
-        "license",
-        "licence",
-        "links",
-        "menu",
-        "motivation",
-        "navigation",
-        "notes",
-        "overview",
-        "preface",
-        "privacy",
-        "quickstart",
-        "references",
-        "related",
-        "results",
-        "sources",
-        "summary",
-        "todo",
-        "usage",
-    ]
+_COMMON = re.compile(
+    r"(abstract|acknowledgements|acknowledgments|appendix|background|bibliography|changelog|conclusion|conclusions|"
+    r"contact|contents|copyright|discussion|example|examples|faq|features|help|home|imprint|index|introduction|"
+    r"legal|license|licence|links|menu|motivation|navigation|notes|overview|preface|privacy|quickstart|references|"
+    r"related|results|sources|summary|todo|usage)"
 )
 """Headings that many documents have."""
 _BOILERPLATE = re.compile(
@@ -195,7 +156,8 @@ def _first_sentence(paragraph: str) -> str | None:
 def _is_telling(heading: str) -> bool:
     """Whether a heading says what stands beneath it."""
     words = re.findall(r"[^\W\d_]{2,}", heading.lower())
-    return bool(words) and not (len(words) <= 2 and COMMON.intersection(words)) and not _BOILERPLATE.search(heading)
+    common = len(words) <= 2 and any(map(_COMMON.fullmatch, words))
+    return bool(words) and not common and not _BOILERPLATE.search(heading)
 
 
 def _plain(text: str) -> str:
