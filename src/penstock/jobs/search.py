@@ -156,6 +156,8 @@ class DistinctHit:
 
     hit: Hit
     copies: tuple[Hit, ...] = ()
+    stands_for: int = 1
+    """Hits that are collapsed into it, itself among them: its copies, or its near-duplicates."""
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -171,7 +173,7 @@ def collapse(hits: Iterable[Hit]) -> list[DistinctHit]:
         chunk = hit.chunk
         text = "" if chunk.image is not None else chunk.text.strip()
         groups.setdefault((text, "" if text else chunk.id), []).append(hit)
-    return [DistinctHit(first, tuple(copies)) for first, *copies in groups.values()]
+    return [DistinctHit(first, tuple(copies), 1 + len(copies)) for first, *copies in groups.values()]
 
 
 def distinct_hits(nearest: Callable[[int], Sequence[Hit]], k: int) -> list[DistinctHit]:
