@@ -139,7 +139,9 @@ def _search(parser: argparse.ArgumentParser) -> None:
     copies = parser.add_mutually_exclusive_group()
     copies.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
     copies.add_argument(
-        "--distinct", action="store_true", help="collapse near-duplicates as well: hits whose vectors are nearly the same"
+        "--distinct",
+        action="store_true",
+        help="collapse near-duplicates as well: hits whose vectors are nearly the same",
     )
     parser.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
     add_json(parser)
