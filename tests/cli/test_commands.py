@@ -365,7 +365,7 @@ def test_a_hybrid_search_says_which_legs_found_a_hit(ingest: Run, run: Run, inde
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--hybrid", "late=1"], "no leg 'late': the index has no leg of that name; expected vector, words"),
+        (["--hybrid", "late=1"], "no leg 'late': the index has no leg of that name; expected words, vector"),
         (["--hybrid", "words:2"], "invalid weights 'words:2': expected LEG=WEIGHT,..., such as words=0.5,vector=1"),
         (["--hybrid", "words=two"], "invalid weights"),
         (["--hybrid", "words=-1"], "invalid weight -1.0 of 'words'"),

@@ -13,7 +13,7 @@ from penstock.core.contracts import Index, ModelSpec
 from penstock.core.errors import PenstockError, QueryMismatch, StageError, UsageError
 from penstock.core.fields import Scalar, kind
 from penstock.core.records import NOTHING, Hit, Point
-from penstock.jobs.hybrid import WINDOW, leg_names, share, weights_of
+from penstock.jobs.hybrid import leg_names, share, weights_of
 from penstock.jobs.pages import Page
 from penstock.jobs.queries import Query
 from penstock.jobs.search import OpenIndex
@@ -21,6 +21,8 @@ from penstock.jobs.searchable import Facets, Hits, Options, Searchable, Where
 from penstock.sinks.facets import most
 
 R = TypeVar("R")
+WINDOW = 100
+"""Hits of each index that are ranked, where fewer are asked for: so a chunk found in several gets its share of each."""
 FACET_VALUES = 1000
 """Values of a field that are added up, of each index the most frequent ones, where fewer are asked for."""
 
