@@ -19,8 +19,8 @@ from penstock.jobs.since import within
 RANK_OFFSET = 60
 """What reciprocal rank fusion adds to each rank: a hit's share is 1 / (RANK_OFFSET + rank)."""
 WINDOW = 10
-"""Hits of each leg that are fused first. With 100, chance hits of two legs are before the one right hit of one: nDCG@10 of
-benchmarks/hybrid.py falls by 0.05."""
+"""Hits of each leg that are fused first. With 100, chance hits of two legs come before the right one of a single leg:
+nDCG@10 of benchmarks/hybrid.py falls by 0.05."""
 GROWTH = 4
 """How many times larger the next window is."""
 
