@@ -23,6 +23,7 @@ SMALLEST = {
     "serve.py": ["--vectors", "2000", "--dim", "32", "--queries", "20", "--clients", "5", "--each", "1"],
     "floods.py": ["--chunks", "100", "--seconds", "0.5", "--senders", "2"],
     "filters.py": ["--points", "500", "--dim", "32", "--queries", "5"],
+    "hybrid.py": ["--documents", "60", "--questions", "2", "--fresh", "2"],
     "images.py": ["--images", "16", "--rounds", "1"],
     "hackernews.py": ["--hours", "0.1", "--speed", "60", "--backfill", "60"],
     "live.py": ["--files", "60", "--changes", "3", "--idle", "2", "--burst", "50", "--renamed", "10"],

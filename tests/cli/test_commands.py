@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -346,3 +347,47 @@ def test_namespaces_share_an_index(ingest: Run, run: Run) -> None:
     assert [len(hit["copies"]) for hit in run("search", SENTENCE, "--in", LANCE, "--json").lines] == [1, 1]
     assert "points     2 in the index" in run("verify", "--state", "one.db").out
     assert "--namespace" in ingest("--state", "three.db", into=LANCE).err
+
+
+def test_a_hybrid_search_says_which_legs_found_a_hit(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    shown = run("search", "turbines", "--in", index, "--hybrid")
+    assert re.search(r"(vector \d · words 1|words 1 · vector \d)", shown.out)
+    first, *others = run("search", "turbines", "--in", index, "--hybrid", "words=2,vector=0.5", "--json").lines
+    assert first["text"] == "Nothing here is about turbines."
+    assert first["legs"]["words"] == 1
+    assert [{*hit["legs"]} for hit in others] == [{"vector"}]
+    assert all(hit["legs"] == {} for hit in run("search", "turbines", "--in", index, "--json").lines)
+    only = run("search", "turbines", "--in", index, "--hybrid", "words=1", "--json").lines
+    assert [hit["legs"] for hit in only] == [{"words": 1}]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--hybrid", "late=1"], "no leg 'late': the index has no leg of that name; expected words, vector"),
+        (["--hybrid", "words:2"], "invalid weights 'words:2': expected LEG=WEIGHT,..., such as words=0.5,vector=1"),
+        (["--hybrid", "words=two"], "invalid weights"),
+        (["--hybrid", "words=-1"], "invalid weight -1.0 of 'words'"),
+        (["--hybrid", "--using", "vector"], "expected one of these two"),
+        (["--hybrid", "--threshold", "0.1"], "cannot be compared"),
+        (["--distinct", "--all"], "not allowed with"),
+    ],
+)
+def test_hybrid_searches_that_are_refused(ingest: Run, run: Run, index: str, options: list[str], says: str) -> None:
+    ingest("-q")
+    refused = run("search", "turbines", "--in", index, *options)
+    assert refused.status == 2
+    assert says in refused.err
+
+
+def test_near_duplicates_are_collapsed_on_request(ingest: Run, run: Run, index: str) -> None:
+    """As on the page, by their vectors."""
+    for name in "bc":
+        Path(f"docs/{name}.md").write_text(Path("docs/gates.md").read_text())
+    ingest("-q")
+    hits = run("search", SENTENCE, "--in", index, "--distinct", "--json").lines
+    assert [(hit["stands_for"], hit["copies"]) for hit in hits] == [(3, []), (1, [])]
+    assert "and 2 near-duplicates" in run("search", SENTENCE, "--in", index, "--distinct").out
+    assert [hit["stands_for"] for hit in run("search", SENTENCE, "--in", index, "--json").lines] == [3, 1]
+    assert run("search", SENTENCE, "--in", index, "--distinct", "--hybrid", "--json").lines[0]["stands_for"] == 3

@@ -22,6 +22,7 @@ from penstock.cli.options import (
     add_source_options,
     add_state,
     add_unattended,
+    parse_legs,
     parse_partition,
     parse_positive,
     parse_share,
@@ -124,9 +125,25 @@ def _search(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="TIME", help="of that time or later, by its field `time` or else `modified`: 2h, 2026-11-30"
     )
     parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
+    parser.add_argument(
+        "--hybrid",
+        metavar="LEG=WEIGHT,...",
+        nargs="?",
+        const=True,
+        default=False,
+        type=parse_legs,
+        help="search by all vectors of the index and by its full text, as far as it has one, and fuse the ranks; or by"
+        " these legs, with these weights: words=0.5,vector=1",
+    )
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="only what scores at least so much")
     parser.add_argument("--type", choices=("text", "image"), help="texts only, or images")
-    parser.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
+    copies = parser.add_mutually_exclusive_group()
+    copies.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
+    copies.add_argument(
+        "--distinct",
+        action="store_true",
+        help="collapse near-duplicates as well: hits whose vectors are nearly the same",
+    )
     parser.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
     add_json(parser)
 

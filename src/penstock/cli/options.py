@@ -145,6 +145,20 @@ def parse_share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 1% or 0.01")
 
 
+def parse_legs(text: str) -> dict[str, float]:
+    """The weights of the legs of a hybrid search."""
+    legs: dict[str, float] = {}
+    for part in text.split(","):
+        name, separator, weight = part.partition("=")
+        try:
+            legs[name.strip()] = float(weight)
+        except ValueError:
+            expected = "expected LEG=WEIGHT,..., such as words=0.5,vector=1"
+            after = "" if separator else "; a question stands before --hybrid"
+            raise argparse.ArgumentTypeError(f"invalid weights {text!r}: {expected}{after}") from None
+    return legs
+
+
 def parse_partition(text: str) -> tuple[int, int]:
     with suppress(ValueError):
         share, of = (int(part) for part in text.split("/"))

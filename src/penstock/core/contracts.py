@@ -372,6 +372,11 @@ class Index(Location):
     max_k: int | None = None
     """The most hits of a search, if the store has a limit."""
 
+    @property
+    def finds_words(self) -> bool:
+        """Whether the index has full text, once it is open. An index of an earlier version may have none yet."""
+        return False
+
     @abstractmethod
     def open(self) -> None:
         """Connect. Raises SinkError if there is no such index."""
@@ -385,6 +390,14 @@ class Index(Location):
     ) -> list[Hit]:
         """The k nearest, nearest first, of those that pass `where` (penstock.core.filters). `using` names the vector
         that is compared; it may be left out where the index has one."""
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The k best chunks by the store's own full text, best first, of those that pass `where`.
+
+        Any word of the text suffices; chunks are ranked by BM25, or by what the store has most like it. A text without
+        a word that counts finds nothing. Quotes, operators and odd characters are never syntax, nor an error.
+        """
+        raise UsageError(f"{self.url} has no full text")
 
     @abstractmethod
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]: ...

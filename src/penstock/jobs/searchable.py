@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     """Of a search: see `Searchable.search`."""
 
     using: str | None
+    hybrid: bool | Mapping[str, float]
     cursor: str | None
     threshold: float | None
     distinct: bool
@@ -86,6 +87,8 @@ class Searchable(ABC):
         `query`: a text, an image (bytes, or a `Path`) or a vector; a list of these is answered by a list, and embedded
         at once. Of `options`:
         - `using` names the vector to search by, where a chunk has several.
+        - `hybrid=True` searches a text by all vectors of the index and by its full text, as far as it has one, and
+          fuses the ranks of these legs; `hybrid={"vector": 1.0, "words": 0.5}` by these legs, with these weights.
         - `cursor`, of a page, leads the same query to the next one.
         - `threshold` is the least score.
         - `distinct` puts near-duplicates together: chunks whose vectors are nearly the same.

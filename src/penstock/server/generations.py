@@ -93,6 +93,7 @@ class ServedGeneration:
             opened.close()
             raise
         self._model = ModelThreads(min(self.embedder.workers, MAX_THREADS), neighbours)
+        self.finds_words = self.index.finds_words
         self.opened_at = time.time()
         self.closed = threading.Event()
         self.vectors: Mapping[str, NamedVector] = {

@@ -77,7 +77,7 @@ def of_search(query: Query) -> int:
     texts = [*query.minus] if query.text is None else [query.text, *query.minus]
     size = sum(len(text.encode()) for text in texts)
     examples = len(query.like) + len(query.unlike)
-    depth = (query.offset + query.k) * (2 if query.distinct else 1)
+    depth = (query.offset + query.k) * (2 if query.distinct else 1) * (2 if query.hybrid else 1)
     return 1 + size // TEXT_UNIT + depth // HITS_UNIT + examples // EXAMPLES_UNIT + len(query.facets)
 
 

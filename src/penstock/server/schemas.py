@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.jobs.queries import TYPES
+from penstock.jobs.queries import MAX_WEIGHT, TYPES
 from penstock.server.problems import Problem, bad_request
 
 Schema = dict[str, Any]
@@ -51,6 +51,18 @@ USING = _described(
     minLength=1,
     maxLength=32,
 )
+HYBRID: Schema = {
+    "description": "Search the text by several legs and fuse their ranks: true for all vectors and the full text that"
+    " the index has, or the weights of some, such as {'vector': 1, 'words': 0.5}.",
+    "oneOf": [
+        {"type": "boolean"},
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_WEIGHT},
+        },
+    ],
+    "default": False,
+}
 WHERE = _described(
     "A filter, such as {'page': {'$gte': 2}, 'department': 'hr', 'author.name': {'$prefix': 'A'}}.", type="object"
 )
@@ -79,6 +91,7 @@ SEARCH: Schema = {
             maxItems=1 << 16,
         ),
         "using": USING,
+        "hybrid": HYBRID,
         "like": _list(_ID, 100, "Ids of points to search near."),
         "unlike": _list(_ID, 100, "Ids of points to search away from; they are left out of the hits."),
         "minus": _list(_text("A term."), 8, "Terms to search away from."),
@@ -187,7 +200,8 @@ def _refuse_constant(name: str) -> Any:
 def validate(value: Any, schema: Schema, name: str = "the body") -> Any:
     """Check a value and fill in defaults; null counts as absent. Raises Problem where the schema does not allow it."""
     if "oneOf" in schema:
-        return validate(value, schema["oneOf"][isinstance(value, list)], name)
+        fits = [one for one in schema["oneOf"] if isinstance(value, _TYPES[one["type"]])]
+        return validate(value, fits[0] if fits else schema["oneOf"][0], name)
     expected = schema["type"]
     if not isinstance(value, _TYPES[expected]) or (isinstance(value, bool) and expected != "boolean"):
         raise bad_request(f"{name}: expected {expected}, got {_type_of(value)}")
@@ -255,6 +269,7 @@ def from_strings(fields: Mapping[str, str], schema: Schema) -> dict[str, Any]:
     """Values of a url or a form, with the types that the schema expects."""
     values: dict[str, Any] = {}
     for key, text in fields.items():
-        kind = schema["properties"].get(key, {}).get("type", "string")
+        shape = schema["properties"].get(key, {})
+        kind = shape.get("type", "boolean" if "oneOf" in shape else "string")
         values[key] = text if kind == "string" else parse_json(text.lower() if kind == "boolean" else text, key)
     return values

@@ -38,14 +38,26 @@ def search(args: argparse.Namespace) -> int:
 
         def nearest(k: int) -> Hits:
             hits = index.search(
-                query, k, where, using=args.using, threshold=args.threshold, types=types, since=args.since
+                query,
+                k,
+                where,
+                using=args.using,
+                hybrid=args.hybrid,
+                threshold=args.threshold,
+                distinct=args.distinct,
+                types=types,
+                since=args.since,
             )
             sources.update({hit.chunk.id: url for hit, url in zip(hits, hits.sources, strict=True)})
             notes[:] = [f"{url} was not searched: {why}" for url, why in hits.skipped.items()]
             notes.extend([hits.hint] if hits.hint else [])
             return hits
 
-        hits = [DistinctHit(hit) for hit in nearest(args.k)] if args.all else distinct_hits(nearest, args.k)
+        if args.all or args.distinct:
+            page = nearest(args.k)
+            hits = [DistinctHit(hit, stands_for=n) for hit, n in zip(page, page.stands_for, strict=True)]
+        else:
+            hits = distinct_hits(nearest, args.k)
         facets = index.facets(names, within(_filter(args, args.type), args.since)) if names else {}
     if args.json:
         for distinct in hits:

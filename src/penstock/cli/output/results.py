@@ -65,6 +65,9 @@ def hit_head(number: int, hit: Hit, index: str = "") -> Text:
         text.append(f"  characters {chunk.span[0]}–{chunk.span[1]}", style="default")
     if chunk.headings:
         text.append("  " + clean(" › ".join(chunk.headings)), style="magenta")
+    if hit.legs:
+        ranks = sorted(hit.legs.items(), key=lambda leg: leg[1])
+        text.append("  " + " · ".join(f"{leg} {rank:,}" for leg, rank in ranks), style="green")
     if index:
         text.append(f"  in {clean(index)}", style="bright_black")
     return text
@@ -86,11 +89,13 @@ def hit_body(hit: Hit, words: re.Pattern[str] | None, *, full: bool = False) -> 
 
 
 def copies_line(distinct: DistinctHit) -> list[Text]:
-    """A line on the hits that have the same text, if there are any."""
+    """A line on the hits that have the same text, or nearly the same vector, if there are any."""
     from rich.text import Text
 
     if not distinct.copies:
-        return []
+        near = distinct.stands_for - 1
+        text = f"and {near:,} near-duplicate{'s' if near > 1 else ''}"
+        return [Text(text, style="bright_black")] if near else []
     uris = [document_name(uri) for uri in distinct.uris]
     more = f" and {len(uris) - SHOWN_COPIES:,} other documents" if len(uris) > SHOWN_COPIES else ""
     return [Text(f"and {len(distinct.copies):,} more: {', '.join(uris[:SHOWN_COPIES])}{more}", style="bright_black")]
@@ -109,6 +114,8 @@ def hit_json(distinct: DistinctHit, index: str) -> dict[str, Any]:
         "metadata": dict(chunk.metadata),
         "text": chunk.text,
         "copies": list(distinct.uris),
+        "stands_for": distinct.stands_for,
+        "legs": dict(distinct.hit.legs),
     }
 
 

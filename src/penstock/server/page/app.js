@@ -46,6 +46,7 @@ on("threshold", "input", () => {
   const value = $("threshold").valueAsNumber;
   changeSoon({ threshold: Number.isFinite(value) ? value : null });
 });
+on("words", "change", () => change({ words: $("words").checked }));
 on("distinct", "change", () => change({ distinct: $("distinct").checked }));
 on("using", "change", () => change({ using: $("using").value }));
 on("more", "click", fetchMore);
