@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from penstock.engine.progress import Progress, Report
     from penstock.jobs.copy import Copied
     from penstock.jobs.documents import DocumentEntry
+    from penstock.jobs.evaluate import Evaluation, evaluate
     from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
     from penstock.jobs.remove import Removed
@@ -74,6 +75,7 @@ _HOMES = {
     "penstock.compose": "copy embed_documents embed_file embed_query open_index stream_file unload_models",
     "penstock.jobs.copy": "Copied",
     "penstock.jobs.documents": "DocumentEntry",
+    "penstock.jobs.evaluate": "Evaluation evaluate",
     "penstock.jobs.explain": "Explanation IndexedChunk",
     "penstock.jobs.plan": "Plan",
     "penstock.jobs.remove": "Removed",
@@ -100,6 +102,7 @@ __all__ = [
     "Dense",
     "DocumentEntry",
     "Embedder",
+    "Evaluation",
     "Explanation",
     "Files",
     "FunctionEmbedder",
@@ -139,6 +142,7 @@ __all__ = [
     "embed_documents",
     "embed_file",
     "embed_query",
+    "evaluate",
     "ingest",
     "open_index",
     "stream_file",

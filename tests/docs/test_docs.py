@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -73,7 +74,9 @@ def run(line: str, folder: Path) -> None:
         subprocess.run(words, cwd=folder, check=True)
         return
     assert words[0] == "penstock"
-    assert main(words[1:]) == 0, line
+    out = Path(words[-1]) if words[-2] == ">" else None
+    with open(out or os.devnull, "w") as file, contextlib.redirect_stdout(file if out else sys.stdout):
+        assert main(words[1:-2] if out else words[1:]) == 0, line
 
 
 def test_every_figure_of_the_readme_names_its_command() -> None:

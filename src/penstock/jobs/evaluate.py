@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from penstock.core.errors import QueryMismatch, UsageError
+from penstock.core.schema import WORDS
 from penstock.jobs.measures import (
     NDCG_DEPTH,
     Estimate,
@@ -103,7 +104,8 @@ class Evaluation:
         return record
 
 
-class _Leg(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Leg:
     index: OpenIndex
     name: str
     options: Options
@@ -125,7 +127,7 @@ def evaluate(
     """
     if k < 1:
         raise UsageError(f"invalid k {k}: expected at least 1")
-    opened = [*indexes] if isinstance(indexes, list | tuple) else [indexes]
+    opened = [indexes] if isinstance(indexes, OpenIndex) else [*indexes] if isinstance(indexes, list | tuple) else []
     if not opened or not all(isinstance(one, OpenIndex) for one in opened):
         raise UsageError(f"invalid indexes {indexes!r}: expected one or a list of them, as open_index(url) gives")
     asked = read_questions(questions)
@@ -136,8 +138,13 @@ def evaluate(
 
 
 def legs_of(index: OpenIndex) -> list[_Leg]:
-    """Every way to search an index by a text."""
-    return [_Leg(index, name, {"using": name}) for name in index.schema.vectors]
+    """Every way to search an index by a text: each vector, its full text, and all of these together."""
+    legs = [_Leg(index, name, {"using": name}) for name in index.schema.vectors]
+    if index.index.finds_words and WORDS not in index.schema.vectors:
+        legs.append(_Leg(index, WORDS, {"hybrid": {WORDS: 1.0}}))
+    if len(legs) > 1:
+        legs.append(_Leg(index, "hybrid", {"hybrid": True}))
+    return legs
 
 
 class _Measured:

@@ -10,6 +10,7 @@ from penstock.display.text import milliseconds
 if TYPE_CHECKING:
     from penstock.jobs.evaluate import Comparison, Difference, Evaluation
     from penstock.jobs.measures import Estimate
+    from penstock.jobs.reindex import Reindexed
 
 
 def quality_columns(evaluation: Evaluation, several: bool) -> list[str]:
@@ -39,3 +40,21 @@ def difference_text(ndcg: Difference) -> str:
 
 def _of(one: Comparison) -> str:
     return f", in {one.index}" if one.index == one.than_index else f", in {one.index} against {one.than_index}"
+
+
+def answer_rows(reindexed: Reindexed) -> Iterator[tuple[str, str]]:
+    """How a new index answers the questions that it was held to, beside the old one."""
+    if reindexed.quality:
+        for one in reindexed.quality.comparisons:
+            if one.index != one.than_index:
+                yield "answers", f"{one.leg}: {difference_text(one.ndcg)}"
+
+
+def refusal(reindexed: Reindexed) -> str:
+    """Why the new index is not the current one, where it answers worse, and what to do."""
+    if not reindexed.worse:
+        return ""
+    return (
+        f": the new one answers the questions worse by {', '.join(reindexed.worse)}. It is kept beside the old one:"
+        " the same command without --questions switches to it, `reindex --drop` removes it"
+    )

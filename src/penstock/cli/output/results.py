@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli.conditions import typed
+from penstock.cli.output.evaluation import answer_rows, refusal
 from penstock.display.text import accepted_part, clean, document_name, duration, moment, size, terminal
 from penstock.jobs.snippets import snippet
 
@@ -319,6 +320,7 @@ def reindexed_rows(reindexed: Reindexed) -> Rows:
         rows += [("", clean(uri)) for uri in reindexed.lost]
     if reindexed.recall is not None:
         rows.append(("recall", f"{reindexed.recall:.1%} of the true nearest are found"))
+    rows += answer_rows(reindexed)
     if reindexed.trouble:
         rows.append(("alias", f"not moved: {clean(reindexed.trouble)}"))
     if reindexed.alias:
@@ -328,7 +330,7 @@ def reindexed_rows(reindexed: Reindexed) -> Rows:
             ("current", "the new one, from now on; `reindex --rollback` goes back, `reindex --drop` removes the old")
         )
     else:
-        rows.append(("current", "the old one, as before"))
+        rows.append(("current", f"the old one, as before{refusal(reindexed)}"))
     return rows
 
 
