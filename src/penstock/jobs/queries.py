@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.core.errors import UsageError
 from penstock.core.filter_parser import parse_filter
+from penstock.jobs.own_vectors import Own
 from penstock.jobs.since import since_text, within
 
 MAX_DEPTH = 10_000
@@ -29,7 +30,7 @@ class Query:
     image: bytes | None = None
     image_url: str | None = None
     image_weight: float = 1.0
-    vector: tuple[float, ...] | None = None
+    vector: Own | None = None
     using: str | None = None
     hybrid: bool | Mapping[str, float] = False
     """Search by several legs, and fuse their ranks: True for all that the index has, or the weights of some."""

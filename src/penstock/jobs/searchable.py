@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
 from penstock.core.errors import UsageError
-from penstock.core.records import Dense, Hit, Point
+from penstock.core.records import Hit, Point, Vector
+from penstock.jobs.own_vectors import numbers_of
 from penstock.jobs.pages import Page
 from penstock.jobs.queries import Query, check_filter, checked
 from penstock.jobs.since import Since, since_text
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    OneQuery = str | bytes | os.PathLike[str] | Dense | NDArray[np.floating[Any]]
+    OneQuery = str | bytes | os.PathLike[str] | Vector | NDArray[np.floating[Any]]
     """A text, an image (its bytes, or a path), or a vector of the index's own space."""
 
 Q = TypeVar("Q", bound="OneQuery")
@@ -84,8 +85,8 @@ class Searchable(ABC):
     ) -> Hits | list[Hits]:
         """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`.
 
-        `query`: a text, an image (bytes, or a `Path`) or a vector; a list of these is answered by a list, and embedded
-        at once. Of `options`:
+        `query`: a text, an image (bytes, or a `Path`) or a vector of the index's kind, of which an array of two
+        dimensions is one of late interaction; a list is answered by a list, and embedded at once. Of `options`:
         - `using` names the vector to search by, where a chunk has several.
         - `hybrid=True` searches a text by all vectors of the index and by its full text, as far as it has one, and
           fuses the ranks of these legs; `hybrid={"vector": 1.0, "words": 0.5}` by these legs, with these weights.
@@ -181,7 +182,7 @@ def _query(one: Any, k: int, where: Where, options: Options) -> Query:
     elif isinstance(one, os.PathLike):
         query = replace(query, image=_read(one))
     else:
-        query = replace(query, vector=_values(one))
+        query = replace(query, vector=numbers_of(one))
     return checked(query, options.get("cursor"))
 
 
@@ -190,13 +191,3 @@ def _read(path: os.PathLike[str]) -> bytes:
         return Path(path).expanduser().read_bytes()
     except OSError as error:
         raise UsageError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
-
-
-def _values(vector: Any) -> tuple[float, ...]:
-    values = getattr(vector, "values", vector)
-    if getattr(values, "ndim", None) != 1:
-        raise UsageError(
-            f"invalid query of type {type(vector).__name__}: expected a text, an image (bytes, or a Path), an array of"
-            " one dimension, or a list of these"
-        )
-    return tuple(map(float, values))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from penstock.core.contracts import Index
 from penstock.core.records import Dense, Hit, Vector
 from penstock.jobs.hybrid import Fusion, Leg, leg_names, weights_of
-from penstock.jobs.pages import Page, checked_vector, find_page, stored_vectors
+from penstock.jobs.own_vectors import checked_vector
+from penstock.jobs.pages import Page, find_page, stored_vectors
 from penstock.jobs.queries import Query
 from penstock.jobs.vector_math import combine
 from penstock.server.batcher import Embedded
@@ -122,8 +123,10 @@ class Retrieval:
         if images and target.images is None:
             raise bad_request(f"{target.spec.model} embeds no images; search by text")
         if target.spec.kind != "Dense":
-            if not texts or images or query.vector or query.like or query.unlike or query.minus:
-                raise bad_request(f"{target.spec.kind} vectors can be searched by text only")
+            if images or query.like or query.unlike or query.minus or bool(texts) == (query.vector is not None):
+                raise bad_request(f"{target.spec.kind} vectors can be searched by a text, or by such a vector, alone")
+            if query.vector is not None:
+                return checked_vector(query.vector, target.spec)
             return (await self.embed([target.submit_text(text, client) for text in texts], timings))[0]
         of_texts, of_images = Timings(), Timings()
         from_texts, from_images, examples = await asyncio.gather(
@@ -135,7 +138,7 @@ class Retrieval:
         parts = [(_values(one), query.text_weight) for one in from_texts[: len(texts)]]
         parts += [(_values(one), query.image_weight) for one in from_images]
         if query.vector is not None:
-            parts.append((checked_vector(query.vector, target.spec), 1.0))
+            parts.append((_values(checked_vector(query.vector, target.spec)), 1.0))
         like, unlike = ([examples[id] for id in ids] for ids in (query.like, query.unlike))
         return Dense(combine(parts, like, unlike, [_values(one) for one in from_texts[len(texts) :]]))
 
