@@ -18,9 +18,9 @@ LONGEST = 64
 """Characters of a word; of longer ones (an encoded file) these. A SHA-256 has as many."""
 MOST_ASKED = 128
 """Words of a question that are looked for: the first ones, each once."""
-_FREQUENT = """a an and are as at be been but by can did do does for from had has have how i if in into is it its me my no
-    not of on or our such that the their then there these they this to was we were what when where which who why will
-    with you your"""
+_FREQUENT = """a an and are as at be been but by can did do does for from had has have how i if in into is it its
+    me my no not of on or our such that the their then there these they this to was we were what when where which who
+    why will with you your"""
 STOP_WORDS = frozenset(re.findall("[a-z]+", _FREQUENT))
 """So frequent that a question is answered without them."""
 
