@@ -54,6 +54,14 @@ def asked(question: str) -> list[str]:
     return list(several)[:MOST_ASKED]
 
 
+def as_written(question: str) -> list[str]:
+    """The same words as they are written, for a store that has a tokenizer of its own; nothing where none counts."""
+    if not asked(question):
+        return []
+    several = dict.fromkeys(word for word in _WORD.findall(question) if word.lower() not in STOP_WORDS)
+    return list(several)[:MOST_ASKED]
+
+
 def bm25(texts: Sequence[str], question: Sequence[str]) -> list[float]:
     """The score of each text for these words: as Lucene counts it, with its k1 and b. 0 where it has none of them."""
     counted = [_counts(text) for text in texts]
