@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
-from zlib import crc32
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ import pytest
 import penstock as ps
 from penstock.core.errors import QueryMismatch, UsageError
 from penstock.core.records import VECTOR, Chunk, Hit, MultiVector, Point, Sparse, Vector
-from penstock.core.schema import IndexSchema, Manifest, VectorSpec, single
+from penstock.core.schema import IndexSchema, Manifest, single
 from penstock.jobs.hybrid import fuse
 from penstock.jobs.search import OpenIndex
 from penstock.sinks.memory import MemorySink, forget
 from penstock.testing.embedders import HashingEmbedder
-from tests.worded import WordsIndex, words_in
+from tests.worded import Several, WordsIndex
 
 
 class Model(HashingEmbedder):
@@ -198,30 +197,6 @@ def test_an_index_without_full_text(tmp_path: Path, store: WordsIndex, model: Mo
         assert ids(index.search("gate", hybrid=True)) == ids(index.search("gate"))
 
 
-class Several(ps.MultiEmbedder):
-    """A vector of each kind."""
-
-    KINDS: ClassVar = {"dense": ("Dense", "cosine"), "sparse": ("Sparse", "dot"), "late": ("MultiVector", "cosine")}
-
-    def describe(self) -> dict[str, VectorSpec]:
-        return {
-            name: VectorSpec("several", 1 << 16 if kind == "Sparse" else 16, name, kind, metric)
-            for name, (kind, metric) in self.KINDS.items()
-        }
-
-    def embed(self, chunks: Sequence[Chunk]) -> dict[str, Sequence[Vector]]:
-        return {name: self.query([one.text for one in chunks], name) for name in self.KINDS}
-
-    def query(self, texts: Sequence[str], using: str) -> list[Vector]:
-        hashing = HashingEmbedder(16)
-        if using == "dense":
-            return list(hashing.query(texts))
-        if using == "late":
-            return [MultiVector(np.stack([one.values for one in hashing.query(text.split())])) for text in texts]
-        words = [sorted({crc32(word.encode()) % 65536 for word in words_in(text)}) for text in texts]
-        return [Sparse(np.array(one, np.int32), np.ones(len(one), np.float32)) for one in words]
-
-
 def test_vectors_of_every_kind_are_legs(tmp_path: Path) -> None:
     url, model = f"memory://{tmp_path}/several", Several()
     vectors = model.embed(CHUNKS)
@@ -237,6 +212,48 @@ def test_vectors_of_every_kind_are_legs(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="choose one with using"):
             index.search("weir")
     forget(url)
+
+
+def test_a_vector_of_each_kind_is_a_query(tmp_path: Path) -> None:
+    """It finds what the text finds that it was made of, page by page; what does not fit the index says so."""
+    url, model = f"memory://{tmp_path}/kinds", Several()
+    vectors = model.embed(CHUNKS)
+    fill(url, IndexSchema(model.describe()), [{name: vectors[name][n] for name in vectors} for n in range(len(CHUNKS))])
+    with ps.open_index(url, model=model) as index:
+        for name in Several.KINDS:
+            own = model.query(["turbine gate 7"], name)[0]
+            page = index.search(own, k=3, using=name)
+            assert page == index.search("turbine gate 7", k=3, using=name)
+            assert page.cursor is not None
+            assert ids(page + index.search(own, k=3, using=name, cursor=page.cursor)) == ids(
+                index.search("turbine gate 7", k=6, using=name)
+            )
+            other = model.query(["weir"], name)[0]
+            with pytest.raises(UsageError, match="another query"):
+                index.search(other, k=3, using=name, cursor=page.cursor)
+        late = model.query(["turbine gate 7"], "late")[0]
+        assert isinstance(late, MultiVector)
+        assert index.search(late.values, k=3, using="late") == index.search(late, k=3, using="late")
+        for using, wrong, says in (
+            ("dense", np.ones((2, 16)), "expected an array of numbers \\(Dense\\), got rows"),
+            ("late", np.ones(16), "expected rows of numbers \\(MultiVector\\)"),
+            ("late", np.ones((2, 15)), "expected 16 dimensions, got 15"),
+            ("late", np.zeros((2, 16)), "zero"),
+            ("late", np.zeros((0, 16)), "expected rows"),
+            ("sparse", np.ones(16), "expected indices and values"),
+            ("sparse", sparse([3, 3], [1, 1]), "an index is twice"),
+            ("sparse", sparse([], []), "0 indices"),
+            ("sparse", sparse([1 << 16], [1]), "expected indices from 0 to 65,535"),
+            ("sparse", sparse([1], [0]), "zero"),
+            ("sparse", sparse([1], [np.nan]), "zero"),
+        ):
+            with pytest.raises(UsageError, match=says):
+                index.search(wrong, using=using)  # type: ignore[call-overload]
+    forget(url)
+
+
+def sparse(indices: Sequence[int], values: Sequence[float]) -> Sparse:
+    return Sparse(np.array(indices, np.int32), np.array(values, np.float32))
 
 
 def test_no_vector_may_be_named_words(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,14 +11,15 @@ import pytest
 
 from penstock.compose import open_index
 from penstock.core.errors import QueryMismatch
-from penstock.core.records import Dense, Hit
+from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.server.openapi import SCHEMAS
-from penstock.sinks.memory import forget
+from penstock.sinks.memory import MemorySink, forget
 from tests.server.serving import Client, ColourEmbedder, chunk, fill, picture, refused, served
 from tests.server.several import served_several, several
 from tests.server.test_openapi import validator
 from tests.server.test_search import b64
-from tests.worded import WordsIndex
+from tests.worded import Several, WordsIndex
 
 URL = "memory://serve-hybrid"
 
@@ -130,6 +132,37 @@ def test_each_leg_has_its_own_vector(client: Client) -> None:
         refused(
             client.post("/v1/search", json={"text": "x", "hybrid": {"words": 1}}), 400, "no full text", "title, body"
         )
+
+
+def test_a_vector_of_each_kind_is_a_query() -> None:
+    url, model = "memory://serve-kinds", Several()
+    chunks = [chunk(n, text) for n, text in enumerate(("water gates", "red weirs", "a weir of gates"))]
+    vectors = model.embed(chunks)
+    with MemorySink(url) as sink:
+        sink.open(Manifest(IndexSchema(model.describe())))
+        sink.write([Point(one, {name: vectors[name][n] for name in vectors}) for n, one in enumerate(chunks)])
+    [late], [sparse] = (model.query(["red weirs"], name) for name in ("late", "sparse"))
+    assert isinstance(late, MultiVector)
+    assert isinstance(sparse, Sparse)
+    rows = {"vectors": late.values.tolist(), "using": "late"}
+    pairs = {"sparse": {"indices": sparse.indices.tolist(), "values": sparse.values.tolist()}, "using": "sparse"}
+    with served(url, opener=lambda url: open_index(url, model)) as client:
+        assert client.found(**rows, k=1) == client.found(**pairs, k=1) == ["doc:1"]
+        assert search(client, text="red weirs", hybrid=True, k=1)["hits"][0]["legs"] == dict.fromkeys(
+            ("words", "dense", "sparse", "late"), 1
+        )
+        found = client.get("/v1/search", params={"vectors": json.dumps(rows["vectors"]), "using": "late"}).json()
+        assert found["hits"][0]["uri"] == "doc:1"
+        for query, says in (
+            (rows | {"text": "red"}, "by a text, or by such a vector, alone"),
+            (rows | pairs, "more than one vector"),
+            (rows | {"using": "dense"}, "expected an array of numbers"),
+            (rows | {"vectors": []}, "expected rows of numbers"),
+            (pairs | {"sparse": {"indices": [1]}}, "sparse.values is missing"),
+            ({"using": "late"}, "empty query"),
+        ):
+            refused(client.post("/v1/search", json=query), 400, says)
+    forget(url)
 
 
 class Meeting(WordsIndex):

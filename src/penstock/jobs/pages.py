@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.core.contracts import Index
-from penstock.core.errors import QueryMismatch, UsageError
+from penstock.core.errors import UsageError
 from penstock.core.records import Dense, Hit, Vector
 from penstock.core.schema import VectorSpec
 from penstock.jobs.hints import hint
@@ -86,17 +86,3 @@ def stored_vectors(index: Index, ids: Sequence[str], name: str) -> dict[str, Val
     """Of those points that have a vector of that name, which is dense."""
     points = {point.id: point.vectors.get(name) for point in index.fetch(ids)} if ids else {}
     return {id: vector.values for id, vector in points.items() if isinstance(vector, Dense)}
-
-
-def checked_vector(vector: Sequence[float], spec: VectorSpec) -> Values:
-    """A query's own vector, as one of that space."""
-    import numpy as np
-
-    if spec.kind != "Dense":
-        raise QueryMismatch(f"{spec.kind} vectors can be searched by text only")
-    if len(vector) != spec.dim:
-        raise QueryMismatch(f"vector: expected {spec.dim:,} dimensions, got {len(vector):,}")
-    values = np.asarray(vector, np.float64)
-    if not 1e-9 < np.linalg.norm(values) < 1e9:  # between these, squares of single precision hold
-        raise UsageError("vector: it is zero, or too short or too long to be compared")
-    return values.astype(np.float32)

@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 
 from penstock.core.contracts import Index, MultiEmbedder, OneModel
 from penstock.core.errors import QueryMismatch, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
+from penstock.core.records import VECTOR, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.embedders.named import image_queries
 from penstock.jobs.following import Following, Generation
 from penstock.jobs.hybrid import Fusion, Leg, find_fused_page, leg_names, weights_of
-from penstock.jobs.pages import Page, checked_vector, find_page
+from penstock.jobs.own_vectors import checked_vector
+from penstock.jobs.pages import Page, find_page
 from penstock.jobs.queries import Query
 from penstock.jobs.searchable import Facets, Hits, Searchable, Where
 
@@ -112,7 +113,7 @@ class OpenIndex(Searchable):
         showing = image_queries(embedder, name) if images else None
         if images and showing is None:
             raise QueryMismatch(f"the index is of {spec.model}, which embeds no images")
-        given = [Dense(checked_vector(query.vector, spec)) for query in queries if query.vector is not None]
+        given = [checked_vector(query.vector, spec) for query in queries if query.vector is not None]
         with self._turn(embedder) if texts or images else nullcontext():
             of_texts = iter([*_batches(lambda some: embedder.query(some, name), texts, embedder.batch_rows)])
             of_images = iter([*_batches(showing.query_images, images, IMAGES)] if showing else ())

@@ -14,6 +14,7 @@ from penstock.core.errors import PenstockError, QueryMismatch, StageError, Usage
 from penstock.core.fields import Scalar, kind
 from penstock.core.records import NOTHING, Hit, Point
 from penstock.jobs.hybrid import leg_names, share, weights_of
+from penstock.jobs.own_vectors import kind_of
 from penstock.jobs.pages import Page
 from penstock.jobs.queries import Query
 from penstock.jobs.search import OpenIndex
@@ -60,7 +61,7 @@ class OpenIndexes(Searchable):
         if using is not None and using not in names:
             raise UsageError(f"unknown vector {using!r}: the indexes have {', '.join(names)}")
         for query in queries:
-            if query.vector is not None:
+            if query.vector is not None and kind_of(query.vector) == "Dense":
                 self._check_vector(len(query.vector), using)
         if queries and queries[0].hybrid:
             weights_of(queries[0], list(dict.fromkeys(name for one in self.indexes for name in _legs(one))))
@@ -85,10 +86,10 @@ class OpenIndexes(Searchable):
     def _check_options(self, options: Options) -> None:
         if options.get("cursor") is not None:
             raise UsageError("cursor: several indexes searched together have no further pages; ask for a larger k")
-        if options.get("threshold") is not None:
+        if options.get("threshold") is not None and options.get("rerank") is None:
             raise UsageError(
                 "threshold: several indexes are merged by rank, as scores of different models cannot be compared;"
-                " search one index"
+                " search one index, or rerank"
             )
 
     def _count_values(self, names: Sequence[str], where: Where, limit: int) -> Facets:

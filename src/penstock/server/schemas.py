@@ -20,6 +20,9 @@ MAX_TEXTS = 256
 """Texts to embed in one request."""
 MAX_TEXT = 20_000
 """Characters of a text; what a model takes is far less."""
+MAX_DIMENSIONS = 1 << 16
+"""Numbers of a vector, or of one of its rows."""
+MAX_ROWS = 4096
 MAX_FACETS = 10
 """Fields whose values are counted in one request."""
 MAX_COMMAS = 100_000
@@ -88,7 +91,22 @@ SEARCH: Schema = {
             type="array",
             items={"type": "number"},
             minItems=1,
-            maxItems=1 << 16,
+            maxItems=MAX_DIMENSIONS,
+        ),
+        "vectors": _list(
+            {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": MAX_DIMENSIONS},
+            MAX_ROWS,
+            "Search by a vector of late interaction: its rows.",
+        ),
+        "sparse": _described(
+            "Search by a sparse vector.",
+            type="object",
+            additionalProperties=False,
+            required=["indices", "values"],
+            properties={
+                "indices": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": MAX_DIMENSIONS},
+                "values": {"type": "array", "items": {"type": "number"}, "maxItems": MAX_DIMENSIONS},
+            },
         ),
         "using": USING,
         "hybrid": HYBRID,
@@ -106,6 +124,12 @@ SEARCH: Schema = {
         "cursor": _described("The cursor that the page before gave.", type="string", maxLength=200),
         "threshold": _described("The lowest score of a hit.", type="number"),
         "types": _list({"type": "string", "enum": list(TYPES)}, len(TYPES), "What to find: texts, images; or both."),
+        "rerank": _described(
+            "Have the server's reranker, if it has one, order the best hits (k, but at least 50) by the text, and score"
+            " them: threshold is one of its scores then.",
+            type="boolean",
+            default=False,
+        ),
         "distinct": _described("Collapse near-duplicates into one hit.", type="boolean", default=False),
     },
 }

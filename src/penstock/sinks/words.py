@@ -18,9 +18,9 @@ LONGEST = 64
 """Characters of a word; of longer ones (an encoded file) these. A SHA-256 has as many."""
 MOST_ASKED = 128
 """Words of a question that are looked for: the first ones, each once."""
-_FREQUENT = """a an and are as at be been but by can did do does for from had has have how i if in into is it its me my no
-    not of on or our such that the their then there these they this to was we were what when where which who why will
-    with you your"""
+_FREQUENT = """a an and are as at be been but by can did do does for from had has have how i if in into is it its
+    me my no not of on or our such that the their then there these they this to was we were what when where which who
+    why will with you your"""
 STOP_WORDS = frozenset(re.findall("[a-z]+", _FREQUENT))
 """So frequent that a question is answered without them."""
 
@@ -51,6 +51,14 @@ def words(text: str) -> list[str]:
 def asked(question: str) -> list[str]:
     """The words that count of a question, each once."""
     several = dict.fromkeys(word for word in words(question) if word not in STOP_WORDS and word.strip("_"))
+    return list(several)[:MOST_ASKED]
+
+
+def as_written(question: str) -> list[str]:
+    """The same words as they are written, for a store that has a tokenizer of its own; nothing where none counts."""
+    if not asked(question):
+        return []
+    several = dict.fromkeys(word for word in _WORD.findall(question) if word.lower() not in STOP_WORDS)
     return list(several)[:MOST_ASKED]
 
 

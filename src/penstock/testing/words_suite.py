@@ -15,6 +15,7 @@ from penstock.sinks.words import bm25
 from penstock.testing.points import MakeIndex, MakeSink
 from penstock.testing.suite_base import SinkBase
 
+SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 NO_WORD = ("", "   ", "?!", "the", "The of AND, to!", "🌊", "\0", '"', "***", "- -", "()", "''", ":", "\\", "\ud800")
 """Texts without a word that counts."""
 PLAIN = (
@@ -93,7 +94,7 @@ class Words(SinkBase):
 
     def test_rare_words_are_found(self, make_sink: MakeSink, make_index: MakeIndex) -> None:
         """Identifiers of letters, digits, _, dots and hyphens, in upper and lower case, as one word of many."""
-        rare = ("ERR_4711", "foo_bar.baz", "x86-64", "4711", "Größe", "snake_case_name", "0xDEADBEEF", "v2.13.7")
+        rare = ("ERR_4711", "foo_bar.baz", "x86-64", "4711", "Größe", "snake_case_name", "0xDEADBEEF", "v2.13.7", SHA)
         filler = [f"The server reads file number {n} and writes text to the log, as before." for n in range(40)]
         spoken = [f"It stopped with {word}, and the log had a bar, a case and an err in it." for word in rare]
         with self.worded(make_sink, make_index, self.texts(*filler, *spoken)) as (_, index):
