@@ -263,9 +263,10 @@ class Pipeline:
         one, check that it is complete and searches find what they should, and switch in one step. Searches and runs
         of the old one go on.
 
-        `incomplete`: switch though it lacks documents that the old one has, or most of them. `questions`: do not switch
-        if the new one answers these (see `evaluate`) worse than the old one; a loss of nDCG@10 that may be chance is
-        let pass up to `tolerance`. `former_model` is that of the old one, where it was an object or function of your own.
+        `incomplete`: switch though it lacks documents that the old one has, or most of them. `questions`: do not
+        switch if the new one answers these (see `evaluate`) worse than the old one; a loss of nDCG@10 that may be
+        chance is let pass up to `tolerance`. `former_model` is that of the old one, where it was an object or
+        function of your own.
         """
         from penstock.jobs.reindex import reindex
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from penstock.embedders import names
+from penstock.sinks.memory import forget
+from penstock.testing.embedders import OverlapReranker
 from tests.cli.conftest import SENTENCE, Run
 
 LANCE = "lance://./index"
@@ -34,15 +37,35 @@ def test_a_table_a_plot_and_json(ingest: Run, run: Run, index: str, questions: s
     assert (record["questions"], record["k"], record["qualities"][0]["leg"]) == (3, 10, "vector")
 
 
-def test_two_indexes_are_compared(ingest: Run, run: Run, index: str, questions: str) -> None:
+def test_two_indexes_are_compared(
+    ingest: Run, run: Run, index: str, questions: str, request: pytest.FixtureRequest
+) -> None:
     ingest()
-    ingest("--chunk", "20 characters", "--state", "other.db", into=LANCE)
-    ran = run("evaluate", "--questions", questions, "--in", index, "--in", LANCE)
+    other = f"{index}-other"
+    request.addfinalizer(lambda: forget(other))
+    ingest("--chunk", "20 characters", "--state", "other.db", into=other)
+    ran = run("evaluate", "--questions", questions, "--in", index, "--in", other)
     assert ran.status == 0
     assert "index\tleg\t" in ran.out
     line = next(line for line in ran.out.splitlines() if line.startswith("vector against vector"))
     assert "no sure difference: nDCG@10 " in line
-    assert line.endswith(f", in {LANCE} against {index}")
+    assert line.endswith(f", in {other} against {index}")
+
+
+def test_reranked_searches_are_measured_as_well(
+    ingest: Run, run: Run, index: str, questions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def overlap(name: str) -> OverlapReranker:
+        asked.append(name)
+        return OverlapReranker()
+
+    monkeypatch.setattr(names, "reranker", overlap)
+    ingest()
+    ran = run("evaluate", "--questions", questions, "--in", index, "--rerank", "some-reranker")
+    assert "\nrerank\t1.00 " in ran.out
+    assert asked == ["some-reranker"]
 
 
 def test_questions_are_proposed_and_can_be_asked(ingest: Run, run: Run, index: str) -> None:
@@ -73,6 +96,7 @@ def test_uris_of_another_place_are_noticed(ingest: Run, run: Run, index: str) ->
         (("--questions", "q.jsonl", "--plot", "none/q.svg"), "there is no folder none"),
         (("--make", "3", "--plot", "q.svg"), "--make takes one --in"),
         (("--make", "3", "--in", "memory://b"), "--make takes one --in"),
+        (("--make", "3", "--rerank", "x"), "--make takes one --in"),
     ],
     ids=str,
 )

@@ -20,7 +20,7 @@ from penstock.jobs.evaluate import Evaluation, evaluate
 from penstock.jobs.search import OpenIndex
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from penstock.testing.chaos import Lines
-from penstock.testing.embedders import HashingEmbedder
+from penstock.testing.embedders import HashingEmbedder, OverlapReranker
 from penstock.testing.sources import ListSource
 from tests.worded import WordsIndex
 
@@ -112,6 +112,17 @@ def test_every_leg_is_measured_and_compared_with_the_first(fill: Any) -> None:
     assert words.ndcg.real
     assert words.ndcg.verdict == "better"
     assert words.ndcg.mean == pytest.approx(found.qualities[1].ndcg.mean - found.qualities[0].ndcg.mean)
+
+
+def test_searches_are_measured_reranked_as_well(fill: Any) -> None:
+    """Those of all legs, where there are several; of each question once, and once before the first."""
+    for kind, legs in ((Wordless, ["vector", "rerank"]), (WordsIndex, ["vector", "words", "hybrid", "rerank"])):
+        reranker = OverlapReranker()
+        with fill(f"reranked-{len(legs)}", Blind(512), kind) as index:
+            found = evaluate(index, QUESTIONS, rerank=reranker)
+        assert [one.leg for one in found.qualities] == legs
+        assert found.qualities[-1].mrr.mean == 1
+        assert len(reranker.asked) == 41
 
 
 def test_indexes_are_compared_by_legs_of_the_same_name(fill: Any) -> None:

@@ -7,6 +7,7 @@ import argparse
 from penstock.cli.options import (
     add_json,
     add_output,
+    add_rerank,
     add_state,
     add_unattended,
     parse_positive,
@@ -33,6 +34,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="the index: lance://./index; may come again, to compare several",
     )
     parser.add_argument("-k", type=parse_positive, metavar="N", help="hits that recall is of (10)")
+    add_rerank(parser, "measure searches that this cross-encoder reranks as well")
     parser.add_argument("--plot", metavar="FILE", help="draw the results into that file: quality.svg")
     add_json(parser)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from penstock.core.contracts import Reranker
 from penstock.core.errors import QueryMismatch, UsageError
 from penstock.core.schema import WORDS
 from penstock.jobs.measures import (
@@ -41,7 +42,7 @@ class Quality:
 
     index: str
     leg: str
-    """The name of a vector; `words`, the full text; `hybrid`, all of these; `rerank`, the same reranked."""
+    """The name of a vector; `words`, the full text; `hybrid`, all of these; `rerank`, the one before, reranked."""
     recall: Estimate
     """Of the answers, the share among the first k hits."""
     ndcg: Estimate
@@ -116,12 +117,14 @@ def evaluate(
     questions: QuestionsSpec,
     *,
     k: int = 10,
+    rerank: str | Reranker | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Ask an index, or several to compare them, the questions, and measure how well they are answered.
 
     `questions`: a file of JSON lines, or mappings such as its lines: {"question": ..., "uri": ...}. `k`: how many hits
-    recall is of. `progress(done, total)` is called now and then, with searches.
+    recall is of. `rerank`: measure searches that this cross-encoder reranks as well. `progress(done, total)` is called
+    now and then, with searches.
 
     >>> evaluate(open_index("lance://./index"), "questions.jsonl").qualities[0].ndcg.mean
     """
@@ -131,19 +134,21 @@ def evaluate(
     if not opened or not all(isinstance(one, OpenIndex) for one in opened):
         raise UsageError(f"invalid indexes {indexes!r}: expected one or a list of them, as open_index(url) gives")
     asked = read_questions(questions)
-    legs = [leg for index in opened for leg in legs_of(index)]
+    legs = [leg for index in opened for leg in legs_of(index, rerank)]
     measured = _Measured(legs, len(asked), k)
     measured.ask_all(asked, progress)
     return measured.evaluation()
 
 
-def legs_of(index: OpenIndex) -> list[_Leg]:
-    """Every way to search an index by a text: each vector, its full text, and all of these together."""
+def legs_of(index: OpenIndex, rerank: str | Reranker | None) -> list[_Leg]:
+    """Every way to search an index by a text: each vector, its full text, all of these together, and that reranked."""
     legs = [_Leg(index, name, {"using": name}) for name in index.schema.vectors]
     if index.index.finds_words and WORDS not in index.schema.vectors:
         legs.append(_Leg(index, WORDS, {"hybrid": {WORDS: 1.0}}))
     if len(legs) > 1:
         legs.append(_Leg(index, "hybrid", {"hybrid": True}))
+    if rerank is not None:
+        legs.append(_Leg(index, "rerank", {**legs[-1].options, "rerank": rerank}))
     return legs
 
 

@@ -29,7 +29,7 @@ def evaluate(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_index(url)) for url in args.indexes]
         with counting("searches", quiet=args.json) as update:
-            evaluation = measure(indexes, args.questions, k=args.k or 10, progress=update)
+            evaluation = measure(indexes, args.questions, k=args.k or 10, rerank=args.rerank, progress=update)
     if args.plot:
         durable.replace(Path(args.plot), plot(evaluation).encode())
     if args.json:
@@ -66,8 +66,8 @@ def _check_plot(path: str | None) -> None:
 
 
 def _propose(args: argparse.Namespace) -> int:
-    if len(args.indexes) > 1 or args.k or args.plot:
-        raise UsageError("--make takes one --in, and neither -k nor --plot")
+    if len(args.indexes) > 1 or args.k or args.plot or args.rerank:
+        raise UsageError("--make takes one --in, and neither -k nor --plot nor --rerank")
     with current(make_sink(args.indexes[0])) as sink, counting(clean(sink.url), quiet=args.json) as update:
         proposals = propose_questions(sink, args.make, progress=update)
     for proposal in proposals:
