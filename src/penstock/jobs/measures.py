@@ -74,8 +74,9 @@ def _resampled(values: Values, resamples: int, random: np.random.Generator) -> V
     means = np.empty((resamples, columns))
     step = max(1, _DRAWN // rows)
     for start in range(0, resamples, step):
-        for number, drawn in enumerate(random.integers(rows, size=(min(step, resamples - start), rows)), start):
-            means[number] = np.bincount(drawn, minlength=rows) @ values / rows
+        drawn = random.integers(rows, size=(min(step, resamples - start), rows))
+        times = np.stack([np.bincount(one, minlength=rows) for one in drawn]).astype(np.float64)
+        means[start : start + len(drawn)] = times @ values / rows
     return means
 
 
