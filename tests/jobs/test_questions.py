@@ -70,6 +70,8 @@ def test_python_gives_mappings_and_questions(tmp_path: Path) -> None:
         ({"uri": "a"}, '"question" is missing'),
         ({"question": " ", "uri": "a"}, "expected a text"),
         ({"question": 5, "uri": "a"}, "expected a text"),
+        ({"question": "\ud800", "uri": "a"}, "a lone surrogate"),
+        ({"question": ["x" * 5000], "uri": "a"}, "invalid question"),
         ({"question": "how?"}, "no answer"),
         ({"question": "how?", "page": 3}, "no answer"),
         ({"question": "how?", "passage": "x", "page": 3}, 'beside a "uri"'),
@@ -91,6 +93,7 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: Any, why: str) -> None:
         read_questions(path)
     assert str(refused.value).startswith(f"{path}, line 2: ")
     assert why in str(refused.value)
+    assert len(str(refused.value)) < len(str(path)) + 450
 
 
 def test_what_is_no_text_or_not_there_is_said(tmp_path: Path) -> None:

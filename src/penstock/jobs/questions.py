@@ -17,6 +17,8 @@ from penstock.sources import uri_of
 
 MAX_LINE = 1 << 20
 """Bytes of a line of a file of questions."""
+LONGEST = 400
+"""Characters of a message about a line, which may quote what stands there."""
 SHARED = 100
 """Characters of a long passage that a chunk has to share, where it does not hold the whole of it."""
 EXPECTED = '{"question": "...", "uri": "docs/a.md"}, with "page" and "passage" where they are known'
@@ -159,7 +161,7 @@ class _Place:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, UsageError):
-            raise UsageError(f"{self._where}: {error}") from None
+            raise UsageError(f"{self._where}: {str(error)[:LONGEST]}") from None
 
 
 def _parsed(line: bytes) -> Any:
@@ -211,6 +213,8 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
         value = os.fspath(value)
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise UsageError(f'"{name}": invalid {name} {value!r}: expected a text')
+    if value is not None and name != "uri" and value != value.encode(errors="replace").decode():
+        raise UsageError(f'"{name}": a lone surrogate is not a character')  # as no model takes it
     return value
 
 

@@ -185,6 +185,11 @@ def _queries() -> dict[str, list[Any]]:
             "b=[1, 2]",
             "type!=image",
         ],
+        "questions": [
+            '{"question": "text 1?", "uri": "file:///docs/1é.md", "page": 1, "passage": "text 1"}\n\n',
+            '{"question": "x", "answers": [{"uri": "docs/1.md", "grade": 2}, {"passage": "text  2", "grade": 0.5}]}\n',
+            '{"question": "x", "uri": "s3://bucket/a", "page": 1.5}\n{"question": "\\ud800", "pasage": [[]]}\n',
+        ],
         "cursor": [{"at": 20, "of": "0" * 24}, {"at": -1, "of": None}, "\0own", "\0eyJhdCI6IDIwfQ"],
         "request": [request, {**request, **more}, {"names": ["a", "type"], "where": filters[0], "limit": 3}],
         "picture": [
