@@ -24,7 +24,17 @@ if TYPE_CHECKING:
         stream_file,
         unload_models,
     )
-    from penstock.core.contracts import Chunker, Embedder, Index, MultiEmbedder, Parser, Sink, Source, Tokenizer
+    from penstock.core.contracts import (
+        Chunker,
+        Embedder,
+        Index,
+        MultiEmbedder,
+        Parser,
+        Reranker,
+        Sink,
+        Source,
+        Tokenizer,
+    )
     from penstock.core.errors import PenstockError
     from penstock.core.options import Option
     from penstock.core.records import (
@@ -50,6 +60,7 @@ if TYPE_CHECKING:
     from penstock.engine.progress import Progress, Report
     from penstock.jobs.copy import Copied
     from penstock.jobs.documents import DocumentEntry
+    from penstock.jobs.evaluate import Evaluation, evaluate
     from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
     from penstock.jobs.remove import Removed
@@ -66,7 +77,7 @@ _HOMES = {
         "Block Checkpoint Chunk Delete Dense Gap Hit Item ListingEnd MultiVector Piece Point Sparse Unreadable Upsert"
     ),
     "penstock.core.schema": "IndexSchema VectorSpec",
-    "penstock.core.contracts": "Chunker Embedder Index MultiEmbedder Parser Sink Source Tokenizer",
+    "penstock.core.contracts": "Chunker Embedder Index MultiEmbedder Parser Reranker Sink Source Tokenizer",
     "penstock.core.options": "Option",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
@@ -74,6 +85,7 @@ _HOMES = {
     "penstock.compose": "copy embed_documents embed_file embed_query open_index stream_file unload_models",
     "penstock.jobs.copy": "Copied",
     "penstock.jobs.documents": "DocumentEntry",
+    "penstock.jobs.evaluate": "Evaluation evaluate",
     "penstock.jobs.explain": "Explanation IndexedChunk",
     "penstock.jobs.plan": "Plan",
     "penstock.jobs.remove": "Removed",
@@ -100,6 +112,7 @@ __all__ = [
     "Dense",
     "DocumentEntry",
     "Embedder",
+    "Evaluation",
     "Explanation",
     "Files",
     "FunctionEmbedder",
@@ -126,6 +139,7 @@ __all__ = [
     "Progress",
     "Removed",
     "Report",
+    "Reranker",
     "Sink",
     "Source",
     "Sparse",
@@ -139,6 +153,7 @@ __all__ = [
     "embed_documents",
     "embed_file",
     "embed_query",
+    "evaluate",
     "ingest",
     "open_index",
     "stream_file",

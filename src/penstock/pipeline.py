@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec
-from penstock.compose import Into, SourceSpec, compose
+from penstock.compose import Into, SourceSpec, compose, open_index
 from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Source
 from penstock.core.errors import UsageError
 from penstock.core.metadata import MetadataFunction
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from penstock.jobs.documents import DocumentEntry
     from penstock.jobs.explain import Explanation, IndexedChunk
     from penstock.jobs.plan import Plan
+    from penstock.jobs.questions import QuestionsSpec
     from penstock.jobs.reindex import Reindexed
     from penstock.jobs.remove import Removed
     from penstock.jobs.verify import Verification
@@ -249,18 +250,34 @@ class Pipeline:
             )
 
     def reindex(
-        self, progress: OnProgress = None, *, least_recall: float = 0.95, incomplete: bool = False
+        self,
+        progress: OnProgress = None,
+        *,
+        least_recall: float = 0.95,
+        incomplete: bool = False,
+        questions: QuestionsSpec | None = None,
+        tolerance: float = 0.05,
+        former_model: ModelSpec = None,
     ) -> Reindexed:
         """Build the index that this pipeline describes, with its model and chunks, as a generation beside the current
         one, check that it is complete and searches find what they should, and switch in one step. Searches and runs
         of the old one go on.
 
-        `incomplete`: switch though it lacks documents that the old one has, or most of them.
+        `incomplete`: switch though it lacks documents that the old one has, or most of them. `questions`: do not
+        switch if the new one answers these (see `evaluate`) worse than the old one; a loss of nDCG@10 that may be
+        chance is let pass up to `tolerance`. `former_model` is that of the old one, where it was an object or
+        function of your own.
         """
         from penstock.jobs.reindex import reindex
 
+        required = None
+        if questions is not None:
+            from penstock.jobs.questions import read_questions
+            from penstock.jobs.requirement import Requirement
+
+            required = Requirement(read_questions(questions), lambda url: open_index(url, former_model), tolerance)
         with self._watching(progress) as shown:
-            return reindex(self._components, shown, least_recall=least_recall, incomplete=incomplete)
+            return reindex(self._components, shown, least_recall=least_recall, incomplete=incomplete, required=required)
 
     def _watching(self, progress: Any) -> AbstractContextManager[Callable[[Progress], None] | None]:
         return watching(progress, f"{document_name(self.source.name)} → {self.sink.url}")

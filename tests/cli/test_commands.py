@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from penstock.embedders import names
+from penstock.jobs.rerank import rerankers
 from penstock.sinks.memory import forget
+from penstock.testing.embedders import OverlapReranker
 from tests.cli.conftest import SENTENCE, Run
 
 LANCE = "lance://./index"
@@ -346,3 +350,77 @@ def test_namespaces_share_an_index(ingest: Run, run: Run) -> None:
     assert [len(hit["copies"]) for hit in run("search", SENTENCE, "--in", LANCE, "--json").lines] == [1, 1]
     assert "points     2 in the index" in run("verify", "--state", "one.db").out
     assert "--namespace" in ingest("--state", "three.db", into=LANCE).err
+
+
+def test_a_hybrid_search_says_which_legs_found_a_hit(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    shown = run("search", "turbines", "--in", index, "--hybrid")
+    assert re.search(r"(vector \d · words 1|words 1 · vector \d)", shown.out)
+    first, *others = run("search", "turbines", "--in", index, "--hybrid", "words=2,vector=0.5", "--json").lines
+    assert first["text"] == "Nothing here is about turbines."
+    assert first["legs"]["words"] == 1
+    assert [{*hit["legs"]} for hit in others] == [{"vector"}]
+    assert all(hit["legs"] == {} for hit in run("search", "turbines", "--in", index, "--json").lines)
+    only = run("search", "turbines", "--in", index, "--hybrid", "words=1", "--json").lines
+    assert [hit["legs"] for hit in only] == [{"words": 1}]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--hybrid", "late=1"], "no leg 'late': the index has no leg of that name; expected words, vector"),
+        (["--hybrid", "words:2"], "invalid weights 'words:2': expected LEG=WEIGHT,..., such as words=0.5,vector=1"),
+        (["--hybrid", "words=two"], "invalid weights"),
+        (["--hybrid", "words=-1"], "invalid weight -1.0 of 'words'"),
+        (["--hybrid", "--using", "vector"], "expected one of these two"),
+        (["--hybrid", "--threshold", "0.1"], "cannot be compared"),
+        (["--distinct", "--all"], "not allowed with"),
+    ],
+)
+def test_hybrid_searches_that_are_refused(ingest: Run, run: Run, index: str, options: list[str], says: str) -> None:
+    ingest("-q")
+    refused = run("search", "turbines", "--in", index, *options)
+    assert refused.status == 2
+    assert says in refused.err
+
+
+def test_near_duplicates_are_collapsed_on_request(ingest: Run, run: Run, index: str) -> None:
+    """As on the page, by their vectors."""
+    for name in "bc":
+        Path(f"docs/{name}.md").write_text(Path("docs/gates.md").read_text())
+    ingest("-q")
+    hits = run("search", SENTENCE, "--in", index, "--distinct", "--json").lines
+    assert [(hit["stands_for"], hit["copies"]) for hit in hits] == [(3, []), (1, [])]
+    assert "and 2 near-duplicates" in run("search", SENTENCE, "--in", index, "--distinct").out
+    assert [hit["stands_for"] for hit in run("search", SENTENCE, "--in", index, "--json").lines] == [3, 1]
+    assert run("search", SENTENCE, "--in", index, "--distinct", "--hybrid", "--json").lines[0]["stands_for"] == 3
+
+
+def test_a_search_is_reranked_and_tells_the_ranks_before(
+    ingest: Run, run: Run, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are one hit, as in any search."""
+    Path("docs/copy.md").write_text(Path("docs/gates.md").read_text())
+    ingest("-q")
+    model = OverlapReranker()
+    monkeypatch.setattr(names, "reranker", lambda name: model)
+    rerankers.drop()
+    try:
+        first, second = run("search", "turbines", "--in", index, "--rerank", "overlap", "-k", "2", "--json").lines
+        assert first["text"] == "Nothing here is about turbines."
+        assert first["rank_before"] in (1, 2, 3)
+        assert second["stands_for"] == 2
+        assert model.asked == [("turbines", 3)]
+        shown = run("search", "turbines", "--in", index, "--rerank", "overlap", "--hybrid").out
+        assert re.search(r"before: [123]", shown)
+        every = run("search", "turbines", "--in", index, "--rerank", "overlap", "--all", "--json").lines
+        assert [hit["text"] for hit in every] == [first["text"], second["text"], second["text"]]
+    finally:
+        rerankers.drop()
+
+
+def test_what_is_no_reranker_is_refused(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    refused = run("search", "turbines", "--in", index, "--rerank", "./docs")
+    assert refused.status != 0
+    assert "there is no model at ./docs" in refused.err

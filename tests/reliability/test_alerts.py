@@ -242,7 +242,7 @@ class Several(MultiEmbedder):
     """Vectors of each kind."""
 
     def describe(self) -> dict[str, VectorSpec]:
-        kinds = {"dense": ("Dense", "cosine"), "words": ("Sparse", "dot"), "tokens": ("MultiVector", "cosine")}
+        kinds = {"dense": ("Dense", "cosine"), "sparse": ("Sparse", "dot"), "tokens": ("MultiVector", "cosine")}
         return {
             name: VectorSpec("several", 1 << 16 if kind == "Sparse" else 32, f"several {name}", kind, metric)
             for name, (kind, metric) in kinds.items()
@@ -276,7 +276,7 @@ def test_every_kind_of_vector_as_a_search_compares_it(tmp_path: Path) -> None:
             pipeline.alerts.add(QUERY)
         with pytest.raises(UsageError, match="unknown vector 'sparse': the index has dense, words, tokens"):
             pipeline.alerts.add(QUERY, using="sparse")
-        for name in ("dense", "words", "tokens"):
+        for name in ("dense", "sparse", "tokens"):
             pipeline.alerts.add(QUERY, 0.1, name=name, using=name)
         world.write("a.md", "rust and async")
         assert world.run(pipeline) == ["dense: a.md", "tokens: a.md", "words: a.md"]

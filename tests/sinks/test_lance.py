@@ -34,6 +34,8 @@ MANIFEST = SinkSuite().manifest
 
 
 class TestLance(SinkSuite):
+    has_words = True
+
     same_ids = False
 
     @pytest.fixture

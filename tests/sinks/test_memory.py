@@ -17,6 +17,7 @@ URL = "memory://suite"
 
 class TestMemory(SinkSuite):
     shared = False
+    has_words = True
 
     @pytest.fixture
     def make_sink(self) -> Iterator[MakeSink]:

@@ -28,6 +28,8 @@ pytest.importorskip("sqlite_vec")
 
 
 class TestSqlite(SinkSuite):
+    has_words = True
+
     @pytest.fixture
     def make_sink(self, tmp_path: Path) -> MakeSink:
         return lambda: SqliteSink(f"sqlite://{tmp_path}/in dex/notes.db")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from penstock import __version__
 from penstock.cli.alert_options import add_alert_command
+from penstock.cli.evaluation_options import add_evaluate, add_reindex
 from penstock.cli.options import (
     add,
     add_json,
@@ -18,9 +19,11 @@ from penstock.cli.options import (
     add_output,
     add_permissions,
     add_pipeline,
+    add_rerank,
     add_source_options,
     add_state,
     add_unattended,
+    parse_legs,
     parse_partition,
     parse_positive,
     parse_share,
@@ -123,9 +126,26 @@ def _search(parser: argparse.ArgumentParser) -> None:
         "--since", metavar="TIME", help="of that time or later, by its field `time` or else `modified`: 2h, 2026-11-30"
     )
     parser.add_argument("--using", metavar="NAME", help="the vector to search by, where the index has several")
+    parser.add_argument(
+        "--hybrid",
+        metavar="LEG=WEIGHT,...",
+        nargs="?",
+        const=True,
+        default=False,
+        type=parse_legs,
+        help="search by all vectors of the index and by its full text, as far as it has one, and fuse the ranks; or by"
+        " these legs, with these weights: words=0.5,vector=1",
+    )
+    add_rerank(parser, "have a cross-encoder order the best hits, at least 50: a folder, or a name on the model hub")
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="only what scores at least so much")
     parser.add_argument("--type", choices=("text", "image"), help="texts only, or images")
-    parser.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
+    copies = parser.add_mutually_exclusive_group()
+    copies.add_argument("--all", action="store_true", help="show every hit, also those with the same text as another")
+    copies.add_argument(
+        "--distinct",
+        action="store_true",
+        help="collapse near-duplicates as well: hits whose vectors are nearly the same",
+    )
     parser.add_argument("--full", action="store_true", help="show whole chunks, not a snippet of each")
     add_json(parser)
 
@@ -202,23 +222,6 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
-def _reindex(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", metavar="M", action="append", help="the model to build with; NAME=M for each of several vectors"
-    )
-    parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
-    parser.add_argument(
-        "--recall", metavar="SHARE", type=parse_share, default=0.95, help="true neighbours that searches find (95%%)"
-    )
-    parser.add_argument("--incomplete", action="store_true", help="switch though documents of the old one are lost")
-    back = parser.add_mutually_exclusive_group()
-    back.add_argument("--rollback", action="store_true", help="go back to the index before the current one")
-    back.add_argument("--drop", action="store_true", help="remove the one before, or one that was not finished")
-    add_state(parser)
-    add_output(parser)
-    add_unattended(parser)
-
-
 def _copy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", metavar="URL", help="the index to read: lance://./index")
     parser.add_argument("--into", metavar="URL", required=True, help="where to: empty, or an unfinished copy")
@@ -263,6 +266,7 @@ def _import(parser: argparse.ArgumentParser) -> None:
 def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
     parser.add_argument("--model", metavar="M", help="its model (int8:FOLDER if it was made so), where that has moved")
+    add_rerank(parser, "the cross-encoder of searches that ask for reranking: a folder, or a name on the model hub")
     parser.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
     parser.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")
@@ -317,6 +321,12 @@ COMMANDS = {
     ),
     "run": Command("bring an index up to date as a penstock.toml says", "ingest:run", _run, long=True),
     "search": Command("find what an index holds on a question", "search:search", _search),
+    "evaluate": Command(
+        "measure how well an index answers questions, compare several, or propose questions",
+        "evaluate:evaluate",
+        add_evaluate,
+        long=True,
+    ),
     "plan": Command("say what a run would do, without embedding or writing", "plan:plan", _plan, composes=True),
     "status": Command("say what the ledger knows: documents by state, chunks, last runs", "ledger:status", _status),
     "ledgers": Command("list ledgers: what each fills, and from what; remove dead ones", "ledgers:ledgers", _ledgers),
@@ -346,7 +356,7 @@ COMMANDS = {
     "reindex": Command(
         "build the index anew beside itself, with another model or chunks, and switch to it",
         "reindex:reindex",
-        _reindex,
+        add_reindex,
         long=True,
     ),
     "copy": Command(

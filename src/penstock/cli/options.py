@@ -137,12 +137,30 @@ def add_state(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="FILE", help=help)
 
 
+def add_rerank(parser: argparse.ArgumentParser, does: str) -> None:
+    parser.add_argument("--rerank", metavar="MODEL", help=does)
+
+
 def parse_share(text: str) -> float:
     with suppress(ValueError):
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         if 0 <= number <= 1:
             return number
     raise argparse.ArgumentTypeError(f"invalid share {text!r}: expected one such as 1% or 0.01")
+
+
+def parse_legs(text: str) -> dict[str, float]:
+    """The weights of the legs of a hybrid search."""
+    legs: dict[str, float] = {}
+    for part in text.split(","):
+        name, separator, weight = part.partition("=")
+        try:
+            legs[name.strip()] = float(weight)
+        except ValueError:
+            expected = "expected LEG=WEIGHT,..., such as words=0.5,vector=1"
+            after = "" if separator else "; a question stands before --hybrid"
+            raise argparse.ArgumentTypeError(f"invalid weights {text!r}: {expected}{after}") from None
+    return legs
 
 
 def parse_partition(text: str) -> tuple[int, int]:

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 
 from penstock.core.errors import UsageError
 from penstock.core.exchange import exchange
 from penstock.core.fields import Scalar
-from penstock.core.options import Option
 from penstock.core.records import (
-    NOTHING,
     Block,
-    Change,
     Chunk,
     Dense,
     Gap,
@@ -34,105 +31,26 @@ from penstock.core.records import (
     Vector,
 )
 from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.sources import Component, Hints, Source, Watch
 
-
-class Component:
-    """Lifecycle shared by the four."""
-
-    def close(self) -> None:
-        """Let go of everything. Idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class Hints(NamedTuple):
-    """What may have changed in a source: each uri is to be looked up again, with what the index has beneath it."""
-
-    uris: frozenset[str]
-    doubt: bool
-    """Something may have been missed: the source is to be listed."""
-
-
-class Watch(Component, ABC):
-    """Hears of changes in a state source, from when it was made."""
-
-    @property
-    def trouble(self) -> str:
-        """Why it does not hear everything, if so."""
-        return ""
-
-    @abstractmethod
-    def wait(self, seconds: float) -> Hints:
-        """What was heard, as soon as there is something; nothing when the time has passed."""
-
-
-class Source(Component, ABC):
-    """Tells what is there, or what happened, as a stream of changes.
-
-    - `changes(cursor)` yields Upsert, Delete, Unreadable and ListingEnd, lazily: it may be endless, and a corpus of
-      any size is listed in constant memory. It reads no content: an Item is opened later, elsewhere, perhaps
-      never.
-    - A **state source** ignores the cursor and lists everything. It ends with `ListingEnd()` if, and only if, the
-      listing was complete; what a complete listing does not name is deleted from the index.
-    - A **feed source** tells events after the cursor and yields `Checkpoint(cursor)` now and then: the cursor is
-      stored once all before it is safely in the index. Resuming after it may repeat events, and misses none.
-    - What cannot be read or listed is an Unreadable, never an exception in the middle of a listing; only a
-      source that cannot be listed at all (no such folder, wrong key) raises SourceError, before its first change.
-      Nothing is deleted for an Unreadable, nor beneath its uri.
-    - What is left alone on purpose (hidden, excluded, links) is counted in `passed_over`, so that a report can say it.
-    - Its `name` is the same in every run: the ledger is filed under it.
-    """
-
-    feed: bool = False
-    fetchers: int = 0
-    """Documents that are fetched at once, by threads of their own, before they are read. 0: where they are read."""
-    options: ClassVar[tuple[Option, ...]] = ()
-    """What its constructor takes by name, besides the urls it reads."""
-    live: bool = False
-    """Set by a run that goes on: where all is told, `changes` of a feed waits for more then, and ends otherwise."""
-    trouble: str = ""
-    """Why a feed hears nothing now, if so."""
-    select_container: Callable[[str], bool] | None = None
-    """Where it is set, an archive or table is read only if this is true of its uri: a worker reads its share alone."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str: ...
-
-    @property
-    def passed_over(self) -> Mapping[str, int]:
-        """Reason -> entries that the latest listing left alone."""
-        return NOTHING
-
-    def passes_over(self, uri: str) -> str:
-        """Why a listing leaves that uri alone, as in `passed_over`; nothing where it does not, or cannot tell."""
-        return ""
-
-    def open(self) -> None:
-        """Connect. Raises SourceError if what the source names does not exist."""
-
-    @abstractmethod
-    def changes(self, cursor: str | None = None) -> Iterator[Change]: ...
-
-    def watch(self) -> Watch | None:
-        """Begin to hear of changes in a state source, before it is listed; None where nobody tells."""
-        return None
-
-    def again(self, uri: str) -> bool:
-        """Have a feed tell this document once more, as it is then: called by another thread. False if it cannot."""
-        return False
-
-    def stop(self) -> None:
-        """Have `changes` come to its end soon, wherever it waits. Called by another thread, perhaps several times, when
-        the run is being stopped; a source whose thread goes on nevertheless is not closed."""
-
-    @abstractmethod
-    def lookup(self, uri: str) -> Item | None:
-        """The item of that uri as it is now, for a retry; None if it is gone. SourceError if it cannot tell."""
+__all__ = [
+    "Chunker",
+    "Component",
+    "Embedder",
+    "Hints",
+    "ImageQueries",
+    "Index",
+    "Location",
+    "Model",
+    "ModelSpec",
+    "MultiEmbedder",
+    "OneModel",
+    "Parser",
+    "Sink",
+    "Source",
+    "Tokenizer",
+    "Watch",
+]
 
 
 class Parser(Protocol):
@@ -172,7 +90,7 @@ class Tokenizer(Protocol):
 
 
 class Model(Component):
-    """Capabilities of whatever makes vectors."""
+    """Capabilities of whatever makes vectors, or reranks."""
 
     embeds_images: bool = False
     """It embeds images as well: a chunk that has one as that image, any other as its text."""
@@ -244,6 +162,22 @@ class MultiEmbedder(Model, ABC):
     @abstractmethod
     def query(self, texts: Sequence[str], using: str) -> Sequence[Vector]:
         """Questions, as vectors of that name."""
+
+
+class Reranker(Model, ABC):
+    """Scores passages by how well they answer a question, larger for better: a cross-encoder, or a service.
+
+    `score` is called by as many threads at once as search; a model that takes fewer calls has them wait. It never
+    truncates silently: a passage that it cannot take whole is read in parts, or raises EmbedError.
+    """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Its name. Works before `open()`."""
+
+    @abstractmethod
+    def score(self, question: str, texts: Sequence[str]) -> Sequence[float]:
+        """The score of each text, in order."""
 
 
 OneModel = str | Embedder | Callable[[list[str]], Any]
@@ -372,6 +306,11 @@ class Index(Location):
     max_k: int | None = None
     """The most hits of a search, if the store has a limit."""
 
+    @property
+    def finds_words(self) -> bool:
+        """Whether the index has full text, once it is open. An index of an earlier version may have none yet."""
+        return False
+
     @abstractmethod
     def open(self) -> None:
         """Connect. Raises SinkError if there is no such index."""
@@ -385,6 +324,14 @@ class Index(Location):
     ) -> list[Hit]:
         """The k nearest, nearest first, of those that pass `where` (penstock.core.filters). `using` names the vector
         that is compared; it may be left out where the index has one."""
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        """The k best chunks by the store's own full text, best first, of those that pass `where`.
+
+        Any word of the text suffices; chunks are ranked by BM25, or by what the store has most like it. A text without
+        a word that counts finds nothing. Quotes, operators and odd characters are never syntax, nor an error.
+        """
+        raise UsageError(f"{self.url} has no full text")
 
     @abstractmethod
     def fetch(self, ids: Sequence[str]) -> Sequence[Point]: ...

@@ -12,6 +12,8 @@ from penstock.core.records import NOTHING, VECTOR
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 """What a vector may be called, so that every store can have a column or field of that name."""
+WORDS = "words"
+"""What the full text of an index is called in hybrid searches, among its vectors: so none of them may be."""
 
 
 def parse_named(texts: Sequence[str]) -> str | dict[str, str]:
@@ -114,6 +116,16 @@ class IndexSchema:
 def single(spec: VectorSpec, chunking: str = "") -> IndexSchema:
     """The schema of an index with one vector a chunk, under the name that it has where none is given."""
     return IndexSchema({VECTOR: spec}, chunking)
+
+
+def new_schema(vectors: Mapping[str, VectorSpec], chunking: str) -> IndexSchema:
+    """The schema of an index that is to be filled. One of an earlier version may have a vector named `words`."""
+    if WORDS in vectors:
+        raise UsageError(
+            f"invalid vector name {WORDS!r}: in hybrid searches the index's full text is called that; expected another"
+            " name"
+        )
+    return IndexSchema(vectors, chunking)
 
 
 def to_dict(schema: IndexSchema) -> dict[str, Any]:

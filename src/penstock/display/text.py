@@ -17,6 +17,7 @@ __all__ = [
     "count",
     "document_name",
     "duration",
+    "milliseconds",
     "moment",
     "rate",
     "size",
@@ -39,6 +40,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02} min"
+
+
+def milliseconds(seconds: float) -> str:
+    amount = 1000 * seconds
+    return f"{amount:,.0f} ms" if amount >= 10 else f"{amount:.1f} ms"
 
 
 def count(number: int, one: str) -> str:

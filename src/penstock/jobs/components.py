@@ -13,7 +13,7 @@ from penstock.core.contracts import Chunker, MultiEmbedder, Parser, Sink, Source
 from penstock.core.deletions import HALF, DeletionLimit
 from penstock.core.generations import align
 from penstock.core.metadata import STANDARD_VERSION, MetadataFunction, PipelineMetadata
-from penstock.core.schema import IndexSchema, Manifest
+from penstock.core.schema import IndexSchema, Manifest, new_schema
 from penstock.engine.identity import id_prefix
 from penstock.ledger import Ledger
 from penstock.ledger.opening import check_path, real
@@ -78,7 +78,7 @@ class Components:
 
     def schema(self) -> IndexSchema:
         """What the index must be made of, known before anything is opened."""
-        return IndexSchema(self.embedder.describe(), spec(self.chunk, tokens=self.embedder.has_tokenizer))
+        return new_schema(self.embedder.describe(), spec(self.chunk, tokens=self.embedder.has_tokenizer))
 
     def chunker(self) -> Chunker:
         """The chunker, bound to the model's tokenizer; the embedder must be open."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.core.contracts import Index
-from penstock.core.errors import QueryMismatch, UsageError
+from penstock.core.errors import UsageError
 from penstock.core.records import Dense, Hit, Vector
 from penstock.core.schema import VectorSpec
 from penstock.jobs.hints import hint
@@ -35,28 +35,39 @@ def find_page(index: Index, query: Query, vector: Vector, name: str, spec: Vecto
     """The hits from `query.offset` on, nearest first."""
     if query.distinct and spec.kind != "Dense":
         raise UsageError(f"distinct: {spec.kind} vectors cannot be compared with each other")
-    end = query.offset + query.k
-    needed = end + 1
-    depth = max(query.k, query.max_depth)
+    needed, depth = query.offset + query.k + 1, depth_of(query, index)
     deepest = depth + len(query.unlike)
-    if index.max_k is not None and query.k <= index.max_k:  # the store itself refuses a larger k
-        depth, deepest = min(depth, index.max_k), min(deepest, index.max_k)
+    if index.max_k is not None and query.k <= index.max_k:
+        deepest = min(deepest, index.max_k)
     limit = min((2 * needed if query.distinct else needed) + len(query.unlike), deepest)
     where = within(query.where, query.since)
     while True:
         hits = index.search(vector, limit, where, using=name)
-        kept = [hit for hit in hits if _wanted(hit, query)]
-        found = _distinct(index, kept, name) if query.distinct else [(hit, 1) for hit in kept]
+        kept = [hit for hit in hits if wanted(hit, query)]
+        found = distinct_of(index, kept, name) if query.distinct else [(hit, 1) for hit in kept]
         below = query.threshold is not None and bool(hits) and hits[-1].score < query.threshold
         if len(found) >= needed or below or len(hits) < limit or limit >= deepest:
-            page = found[query.offset : end]
-            more = len(found) > end and end < depth
-            why = None if hits else hint(index, vector, query.where, name)
-            return Page([hit for hit, _ in page], [n for _, n in page], query.cursor(end) if more else None, why)
+            return page_of(query, found, depth, None if hits else hint(index, vector, query.where, name))
         limit = min(2 * limit, deepest)
 
 
-def _wanted(hit: Hit, query: Query) -> bool:
+def depth_of(query: Query, index: Index) -> int:
+    """The most hits that pages of the query lead to."""
+    depth = max(query.k, query.max_depth)
+    if index.max_k is not None and query.k <= index.max_k:  # the store itself refuses a larger k
+        depth = min(depth, index.max_k)
+    return depth
+
+
+def page_of(query: Query, found: Sequence[tuple[Hit, int]], depth: int, why: str | None) -> Page:
+    """The page at `query.offset` of all that were found."""
+    end = query.offset + query.k
+    page = found[query.offset : end]
+    more = len(found) > end and end < depth
+    return Page([hit for hit, _ in page], [n for _, n in page], query.cursor(end) if more else None, why)
+
+
+def wanted(hit: Hit, query: Query) -> bool:
     kind = "text" if hit.chunk.image is None else "image"
     return (
         hit.chunk.id not in query.unlike
@@ -65,7 +76,8 @@ def _wanted(hit: Hit, query: Query) -> bool:
     )
 
 
-def _distinct(index: Index, hits: Sequence[Hit], name: str) -> list[tuple[Hit, int]]:
+def distinct_of(index: Index, hits: Sequence[Hit], name: str) -> list[tuple[Hit, int]]:
+    """The hits that are near-duplicates of none before, and how many each stands for."""
     stored = stored_vectors(index, [hit.chunk.id for hit in hits], name)
     return [(hits[position], n) for position, n in collapse_duplicates([stored.get(hit.chunk.id) for hit in hits])]
 
@@ -74,17 +86,3 @@ def stored_vectors(index: Index, ids: Sequence[str], name: str) -> dict[str, Val
     """Of those points that have a vector of that name, which is dense."""
     points = {point.id: point.vectors.get(name) for point in index.fetch(ids)} if ids else {}
     return {id: vector.values for id, vector in points.items() if isinstance(vector, Dense)}
-
-
-def checked_vector(vector: Sequence[float], spec: VectorSpec) -> Values:
-    """A query's own vector, as one of that space."""
-    import numpy as np
-
-    if spec.kind != "Dense":
-        raise QueryMismatch(f"{spec.kind} vectors can be searched by text only")
-    if len(vector) != spec.dim:
-        raise QueryMismatch(f"vector: expected {spec.dim:,} dimensions, got {len(vector):,}")
-    values = np.asarray(vector, np.float64)
-    if not 1e-9 < np.linalg.norm(values) < 1e9:  # between these, squares of single precision hold
-        raise UsageError("vector: it is zero, or too short or too long to be compared")
-    return values.astype(np.float32)

@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.core.errors import UsageError
 from penstock.core.filter_parser import parse_filter
+from penstock.jobs.own_vectors import Own
 from penstock.jobs.since import since_text, within
 
 MAX_DEPTH = 10_000
@@ -18,6 +19,8 @@ MAX_DEPTH = 10_000
 MAX_DISTINCT_DEPTH = 1000
 """The same where near-duplicates are collapsed, as the vectors of all hits before are compared."""
 TYPES = ("text", "image")
+MAX_WEIGHT = 100
+"""Of a leg of a hybrid search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +30,10 @@ class Query:
     image: bytes | None = None
     image_url: str | None = None
     image_weight: float = 1.0
-    vector: tuple[float, ...] | None = None
+    vector: Own | None = None
     using: str | None = None
+    hybrid: bool | Mapping[str, float] = False
+    """Search by several legs, and fuse their ranks: True for all that the index has, or the weights of some."""
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
     minus: tuple[str, ...] = ()
@@ -39,6 +44,8 @@ class Query:
     offset: int = 0
     threshold: float | None = None
     distinct: bool = False
+    rerank: bool = False
+    """Have a reranker order the best hits, and score them."""
     types: tuple[str, ...] = ()
     """Those of the chunks to find, of TYPES; all where it is empty."""
     facets: tuple[str, ...] = ()
@@ -78,6 +85,10 @@ def checked(query: Query, cursor: str | None = None) -> Query:
         raise UsageError("the image is empty: zero bytes")
     if not searchable:
         raise UsageError("empty query: expected text, image, image_url, vector or like, with a weight above 0")
+    if query.hybrid is not False:
+        _check_hybrid(query)
+    if query.rerank:
+        _check_rerank(query, cursor)
     if unknown := [one for one in query.types if one not in TYPES]:
         raise UsageError(f"types: unknown type {unknown[0]!r}: expected one of {', '.join(TYPES)}")
     check_filter(query.where)
@@ -85,6 +96,35 @@ def checked(query: Query, cursor: str | None = None) -> Query:
         since_text(query.since)
     query = replace(query, digest=_digest(query))
     return query if cursor is None else replace(query, offset=_offset(cursor, query))
+
+
+def _check_hybrid(query: Query) -> None:
+    if query.hybrid is not True:
+        expected = "expected true, or the weights of some legs such as {'vector': 1, 'words': 0.5}"
+        if not isinstance(query.hybrid, Mapping) or not query.hybrid:
+            raise UsageError(f"hybrid: invalid value {str(query.hybrid)[:100]!r}: {expected}")
+        for name, weight in query.hybrid.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= MAX_WEIGHT:
+                expected = f"expected a number above 0, at most {MAX_WEIGHT}"
+                raise UsageError(f"hybrid: invalid weight {str(weight)[:100]} of {str(name)[:100]!r}: {expected}")
+    if query.using is not None:
+        raise UsageError("hybrid: it searches by several legs, using by one vector: expected one of these two")
+    if query.threshold is not None and not query.rerank:
+        raise UsageError(
+            "threshold: a hybrid search ranks hits by their ranks in several legs, whose scores cannot be compared;"
+            " search without hybrid"
+        )
+    if query.vector is not None:
+        raise UsageError("vector: it fits one leg of a hybrid search only; expected a text, or a search without hybrid")
+    if query.text is None or query.text_weight <= 0:
+        raise UsageError("hybrid: it needs a text, with a weight above 0; search without hybrid")
+
+
+def _check_rerank(query: Query, cursor: str | None) -> None:
+    if query.text is None or query.text_weight <= 0:
+        raise UsageError("rerank: it needs a text, with a weight above 0; search without rerank")
+    if cursor is not None:
+        raise UsageError("cursor: a reranked search has no further pages; ask for a larger k")
 
 
 def check_filter(where: Mapping[str, Any] | None) -> None:
@@ -103,6 +143,7 @@ def _digest(query: Query) -> str:
     image = hashlib.blake2b(query.image or b"", digest_size=16).hexdigest()
     fields = [
         *(query.text, query.text_weight, image, query.image_url, query.image_weight, query.vector, query.using),
+        query.hybrid if isinstance(query.hybrid, bool) else dict(query.hybrid),
         *(
             query.like,
             query.unlike,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from penstock.core.contracts import Index, Sink
@@ -25,6 +25,7 @@ from penstock.engine.progress import Report
 from penstock.jobs.alerts import take_over
 from penstock.jobs.components import Components, point_ledger
 from penstock.jobs.remove import copy_removals
+from penstock.jobs.requirement import Requirement
 from penstock.jobs.reuse import Reusing, reused
 from penstock.jobs.run import OnProgress, run
 from penstock.jobs.verify import verify
@@ -32,6 +33,9 @@ from penstock.ledger import Ledger
 from penstock.registry import INDEXES, find, has_index, scheme
 from penstock.sinks.fanout import members
 from penstock.sinks.memory import scores
+
+if TYPE_CHECKING:
+    from penstock.jobs.evaluate import Evaluation
 
 PASSES = 8
 """Over the source, at most, until one finds nothing new: what changes faster than that is the next run's."""
@@ -64,17 +68,28 @@ class Reindexed:
     """The store's own name for the current index, where it has such."""
     trouble: str = ""
     """Why that could not be put to the new one. The change of place stands."""
+    quality: Evaluation | None = None
+    """How well the old and the new one answer the questions that it was held to, if it came to that."""
+    worse: tuple[str, ...] = ()
+    """Legs by which the new one answers them worse, so that it was not made the current one."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"reports": [report.to_json() for report in self.reports]}
+        quality = self.quality.to_json() if self.quality else None
+        return asdict(self) | {"reports": [report.to_json() for report in self.reports], "quality": quality}
 
 
 def reindex(
-    base: Components, progress: OnProgress = None, *, least_recall: float = RECALL, incomplete: bool = False
+    base: Components,
+    progress: OnProgress = None,
+    *,
+    least_recall: float = RECALL,
+    incomplete: bool = False,
+    required: Requirement | None = None,
 ) -> Reindexed:
     """Build what the components describe as a new generation, check it, and make it the current one in one step.
 
-    `incomplete`: switch though it lacks documents that the old one has, or most of them.
+    `incomplete`: switch though it lacks documents that the old one has, or most of them. `required`: do not switch if
+    it answers these questions worse.
     """
     held, old = _current(base)
     if held.former is not None:
@@ -91,6 +106,8 @@ def reindex(
             f"{new.sink.url} was begun with {begun.schema}: go on with these, or remove it (reindex --drop)"
         )
     _check_owner(old, old_manifest)
+    if required:
+        required.check(old.sink, new.sink)
     copy_removals(old.ledger, new.ledger)
     reports, taken = _fill(new, old, old_manifest, progress)
     found = verify(new, progress=progress)
@@ -109,6 +126,11 @@ def reindex(
             f"the source has {found.documents:,} documents, and {old.sink.url} has {before:,}: that stays the current"
             " one. If it is right, run again with --incomplete"
         )
+    if required:
+        quality = required.evaluate(old.sink, new.sink, new.embedder)
+        result = replace(result, quality=quality, worse=required.worse(quality))
+        if result.worse:
+            return result
     assert new.generation is not None
     take_over(old.ledger, new.ledger)
     _switch(base, held, current=new.generation, former=held.current)

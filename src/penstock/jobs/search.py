@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 from penstock.core.contracts import Index, MultiEmbedder, OneModel
 from penstock.core.errors import QueryMismatch, UsageError
-from penstock.core.records import VECTOR, Dense, Hit, Point, Vector
+from penstock.core.records import VECTOR, Hit, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.embedders.named import image_queries
 from penstock.jobs.following import Following, Generation
-from penstock.jobs.pages import Page, checked_vector, find_page
+from penstock.jobs.hybrid import Fusion, Leg, find_fused_page, leg_names, weights_of
+from penstock.jobs.own_vectors import checked_vector
+from penstock.jobs.pages import Page, find_page
 from penstock.jobs.queries import Query
 from penstock.jobs.searchable import Facets, Hits, Searchable, Where
 
@@ -73,6 +75,8 @@ class OpenIndex(Searchable):
 
     def answer(self, queries: Sequence[Query]) -> list[Hits]:
         def answer(generation: Generation) -> list[Page]:
+            if queries[0].hybrid:
+                return self._fused(generation, queries)
             name = generation.schema.name(queries[0].using)
             vectors = self._vectors(generation, queries, name)
             spec = generation.schema.vectors[name]
@@ -86,6 +90,21 @@ class OpenIndex(Searchable):
         )
         return [Hits(page, query.text, [self.url] * len(page.hits)) for page, query in zip(pages, queries, strict=True)]
 
+    def _fused(self, generation: Generation, queries: Sequence[Query]) -> list[Page]:
+        """The page of each hybrid query. A model is loaded only where one of its vectors is a leg."""
+        index, schema = generation.index, generation.schema
+        weights = weights_of(queries[0], leg_names(schema, index.finds_words))
+        vectors = {name: self._vectors(generation, queries, name) for name in weights if name in schema.vectors}
+        return [
+            find_fused_page(
+                index,
+                query,
+                Fusion(query, weights, index, schema),
+                [Leg(name, vectors[name][n] if name in vectors else None) for name in weights],
+            )
+            for n, query in enumerate(queries)
+        ]
+
     def _vectors(self, generation: Generation, queries: Sequence[Query], name: str) -> list[Vector]:
         """The vector of each query: texts embedded together, and images."""
         spec, embedder = generation.schema.vectors[name], generation.embedder
@@ -94,7 +113,7 @@ class OpenIndex(Searchable):
         showing = image_queries(embedder, name) if images else None
         if images and showing is None:
             raise QueryMismatch(f"the index is of {spec.model}, which embeds no images")
-        given = [Dense(checked_vector(query.vector, spec)) for query in queries if query.vector is not None]
+        given = [checked_vector(query.vector, spec) for query in queries if query.vector is not None]
         with self._turn(embedder) if texts or images else nullcontext():
             of_texts = iter([*_batches(lambda some: embedder.query(some, name), texts, embedder.batch_rows)])
             of_images = iter([*_batches(showing.query_images, images, IMAGES)] if showing else ())
@@ -138,6 +157,8 @@ class DistinctHit:
 
     hit: Hit
     copies: tuple[Hit, ...] = ()
+    stands_for: int = 1
+    """Hits that are collapsed into it, itself among them: its copies, or its near-duplicates."""
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -153,7 +174,7 @@ def collapse(hits: Iterable[Hit]) -> list[DistinctHit]:
         chunk = hit.chunk
         text = "" if chunk.image is not None else chunk.text.strip()
         groups.setdefault((text, "" if text else chunk.id), []).append(hit)
-    return [DistinctHit(first, tuple(copies)) for first, *copies in groups.values()]
+    return [DistinctHit(first, tuple(copies), 1 + len(copies)) for first, *copies in groups.values()]
 
 
 def distinct_hits(nearest: Callable[[int], Sequence[Hit]], k: int) -> list[DistinctHit]:

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
+from penstock.core.contracts import Reranker
 from penstock.core.errors import UsageError
-from penstock.core.records import Dense, Hit, Point
+from penstock.core.records import Hit, Point, Vector
+from penstock.jobs.own_vectors import numbers_of
 from penstock.jobs.pages import Page
 from penstock.jobs.queries import Query, check_filter, checked
 from penstock.jobs.since import Since, since_text
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    OneQuery = str | bytes | os.PathLike[str] | Dense | NDArray[np.floating[Any]]
+    OneQuery = str | bytes | os.PathLike[str] | Vector | NDArray[np.floating[Any]]
     """A text, an image (its bytes, or a path), or a vector of the index's own space."""
 
 Q = TypeVar("Q", bound="OneQuery")
@@ -36,10 +38,12 @@ class Options(TypedDict, total=False):
     """Of a search: see `Searchable.search`."""
 
     using: str | None
+    hybrid: bool | Mapping[str, float]
     cursor: str | None
     threshold: float | None
     distinct: bool
     types: Sequence[str] | None
+    rerank: str | Reranker | None
     since: Since | None
 
 
@@ -62,6 +66,11 @@ class Hits(list[Hit]):
         """Where several indexes are searched: those whose model cannot take the query, by their urls, and why."""
         self._text = text
 
+    def ordered(self, page: Page) -> Hits:
+        """The hits of the page, which are some of these, reranked."""
+        sources = [self.sources[hit.rank_before - 1] for hit in page.hits if hit.rank_before]
+        return Hits(page, self._text, sources, self.skipped)
+
     @property
     def highlights(self) -> list[list[tuple[int, int]]]:
         """For each hit, where the words of the query stand in its text: (start, end), in characters."""
@@ -83,24 +92,28 @@ class Searchable(ABC):
     ) -> Hits | list[Hits]:
         """The k nearest chunks, nearest first; of one document with `where={"uri": ...}`.
 
-        `query`: a text, an image (bytes, or a `Path`) or a vector; a list of these is answered by a list, and embedded
-        at once. Of `options`:
+        `query`: a text, an image (bytes, or a `Path`) or a vector of the index's kind, of which an array of two
+        dimensions is one of late interaction; a list is answered by a list, and embedded at once. Of `options`:
         - `using` names the vector to search by, where a chunk has several.
+        - `hybrid=True` searches a text by all vectors of the index and by its full text, as far as it has one, and
+          fuses the ranks of these legs; `hybrid={"vector": 1.0, "words": 0.5}` by these legs, with these weights.
         - `cursor`, of a page, leads the same query to the next one.
         - `threshold` is the least score.
         - `distinct` puts near-duplicates together: chunks whose vectors are nearly the same.
         - `since` is a time, or how long ago it was ("2h"): nothing older is found, by the field `time` or else
           `modified`.
+        - `rerank`, the name of a cross-encoder or a `Reranker`, has it order the best hits: `k`, but at least 50.
+          Scores are its own then, `threshold` as well, and each hit has its `rank_before`. Images come behind.
         - `types` are those of the chunks to find: `["text"]`, `["image"]`.
         """
         if unknown := options.keys() - Options.__annotations__.keys():
             raise TypeError(f"search() got an unexpected keyword argument {min(unknown)!r}")
         self._check_options(options)
         if not isinstance(query, list):
-            return self.answer([_query(query, k, where, options)])[0]
+            return self._answer([_query(query, k, where, options)], options.get("rerank"))[0]
         if options.get("cursor") is not None:
             raise UsageError("cursor: it belongs to one query; expected no list of them")
-        return self.answer([_query(one, k, where, options) for one in query]) if query else []
+        return self._answer([_query(one, k, where, options) for one in query], options.get("rerank")) if query else []
 
     @overload
     async def asearch(self, query: OneQuery, k: int = 10, where: Where = None, **options: Unpack[Options]) -> Hits: ...
@@ -147,6 +160,18 @@ class Searchable(ABC):
     def answer(self, queries: Sequence[Query]) -> list[Hits]:
         """The page of each query; all have the same options."""
 
+    def _answer(self, queries: Sequence[Query], rerank: str | Reranker | None) -> list[Hits]:
+        if rerank is None:
+            return self.answer(queries)
+        from penstock.jobs.rerank import candidates, opened, reranked
+
+        with opened(rerank) as model:
+            answers = self.answer([candidates(query) for query in queries])
+            return [
+                hits.ordered(reranked(model, query, Page([*hits], hits.stands_for, None, hits.hint)))
+                for query, hits in zip(queries, answers, strict=True)
+            ]
+
     def _check_options(self, options: Options) -> None:
         """Raise UsageError for an option that cannot be applied: here there is none."""
         return
@@ -167,6 +192,7 @@ def _query(one: Any, k: int, where: Where, options: Options) -> Query:
     if k < 1:
         raise UsageError(f"invalid k {k}: expected at least 1")
     values: dict[str, Any] = {name: value for name, value in options.items() if name != "cursor"}
+    values["rerank"] = values.get("rerank") is not None
     types = values.pop("types", None) or ()
     if values.get("since") is not None:
         values["since"] = since_text(values["since"])
@@ -178,7 +204,7 @@ def _query(one: Any, k: int, where: Where, options: Options) -> Query:
     elif isinstance(one, os.PathLike):
         query = replace(query, image=_read(one))
     else:
-        query = replace(query, vector=_values(one))
+        query = replace(query, vector=numbers_of(one))
     return checked(query, options.get("cursor"))
 
 
@@ -187,13 +213,3 @@ def _read(path: os.PathLike[str]) -> bytes:
         return Path(path).expanduser().read_bytes()
     except OSError as error:
         raise UsageError(f"{os.fspath(path)} cannot be read: {error.strerror}") from None
-
-
-def _values(vector: Any) -> tuple[float, ...]:
-    values = getattr(vector, "values", vector)
-    if getattr(values, "ndim", None) != 1:
-        raise UsageError(
-            f"invalid query of type {type(vector).__name__}: expected a text, an image (bytes, or a Path), an array of"
-            " one dimension, or a list of these"
-        )
-    return tuple(map(float, values))

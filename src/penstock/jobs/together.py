@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from penstock.core.contracts import Index, ModelSpec
 from penstock.core.errors import PenstockError, QueryMismatch, StageError, UsageError
 from penstock.core.fields import Scalar, kind
-from penstock.core.records import Hit, Point
+from penstock.core.records import NOTHING, Hit, Point
+from penstock.jobs.hybrid import leg_names, share, weights_of
+from penstock.jobs.own_vectors import kind_of
 from penstock.jobs.pages import Page
 from penstock.jobs.queries import Query
 from penstock.jobs.search import OpenIndex
@@ -20,8 +22,6 @@ from penstock.jobs.searchable import Facets, Hits, Options, Searchable, Where
 from penstock.sinks.facets import most
 
 R = TypeVar("R")
-RANK_OFFSET = 60
-"""What reciprocal rank fusion adds to each rank: a hit's share is 1 / (RANK_OFFSET + rank)."""
 WINDOW = 100
 """Hits of each index that are ranked, where fewer are asked for: so a chunk found in several gets its share of each."""
 FACET_VALUES = 1000
@@ -61,8 +61,10 @@ class OpenIndexes(Searchable):
         if using is not None and using not in names:
             raise UsageError(f"unknown vector {using!r}: the indexes have {', '.join(names)}")
         for query in queries:
-            if query.vector is not None:
+            if query.vector is not None and kind_of(query.vector) == "Dense":
                 self._check_vector(len(query.vector), using)
+        if queries and queries[0].hybrid:
+            weights_of(queries[0], list(dict.fromkeys(name for one in self.indexes for name in _legs(one))))
         answers = self._ask(lambda one: list(_answers(one, queries)))
         return [self._merged(query, [each[n] for each in answers]) for n, query in enumerate(queries)]
 
@@ -84,10 +86,10 @@ class OpenIndexes(Searchable):
     def _check_options(self, options: Options) -> None:
         if options.get("cursor") is not None:
             raise UsageError("cursor: several indexes searched together have no further pages; ask for a larger k")
-        if options.get("threshold") is not None:
+        if options.get("threshold") is not None and options.get("rerank") is None:
             raise UsageError(
                 "threshold: several indexes are merged by rank, as scores of different models cannot be compared;"
-                " search one index"
+                " search one index, or rerank"
             )
 
     def _count_values(self, names: Sequence[str], where: Where, limit: int) -> Facets:
@@ -126,14 +128,17 @@ class OpenIndexes(Searchable):
                 fused = found.setdefault(hit.chunk.id, _Fused(0.0, rank, hit, stands_for, one.url))
                 if rank < fused.rank:
                     fused.rank, fused.hit, fused.stands_for, fused.source = rank, hit, stands_for, one.url
-                fused.score += 1 / (RANK_OFFSET + rank)
+                fused.score += hit.score if query.hybrid else share(rank)  # of a hybrid search: the shares of its legs
+                for leg, of_leg in hit.legs.items():
+                    fused.legs[leg] = min(of_leg, fused.legs.get(leg, of_leg))
         if len(skipped) == len(self.indexes):
             causes = "; ".join(f"{url}: {why}" for url, why in skipped.items())
             raise QueryMismatch(f"no index can take the query: {causes}")
         best = sorted(found.values(), key=lambda fused: -fused.score)[: query.k]
         # A field that one of the indexes has is no mistake, though none of its chunks pass.
         hint = "; ".join(dict.fromkeys(filter(None, hints))) if not found and all(hints) else None
-        page = Page([replace(one.hit, score=one.score) for one in best], [one.stands_for for one in best], None, hint)
+        merged = [replace(one.hit, score=one.score, legs=one.legs or NOTHING) for one in best]
+        page = Page(merged, [one.stands_for for one in best], None, hint)
         return Hits(page, query.text, [one.source for one in best], skipped)
 
 
@@ -146,6 +151,8 @@ class _Fused:
     hit: Hit
     stands_for: int
     source: str
+    legs: dict[str, int] = field(default_factory=dict)
+    """The best rank in legs of that name."""
 
 
 @contextmanager
@@ -181,6 +188,8 @@ def _answers(one: OpenIndex, queries: Sequence[Query]) -> Iterator[Hits | QueryM
     window = WINDOW if most_hits is None else min(WINDOW, most_hits)
     asked = [replace(query, k=max(query.k, window), using=_name(one, query.using)) for query in queries]
     try:
+        if queries[0].hybrid:
+            asked = _with_own_legs(one, asked)
         yield from one.answer(asked)
     except QueryMismatch as error:
         if len(queries) == 1:
@@ -188,6 +197,20 @@ def _answers(one: OpenIndex, queries: Sequence[Query]) -> Iterator[Hits | QueryM
         else:  # one of them: each alone
             for query in queries:
                 yield from _answers(one, [query])
+
+
+def _legs(one: OpenIndex) -> list[str]:
+    return leg_names(one.schema, one.index.finds_words)
+
+
+def _with_own_legs(one: OpenIndex, queries: Sequence[Query]) -> list[Query]:
+    """The hybrid queries, of those legs that the index has. Raises QueryMismatch where it has none of them."""
+    if not isinstance(wanted := queries[0].hybrid, Mapping):
+        return list(queries)
+    legs = _legs(one)
+    if not (own := {name: weight for name, weight in wanted.items() if name in legs}):
+        raise QueryMismatch(f"it has no leg {' or '.join(wanted)}, only {', '.join(legs)}")
+    return [replace(query, hybrid=own) for query in queries]
 
 
 def _name(one: OpenIndex, using: str | None) -> str | None:

@@ -34,7 +34,8 @@ from penstock.server.problems import INTERNAL, Problem, bad_request, problem_of
 from penstock.server.queries import FacetQuery, parse_facet_query, parse_query
 from penstock.server.rates import RateLimiter
 from penstock.server.responses import SafeJSONResponse, to_json
-from penstock.server.search import Searcher, gathered, no_such_point
+from penstock.server.retrieval import gathered
+from penstock.server.search import Searcher, no_such_point
 from penstock.server.settings import Settings
 from penstock.server.shares import SearchLimit
 from penstock.server.status import StatusRoutes

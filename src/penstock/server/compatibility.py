@@ -24,7 +24,8 @@ from penstock.server.problems import Problem, bad_request, without_folders
 from penstock.server.queries import parse_query
 from penstock.server.rates import TOKEN_UNIT, of_search
 from penstock.server.responses import SafeJSONResponse, to_json
-from penstock.server.search import Searcher, Timings
+from penstock.server.retrieval import Timings
+from penstock.server.search import Searcher
 from penstock.server.settings import Settings
 from penstock.server.shares import SearchLimit
 

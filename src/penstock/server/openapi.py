@@ -54,6 +54,11 @@ _FACETS: Schema = {
     ),
 }
 _STANDS_FOR = {"type": "integer", "minimum": 1, "description": "Hits that this one stands for, itself among them."}
+_LEGS: Schema = {
+    "type": "object",
+    "description": "Of a hybrid search: each leg that found it, a vector or words, and its rank there, from 1.",
+    "additionalProperties": {"type": "integer", "minimum": 1},
+}
 _SPEC = {
     "model": _TEXT,
     "dim": _COUNT,
@@ -68,14 +73,22 @@ SCHEMAS: dict[str, Schema] = {
     "Query": schemas.SEARCH,
     "Batch": schemas.BATCH,
     "Point": _object(**_POINT),
-    "Hit": _object(**_POINT, score=_NUMBER, snippet=_TEXT, highlights=_HIGHLIGHTS, stands_for=_STANDS_FOR),
+    "Hit": _object(
+        **_POINT,
+        score=_NUMBER,
+        snippet=_TEXT,
+        highlights=_HIGHLIGHTS,
+        stands_for=_STANDS_FOR,
+        legs=_LEGS,
+        rank_before=_maybe("integer") | {"description": "Of a reranked search: its rank before, from 1."},
+    ),
     "Hits": _object(
         hits=_list(_ref("Hit")),
         cursor=_maybe("string"),
         facets=_FACETS,
         hint=_maybe("string")
         | {"description": "Where nothing was found: the fields that the filter asks for and no chunk has."},
-        took=_object(embed=_NUMBER, search=_NUMBER, queue=_NUMBER) | {"description": "Milliseconds."},
+        took=_object(embed=_NUMBER, search=_NUMBER, rerank=_NUMBER, queue=_NUMBER) | {"description": "Milliseconds."},
     ),
     "FacetQuery": schemas.FACETS,
     "Facets": _object(facets=_FACETS),
@@ -92,6 +105,8 @@ SCHEMAS: dict[str, Schema] = {
         index=_maybe("string") | {"description": "Null where the key has no scope metrics, as are trouble and ledger."},
         model=_object(**_SPEC) | {"description": "The only vector, or the first of several."},
         vectors=_list(_object(name=_TEXT, **_SPEC)),
+        words={"type": "boolean", "description": "Whether the index has full text, for hybrid searches."},
+        reranker=_maybe("string") | {"description": "The model that reranks; null where there is none."},
         opened=_NUMBER,
         points=_maybe("integer"),
         trouble=_maybe("string"),
@@ -263,7 +278,7 @@ def _parameters(body: Schema) -> list[Schema]:
 
 def _parameter(name: str, shape: Schema) -> Schema:
     """Lists and objects are written in JSON."""
-    written = {"content": _json(shape)} if shape["type"] in ("object", "array") else {"schema": shape}
+    written = {"schema": shape} if shape.get("type") not in ("object", "array", None) else {"content": _json(shape)}
     return {"name": name, "in": "query", **written}
 
 

@@ -31,6 +31,13 @@ def parse_query(body: Any, image: bytes | None = None, name: str = "the body") -
     for key in ("like", "unlike", "minus", "vector", "types", "facets"):
         if key in fields:
             fields[key] = tuple(fields[key])
+    if "vectors" in fields:
+        fields["vectors"] = tuple(map(tuple, fields["vectors"]))
+    own = [one for key in ("vector", "vectors", "sparse") if (one := fields.pop(key, None)) is not None]
+    if len(own) > 1:
+        raise bad_request("more than one vector: expected one of vector, vectors and sparse")
+    if own:
+        fields["vector"] = own[0]
     query = checked(Query(**{**fields, "image": image}), cursor)
     _check_size(query.where)
     _check_facets(query.facets, "facets")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.jobs.queries import TYPES
+from penstock.jobs.queries import MAX_WEIGHT, TYPES
 from penstock.server.problems import Problem, bad_request
 
 Schema = dict[str, Any]
@@ -20,6 +20,9 @@ MAX_TEXTS = 256
 """Texts to embed in one request."""
 MAX_TEXT = 20_000
 """Characters of a text; what a model takes is far less."""
+MAX_DIMENSIONS = 1 << 16
+"""Numbers of a vector, or of one of its rows."""
+MAX_ROWS = 4096
 MAX_FACETS = 10
 """Fields whose values are counted in one request."""
 MAX_COMMAS = 100_000
@@ -51,6 +54,18 @@ USING = _described(
     minLength=1,
     maxLength=32,
 )
+HYBRID: Schema = {
+    "description": "Search the text by several legs and fuse their ranks: true for all vectors and the full text that"
+    " the index has, or the weights of some, such as {'vector': 1, 'words': 0.5}.",
+    "oneOf": [
+        {"type": "boolean"},
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_WEIGHT},
+        },
+    ],
+    "default": False,
+}
 WHERE = _described(
     "A filter, such as {'page': {'$gte': 2}, 'department': 'hr', 'author.name': {'$prefix': 'A'}}.", type="object"
 )
@@ -76,9 +91,25 @@ SEARCH: Schema = {
             type="array",
             items={"type": "number"},
             minItems=1,
-            maxItems=1 << 16,
+            maxItems=MAX_DIMENSIONS,
+        ),
+        "vectors": _list(
+            {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": MAX_DIMENSIONS},
+            MAX_ROWS,
+            "Search by a vector of late interaction: its rows.",
+        ),
+        "sparse": _described(
+            "Search by a sparse vector.",
+            type="object",
+            additionalProperties=False,
+            required=["indices", "values"],
+            properties={
+                "indices": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": MAX_DIMENSIONS},
+                "values": {"type": "array", "items": {"type": "number"}, "maxItems": MAX_DIMENSIONS},
+            },
         ),
         "using": USING,
+        "hybrid": HYBRID,
         "like": _list(_ID, 100, "Ids of points to search near."),
         "unlike": _list(_ID, 100, "Ids of points to search away from; they are left out of the hits."),
         "minus": _list(_text("A term."), 8, "Terms to search away from."),
@@ -93,6 +124,12 @@ SEARCH: Schema = {
         "cursor": _described("The cursor that the page before gave.", type="string", maxLength=200),
         "threshold": _described("The lowest score of a hit.", type="number"),
         "types": _list({"type": "string", "enum": list(TYPES)}, len(TYPES), "What to find: texts, images; or both."),
+        "rerank": _described(
+            "Have the server's reranker, if it has one, order the best hits (k, but at least 50) by the text, and score"
+            " them: threshold is one of its scores then.",
+            type="boolean",
+            default=False,
+        ),
         "distinct": _described("Collapse near-duplicates into one hit.", type="boolean", default=False),
     },
 }
@@ -187,7 +224,8 @@ def _refuse_constant(name: str) -> Any:
 def validate(value: Any, schema: Schema, name: str = "the body") -> Any:
     """Check a value and fill in defaults; null counts as absent. Raises Problem where the schema does not allow it."""
     if "oneOf" in schema:
-        return validate(value, schema["oneOf"][isinstance(value, list)], name)
+        fits = [one for one in schema["oneOf"] if isinstance(value, _TYPES[one["type"]])]
+        return validate(value, fits[0] if fits else schema["oneOf"][0], name)
     expected = schema["type"]
     if not isinstance(value, _TYPES[expected]) or (isinstance(value, bool) and expected != "boolean"):
         raise bad_request(f"{name}: expected {expected}, got {_type_of(value)}")
@@ -255,6 +293,7 @@ def from_strings(fields: Mapping[str, str], schema: Schema) -> dict[str, Any]:
     """Values of a url or a form, with the types that the schema expects."""
     values: dict[str, Any] = {}
     for key, text in fields.items():
-        kind = schema["properties"].get(key, {}).get("type", "string")
+        shape = schema["properties"].get(key, {})
+        kind = shape.get("type", "boolean" if "oneOf" in shape else "string")
         values[key] = text if kind == "string" else parse_json(text.lower() if kind == "boolean" else text, key)
     return values

@@ -27,8 +27,9 @@ from penstock.server.generations import PROBE, NamedVector, ServedIndex
 from penstock.server.keys import METRICS
 from penstock.server.problems import Problem, problem_of, retry_after, without_folders
 from penstock.server.responses import SafeJSONResponse
+from penstock.server.retrieval import Timings
 from penstock.server.schemas import MAX_BATCH, MAX_HITS, MAX_TEXTS
-from penstock.server.search import Searcher, Timings
+from penstock.server.search import Searcher
 from penstock.server.settings import Settings
 from penstock.server.thumbnails import SIZES
 from penstock.support.redaction import hide_secrets
@@ -69,6 +70,7 @@ class StatusRoutes:
     async def status(self, request: Request) -> Response:
         with self._served.lease() as generation:
             url, opened_at = generation.index.url, generation.opened_at
+            words = generation.finds_words
             described = {name: _describe(vector) for name, vector in generation.vectors.items()}
         # Paths, hosts, accounts and names of documents are for those who run the server.
         if not (reveals := may(request.scope, METRICS)):
@@ -79,6 +81,8 @@ class StatusRoutes:
             "index": url if reveals else None,
             "model": next(iter(described.values())),
             "vectors": [{"name": name, **one} for name, one in described.items()],
+            "words": words,
+            "reranker": self._reranker(reveals),
             "opened": opened_at,
             "points": await self._points(client_of(request.scope).name),
             "trouble": self._trouble() if reveals else None,
@@ -90,6 +94,11 @@ class StatusRoutes:
             client = client_of(request.scope).name
             content["ledger"], content["pipeline"] = await self._searcher.in_thread(self._ledger, client)
         return SafeJSONResponse(content)
+
+    def _reranker(self, reveals: bool) -> str | None:
+        if (model := self._served.reranker) is None:
+            return None
+        return model.describe() if reveals else without_folders(model.describe())
 
     def _trouble(self) -> str | None:
         troubles = [trouble for trouble in (self._served.trouble, self.keys_trouble()) if trouble]

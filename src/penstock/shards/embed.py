@@ -15,7 +15,7 @@ from penstock.core.contracts import MultiEmbedder, Source
 from penstock.core.errors import MissingExtra, PenstockError, UsageError
 from penstock.core.records import Change
 from penstock.core.retry import Retry
-from penstock.core.schema import IndexSchema
+from penstock.core.schema import new_schema
 from penstock.engine.progress import COUNTERS, Progress
 from penstock.shards import images
 from penstock.shards import store as stores
@@ -118,7 +118,7 @@ def embed(
         stack.callback(setattr, source, "select_container", None)
         stack.callback(embedder.close)
         source.open()
-        schema = IndexSchema(embedder.describe(), images.Whole.spec)
+        schema = new_schema(embedder.describe(), images.Whole.spec)
         folder = Folder.begin(store, schema, number, source.name)
         image_parsers = images.parsers()
         stack.callback(image_parsers.close)

@@ -16,7 +16,7 @@ from penstock.core.fields import Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import facets, manifests, rows
+from penstock.sinks import facets, manifests, rows, words
 from penstock.sinks.base import Located
 
 PAGE = 1024
@@ -162,6 +162,21 @@ class MemoryIndex(Located, Index):
         ranked = scores(vector, [p.vectors[name] for p in points], space.metric)
         best = np.argsort(-ranked, kind="stable")[:k]
         return [Hit(float(ranked[i]), points[i].chunk) for i in best]
+
+    @property
+    def finds_words(self) -> bool:
+        return True
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        asked, wanted = words.asked(text), parse_filter(where)
+        points = self._passing(None)
+        found = [
+            (score, point.chunk)
+            for score, point in zip(words.bm25([p.text for p in points], asked), points, strict=True)
+            if score and (wanted is None or filters.passes(point.chunk, wanted))
+        ]
+        found.sort(key=lambda pair: -pair[0])
+        return [Hit(score, chunk) for score, chunk in found[: max(k, 0)]]
 
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20

@@ -40,6 +40,7 @@ from penstock.testing.points import (
 )
 from penstock.testing.search_suite import FILTERS
 from penstock.testing.suite_base import Aliased
+from penstock.testing.words_suite import Words
 
 __all__ = [
     "DIM",
@@ -75,7 +76,7 @@ ODD: Metadata = {
 }
 
 
-class SinkSuite(Lifecycle, Ownership, Filtering, NamedVectors):
+class SinkSuite(Lifecycle, Ownership, Filtering, NamedVectors, Words):
     """All of them. For a store that is a server, `unreachable` is one more test."""
 
     # ------------------------------------------------------------ upsert and delete

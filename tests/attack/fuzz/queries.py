@@ -17,9 +17,11 @@ from penstock.cli.conditions import parse_conditions
 from penstock.core.errors import UsageError
 from penstock.core.filter_parser import parse_filter
 from penstock.core.filters import passes
-from penstock.core.records import VECTOR, Chunk, Dense, Point
+from penstock.core.records import VECTOR, Chunk, Dense, Hit, Point
 from penstock.core.schema import Manifest, VectorSpec, single
+from penstock.jobs.measures import ndcg
 from penstock.jobs.queries import Query, checked
+from penstock.jobs.questions import read_questions
 from penstock.server.problems import Problem
 from penstock.server.queries import MAX_COMPARISONS, parse_facet_query, parse_query
 from penstock.testing.points import point
@@ -165,7 +167,21 @@ def _picture(data: bytes) -> None:
         check(picture.read() in (b"inside", b""), f"a file outside the roots was read: {uri!r}")
 
 
+def _questions(data: bytes) -> None:
+    """A file of questions and answers that is accepted can be asked, of whatever chunks."""
+    path = scratch() / "questions.jsonl"
+    path.write_bytes(data)
+    with allowed(UsageError):
+        questions = read_questions(path)
+        check(len(questions) == len(list(questions)), "a file that has other questions each time")
+        hits = [Hit(1.0, one.chunk) for one in _points()]
+        for question in questions:
+            ranks = question.ranks(hits)
+            check(0 <= ndcg(question.grades, ranks) <= 1, f"nDCG of {question!r}"[:2000])
+
+
 TARGETS = (
+    Target("questions", _questions, "lines", ("penstock.jobs", "penstock.sources"), memory=4 << 30),
     Target("filter", _filter, "json", ("penstock.core", "penstock.sinks.sqlite"), memory=4 << 30, largest=1 << 14),
     Target("conditions", _conditions, "lines", ("penstock.core", "penstock.cli"), memory=4 << 30, largest=1 << 13),
     Target("cursor", _cursor, "json", ("penstock.jobs.queries",), memory=4 << 30, largest=1 << 13),

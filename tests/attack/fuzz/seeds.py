@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import pickle
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -186,6 +185,11 @@ def _queries() -> dict[str, list[Any]]:
             "b=[1, 2]",
             "type!=image",
         ],
+        "questions": [
+            '{"question": "text 1?", "uri": "file:///docs/1é.md", "page": 1, "passage": "text 1"}\n\n',
+            '{"question": "x", "answers": [{"uri": "docs/1.md", "grade": 2}, {"passage": "text  2", "grade": 0.5}]}\n',
+            '{"question": "x", "uri": "s3://bucket/a", "page": 1.5}\n{"question": "\\ud800", "pasage": [[]]}\n',
+        ],
         "cursor": [{"at": 20, "of": "0" * 24}, {"at": -1, "of": None}, "\0own", "\0eyJhdCI6IDIwfQ"],
         "request": [request, {**request, **more}, {"names": ["a", "type"], "where": filters[0], "limit": 3}],
         "picture": [
@@ -356,15 +360,23 @@ def _others() -> dict[str, list[Any]]:
 def _models() -> dict[str, list[Any]]:
     sys.path.insert(0, str(ROOT / "scripts"))
     import make_checkpoints
+    import make_cross_encoders
 
     clip = ROOT / "tests" / "data" / "shapes-clip"
     names = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
     seeing = {name: json.loads((clip / name).read_text()) for name in names}
+    first = next(iter(make_checkpoints.RECIPES))
+    several = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = make_checkpoints.make(next(iter(make_checkpoints.RECIPES)), Path(temporary))
-        texts = {str(path.relative_to(folder)): json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))}
-        shutil.rmtree(folder)
-    return {"checkpoint": [seeing, texts], **_small_models()}
+        for maker, name in (
+            (make_checkpoints, first),
+            (make_cross_encoders, "modernbert"),
+            (make_cross_encoders, "qwen3"),
+        ):
+            folder = maker.make(name, Path(temporary))
+            files = sorted(folder.rglob("*.json"))
+            several.append({str(path.relative_to(folder)): json.loads(path.read_text()) for path in files})
+    return {"checkpoint": [seeing, *several], **_small_models()}
 
 
 def _small_models() -> dict[str, list[Any]]:

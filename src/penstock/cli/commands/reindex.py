@@ -10,6 +10,7 @@ from penstock.cli.output.results import reindexed_rows, rows_text, say
 from penstock.cli.output.streams import OK, emit
 from penstock.core.errors import UsageError
 from penstock.core.schema import parse_named
+from penstock.jobs.requirement import TOLERANCE
 from penstock.pipeline import Pipeline
 
 
@@ -17,13 +18,23 @@ def reindex(args: argparse.Namespace) -> int:
     changes = {name: value for name in ("model", "chunk") if (value := getattr(args, name)) is not None}
     if (args.rollback or args.drop) == bool(changes):
         raise UsageError("reindex takes --model or --chunk or both; or --rollback; or --drop")
+    if args.questions is None and args.tolerance is not None:
+        raise UsageError("--tolerance is of --questions")
+    if args.questions is not None and not changes:
+        raise UsageError("--questions is of --model and --chunk: it says whether to switch to the new index")
     if args.model:
         changes["model"] = parse_named(args.model)
     pipeline = Pipeline.from_state(ledger_path(args), **changes)
     if args.rollback or args.drop:
         return _switch_back(pipeline, args)
     with shown(pipeline, args) as progress:
-        reindexed = pipeline.reindex(progress, least_recall=args.recall, incomplete=args.incomplete)
+        reindexed = pipeline.reindex(
+            progress,
+            least_recall=args.recall,
+            incomplete=args.incomplete,
+            questions=args.questions,
+            tolerance=TOLERANCE if args.tolerance is None else args.tolerance,
+        )
     last = reindexed.reports[-1]
     ok = reindexed.switched and not reindexed.trouble and last.ok
     status = exit_status(last.status == "stopped", ok, progress)

@@ -12,7 +12,8 @@ from penstock.cli.output.streams import OK, complain, emit
 from penstock.compose import check_distinct, make_index, open_index
 from penstock.core.errors import UsageError
 from penstock.jobs.following import opened
-from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, distinct_hits, facets_json
+from penstock.jobs.rerank import AMONG
+from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, collapse, distinct_hits, facets_json
 from penstock.jobs.searchable import FACET_LIMIT, Facets, Hits, Searchable
 from penstock.jobs.since import within
 from penstock.jobs.snippets import words_of
@@ -38,14 +39,29 @@ def search(args: argparse.Namespace) -> int:
 
         def nearest(k: int) -> Hits:
             hits = index.search(
-                query, k, where, using=args.using, threshold=args.threshold, types=types, since=args.since
+                query,
+                k,
+                where,
+                using=args.using,
+                hybrid=args.hybrid,
+                threshold=args.threshold,
+                distinct=args.distinct,
+                types=types,
+                since=args.since,
+                rerank=args.rerank,
             )
             sources.update({hit.chunk.id: url for hit, url in zip(hits, hits.sources, strict=True)})
             notes[:] = [f"{url} was not searched: {why}" for url, why in hits.skipped.items()]
             notes.extend([hits.hint] if hits.hint else [])
             return hits
 
-        hits = [DistinctHit(hit) for hit in nearest(args.k)] if args.all else distinct_hits(nearest, args.k)
+        if args.rerank and not (args.all or args.distinct):
+            hits = collapse(nearest(max(args.k, AMONG)))[: args.k]  # once: reranking more would cost more
+        elif args.all or args.distinct:
+            page = nearest(args.k)
+            hits = [DistinctHit(hit, stands_for=n) for hit, n in zip(page, page.stands_for, strict=True)]
+        else:
+            hits = distinct_hits(nearest, args.k)
         facets = index.facets(names, within(_filter(args, args.type), args.since)) if names else {}
     if args.json:
         for distinct in hits:

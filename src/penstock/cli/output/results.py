@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.cli.conditions import typed
+from penstock.cli.output.evaluation import answer_rows, refusal
 from penstock.display.text import accepted_part, clean, document_name, duration, moment, size, terminal
 from penstock.jobs.snippets import snippet
 
@@ -65,6 +66,11 @@ def hit_head(number: int, hit: Hit, index: str = "") -> Text:
         text.append(f"  characters {chunk.span[0]}–{chunk.span[1]}", style="default")
     if chunk.headings:
         text.append("  " + clean(" › ".join(chunk.headings)), style="magenta")
+    if hit.legs:
+        ranks = sorted(hit.legs.items(), key=lambda leg: leg[1])
+        text.append("  " + " · ".join(f"{leg} {rank:,}" for leg, rank in ranks), style="green")
+    if hit.rank_before is not None:
+        text.append(f"  before: {hit.rank_before:,}", style="bright_black")
     if index:
         text.append(f"  in {clean(index)}", style="bright_black")
     return text
@@ -86,11 +92,13 @@ def hit_body(hit: Hit, words: re.Pattern[str] | None, *, full: bool = False) -> 
 
 
 def copies_line(distinct: DistinctHit) -> list[Text]:
-    """A line on the hits that have the same text, if there are any."""
+    """A line on the hits that have the same text, or nearly the same vector, if there are any."""
     from rich.text import Text
 
     if not distinct.copies:
-        return []
+        near = distinct.stands_for - 1
+        text = f"and {near:,} near-duplicate{'s' if near > 1 else ''}"
+        return [Text(text, style="bright_black")] if near else []
     uris = [document_name(uri) for uri in distinct.uris]
     more = f" and {len(uris) - SHOWN_COPIES:,} other documents" if len(uris) > SHOWN_COPIES else ""
     return [Text(f"and {len(distinct.copies):,} more: {', '.join(uris[:SHOWN_COPIES])}{more}", style="bright_black")]
@@ -109,6 +117,9 @@ def hit_json(distinct: DistinctHit, index: str) -> dict[str, Any]:
         "metadata": dict(chunk.metadata),
         "text": chunk.text,
         "copies": list(distinct.uris),
+        "stands_for": distinct.stands_for,
+        "legs": dict(distinct.hit.legs),
+        "rank_before": distinct.hit.rank_before,
     }
 
 
@@ -139,6 +150,7 @@ def rows_text(rows: Iterable[tuple[str, str]]) -> Text:
 SHOWN_COPIES = 3
 """Documents that are named in the line on copies."""
 NARROW = {"stage": 7, "place": 9, "attempts": 8, "when": 19, "size": 10, "accepted": 8}
+NARROW |= {"leg": 9, "p50": 7, "p95": 7}
 NARROW |= {"state": 7, "chunks": 9, "changed": 19, "chunk": 32, "page": 5}
 """Columns of a width of their own, so that the pages of a table line up; the others share the rest."""
 
@@ -311,6 +323,7 @@ def reindexed_rows(reindexed: Reindexed) -> Rows:
         rows += [("", clean(uri)) for uri in reindexed.lost]
     if reindexed.recall is not None:
         rows.append(("recall", f"{reindexed.recall:.1%} of the true nearest are found"))
+    rows += answer_rows(reindexed)
     if reindexed.trouble:
         rows.append(("alias", f"not moved: {clean(reindexed.trouble)}"))
     if reindexed.alias:
@@ -320,7 +333,7 @@ def reindexed_rows(reindexed: Reindexed) -> Rows:
             ("current", "the new one, from now on; `reindex --rollback` goes back, `reindex --drop` removes the old")
         )
     else:
-        rows.append(("current", "the old one, as before"))
+        rows.append(("current", f"the old one, as before{refusal(reindexed)}"))
     return rows
 
 

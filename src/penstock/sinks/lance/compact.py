@@ -67,6 +67,8 @@ def _index_of(column: str, table: Any, schema: IndexSchema) -> Any:
 
     if column == "id":
         return index.BTree()
+    if column == tables.TEXT:
+        return tables.words_index()
     if is_field(column):
         return getattr(index, INDEXES[kind_of(column)])()
     space = next(space for name, space in schema.vectors.items() if rows.vector_column(name) == column)

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from penstock.core.contracts import Index
-from penstock.core.errors import SinkError
+from penstock.core.errors import SinkError, UsageError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import facets, manifests, rows
+from penstock.sinks import facets, manifests, rows, words
 from penstock.sinks.base import Opened
 from penstock.sinks.lance.candidates import BATCH, Candidates, few
 from penstock.sinks.lance.fields import Condition, counts, value_columns
-from penstock.sinks.lance.table import INDEX_ROWS, TableFiles, errors, fetch, reread
+from penstock.sinks.lance.table import INDEX_ROWS, TEXT, TableFiles, errors, fetch, reread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,6 +131,31 @@ class LanceIndex(Opened[Any], Index):
 
         return self._read(read)
 
+    @property
+    def finds_words(self) -> bool:
+        return self._read(_has_words)
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        _, schema = self._opened()
+        wanted = parse_filter(where)
+        manifests.check_filterable(schema, wanted, self._url)
+        if k < 1 or not (asked := " ".join(words.as_written(text))):
+            return []
+
+        def read(table: Any) -> list[Hit]:
+            from lancedb.query import MatchQuery
+
+            if not _has_words(table):
+                raise UsageError(f"{self._url} has no full text yet; the next ingest into it makes it")
+            query = table.search(MatchQuery(asked, TEXT)).limit(k).select([*rows.COLUMNS, "_score"])
+            if wanted:
+                query = query.where(Condition(table, self._url).sql(wanted), prefilter=True)
+            found = query.to_arrow()
+            chunks = [chunk for batch in found.to_batches() for chunk in rows.chunks(batch)]
+            return [Hit(score, chunk) for score, chunk in zip(found.column("_score").to_pylist(), chunks, strict=True)]
+
+        return self._read(read)
+
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
     ) -> Mapping[str, Sequence[tuple[Scalar, int]]]:
@@ -169,6 +194,10 @@ def _counts(table: Any, columns: Condition, path: Path | None, condition: str) -
         return {}
     query = table.search().select(names)
     return counts((query.where(condition) if condition else query).to_batches(BATCH), names)
+
+
+def _has_words(table: Any) -> bool:
+    return any(TEXT in index.columns for index in table.list_indices())
 
 
 def _hits(found: pa.Table, query: Dense | MultiVector, metric: str) -> list[Hit]:

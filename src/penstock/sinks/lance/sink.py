@@ -22,7 +22,17 @@ from penstock.sinks.base import Opened
 from penstock.sinks.lance.compact import Compactor
 from penstock.sinks.lance.disk import Disk, KnownIds
 from penstock.sinks.lance.fields import MORE, MOST_COLUMNS, FieldColumns, arrow_type, is_field
-from penstock.sinks.lance.table import PAGE, TableFiles, crowded, errors, fetch, reread, unindexed
+from penstock.sinks.lance.table import (
+    PAGE,
+    TEXT,
+    TableFiles,
+    crowded,
+    errors,
+    fetch,
+    reread,
+    unindexed,
+    words_index,
+)
 from penstock.support import scratch
 
 if TYPE_CHECKING:
@@ -102,6 +112,7 @@ class LanceSink(Opened[Any], Sink):
         options = {"new_table_data_storage_version": "2.1"}
         table = database.create_table(name, schema=rows.schema(manifest.schema), storage_options=options)
         table.set_unenforced_primary_key("id")
+        table.create_index(TEXT, config=words_index())
         manifests.keep(self._files.sidecar, manifest)
         return manifest
 

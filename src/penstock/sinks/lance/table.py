@@ -13,6 +13,7 @@ from penstock.core.records import Point
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
 from penstock.sinks.lance.fields import INDEXES, counts, kind_of
+from penstock.sinks.words import LONGEST
 
 EXAMPLE = "lance://./index, lance:///srv/index or lance://./index?table=notes"
 PAGE = 4096
@@ -28,6 +29,9 @@ READS = 5
 """Tries of a read whose version is cleaned up meanwhile."""
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
+
+TEXT = "text"
+"""The column of the index of words. A table has it from the start; one of an earlier version gets it by `maintain`."""
 
 SAMPLE, FEW_VALUES = 20_000, 500
 """Where so many rows have so few values, all rows are taken to have few."""
@@ -119,6 +123,14 @@ def fetch(table: Any, schema: IndexSchema, ids: Sequence[str]) -> list[Point]:
     return points
 
 
+def words_index() -> Any:
+    """The configuration of the index of words. The tokenizer parts `ERR_4711` in two and finds words where there are no
+    spaces; a word is found as it is, since any language may come."""
+    from lancedb.index import FTS
+
+    return FTS(base_tokenizer="icu/split", max_token_length=LONGEST + 1, stem=False, remove_stop_words=False)
+
+
 def crowded(table: Any) -> bool:
     """Whether there are so many fragments, deleted rows, or rows newer than an ANN index, that reading gets slow."""
     stats = table.stats()
@@ -134,13 +146,14 @@ def crowded(table: Any) -> bool:
 
 
 def unindexed(table: Any, schema: IndexSchema) -> list[str]:
-    """The columns that lack an index, once the table has outgrown reading all of it: dense vectors, ids, and fields of
-    metadata that are numbers or have few values."""
-    if table.count_rows() < INDEX_ROWS:
-        return []
-    dense = [rows.vector_column(name) for name, space in schema.vectors.items() if space.kind == "Dense"]
+    """The columns that lack an index: texts and, once the table has outgrown reading all of it, dense vectors, ids, and
+    fields of metadata that are numbers or have few values."""
     indexed = {column.strip("`") for index in table.list_indices() for column in index.columns}
-    missing = [name for name in (*dense, "id") if name not in indexed]
+    texts = [] if TEXT in indexed else [TEXT]
+    if table.count_rows() < INDEX_ROWS:
+        return texts
+    dense = [rows.vector_column(name) for name, space in schema.vectors.items() if space.kind == "Dense"]
+    missing = texts + [name for name in (*dense, "id") if name not in indexed]
     fields = [name for name in table.schema.names if kind_of(name) in INDEXES and name not in indexed]
     return missing + [name for name in fields if kind_of(name) == "number" or _has_few_values(table, name)]
 

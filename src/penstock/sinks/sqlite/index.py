@@ -12,6 +12,7 @@ from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.records import Dense, Hit, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks import rows
+from penstock.sinks.sqlite import full_text
 from penstock.sinks.sqlite.file import COLUMNS, File, SqliteStore, vectors_table
 from penstock.sinks.sqlite.filters import condition, facet
 
@@ -54,6 +55,25 @@ class SqliteIndex(SqliteStore, Index):
         found = file.all(sql, [query, k, *values])
         best = 1.0 if space.metric == "cosine" else 0.0
         return [Hit(best - cells[-1], rows.chunk(cells[:-1])) for cells in found]
+
+    @property
+    def finds_words(self) -> bool:
+        file, _ = self._opened()
+        return full_text.exists(file)
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        file, _ = self._opened()
+        wanted, values = parse_filter(where), list[Any]()
+        asked = full_text.query(text)
+        if k < 1 or not asked:
+            return []
+        within = f'AND +rowid IN (SELECT "key" FROM chunks WHERE {condition(wanted, values)})' if wanted else ""
+        sql = f"""WITH best AS (
+                SELECT rowid AS "key", rank AS score FROM words WHERE words MATCH ? {within} ORDER BY rank LIMIT ?)
+            SELECT {COLUMNS}, score FROM best JOIN chunks USING ("key") ORDER BY score, chunks."key" """
+        if not self.finds_words:
+            raise UsageError(f"{self._url} has no full text yet; the next ingest into it makes it")
+        return [Hit(-cells[-1], rows.chunk(cells[:-1])) for cells in file.all(sql, [asked, *values, k])]
 
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20

@@ -12,6 +12,7 @@ from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
+from penstock.sinks.sqlite import full_text
 from penstock.sinks.sqlite.file import BUSY, COLUMNS, PAGE, File, SqliteStore, keys_of, marks, vectors_table
 from penstock.support.vacuum import vacuum
 
@@ -21,6 +22,7 @@ BLOCK = 1024
 """Vectors that sqlite-vec keeps together."""
 CHECKPOINT = 1000
 """Milliseconds for which readers are waited for at the end."""
+TEXT = rows.COLUMNS.index("text")
 FEW_BLOCKS = 4
 """So few of them may be half empty."""
 
@@ -77,6 +79,7 @@ class SqliteSink(SqliteStore, Sink):
             for name, space in manifest.schema.vectors.items():
                 embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
                 file.connection.execute(f"CREATE VIRTUAL TABLE {vectors_table(name)} USING vec0({embedding})")
+            file.connection.execute(full_text.TABLE)
             file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
         return manifest
 
@@ -119,6 +122,7 @@ class SqliteSink(SqliteStore, Sink):
             numbered = [(*cells, keys.get(cells[0]) or next(fresh)) for cells in batch.rows]
             sql = f'INSERT OR REPLACE INTO chunks ({COLUMNS}, "key") VALUES ({marks(rows.COLUMNS)}, ?)'
             file.connection.executemany(sql, numbered)
+            full_text.write(file, ((cells[-1], cells[TEXT]) for cells in numbered))
             for name, column in batch.columns.items():
                 table = vectors_table(name)
                 vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(column.rows, numbered, strict=True)]
@@ -136,6 +140,7 @@ class SqliteSink(SqliteStore, Sink):
             for name in schema.vectors:
                 file.connection.executemany(f"DELETE FROM {vectors_table(name)} WHERE rowid = ?", keys)
             file.connection.executemany('DELETE FROM chunks WHERE "key" = ?', keys)
+            full_text.delete(file, keys)
 
     def close(self) -> None:
         """Leave nothing in the log, where no reader needs it: a file that is put in the place of this one would be read
@@ -151,8 +156,9 @@ class SqliteSink(SqliteStore, Sink):
         self._opened()
 
     def maintain(self) -> None:
-        """Give back the room of what was deleted, where it is much."""
+        """Give back the room of what was deleted, where it is much. Full text is made where the file has none yet."""
         file, schema = self._opened()
+        full_text.maintain(file)
         for name in schema.vectors:
             self._fill_gaps(file, vectors_table(name))
         with suppress(SinkError):  # as where the disk has no room for a copy: free pages are used again later
