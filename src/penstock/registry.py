@@ -113,6 +113,11 @@ EMBEDDERS = Table(
 )
 """By what stands before the colon of a model's name; the component gets the whole name."""
 
+RERANKERS = Table(
+    "prefix of a reranker", "penstock.rerankers", {"int8": ("penstock.embedders.names:reranker_in_int8", None)}
+)
+"""As those of a model."""
+
 PARSERS = Table(
     "media type",
     "penstock.parsers",

@@ -90,7 +90,7 @@ class Tokenizer(Protocol):
 
 
 class Model(Component):
-    """Capabilities of whatever makes vectors."""
+    """Capabilities of whatever makes vectors, or reranks."""
 
     embeds_images: bool = False
     """It embeds images as well: a chunk that has one as that image, any other as its text."""
@@ -162,6 +162,22 @@ class MultiEmbedder(Model, ABC):
     @abstractmethod
     def query(self, texts: Sequence[str], using: str) -> Sequence[Vector]:
         """Questions, as vectors of that name."""
+
+
+class Reranker(Model, ABC):
+    """Scores passages by how well they answer a question, larger for better: a cross-encoder, or a service.
+
+    `score` is called by as many threads at once as search; a model that takes fewer calls has them wait. It never
+    truncates silently: a passage that it cannot take whole is read in parts, or raises EmbedError.
+    """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Its name. Works before `open()`."""
+
+    @abstractmethod
+    def score(self, question: str, texts: Sequence[str]) -> Sequence[float]:
+        """The score of each text, in order."""
 
 
 OneModel = str | Embedder | Callable[[list[str]], Any]

@@ -57,6 +57,8 @@ class Frame:
 
     ids: str
     """Ids, padded."""
+    pads: str
+    """Of the operator Pad, for other values of every token."""
     length: str
     """The length of the longest row before that, as an array of one."""
     width: str
@@ -83,13 +85,15 @@ def frame(graph: Graph) -> Frame:
     width = graph.add("Mul", count, size)
     axis0 = constant(graph, [0])
     missing = graph.add("Unsqueeze", graph.add("Sub", width, length), axis0)
-    ids = graph.add("Pad", "ids", graph.add("Concat", constant(graph, [0, 0, 0]), missing, axis=0))
+    pads = graph.add("Concat", constant(graph, [0, 0, 0]), missing, axis=0)
+    ids = graph.add("Pad", "ids", pads)
     positions = graph.add("Range", zero, width, one)
     lengths = graph.add("Cast", graph.add("Unsqueeze", "lengths", constant(graph, [1])), to=TensorProto.INT64)
     none, all_ = graph.constant(np.array(NOTHING, np.float32)), graph.constant(np.array(0, np.float32))
     keys = graph.add("Where", graph.add("Less", positions, lengths), all_, none)
     return Frame(
         ids=ids,
+        pads=pads,
         length=graph.add("Unsqueeze", length, axis0),
         width=width,
         size=size,

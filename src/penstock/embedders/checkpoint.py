@@ -141,7 +141,8 @@ class Checkpoint:
             return (
                 f"{self.folder}: {self.reason}, and it has no onnx/model.onnx to run instead;"
                 f" graphs are built for {', '.join(sorted(FAMILIES))}; others are run from an ONNX export"
-                " (optimum-cli export onnx --model NAME --task feature-extraction FOLDER/onnx), or on a server"
+                " (optimum-cli export onnx --model NAME --task feature-extraction FOLDER/onnx; of a reranker --task"
+                " text-classification), or on a server"
             )
         return only_pickle(self.folder) or f"{self.folder} holds neither model.safetensors nor onnx/model.onnx"
 

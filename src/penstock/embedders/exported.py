@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
@@ -28,7 +29,7 @@ class Exported:
         self._path = checkpoint.weights[0]
         self._session = session(self._path)
         self._inputs = {node.name for node in self._session.get_inputs()}
-        self._check_inputs()
+        check_inputs(self._path, self._inputs)
         shapes = {node.name: len(node.shape) for node in self._session.get_outputs()}
         tokens = [name for name, axes in shapes.items() if axes == 3]
         pooled = sorted(
@@ -46,33 +47,13 @@ class Exported:
             for one in (() if self.pooled else checkpoint.projections)
         ]
 
-    def _check_inputs(self) -> None:
-        unknown = sorted(self._inputs - INPUTS)
-        if any(name.startswith(("past_key_values", "past_key", "past")) for name in unknown):
-            raise ModelError(
-                f"{self._path} wants past_key_values: it was exported to write text, with a cache;"
-                " export it to embed (optimum-cli export onnx --task feature-extraction), or name another file (?file=)"
-            )
-        if unknown:
-            raise ModelError(
-                f"{self._path} wants {', '.join(unknown)}, which Penstock does not give: expected an export"
-                f" with no inputs but {', '.join(sorted(INPUTS))}; name another file (?file=)"
-            )
-
     def run(self, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         import numpy as np
 
         filled, lengths = padded(ids, self._checkpoint.pad)
-        positions = np.arange(filled.shape[1])
-        mask = (positions < lengths[:, None]).astype(np.int64)
-        inputs = {
-            "input_ids": filled.astype(np.int64),
-            "attention_mask": mask,
-            "token_type_ids": np.zeros_like(mask),
-            # Of padding as well, where a table may have no more rows: those of what is masked count for nothing.
-            "position_ids": (positions + self._checkpoint.offset) * mask,
-        }
-        found = run(self._session, {name: inputs[name] for name in self._inputs}, [self._output])
+        inputs = feeds(self._inputs, filled, lengths, self._checkpoint.offset)
+        mask = attended(filled, lengths)
+        found = run(self._session, inputs, [self._output])
         found = np.asarray(found, np.float32)
         if not self.pooled:
             pooled = [pool(mode, found, mask, lengths) for mode in self._checkpoint.pooling]
@@ -84,7 +65,7 @@ class Exported:
 
         for tensors, activation in self._projections:
             vectors = vectors @ tensors["linear.weight"].T + tensors.get("linear.bias", np.float32(0))
-            vectors = _activated(activation, vectors)
+            vectors = activated(activation, vectors)
         if self._checkpoint.cut:
             vectors = vectors[:, : self._checkpoint.cut]
         if vectors.shape[1] != self._checkpoint.dim:
@@ -97,7 +78,46 @@ class Exported:
         return np.ascontiguousarray(vectors, np.float32)
 
 
-def _activated(activation: str, values: Any) -> Any:
+def check_inputs(path: Path, names: Set[str]) -> None:
+    """Raise ModelError for an export that wants what it is not given."""
+    unknown = sorted(names - INPUTS)
+    if any(name.startswith(("past_key_values", "past_key", "past")) for name in unknown):
+        raise ModelError(
+            f"{path} wants past_key_values: it was exported to write text, with a cache;"
+            " export it to embed (optimum-cli export onnx --task feature-extraction), or name another file (?file=)"
+        )
+    if unknown:
+        raise ModelError(
+            f"{path} wants {', '.join(unknown)}, which Penstock does not give: expected an export"
+            f" with no inputs but {', '.join(sorted(INPUTS))}; name another file (?file=)"
+        )
+
+
+def feeds(names: Set[str], ids: Any, lengths: Any, offset: int = 0, types: Any = None) -> dict[str, Any]:
+    """The inputs of these names, of padded rows of ids. `offset`: the first position; `types`: those of the tokens, if
+    there are several."""
+    import numpy as np
+
+    mask = attended(ids, lengths)
+    inputs = {
+        "input_ids": ids.astype(np.int64),
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(mask) if types is None else types.astype(np.int64),
+        # Of padding as well, where a table may have no more rows: those of what is masked count for nothing.
+        "position_ids": (np.arange(ids.shape[1]) + offset) * mask,
+    }
+    return {name: inputs[name] for name in names}
+
+
+def attended(ids: Any, lengths: Any) -> Any:
+    """1 for each token of a row, 0 for padding."""
+    import numpy as np
+
+    return (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+
+
+def activated(activation: str, values: Any) -> Any:
+    """The activation of values, by the name of its ONNX operator."""
     import numpy as np
 
     if activation == "Tanh":

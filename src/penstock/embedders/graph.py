@@ -99,34 +99,37 @@ def build_with(
     *,
     exact: bool,
     rows: Sequence[str] = ("batch",),
+    types: bool = False,
 ) -> Any:
     """The graph of a transformer and what follows it: `head` adds that to the last hidden states. It gives `rows` of
-    whole.dim numbers each."""
+    whole.dim numbers each. `types`: the type of every token is an input."""
     from onnx import TensorProto, helper
 
     weights = read_weights(transformer)
     graph = Graph(exact=exact)
     try:
-        head(graph, weights, encoder(graph, transformer, weights))
+        head(graph, weights, encoder(graph, transformer, weights, types="types" if types else ""))
     except KeyError as error:
         raise ModelError(f"{whole.folder} lacks the weight {error}") from error
     except (IndexError, ValueError, ArithmeticError) as error:
         raise ModelError(f"{whole.folder} has weights of unexpected shapes: {error}") from error
     inputs = [
-        helper.make_tensor_value_info("ids", TensorProto.INT32, ["batch", "length"]),
-        helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
+        helper.make_tensor_value_info(name, TensorProto.INT32, ["batch", "length"])
+        for name in ("ids", *(("types",) if types else ()))
     ]
+    inputs.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]))
     return finished(graph, inputs, whole.dim, rows=rows)
 
 
-def encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
-    """The last hidden states, (batch, length, hidden), of the graph's inputs `ids` and `lengths`."""
+def encoder(graph: Graph, checkpoint: Checkpoint, weights: Weights, *, types: str = "") -> str:
+    """The last hidden states, (batch, length, hidden), of the graph's inputs `ids` and `lengths`, and of the types of
+    tokens if there are several."""
     if checkpoint.design is not None:
-        return Stack(graph, checkpoint, checkpoint.design, weights).hidden()
-    return _bert(graph, checkpoint, weights)
+        return Stack(graph, checkpoint, checkpoint.design, weights).hidden(types)
+    return _bert(graph, checkpoint, weights, types)
 
 
-def _bert(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
+def _bert(graph: Graph, checkpoint: Checkpoint, weights: Weights, types: str) -> str:
     import numpy as np
 
     names = NAMES["bert"] | NAMES.get(checkpoint.family, {})
@@ -135,21 +138,21 @@ def _bert(graph: Graph, checkpoint: Checkpoint, weights: Weights) -> str:
     blocks = frame(graph) if checkpoint.positions > SHORT and not relative else None
 
     positions = weights[f"{names['embeddings']}position_embeddings.weight"][checkpoint.offset :]
-    types = weights.get(f"{names['embeddings']}token_type_embeddings.weight")
+    kinds = weights.get(f"{names['embeddings']}token_type_embeddings.weight")
     words = weights[f"{names['embeddings']}word_embeddings.weight"]
-    if types is not None:
+    if kinds is not None and not types:
         # Every token is of type 0: one table less to add.
-        positions = positions + types[0]
+        positions = positions + kinds[0]
     if blocks:
         # Padding goes beyond the table.
         positions = np.pad(positions, ((0, len(positions) // BLOCK + 1), (0, 0)))
     state = graph.add(
         "EmbedLayerNormalization",
         blocks.ids if blocks else "ids",
-        "",
+        graph.add("Pad", types, blocks.pads) if types and blocks else types,
         graph.constant(words),
         graph.constant(np.ascontiguousarray(positions)),
-        "",
+        graph.constant(kinds) if types and kinds is not None else "",
         *scaled(graph, weights, names["norm"]),
         outputs=2,
         fused=True,

@@ -10,14 +10,18 @@ from penstock.core.errors import ModelError
 from penstock.embedders.checkpoint import SENSELESS, read
 
 DENSE, STATIC, LATE, SPARSE, IMAGES = "dense", "static", "late interaction", "sparse", "images"
+RERANKER = "reranker"
+"""It makes no vectors."""
 
 SEEING = ("clip", "siglip")
 """Model types that embed images."""
 
 MODULES = {"StaticEmbedding": STATIC, "MultiVectorMask": LATE, "SpladePooling": SPARSE, "SparseStaticEmbedding": SPARSE}
 """Modules of sentence-transformers that no other kind has."""
-LIBRARIES = {"ColBERT": LATE, "MultiVectorEncoder": LATE, "SparseEncoder": SPARSE}
+LIBRARIES = {"ColBERT": LATE, "MultiVectorEncoder": LATE, "SparseEncoder": SPARSE, "CrossEncoder": RERANKER}
 """model_type of config_sentence_transformers.json."""
+CLASSIFIER = "ForSequenceClassification"
+"""How architectures of cross-encoders end."""
 GUESSES = {"clip": IMAGES, "siglip": IMAGES}
 """Words in the name of a model of which nothing can be read."""
 
@@ -52,6 +56,8 @@ def _kind_of(folder: Path) -> str:
     marks = {"embedding_dtype", "tokenizer_name", "normalize"} & set(config)
     if config.get("model_type") == "model2vec" or "StaticModel" in architectures:
         return STATIC
+    if any(str(each).endswith(CLASSIFIER) for each in architectures) and not module_types(folder):
+        return RERANKER
     return STATIC if "model_type" not in config and marks else DENSE
 
 

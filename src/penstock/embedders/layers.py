@@ -26,24 +26,28 @@ class Stack:
         ropes = {design.rope, design.local_rope} - {None}
         self.tables = {rope: rope_tables(graph, rope, checkpoint.positions) for rope in ropes if rope}
 
-    def hidden(self) -> str:
-        """The last hidden states: (batch, length, hidden)."""
+    def hidden(self, types: str = "") -> str:
+        """The last hidden states: (batch, length, hidden). `types`: those of the tokens, if there are several."""
         around = frame(self.graph)
-        state = self._embedded(around.ids)
+        state = self._embedded(around.ids, self.graph.add("Pad", types, around.pads) if types else "")
         for number in range(self.checkpoint.layers):
             state = self._layer(state, self.model.layer(number), number, around)
         if self.design.before:
             state = self._norm(self.model, "norm", state)
         return cut(self.graph, state, around)
 
-    def _embedded(self, ids: str) -> str:
-        words, types = self.model.need("words"), self.model.get("types")
+    def _embedded(self, ids: str, types: str) -> str:
+        words, kinds = self.model.need("words"), self.model.get("types")
         if self.design.embedding_scale != 1:
             words = words * self.design.embedding_scale
-        if types is not None:
+        if kinds is not None and not types:
             # Every token is of type 0.
-            words = words + types[0]
+            words = words + kinds[0]
         state = str(self.graph.add("Gather", self.graph.constant(words), ids, axis=0))
+        if kinds is not None and types:
+            state = str(
+                self.graph.add("Add", state, self.graph.add("Gather", self.graph.constant(kinds), types, axis=0))
+            )
         return self._norm(self.model, "embedded", state) if self.model.knows("embedded") else state
 
     def _layer(self, state: str, layer: Layer, number: int, around: Frame) -> str:

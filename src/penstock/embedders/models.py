@@ -279,7 +279,7 @@ def _from_hub(name: str, options: Mapping[str, Any]) -> Path:
         _snapshot(name, [*CONFIGURATION, *HEADS, file, f"{file}_data", f"{file}.data"], revision=revision)
         return folder
     config = kinds.optional(folder / "config.json")
-    known = config.get("model_type") in FAMILIES or kinds.kind_of(folder) != kinds.DENSE
+    known = config.get("model_type") in FAMILIES or kinds.kind_of(folder) not in (kinds.DENSE, kinds.RERANKER)
     # An exported graph is large, and wanted only where there is none of ours.
     _snapshot(name, [*CONFIGURATION, *(WEIGHTS if known else EXPORTED)], revision=revision)
     if known and not any(folder.glob("**/model*.safetensors")):

@@ -6,11 +6,11 @@ import os
 import re
 from importlib.util import find_spec
 
-from penstock.core.contracts import Embedder, MultiEmbedder
+from penstock.core.contracts import Embedder, MultiEmbedder, Reranker
 from penstock.core.errors import MissingExtra, UsageError
 from penstock.embedders.model_options import parted
 from penstock.embedders.prefixes import INT8, SPLADE, TORCH
-from penstock.registry import EMBEDDERS, find
+from penstock.registry import EMBEDDERS, RERANKERS, find
 
 
 def from_name(model: str | None) -> Embedder | MultiEmbedder:
@@ -63,9 +63,14 @@ def _by_onnx(model: str | None, *, exact: bool) -> Embedder:
     _, options = parted(name)
     if "pool" in options and found != kinds.LATE:
         raise UsageError(f"{name!r} is no late-interaction model: it has one vector a text, and none to pool")
-    if found != kinds.DENSE and (refused := sorted(options.keys() - OPTIONS[found])):
+    if found in OPTIONS and (refused := sorted(options.keys() - OPTIONS[found])):
         takes = ", ".join(sorted(OPTIONS[found]))
         raise UsageError(f"{model!r} is a model of {found}, which takes {takes}, not {', '.join(refused)}")
+    if found == kinds.RERANKER:
+        raise UsageError(
+            f"{name!r} is a reranker, which makes no vectors: expected a model of another kind here, and this one as"
+            " --rerank, or rerank= of a search"
+        )
     if found == kinds.IMAGES:
         from penstock.embedders.clip import ClipEmbedder
 
@@ -96,6 +101,27 @@ OPTIONS = {
     "late interaction": {"revision", "length", "pool"},
 }
 """Options that a model's name may have, by its kind; those of dense models are the others."""
+
+
+def reranker(model: str) -> Reranker:
+    """The reranker of a folder or hub id, or of a plug-in by its prefix."""
+    if prefix := _prefix(model):
+        found: Reranker = find(RERANKERS, prefix)(model)
+        return found
+    return _cross_encoder(model, exact=True)
+
+
+def reranker_in_int8(name: str) -> Reranker:
+    return _cross_encoder(name.removeprefix(INT8), exact=False)
+
+
+def _cross_encoder(name: str, *, exact: bool) -> Reranker:
+    from penstock.embedders.cross_encoder import CrossEncoder
+
+    taken = {"revision", "length", "file", "query"}
+    if refused := sorted(parted(name)[1].keys() - taken):
+        raise UsageError(f"{name!r} is a reranker, which takes {', '.join(sorted(taken))}, not {', '.join(refused)}")
+    return CrossEncoder(name, exact=exact)
 
 
 def _by_torch(model: str) -> Embedder:

@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.core.errors import EmbedError, ModelError
+
+
+class PairForm(NamedTuple):
+    """Special tokens before, between and after the two texts of a pair."""
+
+    before: Sequence[int]
+    between: Sequence[int]
+    after: Sequence[int]
+    types: Sequence[int]
+    """Of the tokens of each part: before, question, between, passage, after."""
 
 
 class HFTokenizer:
@@ -67,6 +77,25 @@ class HFTokenizer:
         except Exception as error:
             raise EmbedError(f"the model's tokenizer cannot encode a text: {error!s:.300}") from error
         return [encoding.ids for encoding in encodings]
+
+    def pair(self) -> PairForm:
+        """The special tokens around the texts of a pair, and the types of all tokens. Raises ModelError for a tokenizer
+        that takes no pairs."""
+        try:
+            encoding = self._inner.encode("a", "a")
+            texts = encoding.sequence_ids
+            ends = [(texts.index(n), len(texts) - texts[::-1].index(n)) for n in (0, 1)]
+        except Exception as error:  # as above
+            raise ModelError(f"the model's tokenizer takes no pairs of texts: {error!s:.300}") from error
+        (first, first_end), (second, second_end) = ends
+        ids, types = list(encoding.ids), list(encoding.type_ids)
+        parts = (slice(first), slice(first, first_end), slice(first_end, second), slice(second, second_end))
+        return PairForm(
+            ids[parts[0]],
+            ids[parts[2]],
+            ids[second_end:],
+            tuple(next(iter(types[part]), 0) for part in (*parts, slice(second_end, None))),
+        )
 
 
 def _specials(inner: Any) -> tuple[list[int], list[int]]:

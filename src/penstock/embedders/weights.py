@@ -27,7 +27,36 @@ def read_weights(checkpoint: Checkpoint) -> Weights:
         prefixes = {name.removesuffix(words) for name in tensors if name.endswith(f".{words}")}
     for prefix in prefixes:
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    if "emb_ln.weight" in tensors and checkpoint.design is None:
+        tensors = _from_flash(tensors)
     return {renamed(name): value for name, value in tensors.items()}
+
+
+FLASH = {
+    "emb_ln.": "embeddings.LayerNorm.",
+    "encoder.layers.": "encoder.layer.",
+    ".mixer.out_proj.": ".attention.output.dense.",
+    ".mlp.fc1.": ".intermediate.dense.",
+    ".mlp.fc2.": ".output.dense.",
+    ".norm1.": ".attention.output.LayerNorm.",
+    ".norm2.": ".output.LayerNorm.",
+}
+"""Names of XLM-RoBERTa's weights in Jina's own code, and the usual ones."""
+
+
+def _from_flash(tensors: Weights) -> dict[str, NDArray[np.float32]]:
+    import numpy as np
+
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, value in tensors.items():
+        for own, usual in FLASH.items():
+            name = name.replace(own, usual)
+        if ".mixer.Wqkv." in name:
+            for part, piece in zip(("query", "key", "value"), np.split(value, 3), strict=True):
+                found[name.replace(".mixer.Wqkv.", f".attention.self.{part}.")] = piece
+        else:
+            found[name] = value
+    return found
 
 
 def renamed(name: str) -> str:
