@@ -28,7 +28,8 @@ PAIRS = {
 ONCE = "<s> $A </s> $B </s>"
 IDENTITY, SIGMOID = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Sigmoid"
 CHAT = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided."
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+    " provided."
     ' Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: '
     "{{ messages | selectattr('role', 'eq', 'system') | map(attribute='content') | first | default('Given a web search"
     " query, retrieve relevant passages that answer the query') }}\n<Query>: {{ messages | selectattr('role', 'eq',"

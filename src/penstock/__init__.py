@@ -24,7 +24,17 @@ if TYPE_CHECKING:
         stream_file,
         unload_models,
     )
-    from penstock.core.contracts import Chunker, Embedder, Index, MultiEmbedder, Parser, Sink, Source, Tokenizer
+    from penstock.core.contracts import (
+        Chunker,
+        Embedder,
+        Index,
+        MultiEmbedder,
+        Parser,
+        Reranker,
+        Sink,
+        Source,
+        Tokenizer,
+    )
     from penstock.core.errors import PenstockError
     from penstock.core.options import Option
     from penstock.core.records import (
@@ -66,7 +76,7 @@ _HOMES = {
         "Block Checkpoint Chunk Delete Dense Gap Hit Item ListingEnd MultiVector Piece Point Sparse Unreadable Upsert"
     ),
     "penstock.core.schema": "IndexSchema VectorSpec",
-    "penstock.core.contracts": "Chunker Embedder Index MultiEmbedder Parser Sink Source Tokenizer",
+    "penstock.core.contracts": "Chunker Embedder Index MultiEmbedder Parser Reranker Sink Source Tokenizer",
     "penstock.core.options": "Option",
     "penstock.core.errors": "PenstockError",
     "penstock.pipeline": "Pipeline",
@@ -126,6 +136,7 @@ __all__ = [
     "Progress",
     "Removed",
     "Report",
+    "Reranker",
     "Sink",
     "Source",
     "Sparse",

@@ -273,19 +273,20 @@ def stream_file(path: Paths, model: ModelSpec = None, chunk: ChunkSpec = None) -
 
 
 def unload_models() -> None:
-    """Let go of the models that `embed_query` and its like have loaded."""
-    from penstock.jobs.embed import models
+    """Let go of the models that `embed_query` and its like, and searches that rerank, have loaded."""
+    from penstock.jobs import embed, rerank
 
-    models.drop()
+    embed.models.drop()
+    rerank.rerankers.drop()
 
 
 @contextmanager
 def _open_model(model: ModelSpec) -> Iterator[MultiEmbedder]:
-    from penstock.jobs.embed import identity_of, models
+    from penstock.jobs import embed, loaded
 
     if model is None or isinstance(model, str | os.PathLike):
         name = None if model is None else os.fspath(model)
-        with models.using(identity_of(name), lambda: make_embedder(name)) as embedder:
+        with embed.models.using(loaded.identity_of(name), lambda: make_embedder(name)) as embedder:
             yield embedder
     else:
         embedder = make_embedder(model)

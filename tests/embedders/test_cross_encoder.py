@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,11 @@ def test_a_passage_that_is_too_long_counts_by_its_best_window(cross: Make, cache
         asked, ids = tokenizer.encode([question, long])
         room = 64 - 3 - len(asked)  # but for three special tokens
         parts = [list(part) for part in windows(ids, room)]
-        assert len(parts) > 3 and parts[-1] == list(ids[-room:])
+        assert len(parts) > 3
+        assert parts[-1] == list(ids[-room:])
         pairs = model._pairs
-        assert pairs is not None and model._scores is not None
+        assert pairs is not None
+        assert model._scores is not None
         rows = list(pairs.of(question, [word, long]))
         assert [row.text for row in rows] == [0] + [1] * len(parts)
         assert max(len(row.ids) for row in rows) == 64
@@ -180,7 +183,7 @@ def test_windows_overlap_and_leave_nothing_out(count: int, room: int) -> None:
     parts = [list(part) for part in windows(list(range(count)), room)]
     assert len(parts) == 1 or all(len(part) == room for part in parts)
     assert sorted({i for part in parts for i in part}) == list(range(count))
-    shared = [set(one) & set(other) for one, other in zip(parts, parts[1:], strict=False)]
+    shared = [set(one) & set(other) for one, other in pairwise(parts)]
     assert all(len(one) >= room // 4 for one in shared)
 
 
@@ -285,5 +288,5 @@ def test_a_reranker_is_no_model_for_vectors(cross: Make, cache: Path, tmp_path: 
     saved = changed(cross("bert"), tmp_path / "saved", "config_sentence_transformers.json", model_type="CrossEncoder")
     for folder in (cross("bert"), saved):
         assert models.kind(str(folder)) == kinds.RERANKER
-        with pytest.raises(UsageError, match="is a reranker, which makes no vectors: .*--rerank"):
+        with pytest.raises(UsageError, match=r"is a reranker, which makes no vectors: .*--rerank"):
             from_name(str(folder))

@@ -18,6 +18,7 @@ from penstock.cli.options import (
     add_output,
     add_permissions,
     add_pipeline,
+    add_rerank,
     add_source_options,
     add_state,
     add_unattended,
@@ -134,6 +135,7 @@ def _search(parser: argparse.ArgumentParser) -> None:
         help="search by all vectors of the index and by its full text, as far as it has one, and fuse the ranks; or by"
         " these legs, with these weights: words=0.5,vector=1",
     )
+    add_rerank(parser, "have a cross-encoder order the best hits, at least 50: a folder, or a name on the model hub")
     parser.add_argument("--threshold", type=float, metavar="SCORE", help="only what scores at least so much")
     parser.add_argument("--type", choices=("text", "image"), help="texts only, or images")
     copies = parser.add_mutually_exclusive_group()
@@ -280,6 +282,7 @@ def _import(parser: argparse.ArgumentParser) -> None:
 def _serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", metavar="URL", required=True, help="the index: lance://./index")
     parser.add_argument("--model", metavar="M", help="its model (int8:FOLDER if it was made so), where that has moved")
+    add_rerank(parser, "the cross-encoder of searches that ask for reranking: a folder, or a name on the model hub")
     parser.add_argument("--host", metavar="ADDRESS", help="where to listen (127.0.0.1)")
     parser.add_argument("--port", metavar="N", type=int, help="at which port (8080); 0: any that is free")
     parser.add_argument("--root", metavar="FOLDER", action="append", help="show indexed images of it; may come again")

@@ -137,6 +137,10 @@ def add_state(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="FILE", help=help)
 
 
+def add_rerank(parser: argparse.ArgumentParser, does: str) -> None:
+    parser.add_argument("--rerank", metavar="MODEL", help=does)
+
+
 def parse_share(text: str) -> float:
     with suppress(ValueError):
         number = float(text[:-1]) / 100 if text.endswith("%") else float(text)

@@ -319,3 +319,5 @@ class Hit:
     chunk: Chunk
     legs: Mapping[str, int] = field(default=NOTHING, hash=False)
     """Of a hybrid search: each leg that found it, a vector or `words`, and its rank there, from 1."""
+    rank_before: int | None = None
+    """Of a reranked search: its rank before, from 1."""

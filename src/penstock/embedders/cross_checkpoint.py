@@ -18,7 +18,8 @@ WRITER = "ForCausalLM"
 """How architectures of models end that answer with a word."""
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 BEFORE = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided."
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+    " provided."
     ' Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
 AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -126,8 +127,8 @@ def _check_labels(folder: Path, config: Mapping[str, Any], architecture: str) ->
         )
     if config.get("model_type") == "qwen3":
         raise ModelError(
-            f"{folder} is a Qwen3 with a classifier, whose text around a pair is not known: use the reranker that it was"
-            " made of (Qwen3ForCausalLM)"
+            f"{folder} is a Qwen3 with a classifier, whose text around a pair is not known: use the reranker that it"
+            " was made of (Qwen3ForCausalLM)"
         )
     labels = config.get("id2label")
     count = len(labels) if labels is not None else int(config.get("num_labels") or 2)

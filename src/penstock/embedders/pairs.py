@@ -50,8 +50,8 @@ class Pairs:
         most = self._room - min(LEAST, self._room // 2)
         if len(own) > most:
             raise EmbedError(
-                f"the query {question[:40]!r}... has {len(own):,} tokens; {self._checkpoint.name} takes {most:,} of one,"
-                " to leave room for a passage: expected a shorter query, or no rerank"
+                f"the query {question[:40]!r}... has {len(own):,} tokens; {self._checkpoint.name} takes {most:,} of"
+                " one, to leave room for a passage: expected a shorter query, or no rerank"
             )
         before, between, after, types = self._form
         head, room = [*before, *own, *between], self._room - len(own)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import warnings
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from penstock.chunkers import ChunkSpec, bind
@@ -18,75 +16,15 @@ from penstock.core.retry import Retry
 from penstock.embedders.onnx import batches
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Begun
+from penstock.jobs.loaded import LoadedModels
 from penstock.parsers import Parsers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LOADED = 2
-"""Models that stay loaded, at most: a second one for images beside one for texts."""
-
-
-class _Loaded:
-    def __init__(self, embedder: MultiEmbedder) -> None:
-        self.embedder = embedder
-        self.opening = threading.Lock()
-        self.users = 0
-        self.dropped = False
-
-
-class LoadedModels:
-    """Open models by name, the last ones used. One that is dropped is closed when its last user has finished."""
-
-    def __init__(self, size: int = LOADED) -> None:
-        self._size = size
-        self._models: dict[Hashable, _Loaded] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def using(self, key: Hashable, make: Callable[[], MultiEmbedder]) -> Iterator[MultiEmbedder]:
-        with self._lock:
-            loaded = self._models.pop(key, None) or _Loaded(make())
-            self._models[key] = loaded  # the last one is the one used last
-            loaded.users += 1
-            self._drop(len(self._models) - self._size)
-        try:
-            with loaded.opening:
-                loaded.embedder.open()
-            yield loaded.embedder
-        finally:
-            with self._lock:
-                loaded.users -= 1
-                self._close(loaded)
-
-    def drop(self) -> None:
-        with self._lock:
-            self._drop(len(self._models))
-
-    def _drop(self, count: int) -> None:
-        for key in list(self._models)[: max(0, count)]:
-            loaded = self._models.pop(key)
-            loaded.dropped = True
-            self._close(loaded)
-
-    def _close(self, loaded: _Loaded) -> None:
-        if loaded.dropped and not loaded.users:
-            loaded.embedder.close()
-
-
-models = LoadedModels()
+models: LoadedModels[MultiEmbedder] = LoadedModels()
 """Those of this process."""
-
-
-def identity_of(name: str | None) -> Hashable:
-    """What a model's name stands for now: a folder's files may be replaced."""
-    for folder in (name or "", (name or "").partition(":")[2]):  # as it is, and after a prefix
-        if os.path.isdir(folder):
-            with os.scandir(folder) as entries:
-                files = sorted((entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in entries)
-            return name, os.path.abspath(folder), tuple(files)
-    return name
 
 
 def query_vectors(embedder: MultiEmbedder, texts: str | Sequence[str]) -> NDArray[np.float32]:

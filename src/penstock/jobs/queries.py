@@ -44,6 +44,8 @@ class Query:
     offset: int = 0
     threshold: float | None = None
     distinct: bool = False
+    rerank: bool = False
+    """Have a reranker order the best hits, and score them."""
     types: tuple[str, ...] = ()
     """Those of the chunks to find, of TYPES; all where it is empty."""
     facets: tuple[str, ...] = ()
@@ -85,6 +87,8 @@ def checked(query: Query, cursor: str | None = None) -> Query:
         raise UsageError("empty query: expected text, image, image_url, vector or like, with a weight above 0")
     if query.hybrid is not False:
         _check_hybrid(query)
+    if query.rerank:
+        _check_rerank(query, cursor)
     if unknown := [one for one in query.types if one not in TYPES]:
         raise UsageError(f"types: unknown type {unknown[0]!r}: expected one of {', '.join(TYPES)}")
     check_filter(query.where)
@@ -105,7 +109,7 @@ def _check_hybrid(query: Query) -> None:
                 raise UsageError(f"hybrid: invalid weight {str(weight)[:100]} of {str(name)[:100]!r}: {expected}")
     if query.using is not None:
         raise UsageError("hybrid: it searches by several legs, using by one vector: expected one of these two")
-    if query.threshold is not None:
+    if query.threshold is not None and not query.rerank:
         raise UsageError(
             "threshold: a hybrid search ranks hits by their ranks in several legs, whose scores cannot be compared;"
             " search without hybrid"
@@ -114,6 +118,13 @@ def _check_hybrid(query: Query) -> None:
         raise UsageError("vector: it fits one leg of a hybrid search only; expected a text, or a search without hybrid")
     if query.text is None or query.text_weight <= 0:
         raise UsageError("hybrid: it needs a text, with a weight above 0; search without hybrid")
+
+
+def _check_rerank(query: Query, cursor: str | None) -> None:
+    if query.text is None or query.text_weight <= 0:
+        raise UsageError("rerank: it needs a text, with a weight above 0; search without rerank")
+    if cursor is not None:
+        raise UsageError("cursor: a reranked search has no further pages; ask for a larger k")
 
 
 def check_filter(where: Mapping[str, Any] | None) -> None:

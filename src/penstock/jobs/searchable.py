@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack, overload
 
+from penstock.core.contracts import Reranker
 from penstock.core.errors import UsageError
 from penstock.core.records import Hit, Point, Vector
 from penstock.jobs.own_vectors import numbers_of
@@ -42,6 +43,7 @@ class Options(TypedDict, total=False):
     threshold: float | None
     distinct: bool
     types: Sequence[str] | None
+    rerank: str | Reranker | None
     since: Since | None
 
 
@@ -63,6 +65,11 @@ class Hits(list[Hit]):
         self.skipped: Mapping[str, str] = skipped or {}
         """Where several indexes are searched: those whose model cannot take the query, by their urls, and why."""
         self._text = text
+
+    def ordered(self, page: Page) -> Hits:
+        """The hits of the page, which are some of these, reranked."""
+        sources = [self.sources[hit.rank_before - 1] for hit in page.hits if hit.rank_before]
+        return Hits(page, self._text, sources, self.skipped)
 
     @property
     def highlights(self) -> list[list[tuple[int, int]]]:
@@ -95,16 +102,18 @@ class Searchable(ABC):
         - `distinct` puts near-duplicates together: chunks whose vectors are nearly the same.
         - `since` is a time, or how long ago it was ("2h"): nothing older is found, by the field `time` or else
           `modified`.
+        - `rerank`, the name of a cross-encoder or a `Reranker`, has it order the best hits: `k`, but at least 50.
+          Scores are its own then, `threshold` as well, and each hit has its `rank_before`. Images come behind.
         - `types` are those of the chunks to find: `["text"]`, `["image"]`.
         """
         if unknown := options.keys() - Options.__annotations__.keys():
             raise TypeError(f"search() got an unexpected keyword argument {min(unknown)!r}")
         self._check_options(options)
         if not isinstance(query, list):
-            return self.answer([_query(query, k, where, options)])[0]
+            return self._answer([_query(query, k, where, options)], options.get("rerank"))[0]
         if options.get("cursor") is not None:
             raise UsageError("cursor: it belongs to one query; expected no list of them")
-        return self.answer([_query(one, k, where, options) for one in query]) if query else []
+        return self._answer([_query(one, k, where, options) for one in query], options.get("rerank")) if query else []
 
     @overload
     async def asearch(self, query: OneQuery, k: int = 10, where: Where = None, **options: Unpack[Options]) -> Hits: ...
@@ -151,6 +160,18 @@ class Searchable(ABC):
     def answer(self, queries: Sequence[Query]) -> list[Hits]:
         """The page of each query; all have the same options."""
 
+    def _answer(self, queries: Sequence[Query], rerank: str | Reranker | None) -> list[Hits]:
+        if rerank is None:
+            return self.answer(queries)
+        from penstock.jobs.rerank import candidates, opened, reranked
+
+        with opened(rerank) as model:
+            answers = self.answer([candidates(query) for query in queries])
+            return [
+                hits.ordered(reranked(model, query, Page([*hits], hits.stands_for, None, hits.hint)))
+                for query, hits in zip(queries, answers, strict=True)
+            ]
+
     def _check_options(self, options: Options) -> None:
         """Raise UsageError for an option that cannot be applied: here there is none."""
         return
@@ -171,6 +192,7 @@ def _query(one: Any, k: int, where: Where, options: Options) -> Query:
     if k < 1:
         raise UsageError(f"invalid k {k}: expected at least 1")
     values: dict[str, Any] = {name: value for name, value in options.items() if name != "cursor"}
+    values["rerank"] = values.get("rerank") is not None
     types = values.pop("types", None) or ()
     if values.get("since") is not None:
         values["since"] = since_text(values["since"])

@@ -86,10 +86,10 @@ class OpenIndexes(Searchable):
     def _check_options(self, options: Options) -> None:
         if options.get("cursor") is not None:
             raise UsageError("cursor: several indexes searched together have no further pages; ask for a larger k")
-        if options.get("threshold") is not None:
+        if options.get("threshold") is not None and options.get("rerank") is None:
             raise UsageError(
                 "threshold: several indexes are merged by rank, as scores of different models cannot be compared;"
-                " search one index"
+                " search one index, or rerank"
             )
 
     def _count_values(self, names: Sequence[str], where: Where, limit: int) -> Facets:

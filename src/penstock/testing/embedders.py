@@ -1,4 +1,5 @@
-"""Embedders for tests and benchmarks: one that does nothing, as fast as possible, and one whose search makes sense."""
+"""Models for tests and benchmarks: an embedder that does nothing, as fast as possible, one whose search makes sense, and
+a reranker."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from penstock.core.contracts import Embedder, Tokenizer
+from penstock.core.contracts import Embedder, Reranker, Tokenizer
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
 
@@ -105,3 +106,23 @@ class OtherEmbedder(HashingEmbedder):
 
     def query(self, texts: Sequence[str]) -> list[Dense]:
         return [Dense(-vector.values[::-1].copy()) for vector in super().query(texts)]
+
+
+class OverlapReranker(Reranker):
+    """Scores a text by the share of its words that the question has."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        """Questions, and how many texts were scored for each."""
+        self.opened = 0
+
+    def open(self) -> None:
+        self.opened += 1
+
+    def describe(self) -> str:
+        return "overlap"
+
+    def score(self, question: str, texts: Sequence[str]) -> list[float]:
+        self.asked.append((question, len(texts)))
+        wanted, several = {*_WORD.findall(question.lower())}, [_WORD.findall(text.lower()) for text in texts]
+        return [sum(word in wanted for word in words) / max(1, len(words)) for words in several]

@@ -12,7 +12,8 @@ from penstock.cli.output.streams import OK, complain, emit
 from penstock.compose import check_distinct, make_index, open_index
 from penstock.core.errors import UsageError
 from penstock.jobs.following import opened
-from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, distinct_hits, facets_json
+from penstock.jobs.rerank import AMONG
+from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, collapse, distinct_hits, facets_json
 from penstock.jobs.searchable import FACET_LIMIT, Facets, Hits, Searchable
 from penstock.jobs.since import within
 from penstock.jobs.snippets import words_of
@@ -47,13 +48,16 @@ def search(args: argparse.Namespace) -> int:
                 distinct=args.distinct,
                 types=types,
                 since=args.since,
+                rerank=args.rerank,
             )
             sources.update({hit.chunk.id: url for hit, url in zip(hits, hits.sources, strict=True)})
             notes[:] = [f"{url} was not searched: {why}" for url, why in hits.skipped.items()]
             notes.extend([hits.hint] if hits.hint else [])
             return hits
 
-        if args.all or args.distinct:
+        if args.rerank and not (args.all or args.distinct):
+            hits = collapse(nearest(max(args.k, AMONG)))[: args.k]  # once: reranking more would cost more
+        elif args.all or args.distinct:
             page = nearest(args.k)
             hits = [DistinctHit(hit, stands_for=n) for hit, n in zip(page, page.stands_for, strict=True)]
         else:

@@ -68,6 +68,8 @@ def hit_head(number: int, hit: Hit, index: str = "") -> Text:
     if hit.legs:
         ranks = sorted(hit.legs.items(), key=lambda leg: leg[1])
         text.append("  " + " · ".join(f"{leg} {rank:,}" for leg, rank in ranks), style="green")
+    if hit.rank_before is not None:
+        text.append(f"  before: {hit.rank_before:,}", style="bright_black")
     if index:
         text.append(f"  in {clean(index)}", style="bright_black")
     return text
@@ -116,6 +118,7 @@ def hit_json(distinct: DistinctHit, index: str) -> dict[str, Any]:
         "copies": list(distinct.uris),
         "stands_for": distinct.stands_for,
         "legs": dict(distinct.hit.legs),
+        "rank_before": distinct.hit.rank_before,
     }
 
 
