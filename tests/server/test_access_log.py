@@ -87,7 +87,7 @@ def test_a_line_for_each_request(file: Path, tmp_path: Path) -> None:
     assert (search["event"], search["client"], search["key"]) == ("request", "127.0.0.1", "reader")
     assert (search["method"], search["route"], search["status"]) == ("POST", "/v1/search", 200)
     assert (search["bytes_in"], search["bytes_out"]) == (len(body), len(found.content))
-    assert set(search["stages"]) == {"embed", "search", "queue"}
+    assert set(search["stages"]) == {"embed", "search", "rerank", "queue"}
     assert 0 < search["seconds"] < 10
     assert sum(search["stages"].values()) <= search["seconds"] * 1.5, "both in seconds"
     assert (point["route"], point["path"]) == ("/v1/points/{id}", f"/v1/points/{1:032x}")

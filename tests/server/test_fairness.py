@@ -443,6 +443,8 @@ def test_a_costly_request_leaves_its_client_in_debt() -> None:
         ({"text": "line", "k": 200, "hybrid": True}, 2),
         ({"text": "line", "facets": ["a", "b"]}, 3),
         ({"like": ["x"] * 50}, 3),
+        ({"text": "line", "rerank": True}, 51),
+        ({"text": "line", "rerank": True, "k": 200}, 201),
     ],
 )
 def test_what_a_search_costs(query: dict[str, Any], cost: int) -> None:

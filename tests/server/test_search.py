@@ -32,7 +32,7 @@ def test_by_words(client: Client) -> None:
     assert (hit["page"], hit["headings"], hit["metadata"], hit["span"]) == (3, ["Weights"], {"n": 3}, [0, 20])
     assert hit["thumb"] is None
     assert len(content["hits"]) == 2
-    assert set(content["took"]) == {"embed", "search", "queue"}
+    assert set(content["took"]) == {"embed", "search", "rerank", "queue"}
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["x-content-type-options"] == "nosniff"
 

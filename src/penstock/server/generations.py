@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from penstock.core.contracts import Index, MultiEmbedder, Tokenizer
+from penstock.core.contracts import Index, MultiEmbedder, Reranker, Tokenizer
 from penstock.core.errors import PenstockError, SinkError, SinkUnavailable, Transient
 from penstock.core.generations import current
 from penstock.core.records import Vector
@@ -207,9 +207,13 @@ class ServedGeneration:
 
 
 class ServedIndex:
-    """The index at a url, whichever generation is current. `opener` opens a url together with its models."""
+    """The index at a url, whichever generation is current. `opener` opens a url together with its models; `reranker`
+    is of searches that ask for one."""
 
-    def __init__(self, url: str, opener: Opener, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, url: str, opener: Opener, settings: Settings, metrics: Metrics, reranker: Reranker | None = None
+    ) -> None:
+        self.reranker = reranker
         self._url, self._opener, self._settings, self._metrics = url, opener, settings, metrics
         self._generation: ServedGeneration | None = None
         self._base: Index | None = None
@@ -228,9 +232,11 @@ class ServedIndex:
 
     def open(self) -> None:
         """Raises whatever keeps the index from being served."""
+        if self.reranker is not None:
+            self.reranker.open()
         self._generation = self._open()
         self._base = find(INDEXES, scheme(self._url))(self._url)
-        for name, threads in (("search", self._settings.threads), ("files", 4), ("fetch", 4)):
+        for name, threads in (("search", self._settings.threads), ("files", 4), ("fetch", 4), ("rerank", 2)):
             self._pools[name] = FairPool(name, threads, neighbours=self.neighbours)
         self._pools["parse"] = FairPool("parse", 1, rest=1.0, neighbours=self.neighbours)
         self._watcher = threading.Thread(target=self._watch, name="penstock-follow", daemon=True)
@@ -247,6 +253,8 @@ class ServedIndex:
             self._generation.closed.wait(CLOSE_TIMEOUT)
         if self._base is not None:
             self._base.close()
+        if self.reranker is not None:
+            self.reranker.close()
 
     @property
     def url(self) -> str:

@@ -43,7 +43,9 @@ class Metrics:
             "Openings of the index: at the start, and of each generation that is followed.",
         )
         self._histogram("penstock_request_seconds", "From a request's arrival to its answer, by route.", SECONDS)
-        self._histogram("penstock_stage_seconds", "Time spent in a stage: queue, embed, search, thumb, fetch.", SECONDS)
+        self._histogram(
+            "penstock_stage_seconds", "Time spent in a stage: queue, embed, search, rerank, thumb, fetch.", SECONDS
+        )
         self._histogram("penstock_batch_size", "Inputs embedded together, by kind.", SIZES)
 
     def _counter(self, name: str, description: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from penstock.jobs.queries import Query
+from penstock.jobs.rerank import candidates
 from penstock.server.metrics import Metrics
 from penstock.server.problems import too_many_requests
 from penstock.support.latest import Latest
@@ -23,6 +24,8 @@ BODY_UNIT = 1 << 20
 """Bytes of a body that cost as much as a request."""
 HITS_UNIT = 250
 """Hits to rank that cost as much as a request."""
+PASSAGES_UNIT = 1
+"""Passages to rerank that cost as much as a request: each is some 200 tokens of a model."""
 EXAMPLES_UNIT = 25
 """Points to fetch that cost as much as a request."""
 
@@ -78,7 +81,9 @@ def of_search(query: Query) -> int:
     size = sum(len(text.encode()) for text in texts)
     examples = len(query.like) + len(query.unlike)
     depth = (query.offset + query.k) * (2 if query.distinct else 1) * (2 if query.hybrid else 1)
-    return 1 + size // TEXT_UNIT + depth // HITS_UNIT + examples // EXAMPLES_UNIT + len(query.facets)
+    passages = candidates(query).k if query.rerank else 0
+    reading = size // TEXT_UNIT + passages // PASSAGES_UNIT
+    return 1 + reading + depth // HITS_UNIT + examples // EXAMPLES_UNIT + len(query.facets)
 
 
 def of_pixels(pixels: int) -> int:
@@ -93,6 +98,7 @@ def to_json() -> dict[str, int]:
         "pixels": PIXEL_UNIT,
         "body_bytes": BODY_UNIT,
         "hits": HITS_UNIT,
+        "passages": PASSAGES_UNIT,
         "examples": EXAMPLES_UNIT,
         "facets": 1,
     }

@@ -15,6 +15,7 @@ from penstock.jobs.hybrid import Fusion, Leg, leg_names, weights_of
 from penstock.jobs.own_vectors import checked_vector
 from penstock.jobs.pages import Page, find_page, stored_vectors
 from penstock.jobs.queries import Query
+from penstock.jobs.rerank import candidates, reranked
 from penstock.jobs.vector_math import combine
 from penstock.server.batcher import Embedded
 from penstock.server.generations import NamedVector, ServedGeneration, ServedIndex
@@ -36,6 +37,7 @@ class Timings:
 
     embed: float = 0.0
     search: float = 0.0
+    rerank: float = 0.0
     queue: float = 0.0
 
     def add(self, beside: Sequence[Timings]) -> None:
@@ -46,7 +48,7 @@ class Timings:
 
     def to_json(self) -> dict[str, float]:
         """In milliseconds."""
-        return {name: round(getattr(self, name) * 1000, 3) for name in ("embed", "search", "queue")}
+        return {name: round(getattr(self, name) * 1000, 3) for name in ("embed", "search", "rerank", "queue")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,15 @@ class Retrieval:
         """By vector, when a search succeeded last, on the monotonic clock."""
 
     async def page(self, request: SearchRequest) -> Page:
+        query, model = request.query, self._served.reranker
+        if not query.rerank:
+            return await self._page(request)
+        if model is None:
+            raise bad_request("rerank: the server has no reranker; it is started with --rerank MODEL")
+        page = await self._page(replace(request, query=candidates(query)))
+        return await self._timed(request, "rerank", lambda: reranked(model, query, page))
+
+    async def _page(self, request: SearchRequest) -> Page:
         if request.query.hybrid:
             return await self._fused_page(request)
         target, query = request.generation.vector(request.query.using), request.query
@@ -155,15 +166,18 @@ class Retrieval:
         return vectors
 
     async def timed_call(self, request: SearchRequest, task: Callable[[Index], R]) -> R:
-        generation, timings = request.generation, request.timings
+        """Call the index in a thread, in the client's turn."""
+        return await self._timed(request, "search", lambda: request.generation.call(task))
+
+    async def _timed(self, request: SearchRequest, stage: str, task: Callable[[], R]) -> R:
+        timings = request.timings
         began = time.perf_counter()
-        calling = self._served.work("search", request.client, lambda: generation.call(task), generation)
-        result, waited = await asyncio.wrap_future(calling)
+        result, waited = await asyncio.wrap_future(self._served.work(stage, request.client, task, request.generation))
         took = time.perf_counter() - began - waited
         timings.queue += waited
-        timings.search += took
+        setattr(timings, stage, getattr(timings, stage) + took)
         self._metrics.observe("penstock_stage_seconds", waited, stage="queue")
-        self._metrics.observe("penstock_stage_seconds", took, stage="search")
+        self._metrics.observe("penstock_stage_seconds", took, stage=stage)
         return result
 
 

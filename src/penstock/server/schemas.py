@@ -124,6 +124,12 @@ SEARCH: Schema = {
         "cursor": _described("The cursor that the page before gave.", type="string", maxLength=200),
         "threshold": _described("The lowest score of a hit.", type="number"),
         "types": _list({"type": "string", "enum": list(TYPES)}, len(TYPES), "What to find: texts, images; or both."),
+        "rerank": _described(
+            "Have the server's reranker, if it has one, order the best hits (k, but at least 50) by the text, and score"
+            " them: threshold is one of its scores then.",
+            type="boolean",
+            default=False,
+        ),
         "distinct": _described("Collapse near-duplicates into one hit.", type="boolean", default=False),
     },
 }

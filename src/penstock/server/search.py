@@ -168,6 +168,7 @@ class Searcher:
                     "highlights": highlights(hit.chunk.text, words),
                     "stands_for": stands_for,
                     "legs": dict(hit.legs),
+                    "rank_before": hit.rank_before,
                 }
                 for hit, stands_for in zip(page.hits, page.stands_for, strict=True)
             ]

@@ -13,7 +13,9 @@ from types import FrameType
 from typing import Any, TextIO
 
 from penstock.compose import open_index
+from penstock.core.contracts import Reranker
 from penstock.core.errors import MissingExtra, UsageError
+from penstock.embedders.names import reranker as find_reranker
 from penstock.server.metrics import Metrics
 
 try:
@@ -81,14 +83,15 @@ def serve(
     settings: Settings | None = None,
     *,
     model: str | None = None,
+    rerank: str | Reranker | None = None,
     opener: Opener | None = None,
     out: TextIO | None = None,
     started: Callable[[Server, str], object] | None = None,
 ) -> None:
     """Serve an index until SIGTERM or Ctrl-C. The url is printed, and passed to `started`.
 
-    A missing index or model, or a port in use, is raised before anything listens. `opener` opens the index with its
-    models, if not `open_index`.
+    A missing index or model, or a port in use, is raised before anything listens. `rerank` is the reranker of searches
+    that ask for one. `opener` opens the index with its models, if not `open_index`.
     """
     settings = settings or Settings()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -97,7 +100,8 @@ def serve(
         certificates = Certificates(settings.tls_cert, settings.tls_key, settings.tls_password)
         certificates.warn()
     metrics = Metrics()
-    served = ServedIndex(index_url, opener or (lambda url: open_index(url, model)), settings, metrics)
+    reranker = find_reranker(rerank) if isinstance(rerank, str) else rerank
+    served = ServedIndex(index_url, opener or (lambda url: open_index(url, model)), settings, metrics, reranker)
     served.open()
     try:
         api = Api(served, settings, metrics)

@@ -81,6 +81,7 @@ class StatusRoutes:
             "model": next(iter(described.values())),
             "vectors": [{"name": name, **one} for name, one in described.items()],
             "words": await self._words(client_of(request.scope).name),
+            "reranker": self._reranker(reveals),
             "opened": opened_at,
             "points": await self._points(client_of(request.scope).name),
             "trouble": self._trouble() if reveals else None,
@@ -92,6 +93,11 @@ class StatusRoutes:
             client = client_of(request.scope).name
             content["ledger"], content["pipeline"] = await self._searcher.in_thread(self._ledger, client)
         return SafeJSONResponse(content)
+
+    def _reranker(self, reveals: bool) -> str | None:
+        if (model := self._served.reranker) is None:
+            return None
+        return model.describe() if reveals else without_folders(model.describe())
 
     def _trouble(self) -> str | None:
         troubles = [trouble for trouble in (self._served.trouble, self.keys_trouble()) if trouble]

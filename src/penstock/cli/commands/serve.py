@@ -39,5 +39,5 @@ def serve(args: argparse.Namespace) -> int:
         embeddings=args.embeddings,
         **options,
     )
-    start(args.index, settings, model=args.model)
+    start(args.index, settings, model=args.model, rerank=args.rerank)
     return OK

@@ -47,6 +47,7 @@ on("threshold", "input", () => {
   changeSoon({ threshold: Number.isFinite(value) ? value : null });
 });
 on("words", "change", () => change({ words: $("words").checked }));
+on("rerank", "change", () => change({ rerank: $("rerank").checked }));
 on("distinct", "change", () => change({ distinct: $("distinct").checked }));
 on("using", "change", () => change({ using: $("using").value }));
 on("more", "click", fetchMore);

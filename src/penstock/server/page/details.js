@@ -26,8 +26,8 @@ function searchLike(hit) {
   $("detail").close();
   if (focused) focusResult(0);
   session.picture = null;
-  const { using, words, where, distinct, threshold } = session.query;
-  change({ ...EMPTY, like: [hit.id], using, words, where, distinct, threshold });
+  const { using, words, rerank, where, distinct, threshold } = session.query;
+  change({ ...EMPTY, like: [hit.id], using, words, rerank, where, distinct, threshold });
   scrollTo({ top: 0 });
   remark(`More like ${title(hit)}`);
 }

@@ -47,6 +47,9 @@ const legs = (hit) =>
     .map(([name, rank]) => `${name} ${rank}`)
     .join(" · ");
 
+/** The rank of a reranked hit before that. */
+const before = (hit) => (hit.rank_before ? `before reranking: ${hit.rank_before}` : "");
+
 function addressOf(hit) {
   const link = address(hit.uri);
   const paged = link && hit.page !== null && /\.pdf$/i.test(hit.uri) ? `${link}#page=${Number(hit.page)}` : link;
@@ -198,6 +201,7 @@ export class Hits {
       { class: "numbers" },
       el("span", { class: "score", title: "Score" }, el("span", { class: "unseen" }, "Score "), score(hit)),
       legs(hit) ? el("span", { class: "legs" }, legs(hit)) : null,
+      before(hit) ? el("span", { class: "before" }, before(hit)) : null,
       hit.stands_for > 1 ? el("span", { class: "stands" }, `stands for ${count(hit.stands_for, "hit")}`) : null,
     );
   }
@@ -268,6 +272,7 @@ export function renderDetail(hit, words, votes, act) {
     ["Page", hit.page === null ? null : String(hit.page)],
     ["Headings", hit.headings.length ? clean(hit.headings.join(" › "), 2000) : null],
     ["Found by", legs(hit)],
+    ["Rank before reranking", hit.rank_before ? String(hit.rank_before) : ""],
     ["Stands for", hit.stands_for > 1 ? count(hit.stands_for, "hit") : null],
     ...Object.entries(hit.metadata).map(([name, value]) => [clean(name, 100), clean(plain(value), 4000)]),
     ["Id", clean(hit.id, 200)],

@@ -10,6 +10,7 @@ export const EMPTY = Object.freeze({
   unlike: Object.freeze([]),
   where: null,
   words: false, // whether the full text is searched as well
+  rerank: false, // whether the server's reranker orders the best hits
   distinct: false,
   threshold: null,
 });
@@ -38,6 +39,12 @@ export function missing(query) {
 /** Whether ranks are fused, which have no scores to compare. Without words there are none to look for. */
 export const isHybrid = (query) => query.words && Boolean(parseBox(query.box).text);
 
+/** Whether the server's reranker orders and scores the hits. Without words there is nothing to hold them against. */
+export const isReranked = (query) => query.rerank && Boolean(parseBox(query.box).text);
+
+/** Whether hits have scores that a lowest one can be compared with. */
+export const hasScores = (query) => !isHybrid(query) || isReranked(query);
+
 /** The body of a request. `picture` is one of the user's own, in base64. */
 export function toBody(query, picture = null, cursor = null, k = 40) {
   const { text, minus } = parseBox(query.box);
@@ -55,7 +62,8 @@ export function toBody(query, picture = null, cursor = null, k = 40) {
   if (query.like.length) request.like = query.like;
   if (query.unlike.length) request.unlike = query.unlike;
   if (query.where) request.where = query.where;
-  if (query.threshold !== null && !isHybrid(query)) request.threshold = query.threshold;
+  if (isReranked(query)) request.rerank = true;
+  if (query.threshold !== null && hasScores(query)) request.threshold = query.threshold;
   if (query.distinct) request.distinct = true;
   if (cursor) request.cursor = cursor;
   return request;
@@ -74,6 +82,7 @@ export function toHash(query) {
   for (const id of query.unlike) params.append("unlike", id);
   if (query.where) params.set("where", JSON.stringify(query.where));
   if (query.words) params.set("words", "1");
+  if (query.rerank) params.set("rerank", "1");
   if (query.distinct) params.set("distinct", "1");
   if (query.threshold !== null) params.set("least", query.threshold);
   const text = params.toString();
@@ -95,6 +104,7 @@ export function fromHash(hash) {
     unlike: ids("unlike"),
     where: parseObject(params.get("where")),
     words: params.get("words") === "1",
+    rerank: params.get("rerank") === "1",
     distinct: params.get("distinct") === "1",
     threshold: number(params.get("least")),
   };

@@ -8,7 +8,7 @@ import { Facets } from "./facets.js";
 import { Filters } from "./filters.js";
 import { Hits } from "./hits.js";
 import { remark, reportError, setBusy, showCountdown, showError, summarize } from "./messages.js";
-import { isHybrid, missing, parseBox, toBody, toHash, wordsOf } from "./query.js";
+import { hasScores, missing, parseBox, toBody, toHash, wordsOf } from "./query.js";
 import { session, showCapabilities } from "./session.js";
 
 const SLOW_MS = 700; // after which the page says that it is searching
@@ -118,12 +118,12 @@ function setSlow(slow) {
 }
 
 function showSummary({ took, hint }) {
-  const milliseconds = took.embed + took.search + took.queue;
+  const milliseconds = took.embed + took.search + took.rerank + took.queue;
   const number = hits.hits.length;
   const time = milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds);
   if (number) summarize(`${count(number, "result")}${cursor ? " so far" : ""}, ${time} ms`);
   else if (hint) summarize(`No results: ${clean(hint, 500)}`);
-  else if (session.query.where || (session.query.threshold !== null && !isHybrid(session.query))) summarize("No results. The filters or the lowest score may exclude them.");
+  else if (session.query.where || (session.query.threshold !== null && hasScores(session.query))) summarize("No results. The filters or the lowest score may exclude them.");
   else summarize("No results.");
 }
 
@@ -151,8 +151,9 @@ export function showQuery() {
   $("share").value = Math.round(query.share * 100);
   $("weigh").hidden = !(parseBox(query.box).text && (query.url || picture));
   $("threshold").value = query.threshold ?? "";
-  $("threshold").disabled = isHybrid(query);
+  $("threshold").disabled = !hasScores(query);
   $("words").checked = query.words;
+  $("rerank").checked = query.rerank;
   $("distinct").checked = query.distinct;
   const conditions = parts(query.where).length;
   $("filters-name").textContent = conditions ? `Filters (${conditions})` : "Filters";

@@ -14,10 +14,12 @@ const vectors = () => session.status?.vectors ?? [];
 /** The vector that is searched by; null while the status is not known. */
 export const vector = () => vectors().find(({ name }) => name === session.query.using) ?? vectors()[0] ?? null;
 
-/** The query, with a vector named if, and only if, the index has several; without words, where it has no full text. */
+/** The query, with a vector named if, and only if, the index has several; without words, where it has no full text, and
+ * without a reranker, where the server has none. */
 export function withVector(query) {
   if (!session.status) return query;
   if (query.words && !session.status.words) query = { ...query, words: false };
+  if (query.rerank && !session.status.reranker) query = { ...query, rerank: false };
   const names = vectors().length > 1 ? vectors().map(({ name }) => name) : [""];
   return names.includes(query.using) ? query : { ...query, using: names[0] };
 }
@@ -28,6 +30,7 @@ export function learn(status) {
   const several = status.vectors.length > 1;
   $("using-field").hidden = !several;
   $("words-field").hidden = !status.words;
+  $("rerank-field").hidden = !status.reranker;
   if ([...$("using").options].map(({ value }) => value).join() !== status.vectors.map(({ name }) => name).join()) {
     $("using").replaceChildren(...status.vectors.map(({ name, model }) => el("option", { value: name, title: model }, name)));
   }

@@ -56,6 +56,7 @@ function index(status, now) {
     facts([
       ["Location", status.index && clean(status.index, 2000)],
       ...(vectors.length > 1 ? vectors.map(named) : only(vectors[0])),
+      ["Reranker", status.reranker && clean(status.reranker, 300)],
       ["Searched by", images ? "words and pictures" : "words"],
       ["Opened", ago(status.opened, now)],
       ["Penstock", clean(status.version, 50)],
