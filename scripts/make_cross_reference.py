@@ -19,11 +19,11 @@ SHORT = 200
 """Characters that a model of 512 tokens takes whole with a question."""
 
 
-def passages(texts: list[str], *, long: bool) -> list[str]:
+def passages(texts: list[str], positions: int) -> list[str]:
     """Short ones, and where the model takes them, some of up to a few thousand tokens."""
-    short = [text[:SHORT] for text in texts[:12]]
     joined = " ".join(texts)
-    return [*short, joined[:700], joined[300:2000], joined[1000:5000]] if long else short
+    some = [*(text[:SHORT] for text in texts[:12]), joined[:700], joined[300:2000], joined[1000:5000]]
+    return some[: 12 if positions < 2048 else 14 if positions == 2048 else 15]
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         for name in RECIPES:
             model = CrossEncoder(str(make(name, Path(scratch))), device="cpu", model_kwargs={"dtype": "float32"})
             positions = json.loads(Path(scratch, name, "config.json").read_text("utf-8"))["max_position_embeddings"]
-            some = passages(texts, long=positions > 2000)
+            some = passages(texts, positions)
             pairs = [(question, text) for question in QUESTIONS for text in some]
             kept[name] = np.asarray(model.predict(pairs), np.float32)
             print(name, kept[name].shape, kept[name].min(), kept[name].max())

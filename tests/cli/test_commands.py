@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from penstock.embedders import names
+from penstock.jobs.rerank import rerankers
 from penstock.sinks.memory import forget
+from penstock.testing.embedders import OverlapReranker
 from tests.cli.conftest import SENTENCE, Run
 
 LANCE = "lance://./index"
@@ -391,3 +394,33 @@ def test_near_duplicates_are_collapsed_on_request(ingest: Run, run: Run, index: 
     assert "and 2 near-duplicates" in run("search", SENTENCE, "--in", index, "--distinct").out
     assert [hit["stands_for"] for hit in run("search", SENTENCE, "--in", index, "--json").lines] == [3, 1]
     assert run("search", SENTENCE, "--in", index, "--distinct", "--hybrid", "--json").lines[0]["stands_for"] == 3
+
+
+def test_a_search_is_reranked_and_tells_the_ranks_before(
+    ingest: Run, run: Run, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are one hit, as in any search."""
+    Path("docs/copy.md").write_text(Path("docs/gates.md").read_text())
+    ingest("-q")
+    model = OverlapReranker()
+    monkeypatch.setattr(names, "reranker", lambda name: model)
+    rerankers.drop()
+    try:
+        first, second = run("search", "turbines", "--in", index, "--rerank", "overlap", "-k", "2", "--json").lines
+        assert first["text"] == "Nothing here is about turbines."
+        assert first["rank_before"] in (1, 2, 3)
+        assert second["stands_for"] == 2
+        assert model.asked == [("turbines", 3)]
+        shown = run("search", "turbines", "--in", index, "--rerank", "overlap", "--hybrid").out
+        assert re.search(r"before: [123]", shown)
+        every = run("search", "turbines", "--in", index, "--rerank", "overlap", "--all", "--json").lines
+        assert [hit["text"] for hit in every] == [first["text"], second["text"], second["text"]]
+    finally:
+        rerankers.drop()
+
+
+def test_what_is_no_reranker_is_refused(ingest: Run, run: Run, index: str) -> None:
+    ingest("-q")
+    refused = run("search", "turbines", "--in", index, "--rerank", "./docs")
+    assert refused.status != 0
+    assert "there is no model at ./docs" in refused.err

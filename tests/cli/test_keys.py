@@ -145,7 +145,7 @@ def test_commands_about_keys_need_no_server(here: Path) -> None:
 
 def test_options_of_serve(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr("penstock.server.server.serve", lambda index, settings, model: seen.append(settings))
+    monkeypatch.setattr("penstock.server.server.serve", lambda index, settings, **models: seen.append(settings))
     monkeypatch.delenv("PENSTOCK_API_KEYS", raising=False)
     options = ("--keys", "keys.toml", "--access-log", "a.log", "--audit-log", "-", "--log-queries")
     assert run("serve", "--index", "memory://x", *options).status == OK

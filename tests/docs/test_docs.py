@@ -23,8 +23,10 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import make_cross_encoders
     import make_token_checkpoints
 
+    make_cross_encoders.make("bert", tmp_path).rename(tmp_path / "reranker")
     for name in ("static", "late", "splade"):
         make_token_checkpoints.make(name, tmp_path)
     docs = tmp_path / "docs"

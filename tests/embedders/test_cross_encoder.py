@@ -167,15 +167,12 @@ def test_a_passage_that_is_too_long_counts_by_its_best_window(cross: Make, cache
         parts = [list(part) for part in windows(ids, room)]
         assert len(parts) > 3
         assert parts[-1] == list(ids[-room:])
-        pairs = model._pairs
-        assert pairs is not None
-        assert model._scores is not None
-        rows = list(pairs.of(question, [word, long]))
-        assert [row.text for row in rows] == [0] + [1] * len(parts)
-        assert max(len(row.ids) for row in rows) == 64
-        own = model._scores(rows).tolist()
+        rows = [row for batch in model.batches(question, [word, long]) for row in batch]
+        assert [row.text for row in rows] == [1] * len(parts) + [0]
+        assert {len(row.ids) for row in rows[:-1]} == {64}
+        own = model.run(rows).tolist()
         found = model.score(question, [word, long])
-    np.testing.assert_allclose(found, [own[0], max(own[1:])], atol=1e-6)
+    np.testing.assert_allclose(found, [own[-1], max(own[:-1])], atol=1e-6)
 
 
 @pytest.mark.parametrize(("count", "room"), [(0, 8), (1, 8), (8, 8), (9, 8), (25, 8), (100, 1), (7, 3)])

@@ -252,7 +252,7 @@ def test_invalid_settings(wrong: dict[str, Any]) -> None:
 
 def test_options_of_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     started: list[Settings] = []
-    monkeypatch.setattr("penstock.server.server.serve", lambda url, settings, model: started.append(settings))
+    monkeypatch.setattr("penstock.server.server.serve", lambda url, settings, **_: started.append(settings))
     monkeypatch.setenv("PENSTOCK_TLS_KEY_PASSWORD", "sesame")
     words = ["serve", "--index", URL, "--allowed-host", "a.example", "--allowed-host", "*.b.example"]
     words += ["--trusted-proxy", "10.0.0.0/8", "--tls-cert", f"{tmp_path}/cert.pem", "--tls-key", f"{tmp_path}/key.pem"]

@@ -96,15 +96,27 @@ class CrossEncoder(Reranker):
         return self._tokenizer
 
     def score(self, question: str, texts: Sequence[str]) -> list[float]:
-        if self._pairs is None or self._threads is None or self._scores is None:
+        parts = self.batches(question, texts)
+        if self._threads is None:
             raise EmbedError("the reranker is not open")
-        pairs = list(self._pairs.of(question, texts))
-        parts = [[pairs[i] for i in batch] for batch in batches([len(pair.ids) for pair in pairs], self.batch_tokens)]
         best = [float("-inf")] * len(texts)
-        for part, scores in zip(parts, self._threads.map(self._scores, parts), strict=True):
+        for part, scores in zip(parts, self._threads.map(self.run, parts), strict=True):
             for pair, score in zip(part, scores.tolist(), strict=True):
                 best[pair.text] = max(best[pair.text], score)
         return best
+
+    def batches(self, question: str, texts: Sequence[str]) -> list[list[Pair]]:
+        """The pairs of the texts, of like length together; a text that is too long has several."""
+        if self._pairs is None:
+            raise EmbedError("the reranker is not open")
+        pairs = list(self._pairs.of(question, texts))
+        return [[pairs[i] for i in batch] for batch in batches([len(pair.ids) for pair in pairs], self.batch_tokens)]
+
+    def run(self, pairs: Sequence[Pair]) -> Scores:
+        """The scores of pairs, in one call of the model."""
+        if self._scores is None:
+            raise EmbedError("the reranker is not open")
+        return self._scores(pairs)
 
     def _load(self) -> CrossCheckpoint:
         if self._checkpoint is None:

@@ -1,5 +1,5 @@
-"""Models for tests and benchmarks: an embedder that does nothing, as fast as possible, one whose search makes sense, and
-a reranker."""
+"""Models for tests and benchmarks: an embedder that does nothing, as fast as possible, one whose search makes sense, a
+reranker."""
 
 from __future__ import annotations
 
