@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -193,6 +194,26 @@ def test_a_chosen_file_is_fetched_where_the_copy_lacks_it(
     assert models.resolve(f"{NAME}?file=onnx/model_q.onnx") == folder
     assert {"onnx/model_q.onnx", "onnx/model_q.onnx_data"} <= set(asked)
     assert "model*.safetensors" not in asked[len(models.CONFIGURATION) + len(models.WEIGHTS) :]
+
+
+@pytest.mark.parametrize(("kind", "exported"), [("deberta-v2", True), ("bert", False)])
+def test_of_a_reranker_the_export_is_fetched_where_there_is_no_graph_of_ours(
+    kind: str, exported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_model(tmp_path / "snapshot")
+    config = {"model_type": kind, "architectures": ["SomeForSequenceClassification"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").touch()
+    asked: list[str] = []
+
+    def hub(name: str, patterns: list[str], *, local: bool = False, revision: str | None = None) -> Path | None:
+        asked.extend([] if local else patterns)
+        return None if local else folder
+
+    monkeypatch.setattr(models, "_snapshot", hub)
+    assert models.resolve(NAME) == folder
+    assert ("onnx/model.onnx" in asked) == exported
+    assert ("model*.safetensors" in asked) != exported
 
 
 def test_the_hubs_token_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,11 +80,11 @@ class CrossEncoder(Reranker):
         if length > encoder.positions:
             raise ModelError(f"{checkpoint.name} takes {encoder.positions} tokens at most, not {length}")
         tokenizer = HFTokenizer(encoder.folder / "tokenizer.json", length, lowercase=encoder.lowercase)
-        self._pairs = Pairs(checkpoint, tokenizer, length)
+        pairs = Pairs(checkpoint, tokenizer, length)
         made = _Built if encoder.fused else _Export
-        self._scores = made(checkpoint, tokenizer, self._pairs.typed, self.exact).run
-        self._tokenizer = tokenizer
+        run = made(checkpoint, tokenizer, pairs.typed, self.exact).run
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="rerank")
+        self._tokenizer, self._pairs, self._scores = tokenizer, pairs, run
 
     def close(self) -> None:
         if self._threads is not None:

@@ -4,6 +4,7 @@ together."""
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,13 +20,15 @@ AMONG = 50
 """Hits that are reranked, where fewer are asked for."""
 rerankers: LoadedModels[Reranker] = LoadedModels(1)
 """That of this process, by its name."""
+_opening = threading.Lock()
 
 
 @contextmanager
 def opened(model: str | Reranker) -> Iterator[Reranker]:
     """The reranker, open. One that is named stays so for later searches; one of your own is yours to close."""
     if isinstance(model, Reranker):
-        model.open()
+        with _opening:  # several may search
+            model.open()
         yield model
         return
     if not isinstance(model, str):

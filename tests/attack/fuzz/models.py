@@ -8,7 +8,7 @@ from typing import Any
 
 from penstock.core.errors import EmbedError, ModelError
 from penstock.core.records import Chunk
-from penstock.embedders import checkpoint, clip_checkpoint, models
+from penstock.embedders import checkpoint, clip_checkpoint, cross_checkpoint, models
 from tests.attack.fuzz.stored import _fresh
 from tests.attack.fuzz.target import Target, allowed
 
@@ -46,6 +46,9 @@ def _configuration(data: bytes) -> None:
     with allowed(ModelError):
         seeing = clip_checkpoint.load(folder, "fuzz")
         json.dumps([seeing.traits, [str(one) for one in seeing.files]])
+    with allowed(ModelError):
+        crossed = cross_checkpoint.load(folder, "fuzz", {})
+        json.dumps([crossed.traits, [str(one) for one in crossed.files]])
 
 
 def _tokenizer(data: bytes) -> None:
@@ -56,6 +59,7 @@ def _tokenizer(data: bytes) -> None:
     with allowed(ModelError, EmbedError):
         tokenizer = HFTokenizer(path, 64)
         tokenizer.encode(["a text of words", "", "é"])
+        tokenizer.pair()
 
 
 def _weights(data: bytes) -> None:

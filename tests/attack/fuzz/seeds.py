@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import pickle
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -356,15 +355,23 @@ def _others() -> dict[str, list[Any]]:
 def _models() -> dict[str, list[Any]]:
     sys.path.insert(0, str(ROOT / "scripts"))
     import make_checkpoints
+    import make_cross_encoders
 
     clip = ROOT / "tests" / "data" / "shapes-clip"
     names = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
     seeing = {name: json.loads((clip / name).read_text()) for name in names}
+    first = next(iter(make_checkpoints.RECIPES))
+    several = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = make_checkpoints.make(next(iter(make_checkpoints.RECIPES)), Path(temporary))
-        texts = {str(path.relative_to(folder)): json.loads(path.read_text()) for path in sorted(folder.rglob("*.json"))}
-        shutil.rmtree(folder)
-    return {"checkpoint": [seeing, texts], **_small_models()}
+        for maker, name in (
+            (make_checkpoints, first),
+            (make_cross_encoders, "modernbert"),
+            (make_cross_encoders, "qwen3"),
+        ):
+            folder = maker.make(name, Path(temporary))
+            files = sorted(folder.rglob("*.json"))
+            several.append({str(path.relative_to(folder)): json.loads(path.read_text()) for path in files})
+    return {"checkpoint": [seeing, *several], **_small_models()}
 
 
 def _small_models() -> dict[str, list[Any]]:
