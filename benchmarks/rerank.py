@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads are ours, on both sides
-    texts = list(markdown(AMONG, most=240))[:AMONG]
+    texts = list(markdown(AMONG, most=120))[:AMONG]
     hits = [Hit(0.0, Chunk(f"{i:032}", "memory://", i, text, (0, len(text)))) for i, text in enumerate(texts)]
     query = Query(text=QUESTION, k=10)
     with tempfile.TemporaryDirectory() as scratch, CrossEncoder(checkpoint(Path(scratch))) as model:

@@ -272,14 +272,14 @@ def test_every_kind_of_vector_as_a_search_compares_it(tmp_path: Path) -> None:
     world.write("old.md", "old text")
     world.run(pipeline)
     try:
-        with pytest.raises(UsageError, match="several vectors a chunk, dense, words, tokens"):
+        with pytest.raises(UsageError, match="several vectors a chunk, dense, sparse, tokens"):
             pipeline.alerts.add(QUERY)
-        with pytest.raises(UsageError, match="unknown vector 'sparse': the index has dense, words, tokens"):
-            pipeline.alerts.add(QUERY, using="sparse")
+        with pytest.raises(UsageError, match="unknown vector 'late': the index has dense, sparse, tokens"):
+            pipeline.alerts.add(QUERY, using="late")
         for name in ("dense", "sparse", "tokens"):
             pipeline.alerts.add(QUERY, 0.1, name=name, using=name)
         world.write("a.md", "rust and async")
-        assert world.run(pipeline) == ["dense: a.md", "tokens: a.md", "words: a.md"]
+        assert world.run(pipeline) == ["dense: a.md", "sparse: a.md", "tokens: a.md"]
         with ps.open_index(url, pipeline.embedder) as index:
             for match in world.matches:
                 hit = index.search(QUERY, 1, using=match.alert)[0]

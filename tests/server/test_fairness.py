@@ -440,6 +440,7 @@ def test_a_costly_request_leaves_its_client_in_debt() -> None:
         ({"text": "word " * 1000}, 10),
         ({"text": "line", "k": 200}, 1),
         ({"text": "line", "k": 200, "distinct": True}, 2),
+        ({"text": "line", "k": 200, "hybrid": True}, 2),
         ({"text": "line", "facets": ["a", "b"]}, 3),
         ({"like": ["x"] * 50}, 3),
         ({"text": "line", "rerank": True}, 51),

@@ -198,6 +198,18 @@ def test_legs_are_searched_side_by_side(meeting: Meeting) -> None:
         assert index.search("gate 77", k=5, hybrid=True)[0].chunk.uri == "doc:77"
 
 
+def test_full_text_that_comes_later_is_searched(client: Client) -> None:
+    """An index of an earlier version gets it at the end of a run, while it is served."""
+    index = WordsIndex(URL)
+    index.finds_words = False
+    with served(URL, opener=lambda url: open_index(index, ColourEmbedder())) as later:
+        assert later.get("/v1/status").json()["words"] is False
+        assert search(later, text="gate 77", hybrid=True)["hits"][0]["legs"] == {"vector": 1}
+        index.finds_words = True
+        assert search(later, text="gate 77", hybrid=True)["hits"][0]["legs"] == {"vector": 1, "words": 1}
+        assert later.get("/v1/status").json()["words"] is True
+
+
 class Choosy(ColourEmbedder):
     """Takes no text about gates."""
 

@@ -93,7 +93,7 @@ class ServedGeneration:
             opened.close()
             raise
         self._model = ModelThreads(min(self.embedder.workers, MAX_THREADS), neighbours)
-        self.finds_words = self.index.finds_words
+        self._finds_words = self.index.finds_words
         self.opened_at = time.time()
         self.closed = threading.Event()
         self.vectors: Mapping[str, NamedVector] = {
@@ -133,6 +133,12 @@ class ServedGeneration:
     def vector(self, using: str | None) -> NamedVector:
         """The vector of that name, or the only one. Raises UsageError where it is unknown, or one of several."""
         return self.vectors[self.schema.name(using)]
+
+    def finds_words(self) -> bool:
+        """Whether the index has full text by now. Where it had none yet, this reads the index."""
+        if not self._finds_words:
+            self._finds_words = self.call(lambda index: index.finds_words)
+        return self._finds_words
 
     @property
     def identity(self) -> tuple[str, IndexSchema]:

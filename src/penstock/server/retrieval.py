@@ -92,7 +92,8 @@ class Retrieval:
     async def _fused_page(self, request: SearchRequest) -> Page:
         """Each leg is embedded and searched beside the others, for as many hits as the page takes."""
         generation, query = request.generation, request.query
-        weights = weights_of(query, leg_names(generation.schema, generation.finds_words))
+        finds_words = await self.timed_call(request, lambda _: generation.finds_words())
+        weights = weights_of(query, leg_names(generation.schema, finds_words))
         parts = _parts(query, [generation.vectors[name] for name in weights if name in generation.vectors])
         fusion = Fusion(query, weights, generation.index, generation.schema)
         legs: dict[str, Leg] = {}

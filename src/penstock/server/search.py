@@ -110,6 +110,12 @@ class Searcher:
     async def points(self, ids: Sequence[str], client: str) -> Sequence[Point]:
         return await self._call(lambda index: index.fetch(ids), client)
 
+    async def finds_words(self, client: str) -> bool:
+        async def ask(generation: ServedGeneration) -> bool:
+            return await self.in_thread(generation.finds_words, client)
+
+        return await self.with_index(ask, client)
+
     async def count(self, client: str) -> int:
         return await self._call(lambda index: index.count(), client)
 

@@ -70,7 +70,6 @@ class StatusRoutes:
     async def status(self, request: Request) -> Response:
         with self._served.lease() as generation:
             url, opened_at = generation.index.url, generation.opened_at
-            words = generation.finds_words
             described = {name: _describe(vector) for name, vector in generation.vectors.items()}
         # Paths, hosts, accounts and names of documents are for those who run the server.
         if not (reveals := may(request.scope, METRICS)):
@@ -81,7 +80,7 @@ class StatusRoutes:
             "index": url if reveals else None,
             "model": next(iter(described.values())),
             "vectors": [{"name": name, **one} for name, one in described.items()],
-            "words": words,
+            "words": await self._words(client_of(request.scope).name),
             "reranker": self._reranker(reveals),
             "opened": opened_at,
             "points": await self._points(client_of(request.scope).name),
@@ -127,6 +126,12 @@ class StatusRoutes:
             return await self._searcher.count(client)
         except SinkError:  # `ready` gives the reason; the rest of the status is still of use
             return None
+
+    async def _words(self, client: str) -> bool:
+        try:
+            return await self._searcher.finds_words(client)
+        except SinkError:
+            return False
 
     async def run_metrics(self) -> str:
         """The figures of the run that fills the index, for Prometheus; nothing where none does, or nobody can tell."""
