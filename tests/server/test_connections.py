@@ -358,14 +358,46 @@ def test_a_network_has_one_turn_in_a_round_while_others_ask() -> None:
     """And a few while it is alone, so that one who comes waits for no more than these."""
 
     async def task() -> None:
-        turns = Turns()
-        assert [turns.take("a", list) is None for _ in range(shares.ROUND + 1)] == [True] * shares.ROUND + [False]
+        turns, most = Turns(), round(shares.ROUND / shares.REQUEST)
+        assert [turns.take("a", list) is None for _ in range(most + 2)][:most] == [True] * most
+        assert turns.take("a", list) is not None
         while turns._lines or turns._round:
             await asyncio.sleep(0)
         assert turns.take("b", list) is None
         assert [turns.take("a", list) is None for _ in range(2)] == [True, False]
 
     asyncio.run(task())
+
+
+def test_answers_to_a_network_go_on_in_the_next_round_while_others_ask() -> None:
+    """As many as are ready at once: of two that are one network's, and take long, each round has one."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await ready.wait()
+        rounds.append(number[0])
+        end = time.thread_time() + 2 * shares.ROUND_BESIDE
+        while time.thread_time() < end:
+            pass
+
+    async def nothing(*message: Any) -> Any: ...
+
+    async def count() -> None:
+        while len(rounds) < 3:
+            number[0] += 1
+            await asyncio.sleep(0)
+
+    async def task() -> None:
+        turns = Turns()
+        turns.begin("10.0.0.2")
+        answers = [Metered(app, turns)({"type": "http", "client": ("10.0.0.1", 1)}, nothing, nothing) for _ in range(3)]
+        running = [asyncio.ensure_future(one) for one in (*answers, count())]
+        await asyncio.sleep(0)
+        ready.set()
+        await asyncio.gather(*running)
+
+    ready, rounds, number = asyncio.Event(), list[int](), [0]
+    asyncio.run(asyncio.wait_for(task(), 30))
+    assert len(set(rounds)) == 3
 
 
 def test_a_turn_that_fails_ends_no_line() -> None:

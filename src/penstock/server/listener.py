@@ -19,6 +19,8 @@ ACCEPTED = 8
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE = 1.0
 """Seconds without accepting when the system has no more files or memory."""
+RETRY = 0.01
+"""Seconds without accepting after an error of the network."""
 
 Connect = Callable[[], asyncio.BaseProtocol]
 
@@ -33,14 +35,11 @@ class Listener:
         self._waiting: dict[socket.socket, Callable[[], None]] = {}
         self._held: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._resume: asyncio.TimerHandle | None = None
-        self._start()
+        self._accepting = asyncio.get_running_loop().create_task(self._accept())
 
     def close(self) -> None:
         """Stop accepting, and close what has not had its turn."""
-        asyncio.get_running_loop().remove_reader(self._listener)
-        if self._resume is not None:
-            self._resume.cancel()
+        self._accepting.cancel()
         for connection, give_up in self._waiting.items():
             give_up()
             connection.close()
@@ -48,25 +47,20 @@ class Listener:
         self._held.clear()
 
     async def wait_closed(self) -> None:
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(self._accepting, *self._tasks, return_exceptions=True)
 
-    def _start(self) -> None:
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(ACCEPTED):
+    async def _accept(self) -> None:
+        loop, count = asyncio.get_running_loop(), 0
+        while True:
             try:
-                connection, address = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
+                connection, address = await loop.sock_accept(self._listener)
             except OSError as error:
-                if error.errno not in EXHAUSTED:
-                    raise
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(self._listener)
-                self._resume = loop.call_later(PAUSE, self._start)
-                return
-            self._admit(connection, str(address[0]) if address else "?")
+                if not isinstance(error, ConnectionError):
+                    await asyncio.sleep(PAUSE if error.errno in EXHAUSTED else RETRY)
+            else:
+                self._admit(connection, str(address[0]) if address else "?")
+            if not (count := (count + 1) % ACCEPTED):
+                await asyncio.sleep(0)
 
     def _admit(self, connection: socket.socket, address: str) -> None:
         source = network(address)
@@ -89,7 +83,6 @@ class Listener:
 
     def _open(self, connection: socket.socket, source: str) -> None:
         self._turns.spend(source, CONNECTION)
-        connection.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._hand_over(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,7 +1,7 @@
 """Fair shares of the event loop: who sends more than the others waits while they are served.
 
-What a network has waiting stands in one line, and costs nothing until its turn. While others ask, it has one turn in a
-round of the loop.
+What a network has waiting stands in one line, and costs nothing until its turn. While others ask, it has one turn and
+little time in a round of the loop.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ FLOODING = 0.1
 """The same of one that has several requests or connections waiting. Polling and threads take as much again."""
 BURST = 0.25
 """Seconds of that share at once."""
-ROUND = 8
-"""Turns of a network in one round of the loop while no other asks, so that one who comes waits for no more."""
+ROUND = 0.005
+"""Seconds of one round of the loop in which a network may begin requests: one that comes then waits for no more."""
+ROUND_BESIDE = 0.002
+"""Seconds of one round that answering takes while others ask, after which it goes on in the next."""
 RECENT = 0.25
 """Seconds for which a network counts as asking after its last request."""
 MAX_WAIT = 1.0
@@ -46,8 +48,8 @@ class Turns:
         self._active: Counter[str] = Counter()
         self._lines: dict[str, dict[object, Turn]] = {}
         """What waits, by network; each line has a timer."""
-        self._round: Counter[str] = Counter()
-        """Turns that each network had in this round of the loop."""
+        self._round: dict[str, float] = {}
+        """Seconds that each network had of this round of the loop."""
 
     def begin(self, network: str) -> None:
         self._active[network] += 1
@@ -63,13 +65,19 @@ class Turns:
         share = FLOODING if len(self._lines.get(network, ())) > 1 else SHARE
         ready = max(now, self._ready.get(network, now)) + seconds / share
         self._ready[network] = min(ready, now + BURST + MAX_WAIT)
+        if self._rival(network):
+            self._count(network, seconds)
+
+    def busy(self, network: str) -> bool:
+        """Whether the network had its part of this round."""
+        return self._round.get(network, 0.0) > ROUND_BESIDE and self._rival(network) is not None
 
     def take(self, network: str, turn: Turn) -> Callable[[], None] | None:
         """Ask for a turn. None: it is now; else `turn` is called when it has come, and what is returned gives it up."""
         self._seen[network] = time.monotonic()
         if network not in self._lines:
             if not (wait := self.wait(network)) and self._may(network):
-                self._count(network)
+                self._count(network, REQUEST)
                 return None
             self._lines[network] = {}
             self._schedule(network, wait)
@@ -96,13 +104,13 @@ class Turns:
         return None if other is None or time.monotonic() - self._seen[other] > RECENT else other
 
     def _may(self, network: str) -> bool:
-        turns = self._round[network]
-        return not turns or (turns < ROUND and self._rival(network) is None)
+        spent = self._round.get(network, 0.0)
+        return not spent or (spent < ROUND and self._rival(network) is None)
 
-    def _count(self, network: str) -> None:
+    def _count(self, network: str, seconds: float) -> None:
         if not self._round:
             asyncio.get_running_loop().call_soon(self._round.clear)
-        self._round[network] += 1
+        self._round[network] = self._round.get(network, 0.0) + seconds
 
     def _schedule(self, network: str, wait: float) -> None:
         asyncio.get_running_loop().call_later(wait, self._next, network)
@@ -111,7 +119,7 @@ class Turns:
         line, wait = self._lines[network], 0.0
         try:
             while line and not (wait := self.wait(network)) and self._may(network):
-                self._count(network)
+                self._count(network, REQUEST)
                 line.pop(next(iter(line)))()
         finally:
             if line:
@@ -121,33 +129,33 @@ class Turns:
 
 
 class Metered:
-    """An app whose clients spend of their share what answering them takes of the event loop."""
+    """An app whose clients spend of their share what answering them takes of the event loop, little in one round."""
 
     def __init__(self, app: ASGIApp, turns: Turns) -> None:
         self._app, self._turns = app, turns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        spender = network(str((scope.get("client") or ("?",))[0]))
-        await _metered(self._app(scope, receive, send).__await__(), lambda seconds: self._turns.spend(spender, seconds))
+        client = network(str((scope.get("client") or ("?",))[0]))
+        await self._run(self._app(scope, receive, send).__await__(), client)
 
-
-@coroutine
-def _metered(task: Generator[Any, Any, None], spend: Callable[[float], object]) -> Generator[Any, Any, None]:
-    """Run it, and spend the time of each of its steps; the first REQUEST seconds are paid."""
-    paid, step, argument = REQUEST, task.send, None
-    while True:
-        began = time.thread_time()
-        try:
-            awaited = step(argument)
-        except StopIteration:
-            return
-        finally:
-            paid -= time.thread_time() - began
-            if paid < 0:
-                spend(-paid)
-                paid = 0.0
-        try:
-            yield awaited
-            step, argument = task.send, None
-        except BaseException as error:  # of the awaited, or a cancellation: for the task to handle
-            step, argument = task.throw, error
+    @coroutine
+    def _run(self, task: Generator[Any, Any, None], client: str) -> Generator[Any, Any, None]:
+        paid, step, argument = REQUEST, task.send, None
+        while True:
+            began = time.thread_time()
+            try:
+                awaited = step(argument)
+            except StopIteration:
+                return
+            finally:
+                paid -= time.thread_time() - began
+                if paid < 0:  # what the request has paid is used up
+                    self._turns.spend(client, -paid)
+                    paid = 0.0
+            try:
+                yield awaited
+                while self._turns.busy(client):
+                    yield None
+                step, argument = task.send, None
+            except BaseException as error:  # of the awaited, or a cancellation: for the task to handle
+                step, argument = task.throw, error
