@@ -297,12 +297,13 @@ def test_the_large_bodies_of_a_client_are_bounded_together() -> None:
         one.leave("a", most - 100)
         await asyncio.wait_for(larger, 5)
         assert not small.done()
-        given_up = asyncio.create_task(one.enter("a", most))
+        given_up, granted = (asyncio.create_task(one.enter("a", size)) for size in (most, most - 100))
         await asyncio.sleep(0)
-        one.leave("a", 2 * most)
-        await asyncio.wait_for(small, 5)
         given_up.cancel()
-        await asyncio.sleep(0.01)
+        one.leave("a", 2 * most)
+        granted.cancel()
+        await asyncio.wait([given_up, granted], timeout=5)
+        await asyncio.wait_for(small, 5)
         one.leave("a", 100)
         assert not one._large
 

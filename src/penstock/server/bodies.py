@@ -47,11 +47,9 @@ class _Large:
         try:
             await granted
         except BaseException:
-            if granted.cancelled():
-                self._line.remove((size, granted))
-                self._grant()
-            else:  # it was granted just before
+            if not granted.cancelled():  # it was granted just before
                 self.leave(size)
+            self._grant()
             raise
 
     def leave(self, size: int) -> None:
@@ -60,6 +58,7 @@ class _Large:
         self._grant()
 
     def _grant(self) -> None:
+        self._line = deque(one for one in self._line if not one[1].cancelled())
         while self._line and self._fits(self._line[0][0]):
             size, granted = self._line.popleft()
             self._count += 1
