@@ -249,3 +249,36 @@ def test_generated_bodies(client: Client, route: str) -> None:
 @pytest.mark.parametrize("route", ROUTES)
 def test_some_generated_bodies(client: Client, route: str) -> None:
     ask_all(client, route, 60)
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("declared", [True, False], ids=["whole", "in chunks"])
+def test_large_bodies_over_many_connections(client: Client, declared: bool) -> None:
+    """One client's, whose memory is bounded together: 190 MiB before. Another is answered meanwhile."""
+    address = (client.base_url.host, client.base_url.port or 80)
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 16000000\r\n\r\n" if declared else b"Transfer-Encoding: chunked\r\n\r\n"
+    piece = b" " * 65536 if declared else b"10000\r\n" + b" " * 65536 + b"\r\n"
+    memory, end = psutil.Process().memory_info, time.monotonic() + 4
+
+    def send(number: int) -> None:
+        while time.monotonic() < end:
+            with socket.create_connection(address, 10, ("127.0.0.2", 0)) as line, suppress(OSError):
+                line.sendall(head)
+                line.settimeout(0.5)
+                while time.monotonic() < end:
+                    with suppress(TimeoutError):
+                        line.sendall(piece)
+
+    before, peak = memory().rss, 0
+    with ThreadPoolExecutor(50) as pool:
+        running = [pool.submit(send, number) for number in range(50)]
+        while time.monotonic() < end:
+            peak = max(peak, memory().rss)
+            assert client.get("/v1/search?q=line").status_code == 200
+    for one in running:
+        one.result()
+    assert peak - before < 100 << 20

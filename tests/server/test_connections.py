@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -18,7 +19,7 @@ import pytest
 
 from penstock.server import connections, peers
 from penstock.server import turns as shares
-from penstock.server.turns import Turns
+from penstock.server.turns import Metered, Turns
 from penstock.sinks.memory import forget
 from tests.server.raw import HEALTH, line, reply, rest
 from tests.server.serving import chunk, fill, served, with_settings
@@ -327,15 +328,121 @@ def test_responses_that_one_address_does_not_read_are_bounded(
 
 
 def test_who_asks_much_waits_while_others_are_served() -> None:
+    async def task() -> None:
+        turns, order = Turns(), list[str]()
+        for _ in range(1000):
+            assert turns.wait("a") == 0, "alone it has all"
+            turns.spend("a", 0.01)
+        assert turns.take("b", list) is None
+        assert 0 < turns.wait("a") <= 1.0
+        give_up = turns.take("a", lambda: order.append("given up"))
+        assert give_up is not None
+        assert turns.take("a", lambda: order.append("first")) is not None
+        assert turns.take("a", lambda: order.append("second")) is not None
+        give_up()
+        for _ in range(10):
+            await asyncio.sleep(0)
+            assert turns.take("b", list) is None
+            turns.spend("b", 0.001)
+        assert not order
+        while len(order) < 2:
+            await asyncio.sleep(0.01)
+        assert order == ["first", "second"]
+        await asyncio.sleep(0.01)
+        assert not turns._lines
+
+    asyncio.run(asyncio.wait_for(task(), 30))
+
+
+def test_a_network_has_one_turn_in_a_round_while_others_ask() -> None:
+    """And a few while it is alone, so that one who comes waits for no more than these."""
+
+    async def task() -> None:
+        turns, most = Turns(), round(shares.ROUND / shares.REQUEST)
+        assert [turns.take("a", list) is None for _ in range(most + 2)][:most] == [True] * most
+        assert turns.take("a", list) is not None
+        while turns._lines or turns._round:
+            await asyncio.sleep(0)
+        assert turns.take("b", list) is None
+        assert [turns.take("a", list) is None for _ in range(2)] == [True, False]
+
+    asyncio.run(task())
+
+
+def test_answers_to_a_network_go_on_in_the_next_round_while_others_ask() -> None:
+    """As many as are ready at once: of two that are one network's, and take long, each round has one."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await ready.wait()
+        rounds.append(number[0])
+        end = time.thread_time() + 2 * shares.ROUND_BESIDE
+        while time.thread_time() < end:
+            pass
+
+    async def nothing(*message: Any) -> Any: ...
+
+    async def count() -> None:
+        while len(rounds) < 3:
+            number[0] += 1
+            await asyncio.sleep(0)
+
+    async def task() -> None:
+        turns = Turns()
+        turns.begin("10.0.0.2")
+        answers = [Metered(app, turns)({"type": "http", "client": ("10.0.0.1", 1)}, nothing, nothing) for _ in range(3)]
+        running = [asyncio.ensure_future(one) for one in (*answers, count())]
+        await asyncio.sleep(0)
+        ready.set()
+        await asyncio.gather(*running)
+
+    ready, rounds, number = asyncio.Event(), list[int](), [0]
+    asyncio.run(asyncio.wait_for(task(), 30))
+    assert len(set(rounds)) == 3
+
+
+def test_a_turn_that_fails_ends_no_line() -> None:
+    async def task() -> None:
+        turns, done = Turns(), asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        while turns.take("a", list) is None:
+            pass
+        turns.take("a", lambda: 1 / 0)
+        turns.take("a", done.set)
+        await done.wait()
+
+    asyncio.run(asyncio.wait_for(task(), 30))
+
+
+def test_what_answering_takes_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of it, whatever it awaits; errors and cancellations reach it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            end = time.thread_time() + 0.03
+            while time.thread_time() < end:
+                pass
+            await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(30)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.gather(fail())
+        seen.append(scope["type"])
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    async def nothing(*message: Any) -> Any: ...
+
+    spent: list[tuple[str, float]] = []
+    seen: list[str] = []
     turns = Turns()
-    for _ in range(1000):
-        assert turns.ask("a") == 0, "alone it has all"
-        turns.spend("a", 0.01)
-    assert turns.ask("b") == 0
-    assert 0 < turns.ask("a") <= 1.0
-    for _ in range(10):
-        assert turns.ask("b") == 0
-        turns.spend("b", 0.001)
+    monkeypatch.setattr(turns, "spend", lambda *spending: spent.append(spending))
+    asyncio.run(Metered(app, turns)({"type": "http", "client": ("::1", 1)}, nothing, nothing))
+    assert seen == ["http"]
+    assert {network for network, _ in spent} == {"::/64"}
+    assert 0.04 < sum(seconds for _, seconds in spent) < 5.0
 
 
 def test_a_flood_takes_its_share_only_while_another_searches() -> None:
@@ -367,9 +474,13 @@ def test_a_flood_takes_its_share_only_while_another_searches() -> None:
 
 
 def test_networks_of_turns_are_remembered_in_bounds() -> None:
-    turns = Turns()
-    for n in range(30_000):
-        turns.ask(f"network {n}")
-        turns.spend(f"network {n}", 0.01)
+    async def task() -> Turns:
+        turns = Turns()
+        for n in range(30_000):
+            turns.take(f"network {n}", list)
+            turns.spend(f"network {n}", 0.01)
+        return turns
+
+    turns = asyncio.run(task())
     assert len(turns._ready) <= 10_000
     assert len(turns._seen) <= 10_000

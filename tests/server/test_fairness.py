@@ -268,19 +268,44 @@ def test_so_many_large_bodies_of_a_client_are_read_at_once() -> None:
     async def task() -> None:
         one = Bodies(1 << 20, RateLimiter(0))
         for _ in range(bodies.MAX_LARGE):
-            await one.enter("a")
-        waiting, given_up = (asyncio.create_task(one.enter("a")) for _ in range(2))
-        await asyncio.wait_for(one.enter("b"), 5)
+            await one.enter("a", 100)
+        waiting, given_up = (asyncio.create_task(one.enter("a", 100)) for _ in range(2))
+        await asyncio.wait_for(one.enter("b", 100), 5)
         await asyncio.sleep(0)
         assert not waiting.done()
         given_up.cancel()
         await asyncio.sleep(0)
-        one.leave("a")
+        one.leave("a", 100)
         await asyncio.wait_for(waiting, 5)
         for client in ("a", "b", *"a" * (bodies.MAX_LARGE - 1)):
-            one.leave(client)
-        assert not one._turns
-        assert not one._users
+            one.leave(client, 100)
+        assert not one._large
+
+    asyncio.run(task())
+
+
+def test_the_large_bodies_of_a_client_are_bounded_together() -> None:
+    """By the bytes that they may have; one that is larger comes in alone. They keep their order."""
+
+    async def task() -> None:
+        one, most = Bodies(1 << 30, RateLimiter(0)), bodies.MAX_LARGE_BYTES
+        await one.enter("a", most - 100)
+        larger, small = (asyncio.create_task(one.enter("a", size)) for size in (2 * most, 100))
+        await asyncio.sleep(0.01)
+        assert not larger.done()
+        assert not small.done(), "it waits behind the larger one, which would never come in else"
+        one.leave("a", most - 100)
+        await asyncio.wait_for(larger, 5)
+        assert not small.done()
+        given_up, granted = (asyncio.create_task(one.enter("a", size)) for size in (most, most - 100))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        one.leave("a", 2 * most)
+        granted.cancel()
+        await asyncio.wait([given_up, granted], timeout=5)
+        await asyncio.wait_for(small, 5)
+        one.leave("a", 100)
+        assert not one._large
 
     asyncio.run(task())
 
@@ -492,6 +517,16 @@ def test_bodies_of_too_many_values_are_refused_unparsed(path: str) -> None:
             body = b'{"vector": [' + value * ((15 << 20) // len(value)) + b"0]}"
             answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
             refused(answer, 413, "100,000")
+
+
+def test_bodies_of_white_space_are_refused_unparsed() -> None:
+    """Skipping sixteen megabytes of it holds Python's lock as long as twenty searches take."""
+    with served(URL) as client:
+        body = b'{"text": "line 1"' + b" \n" * (schemas.MAX_SPACE // 2) + b"}"
+        answer = client.post("/v1/search", content=body, headers={"Content-Type": "application/json"})
+        refused(answer, 413, "white space", "4,194,304")
+        answer = client.post("/v1/search", content=body[:100] + b"}", headers={"Content-Type": "application/json"})
+        assert answer.status_code == 200
 
 
 def test_large_bodies_are_parsed_beside_the_event_loop() -> None:

@@ -221,7 +221,7 @@ def _client(request: Request) -> str:
     return client_of(request.scope).name
 
 
-def _parsed(content: bytes, parse: Callable[[Any], R]) -> R:
+def _parsed(content: bytearray, parse: Callable[[Any], R]) -> R:
     return parse(schemas.parse_json(content))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import deque
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +20,8 @@ LARGE = 1 << 16
 """Bytes from which a body is one of the large ones."""
 MAX_LARGE = 2
 """Large bodies of one client that are read, or answered, at once: its further connections wait, unread."""
+MAX_LARGE_BYTES = 16 << 20
+"""Bytes of these bodies together; a larger one is read alone. Each takes several times as much until it is parsed."""
 MAX_SPEED = 32 << 20
 """Bytes a second of a large body that are read beside other clients, whom reading it at full speed would slow down."""
 
@@ -28,32 +30,68 @@ class Gone(Exception):
     """The client has closed its connection before it had an answer."""
 
 
+class _Large:
+    """The large bodies of one client: those that are read or answered, and those that wait, in line."""
+
+    def __init__(self) -> None:
+        self._count = self._bytes = 0
+        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._count or self._line)
+
+    async def enter(self, size: int) -> None:
+        granted = asyncio.get_running_loop().create_future()
+        self._line.append((size, granted))
+        self._grant()
+        try:
+            await granted
+        except BaseException:
+            if not granted.cancelled():  # it was granted just before
+                self.leave(size)
+            self._grant()
+            raise
+
+    def leave(self, size: int) -> None:
+        self._count -= 1
+        self._bytes -= size
+        self._grant()
+
+    def _grant(self) -> None:
+        self._line = deque(one for one in self._line if not one[1].cancelled())
+        while self._line and self._fits(self._line[0][0]):
+            size, granted = self._line.popleft()
+            self._count += 1
+            self._bytes += size
+            granted.set_result(None)
+
+    def _fits(self, size: int) -> bool:
+        return not self._count or (self._count < MAX_LARGE and self._bytes + size <= MAX_LARGE_BYTES)
+
+
 class Bodies:
     """What the bodies of all requests in progress hold, and whose large ones are read."""
 
     def __init__(self, max_size: int, rates: RateLimiter, neighbours: Neighbours | None = None) -> None:
         self.max_size, self.rates = max_size, rates
         self.held, self.neighbours = Shares(MAX_HELD), neighbours or Neighbours()
-        self._turns: dict[str, asyncio.Semaphore] = {}
-        self._users: Counter[str] = Counter()
+        self._large: dict[str, _Large] = {}
 
-    async def enter(self, client: str) -> None:
-        """Wait until fewer than MAX_LARGE large bodies of the client are read. `leave` has to follow."""
-        self._users[client] += 1
+    async def enter(self, client: str, size: int) -> None:
+        """Wait until the client's large bodies leave room for one of so many bytes. `leave` has to follow."""
         try:
-            await self._turns.setdefault(client, asyncio.Semaphore(MAX_LARGE)).acquire()
+            await self._large.setdefault(client, _Large()).enter(size)
         except BaseException:
             self._forget(client)
             raise
 
-    def leave(self, client: str) -> None:
-        self._turns[client].release()
+    def leave(self, client: str, size: int) -> None:
+        self._large[client].leave(size)
         self._forget(client)
 
     def _forget(self, client: str) -> None:
-        self._users[client] -= 1
-        if not self._users[client]:
-            del self._users[client], self._turns[client]
+        if not self._large[client]:
+            del self._large[client]
 
 
 class Body:
@@ -64,6 +102,7 @@ class Body:
         headers = Headers(scope=scope)
         self._content_length = headers.get("content-length", "")
         self._empty = self._content_length in ("", "0") and "transfer-encoding" not in headers
+        self._expected = int(self._content_length) if self._content_length.isdecimal() else 0
         self._complete, self._gone = asyncio.Event(), asyncio.Event()
         self._entered = self._answered = self._given_up = False
         if self._empty:
@@ -73,6 +112,11 @@ class Body:
     def client(self) -> str:
         return client_of(self._scope).name
 
+    @property
+    def _most(self) -> int:
+        """Bytes that it may have; in chunks any number."""
+        return self._expected or self._bodies.max_size
+
     async def __call__(self) -> Message:
         if self._empty:
             self._empty = False
@@ -80,8 +124,8 @@ class Body:
         if self._complete.is_set():
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        if self.size > LARGE and not self._entered:
-            await self._bodies.enter(self.client)
+        if max(self.size, self._expected) > LARGE and not self._entered:
+            await self._bodies.enter(self.client, self._most)
             self._entered = True
         if self._entered and self._bodies.neighbours.several:
             await asyncio.sleep(self._arrived / MAX_SPEED)
@@ -95,7 +139,7 @@ class Body:
     async def run(self, app: ASGIApp, send: Send, seconds: float) -> None:
         """Have the app answer. Raises TimeoutError after so many seconds, and Gone where nobody waits for the answer
         any more: what it has in queues leaves them then."""
-        if self._content_length.isdecimal() and int(self._content_length) > self._bodies.max_size:
+        if self._expected > self._bodies.max_size:
             raise self._too_large()
         self._bodies.neighbours.note(self.client)
 
@@ -118,7 +162,7 @@ class Body:
     def release(self) -> None:
         """Hold nothing any more."""
         if self._entered:
-            self._bodies.leave(self.client)
+            self._bodies.leave(self.client, self._most)
         if self.size:
             self._bodies.held.add(self.client, -self.size)
 

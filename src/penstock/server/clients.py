@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from starlette.datastructures import Headers
@@ -32,6 +33,7 @@ def client_of(scope: Scope) -> Client:
     return client
 
 
+@lru_cache(1024)
 def network(address: str) -> str:
     """The address; of IPv6 its /64, which is what one subscriber gets."""
     ip = parse_address(address)

@@ -40,6 +40,8 @@ PIECE = 64 << 10
 """Bytes read from a socket, and parsed, at once."""
 CHUNKED_PIECE = 8 << 10
 """The same where each few bytes may be a chunk, which takes as long as many bytes."""
+CHUNKED_LINES = 256
+"""Lines of such a piece, about."""
 
 
 class _Flow(FlowControl):
@@ -66,7 +68,8 @@ class Connection(HttpToolsProtocol):
         self._checked = 0
         self._in_body, self._chunked, self._left = False, False, 0
         self._overhead = self._arrived = 0
-        self._turn: asyncio.TimerHandle | None = None
+        self._turn: Callable[[], None] | None = None
+        self._granted = False
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: asyncio.TimerHandle | None = None
         self._since, self._unread = self.loop.time(), 0
@@ -103,9 +106,11 @@ class Connection(HttpToolsProtocol):
             self._refusal = self.loop.call_later(REFUSE_AFTER, self._refuse, problem)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._timer, self._turn, self._refusal):
+        for timer in (self._timer, self._refusal):
             if timer is not None:
                 timer.cancel()
+        if self._turn is not None:
+            self._turn()
         self.leave()
         self._end()
         self._buffer.clear()
@@ -181,16 +186,18 @@ class Connection(HttpToolsProtocol):
             self._checked = len(self._buffer)
             self._read_on()
             return False
-        if self._waits(self._turns.ask):
+        if self._waits():
             self.flow.pause_reading()
             return False
         self._begin(end)
         return True
 
-    def _waits(self, turn: Callable[[str], float]) -> bool:
+    def _waits(self) -> bool:
         """Whether others have their turn first."""
-        if self._turn is None and not self.trusted and (wait := turn(self.network)):
-            self._turn = self.loop.call_later(wait, self._take_turn)
+        if self._granted:
+            self._granted = False
+        elif self._turn is None and not self.trusted:
+            self._turn = self._turns.take(self.network, self._take_turn)
         return self._turn is not None
 
     def _begin(self, end: int) -> None:
@@ -213,15 +220,16 @@ class Connection(HttpToolsProtocol):
 
     def _take_turn(self) -> None:
         if self._turn is not None:
-            self._turn.cancel()
-        self._turn = None
+            self._turn()
+        self._turn, self._granted = None, True
         self._since = self.loop.time()
         self._advance()
+        self._granted = False
 
     def _body(self) -> bool:
         """Pass on a piece of the body, unless the request holds enough that it has not taken."""
         answered = self.cycle.response_complete
-        if self._full or self._waits(self._turns.wait):
+        if self._full or self._waits():
             self.flow.pause_reading()
             return False
         if self._chunked:
@@ -231,6 +239,8 @@ class Connection(HttpToolsProtocol):
             if size <= 0:
                 self._read_on()
                 return False
+            if (lines := self._buffer.count(b"\n", 0, size)) > CHUNKED_LINES:
+                size = size * CHUNKED_LINES // lines
         else:
             size = min(self._left, PIECE, len(self._buffer))
             self._left -= size

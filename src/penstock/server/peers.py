@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -38,14 +39,21 @@ class Peer(Protocol):
     def drop(self) -> None: ...
 
 
+class _Group(set[Peer]):
+    """The connections of one network."""
+
+    looked, longest = float("-inf"), 0.0
+    """When the longest idle was looked for, and how long that had been."""
+
+
 class Peers:
     def __init__(self) -> None:
-        self._groups: dict[str, set[Peer]] = {}
+        self._groups: dict[str, _Group] = {}
         self._count = 0
 
     def enter(self, peer: Peer) -> Problem | None:
         """Count a new connection, and close another for it if there are too many. Returns why it is refused, if so."""
-        own = self._groups.setdefault(peer.network, set())
+        own = self._groups.setdefault(peer.network, _Group())
         own.add(peer)
         self._count += 1
         if not peer.trusted and len(own) > MAX_EACH and not self._drop_idle(own):
@@ -61,13 +69,13 @@ class Peers:
                 return None
         return too_many_requests(f"there are {MAX_CONNECTIONS} connections already", 1)
 
-    def crowded(self, network: str) -> bool:
-        """Whether there are too many even to tell them."""
-        own = len(self._groups.get(network, ()))
-        return own > MAX_EACH + MAX_REFUSED or self._count > MAX_CONNECTIONS + MAX_REFUSED
+    def crowded(self, network: str, own: int = 0, all: int = 0) -> bool:
+        """Whether there are too many even to tell them, with so many that wait to enter."""
+        own += len(self._groups.get(network, ()))
+        return own > MAX_EACH + MAX_REFUSED or self._count + all > MAX_CONNECTIONS + MAX_REFUSED
 
     def leave(self, peer: Peer) -> None:
-        if peer in (group := self._groups.get(peer.network, set())):
+        if peer in (group := self._groups.get(peer.network, _Group())):
             group.remove(peer)
             self._count -= 1
             if not group:
@@ -76,8 +84,12 @@ class Peers:
     def of(self, network: str) -> Iterable[Peer]:
         return self._groups.get(network, ())
 
-    def _drop_idle(self, group: set[Peer]) -> bool:
+    def _drop_idle(self, group: _Group) -> bool:
+        now = time.monotonic()
+        if now - group.looked + group.longest < MIN_IDLE:
+            return False  # nor can another be by now: a connection that is refused does not have all looked at
         longest = max(group, key=lambda peer: peer.idle)
+        group.looked, group.longest = now, max(0.0, longest.idle)
         if longest.idle < MIN_IDLE:
             return False
         longest.drop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,10 @@ MAX_DIMENSIONS = 1 << 16
 MAX_ROWS = 4096
 MAX_FACETS = 10
 """Fields whose values are counted in one request."""
+WINDOW = 1 << 16
+"""Bytes of a body that are looked at without other threads having Python's lock."""
+MAX_SPACE = 4 << 20
+"""Bytes of a body that are white space: more than indents as many values as there may be."""
 MAX_COMMAS = 100_000
 """Commas in a body, and so values: parsing them holds Python's lock. A batch of vectors has as many numbers."""
 FACET_VALUES = 20
@@ -205,16 +210,30 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def parse_json(text: bytes | str, name: str = "the body") -> Any:
-    """Parse strict JSON: no NaN, no infinity, no more than MAX_COMMAS. Raises Problem."""
-    commas = text.count(b",") if isinstance(text, bytes) else text.count(",")
+def parse_json(text: bytes | bytearray | str, name: str = "the body") -> Any:
+    """Parse strict JSON: no NaN, no infinity, no more than MAX_COMMAS and MAX_SPACE. Raises Problem."""
+    commas, space = _commas_and_space(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
     if commas > MAX_COMMAS:
         message = f"{name}: {commas:,} commas; at most {MAX_COMMAS:,} are allowed: send it in parts"
+        raise Problem(413, "too_large", message)
+    if space > MAX_SPACE:
+        message = f"{name}: {space:,} bytes of white space; at most {MAX_SPACE:,} are allowed: send it unindented"
         raise Problem(413, "too_large", message)
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise bad_request(f"{name}: invalid JSON: {str(error)[:200]}") from None
+
+
+def _commas_and_space(text: bytes | bytearray) -> tuple[int, int]:
+    commas = space = 0
+    for at in range(0, len(text), WINDOW):
+        if at:
+            time.sleep(0)  # lets other threads have Python's lock
+        window = text[at : at + WINDOW]
+        commas += window.count(b",")
+        space += len(window) - len(window.translate(None, b" \t\r\n"))
+    return commas, space
 
 
 def _refuse_constant(name: str) -> Any:

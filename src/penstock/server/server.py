@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, TextIO
 
@@ -29,10 +30,11 @@ try:
     from penstock.server.generations import Opener, ServedIndex
     from penstock.server.hosts import is_loopback
     from penstock.server.limits import LimitsMiddleware
+    from penstock.server.listener import Listener
     from penstock.server.peers import Peers
     from penstock.server.settings import KEYS, Settings
     from penstock.server.tls import Certificates, TlsConnection
-    from penstock.server.turns import Turns
+    from penstock.server.turns import Metered, Turns
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] == "penstock":
         raise
@@ -40,23 +42,26 @@ except ModuleNotFoundError as error:
 
 BACKLOG = 256
 """Connections that wait to be accepted."""
-ACCEPTED = 8
-"""Connections that are accepted before anything else is done."""
+
+Accept = Callable[[socket.socket, Callable[[], asyncio.BaseProtocol]], Any]
 
 
 class Server(uvicorn.Server):
     """On SIGTERM it refuses new requests and reports not ready for a while, finishes those it has, and closes."""
 
-    def __init__(self, config: uvicorn.Config, limits: LimitsMiddleware, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, accept: Accept, limits: LimitsMiddleware, drain: float) -> None:
         super().__init__(config)
-        self._limits, self._drain = limits, drain
+        self._accept, self._limits, self._drain = accept, limits, drain
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(BACKLOG)  # to asyncio both numbers are one
+        await super().startup([])
+        self.servers = [self._accept(listener, self._connection) for listener in sockets or ()]
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        kind: Callable[..., asyncio.BaseProtocol] = self.config.http_protocol_class
+        return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down: gently on the first signal, at once on the second. The signal is not raised again afterwards, as
@@ -106,11 +111,11 @@ def serve(
     try:
         api = Api(served, settings, metrics)
         listener = _listen(settings.host, settings.port)
+        peers, turns, trusts = Peers(), Turns(), Proxies(settings.trusted_proxies).trusts
         config = uvicorn.Config(
-            api.app,
-            http=_connections(settings, certificates),
+            Metered(api.app, turns),
+            http=_connections(partial(Connection, peers=peers, turns=turns, trusts=trusts), certificates),
             loop="asyncio",  # not one that another package brings in: they differ in what they buffer
-            backlog=ACCEPTED,
             ws="none",
             log_level="error",  # no line for each invalid request
             access_log=False,
@@ -120,7 +125,8 @@ def serve(
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(settings.seconds)),
         )
-        server = Server(config, api.limits, settings.drain)
+        accept = partial(Listener, peers=peers, turns=turns, trusts=trusts)
+        server = Server(config, accept, api.limits, settings.drain)
         url = _url(settings.host, listener, tls=certificates is not None)
         records = "-" in (settings.access_log, settings.audit_log)  # then stdout is for machines
         print(f"serving {served.url} at {url}", file=out or (sys.stderr if records else sys.stdout), flush=True)
@@ -137,12 +143,11 @@ def serve(
         served.close()
 
 
-def _connections(settings: Settings, certificates: Certificates | None) -> Any:
-    """Makes the protocol of each connection that uvicorn accepts."""
-    peers, turns, proxies = Peers(), Turns(), Proxies(settings.trusted_proxies)
+def _connections(make: Callable[..., Connection], certificates: Certificates | None) -> Any:
+    """Makes the protocol of each connection that is accepted."""
 
-    def connect(**options: Any) -> asyncio.Protocol | asyncio.BufferedProtocol:
-        connection = Connection(peers=peers, turns=turns, trusts=proxies.trusts, **options)
+    def connect(**options: Any) -> asyncio.BaseProtocol:
+        connection = make(**options)
         if certificates is None:
             return connection
         return TlsConnection(asyncio.get_running_loop(), connection, certificates.context())
