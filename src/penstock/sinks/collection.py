@@ -19,6 +19,7 @@ from penstock.core.records import Hit, Vector
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.sinks.address import Address
+from penstock.sinks.hashed_words import words
 from penstock.sinks.store import Handle, Store
 
 
@@ -154,9 +155,22 @@ class CollectionIndex(Store[H], Index):
         target = rows.target(vector, schema, using, self._url)
         if k < 1:
             return []
+        self._check_number(k)
+        return self._nearest(collection, target, vector, k, self._parsed(where))
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        collection, _ = self._opened()
+        if not self.finds_words:
+            return super().search_words(text, k, where)
+        wanted = self._parsed(where)
+        if k < 1 or not words(text):
+            return []
+        self._check_number(k)
+        return self._with_words(collection, text, k, wanted)
+
+    def _check_number(self, k: int) -> None:
         if self.largest_k is not None and k > self.largest_k:
             raise UsageError(f"{self._url} finds {self.largest_k:,} at most, not {k:,}")
-        return self._nearest(collection, target, vector, k, self._parsed(where))
 
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
@@ -183,3 +197,7 @@ class CollectionIndex(Store[H], Index):
     @abstractmethod
     def _nearest(self, collection: H, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         """Find the k nearest by the vectors of the target, of those that pass the filter."""
+
+    def _with_words(self, collection: H, text: str, k: int, where: Filter | None) -> list[Hit]:
+        """Find the k best by the store's full text, of those that pass the filter. Implemented if `finds_words`."""
+        raise NotImplementedError
