@@ -19,7 +19,7 @@ from penstock.core.records import Hit, Vector
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.sinks.address import Address
-from penstock.sinks.hashed_words import words
+from penstock.sinks.words import asked
 from penstock.sinks.store import Handle, Store
 
 
@@ -35,6 +35,8 @@ H = TypeVar("H", bound=Handle)
 C = TypeVar("C", bound=Collection)
 Target = tuple[str, VectorSpec]
 """The name of the vectors that a search compares with, and their space."""
+LONGEST_QUESTION = 1000
+"""Characters: stores refuse questions of more than 1,024 words, as which they may take characters."""
 
 
 @contextmanager
@@ -162,11 +164,11 @@ class CollectionIndex(Store[H], Index):
         collection, _ = self._opened()
         if not self.finds_words:
             return super().search_words(text, k, where)
-        wanted = self._parsed(where)
-        if k < 1 or not words(text):
+        wanted, question = self._parsed(where), _counting(text)
+        if k < 1 or not question:
             return []
         self._check_number(k)
-        return self._with_words(collection, text, k, wanted)
+        return self._with_words(collection, question, k, wanted)
 
     def _check_number(self, k: int) -> None:
         if self.largest_k is not None and k > self.largest_k:
@@ -198,6 +200,12 @@ class CollectionIndex(Store[H], Index):
     def _nearest(self, collection: H, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         """Find the k nearest by the vectors of the target, of those that pass the filter."""
 
-    def _with_words(self, collection: H, text: str, k: int, where: Filter | None) -> list[Hit]:
+    def _with_words(self, collection: H, question: str, k: int, where: Filter | None) -> list[Hit]:
         """Find the k best by the store's full text, of those that pass the filter. Implemented if `finds_words`."""
         raise NotImplementedError
+
+
+def _counting(question: str) -> str:
+    """The words that count of a question, as they are written, each once; of long questions the first ones."""
+    several = dict.fromkeys(part for part in question.split() if asked(part))
+    return " ".join(several)[:LONGEST_QUESTION].encode("utf-8", "replace").decode()  # stores take no lone surrogates

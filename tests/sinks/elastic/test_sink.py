@@ -41,6 +41,7 @@ class TestElastic(SinkSuite):
     """Both products, each by its client."""
 
     secret = SECRET
+    has_words = True
 
     @pytest.fixture
     def make_sink(self, endpoint: Endpoint) -> MakeSink:

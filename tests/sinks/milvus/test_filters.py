@@ -14,6 +14,7 @@ from penstock.sinks.milvus.filters import LONGEST_ORDERED
 from penstock.sinks.milvus.points import MOST_TERMS
 from penstock.testing.filter_suite import Filtering
 from penstock.testing.points import MakeIndex, MakeSink
+from penstock.testing.words_suite import Words
 from penstock.testing.sink_suite import holds, point
 from tests.sinks.counted import equal_counts, too_many_values
 from tests.sinks.milvus import MANIFEST
@@ -22,9 +23,11 @@ pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
 
 
-class TestArray(Filtering):
-    """Terms in an array, as on a server that is not Milvus Lite, but without the array's index, which Lite lacks."""
+class TestArray(Filtering, Words):
+    """Terms in an array, and words for BM25, as on a server that is not Milvus Lite, but without the array's index,
+    which Lite lacks."""
 
+    has_words = True
     finds_prefixes = False
 
     @pytest.fixture(autouse=True)

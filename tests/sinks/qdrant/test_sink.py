@@ -38,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure
 
 class TestFolder(SinkSuite):
     shared = False
+    has_words = True
     orders_texts = False
 
     @pytest.fixture
@@ -59,6 +60,7 @@ class TestFolder(SinkSuite):
 
 class TestServer(SinkSuite):
     secret = SECRET
+    has_words = True
     orders_texts = False
 
     @pytest.fixture

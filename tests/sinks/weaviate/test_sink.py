@@ -35,6 +35,7 @@ from penstock.testing.emulators.weaviate import Emulator
 
 class TestServer(SinkSuite):
     secret = SECRET
+    has_words = True
     orders_texts = False
     finds_prefixes = False
 

@@ -17,6 +17,7 @@ from penstock.sinks.qdrant import points as encoding
 from penstock.sinks.qdrant.filters import translate
 from penstock.sinks.qdrant.sink import QdrantStore
 from penstock.sinks.qdrant.wire import WORDS, Collection, Refused
+from penstock.sinks.words import asked
 
 
 class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
@@ -37,8 +38,9 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
     def finds_words(self) -> bool:
         return self._opened()[0].has_words
 
-    def _with_words(self, collection: Collection, text: str, k: int, where: Filter | None) -> list[Hit]:
-        return self._asked(collection, WORDS, _sparse(hashed_words.of_query(text), collection.models), k, where)
+    def _with_words(self, collection: Collection, question: str, k: int, where: Filter | None) -> list[Hit]:
+        query = hashed_words.of_query(asked(question))
+        return self._asked(collection, WORDS, _sparse(query, collection.models), k, where)
 
     def _asked(self, collection: Collection, name: str, query: Any, k: int, where: Filter | None) -> list[Hit]:
         """The k best by the vectors of that name, with Qdrant's scores."""
