@@ -19,8 +19,8 @@ from penstock.core.records import Hit, Vector
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.sinks.address import Address
-from penstock.sinks.words import asked
 from penstock.sinks.store import Handle, Store
+from penstock.sinks.words import asked
 
 
 class Collection(Handle, Protocol):

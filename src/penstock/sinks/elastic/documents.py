@@ -1,7 +1,7 @@
 """Points as documents, and back.
 
-`id`, `uri`, `ordinal`, `page` and `type` are searched by, metadata by their terms in `fields`, the text by its words, and
-`digest` stands for it as a whole. Indices of earlier versions have no `type` and no `fields`, or no words.
+`id`, `uri`, `ordinal`, `page` and `type` are searched by, metadata by their terms in `fields`, the text by its words,
+and `digest` stands for it as a whole. Indices of earlier versions have no `type` and no `fields`, or no words.
 Each vector is in two fields: one that the store compares and may give back normalized (of sparse weights it compares
 nine bits), and its very float32 values in `bits`.
 """

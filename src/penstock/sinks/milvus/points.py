@@ -3,7 +3,8 @@
 Each field of a chunk is one of the collection's; headings and metadata are JSON text. A VARCHAR holds 65,535 bytes: a
 longer text goes on in `more`, an array of pieces, each after the initial of its field; so does an image, as base64.
 `page` is 0 where `has_page` is false, as stores differ in their nulls. Sparse vectors have one value at least, and none
-that is negative or zero. The server makes `words` of the text for searches by BM25. What filters ask of the metadata is in `terms` and `bounds`, which older collections lack.
+that is negative or zero. What filters ask of the metadata is in `terms` and `bounds`, which older collections lack. The
+server makes `words` of the text, which searches by BM25 compare with.
 """
 
 from __future__ import annotations

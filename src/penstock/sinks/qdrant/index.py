@@ -28,7 +28,8 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
     ) -> list[Hit]:
         name, space = target
         if isinstance(vector, Sparse):
-            return self._asked(collection, name, _sparse(vector, collection.models), k, where)
+            entries = collection.models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+            return self._asked(collection, name, entries, k, where)
         values = vector.values.astype("float32").reshape(-1, space.dim)
         values = units(values)[0] if space.metric == "cosine" else values
         found = self._asked(collection, name, values.reshape(vector.values.shape).tolist(), k, where)
@@ -40,7 +41,8 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
 
     def _with_words(self, collection: Collection, question: str, k: int, where: Filter | None) -> list[Hit]:
         query = hashed_words.of_query(asked(question))
-        return self._asked(collection, WORDS, _sparse(query, collection.models), k, where)
+        entries = collection.models.SparseVector(indices=[*query], values=[*query.values()])
+        return self._asked(collection, WORDS, entries, k, where)
 
     def _asked(self, collection: Collection, name: str, query: Any, k: int, where: Filter | None) -> list[Hit]:
         """The k best by the vectors of that name, with Qdrant's scores."""
@@ -85,10 +87,6 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
     def _condition(self, collection: Collection, where: Filter) -> Any:
         m = collection.models
         return m.Filter(must=[translate(where, m, filterable=self._opened()[1].filterable)])
-
-
-def _sparse(vector: Sparse, m: Any) -> Any:
-    return m.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
 
 
 @contextmanager

@@ -53,10 +53,8 @@ def structs(batch: rows.Batch, m: Any, *, filterable: bool, words: bool) -> list
             if scaled:
                 own = column.rows[position].astype("<f4").tobytes()
                 payload[original(column.name)] = base64.b64encode(own).decode()
-        if words and len((counted := hashed_words.of_document(payload["text"])).values):
-            vectors[WORDS] = m.SparseVector.model_construct(
-                indices=counted.indices.tolist(), values=counted.values.astype("float64").round(3).tolist()
-            )
+        if words and (counted := hashed_words.of_document(payload["text"])):
+            vectors[WORDS] = m.SparseVector.model_construct(indices=[*counted], values=[*counted.values()])
         found.append(m.PointStruct.model_construct(id=key(cells[0]), vector=vectors, payload=payload))
     return found
 
