@@ -206,6 +206,6 @@ class CollectionIndex(Store[H], Index):
 
 
 def _counting(question: str) -> str:
-    """The words that count of a question, as they are written, each once; of long questions the first ones."""
+    """The parts of a question with words that count, as they are written: stores may take `os.path` for one word."""
     several = dict.fromkeys(part for part in question.split() if asked(part))
     return " ".join(several)[:LONGEST_QUESTION].encode("utf-8", "replace").decode()  # stores take no lone surrogates

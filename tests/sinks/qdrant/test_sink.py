@@ -14,7 +14,7 @@ import pytest
 
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.records import VECTOR, Dense, MultiVector, Sparse, Vector
-from penstock.core.schema import Manifest
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks.lengths import key
 from penstock.sinks.qdrant import QdrantIndex, QdrantSink, wire
 from penstock.sinks.qdrant import sink as writing
@@ -36,7 +36,7 @@ from tests.sinks.overlapping import Overlapping
 from tests.sinks.qdrant import DENSE, SECRET, at, dense
 from tests.sinks.wordless import without_words
 
-pytest.importorskip("qdrant_client")
+models = pytest.importorskip("qdrant_client").models
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning")
 
 
@@ -174,12 +174,15 @@ def test_words_are_no_vector_of_the_index(server: Emulator) -> None:
 
 
 def test_a_collection_without_words(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of an earlier version."""
+    """One of an earlier version, or with a vector of that name."""
 
     def earlier(*args: Any) -> dict[str, Any]:
         return {"vectors_config": config(*args)["vectors_config"]}
 
     config = writing._config
+    dense = models.VectorParams(size=DIM, distance=models.Distance.DOT)
+    named = IndexSchema({"words": DENSE.schema.only})
+    assert config(named, models) == {"vectors_config": {"words": dense}, "sparse_vectors_config": {}}
     monkeypatch.setattr(writing, "_config", earlier)
     without_words(QdrantSink(url), QdrantIndex(url), lambda: None)
 

@@ -193,8 +193,9 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
 
 
 def _config(schema: IndexSchema, m: Any) -> dict[str, Any]:
-    """The named vectors of a collection, for its creation."""
-    vectors, sparse_vectors = {}, {WORDS: m.SparseVectorParams(modifier=m.Modifier.IDF)}
+    """The named vectors of a collection, for its creation; none of words where the schema has one of that name."""
+    vectors = {}
+    sparse_vectors = {} if WORDS in schema.vectors else {WORDS: m.SparseVectorParams(modifier=m.Modifier.IDF)}
     for name, space in schema.vectors.items():
         if space.kind == "Sparse":
             sparse_vectors[name] = m.SparseVectorParams()

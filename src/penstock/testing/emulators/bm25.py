@@ -13,9 +13,9 @@ _ACCENTED = re.compile("([a-z])[\u0300-\u036f]+")
 
 
 def tokens(text: str) -> list[str]:
-    """Words in lower case and without accents, as Lucene's filters make them."""
+    """Words in lower case and without accents, as Lucene's tokenizer and filters make them: `os.path` is one."""
     folded = _ACCENTED.sub(r"\1", unicodedata.normalize("NFKD", text.lower()))
-    return re.findall(r"\w+", unicodedata.normalize("NFC", folded).replace("ß", "ss"))
+    return re.findall(r"\w+(?:[.']\w+)*", unicodedata.normalize("NFC", folded).replace("ß", "ss"))
 
 
 def scores(asked: list[str], texts: Mapping[str, list[str]], passing: Iterable[str]) -> dict[str, float]:
