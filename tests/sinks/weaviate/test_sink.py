@@ -27,6 +27,7 @@ from penstock.testing.sink_suite import (
 )
 from tests.sinks.mixed import keeps_and_finds, schema
 from tests.sinks.weaviate import DENSE, SECRET, at, vector_of
+from tests.sinks.wordless import without_words
 
 pytest.importorskip("weaviate")
 from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink, wire
@@ -35,6 +36,7 @@ from penstock.testing.emulators.weaviate import Emulator
 
 class TestServer(SinkSuite):
     secret = SECRET
+    has_words = True
     orders_texts = False
     finds_prefixes = False
 
@@ -277,3 +279,23 @@ def test_a_users_client_is_used_and_left_open(server: Emulator) -> None:
             with pytest.raises(UsageError, match="client"):
                 pickle.dumps(sink)
         assert client.collections.exists("Notes")
+
+
+def test_a_collection_without_words(server: Emulator) -> None:
+    """One of an earlier version."""
+
+    def age() -> None:
+        server.collections["Notes"].properties["text"]["indexSearchable"] = False
+
+    without_words(WeaviateSink(at(server)), WeaviateIndex(at(server)), age)
+
+
+def test_too_large_an_answer_to_a_question(server: Emulator) -> None:
+    """The chunks are then read by their ids."""
+    points = [point(n, text="alpha " + "x" * (4 << 20)) for n in range(3)]
+    with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
+        sink.open(DENSE)
+        for one in points:
+            sink.write([one])
+        index.open()
+        assert {hit.chunk.id for hit in index.search_words("alpha")} == {one.id for one in points}
