@@ -163,8 +163,10 @@ def test_frequent_words_find_what_rare_ones_do_not(table: str, monkeypatch: pyte
         sink.write([point(n, text=text) for n, text in enumerate(texts)])
         sink.flush()
         index.open()
-        assert [h.chunk.ordinal for h in index.search_words("often rare", k=2)] == [1, 0]
-        assert [h.chunk.ordinal for h in index.search_words("often rare", k=5)] == [1, 0, 2, 3, 4]
+        assert {h.chunk.ordinal for h in index.search_words("often rare", k=3)} == {0, 1, 2}
+        found = [h.chunk.ordinal for h in index.search_words("often rare", k=50)]
+        assert set(found[:3]) == {0, 1, 2}
+        assert sorted(found) == list(range(len(texts)))
 
 
 def test_a_generation_builds_its_own_index_of_words(table: str, server: Server) -> None:

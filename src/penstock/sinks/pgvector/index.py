@@ -90,9 +90,10 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
             jsonb, queries = collection.jsonb(cursor), [query for query, _ in asked]
             found: list[tuple[Any, ...]] = []
             for number in dict.fromkeys((full_text.rarest(asked), len(asked))):
-                values: list[Any] = [queries, weights, " | ".join(queries[:number])]
+                values: list[Any] = [" | ".join(queries[:number])]
                 passing = condition(wanted, "metadata" in jsonb, values)
-                found = _rows(cursor, full_text.ranked(collection.name, SELECTED, passing, k), values)
+                sql = full_text.ranked(collection.name, SELECTED, passing, k)
+                found = _rows(cursor, sql, [*values, queries, weights])
                 if len(found) >= k:
                     break
         return [Hit(cells[-1], chunk_of(cells[:-1], jsonb)) for cells in found]
