@@ -54,7 +54,8 @@ def without_words(name: str, sink: Any) -> None:
     else:
         index = f"SELECT indexrelid::regclass::text FROM pg_index WHERE {full_text.INDEX}"
         for (index_name,) in handle.all(f"{index} AND indrelid = '{handle.name}'::regclass"):
-            handle.all(f"DROP INDEX {index_name}")
+            with handle.transaction() as cursor:
+                cursor.execute(f"DROP INDEX {index_name}")
 
 
 def written(name: str, url: str, written: Sequence[Point], *, words: bool) -> float:
