@@ -205,7 +205,7 @@ def test_an_installed_plug_in_works_from_the_command_line(plugin: Path, tmp_path
 
 
 def test_relative_paths_in_the_urls_of_a_plug_in_are_made_absolute(plugin: Path, tmp_path: Path) -> None:
-    from penstock.compose import absolute
+    from penstock.jobs.places import absolute
 
     assert absolute("shelf://./notes") == f"shelf://{tmp_path}/notes"
     assert absolute("verse://./notes") == f"verse://{tmp_path}/notes"

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from penstock.cli.arguments import make_parser
+from penstock.cli.main import main
 from penstock.cli.options import pipeline_options
 from penstock.core.errors import UsageError
+from penstock.core.schema import parse_named
+from penstock.jobs.places import relative_to
 from penstock.ledger import Ledger
 from penstock.pipeline import Pipeline
 from penstock.settings import MEMORY, OPTIONS, Settings
@@ -97,7 +100,8 @@ def test_settings_are_what_a_ledger_remembers() -> None:
         ({"hidden": 1}, "invalid hidden 1: expected true or false"),
         ({"include": [1]}, r"invalid include \[1\]: expected a list of texts"),
         ({"namespace": 1}, "invalid namespace 1: expected a text"),
-        ({"model": 1}, "invalid model 1: expected a text"),
+        ({"model": 1}, "invalid model 1: expected the name or folder of a model, or a mapping of names to models"),
+        ({"model": {"a": 1}}, "invalid model 1: expected the name or folder of a model"),
         ({"options": 1}, "invalid options 1: expected a table"),
         ({"include": ["a"], "options": {"include": ["b"]}}, "the option 'include' is there twice"),
     ],
@@ -164,6 +168,19 @@ def test_options_of_a_source_stand_beside_the_others_or_in_a_table(here: Path) -
 def remembered(source: Any, **options: Any) -> dict[str, Any] | None:
     settings = Pipeline(source, **{"into": "memory://x"} | options)._components.settings
     return None if settings is None else json.loads(settings)
+
+
+def test_several_models(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a file, on the command line and in the ledger: names, and folders as seen from the file."""
+    Path("elsewhere/static").mkdir(parents=True)
+    values = {"into": "memory://x", "model": {"a": "./static?dim=8", "b": "org/name"}}
+    assert relative_to("elsewhere", values)["model"] == {"a": f"{here}/elsewhere/static?dim=8", "b": "org/name"}
+    assert relative_to("elsewhere", {"model": "static"})["model"] == f"{here}/elsewhere/static"
+    assert parse_named(["late=./x?pool=2", "dense=m"]) == {"late": "./x?pool=2", "dense": "m"}
+    assert [parse_named([one]) for one in ("org/name", "./a=b", "a=b")] == ["org/name", "./a=b", {"a": "b"}]
+    for wrong, why in ((["a=x", "y"], "'y' of several: expected NAME=MODEL"), (["a=x", "a=y"], "two models 'a'")):
+        assert main(["ingest", "docs", "--into", "memory://x", *(f"--model={one}" for one in wrong)]) == 2
+        assert why in capsys.readouterr().err
 
 
 def test_what_is_remembered_is_independent_of_the_working_directory(here: Path) -> None:
@@ -293,8 +310,6 @@ def test_an_option_of_the_wrong_type_is_one_line_with_its_name(here: Path, name:
 )
 def test_settings_of_a_ledger_that_are_none(here: Path, settings: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each command says so in a line; a run writes them anew."""
-    from penstock.cli.main import main
-
     state = "state/notes.db"
     pipeline = Pipeline("docs", into="memory://x", model=ones, state=state)
     pipeline.run()

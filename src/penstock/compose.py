@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,9 +13,9 @@ from penstock.core.contracts import Embedder, Index, Model, ModelSpec, MultiEmbe
 from penstock.core.deletions import parse_deletions
 from penstock.core.errors import UsageError
 from penstock.core.metadata import MetadataFunction, pipeline_metadata
-from penstock.registry import INDEXES, SINKS, SOURCES, find, has_index, knows, scheme
+from penstock.jobs.places import Paths, absolute, default_state, location_of, models_from
+from penstock.registry import INDEXES, SINKS, find, has_index, knows, scheme
 from penstock.settings import Settings, check
-from penstock.sinks.manifests import STATE
 from penstock.support.cores import usable_cores
 from penstock.support.sizes import parse_budget
 
@@ -34,12 +32,6 @@ if TYPE_CHECKING:
     from penstock.shards.embed import Embedded, Options
     from penstock.shards.load import Loaded
 
-EMBEDDED = ("lance", "sqlite", "parquet", "delta")
-"""Stores that are a folder or a file. Others are so where their url begins like a path, and end with a collection."""
-SERVERS = ("pgvector",)
-"""Stores whose urls name no folder, though they may lack a host: `pgvector:///database/table`."""
-
-Paths = str | os.PathLike[str]
 Into = str | Sink | Sequence[str | Sink]
 SourceSpec = Paths | Sequence[Paths] | Source
 SeveralIndexes = list[str] | list[Index] | list[str | Index] | tuple[str | Index, ...]
@@ -77,6 +69,7 @@ def compose(
             chosen,
             source=tuple(absolute(each) for each in chosen.source),
             into=tuple(absolute(each.url) for each in sinks),
+            model=models_from("", chosen.model),
             metadata=fields.to_mapping() if fields else None,
             state=str(state.absolute()),
             options=options,
@@ -104,7 +97,8 @@ def _in_words(name: str, value: Any) -> bool:
     if name == "into":
         several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
         return not any(isinstance(one, Sink) for one in several)
-    return value is None or isinstance(value, str | os.PathLike | int)
+    several = value.values() if name == "model" and isinstance(value, Mapping) else [value]
+    return all(one is None or isinstance(one, str | os.PathLike | int) for one in several)
 
 
 def _check_functions(where: str, chunk: object, parsers: object) -> None:
@@ -334,66 +328,3 @@ def load(parts: Paths, into: str | Sink, progress: Callable[[Loaded], None] | No
     from penstock.shards.load import load
 
     return load(parts, make_sink(into), progress, **options)
-
-
-# ---------------------------------------------------------------- where things are
-
-
-def default_state(source: str, sink: str, namespace: str = "") -> Path:
-    """One ledger an index, or a namespace of it, with a name that people recognise. Where one has filled it already, as
-    those of earlier versions, which were named by their source as well, it is that one."""
-    from penstock.jobs.ledgers import filling
-
-    folder = Path(STATE)
-    name = re.sub(r"[^A-Za-z0-9]+", "-", sink.partition("://")[2]).strip("-")[-40:] or "index"
-
-    def named(*parts: str) -> Path:
-        digest = hashlib.blake2b("\0".join(filter(None, parts)).encode(), digest_size=4).hexdigest()
-        return folder / f"{name}-{digest}.db"
-
-    path = named(absolute(sink), namespace)
-    for known in (path, named(source, absolute(sink), namespace)):
-        if known.exists():
-            return known
-    found = filling(folder, absolute(sink), namespace)
-    if len(found) > 1:
-        several = ", ".join(f"--state {one}" for one in found)
-        raise UsageError(f"{sink} was filled by several ledgers; choose one: {several}")
-    return found[0] if found else path
-
-
-def absolute(path: str, base: Paths = "") -> str:
-    """The same from any working directory: relative paths and `lance://./index` made absolute, as from `base`."""
-    kind, mark, rest = path.partition("://")
-    if not mark:
-        return os.path.abspath(os.path.join(base, path))
-    if kind in (*EMBEDDED, "urls") or (rest.startswith((".", "~")) and (knows(SINKS, kind) or knows(SOURCES, kind))):
-        return f"{kind}://{os.path.abspath(os.path.join(base, os.path.expanduser(rest)))}"
-    return path
-
-
-def relative_to(base: Paths, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are written in a file of that folder: relative paths are from there."""
-    if os.path.abspath(base) == os.getcwd():
-        return dict(values)
-
-    def from_there(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return [from_there(one) for one in value]
-        return absolute(value, base) if isinstance(value, str) else value
-
-    paths = {name: from_there(values[name]) for name in ("source", "into", "state") if name in values}
-    model = values.get("model")
-    if isinstance(model, str) and os.path.exists(folder := os.path.join(base, model)):
-        paths["model"] = os.path.abspath(folder)  # and else a name
-    return {**values, **paths}
-
-
-def location_of(url: str) -> str:
-    """The folder or file of this machine that a store keeps; nothing where it is on a server."""
-    kind, _, rest = absolute(url).partition("?")[0].partition("://")
-    if kind in EMBEDDED:
-        return rest
-    return (
-        os.path.dirname(rest) if rest.startswith("/") and kind not in SERVERS else ""
-    )  # `chroma:///folder/collection`

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec
-from penstock.compose import Into, Paths, SourceSpec, compose, relative_to
+from penstock.compose import Into, SourceSpec, compose
 from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Source
 from penstock.core.errors import UsageError
 from penstock.core.metadata import MetadataFunction
@@ -24,6 +24,7 @@ from penstock.engine.progress import Progress, Report
 from penstock.jobs.components import Components, current_ledger
 from penstock.jobs.ledgers import remembered
 from penstock.jobs.live import EVERY, follow
+from penstock.jobs.places import Paths, relative_to
 from penstock.jobs.run import Options, retry, run
 from penstock.ledger import Ledger
 from penstock.settings import MAX_DELETE, MEMORY, Settings, read_toml

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, cast
 
-from penstock.compose import Paths, absolute, relative_to
 from penstock.core.contracts import ModelSpec
 from penstock.core.errors import UsageError
 from penstock.core.options import Option, nearest
@@ -21,6 +20,7 @@ from penstock.embedders.shared import SharedModel
 from penstock.engine.progress import Progress, Report
 from penstock.jobs.components import Components
 from penstock.jobs.live import EVERY, follow
+from penstock.jobs.places import Paths, absolute, relative_to
 from penstock.jobs.run import Options, run
 from penstock.jobs.several import OnFailure, OnProgress, Outcome, Several, Task
 from penstock.pipeline import Pipeline

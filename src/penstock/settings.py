@@ -47,7 +47,10 @@ class Settings:
         tuple, ..., "the index: lance://./index; may come again, for several that are filled together", "URL",
         expected="a url such as lance://./index, or several",
     )  # fmt: skip
-    model: str | None = _option(str, None, "a sentence-transformers model: a name or a folder", "M")
+    model: str | Mapping[str, str] | None = _option(
+        str, None, "a sentence-transformers model: a name or a folder; NAME=M for each of several vectors", "M",
+        named=True, expected="the name or folder of a model, or a mapping of names to models",
+    )  # fmt: skip
     chunk: str | None = _option(
         str, None, 'the size of chunks: "256 tokens", "1000 characters"', "SIZE", numeric=True, validate=_chunk,
         expected='a size such as "256 tokens"',
@@ -141,7 +144,13 @@ def check(
 def _checked(option: Option, value: Any) -> Any:
     if option.type is tuple:
         return tuple(map(os.fspath, option.check(_several(value))))
-    return option.check(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    if option.named and isinstance(value, Mapping):
+        return option.check({name: _text(one) for name, one in value.items()})
+    return option.check(_text(value))
+
+
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _several(value: Any) -> Any:

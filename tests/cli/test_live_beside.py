@@ -18,15 +18,9 @@ import pytest
 
 from penstock.support import inotify
 from tests.cli.conftest import Run
-from tests.live import until
+from tests.live import free_port, until
 
 pytestmark = pytest.mark.skipif(not inotify.available(), reason="there is no inotify on this system")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Following:

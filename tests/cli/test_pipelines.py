@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +19,10 @@ import pytest
 
 import penstock as ps
 from penstock.cli.commands.several import combined
+from penstock.cli.endpoint import SILENT, Healths
 from penstock.core.errors import PenstockError, UsageError
 from penstock.embedders import onnx
+from penstock.engine.progress import COUNTERS, Progress
 from penstock.support import inotify
 from tests import live
 from tests.cli.conftest import Run
@@ -204,8 +209,32 @@ def test_nothing_to_follow_is_said(here: Path, run: Run) -> None:
     Path("penstock.toml").write_text(ONE + "live = false\n")
     ran = run("run", "penstock.toml", "--live")
     assert (ran.status, "nothing to follow: one have live = false" in ran.err) == (2, True)
-    assert "of one pipeline" in run("run", "penstock.toml", "--live", "--metrics", "127.0.0.1:0").err
     assert "--every is of --live" in run("run", "penstock.toml", "--every", "1m").err
+
+
+def test_a_file_names_the_ledgers_of_its_pipelines(several: Path, run: Run) -> None:
+    assert run("run", "penstock.toml", "-q").status == 0
+    assert run("status", "--state", "penstock.toml:second", "--json").lines[0]["index"].endswith("/second")
+    assert run("verify", "--state", "penstock.toml:third").out.endswith("source, ledger and index agree\n")
+    assert run("plan", "--state", "penstock.toml:first").status == 0
+    told = run("status", "--state", "penstock.toml")
+    assert told.status == 2
+    assert "choose one:\n  --state penstock.toml:first\n  --state penstock.toml:second" in told.err
+    assert "unknown pipeline 'x'" in run("status", "--state", "penstock.toml:x").err
+    Path("one.toml").write_text('source = "docs"\ninto = "lance://./first"\n')
+    assert run("status", "--state", "one.toml", "--json").lines[0]["index"].endswith("/first")
+
+
+def test_the_health_of_several() -> None:
+    """One that rests until it begins again, for good even, is not stuck; nor is one that may have ended."""
+    healths = Healths(["a", "b"])
+    for name in ("a", "b"):
+        healths[name]._seen = time.monotonic() - SILENT - 1
+    assert healths.trouble.startswith("a: no sign of life for 61 s; b: no sign")
+    healths["a"].rest(math.inf)
+    healths["b"](Progress(1.0, dict.fromkeys(COUNTERS, 0), (), 1, False, 0))
+    healths["b"]._seen = 0
+    assert not healths.trouble
 
 
 # ---------------------------------------------------------------- a service
@@ -220,10 +249,12 @@ class Service:
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind(str(folder / "notify"))
         self._manager.setblocking(False)
+        self.port = live.free_port()
         self.begin()
 
     def begin(self) -> None:
         argv = [sys.executable, "-m", "penstock", "run", "penstock.toml", "--live", "--stop-ok", "--json"]
+        argv += ["--metrics", f"127.0.0.1:{self.port}"]
         environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify"), "WATCHDOG_USEC": "400000"}
         with (self.folder / "out").open("w") as out, (self.folder / "err").open("w") as err:
             self.process = subprocess.Popen(argv, cwd=self.folder, stdout=out, stderr=err, env=environment)
@@ -244,6 +275,11 @@ class Service:
             return condition()
 
         live.until(met, 60, lambda: self.err)
+
+    def get(self, path: str) -> str:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+            return str(answer.read().decode())
+        return ""
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
@@ -296,6 +332,10 @@ def test_several_are_followed_killed_and_followed_again(service: Service, model:
     service.begin()
     service.until(lambda: followed(INDEXES[0], "Something newer.") and not followed(INDEXES[0], "Something new."))
     service.until(lambda: followed(INDEXES[2], "Something else."))  # read once, by each start
+    service.until(lambda: 'penstock_live_retries{pipeline="second"} 0\n' in service.get("/metrics"))
+    for name in ("first", "second", "third"):
+        assert f'penstock_run_total{{pipeline="{name}",what="failed"}} 0\n' in service.get("/metrics")
+    assert service.get("/healthz") == "alive\n"
     before = service.told.count("WATCHDOG=1")
     service.until(lambda: service.tells("WATCHDOG=1") and service.told.count("WATCHDOG=1") > before + 2)
     assert service.end(signal.SIGTERM) == 0, service.err

@@ -20,7 +20,7 @@ import pytest
 
 from penstock.cli.main import main
 from penstock.testing.hackernews import HackerNewsServer
-from tests.live import until
+from tests.live import free_port, until
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "hackernews"
 BLOCKS = [
@@ -48,13 +48,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hn: HackerNewsServer
 
 def here(hn: HackerNewsServer) -> str:
     return f"hn://?api={hn.api}&poll=0.2&private=1"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 class Commands:

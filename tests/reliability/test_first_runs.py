@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from penstock.core.errors import OwnershipError, SinkInUse, SpaceMismatch, Stage
 from penstock.core.generations import amend, switch
 from penstock.core.schema import Manifest
 from penstock.jobs.copy import copy
+from penstock.jobs.session import Session
 from penstock.ledger import Ledger
 from penstock.sinks.fanout import FanOut
 from penstock.sinks.memory import MemorySink
@@ -180,6 +182,35 @@ def test_a_store_that_is_in_use_leaves_no_ledger(tmp_path: Path) -> None:
             raise SinkInUse(f"{self.url} is in use by another process")
 
     refused(make(Busy(f"memory://{tmp_path}"), tmp_path / "late.db"), SinkInUse, "in use by another process")
+    assert not (tmp_path / "late.db").exists()
+
+
+def test_a_run_that_was_refused_is_not_let_in_by_another_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store is free a moment later, the index must not name a ledger that nobody goes on with."""
+    two, opens, ready = threading.Semaphore(0), list[str](), Session.ready
+
+    class Busy(MemorySink):
+        def open(self, manifest: Manifest) -> None:
+            opens.append(self.url)
+            if len(opens) == 1:
+                assert two.acquire(timeout=20)
+                assert two.acquire(timeout=20)
+                raise SinkInUse(f"{self.url} is in use by another process")
+            super().open(manifest)
+
+    def entered(session: Session) -> Any:
+        two.release()
+        return ready(session)
+
+    monkeypatch.setattr(Session, "ready", entered)
+    url = f"memory://{tmp_path}"
+    late = ps.Pipeline(
+        ListSource(DOCUMENTS), into=Busy(url), model=HashingEmbedder(8), state=tmp_path / "late.db", workers=2
+    )
+    refused(late, SinkInUse, "in use by another process")
+    assert MemorySink(url).manifest() is None
     assert not (tmp_path / "late.db").exists()
 
 

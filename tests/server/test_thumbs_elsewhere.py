@@ -14,6 +14,7 @@ from functools import partial
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -300,7 +301,7 @@ def test_what_cannot_be_fetched(fetching: Client, web: Web, monkeypatch: pytest.
     assert web.asked == {"/gone.png": 1, "/away.png": 1, "/page.jpg": 1, "/large.png": 1}
     with monkeypatch.context() as patch:
         later = time.monotonic() + thumbnail_cache.RETRY_AFTER
-        patch.setattr(thumbnail_cache.time, "monotonic", lambda: later)
+        patch.setattr(thumbnail_cache, "time", SimpleNamespace(monotonic=lambda: later))  # not that of the event loop
         hidden(fetching, number_of("gone.png"))
     assert web.asked["/gone.png"] == 2
 

@@ -203,7 +203,9 @@ def _explain(parser: argparse.ArgumentParser) -> None:
 
 
 def _reindex(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="M", help="the model to build with")
+    parser.add_argument(
+        "--model", metavar="M", action="append", help="the model to build with; NAME=M for each of several vectors"
+    )
     parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
     parser.add_argument(
         "--recall", metavar="SHARE", type=parse_share, default=0.95, help="true neighbours that searches find (95%%)"

@@ -1,4 +1,4 @@
-"""Metrics and health of a run over HTTP: for Prometheus, and for whoever starts it again when it is stuck.
+"""Metrics and health of runs over HTTP: for Prometheus, and for whoever starts them again when one is stuck.
 
 One thread, which answers one connection after the other.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
@@ -16,7 +16,7 @@ from typing import Any
 
 from penstock import __version__
 from penstock.core.errors import UsageError
-from penstock.display.prometheus import run_text
+from penstock.display.prometheus import run_text, runs_text
 from penstock.engine.progress import Progress
 
 SECONDS = 5.0
@@ -29,24 +29,28 @@ that it is stuck."""
 class Health:
     """Takes a run's progress."""
 
-    def __init__(self) -> None:
-        self._latest: Progress | None = None
+    def __init__(self, *, may_end: bool = False) -> None:
+        """`may_end`: one of several, which may have ended, and the process goes on."""
+        self.latest: Progress | None = None
         self._seen = self._moved = time.monotonic()
         self._counts: dict[str, int] = {}
+        self._may_end = may_end
 
     def __call__(self, progress: Progress) -> None:
-        self._latest, self._seen = progress, time.monotonic()
+        self.latest, self._seen = progress, time.monotonic()
         if progress.counts != self._counts or not progress.queued or progress.waiting:
             self._counts, self._moved = progress.counts, self._seen
 
-    @property
-    def metrics(self) -> str:
-        return run_text(self._latest.to_json()) if self._latest else ""
+    def rest(self, seconds: float) -> None:
+        """Nothing will be heard of the run for so long."""
+        self._seen = self._moved = time.monotonic() + seconds
 
     @property
     def trouble(self) -> str:
         """Why the run is stuck, if it is."""
         now = time.monotonic()
+        if self._may_end and self.latest is not None and self.latest.live is None:
+            return ""
         if now - self._seen > SILENT:
             return f"no sign of life for {now - self._seen:.0f} s"
         if now - self._moved > STUCK:
@@ -54,8 +58,30 @@ class Health:
         return ""
 
 
+class Healths:
+    """Of several runs, by their names; one alone has none."""
+
+    def __init__(self, names: Iterable[str] | None = None) -> None:
+        self._of = {"": Health()} if names is None else {name: Health(may_end=True) for name in names}
+
+    def __getitem__(self, name: str) -> Health:
+        return self._of[name]
+
+    @property
+    def metrics(self) -> str:
+        runs = {name: one.latest.to_json() for name, one in self._of.items() if one.latest is not None}
+        if runs.keys() == {""}:
+            return run_text(runs[""])
+        return runs_text(runs) if runs else ""
+
+    @property
+    def trouble(self) -> str:
+        said = {name: one.trouble for name, one in self._of.items()}
+        return "; ".join(f"{name}: {trouble}" if name else trouble for name, trouble in said.items() if trouble)
+
+
 class _Server(TCPServer):
-    health: Health
+    healths: Healths
     allow_reuse_address = True
 
     def __init__(self, host: str, port: int) -> None:
@@ -83,11 +109,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
-        health = self.server.health
+        healths = self.server.healths
         if self.path == "/metrics":
-            self._answer(200, health.metrics, "text/plain; version=0.0.4; charset=utf-8")
+            self._answer(200, healths.metrics, "text/plain; version=0.0.4; charset=utf-8")
         elif self.path == "/healthz":
-            trouble = health.trouble
+            trouble = healths.trouble
             self._answer(503 if trouble else 200, f"{trouble or 'alive'}\n")
         else:
             self._answer(404, "there are /metrics and /healthz\n")
@@ -104,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def endpoint(address: str) -> Iterator[Health]:
-    """Serve `/metrics` and `/healthz` at `HOST:PORT` of what is given to the Health that is yielded."""
+def endpoint(address: str, healths: Healths) -> Iterator[None]:
+    """Serve `/metrics` and `/healthz` at `HOST:PORT`."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise UsageError(f"invalid address {address!r}: expected HOST:PORT, such as 127.0.0.1:9100")
@@ -113,11 +139,11 @@ def endpoint(address: str) -> Iterator[Health]:
         server = _Server(host.strip("[]"), int(port))
     except OSError as error:
         raise UsageError(f"cannot serve metrics at {address}: {error.strerror}") from error
-    server.health = Health()
+    server.healths = healths
     thread = threading.Thread(target=server.serve_forever, name="penstock-metrics", daemon=True)
     thread.start()
     try:
-        yield server.health
+        yield
     finally:
         server.shutdown()
         server.server_close()

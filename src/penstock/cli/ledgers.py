@@ -17,9 +17,9 @@ from penstock.sinks.manifests import STATE
 
 
 def ledger_path(args: argparse.Namespace) -> Path:
-    """The ledger that `--state` names, else the only one in `.penstock/`."""
+    """The ledger that `--state` names, or that of a pipeline in such a file; else the only one in `.penstock/`."""
     if args.state:
-        return Path(args.state)
+        return _of_file(args.state) or Path(args.state)
     known = paths(Path(STATE))
     if not known:
         raise UsageError(
@@ -32,6 +32,22 @@ def ledger_path(args: argparse.Namespace) -> Path:
             + "\n".join(f"--state {path}{_description(summary(path))}" for path in known)
         )
     return known[0]
+
+
+def _of_file(state: str) -> Path | None:
+    """The ledger of the pipeline of `penstock.toml`, or of one of several in it: `penstock.toml:NAME`."""
+    file, mark, name = state.partition(".toml")
+    if not mark or (name and not name.startswith(":")):
+        return None
+    from penstock.pipelines import Pipelines
+
+    file, name = file + mark, name[1:]
+    pipelines = Pipelines.from_toml(file, only=[name] if name else ())
+    if len(pipelines) > 1:
+        several = "\n".join(f"--state {file}:{one}" for one in pipelines)
+        raise UsageError(f"there are several pipelines in {file}; choose one:\n{several}")
+    (one,) = pipelines
+    return pipelines[one].ledger.path
 
 
 def _description(found: Summary) -> str:

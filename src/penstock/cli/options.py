@@ -72,7 +72,7 @@ def add(
     flag, dest, help = _flag(option), dest or option.name, option.help.replace("%", "%%")
     if option.type is bool:
         parser.add_argument(flag, dest=dest, action="store_true", default=default, help=help)
-    elif option.type in (tuple, dict):
+    elif option.type in (tuple, dict) or option.named:
         again = "" if "may come again" in help else "; may come again"
         metavar = option.metavar
         parser.add_argument(flag, dest=dest, metavar=metavar, required=required, action="append", help=help + again)
@@ -133,7 +133,8 @@ def add_json(parser: argparse._ActionsContainer) -> None:
 
 
 def add_state(parser: argparse.ArgumentParser) -> None:
-    add(parser, pipeline_options()["state"])
+    help = "the ledger, or penstock.toml, or penstock.toml:NAME where it has several pipelines (the only ledger here)"
+    parser.add_argument("--state", metavar="FILE", help=help)
 
 
 def parse_share(text: str) -> float:

@@ -45,6 +45,8 @@ class Option:
     """Raises UsageError for a value that is invalid though of the right type."""
     flag: bool = False
     """The command line has it, too, though it belongs to a source."""
+    named: bool = False
+    """A mapping of names to values does as well."""
     secret: bool = False
     """It may hold keys, so it is never written down."""
 
@@ -70,6 +72,8 @@ class Option:
             return None
         if isinstance(value, str) and "\0" in value:
             raise self._invalid(value)
+        if self.named and isinstance(value, Mapping):
+            return {name: self.check(one) for name, one in value.items()}
         if self.numeric and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if self.type is tuple:

@@ -262,6 +262,15 @@ VECTOR = "vector"
 """The name of a point's vector where it has but one."""
 
 
+class Found(dict[str, Sequence[Vector]]):
+    """Vectors by name, one a chunk each, that a MultiEmbedder found and did not make."""
+
+    def __init__(self, vectors: Mapping[str, Sequence[Vector]], chunks: int) -> None:
+        super().__init__(vectors)
+        self.chunks = chunks
+        """Of how many chunks no vector was made."""
+
+
 @_many
 class Point:
     """A chunk with its named vectors: what a sink writes and gives back."""

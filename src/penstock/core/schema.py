@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,21 @@ from penstock.core.records import NOTHING, VECTOR
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 """What a vector may be called, so that every store can have a column or field of that name."""
+
+
+def parse_named(texts: Sequence[str]) -> str | dict[str, str]:
+    """What `dense=M` and others stand for: models by the names of their vectors, or the model that was given alone."""
+    named: dict[str, str] = {}
+    for text in texts:
+        name, sign, model = text.partition("=")
+        if not sign or not NAME.fullmatch(name):
+            if len(texts) > 1:
+                raise UsageError(f"invalid model {text!r} of several: expected NAME=MODEL, such as late=./colbert")
+            return text
+        if name in named:
+            raise UsageError(f"two models {name!r}: {named[name]!r} and {model!r}")
+        named[name] = model
+    return named
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The figures of a run, in the text format of Prometheus."""
+"""The figures of a run, or of several, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ COUNTED = ("documents", "unchanged", "deleted", "failed", "skipped", "embedded",
 def run_text(progress: Mapping[str, Any], now: float | None = None) -> str:
     """Of a moment of a run, as its JSON has it."""
     return "\n".join(_lines(progress, time.time() if now is None else now)) + "\n"
+
+
+def runs_text(runs: Mapping[str, Mapping[str, Any]], now: float | None = None) -> str:
+    """Of moments of several runs, whose names become the label `pipeline`."""
+    now = time.time() if now is None else now
+    metrics: dict[str, list[str]] = {}
+    for name, progress in runs.items():
+        label = 'pipeline="' + name.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"") + '"'
+        for line in _lines(progress, now):
+            if line.startswith("#"):
+                lines = metrics.setdefault(line.split(" ", 3)[2], [])
+                lines += [line] if len(lines) < 2 else []
+            else:
+                metric, value = line.rsplit(" ", 1)
+                metric, _, labels = metric.rstrip("}").partition("{")
+                metrics[metric].append(f"{metric}{{{','.join(filter(None, (label, labels)))}}} {value}")
+    return "\n".join(line for lines in metrics.values() for line in lines) + "\n"
 
 
 def _lines(progress: Mapping[str, Any], now: float) -> Iterator[str]:

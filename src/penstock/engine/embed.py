@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import MultiEmbedder
 from penstock.core.errors import EmbedError, PenstockError, StageError
+from penstock.core.records import Found
 from penstock.engine.channel import Channel
 from penstock.engine.control import Control, is_error
 from penstock.engine.pack import Packer
@@ -48,7 +49,7 @@ class Embed:
         unexpected: BaseException | None = None
         began = time.monotonic()
         try:
-            points = self._vectors(batch)
+            points, found = self._vectors(batch)
         except EmbedError as error:
             self._withdraw(batch)
             if len(batch) > 1:  # find the culprit
@@ -64,14 +65,16 @@ class Embed:
             unexpected = error
         else:
             self.control.succeeded("embedder", began)
-            self.control.counters.add(embedded=len(points), tokens=sum(one.length for one in batch))
+            tokens = sum(one.length for one in batch) if found < len(points) else 0
+            self.control.counters.add(embedded=len(points) - found, moved=found, tokens=tokens)
             self.points.put(points, sum(one.nbytes for one in points))
         if unexpected is not None:  # out here, so that the first error is not the context of the second
             self._withdraw(batch)
             if not self.control.stop.is_set():  # else the call may have been given up, which is nobody's failure
                 self._isolate(batch, unexpected, last)
 
-    def _vectors(self, batch: Sequence[Prepared]) -> list[Embedded]:
+    def _vectors(self, batch: Sequence[Prepared]) -> tuple[list[Embedded], int]:
+        """The points of the batch, and of how many no vector was made."""
         chunks = [one.chunk for one in batch]
         vectors = self.control.retry.call("embed", lambda: self.embedder.embed(chunks))
         for name, column in vectors.items():
@@ -79,9 +82,10 @@ class Embed:
                 raise TypeError(f"the embedder gave {len(column)} vectors {name!r} for {len(chunks)} chunks")
         names, rows = tuple(vectors), zip(*vectors.values(), strict=True)
         points = [embedded(one, dict(zip(names, row, strict=True))) for one, row in zip(batch, rows, strict=True)]
-        if (match := self.match) is None:
-            return points
-        return self.control.retry.call("embed", lambda: match(points))
+        found = vectors.chunks if isinstance(vectors, Found) else 0
+        if (match := self.match) is not None:
+            points = self.control.retry.call("embed", lambda: match(points))
+        return points, found
 
     def _isolate(self, batch: Sequence[Prepared], error: BaseException, last: bool) -> None:
         """The embedder raised what no contract names: try each document alone, once more, and note it of those for

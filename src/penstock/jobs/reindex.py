@@ -7,7 +7,7 @@ dropped, so that the step can be taken back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice, takewhile
@@ -19,11 +19,13 @@ from penstock.core.errors import MassDeletion, OwnershipError, SinkError, Transi
 from penstock.core.generations import switch
 from penstock.core.records import Point
 from penstock.core.schema import Manifest, VectorSpec
+from penstock.embedders.named import Named
 from penstock.engine.journal import DONE
 from penstock.engine.progress import Report
 from penstock.jobs.alerts import take_over
 from penstock.jobs.components import Components, point_ledger
 from penstock.jobs.remove import copy_removals
+from penstock.jobs.reuse import Reusing, reused
 from penstock.jobs.run import OnProgress, run
 from penstock.jobs.verify import verify
 from penstock.ledger import Ledger
@@ -46,6 +48,8 @@ class Reindexed:
     """Of the new generation."""
     reports: tuple[Report, ...]
     """Of the runs that filled it: one, and one for each time that the source had changed meanwhile."""
+    taken: Mapping[str, int]
+    """By the names of vectors, how many were taken from the old index instead of being made anew."""
     points: int
     missing: int
     """Points that its ledger says it has, and it has not; or that belong to nobody, or are there twice."""
@@ -88,14 +92,16 @@ def reindex(
         )
     _check_owner(old, old_manifest)
     copy_removals(old.ledger, new.ledger)
-    reports = _fill(new, progress)
+    reports, taken = _fill(new, old, old_manifest, progress)
     found = verify(new, progress=progress)
     lost = tuple(islice(_lost(old.ledger, new.ledger), NAMED))
     missing = found.missing + found.orphans + found.doubled
     recalls = [measured_recall(sink) for sink in members(new.sink)] if found.points else []
     recall = min((one for one in recalls if one is not None), default=None)
     sound = not missing and not found.behind and (recall is None or recall >= least_recall)
-    result = Reindexed(new.sink.url, reports, found.points, missing, found.complete, lost, recall, switched=False)
+    result = Reindexed(
+        new.sink.url, reports, taken, found.points, missing, found.complete, lost, recall, switched=False
+    )
     if not sound or not found.complete or reports[-1].status != "done" or (lost and not incomplete):
         return result
     if 2 * found.documents < (before := _documents(old.ledger)) and not incomplete:
@@ -188,7 +194,23 @@ def _check_owner(old: Components, held: Manifest) -> None:
             raise OwnershipError(f"{old.sink.url} was filled by another ledger than {ledger.path} (--state)")
 
 
-def _fill(new: Components, progress: OnProgress) -> tuple[Report, ...]:
+def _fill(
+    new: Components, old: Components, held: Manifest, progress: OnProgress
+) -> tuple[tuple[Report, ...], Mapping[str, int]]:
+    """Fill the new generation, and take from the old one what is the same there. Gives how many vectors of each name
+    were taken."""
+    embedder = new.embedder
+    names = reused(held.schema, new.schema()) if isinstance(embedder, Named) else {}
+    if not names or not isinstance(embedder, Named):
+        return _runs(new, progress), {}
+    index = members(old.sink)[0]
+    with index:
+        index.open(held)
+        reusing = Reusing(embedder, index, names)
+        return _runs(replace(new, embedder=reusing), progress), reusing.taken
+
+
+def _runs(new: Components, progress: OnProgress) -> tuple[Report, ...]:
     """Run until nothing is new: what changed while one run went on is brought in by the next."""
     reports = []
     for _ in range(PASSES):

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from penstock.chunkers import uncompared
 from penstock.core.contracts import Chunker, Sink
-from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, UsageError
+from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, Transient, UsageError
 from penstock.core.generations import amend
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored
@@ -69,6 +69,7 @@ class Session:
         self.owner = {components.namespace: ledger.id}
         self._lock = threading.Lock()
         self._chunker: Chunker | None = None
+        self._not_ready: Exception | None = None
         self.exists = held is not None
         """Whether there is an index."""
         if held is not None:
@@ -218,15 +219,25 @@ class Session:
         """The chunker, once store and model are open: one after the other, as two threads that import drivers with a
         common library (numpy) can meet it half imported."""
         with self._lock:
-            if self._chunker is None:
-                self.components.embedder.open()
-                chunker = self.components.chunker()  # a size that the model refuses leaves no empty index behind
-                opened_before = self._sink_open
-                self.open_sink()
-                if opened_before and not self.read_only:
-                    self._register()  # to open a model may take minutes, in which another run may take the index over
-                self._chunker = chunker
+            if self._not_ready is not None:  # it ends the run: what another thread tries meanwhile must not succeed
+                raise self._not_ready
+            try:
+                self._chunker = self._chunker or self._open()
+            except Transient:
+                raise
+            except Exception as error:
+                self._not_ready = error
+                raise
             return self._chunker
+
+    def _open(self) -> Chunker:
+        self.components.embedder.open()
+        chunker = self.components.chunker()  # a size that the model refuses leaves no empty index behind
+        opened_before = self._sink_open
+        self.open_sink()
+        if opened_before and not self.read_only:
+            self._register()  # to open a model may take minutes, in which another run may take the index over
+        return chunker
 
     def catch_up(self) -> None:
         """Of several sinks, bring those up to date that can be reached again, or are new."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock.compose import location_of, open_index
+from penstock.compose import open_index
 from penstock.core.errors import SinkError, Transient
 from penstock.core.schema import Manifest
+from penstock.jobs.places import location_of
 from penstock.pipeline import Pipeline
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink
 from penstock.testing import postgres

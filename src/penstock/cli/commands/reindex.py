@@ -9,6 +9,7 @@ from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.results import reindexed_rows, rows_text, say
 from penstock.cli.output.streams import OK, emit
 from penstock.core.errors import UsageError
+from penstock.core.schema import parse_named
 from penstock.pipeline import Pipeline
 
 
@@ -16,6 +17,8 @@ def reindex(args: argparse.Namespace) -> int:
     changes = {name: value for name in ("model", "chunk") if (value := getattr(args, name)) is not None}
     if (args.rollback or args.drop) == bool(changes):
         raise UsageError("reindex takes --model or --chunk or both; or --rollback; or --drop")
+    if args.model:
+        changes["model"] = parse_named(args.model)
     pipeline = Pipeline.from_state(ledger_path(args), **changes)
     if args.rollback or args.drop:
         return _switch_back(pipeline, args)

@@ -18,6 +18,7 @@ from penstock.cli.output.streams import INCOMPLETE, OK, complain, emit, log
 from penstock.cli.signals import interruptible
 from penstock.core.errors import PenstockError, UsageError
 from penstock.core.metadata import parse_metadata
+from penstock.core.schema import parse_named
 from penstock.display.progress import Display, display
 from penstock.display.text import clean, document_name
 from penstock.engine.journal import Failure
@@ -38,6 +39,8 @@ def composed(args: argparse.Namespace) -> Pipeline:
     values = {name: value for name, dest in dests.items() if (value := getattr(args, dest)) is not None}
     if metadata := values.get("metadata"):
         values["metadata"] = parse_metadata(metadata)
+    if models := values.get("model"):
+        values["model"] = parse_named(models)
     return Pipeline.from_settings(Settings.from_mapping(values | {"source": args.path}, "command line"))
 
 
@@ -77,14 +80,15 @@ def metered(progress: Display, address: str | None) -> Iterator[Callable[[Progre
     if address is None:
         yield progress
         return
-    from penstock.cli.endpoint import endpoint  # here, as a command without it starts sooner
+    from penstock.cli.endpoint import Healths, endpoint  # here, as a command without it starts sooner
 
-    with endpoint(address) as health:
+    healths = Healths()
 
-        def both(now: Progress) -> None:
-            health(now)
-            progress(now)
+    def both(now: Progress) -> None:
+        healths[""](now)
+        progress(now)
 
+    with endpoint(address, healths):
         yield both
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
+from contextlib import ExitStack, suppress
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 from penstock.cli.commands.runs import conclude, exit_status, name_failures, run_options
 from penstock.cli.ledgers import last_runs
@@ -14,18 +15,21 @@ from penstock.cli.output.log import Log
 from penstock.cli.output.results import say
 from penstock.cli.output.streams import FAILED, INCOMPLETE, OK, STOPPED, Stopped, complain, labelled, log
 from penstock.cli.signals import interruptible
-from penstock.core.errors import PenstockError, UsageError
+from penstock.core.errors import PenstockError
 from penstock.display.progress import Display, display
 from penstock.display.several import Displays
 from penstock.display.text import clean
+from penstock.engine.progress import Progress
 from penstock.jobs.several import Outcome
 from penstock.pipelines import Pipelines
+
+if TYPE_CHECKING:
+    from penstock.cli.endpoint import Healths
 
 
 def run_several(pipelines: Pipelines, args: argparse.Namespace) -> int:
     options = run_options(args)
-    if args.metrics:
-        raise UsageError("--metrics serves those of one pipeline: write it into a file of its own, without tables")
+    healths: Healths | None = None
     work = pipelines.watch if args.live else pipelines.run
     before = {name: last_runs(pipelines[name].ledger.path) for name in pipelines}
     if not args.quiet:
@@ -37,14 +41,28 @@ def run_several(pipelines: Pipelines, args: argparse.Namespace) -> int:
     statuses: dict[str, int] = {}
 
     def failed(name: str, error: BaseException, again: float | None) -> None:
+        if healths is not None:
+            healths[name].rest(inf if again is None else again)
         with labelled(name):
             if again is None:
                 statuses[name] = explain_error(error)
             else:
                 complain(f"{message(error)}\nit begins again in {again:.0f} s")
 
-    with _displays(pipelines, args) as shown, interruptible(shown, stop_ok=args.stop_ok):
-        outcomes = work(shown.show_of, on_failure=failed, **options)
+    def show(name: str, now: Progress) -> None:
+        if healths is not None:
+            healths[name](now)
+        shown.show_of(name, now)
+
+    with ExitStack() as stack:
+        if args.metrics:
+            from penstock.cli.endpoint import Healths, endpoint  # here, as a command without it starts sooner
+
+            healths = Healths(pipelines)
+            stack.enter_context(endpoint(args.metrics, healths))
+        shown = stack.enter_context(_displays(pipelines, args))
+        stack.enter_context(interruptible(shown, stop_ok=args.stop_ok))
+        outcomes = work(show, on_failure=failed, **options)
     for name, outcome in outcomes.items():
         with labelled(name):
             with suppress(PenstockError):

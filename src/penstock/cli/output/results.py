@@ -301,6 +301,7 @@ def copied_rows(copied: Copied) -> Rows:
 
 def reindexed_rows(reindexed: Reindexed) -> Rows:
     rows = [("new index", f"{clean(reindexed.url)} · {reindexed.points:,} points")]
+    rows += [("taken over", f"{clean(name)}: {n:,} vectors of the old index") for name, n in reindexed.taken.items()]
     if reindexed.missing:
         rows.append(("missing", f"{reindexed.missing:,} points missing, foreign or doubled"))
     if not reindexed.complete:
