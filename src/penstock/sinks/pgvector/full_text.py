@@ -28,11 +28,11 @@ _EXISTS = f"SELECT true FROM pg_index WHERE indrelid = to_regclass(%s) AND indis
 
 COUNTED = 10_000
 """Rows that have a word are counted up to so many."""
-CANDIDATES = 5000
+CANDIDATES = 2000
 """So many rows that have one of the rarest words are ranked; further words of the question count, but find no more,
 unless there are fewer than are asked for."""
-RANKED = 20_000
-"""Rows that are ranked at most, where all words are frequent: it takes some 0.05 ms a row."""
+RANKED = 10_000
+"""Rows that are ranked at most, where all words are frequent: it takes some 0.1 ms a row."""
 
 
 def exists(cursor: psycopg.Cursor[Any], table: str) -> bool:
