@@ -201,8 +201,8 @@ class CollectionIndex(Store[H], Index):
         """Find the k nearest by the vectors of the target, of those that pass the filter."""
 
     def _with_words(self, collection: H, question: str, k: int, where: Filter | None) -> list[Hit]:
-        """Find the k best by the store's full text, of those that pass the filter. Implemented if `finds_words`."""
-        raise NotImplementedError
+        """Find the k best by the store's full text, of those that pass the filter."""
+        raise UsageError(f"{self._url} has no full text")
 
 
 def _counting(question: str) -> str:

@@ -188,13 +188,14 @@ def test_filters_without_a_translation(server: Emulator) -> None:
 
 def test_answers_too_large_are_asked_for_in_parts(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """All texts together exceed a message, each alone does not."""
-    points = [point(n, text=str(n) * (1 << 20)) for n in range(10, 16)]
+    points = [point(n, text=f"alpha {n}" + str(n) * (1 << 20)) for n in range(10, 16)]
     with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
         sink.open(DENSE)
         sink.write(points)
         holds(sink, points)
         index.open()
-        assert {hit.chunk.id for hit in index.search(vector_of(points[0]), k=6)} == {p.id for p in points}
+        for hits in (index.search(vector_of(points[0]), k=6), index.search_words("alpha", k=6)):
+            assert {hit.chunk.id for hit in hits} == {p.id for p in points}
 
 
 def test_small_and_capital_are_one_collection(server: Emulator) -> None:
@@ -288,14 +289,3 @@ def test_a_collection_without_words(server: Emulator) -> None:
         server.collections["Notes"].properties["text"]["indexSearchable"] = False
 
     without_words(WeaviateSink(at(server)), WeaviateIndex(at(server)), age)
-
-
-def test_too_large_an_answer_to_a_question(server: Emulator) -> None:
-    """The chunks are then read by their ids."""
-    points = [point(n, text="alpha " + "x" * (4 << 20)) for n in range(3)]
-    with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
-        sink.open(DENSE)
-        for one in points:
-            sink.write([one])
-        index.open()
-        assert {hit.chunk.id for hit in index.search_words("alpha")} == {one.id for one in points}

@@ -35,7 +35,7 @@ MOST_TERMS = 3800
 LARGEST_BOUNDS = 65_000
 """A field of JSON takes 65,536 bytes."""
 
-MOST_VECTORS = 4
+VECTOR_FIELDS = 4
 """Vector fields that a server takes, unless it is configured for more."""
 _ANALYZER = {"tokenizer": "standard", "filter": ["lowercase", "asciifolding"]}
 
@@ -52,7 +52,7 @@ def collection_schema(schema: IndexSchema, *, lite: bool, words: bool) -> Any:
 
     fields = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     fields.add_field("id", DataType.VARCHAR, is_primary=True, max_length=VARCHAR)
-    words = words and len(schema.vectors) < MOST_VECTORS
+    words = words and len(schema.vectors) < VECTOR_FIELDS
     for name in ("uri", *_LONG):
         analyzed = {"enable_analyzer": True, "analyzer_params": _ANALYZER} if words and name == "text" else {}
         fields.add_field(name, DataType.VARCHAR, max_length=VARCHAR, **analyzed)

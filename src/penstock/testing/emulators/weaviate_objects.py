@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -206,7 +207,8 @@ class Collection:
         return np.array([(-(query @ matrix.T)).min(axis=1).sum() for matrix in found])
 
 
-def _words(text: str) -> list[str]:
+@lru_cache(1024)
+def _words(text: str) -> Sequence[str]:
     """The tokenization word."""
     return re.findall(r"[^\W_]+", text.lower())
 
