@@ -17,6 +17,8 @@ import pytest
 from penstock.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+TEXT = 12_000
+"""Characters of each document that is indexed: the snippets index them some twenty times."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -30,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     docs = tmp_path / "docs"
     docs.mkdir()
     for name in ("guide.md", "design.md"):
-        (docs / name).write_text((ROOT / "docs" / name).read_text())
+        (docs / name).write_text((ROOT / "docs" / name).read_text()[:TEXT])
     shutil.copytree(ROOT / "tests" / "data" / "shapes-clip", tmp_path / "shapes-clip")
     subprocess.run([sys.executable, ROOT / "scripts" / "make_shapes.py", tmp_path / "images", "40"], check=True)
     (tmp_path / "images" / "captions.jsonl").unlink()

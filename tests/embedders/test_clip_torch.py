@@ -20,6 +20,7 @@ from penstock.core.errors import EmbedError, MissingExtra, ModelError, UsageErro
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.clip_torch import TorchTowers
 from penstock.embedders.names import from_name
+from penstock.embedders.weights import read_tensors
 from penstock.sinks.memory import forget
 from tests.embedders.conftest import ROOT
 from tests.embedders.test_clip import GOLDEN, PICTURES, TEXTS, TRAINED, cosines, matrix, said, shown
@@ -44,6 +45,24 @@ def copied(tmp_path: Path) -> Path:
 def towers(embedder: ClipEmbedder) -> TorchTowers:
     assert isinstance(embedder._towers, TorchTowers)
     return embedder._towers
+
+
+def test_weights_in_torchs_own_file_are_the_same(copied: Path, cache: Path) -> None:
+    from safetensors.torch import load_file
+
+    path = copied / "model.safetensors"
+    tensors = load_file(path)
+    torch.save(tensors, copied / "pytorch_model.bin")
+    path.unlink()
+    found = read_tensors([copied / "pytorch_model.bin"])
+    assert found.keys() == {name for name, tensor in tensors.items() if tensor.is_floating_point()}
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, tensors[name].float().numpy())
+    torch.save(
+        {"a": torch.tensor([1.5, -2]).bfloat16(), "b": torch.nn.Parameter(torch.ones(2, 3).T)}, copied / "some.bin"
+    )
+    assert read_tensors([copied / "some.bin"])["a"].tolist() == [1.5, -2.0]
+    assert read_tensors([copied / "some.bin"])["b"].shape == (3, 2)
 
 
 @pytest.mark.parametrize("name", ["shapes", "clip-legacy", "clip-padded", "siglip-odd"])

@@ -225,8 +225,8 @@ def test_an_exported_onnx_file_is_run_where_there_is_no_graph_of_ours(
     [
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda f: (f / "config.json").write_text("[]"), "makes no sense"),
-        (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor onnx"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "a pickle"),
+        (lambda f: (f / "model.safetensors").unlink(), "none of model.safetensors, pytorch_model.bin and onnx"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "no file of PyTorch 1.6"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "cannot be read"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json cannot be read"),
         (lambda f: (f / "tokenizer.json").unlink(), "cannot be read"),

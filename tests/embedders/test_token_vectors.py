@@ -303,8 +303,12 @@ def _pickled(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
-        ("late", _pickled, "a pickle, which Penstock does not run"),
-        ("late", lambda f: (f / "1_Dense" / "model.safetensors").unlink(), "1_Dense has no model.safetensors"),
+        ("late", _pickled, "no file of PyTorch 1.6 or later"),
+        (
+            "late",
+            lambda f: (f / "1_Dense" / "model.safetensors").unlink(),
+            "1_Dense has neither of model.safetensors and pytorch_model.bin",
+        ),
         ("late", lambda f: (f / "modules.json").write_text("[[]]"), "makes no sense"),
         ("late", lambda f: change(f / "2_MultiVectorMask/config.json", keep_only_token_ids=[7]), "page images"),
         ("late", lambda f: change(f / "sentence_bert_config.json", query_expansion={"length": 9999}), "takes 512"),
@@ -313,9 +317,9 @@ def _pickled(folder: Path) -> None:
         ("stanford", lambda f: (f / "artifact.metadata").write_text("{"), "artifact.metadata cannot be read"),
         ("splade", lambda f: change(f / "1_SpladePooling/config.json", pooling_strategy="mean"), "does not know"),
         ("splade", lambda f: change(f / "config.json", vocab_size=7), "no decoder of 7 words"),
-        ("free", lambda f: (f / "query_0_SparseStaticEmbedding/model.safetensors").unlink(), "no model.safetensors"),
+        ("free", lambda f: (f / "query_0_SparseStaticEmbedding/model.safetensors").unlink(), "has neither of"),
         ("static", lambda f: (f / "model.safetensors").write_bytes(b"x"), "cannot be read"),
-        ("static", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "a pickle"),
+        ("static", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "has no model.safetensors"),
         ("bag", lambda f: modules(f, "StaticEmbedding", "Asym"), "does not run: Asym"),
     ],
 )

@@ -49,6 +49,9 @@ POOLINGS = {
 ACTIVATIONS = {"Identity": "", "Tanh": "Tanh", "ReLU": "Relu", "Sigmoid": "Sigmoid"}
 """Activation of a Dense module -> ONNX operator."""
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files of weights: the first one that is there is read."""
+
 SENSELESS = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What JSON of other types and numbers than expected makes of reading it."""
 
@@ -111,17 +114,17 @@ class Checkpoint:
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file besides the configuration that bears on a vector."""
-        dense = (self.folder / projection.folder / "model.safetensors" for projection in self.projections)
+        dense = (path for each in self.projections for path in module_weights(self.folder, each.folder))
         return (*self.weights, *dense, self.folder / "tokenizer.json")
 
     @property
     def fused(self) -> bool:
-        """Whether the graph is built from safetensors, not taken as exported."""
-        return self.weights[0].suffix == ".safetensors"
+        """Whether the graph is built from weights, not taken as exported."""
+        return self.weights[0].suffix != ".onnx"
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The safetensors files, or the ONNX file where there is no graph of ours for the family."""
+        """The files of weights, or the ONNX file where there is no graph of ours for the family."""
         if self.file:
             if (path := inside(self.folder, self.file)).suffix != ".onnx" or not path.is_file():
                 there = sorted(str(one.relative_to(self.folder)) for one in self.folder.rglob("*.onnx"))
@@ -129,7 +132,7 @@ class Checkpoint:
                     f"{self.folder} has no ONNX file {self.file!r:.200}: it has {', '.join(there) or 'none'}"
                 )
             return _with_data(path)
-        if self.family and (found := safetensors(self.folder)):
+        if self.family and (found := weight_files(self.folder)):
             return found
         for path in (self.folder / "onnx" / "model.onnx", self.folder / "model.onnx"):
             if path.is_file():
@@ -143,7 +146,7 @@ class Checkpoint:
                 f" graphs are built for {', '.join(sorted(FAMILIES))}; others are run from an ONNX export"
                 " (optimum-cli export onnx --model NAME --task feature-extraction FOLDER/onnx), or on a server"
             )
-        return only_pickle(self.folder) or f"{self.folder} holds neither model.safetensors nor onnx/model.onnx"
+        return f"{self.folder} holds none of {', '.join(WEIGHTS)} and onnx/model.onnx"
 
     @property
     def traits(self) -> dict[str, Any]:
@@ -177,27 +180,24 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def safetensors(folder: Path) -> tuple[Path, ...]:
-    """The files that hold a checkpoint's weights, whole or in shards; none where there are none."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return (single,)
-    if index.is_file():
-        try:
-            return tuple(inside(folder, name) for name in sorted(set(read(index)["weight_map"].values())))
-        except SENSELESS as error:
-            raise ModelError(f"{index} makes no sense: {error!r:.300}") from error
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold the weights of a checkpoint or of a module, whole or in shards; none where there are none."""
+    for single in WEIGHTS:
+        if (folder / single).is_file():
+            return (folder / single,)
+        if (index := folder / f"{single}.index.json").is_file():
+            try:
+                return tuple(inside(folder, name) for name in sorted(set(read(index)["weight_map"].values())))
+            except SENSELESS as error:
+                raise ModelError(f"{index} makes no sense: {error!r:.300}") from error
     return ()
 
 
-def only_pickle(folder: Path) -> str:
-    """Why weights are not read that are there, if so."""
-    if (folder / "model.safetensors").is_file() or not (folder / "pytorch_model.bin").is_file():
-        return ""
-    return (
-        f"{folder} has its weights only as pytorch_model.bin, a pickle, which Penstock does not run;"
-        " save the model as safetensors or ONNX"
-    )
+def module_weights(folder: Path, module: str) -> tuple[Path, ...]:
+    """The weights of what follows the transformer, in a folder of its own."""
+    if found := weight_files(inside(folder, module)):
+        return found
+    raise ModelError(f"{folder}/{module:.200} has neither of {' and '.join(WEIGHTS)}")
 
 
 def load(folder: Path, name: str) -> Checkpoint:
@@ -349,8 +349,7 @@ def _projection(folder: Path, path: str) -> Projection:
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS or config.get("use_residual"):
         raise ModelError(f"{folder} has a Dense module that Penstock does not run: {config!s:.300}")
-    if not (inside(folder, path) / "model.safetensors").is_file():
-        raise ModelError(f"{folder}/{path:.200} has no model.safetensors")
+    module_weights(folder, path)
     return Projection(path, ACTIVATIONS[activation], int(config["out_features"]))
 
 

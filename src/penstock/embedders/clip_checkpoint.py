@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
 from penstock.embedders import kinds, pixels
-from penstock.embedders.checkpoint import SENSELESS, only_pickle, read, safetensors
+from penstock.embedders.checkpoint import SENSELESS, WEIGHTS, read, weight_files
 from penstock.embedders.pixels import Preprocessing
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ class ClipCheckpoint:
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        if found := safetensors(self.folder):
+        if found := weight_files(self.folder):
             return found
-        raise ModelError(only_pickle(self.folder) or f"{self.folder} holds no model.safetensors")
+        raise ModelError(f"{self.folder} holds neither of {' and '.join(WEIGHTS)}")
 
     @property
     def traits(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.errors import ModelError, UsageError
 from penstock.core.records import Chunk, MultiVector, Vector
 from penstock.embedders import colbert_checkpoint, heads, rows
+from penstock.embedders.checkpoint import module_weights
 from penstock.embedders.colbert_checkpoint import ColbertCheckpoint, Pooling
 from penstock.embedders.model_options import parted
 from penstock.embedders.token_pooling import pooled
@@ -148,8 +149,7 @@ def _head(graph: Graph, checkpoint: ColbertCheckpoint, weights: Weights, hidden:
     from penstock.embedders.weights import read_tensors
 
     for projection in checkpoint.projections:
-        path = checkpoint.folder / projection.folder / "model.safetensors"
-        layer = read_tensors([path]) if projection.folder else weights
+        layer = read_tensors(module_weights(checkpoint.folder, projection.folder)) if projection.folder else weights
         before = hidden
         hidden = graph.add("MatMul", hidden, graph.constant(np.ascontiguousarray(layer["linear.weight"].T)))
         if "linear.bias" in layer:

@@ -20,7 +20,7 @@ from penstock.embedders.checkpoint import (
     SENSELESS,
     Checkpoint,
     inside,
-    only_pickle,
+    module_weights,
     read,
     transformer_settings,
 )
@@ -85,7 +85,7 @@ class ColbertCheckpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        dense = (self.folder / each.folder / "model.safetensors" for each in self.projections if each.folder)
+        dense = (path for each in self.projections if each.folder for path in module_weights(self.folder, each.folder))
         return (*self.transformer.weights, *dense, self.folder / "tokenizer.json")
 
     @property
@@ -216,8 +216,7 @@ def _projection(folder: Path, path: str, config: Mapping[str, Any]) -> Projectio
     activation = kinds.class_name(config.get("activation_function") or "Identity")
     if activation not in ACTIVATIONS:
         raise ModelError(f"{folder} has a Dense module that Penstock does not run: {config!s:.300}")
-    if not (inside(folder, path) / "model.safetensors").is_file():
-        raise ModelError(only_pickle(folder / path) or f"{folder}/{path:.200} has no model.safetensors")
+    module_weights(folder, path)
     return Projection(path, ACTIVATIONS[activation], int(config["out_features"]), bool(config.get("use_residual")))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
-from penstock.embedders.checkpoint import Checkpoint
+from penstock.embedders.checkpoint import Checkpoint, module_weights
 from penstock.embedders.rows import padded
 from penstock.embedders.runtime import run, session
 from penstock.embedders.weights import read_tensors
@@ -42,7 +42,7 @@ class Exported:
         self.pooled = not tokens
         self._output = (tokens or pooled)[0]
         self._projections = [
-            (read_tensors([checkpoint.folder / one.folder / "model.safetensors"]), one.activation)
+            (read_tensors(module_weights(checkpoint.folder, one.folder)), one.activation)
             for one in (() if self.pooled else checkpoint.projections)
         ]
 

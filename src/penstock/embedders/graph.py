@@ -17,7 +17,7 @@ from penstock.core.errors import ModelError
 from penstock.embedders.attention import BLOCK, Frame, attention, cut, frame, in_blocks
 from penstock.embedders.blocks import activated, linear, normed, pool, products, scaled, summed
 from penstock.embedders.builder import Graph, finished
-from penstock.embedders.checkpoint import Checkpoint
+from penstock.embedders.checkpoint import Checkpoint, module_weights
 from penstock.embedders.families import Design
 from penstock.embedders.layers import Stack
 from penstock.embedders.weights import read_tensors, read_weights
@@ -219,7 +219,7 @@ def _head(graph: Graph, checkpoint: Checkpoint, hidden: str) -> None:
     pooled = [pool(graph, mode, hidden) for mode in checkpoint.pooling]
     vector = pooled[0] if len(pooled) == 1 else graph.add("Concat", *pooled, axis=1)
     for projection in checkpoint.projections:
-        tensors = read_tensors([checkpoint.folder / projection.folder / "model.safetensors"])
+        tensors = read_tensors(module_weights(checkpoint.folder, projection.folder))
         vector = graph.add("MatMul", vector, graph.constant(np.ascontiguousarray(tensors["linear.weight"].T)))
         if "linear.bias" in tensors:
             vector = graph.add("Add", vector, graph.constant(tensors["linear.bias"]))

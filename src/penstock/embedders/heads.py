@@ -162,9 +162,7 @@ def transformer(folder: Path, name: str) -> Checkpoint:
     """The transformer of a checkpoint with a head of another kind."""
     loaded = checkpoints.load_encoder(folder, name)
     if not loaded.fused:
-        raise ModelError(
-            f"{name}: only a model whose weights are in model.safetensors, of a known type, has such a head"
-        )
+        raise ModelError(f"{name}: only a model whose weights are here, of a known type, has such a head")
     return loaded
 
 

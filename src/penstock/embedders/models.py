@@ -58,9 +58,10 @@ WHEELS = {
 }
 
 CONFIGURATION = ["*.json", "*/config.json", "artifact.metadata"]
-HEADS = ["*/model.safetensors"]
+HEADS = ["*/model.safetensors", "*/pytorch_model.bin"]
 """Weights of what follows the encoder."""
 WEIGHTS = ["model*.safetensors", *HEADS]
+PICKLED = ["pytorch_model*.bin", *HEADS]
 EXPORTED = ["onnx/model.onnx", "onnx/model.onnx_data", "model.onnx", "model.onnx_data", *HEADS]
 TIMEOUT = 10.0
 """Seconds to wait for the hub's first answer; there may be no network at all."""
@@ -261,9 +262,7 @@ def _snapshot(name: str, patterns: list[str], *, local: bool = False, revision: 
             name, revision=revision, allow_patterns=patterns, local_files_only=local, etag_timeout=TIMEOUT
         )
     )
-    if not _is_model(folder) or (
-        local and not any(folder.glob("**/model*.safetensors")) and not any(folder.glob("**/*.onnx"))
-    ):
+    if not _is_model(folder) or (local and not _has_weights(folder)):
         return None
     return folder
 
@@ -282,9 +281,14 @@ def _from_hub(name: str, options: Mapping[str, Any]) -> Path:
     known = config.get("model_type") in FAMILIES or kinds.kind_of(folder) != kinds.DENSE
     # An exported graph is large, and wanted only where there is none of ours.
     _snapshot(name, [*CONFIGURATION, *(WEIGHTS if known else EXPORTED)], revision=revision)
-    if known and not any(folder.glob("**/model*.safetensors")):
-        _snapshot(name, [*CONFIGURATION, *EXPORTED], revision=revision)
+    for patterns in (PICKLED, EXPORTED):
+        if known and not _has_weights(folder):
+            _snapshot(name, [*CONFIGURATION, *patterns], revision=revision)
     return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(next(folder.glob(f"**/{name}"), None) for name in ("model*.safetensors", "pytorch_model*.bin", "*.onnx"))
 
 
 def _from_wheel(name: str) -> Path:

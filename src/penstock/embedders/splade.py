@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from penstock.core.errors import ModelError
 from penstock.core.records import Chunk, Sparse, Vector
 from penstock.embedders import heads, kinds, rows
-from penstock.embedders.checkpoint import SENSELESS, Checkpoint, inside, only_pickle, read
+from penstock.embedders.checkpoint import SENSELESS, Checkpoint, inside, module_weights, read
 from penstock.embedders.prefixes import SPLADE
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ class SpladeCheckpoint:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        table = (self.top / self.table / "model.safetensors", self.top / self.table / "tokenizer.json")
-        return (*self.transformer.weights, self.transformer.folder / "tokenizer.json", *(table if self.table else ()))
+        table = (*module_weights(self.top, self.table), self.top / self.table / "tokenizer.json") if self.table else ()
+        return (*self.transformer.weights, self.transformer.folder / "tokenizer.json", *table)
 
     @property
     def traits(self) -> dict[str, Any]:
@@ -126,8 +126,8 @@ def _load(folder: Path, name: str) -> SpladeCheckpoint:
     at = inside(folder, passage[0][1])
     pooling = kinds.optional(inside(folder, passage[1][1]) / "config.json") if passage[1][1] else {}
     table = question[0][1] if free else ""
-    if free and not (inside(folder, table) / "model.safetensors").is_file():
-        raise ModelError(only_pickle(folder / table) or f"{folder}/{table:.200} has no model.safetensors")
+    if free:
+        module_weights(folder, table)
     strategy, activation = pooling.get("pooling_strategy", "max"), pooling.get("activation_function", "relu")
     if strategy not in ("max", "sum") or activation not in ("relu", "log1p_relu"):
         raise ModelError(f"{folder} pools by {strategy!s:.100} and {activation!s:.100}, which Penstock does not know")
@@ -217,7 +217,7 @@ class _Table:
         folder = checkpoint.top / checkpoint.table
         own = folder / "tokenizer.json"
         self._tokenizer = HFTokenizer(own, checkpoint.transformer.positions) if own.is_file() else tokenizer
-        weights = read_tensors([folder / "model.safetensors"]).get("weight")
+        weights = read_tensors(module_weights(checkpoint.top, checkpoint.table)).get("weight")
         if weights is None or weights.shape != (checkpoint.vocabulary,):
             raise ModelError(f"{folder} holds no weights of {checkpoint.vocabulary} tokens")
         self._weights = weights

@@ -16,7 +16,7 @@ from penstock.core.errors import EmbedError, ModelError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
 from penstock.embedders import kinds, rows
-from penstock.embedders.checkpoint import SENSELESS, inside, only_pickle
+from penstock.embedders.checkpoint import SENSELESS, inside
 from penstock.embedders.onnx import located, space
 from penstock.support.cores import usable_cores
 
@@ -68,8 +68,6 @@ def _load(folder: Path, name: str) -> StaticCheckpoint:
         if kind != "Normalize":
             raise ModelError(f"{folder} has a module that Penstock does not run: {kind:.200}")
         normalize = True
-    if reason := only_pickle(at):
-        raise ModelError(reason)
     shapes = _shapes(at / "model.safetensors")
     table = next((each for each in (MODEL2VEC, SENTENCE_TRANSFORMERS) if len(shapes.get(each, ())) == 2), None)
     if table is None:
@@ -80,6 +78,8 @@ def _load(folder: Path, name: str) -> StaticCheckpoint:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if not path.is_file():
+        raise ModelError(f"{path.parent} has no {path.name}")
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files, as float32."""
+"""Tensors of a checkpoint's files, as float32."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from penstock.core.errors import ModelError
 from penstock.embedders.checkpoint import Checkpoint
 from penstock.embedders.families import NAMES, Names
+from penstock.embedders.pickled import read_pickled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +44,9 @@ def read_tensors(paths: Sequence[Path], *, starting: tuple[str, ...] = ("",)) ->
 
     tensors: dict[str, NDArray[np.float32]] = {}
     for path in paths:
+        if path.suffix == ".bin":
+            tensors |= read_pickled(path, starting)
+            continue
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118

@@ -1,16 +1,16 @@
 """Read pickled vectors of other programs, without running any code that a pickle names.
 
-A pickle is a program, and its writer decides what it calls. Here it may call five names only, all of them stand-ins of
-this module that keep the parts of an array. Nothing of numpy is called by it.
+It may call five names only, all of them stand-ins of this module that keep the parts of an array. Nothing of numpy is
+called by it.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickle
-import sys
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from penstock.support.unpickling import Hostile, Inert, Unpickler
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 FLOATS = {"f2": 2, "f4": 4, "f8": 8}
 _DEPTH = 100
-
-
-class Hostile(ValueError):
-    """The pickle is not just floats, texts and bytes."""
 
 
 def loads(data: bytes) -> Any:
@@ -35,16 +31,7 @@ def loads(data: bytes) -> Any:
         raise Hostile(f"the pickle cannot be read: {type(error).__name__}: {error}") from error
 
 
-class _Inert:
-    """An object whose state no pickle can set."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise Hostile("the pickle sets the state of an object")
-
-
-class _Array(_Inert):
+class _Array(Inert):
     __slots__ = ("_state",)
     _state: object
 
@@ -64,7 +51,7 @@ class _Array(_Inert):
         raise Hostile("the pickle holds an array that is not of floats")
 
 
-class _Dtype(_Inert):
+class _Dtype(Inert):
     __slots__ = ("code", "order")
 
     def __init__(self, code: object) -> None:
@@ -80,7 +67,7 @@ class _Dtype(_Inert):
                 raise Hostile("the pickle holds an array with fields")
 
 
-class _Call(_Inert):
+class _Call(Inert):
     """A function that a pickle may call."""
 
     __slots__ = ("_name",)
@@ -116,27 +103,11 @@ _ALLOWED = {
 }
 
 
-def _bytearray(unpickler: Any) -> None:
-    """Read the bytes before reserving memory: the length is whatever the pickle says."""
-    size = int.from_bytes(unpickler.read(8), "little")
-    raw = unpickler.read(min(size, sys.maxsize))
-    if len(raw) != size:
-        raise Hostile("the pickle is cut short")
-    unpickler.append(bytearray(raw))
-
-
-class _Unpickler(pickle._Unpickler):
-    """Python's unpickler: that in C reserves memory for any memo index that a pickle names."""
-
-    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray}
-
+class _Unpickler(Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise Hostile(f"the pickle names {module}.{name}, which is no array of floats")
         return _Call(name)
-
-    def persistent_load(self, pid: object) -> NoReturn:
-        raise Hostile("the pickle refers to something outside of it")
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -144,10 +144,13 @@ def _foreign(data: bytes) -> None:
 
 
 def _pickle(data: bytes) -> None:
+    from penstock.embedders import pickled
     from penstock.shards import unpickling
 
     with allowed(ValueError):
         unpickling.loads(data)
+    with allowed(Exception):  # which are errors of the model; it is to end, and to run nothing
+        pickled._Unpickler(io.BytesIO(data)).load()
 
 
 def _unpacked(data: bytes, name: str) -> Path | None:
