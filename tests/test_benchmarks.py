@@ -34,6 +34,7 @@ SMALLEST = {
     "pipelines.py": ["--mb", "0.02", "--rounds", "1"],
     "overhead.py": ["--mb", "0.02", "--rounds", "1"],
     "sinks.py": ["--points", "500", "--sinks", "memory"],
+    "words.py": ["--points", "300", "--rounds", "1", "--sinks", "sqlite"],
     "weeks.py": ["--rows", "600", "--days", "2", "--commits", "10"],
     "token_vectors.py": ["--mb", "0.2", "--chunks", "8", "--rounds", "1"],
     "throughput.py": ["--mb", "1", "--rounds", "1"],

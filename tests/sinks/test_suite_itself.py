@@ -32,6 +32,7 @@ from tests.sinks.wrong_names import (
     TakesTheFirstName,
     WantsTheirOrder,
 )
+from tests.sinks.wrong_words import WRONG_WORDS
 
 URL = "memory://wrong"
 FAILURES = (AssertionError, PenstockError, KeyError, TypeError, pytest.fail.Exception)
@@ -295,11 +296,13 @@ WRONG: list[tuple[type[MemorySink] | type[MemoryIndex], str]] = [
     (TakesTheFirstName, "test_a_search_without_a_name_is_refused"),
     (SearchesTheOther, "test_a_search_names_its_vector"),
     (OneMetricForAll, "test_a_search_names_its_vector"),
+    *WRONG_WORDS,
 ]
 
 
 class Suite(SinkSuite):
     shared = False
+    has_words = True
     secret = "hunter2"
 
 

@@ -20,6 +20,7 @@ from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.sinks.address import Address
 from penstock.sinks.store import Handle, Store
+from penstock.sinks.words import asked
 
 
 class Collection(Handle, Protocol):
@@ -34,6 +35,8 @@ H = TypeVar("H", bound=Handle)
 C = TypeVar("C", bound=Collection)
 Target = tuple[str, VectorSpec]
 """The name of the vectors that a search compares with, and their space."""
+LONGEST_QUESTION = 1000
+"""Characters: stores refuse questions of more than 1,024 words, as which they may take characters."""
 
 
 @contextmanager
@@ -154,9 +157,22 @@ class CollectionIndex(Store[H], Index):
         target = rows.target(vector, schema, using, self._url)
         if k < 1:
             return []
+        self._check_number(k)
+        return self._nearest(collection, target, vector, k, self._parsed(where))
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        collection, _ = self._opened()
+        if not self.finds_words:
+            return super().search_words(text, k, where)
+        wanted, question = self._parsed(where), _counting(text)
+        if k < 1 or not question:
+            return []
+        self._check_number(k)
+        return self._with_words(collection, question, k, wanted)
+
+    def _check_number(self, k: int) -> None:
         if self.largest_k is not None and k > self.largest_k:
             raise UsageError(f"{self._url} finds {self.largest_k:,} at most, not {k:,}")
-        return self._nearest(collection, target, vector, k, self._parsed(where))
 
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20
@@ -183,3 +199,13 @@ class CollectionIndex(Store[H], Index):
     @abstractmethod
     def _nearest(self, collection: H, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         """Find the k nearest by the vectors of the target, of those that pass the filter."""
+
+    def _with_words(self, collection: H, question: str, k: int, where: Filter | None) -> list[Hit]:
+        """Find the k best by the store's full text, of those that pass the filter."""
+        raise UsageError(f"{self._url} has no full text")
+
+
+def _counting(question: str) -> str:
+    """The parts of a question with words that count, as they are written: stores may take `os.path` for one word."""
+    several = dict.fromkeys(part for part in question.split() if asked(part))
+    return " ".join(several)[:LONGEST_QUESTION].encode("utf-8", "replace").decode()  # stores take no lone surrogates

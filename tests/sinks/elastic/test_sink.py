@@ -31,6 +31,7 @@ from penstock.testing.sink_suite import (
 )
 from tests.sinks.elastic import SECRET, Endpoint, opened
 from tests.sinks.overlapping import Overlapping, sparse
+from tests.sinks.wordless import without_words
 
 pytest.importorskip("elasticsearch")
 pytest.importorskip("opensearchpy")
@@ -41,6 +42,7 @@ class TestElastic(SinkSuite):
     """Both products, each by its client."""
 
     secret = SECRET
+    has_words = True
 
     @pytest.fixture
     def make_sink(self, endpoint: Endpoint) -> MakeSink:
@@ -358,3 +360,13 @@ def test_compares_texts_as_code_points(endpoint: Endpoint) -> None:
         index.open()
         found = index.search(point(1).vectors[VECTOR], where={"uri": {"$gt": "\uffee"}})
         assert [hit.chunk.ordinal for hit in found] == [2]
+
+
+def test_an_index_without_words(endpoint: Endpoint) -> None:
+    """One of an earlier version."""
+    url, server = endpoint
+
+    def age() -> None:
+        server.indices["notes"].fields["text"] = {"type": "text", "index": False}
+
+    without_words(ElasticSink(url), ElasticIndex(url), age)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,11 @@ from penstock.core.records import VECTOR, Metadata
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks.milvus import MilvusIndex, MilvusSink, wire
 from penstock.sinks.milvus.filters import LONGEST_ORDERED
-from penstock.sinks.milvus.points import MOST_TERMS
+from penstock.sinks.milvus.points import MOST_TERMS, collection_schema
 from penstock.testing.filter_suite import Filtering
 from penstock.testing.points import MakeIndex, MakeSink
 from penstock.testing.sink_suite import holds, point
+from penstock.testing.words_suite import Words
 from tests.sinks.counted import equal_counts, too_many_values
 from tests.sinks.milvus import MANIFEST
 
@@ -22,9 +24,11 @@ pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
 
 
-class TestArray(Filtering):
-    """Terms in an array, as on a server that is not Milvus Lite, but without the array's index, which Lite lacks."""
+class TestArray(Filtering, Words):
+    """Terms in an array, and words for BM25, as on a server that is not Milvus Lite, but without the array's index,
+    which Lite lacks."""
 
+    has_words = True
     finds_prefixes = False
 
     @pytest.fixture(autouse=True)
@@ -44,6 +48,25 @@ class TestArray(Filtering):
     @pytest.fixture
     def make_index(self, url: str) -> MakeIndex:
         return lambda: MilvusIndex(url)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(3, True), (4, False)])
+def test_words_take_no_room_from_vectors(number: int, expected: bool) -> None:
+    """A server takes four vector fields, one of which words may be."""
+    schema = IndexSchema({f"v{n}": MANIFEST.schema.only for n in range(number)})
+    fields = collection_schema(schema, lite=False, words=True)
+    assert ("words" in {field.name for field in fields.fields}) is expected
+
+
+@pytest.mark.parametrize(("version", "expected"), [("2.4.23", False), ("v2.5.0", True), ("2.10.1-gpu", True)])
+def test_servers_that_make_words(url: str, monkeypatch: pytest.MonkeyPatch, version: str, expected: bool) -> None:
+    """From 2.5 on; Milvus Lite would rank what is new last."""
+    with closing(MilvusSink(url)._connect()) as collection:
+        assert not collection.fills_words
+        client = collection.client
+        monkeypatch.setattr(client, "get_server_version", lambda **_: version)
+        with closing(MilvusSink(url, client)._connect()) as served:
+            assert served.fills_words is expected
 
 
 def test_values_of_any_size(url: str) -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
-from penstock.sinks.pgvector import PgvectorIndex
+from penstock.sinks.pgvector import PgvectorIndex, full_text
 from penstock.sinks.pgvector import sink as writing
 from penstock.sinks.pgvector.sink import PgvectorSink
 from penstock.testing import postgres
 from penstock.testing.postgres import Server
 from penstock.testing.sink_suite import holds, point, respec
 from tests.sinks.pgvector import MANIFEST, SECRET, opened
+from tests.sinks.worded import gets_full_text
 
 psycopg = pytest.importorskip("psycopg")
 if not postgres.installed():
@@ -143,3 +144,36 @@ def test_an_emptied_table_is_small(table: str, server: Server, monkeypatch: pyte
         sink.maintain()
         assert ann(server) == []
         assert value(admin, SIZE) < full / 4
+
+
+def test_a_table_of_before_gets_full_text(table: str, server: Server) -> None:
+    def remove() -> None:
+        with server.connect() as admin:
+            name = value(admin, f"SELECT indexrelid::regclass FROM pg_index WHERE {full_text.INDEX}")
+            admin.execute(f"DROP INDEX {name}")
+
+    gets_full_text(PgvectorSink(table), PgvectorIndex(table), remove)
+
+
+def test_frequent_words_find_what_rare_ones_do_not(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where few rows have the rare words, those with frequent ones follow; where enough do, they alone are ranked."""
+    monkeypatch.setattr(full_text, "CANDIDATES", 5)
+    texts = ["often rare", "often often rare", "rare", *["often"] * 20]
+    with opened(table) as sink, PgvectorIndex(table) as index:
+        sink.write([point(n, text=text) for n, text in enumerate(texts)])
+        sink.flush()
+        index.open()
+        assert {h.chunk.ordinal for h in index.search_words("often rare", k=3)} == {0, 1, 2}
+        found = [h.chunk.ordinal for h in index.search_words("often rare", k=50)]
+        assert set(found[:3]) == {0, 1, 2}
+        assert sorted(found) == list(range(len(texts)))
+
+
+def test_a_generation_builds_its_own_index_of_words(table: str, server: Server) -> None:
+    """A re-index makes one, and not a second of what the user added."""
+    with opened(table) as sink:
+        sink.write([point(1)])
+        with sink.generation(1) as new:
+            new.open(MANIFEST)
+    with server.connect() as admin:
+        assert value(admin, f"SELECT count(*) FROM pg_index WHERE {full_text.INDEX}") == 2

@@ -32,6 +32,7 @@ if not postgres.installed():
 
 
 class TestPgvector(SinkSuite):
+    has_words = True
     secret = SECRET
 
     @pytest.fixture

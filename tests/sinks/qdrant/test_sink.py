@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.records import VECTOR, Dense, MultiVector, Sparse, Vector
-from penstock.core.schema import Manifest
+from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks.lengths import key
 from penstock.sinks.qdrant import QdrantIndex, QdrantSink, wire
+from penstock.sinks.qdrant import sink as writing
 from penstock.sinks.qdrant.points import original
 from penstock.testing.emulators.qdrant import Emulator
 from penstock.testing.sink_suite import (
@@ -31,13 +34,15 @@ from penstock.testing.sink_suite import (
 from tests.sinks.mixed import keeps_and_finds, mixed, schema
 from tests.sinks.overlapping import Overlapping
 from tests.sinks.qdrant import DENSE, SECRET, at, dense
+from tests.sinks.wordless import without_words
 
-pytest.importorskip("qdrant_client")
+models = pytest.importorskip("qdrant_client").models
 pytestmark = pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning")
 
 
 class TestFolder(SinkSuite):
     shared = False
+    has_words = True
     orders_texts = False
 
     @pytest.fixture
@@ -59,6 +64,7 @@ class TestFolder(SinkSuite):
 
 class TestServer(SinkSuite):
     secret = SECRET
+    has_words = True
     orders_texts = False
 
     @pytest.fixture
@@ -147,9 +153,38 @@ def test_named_vectors_have_their_own_names(server: Emulator) -> None:
         sink.write([mixed(1, of), mixed(3, of)])
     collection = server.collections["notes"]
     assert collection.vectors.keys() == {"vector", "dense", "vector_dense"}
-    assert collection.sparse.keys() == {"terms"}
+    assert collection.sparse.keys() == {"terms", "words"}
     assert "original" in collection.points[key(point(1).id)][1]
     assert "original" not in collection.points[key(point(3).id)][1]
+
+
+def test_words_are_no_vector_of_the_index(server: Emulator) -> None:
+    """They lie in the collection beside the others, are written anew with each text, and are not read back."""
+    with QdrantSink(at(server)) as sink:
+        sink.open(DENSE)
+        sink.write([point(1, text="Größe 4711"), point(2, text="?!")])
+        kept = server.collections["notes"].points
+        [found], [written] = sink.fetch([point(1).id]), [kept[key(point(1).id)][0]]
+        assert found.vectors.keys() == {VECTOR}
+        assert written.keys() == {VECTOR, "words"}
+        assert kept[key(point(2).id)][0].keys() == {VECTOR}
+        sink.write([replace(found, chunk=replace(found.chunk, text="größe"))])
+        [index] = kept[key(point(1).id)][0]["words"]
+        assert index in written["words"]
+
+
+def test_a_collection_without_words(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of an earlier version, or with a vector of that name."""
+
+    def earlier(*args: Any) -> dict[str, Any]:
+        return {"vectors_config": config(*args)["vectors_config"]}
+
+    config = writing._config
+    dense = models.VectorParams(size=DIM, distance=models.Distance.DOT)
+    named = IndexSchema({"words": DENSE.schema.only})
+    assert config(named, models) == {"vectors_config": {"words": dense}, "sparse_vectors_config": {}}
+    monkeypatch.setattr(writing, "_config", earlier)
+    without_words(QdrantSink(url), QdrantIndex(url), lambda: None)
 
 
 IDS = ["", "a", "A" * 32, "{" + "a" * 32 + "}", "a" * 32, "0" * 31, "x" * 3000, "🌊 it's", "../..", "7"]

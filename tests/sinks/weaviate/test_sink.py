@@ -27,6 +27,7 @@ from penstock.testing.sink_suite import (
 )
 from tests.sinks.mixed import keeps_and_finds, schema
 from tests.sinks.weaviate import DENSE, SECRET, at, vector_of
+from tests.sinks.wordless import without_words
 
 pytest.importorskip("weaviate")
 from penstock.sinks.weaviate import WeaviateIndex, WeaviateSink, wire
@@ -35,6 +36,7 @@ from penstock.testing.emulators.weaviate import Emulator
 
 class TestServer(SinkSuite):
     secret = SECRET
+    has_words = True
     orders_texts = False
     finds_prefixes = False
 
@@ -186,13 +188,14 @@ def test_filters_without_a_translation(server: Emulator) -> None:
 
 def test_answers_too_large_are_asked_for_in_parts(server: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """All texts together exceed a message, each alone does not."""
-    points = [point(n, text=str(n) * (1 << 20)) for n in range(10, 16)]
+    points = [point(n, text=f"alpha {n}" + str(n) * (1 << 20)) for n in range(10, 16)]
     with WeaviateSink(at(server)) as sink, WeaviateIndex(at(server)) as index:
         sink.open(DENSE)
         sink.write(points)
         holds(sink, points)
         index.open()
-        assert {hit.chunk.id for hit in index.search(vector_of(points[0]), k=6)} == {p.id for p in points}
+        for hits in (index.search(vector_of(points[0]), k=6), index.search_words("alpha", k=6)):
+            assert {hit.chunk.id for hit in hits} == {p.id for p in points}
 
 
 def test_small_and_capital_are_one_collection(server: Emulator) -> None:
@@ -277,3 +280,12 @@ def test_a_users_client_is_used_and_left_open(server: Emulator) -> None:
             with pytest.raises(UsageError, match="client"):
                 pickle.dumps(sink)
         assert client.collections.exists("Notes")
+
+
+def test_a_collection_without_words(server: Emulator) -> None:
+    """One of an earlier version."""
+
+    def age() -> None:
+        server.collections["Notes"].properties["text"]["indexSearchable"] = False
+
+    without_words(WeaviateSink(at(server)), WeaviateIndex(at(server)), age)

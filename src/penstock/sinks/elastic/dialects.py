@@ -13,6 +13,10 @@ from penstock.sinks import address
 
 EXAMPLES = {"elastic": "elastic://localhost:9200/notes", "opensearch": "opensearch://localhost:9200/notes"}
 TIMEOUT = 60
+ANALYZER = "penstock"
+_WORDS = {"tokenizer": "standard", "filter": ["cjk_width", "lowercase", "asciifolding", "cjk_bigram"]}
+_ANALYSIS = {"analysis": {"analyzer": {ANALYZER: {"type": "custom", **_WORDS}}}}
+"""Words of any language: without accents, and of scripts without spaces each two neighbouring characters."""
 
 
 def scheme_of(url: str) -> str:
@@ -36,7 +40,7 @@ class Elastic:
     """Elasticsearch. Driver 9 speaks to servers from 9 on, driver 8 to both 8 and 9."""
 
     bulk_method = "PUT"
-    settings: Mapping[str, Any] = {}
+    settings: Mapping[str, Any] = {"index": _ANALYSIS}
     _similarity: Mapping[str, str] = {"cosine": "cosine", "dot": "max_inner_product", "l2": "l2_norm"}
     _scripts: Mapping[str, str] = {
         "cosine": "cosineSimilarity(params.q, '{}') + 1.0",
@@ -90,7 +94,7 @@ class OpenSearch:
     """OpenSearch. Its Lucene engine filters while it walks the graph, and has all three metrics."""
 
     bulk_method = "POST"
-    settings: Mapping[str, Any] = {"index": {"knn": True}}
+    settings: Mapping[str, Any] = {"index": {"knn": True, **_ANALYSIS}}
     _spaces: Mapping[str, str] = {"cosine": "cosinesimil", "dot": "innerproduct", "l2": "l2"}
 
     def __init__(self) -> None:

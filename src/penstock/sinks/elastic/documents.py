@@ -1,7 +1,7 @@
 """Points as documents, and back.
 
-`id`, `uri`, `ordinal`, `page` and `type` are searched by, metadata by their terms in `fields`, and `digest` stands for
-the text, which may be longer than a keyword. Indices of earlier versions have no `type` and no `fields`.
+`id`, `uri`, `ordinal`, `page` and `type` are searched by, metadata by their terms in `fields`, the text by its words,
+and `digest` stands for it as a whole. Indices of earlier versions have no `type` and no `fields`, or no words.
 Each vector is in two fields: one that the store compares and may give back normalized (of sparse weights it compares
 nine bits), and its very float32 values in `bits`.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.core.errors import SinkError
@@ -17,6 +18,7 @@ from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Spar
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.elastic import terms, wire
+from penstock.sinks.elastic.dialects import ANALYZER
 from penstock.sinks.elastic.terms import digest
 from penstock.sinks.facets import type_of
 from penstock.sinks.lengths import units
@@ -36,7 +38,7 @@ _FIELDS: dict[str, Any] = {
     "id": {"type": "keyword"},
     "uri": {"type": "keyword"},
     "ordinal": {"type": "long"},
-    "text": _KEPT,
+    "text": {"type": "text", "analyzer": ANALYZER},
     "digest": {"type": "keyword"},
     "start": _NUMBER,
     "end": _NUMBER,
@@ -77,6 +79,11 @@ class Documents(wire.Server):
 
     def keep(self, manifest: Manifest) -> None:
         self.ask("PUT", "/_mapping", {"_meta": {"penstock": manifests.to_json(manifest)}})
+
+    @cached_property
+    def has_words(self) -> bool:
+        """Whether the text is analyzed, as in indices of earlier versions it is not."""
+        return bool((self.mapping() or {}).get("properties", {}).get("text", {}).get("index", True))
 
     def create(self, manifest: Manifest) -> Manifest:
         """Create the index and return its manifest: another run's, where that one was faster."""

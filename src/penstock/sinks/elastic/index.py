@@ -59,6 +59,16 @@ class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
             found = search.exact(values)
         return search.hits(type(vector)(values), found)
 
+    @property
+    def finds_words(self) -> bool:
+        return self._opened()[0].has_words
+
+    def _with_words(self, collection: Documents, question: str, k: int, where: Filter | None) -> list[Hit]:
+        schema = self._opened()[1]
+        wanted = {"must": [{"match": {"text": {"query": question}}}], "filter": [to_query(where, schema, self._url)]}
+        request = {"size": k, "_source": {"excludes": _without_vectors(schema)}, "query": {"bool": wanted}}
+        return [Hit(hit["_score"], chunk_of(hit["_source"])) for hit in collection.search(request)]
+
     def _facet(self, collection: Documents, path: Path | None, where: Filter | None, limit: int) -> Facet:
         schema = self._opened()[1]
         if path is None:
@@ -79,8 +89,7 @@ class _Search:
     def __init__(self, server: Documents, schema: IndexSchema, name: str, k: int, within: Mapping[str, Any]) -> None:
         self._server, self._name, self._space, self._k, self._within = server, name, schema.vectors[name], k, within
         self._field = rows.vector_column(name)
-        others = [bits_field(other) for other in schema.vectors if other != name]
-        self._source = {"excludes": [FIELD, *map(rows.vector_column, schema.vectors), *others]}
+        self._source = {"excludes": [field for field in _without_vectors(schema) if field != bits_field(name)]}
 
     def _ask(self, size: int, query: Mapping[str, Any]) -> list[Any]:
         return self._server.search({"size": size, "_source": self._source, **query})
@@ -113,6 +122,11 @@ class _Search:
         scores = _scores(query, vectors, self._space.metric)
         best = sorted(range(len(found)), key=lambda i: -scores[i])
         return [Hit(scores[i], chunk_of(found[i]["_source"])) for i in best]
+
+
+def _without_vectors(schema: IndexSchema) -> list[str]:
+    """The fields of a document that no chunk is read from."""
+    return [FIELD, *map(rows.vector_column, schema.vectors), *map(bits_field, schema.vectors)]
 
 
 def _checked(vector: Dense | MultiVector, space: VectorSpec, url: str) -> NDArray[np.float32]:

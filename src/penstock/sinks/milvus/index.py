@@ -16,7 +16,7 @@ from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.milvus import points as encoding
 from penstock.sinks.milvus.filters import contains_item, contains_text, translate
 from penstock.sinks.milvus.sink import MilvusStore
-from penstock.sinks.milvus.wire import Collection, metric
+from penstock.sinks.milvus.wire import WORDS, Collection, metric
 from penstock.sinks.rows import vector_column
 
 WHOLE = 50
@@ -45,20 +45,34 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
             if not len(vector.values):
                 return []
             query = encoding.entries(vector)
-        (found,) = collection.call(
-            "search",
-            data=[query],
-            anns_field=vector_column(name),
-            filter=condition,
-            limit=k,
-            output_fields=encoding.CHUNK,
-            search_params={"metric_type": metric(space), "params": {}},
-            consistency_level="Strong",
-        )
+        found = self._searched(collection, vector_column(name), query, metric(space), k, condition)
         if len(found) < k and isinstance(vector, Dense) and len(found) < collection.count(condition):
             return self._exhaustive(collection, target, vector, k, condition)
         hits = [Hit(_score(hit["distance"], space), encoding.chunk(hit["entity"])) for hit in found]
         return sorted(hits, key=lambda hit: -hit.score)
+
+    @property
+    def finds_words(self) -> bool:
+        return self._opened()[0].has_words
+
+    def _with_words(self, collection: Collection, question: str, k: int, where: Filter | None) -> list[Hit]:
+        found = self._searched(collection, WORDS, question, "BM25", k, self._condition(where))
+        return [Hit(abs(hit["distance"]), encoding.chunk(hit["entity"])) for hit in found]  # some have it negative
+
+    def _searched(
+        self, collection: Collection, field: str, query: Any, metric: str, k: int, condition: str
+    ) -> list[Any]:
+        (found,) = collection.call(
+            "search",
+            data=[query],
+            anns_field=field,
+            filter=condition,
+            limit=k,
+            output_fields=encoding.CHUNK,
+            search_params={"metric_type": metric, "params": {}},
+            consistency_level="Strong",
+        )
+        return list(found)
 
     def _condition(self, where: Filter | None) -> str:
         """The filter as an expression, empty for none. Raises UsageError where the collection cannot tell."""

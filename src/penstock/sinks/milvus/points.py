@@ -3,7 +3,8 @@
 Each field of a chunk is one of the collection's; headings and metadata are JSON text. A VARCHAR holds 65,535 bytes: a
 longer text goes on in `more`, an array of pieces, each after the initial of its field; so does an image, as base64.
 `page` is 0 where `has_page` is false, as stores differ in their nulls. Sparse vectors have one value at least, and none
-that is negative or zero. What filters ask of the metadata is in `terms` and `bounds`, which older collections lack.
+that is negative or zero. What filters ask of the metadata is in `terms` and `bounds`, which older collections lack. The
+server makes `words` of the text, which searches by BM25 compare with.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from penstock.core.schema import IndexSchema
 from penstock.sinks import hashed_terms as terms
 from penstock.sinks import rows, sparse
 from penstock.sinks.milvus.filters import ordered
+from penstock.sinks.milvus.wire import WORDS
 from penstock.sinks.rows import vector_column
 
 VARCHAR = 65_535
@@ -33,6 +35,10 @@ MOST_TERMS = 3800
 LARGEST_BOUNDS = 65_000
 """A field of JSON takes 65,536 bytes."""
 
+VECTOR_FIELDS = 4
+"""Vector fields that a server takes, unless it is configured for more."""
+_ANALYZER = {"tokenizer": "standard", "filter": ["lowercase", "asciifolding"]}
+
 _LONG = {"text": "t", "headings": "h", "metadata": "m"}
 _IMAGE = "i"
 _NUMBERS = ("ordinal", "start", "end", "page")
@@ -40,13 +46,19 @@ CHUNK = ["id", "uri", *_NUMBERS, "has_page", *_LONG, "more"]
 """The fields that a chunk is read from."""
 
 
-def collection_schema(schema: IndexSchema, *, lite: bool) -> Any:
-    from pymilvus import DataType, MilvusClient
+def collection_schema(schema: IndexSchema, *, lite: bool, words: bool) -> Any:
+    """The collection's fields; with one of the text's words, if `words`, where another vector field has room."""
+    from pymilvus import DataType, Function, FunctionType, MilvusClient
 
     fields = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     fields.add_field("id", DataType.VARCHAR, is_primary=True, max_length=VARCHAR)
+    words = words and len(schema.vectors) < VECTOR_FIELDS
     for name in ("uri", *_LONG):
-        fields.add_field(name, DataType.VARCHAR, max_length=VARCHAR)
+        analyzed = {"enable_analyzer": True, "analyzer_params": _ANALYZER} if words and name == "text" else {}
+        fields.add_field(name, DataType.VARCHAR, max_length=VARCHAR, **analyzed)
+    if words:
+        fields.add_field(WORDS, DataType.SPARSE_FLOAT_VECTOR)
+        fields.add_function(Function("words", FunctionType.BM25, ["text"], [WORDS]))
     for name in _NUMBERS:
         fields.add_field(name, DataType.INT64)
     fields.add_field("has_page", DataType.BOOL)

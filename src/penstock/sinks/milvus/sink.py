@@ -69,7 +69,8 @@ class MilvusSink(MilvusStore, CollectionSink[Collection]):
         with closed_on_error(self._connect()) as collection:
             kept = collection.manifest()
             if kept is None:
-                kept = collection.create(encoding.collection_schema(schema, lite=collection.lite), manifest)
+                lite, words = collection.lite, collection.fills_words
+                kept = collection.create(encoding.collection_schema(schema, lite=lite, words=words), manifest)
             manifests.check_schema(kept.schema, schema, self._url)
             schema = kept.schema  # which says whether the collection has the fields of filters
             collection.load(schema)

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
@@ -23,6 +24,10 @@ CONNECT, TIMEOUT, LOAD = 10, 60, 600
 PAGE = 4096
 PROPERTY = "penstock"
 """The collection's property that holds the manifest."""
+WORDS = "words"
+"""The field that the server fills with the words of the text, for BM25."""
+WORDS_SINCE = (2, 5)
+"""The first version of a server that does so."""
 
 _METRICS = {"cosine": "COSINE", "dot": "IP", "l2": "L2"}
 _WRITES = {"create_collection", "alter_collection_properties", "create_index", "upsert", "delete", "flush"}
@@ -64,7 +69,10 @@ class Collection:
         self._own = client is None
         self.client = client or self._connect(pymilvus, at)
         try:
-            self.lite = is_lite(self.call("get_server_version", named=False))
+            version = str(self.call("get_server_version", named=False))
+            self.lite = is_lite(version)
+            # Milvus Lite counts how rare a word is in each of its segments apart: what is new would come last.
+            self.fills_words = not self.lite and tuple(map(int, re.findall("[0-9]+", version)[:2])) >= WORDS_SINCE
         except BaseException:
             self.close()
             raise
@@ -127,6 +135,11 @@ class Collection:
             raise SinkError(f"{self.url} is a collection that is not Penstock's; name another one")
         return manifests.from_json(kept, self.url)
 
+    @cached_property
+    def has_words(self) -> bool:
+        """Whether there is a field of the words. Collections of earlier versions have none."""
+        return any(field["name"] == WORDS for field in self.call("describe_collection")["fields"])
+
     def keep(self, manifest: Manifest) -> None:
         self.call("alter_collection_properties", properties={PROPERTY: manifests.to_json(manifest)})
 
@@ -163,6 +176,8 @@ class Collection:
             if not self.call("list_indexes", field_name=field):
                 kind = "SPARSE_INVERTED_INDEX" if space.kind == "Sparse" else "FLAT" if self.lite else "AUTOINDEX"
                 params.add_index(field, index_type=kind, metric_type=metric(space))
+        if self.has_words and not self.call("list_indexes", field_name=WORDS):
+            params.add_index(WORDS, index_type="SPARSE_INVERTED_INDEX", metric_type="BM25")
         if schema.filterable and not self.lite and not self.call("list_indexes", field_name="terms"):
             params.add_index("terms", index_type="INVERTED")
         if len(params):

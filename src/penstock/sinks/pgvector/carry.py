@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import UsageError
-from penstock.sinks.pgvector import columns
+from penstock.sinks.pgvector import columns, full_text
 from penstock.sinks.pgvector.url import identifier
 from penstock.sinks.store import line
 
@@ -55,12 +55,12 @@ _RIGHTS = """
         FROM pg_class WHERE oid = to_regclass(%(of)s) AND obj_description(oid, 'pg_class') IS NOT NULL
     UNION ALL SELECT format('ALTER TABLE %%s SET (%%s)', %(to)s::text, array_to_string(reloptions, ', '))
         FROM pg_class WHERE oid = to_regclass(%(of)s) AND relkind = 'r' AND reloptions IS NOT NULL"""
-_INDEXES = """SELECT indisunique, substr(definition, strpos(definition, mark) + length(mark)) FROM (
+_INDEXES = f"""SELECT indisunique, substr(definition, strpos(definition, mark) + length(mark)) FROM (
     SELECT indisunique, pg_get_indexdef(indexrelid) AS definition,
         format(' ON %%I.%%I USING ', nspname, c.relname) AS mark
     FROM pg_index JOIN pg_class c ON c.oid = indrelid JOIN pg_namespace n ON n.oid = relnamespace
         JOIN pg_class i ON i.oid = indexrelid JOIN pg_am a ON a.oid = i.relam
-    WHERE indrelid = to_regclass(%s) AND indisvalid AND amname NOT IN ('hnsw', 'ivfflat')
+    WHERE indrelid = to_regclass(%s) AND indisvalid AND amname NOT IN ('hnsw', 'ivfflat') AND NOT ({full_text.INDEX})
         AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)) AS all_indexes"""
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from penstock.core.errors import UsageError
 from penstock.core.fields import Path, Scalar, kind
 from penstock.core.filters import Filter
 from penstock.core.records import Hit, Sparse, Vector
 from penstock.sinks import rows, sparse
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.facets import most, type_of
+from penstock.sinks.pgvector import full_text
 from penstock.sinks.pgvector.columns import SELECTED
+from penstock.sinks.pgvector.connection import scalar
 from penstock.sinks.pgvector.filters import column, condition, held, json_path
 from penstock.sinks.pgvector.sink import PgvectorStore
 from penstock.sinks.pgvector.table import Table
@@ -66,6 +69,34 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
                 found = nearest(f"coalesce(nullif(({distance}), 'NaN'), 1)")
         best = 1.0 if dense and space.metric == "cosine" else 0.0
         return [Hit(best - cells[-1], chunk_of(cells[:-1], jsonb)) for cells in found]
+
+    @property
+    def finds_words(self) -> bool:
+        collection, _ = self._opened()
+        with collection.transaction() as cursor:
+            return full_text.exists(cursor, collection.name)
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        collection, _ = self._opened()
+        wanted = self._parsed(where)
+        with collection.transaction() as cursor:
+            if not full_text.exists(cursor, collection.name):
+                raise UsageError(f"{self._url} has no full text yet; the next ingest into it makes it")
+            asked = full_text.queries(cursor, collection.name, text) if k > 0 else []
+            if not asked:
+                return []
+            estimated = scalar(cursor, "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)", (collection.name,))
+            weights = full_text.weights([count for _, count in asked], int(estimated))
+            jsonb, queries = collection.jsonb(cursor), [query for query, _ in asked]
+            found: list[tuple[Any, ...]] = []
+            for number in dict.fromkeys((full_text.rarest(asked), len(asked))):
+                values: list[Any] = [" | ".join(queries[:number])]
+                passing = condition(wanted, "metadata" in jsonb, values)
+                sql = full_text.ranked(collection.name, SELECTED, passing, k)
+                found = _rows(cursor, sql, [*values, queries, weights])
+                if len(found) >= k:
+                    break
+        return [Hit(cells[-1], chunk_of(cells[:-1], jsonb)) for cells in found]
 
     def _facet(
         self, collection: Table, path: Path | None, where: Filter | None, limit: int

@@ -11,7 +11,7 @@ from penstock.core.records import Dense, Point, Sparse
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows, sparse
 from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
-from penstock.sinks.pgvector import carry, columns
+from penstock.sinks.pgvector import carry, columns, full_text
 from penstock.sinks.pgvector.columns import COLUMNS, kept_by_user
 from penstock.sinks.pgvector.connection import BUILD, scalar
 from penstock.sinks.pgvector.table import PAGE, Hnsw, Table
@@ -62,9 +62,10 @@ class PgvectorStore(AddressStore[Table]):
 class PgvectorSink(PgvectorStore, CollectionSink[Table]):
     """A table of PostgreSQL: `pgvector://user@host:5432/database/table`. Any number of processes read and write.
 
-    `maintain` builds a GIN index of the metadata and, once there are INDEX_ROWS rows, an HNSW index of the dense
-    vectors of each name, of at most INDEX_DIM dimensions. As writes are slow with an HNSW index, a run that writes many
-    rows drops them, and rebuilds them at its end. Sparse vectors need pgvector 0.7, and have no zeros.
+    The table has a GIN index of the words of its texts. `maintain` builds one of the metadata and, once there are
+    INDEX_ROWS rows, an HNSW index of the dense vectors of each name, of at most INDEX_DIM dimensions. As writes are
+    slow with an HNSW index, a run that writes many rows drops them, and rebuilds them at its end. Sparse vectors need
+    pgvector 0.7, and have no zeros.
 
     What the user keeps in columns added to the table stays when a row is written anew, or by a re-index.
     """
@@ -207,6 +208,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
             if not table.owned(cursor):
                 return
             table.index_metadata(cursor)
+            full_text.create(cursor, table.name)
             missing = wanted.keys() - {index.column for index in self._indexes}
             if not missing:
                 return

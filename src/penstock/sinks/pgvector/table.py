@@ -14,7 +14,7 @@ from penstock.core.errors import SinkError, UsageError
 from penstock.core.records import Point
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import address, manifests, rows
-from penstock.sinks.pgvector import carry, columns
+from penstock.sinks.pgvector import carry, columns, full_text
 from penstock.sinks.pgvector.columns import JSON, SELECTED, Column
 from penstock.sinks.pgvector.connection import Connection, scalar
 from penstock.sinks.pgvector.url import MANIFESTS, identifier
@@ -168,6 +168,7 @@ class Table(Connection):
             CREATE INDEX ON {self.name} (left(uri, 500));
             CREATE TABLE IF NOT EXISTS {self.manifests} (name {_TEXT} PRIMARY KEY, manifest text NOT NULL)"""
         cursor.execute(creation.encode())
+        full_text.create(cursor, self.name)
 
     def _check_type(self, cursor: psycopg.Cursor[Any], kind: str) -> None:
         """Raise an error unless the extension's type can be used."""

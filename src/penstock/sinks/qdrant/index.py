@@ -10,13 +10,14 @@ from penstock.core.errors import UsageError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filters import Absent, Every, Filter, HasValue, Not, leaves
 from penstock.core.records import Hit, Sparse, Vector
-from penstock.sinks import facets
+from penstock.sinks import facets, hashed_words
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.lengths import units
 from penstock.sinks.qdrant import points as encoding
 from penstock.sinks.qdrant.filters import translate
 from penstock.sinks.qdrant.sink import QdrantStore
-from penstock.sinks.qdrant.wire import Collection, Refused
+from penstock.sinks.qdrant.wire import WORDS, Collection, Refused
+from penstock.sinks.words import asked
 
 
 class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
@@ -25,24 +26,37 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
     def _nearest(
         self, collection: Collection, target: Target, vector: Vector, k: int, where: Filter | None
     ) -> list[Hit]:
-        m, (name, space) = collection.models, target
-        request: dict[str, Any] = {"limit": k, "using": name, "with_vectors": False}
+        name, space = target
+        if isinstance(vector, Sparse):
+            entries = collection.models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+            return self._asked(collection, name, entries, k, where)
+        values = vector.values.astype("float32").reshape(-1, space.dim)
+        values = units(values)[0] if space.metric == "cosine" else values
+        found = self._asked(collection, name, values.reshape(vector.values.shape).tolist(), k, where)
+        return [Hit(-hit.score, hit.chunk) for hit in found] if space.metric == "l2" else found
+
+    @property
+    def finds_words(self) -> bool:
+        return self._opened()[0].has_words
+
+    def _with_words(self, collection: Collection, question: str, k: int, where: Filter | None) -> list[Hit]:
+        query = hashed_words.of_query(asked(question))
+        entries = collection.models.SparseVector(indices=[*query], values=[*query.values()])
+        return self._asked(collection, WORDS, entries, k, where)
+
+    def _asked(self, collection: Collection, name: str, query: Any, k: int, where: Filter | None) -> list[Hit]:
+        """The k best by the vectors of that name, with Qdrant's scores."""
+        m = collection.models
+        request: dict[str, Any] = {"limit": k, "using": name, "query": query, "with_vectors": False}
         request["with_payload"] = encoding.payload_selector(m)
         if where is not None:
             request["query_filter"] = self._condition(collection, where)
-        if isinstance(vector, Sparse):
-            request["query"] = m.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
-        else:
-            values = vector.values.astype("float32").reshape(-1, space.dim)
-            values = units(values)[0] if space.metric == "cosine" else values
-            request["query"] = values.reshape(vector.values.shape).tolist()
         with _explained(where), collection.request():
             found = collection.client.query_points(self._name, **request).points
-            if len(found) < k and not collection.local and not isinstance(vector, Sparse):
+            if len(found) < k and not collection.local and isinstance(query, list):
                 exact = m.SearchParams(exact=True)
                 found = collection.client.query_points(self._name, search_params=exact, **request).points
-        sign = -1.0 if space.metric == "l2" else 1.0
-        return [Hit(sign * hit.score, encoding.chunk(hit.payload, hit.id, self._url)) for hit in found]
+        return [Hit(hit.score, encoding.chunk(hit.payload, hit.id, self._url)) for hit in found]
 
     def _facet(
         self, collection: Collection, path: Path | None, where: Filter | None, limit: int

@@ -3,7 +3,7 @@
 A payload has the columns of `rows.COLUMNS`, and what metadata are filtered by, see `fields`. Qdrant scales the vectors
 of its cosine collections, so a cosine space is kept as one of dot products: a vector of length 1, as models make them,
 is kept as it is; of any other a copy of length 1 is kept, and its own bytes in the payload. Vectors have the names of
-the schema, as named vectors of Qdrant.
+the schema, as named vectors of Qdrant; one more, which is not read back, has the words of the text.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.errors import SinkError
 from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
-from penstock.sinks import rows, terms
+from penstock.sinks import hashed_words, rows, terms
 from penstock.sinks.lengths import key, lying
 from penstock.sinks.qdrant import fields
+from penstock.sinks.qdrant.wire import WORDS
 from penstock.sinks.terms import TERMS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def original(name: str) -> str:
     return "original" if name == VECTOR else f"original_{name}"
 
 
-def structs(batch: rows.Batch, m: Any, *, filterable: bool) -> list[models.PointStruct]:
+def structs(batch: rows.Batch, m: Any, *, filterable: bool, words: bool) -> list[models.PointStruct]:
     """The batch for Qdrant, by the client's models `m` but without their checks, as the values come from here."""
     written: dict[str, dict[str, list[Any]]] = {}
     columns = [(column, _kept(column, m)) for column in batch.columns.values()]
@@ -52,6 +53,8 @@ def structs(batch: rows.Batch, m: Any, *, filterable: bool) -> list[models.Point
             if scaled:
                 own = column.rows[position].astype("<f4").tobytes()
                 payload[original(column.name)] = base64.b64encode(own).decode()
+        if words and (counted := hashed_words.of_document(payload["text"])):
+            vectors[WORDS] = m.SparseVector.model_construct(indices=[*counted], values=[*counted.values()])
         found.append(m.PointStruct.model_construct(id=key(cells[0]), vector=vectors, payload=payload))
     return found
 

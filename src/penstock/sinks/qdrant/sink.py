@@ -15,7 +15,7 @@ from penstock.sinks.lengths import key
 from penstock.sinks.qdrant import points as encoding
 from penstock.sinks.qdrant import wire
 from penstock.sinks.qdrant.fields import NUMBERS
-from penstock.sinks.qdrant.wire import MANIFEST, Collection
+from penstock.sinks.qdrant.wire import MANIFEST, WORDS, Collection
 from penstock.sinks.terms import TERMS
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ class QdrantStore(AddressStore[Collection]):
         def page(keys: Sequence[str]) -> list[Point]:
             with collection.request():
                 wanted = encoding.payload_selector(collection.models)
-                records = collection.client.retrieve(self._name, list(keys), with_payload=wanted, with_vectors=True)
+                records = collection.client.retrieve(
+                    self._name, list(keys), with_payload=wanted, with_vectors=list(schema.vectors)
+                )
             return [encoding.point(record, schema, self._url) for record in records]
 
         return in_pages([key(id) for id in dict.fromkeys(ids)], PAGE, page, TooLarge)
@@ -161,7 +163,9 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
                 return [((structs[0].payload or {})["id"], str(error))]
             return []
 
-        if structs := encoding.structs(batch, collection.models, filterable=schema.filterable):
+        if structs := encoding.structs(
+            batch, collection.models, filterable=schema.filterable, words=collection.has_words
+        ):
             refused = dict(in_halves(structs, upsert, wire.Refused))
             if len(refused) == len(structs) > 1:
                 raise SinkError(next(iter(refused.values())))
@@ -189,8 +193,9 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
 
 
 def _config(schema: IndexSchema, m: Any) -> dict[str, Any]:
-    """The named vectors of a collection, for its creation."""
-    vectors, sparse_vectors = {}, {}
+    """The named vectors of a collection, for its creation; none of words where the schema has one of that name."""
+    vectors = {}
+    sparse_vectors = {} if WORDS in schema.vectors else {WORDS: m.SparseVectorParams(modifier=m.Modifier.IDF)}
     for name, space in schema.vectors.items():
         if space.kind == "Sparse":
             sparse_vectors[name] = m.SparseVectorParams()
@@ -199,4 +204,4 @@ def _config(schema: IndexSchema, m: Any) -> dict[str, Any]:
         vectors[name] = m.VectorParams(size=space.dim, distance=distance)
         if space.kind == "MultiVector":
             vectors[name].multivector_config = m.MultiVectorConfig(comparator=m.MultiVectorComparator.MAX_SIM)
-    return {"vectors_config": vectors} | ({"sparse_vectors_config": sparse_vectors} if sparse_vectors else {})
+    return {"vectors_config": vectors, "sparse_vectors_config": sparse_vectors}

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ EXAMPLE = "qdrant://host:6333/notes?tls=1 or qdrant://./stores/notes"
 KEY = "QDRANT_API_KEY"
 MANIFEST = "penstock"
 """The key of the collection's metadata that holds the manifest."""
+WORDS = "words"
+"""The sparse vector of the words of a point, which is no vector of the index's schema."""
 TIMEOUT = 60
 """Seconds."""
 WRITING = 10
@@ -179,6 +182,13 @@ class Collection:
     def manifest(self) -> Manifest | None:
         info = self.info()
         return None if info is None else manifest_of(info.config.metadata, self.url)
+
+    @cached_property
+    def has_words(self) -> bool:
+        """Whether its points have their words as a vector. Those of collections of earlier versions have not."""
+        info = self.info()
+        kept = (info.config.params.sparse_vectors or {}).get(WORDS) if info is not None else None
+        return kept is not None and kept.modifier == self.models.Modifier.IDF
 
     def count(self) -> int:
         with self.request():

@@ -13,8 +13,6 @@ from penstock.sinks.sqlite.file import PAGE, File
 
 TABLE = """CREATE VIRTUAL TABLE words USING fts5(
     text, content = '', contentless_delete = 1, tokenize = "ascii tokenchars '_'")"""
-MERGED = 2000
-"""Pages of 4 kB that a run merges at its end, at most, of the parts that its writes left."""
 
 
 def exists(file: File) -> bool:
@@ -46,11 +44,11 @@ def delete(file: File, keys: Sequence[tuple[int]]) -> None:
 
 
 def maintain(file: File) -> None:
-    """Have full text, and merge some of its parts."""
+    """Have full text, in one transaction. FTS5 itself merges what writes leave and lets go of what was deleted."""
+    if exists(file):
+        return
     with file.transaction():
-        if exists(file):
-            file.connection.execute("INSERT INTO words(words, rank) VALUES ('merge', ?)", (MERGED,))
-        else:
+        if not exists(file):
             file.connection.execute(TABLE)
             _insert(file, _texts(file))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from penstock.core.errors import SinkError, TooLarge
@@ -75,23 +75,39 @@ class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
         f = collection.classes.query.Filter
         wanted = None if where is None else translate(where, f)
         request = {"near_vector": listed if many else listed[0], "target_vector": encoding.slot(name)}
-        request |= {"return_metadata": collection.classes.query.MetadataQuery(distance=True)}
         found = self._near(collection, request | {"limit": max(k, CANDIDATES) if many else k, "filters": wanted})[:k]
         if len(found) < k and wanted is None:
             found = self._near(collection, request | {"limit": k, "filters": constant(True, f)})
-        return [Hit(-distance, chunk) for distance, chunk in found]
+        return found
 
-    def _near(self, server: Server, request: dict[str, Any]) -> list[tuple[float, Chunk]]:
+    def _near(self, server: Server, request: dict[str, Any]) -> list[Hit]:
+        request["return_metadata"] = server.classes.query.MetadataQuery(distance=True)
+        return self._asked(server, server.collection.query.near_vector, request, lambda found: -found.distance)
+
+    @property
+    def finds_words(self) -> bool:
+        return self._opened()[0].has_words
+
+    def _with_words(self, collection: Server, question: str, k: int, where: Filter | None) -> list[Hit]:
+        wanted = None if where is None else translate(where, collection.classes.query.Filter)
+        request = {"query": question, "query_properties": ["text"], "limit": k, "filters": wanted}
+        request["return_metadata"] = collection.classes.query.MetadataQuery(score=True)
+        return self._asked(collection, collection.collection.query.bm25, request, lambda found: found.score)
+
+    def _asked(
+        self, server: Server, ask: Callable[..., Any], request: dict[str, Any], score: Callable[[Any], float]
+    ) -> list[Hit]:
+        """The hits of a search by one of the client's methods, with a score from their metadata."""
+
+        def objects(properties: list[str]) -> list[Any]:
+            with server.request():
+                return list(ask(**request, return_properties=properties).objects)
+
         try:
-            found = _objects(server, request, encoding.CHUNK)
-            return [(one.metadata.distance, encoding.chunk(one.properties, self._url)) for one in found]
+            found = objects(encoding.CHUNK)
+            return [Hit(score(one.metadata), encoding.chunk(one.properties, self._url)) for one in found]
         except TooLarge:  # the answer, with the texts in it
-            found = _objects(server, request, ["chunk_id"])
-            near = [(one.metadata.distance, encoding.id_of(one.properties, self._url)) for one in found]
+            found = objects(["chunk_id"])
+            near = [(score(one.metadata), encoding.id_of(one.properties, self._url)) for one in found]
         chunks = {point.id: point.chunk for point in self.fetch([id for _, id in near])}
-        return [(distance, chunks[id]) for distance, id in near if id in chunks]
-
-
-def _objects(server: Server, request: dict[str, Any], properties: list[str]) -> list[Any]:
-    with server.request():
-        return list(server.collection.query.near_vector(**request, return_properties=properties).objects)
+        return [Hit(number, chunks[id]) for number, id in near if id in chunks]

@@ -80,6 +80,7 @@ def schema_properties(schema: IndexSchema, c: Any) -> list[Any]:
     blobs = ("image", *map(original, schema.vectors))
     found |= {name: (blob, {"index_filterable": False}) for name in blobs}
     found["chunk_id"] = (text, off | {"tokenization": exact})
+    found["text"] = (text, off | {"index_searchable": True, "tokenization": c.Tokenization.WORD})
     return [c.Property(name=name, data_type=kind, **more) for name, (kind, more) in found.items()]
 
 

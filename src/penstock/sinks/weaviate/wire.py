@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
@@ -128,6 +129,13 @@ class Server:
             client.close()
             raise
         return client  # type: ignore[no-any-return]
+
+    @cached_property
+    def has_words(self) -> bool:
+        """Whether the words of the text are indexed, as in collections of earlier versions they are not."""
+        with self.request():
+            properties = self.collection.config.get(simple=True).properties
+        return any(one.name == "text" and one.index_searchable for one in properties)
 
     def count(self) -> int:
         with self.request():

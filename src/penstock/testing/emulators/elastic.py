@@ -30,7 +30,15 @@ from penstock.testing.emulators.elastic_index import (
     only,
     refuse,
 )
-from penstock.testing.emulators.elastic_query import LARGEST_PAGE, SCRIPTS, compile_query, scored, searched, weighed
+from penstock.testing.emulators.elastic_query import (
+    LARGEST_PAGE,
+    SCRIPTS,
+    compile_query,
+    matched,
+    scored,
+    searched,
+    weighed,
+)
 
 
 class ElasticServer:
@@ -161,11 +169,11 @@ class ElasticServer:
         only(body, {"mappings", "settings"}, "create index")
         if name != name.lower() or re.search(r'^[-_+]|[\\/*?"<>|\s,#:]', name) or len(name.encode()) > 255:
             raise refuse("invalid_index_name_exception", f"Invalid index name [{name}]")
-        settings = body.get("settings") or {}
-        knn = settings == {"index": {"knn": True}}
-        if settings and not (knn and self.flavor == "opensearch"):
-            raise refuse("illegal_argument_exception", f"unknown setting {settings}")
-        index = Index(body.get("mappings") or {}, self.vectors)
+        only(settings := body.get("settings") or {}, {"index"}, "settings")
+        only(within := settings.get("index", {}), {"knn", "analysis"}, "settings")
+        if "knn" in within and self.flavor != "opensearch":
+            raise refuse("illegal_argument_exception", "unknown setting [index.knn]")
+        index = Index(body.get("mappings") or {}, self.vectors, within.get("analysis", {}))
         if not self.licensed and any(field["type"] == "rank_vectors" for field in index.fields.values()):
             raise Refusal(403, "security_exception", "current license is non-compliant for [Rank Vectors]")
         with self._lock:
@@ -323,11 +331,12 @@ class ElasticServer:
             passing = self._passing(index, by["query"])
             scores = scored(index, *self._script(by["script"]), passing)
             return scores, list(scores)
-        if self.flavor == "elasticsearch" and (by := query.get("bool", {})).get("must"):
+        if (by := query.get("bool", {})).get("must"):
             [must] = by["must"]
-            only(must, {"sparse_vector"}, "must")
-            rest = {"bool": {name: part for name, part in by.items() if name != "must"}}
-            scores = weighed(index, must["sparse_vector"], self._passing(index, rest))
+            only(must, {"match"} | ({"sparse_vector"} if self.flavor == "elasticsearch" else set()), "must")
+            passing = self._passing(index, {"bool": {name: part for name, part in by.items() if name != "must"}})
+            words = must.get("match")
+            scores = matched(index, words, passing) if words else weighed(index, must["sparse_vector"], passing)
             return scores, list(scores)
         return {}, list(self._passing(index, query))
 

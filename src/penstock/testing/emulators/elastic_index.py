@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 LARGEST_TERM = 32_766
+FILTERS = {"lowercase", "asciifolding", "cjk_width", "cjk_bigram"}
+"""Of the analyzers that are built in, those that the emulator knows."""
 _OPTIONS: dict[str, set[str]] = {
     "keyword": {"index", "doc_values", "ignore_above"},
-    "text": {"index"},
+    "text": {"index", "analyzer"},
     "long": {"index", "doc_values"},
     "integer": {"index", "doc_values"},
     "binary": {"doc_values"},
@@ -56,7 +58,7 @@ def only(body: Mapping[str, Any], known: set[str], what: str) -> None:
 
 
 class Index:
-    def __init__(self, mappings: dict[str, Any], vectors: str) -> None:
+    def __init__(self, mappings: dict[str, Any], vectors: str, analysis: Mapping[str, Any]) -> None:
         if unknown := mappings.keys() - {"dynamic", "_meta", "properties"}:
             raise refuse("mapper_parsing_exception", f"unsupported parameters: {sorted(unknown)}")
         self.meta = mappings.get("_meta", {})
@@ -64,6 +66,8 @@ class Index:
         self.fields: dict[str, dict[str, Any]] = mappings.get("properties", {})
         for name, field in self.fields.items():
             check_field(name, field, vectors)
+            if (analyzer := field.get("analyzer", "standard")) not in {"standard", *_analyzers(analysis)}:
+                raise refuse("mapper_parsing_exception", f"analyzer [{analyzer}] has not been configured in mappings")
         self.written: dict[str, Document] = {}
         self.shown: dict[str, Document] = {}
         self.pending: set[str] = set()
@@ -109,6 +113,17 @@ class Index:
             if value is not None:
                 checked[name] = _value(name, field, value)
         return checked
+
+
+def _analyzers(analysis: Mapping[str, Any]) -> list[str]:
+    """The names of the analyzers that an index defines."""
+    only(analysis, {"analyzer"}, "analysis")
+    analyzers = analysis.get("analyzer", {})
+    for name, one in analyzers.items():
+        only(one, {"type", "tokenizer", "filter"}, "analyzer")
+        if one["type"] != "custom" or one["tokenizer"] != "standard" or not set(one["filter"]) <= FILTERS:
+            raise refuse("illegal_argument_exception", f"Custom Analyzer [{name}] failed to find a part of it")
+    return list(analyzers)
 
 
 def check_field(name: str, field: dict[str, Any], vectors: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from penstock.testing.emulators import bm25
 from penstock.testing.emulators.elastic_index import (
     SIMILARITIES,
     VECTORS,
@@ -21,6 +22,7 @@ from penstock.testing.emulators.elastic_index import (
 
 LARGEST_PAGE = 10_000
 DEEPEST_BOOL = 30
+MOST_CLAUSES = 1024
 SCRIPTS = {
     re.compile(r"cosineSimilarity\(params\.(\w+), '(\w+)'\) \+ 1\.0"): "cosine",
     re.compile(r"double d = dotProduct\(params\.(\w+), '(\w+)'\); return d < 0 \? 1 / \(1 - d\) : d \+ 1;"): "dot",
@@ -184,3 +186,17 @@ def weighed(index: Index, body: Any, documents: Mapping[str, Document]) -> dict[
         if shared := query.keys() & kept.keys():
             scores[id] = float(np.float32(sum(query[feature] * kept[feature] for feature in shared)))
     return scores
+
+
+def matched(index: Index, body: Any, documents: Mapping[str, Document]) -> dict[str, float]:
+    """The scores of those that have a word of the query in a text field."""
+    [(name, asked)] = body.items()
+    only(asked, {"query"}, "match")
+    field = index.fields.get(name, {})
+    if field.get("type") != "text" or not field.get("index", True):
+        raise refuse("query_shard_exception", f"Cannot search on field [{name}] since it is not indexed.")
+    if len(words := bm25.tokens(asked["query"])) > MOST_CLAUSES:
+        reason = f"Query contains too many nested clauses; maxClauseCount is set to {MOST_CLAUSES}"
+        raise refuse("too_many_nested_clauses", reason)
+    texts = {id: bm25.tokens(document.get(name) or "") for id, document in index.shown.items()}
+    return bm25.scores(words, texts, documents)

@@ -120,7 +120,8 @@ class Emulator:
             }:
                 raise Refusal(400, "Format error in JSON body: unknown comparator")
         for config in sparse.values():
-            only(config, "sparse")
+            if only(config, "sparse").get("modifier", "none") not in ("none", "idf"):
+                raise Refusal(400, "Format error in JSON body: unknown variant of modifier")
         metadata = request.get("metadata") if self.keeps_metadata else None
         self.collections[name] = Collection(vectors, sparse, metadata, self.matches_prefixes)
         return True
@@ -178,7 +179,7 @@ class Emulator:
     def _query(self, collection: Collection, request: Json) -> list[Json]:
         name, limit = request.get("using", ""), request.get("limit", 10)
         only(request.get("params") or {}, "params")
-        query = collection.take(name, only(request["query"], "nearest")["nearest"])
+        query = collection.weighed(name, collection.take(name, only(request["query"], "nearest")["nearest"]))
         if limit < 1:
             raise Refusal(422, "Validation error in JSON body: [limit: value 0 invalid, must be 1 or larger]")
         found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import operator
 import uuid
 from collections.abc import Callable, Iterator
@@ -143,6 +144,14 @@ class Collection:
             values = (values / np.where(length > 0, length, 1)).astype(np.float32)
         return values
 
+    def weighed(self, name: str, query: Any) -> Any:
+        """A query as it is compared: where the modifier is idf, the rarer an index is, the more it weighs."""
+        if self.sparse.get(name, {}).get("modifier") != "idf":
+            return query
+        kept = [vectors[name] for vectors, _ in self.points.values() if name in vectors]
+        counts = {index: sum(index in one for one in kept) for index in query}
+        return {i: query[i] * math.log(1 + (len(kept) - count + 0.5) / (count + 0.5)) for i, count in counts.items()}
+
     def score(self, name: str, query: Any, kept: Any) -> float | None:
         if name in self.sparse:
             common = query.keys() & kept.keys()
@@ -235,8 +244,8 @@ def record(id: str | int, vectors: dict[str, Any], payload: Json, request: Json)
         case dict() as selector:
             without = only(selector, "payload selector")["exclude"]
             found["payload"] = {name: value for name, value in payload.items() if name not in without}
-    if request.get("with_vector"):
-        found["vector"] = {name: _json(vector) for name, vector in vectors.items()}
+    if wanted := request.get("with_vector"):
+        found["vector"] = {name: _json(vector) for name, vector in vectors.items() if wanted is True or name in wanted}
     return found
 
 

@@ -196,9 +196,13 @@ class Emulator:
         if limit > MOST:
             raise invalid("query maximum results exceeded")
         wanted = request.filters if request.HasField("filters") else None
-        if request.after and (wanted is not None or request.HasField("near_vector")):
+        searches = request.HasField("near_vector") or request.HasField("bm25_search")
+        if request.after and (wanted is not None or searches):
             raise invalid("cursor api: cannot be used with where filters or searches")
-        ids, distances = sorted(collection.matching(wanted)), None
+        ids, distances, scores = sorted(collection.matching(wanted)), None, dict[str, float]()
+        if request.HasField("bm25_search"):
+            scores = collection.ranked(only(request.bm25_search), ids)
+            ids = sorted(scores, key=lambda id: -scores[id])
         if request.after:
             ids = [id for id in ids if id > str(uuid.UUID(request.after))]
         if request.HasField("near_vector"):
@@ -211,6 +215,9 @@ class Emulator:
             self._result(collection, id, request, None if distances is None else float(distances[i]))
             for i, id in enumerate(ids[:limit])
         ]
+        for id, result in zip(ids, results, strict=False):
+            if id in scores and request.metadata.score:
+                result.metadata.score, result.metadata.score_present = scores[id], True
         return search_get_pb2.SearchReply(took=0.01, results=results)
 
     def _result(

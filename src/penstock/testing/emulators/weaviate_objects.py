@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
+import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import grpc
 import numpy as np
-from weaviate.proto.v1 import base_pb2, batch_pb2
+from weaviate.proto.v1 import base_pb2, base_search_pb2, batch_pb2
 
+from penstock.testing.emulators import bm25
 from penstock.testing.emulators.weaviate_schema import Json, Refusal, typed
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -34,12 +37,14 @@ _REQUESTS = {
         "after",
         "filters",
         "near_vector",
+        "bm25_search",
         "consistency_level",
         "uses_123_api",
         "uses_125_api",
         "uses_127_api",
     },
-    "MetadataRequest": {"uuid", "distance", "vectors"},
+    "MetadataRequest": {"uuid", "distance", "score", "vectors"},
+    "BM25": {"query", "properties"},
     "PropertiesRequest": {"non_ref_properties", "return_all_nonref_properties"},
     "NearVector": {"targets", "vectors"},
 }
@@ -160,6 +165,19 @@ class Collection:
             return lambda id, kept: name in kept and _COMPARISONS[sign](_terms(kept[name])[0], value)
         raise invalid(f"unknown operator {sign}")
 
+    def ranked(self, asked: base_search_pb2.BM25, ids: list[str]) -> dict[str, float]:
+        """The scores by BM25 of those that have a word of the query in one property."""
+        [name] = asked.properties
+        config = self.properties.get(name, {})
+        if not config.get("indexSearchable"):
+            raise invalid(f"property {name!r} is not indexed: searching requires an inverted index")
+        if config["tokenization"] != "word":
+            raise invalid("the emulator searches the tokenization word only")
+        if not asked.query:
+            raise invalid("invalid query: keyword search (bm25) must have query set")
+        texts = {id: _words(str(kept.get(name, ""))) for id, (kept, _) in self.objects.items()}
+        return bm25.scores(_words(asked.query), texts, ids)
+
     def distances(self, name: str, near: base_pb2.Vectors, ids: list[str]) -> Any:
         if near.type != self.kind(name):
             raise invalid("vector search: a multivector is searched with one, and no other is")
@@ -187,6 +205,12 @@ class Collection:
         if found[0].shape[1] != query.shape[1]:
             raise invalid(f"vector lengths don't match: {found[0].shape[1]} vs {query.shape[1]}")
         return np.array([(-(query @ matrix.T)).min(axis=1).sum() for matrix in found])
+
+
+@lru_cache(1024)
+def _words(text: str) -> Sequence[str]:
+    """The tokenization word."""
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 def _terms(held: Any) -> list[Any]:
