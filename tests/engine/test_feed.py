@@ -21,7 +21,7 @@ from penstock.engine import fetch, scan
 from penstock.ledger import Ledger
 from tests.live import until
 
-from .harness import World, item, parse, world
+from .harness import World, item, lines, parse, world
 
 
 @pytest.fixture
@@ -334,6 +334,23 @@ def test_metadata_alone_is_neither_read_nor_embedded(w: World) -> None:
     assert scores(w) == {**{f"line {n}": 2 for n in range(40)}, "beta": 1}
     counts = w.run([Upsert(scored("a", text, 2, opened))], feed=True)
     assert (counts["unchanged"], counts["moved"]) == (1, 0)
+
+
+def test_the_store_is_open_before_metadata_is_read_back(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of metadata may be all that a run finds."""
+    w.run([Upsert(scored("a", "alpha", 1))], feed=True)
+    opened, fetch_points = [], w.sink.fetch
+
+    def ready() -> Any:
+        opened.append(True)
+        return lines
+
+    def fetch(ids: Any) -> Any:
+        assert opened
+        return fetch_points(ids)
+
+    monkeypatch.setattr(w.sink, "fetch", fetch)
+    assert w.run([Upsert(scored("a", "alpha", 2))], feed=True, ready=ready)["moved"] == 1
 
 
 def test_scores_hold_up_nothing_new_and_are_read_back_together(w: World, monkeypatch: pytest.MonkeyPatch) -> None:

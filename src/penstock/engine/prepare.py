@@ -100,19 +100,24 @@ class Prepare:
         assert self.revise is not None
         for documents in self.revise.batches():
             if not self.control.stop.is_set():
+                self._open(documents[0].item.uri)
                 points = self.revise.read(documents)
                 for document in documents:
                     self._read(document, points)
                     self.queued.add(documents=-1)
 
-    def _read(self, document: Document, points: Points = NO_POINTS) -> None:
-        item = document.item
-        sent = [0]
+    def _open(self, uri: str) -> Chunker:
         try:
             chunker = self.control.retry.call("open", self.ready)
         except Exception as error:  # a store or model that cannot be opened is not this document's failure
-            raise StageError("prepare", item.uri, error) from error
+            raise StageError("prepare", uri, error) from error
         self.control.loaded()
+        return chunker
+
+    def _read(self, document: Document, points: Points = NO_POINTS) -> None:
+        item = document.item
+        sent = [0]
+        chunker = self._open(item.uri)
         ends: Failed | Parsed
         began = time.monotonic()
         try:
