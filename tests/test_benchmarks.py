@@ -18,6 +18,7 @@ SMALLEST = {
     "chunking.py": ["--mb", "0.2", "--repeat", "1"],
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
     "encoders.py": ["--memory", "--texts", "2", "--tokens", "64", "--layers", "2"],
+    "page_vectors.py": ["--pages", "6"],
     "pages.py": ["--seconds", "2", "--rounds", "1", "--hosts", "5"],
     "parts.py": ["--images", "100", "--vectors", "500"],
     "rerank.py": ["--searches", "1", "--rounds", "1"],

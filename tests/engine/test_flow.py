@@ -23,6 +23,7 @@ from penstock.core.errors import (
     Transient,
     Unsupported,
 )
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Checkpoint, Delete, Dense, Gap, ListingEnd, Piece, Point, Unreadable, Upsert
 from penstock.engine.channel import Channel
 from penstock.engine.control import Control
@@ -35,7 +36,7 @@ from penstock.engine.stage import Stage
 from penstock.engine.work import Document, Embedded, Event, Prepared
 from penstock.ledger import Ledger
 
-from .harness import World, expected, item, lines, listing, parse, world
+from .harness import SCHEMA, World, expected, item, lines, listing, parse, world
 
 
 @pytest.fixture
@@ -656,7 +657,8 @@ def test_points_read_back_are_in_the_account_until_the_sink_has_them_in_its_own(
             read_back.put([Move(Prepared(document, entry, chunk, chunk.nbytes, chunk.length), entry.id)])
         moves.close()
 
-    read_back = ReadBack(fetch, 100, moves, chunks, points, Control(1.0), Queued())
+    size = PieceSize(SCHEMA.vectors, 100, moves.capacity // 2)
+    read_back = ReadBack(fetch, size, moves, chunks, points, Control(1.0), Queued())
     stages = [
         Stage("fill", 1, fill, moves.close, pytest.fail),
         Stage("read back", 2, read_back.work, points.close, pytest.fail),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import MultiEmbedder
 from penstock.core.errors import EmbedError, PenstockError, StageError
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Found
 from penstock.engine.channel import Channel
 from penstock.engine.control import Control, is_error
@@ -24,6 +25,8 @@ class Embed:
     send: Callable[[Event], None]
     control: Control
     queued: Queued
+    size: PieceSize
+    """How many chunks are embedded at once: their vectors are charged when they are there."""
     admit: Callable[[int], None] | None = None
     """Called before so many chunks are embedded: waits, or makes room, where a tail limits how many may be embedded
     and not yet kept."""
@@ -35,9 +38,12 @@ class Embed:
     def work(self) -> None:
         while True:
             batch = self.packer.next()
-            if not self.control.stop.is_set():
-                self._batch(batch.prepared)
-                self.queued.add(tokens=-sum(one.length for one in batch.prepared))
+            start = 0
+            while start < len(batch.prepared) and not self.control.stop.is_set():
+                some = batch.prepared[start : start + self.size.fitting]
+                self._batch(some)
+                self.queued.add(tokens=-sum(one.length for one in some))
+                start += len(some)
             self.packer.release(batch)
 
     def _batch(self, batch: Sequence[Prepared], *, last: bool = False) -> None:
@@ -66,6 +72,7 @@ class Embed:
         else:
             self.control.succeeded("embedder", began)
             tokens = sum(one.length for one in batch) if found < len(points) else 0
+            self.size.saw([one.point for one in points])
             self.control.counters.add(embedded=len(points) - found, moved=found, tokens=tokens)
             self.points.put(points, sum(one.nbytes for one in points))
         if unexpected is not None:  # out here, so that the first error is not the context of the second

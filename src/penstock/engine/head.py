@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import Chunker, MultiEmbedder
 from penstock.core.metadata import MetadataFunction
+from penstock.core.pieces import PieceSize, within
 from penstock.core.records import Change, Item, Point
 from penstock.engine.channel import Channel, ChannelStats
 from penstock.engine.classify import ParserCode, built_in
@@ -91,7 +92,7 @@ class HeadStages:
         ]
         self.queued = Queued()
         self._release = head.release
-        embedder = head.embedder
+        embedder, vectors = head.embedder, head.embedder.describe()
         self._interrupt = embedder.interrupt
         self._stop_source = head.stop_source
         self._packer = Packer(
@@ -99,9 +100,8 @@ class HeadStages:
         )
         read_back = None
         if head.fetch is not None:
-            read_back = ReadBack(
-                head.fetch, head.fetch_rows, self._reads, self._chunks, seam.points, control, self.queued
-            )
+            size = PieceSize(vectors, head.fetch_rows, self._reads.capacity // 2)
+            read_back = ReadBack(head.fetch, size, self._reads, self._chunks, seam.points, control, self.queued)
         changes: Iterable[Change | None] = head.changes
         self._put_off = put_off = PutOff()
         if head.feed:
@@ -125,7 +125,8 @@ class HeadStages:
         )
         revise = None
         if head.fetch is not None:
-            revise = Revise(head.fetch, head.view, self._revisions, seam.points, seam.send, control)
+            size = PieceSize(vectors, head.fetch_rows, within(seam.points.capacity))
+            revise = Revise(head.fetch, size, head.view, self._revisions, seam.points, seam.send, control)
         prepare = Prepare(
             parse=head.parse,
             parser_code=head.parser_code,
@@ -149,6 +150,7 @@ class HeadStages:
             send=seam.send,
             control=control,
             queued=self.queued,
+            size=PieceSize(vectors, embedder.batch_rows, seam.points.capacity // (4 * embedder.workers)),
             admit=head.admit,
             withdraw=head.withdraw,
             match=head.match,

@@ -6,12 +6,12 @@ does, it takes what waits and waits for nothing.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from penstock.core.errors import StageError
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Chunk, Point
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
@@ -29,31 +29,27 @@ class Move(NamedTuple):
 @dataclass(slots=True)
 class ReadBack:
     fetch: Callable[[Sequence[str]], Sequence[Point]]
-    max_rows: int
+    size: PieceSize
     moves: Channel[list[Move]]
     chunks: Channel[list[Prepared]]
     points: Channel[list[Embedded]]
     control: Control
     queued: Queued
-    _largest: int = 0
-    """Bytes of the largest point that was read so far. Before the first is read, nothing is known of their size."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, moves: Sequence[Move]) -> None:
         """Charged with the points that are to come, by the size of those that were read before."""
         start = 0
         while start < len(moves):
-            rows = self._rows()
-            some = list(moves[start : start + rows])
+            some = list(moves[start : start + self.size.rows])
             texts = sum(move.prepared.nbytes for move in some)
-            self.moves.put(some, texts + len(some) * self._largest if self._largest else self.moves.capacity)
-            start += rows
+            self.moves.put(some, texts + len(some) * self.size.point)
+            start += len(some)
 
     def work(self) -> None:
         while True:
             moves, size = self.moves.get()
             moves = list(moves)
-            while len(moves) < self.max_rows:
+            while len(moves) < self.size.rows:
                 try:
                     more, room = self.moves.get(wait=False)
                 except (Empty, Ended):
@@ -62,15 +58,11 @@ class ReadBack:
                 size += room
             start = 0
             while start < len(moves) and not self.control.stop.is_set():
-                rows = self._rows()
-                self._page(moves[start : start + rows])
-                start += rows
+                some = moves[start : start + self.size.rows]
+                self._page(some)
+                start += len(some)
             del moves
             self.moves.release(size)
-
-    def _rows(self) -> int:
-        """How many points make up a page: no more than half of the room there is for them."""
-        return max(1, min(self.max_rows, self.moves.capacity // (2 * self._largest))) if self._largest else 1
 
     def _page(self, moves: Sequence[Move]) -> None:
         """Send those on to the sink of which the index has the vectors, the others to the model."""
@@ -80,8 +72,7 @@ class ReadBack:
         except Exception as error:  # a driver's error may be an OSError, and is not the document's
             raise StageError("read back", moves[0].prepared.chunk.uri, error) from error
         stored = {point.id: point for point in points}
-        with self._lock:
-            self._largest = max([self._largest, *(point.nbytes for point in points)])
+        self.size.saw(points)
         found: list[Embedded] = []
         lost: list[Prepared] = []
         for one, id in moves:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from penstock.core.errors import StageError
 from penstock.core.metadata import standard
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Metadata, Point
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
@@ -27,6 +28,7 @@ NO_POINTS: Points = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class Revise:
     fetch: Callable[[Sequence[str]], Sequence[Point]]
+    size: PieceSize
     view: View
     inbox: Channel[Document]
     points: Channel[list[Embedded]]
@@ -42,7 +44,7 @@ class Revise:
                 return
             documents = [document]
             try:
-                while len(documents) < TOGETHER:
+                while len(documents) < min(TOGETHER, self.size.rows):
                     document, more = self.inbox.get(wait=False)
                     documents.append(document)
                     size += more
@@ -54,18 +56,23 @@ class Revise:
                 self.inbox.release(size)
 
     def read(self, documents: Sequence[Document]) -> Points:
-        """The first points of each of these documents, read together."""
+        """The first points of each of these documents, read together: as many as there is room for."""
         ids: list[str] = []
         for document in documents:
             for entries in islice(self.view.entries(document.begun.document, document.begun.attempt), 1):
                 ids += [entry.id.hex() for entry in entries[:PAGE]]
+            if len(ids) >= self.size.rows:
+                break
+        ids = ids[: self.size.rows]
         return {point.id: point for point in self._read(documents[0], ids)} if ids else NO_POINTS
 
     def __call__(self, document: Document, given: Metadata, read: Points, sent: list[int]) -> bool:
         """Count in `sent` what was sent. False where points are missing. `read`: points that were read before."""
         for entries in self.view.entries(document.begun.document, document.begun.attempt):
-            for start in range(0, len(entries), PAGE):
-                page = entries[start : start + PAGE]
+            start = 0
+            while start < len(entries):
+                page = entries[start : start + min(PAGE, self.size.rows)]
+                start += len(page)
                 ids = [entry.id.hex() for entry in page]
                 points = {id: read[id] for id in ids if id in read}
                 if missing := [id for id in ids if id not in read]:
@@ -77,9 +84,11 @@ class Revise:
 
     def _read(self, document: Document, ids: Sequence[str]) -> Sequence[Point]:
         try:
-            return self.control.retry.call("read back", lambda: self.fetch(ids))
+            points = self.control.retry.call("read back", lambda: self.fetch(ids))
         except Exception as error:  # a driver's error may be an OSError, and is not the document's
             raise StageError("read back", document.item.uri, error) from error
+        self.size.saw(points)
+        return points
 
     def _send(
         self, document: Document, page: Sequence[ChunkEntry], points: Mapping[str, Point], given: Metadata

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import PenstockError, Rejected, StageError, TooLarge
+from penstock.core.pieces import portions
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.company import Company
 from penstock.engine.control import Control, is_error
@@ -48,8 +49,8 @@ class Write:
                         until = time.monotonic() + self.company.of_write()
                     buffer += points
                     held += size
-            batch, buffer = buffer[: sink.max_rows], buffer[sink.max_rows :]
-            if batch:
+            if batch := next(portions(buffer, sink.max_rows, most), []):
+                buffer = buffer[len(batch) :]
                 self.journal.intend([one.entry for one in batch])
                 began = time.monotonic()
                 self._put(batch)

@@ -6,7 +6,7 @@ again: a copy that broke off goes on where it was, and a second copy is a compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +16,11 @@ from typing import Any
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import OwnershipError, SinkError, UsageError
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Point
 from penstock.core.retry import Retry
 from penstock.core.schema import Manifest
 from penstock.sinks.transfer import PAGE, held_equal, write_all
-
-PAGE_BYTES = 8 << 20
-"""Bytes of points that are written together, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def copy(old: Sink, new: Sink, progress: Callable[[Copied], None] | None = None)
     written = kept = 0
     refused: dict[str, str] = {}
     retry = Retry()
-    with closing(_ahead(old)) as ahead:
+    with closing(_ahead(old, PieceSize(held.schema.vectors, min(old.max_rows, PAGE)))) as ahead:
         for points in ahead:
             same = retry.call("read", partial(held_equal, new, points)) if before else set()
             missing = [point for point in points if point.id not in same]
@@ -86,35 +84,21 @@ def _check_unowned(new: Sink, advice: str) -> None:
         raise OwnershipError(f"{new.url} was taken by a ledger of its own meanwhile, and {advice}")
 
 
-def _ahead(old: Sink) -> Generator[Sequence[Point], None, None]:
-    """The store's points, a page being read while the caller has the one before it."""
-    size = min(old.max_rows, PAGE)
+def _ahead(old: Sink, size: PieceSize) -> Generator[Sequence[Point], None, None]:
+    """The store's points, a piece being read while the caller has the one before it."""
     stop = Event()
     retry = Retry(stop=stop)
+
+    def fetch(ids: Sequence[str]) -> Sequence[Point]:
+        return retry.call("read", partial(old.fetch, ids))
+
+    pieces = (points for ids in old.ids() for points in size.read(fetch, ids))
     with ThreadPoolExecutor(1, thread_name_prefix="penstock-copy") as reader:
-        waiting: Future[Sequence[Point]] | None = None
         try:
-            for ids in old.ids():
-                for start in range(0, len(ids), size):
-                    fetched = reader.submit(retry.call, "read", partial(old.fetch, ids[start : start + size]))
-                    if waiting is not None:
-                        yield from _portions(waiting.result())
-                    waiting = fetched
-            if waiting is not None:
-                yield from _portions(waiting.result())
+            following: Future[Sequence[Point] | None] = reader.submit(next, pieces, None)
+            while (points := following.result()) is not None:
+                following = reader.submit(next, pieces, None)
+                yield points
         finally:
             stop.set()  # nobody waits for a store that is away once the copy has failed
-
-
-def _portions(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
-    """A page in parts that a store takes at once."""
-    part: list[Point] = []
-    held = 0
-    for point in points:
-        if part and held + point.nbytes > PAGE_BYTES:
-            yield part
-            part, held = [], 0
-        part.append(point)
-        held += point.nbytes
-    if part:
-        yield part
+            reader.submit(pieces.close)

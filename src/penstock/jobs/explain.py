@@ -9,6 +9,7 @@ from typing import Any
 from penstock.core.contracts import Index
 from penstock.core.errors import SourceError, UsageError
 from penstock.core.generations import current
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Item
 from penstock.engine.classify import classify
 from penstock.engine.journal import FAILED, OPEN, SKIPPED, Failure
@@ -21,6 +22,7 @@ from penstock.registry import INDEXES, find, has_index, scheme
 from penstock.sinks.fanout import members
 from penstock.sources import name_of
 
+PAGE = 500
 REASONS = {
     "hidden": "its name, or that of a folder above it, begins with a dot (--hidden takes such)",
     "excluded": "the patterns of --include and --exclude leave it out, or it is part of the index or of another source",
@@ -105,8 +107,10 @@ def chunks(components: Components, name: str) -> Iterator[IndexedChunk]:
         base: Index = find(INDEXES, scheme(url))(url)
         with current(base) as index:
             index.open()
-            for page in ledger.ids(document.id):
-                held = {point.id: point.chunk for point in index.fetch(page)}
+            size = PieceSize(index.manifest().schema.vectors, PAGE)
+            for page in ledger.ids(document.id, PAGE):
+                pieces = size.read(index.fetch, page)
+                held = {point.id: point.chunk for points in pieces for point in points}
                 for id in page:
                     yield IndexedChunk(id, held[id].page, held[id].text) if id in held else IndexedChunk(id)
 

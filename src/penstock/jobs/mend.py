@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
+from typing import NamedTuple
 
 from penstock.core.contracts import Sink
-from penstock.core.records import Point
 from penstock.jobs.session import Session
 from penstock.ledger import Comparison
 
 
-def mend(session: Session, sink: Sink, altered: Sequence[Point] = ()) -> None:
+class Altered(NamedTuple):
+    """A point whose vectors are not what the model makes of it. The vectors are left behind: there may be many."""
+
+    id: str
+    uri: str
+
+
+def mend(session: Session, sink: Sink, altered: Sequence[Altered] = ()) -> None:
     """Take out what belongs to nobody, and have documents read again that lack points, or whose points are altered."""
     ledger = session.components.ledger
     lose_altered(session, altered)
@@ -22,21 +29,21 @@ def mend(session: Session, sink: Sink, altered: Sequence[Point] = ()) -> None:
             sink.delete(page)
         lose_missing(session, sink, comparison)
         doubled = comparison.doubled()
-        while page := list(islice(doubled, sink.max_rows)):
+        size = session.piece_size(sink.max_rows)
+        while page := list(islice(doubled, size.rows)):
             points = sink.fetch(page)
+            size.saw(points)
             sink.delete(page)
             sink.write(list({point.id: point for point in points}.values()))
     sink.flush()
 
 
-def lose_altered(session: Session, altered: Sequence[Point]) -> None:
+def lose_altered(session: Session, altered: Sequence[Altered]) -> None:
     """Have documents read again whose points are altered: of the ledger's view these are lost as well, so that they are
     embedded again and written over."""
     ledger = session.components.ledger
-    uris = list({point.chunk.uri for point in altered})
-    documents = {uri: known.document for uri, known in ledger.known(uris).items()}
-    points = [(documents.get(point.chunk.uri), bytes.fromhex(point.id)) for point in altered]
-    ledger.lose((document, id) for document, id in points if document is not None)
+    known = ledger.known(list({one.uri for one in altered}))
+    ledger.lose((known[one.uri].document, bytes.fromhex(one.id)) for one in altered if one.uri in known)
 
 
 def lose_missing(session: Session, sink: Sink, comparison: Comparison) -> None:

@@ -17,7 +17,8 @@ from zlib import crc32
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MassDeletion, OwnershipError, SinkError, Transient, UsageError
 from penstock.core.generations import switch
-from penstock.core.records import Point
+from penstock.core.pieces import PieceSize
+from penstock.core.records import MultiVector, Point, Vector
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.embedders.named import Named
 from penstock.engine.journal import DONE
@@ -32,7 +33,7 @@ from penstock.jobs.verify import verify
 from penstock.ledger import Ledger
 from penstock.registry import INDEXES, find, has_index, scheme
 from penstock.sinks.fanout import members
-from penstock.sinks.memory import scores
+from penstock.sinks.memory import scores, similarity
 
 if TYPE_CHECKING:
     from penstock.jobs.evaluate import Evaluation
@@ -42,6 +43,8 @@ PASSES = 8
 QUERIES, NEAREST = 50, 10
 """Points whose neighbours are looked for, and how many of these."""
 RECALL = 0.95
+QUESTION = 32
+"""Rows of a query of several vectors, as a question has: a page has a thousand."""
 NAMED = 20
 """Documents that are named, where more are missing."""
 
@@ -295,42 +298,68 @@ def measured_recall(sink: Sink) -> float | None:
     with sink, index:
         sink.open(held)
         index.open()
-        queries = _drawn(sink)
+        size = PieceSize(held.schema.vectors, sink.max_rows)
+        queries = _drawn(sink, size)
         if not queries:
             return None
-        return min(_share_found(sink, index, queries, name, spec) for name, spec in held.schema.vectors.items())
+        return min(
+            _share_found(sink, index, size, [query[name] for query in queries], name, spec)
+            for name, spec in held.schema.vectors.items()
+        )
 
 
-def _share_found(sink: Sink, index: Index, queries: Sequence[Point], name: str, spec: VectorSpec) -> float:
+def _share_found(
+    sink: Sink, index: Index, size: PieceSize, queries: Sequence[Vector], name: str, spec: VectorSpec
+) -> float:
     shares: list[float] = []
-    for query, true in zip(queries, _nearest(sink, queries, name, spec), strict=True):
-        hits = index.search(query.vectors[name], NEAREST, using=name)
-        vectors = [point.vectors[name] for point in sink.fetch([hit.chunk.id for hit in hits])]
+    for query, true in zip(queries, _nearest(sink, size, queries, name, spec), strict=True):
+        hits = index.search(query, NEAREST, using=name)
+        pieces = size.read(sink.fetch, [hit.chunk.id for hit in hits])
         # As near as the last of the true ones is near enough: which of several equals is found is chance.
-        found = scores(query.vectors[name], vectors, spec.metric) if vectors else ()
+        found = [score for points in pieces for score in _scores([query], points, name, spec)[0]]
         good = sum(score >= true[-1] - 1e-4 * max(1.0, abs(true[-1])) for score in found)
         shares.append(min(good, len(true)) / len(true))
     return float(sum(shares) / len(shares))
 
 
-def _drawn(sink: Sink) -> list[Point]:
-    """Points whose ids have the lowest checksums: the same ones every time, and from everywhere."""
+def _scores(queries: Sequence[Vector], points: Sequence[Point], name: str, spec: VectorSpec) -> list[Any]:
+    """For each query the score of each point."""
+    import numpy as np
+
+    vectors = [point.vectors[name] for point in points]
+    if not vectors:
+        return [()] * len(queries)
+    if spec.kind != "MultiVector" or spec.metric == "l2":
+        return [scores(query, vectors, spec.metric) for query in queries]
+    # One product a point for all queries: its own rows are the most.
+    together = np.concatenate([query.values for query in queries])
+    starts = np.cumsum([0, *(len(query.values) for query in queries[:-1])])
+    best = [similarity(vector.values, together, spec.metric).max(axis=0) for vector in vectors]
+    return list(np.array([np.add.reduceat(each, starts) for each in best]).T)
+
+
+def _drawn(sink: Sink, size: PieceSize) -> list[dict[str, Vector]]:
+    """The vectors of points whose ids have the lowest checksums: the same ones every time, and from everywhere."""
     lowest: list[tuple[int, str]] = []
     for ids in sink.ids():
         lowest = sorted(lowest + [(crc32(id.encode()), id) for id in ids])[:QUERIES]
-    return list(sink.fetch([id for _, id in lowest]))
+    pieces = size.read(sink.fetch, [id for _, id in lowest])
+    return [{name: _question(one) for name, one in point.vectors.items()} for points in pieces for point in points]
 
 
-def _nearest(sink: Sink, queries: Sequence[Point], name: str, spec: VectorSpec) -> list[list[float]]:
+def _question(vector: Vector) -> Vector:
+    if isinstance(vector, MultiVector) and len(vector.values) > QUESTION:
+        return MultiVector(vector.values[:: -(-len(vector.values) // QUESTION)].copy())
+    return vector
+
+
+def _nearest(sink: Sink, size: PieceSize, queries: Sequence[Vector], name: str, spec: VectorSpec) -> list[list[float]]:
     """The scores of each query's true nearest, best first."""
     import numpy as np
 
     best: list[Any] = [np.empty(0)] * len(queries)
     for ids in sink.ids():
-        for start in range(0, len(ids), sink.max_rows):
-            vectors = [point.vectors[name] for point in sink.fetch(ids[start : start + sink.max_rows])]
-            if vectors:
-                for n, query in enumerate(queries):
-                    joined = np.append(best[n], scores(query.vectors[name], vectors, spec.metric))
-                    best[n] = np.sort(joined)[::-1][:NEAREST]
+        for points in size.read(sink.fetch, ids):
+            for n, found in enumerate(_scores(queries, points, name, spec)):
+                best[n] = np.sort(np.append(best[n], found))[::-1][:NEAREST]
     return [found.tolist() for found in best]

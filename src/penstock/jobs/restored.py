@@ -7,13 +7,12 @@ of those that it wrote; the next one looks, which takes the store a moment. Wher
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import groupby, islice
 from typing import Any
 
 from penstock.core.errors import PenstockError
-from penstock.core.records import Point
 from penstock.core.retry import Retry
 from penstock.engine.identity import digest_of_stored
 from penstock.jobs.mend import lose_missing
@@ -41,9 +40,9 @@ def compare_if_restored(session: Session, max_wait: float) -> None:
         return
     with closing(ledger.compare(session.ids(sink))) as comparison:
         lose_missing(session, sink, comparison)
+        size = session.piece_size(sink.max_rows)
         for ids in session.ids(sink):
-            for start in range(0, len(ids), sink.max_rows):
-                points = sink.fetch(ids[start : start + sink.max_rows])
+            for points in size.read(sink.fetch, ids):
                 ledger.doubt(comparison.differing({point.id: digest_of_stored(point.chunk) for point in points}))
         orphans = comparison.orphans()
         session.record_points(iter(lambda: list(islice(orphans, sink.max_rows)), []))
@@ -66,14 +65,14 @@ def _difference(session: Session, noted: Any, retry: Retry) -> str:
     expected = _digests(session, [(document, bytes.fromhex(id)) for document, id in noted["sample"]])
     try:
         held = retry.call("count", sink.count) if comparable else noted["points"]
-        points = retry.call("fetch", lambda: sink.fetch([id.hex() for id in expected])) if expected else ()
+        stored = retry.call("fetch", lambda: _stored(session, expected))
     except PenstockError:
         raise
     except Exception:  # of the store's driver: the run that follows meets it as well, and says where
         return ""
     if held != noted["points"]:
         return f"it has {held:,} points, and had {noted['points']:,}"
-    if expected != _stored(points):
+    if expected != stored:
         return "points that were written last are missing, or are others"
     return ""
 
@@ -86,8 +85,10 @@ def _digests(session: Session, sample: Sequence[tuple[int, bytes]]) -> dict[byte
     return {id: digest for id, digest in found.items() if digest}
 
 
-def _stored(points: Sequence[Point]) -> dict[bytes, int]:
-    return {bytes.fromhex(point.id): digest_of_stored(point.chunk) for point in points}
+def _stored(session: Session, ids: Iterable[bytes]) -> dict[bytes, int]:
+    """The digests of these points as the index has them."""
+    pieces = session.piece_size(SAMPLE).read(session.sink.fetch, [id.hex() for id in ids])
+    return {bytes.fromhex(point.id): digest_of_stored(point.chunk) for points in pieces for point in points}
 
 
 def note(session: Session, run: int, *, changed: bool) -> None:
@@ -101,7 +102,7 @@ def note(session: Session, run: int, *, changed: bool) -> None:
     sample = ledger.some_acknowledged(run, SAMPLE)
     digests = _digests(session, sample)
     # Only those that come back as they were written: a store may be unable to keep some metadata.
-    same = dict(_stored(sink.fetch([id.hex() for id in digests])).items() & digests.items())
+    same = dict(_stored(session, digests).items() & digests.items())
     counts = ledger.counts()
     noted = {
         "points": sink.count() if sink.counts_exactly and not session.components.namespace else None,

@@ -11,6 +11,7 @@ from penstock.chunkers import uncompared
 from penstock.core.contracts import Chunker, Sink
 from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, Transient, UsageError
 from penstock.core.generations import amend
+from penstock.core.pieces import PieceSize, within
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored
 from penstock.jobs.components import Components
@@ -162,9 +163,9 @@ class Session:
         ledger, sink = self.components.ledger, self.sink
         run = ledger.begin_run(fingerprints(self.schema))
         count = 0
+        size = self.piece_size(sink.max_rows)
         for ids in pages:
-            for start in range(0, len(ids), sink.max_rows):
-                points = sink.fetch(ids[start : start + sink.max_rows])
+            for points in size.read(sink.fetch, ids):
                 begun = ledger.begin(sorted({point.chunk.uri for point in points}), run)
                 entries = [entry_of_stored(point.chunk, begun[point.chunk.uri]) for point in points]
                 ledger.acknowledge(entries, run)
@@ -193,6 +194,10 @@ class Session:
         prefix = self.components.id_prefix.hex()
         for page in sink.ids():
             yield [id for id in page if id.startswith(prefix)] if prefix else page
+
+    def piece_size(self, rows: int) -> PieceSize:
+        """How many points of the index to read at once: so many at most, in a part of the budget."""
+        return PieceSize(self.schema.vectors, rows, within(self.components.budget))
 
     def open_sink(self) -> None:
         """Open the sink. Where there was no index, it is created, or the part of it taken that nobody fills yet; an

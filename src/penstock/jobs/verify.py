@@ -12,7 +12,7 @@ from typing import Any
 from zlib import crc32
 
 from penstock.core.errors import PenstockError, SinkError, UsageError
-from penstock.core.records import Block, Chunk, Item, ListingEnd, Point, Sparse, Unreadable, Upsert, Vector
+from penstock.core.records import Block, Chunk, Item, ListingEnd, Sparse, Unreadable, Upsert, Vector
 from penstock.engine.classify import classify
 from penstock.engine.identity import shows
 from penstock.engine.journal import FAILED, OPEN, Known
@@ -21,7 +21,7 @@ from penstock.engine.scan import PAGE
 from penstock.jobs import progress_file, reading
 from penstock.jobs.beside import beside, report, settled, twice, wait
 from penstock.jobs.components import Components
-from penstock.jobs.mend import lose_altered, mend
+from penstock.jobs.mend import Altered, lose_altered, mend
 from penstock.jobs.requests import REPAIR, answer
 from penstock.jobs.run import OnProgress, Options, go, unfinished
 from penstock.jobs.session import Session
@@ -138,7 +138,7 @@ def _verify_beside(base: Components, repair: bool, sample: float) -> Verificatio
             session.open_sink()
         ledger = session.components.ledger
 
-        def look() -> tuple[Verification, list[Point]]:
+        def look() -> tuple[Verification, list[Altered]]:
             return twice(ledger.path, partial(_look, session, sample), lambda pair: pair[0].ok)
 
         found, altered = look()
@@ -170,17 +170,17 @@ def all_of(kind: str, keys: Iterable[str]) -> int:
     return sum(1 for _ in keys)
 
 
-def _look(session: Session, sample: float, count: Count = all_of) -> tuple[Verification, list[Point]]:
+def _look(session: Session, sample: float, count: Count = all_of) -> tuple[Verification, list[Altered]]:
     """The differences, and the altered points of the sample, at most ALTERED."""
     components = session.components
     ledger = components.ledger
     outdated, gone, complete = _against_source(session, count)
     counts = ledger.counts()
     sampled = unseen = differing = 0
-    altered: list[Point] = []
+    altered: list[Altered] = []
     for compared, hidden, wrong in _sampled(session, sample) if sample and session.exists else ():
         sampled, unseen = sampled + compared, unseen + hidden
-        differing += count("altered", (point.id for point in wrong))
+        differing += count("altered", (one.id for one in wrong))
         altered += wrong[: ALTERED - len(altered)]
     points = missing = orphans = doubled = 0
     for sink in session.sinks:
@@ -209,7 +209,7 @@ def _look(session: Session, sample: float, count: Count = all_of) -> tuple[Verif
     return found, altered
 
 
-def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Point]]]:
+def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Altered]]]:
     """How many points were compared, how many were not as their images are not there, and those that are not what the
     model makes of them; some at a time.
 
@@ -217,10 +217,10 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Po
     """
     sink, embedder = session.sink, session.components.embedder
     session.ready()
+    size = session.piece_size(EMBEDDED)
     for ids in session.ids(sink):
         drawn = [id for id in ids if crc32(id.encode()) < share * (1 << 32)]
-        for start in range(0, len(drawn), EMBEDDED):
-            points = sink.fetch(drawn[start : start + EMBEDDED])
+        for points in size.read(sink.fetch, drawn):
             shown = [point for point in points if point.chunk.image == b""]
             alike = [[point for point in points if point.chunk.image != b""]]
             alike += [shown[start : start + SEEN] for start in range(0, len(shown), SEEN)]
@@ -228,7 +228,7 @@ def _sampled(session: Session, share: float) -> Iterator[tuple[int, int, list[Po
                 complete = [(point, chunk) for point in some if (chunk := _complete(session, point.chunk)) is not None]
                 columns = embedder.embed([chunk for _, chunk in complete]) if complete else {}
                 wrong = [
-                    point
+                    Altered(point.id, point.uri)
                     for n, (point, _) in enumerate(complete)
                     if not all(_near(point.vectors[name], column[n]) for name, column in columns.items())
                 ]

@@ -22,6 +22,7 @@ from typing import Any
 from penstock.core.contracts import Sink
 from penstock.core.errors import LockedError, OwnershipError, SinkError, SourceError, SpaceMismatch, UsageError
 from penstock.core.generations import switch
+from penstock.core.pieces import PIECE, portions
 from penstock.core.records import VECTOR, Chunk, Dense, Point
 from penstock.core.retry import Retry
 from penstock.core.schema import Manifest
@@ -299,7 +300,7 @@ class _Loading:
 
     def _load(self, part: Part, compare: bool) -> None:
         size = min(PAGE, self._sink.max_rows) if compare else self._sink.max_rows
-        for points in _pages(part, size):
+        for points in portions(map(_point, records(part.table)), size, PIECE):
             same: set[str] = set()
             if compare:
                 same = self._retry.call("read", partial(held_equal, self._sink, points))
@@ -339,17 +340,6 @@ class _Loading:
         total = sum(part.rows for part in self._parts)
         done, parts = self._done, len(self._parts)
         return Loaded(self._sink.url, done, parts, self._written, self._kept, total, self._refused)
-
-
-def _pages(part: Part, size: int) -> Iterator[list[Point]]:
-    page: list[Point] = []
-    for row in records(part.table):
-        page.append(_point(row))
-        if len(page) == size:
-            yield page
-            page = []
-    if page:
-        yield page
 
 
 def _point(row: Row) -> Point:

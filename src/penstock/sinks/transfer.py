@@ -8,6 +8,7 @@ from typing import Any
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import Rejected, TooLarge
+from penstock.core.pieces import portions
 from penstock.core.records import Point
 from penstock.core.retry import Retry
 
@@ -18,8 +19,7 @@ PAGE = 512
 def write_all(new: Sink, points: Sequence[Point], retry: Retry) -> Mapping[str, str]:
     """Write these; gives the ids that were refused."""
     refused: dict[str, str] = {}
-    for start in range(0, len(points), new.max_rows):
-        part = points[start : start + new.max_rows]
+    for part in portions(points, new.max_rows, new.max_bytes):
         try:
             retry.call("write", partial(new.write, part))
         except Rejected as error:

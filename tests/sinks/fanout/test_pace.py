@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.core import pieces
 from penstock.core.contracts import Sink
 from penstock.core.errors import Rejected, Transient, UsageError
 from penstock.core.records import Dense, MultiVector, Sparse
@@ -48,7 +49,7 @@ def test_it_is_copied_in_pages(world: World) -> None:
         small.stores[1].down = False
         fan.catch_up()
         fetched = [len(ids) for name, ids in small.stores[0].log if name == "fetch"]
-        assert fetched[0] == joining.FIRST
+        assert fetched[0] == pieces.FIRST
         assert set(fetched[1:]) <= {1, 2, 3, 4}
         assert small.stores[1].real.count() == 40
 

@@ -13,20 +13,19 @@ from itertools import islice
 
 from penstock.core.errors import OwnershipError, PenstockError, SinkUnavailable, SpaceMismatch, Transient
 from penstock.core.generations import amend
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests
 from penstock.sinks.fanout.group import BEHIND, JOINING, UP, Book, Group, Member, broken, put
 
-FIRST, PAGE, PAGE_BYTES = 16, 256, 4 << 20
-"""Points that are copied while the others wait: at first and at most; and about their most bytes."""
+PAGE, PAGE_BYTES = 256, 4 << 20
+"""The most points that are copied while the others wait, and about the most bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
     after: tuple[int, bytes]
-    size: int
-    """Of the next one."""
     copied: int = 0
     lost: int = 0
     """Of all pages until this one."""
@@ -204,10 +203,11 @@ class Joining:
             self._remove_orphans(member)
         while self._delete_noted(member):
             yield
-        page: _Page | None = _Page((0, b""), FIRST)
+        size = copy_size(group, self._manifest)
+        page: _Page | None = _Page((0, b""))
         while page is not None:
             last = page
-            page = group.patiently(partial(self._copy, member, since, last))
+            page = group.patiently(partial(self._copy, member, since, size, last))
             if page is not None:
                 yield
         if last.lost:
@@ -257,7 +257,7 @@ class Joining:
         self._ledger.deleted(member.url, ids)
         return True
 
-    def _copy(self, member: Member, since: int, last: _Page) -> _Page | None:
+    def _copy(self, member: Member, since: int, size: PieceSize, last: _Page) -> _Page | None:
         """Copy a page of the points it missed. None after the last one, when it is up, or once it fell behind again."""
         group, ledger = self._group, self._ledger
         with group.turns.alone():
@@ -265,7 +265,7 @@ class Joining:
                 group.flush()
             if member.state != JOINING:
                 return None
-            rows = ledger.missed(since, last.after, min(last.size, *(one.sink.max_rows for one in group.members)))
+            rows = ledger.missed(since, last.after, size.rows)
             if not rows:
                 member.sink.flush()
                 ledger.caught_up(member.url)
@@ -278,17 +278,21 @@ class Joining:
                 group.leave(member, SinkUnavailable("no other store has all that it lacks"))
                 return None
             ledger.lose(lost)
-            weight = give(group, member, list(points.values()))
-        most = PAGE_BYTES * len(points) // weight if weight else PAGE
-        size = max(1, min(2 * last.size, PAGE, most))
-        return _Page(rows[-1][:2], size, last.copied + len(points), last.lost + len(lost))
+            size.saw(list(points.values()))
+            give(group, member, list(points.values()))
+        return _Page(rows[-1][:2], last.copied + len(points), last.lost + len(lost))
 
 
-def give(group: Group, member: Member, points: Sequence[Point]) -> int:
-    """Write these to one member. Return their bytes."""
+def copy_size(group: Group, manifest: Manifest) -> PieceSize:
+    """How many points to copy from one member to another at once."""
+    rows = min(PAGE, *(member.sink.max_rows for member in group.members))
+    return PieceSize(manifest.schema.vectors, rows, PAGE_BYTES)
+
+
+def give(group: Group, member: Member, points: Sequence[Point]) -> None:
+    """Write these to one member."""
     if points:
         group.note(member, points, put(member.sink, points))
-    return sum(point.nbytes for point in points)
 
 
 def _rank(member: Member) -> tuple[bool, int, bool]:

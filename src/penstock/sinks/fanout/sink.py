@@ -21,7 +21,7 @@ from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests
 from penstock.sinks.fanout.group import BEHIND, UP, Book, Group, Member, put, unexpected
-from penstock.sinks.fanout.joining import FIRST, Joining, give
+from penstock.sinks.fanout.joining import Joining, copy_size, give
 
 SLICE = 1.0
 """Seconds that a flush spends on members that catch up."""
@@ -251,12 +251,15 @@ class FanOut(Sink):
     def restore(self, url: str, ids: Sequence[str]) -> list[str]:
         """Write points that a member lost, as the others have them. Return the ids that no other has."""
         group = self._group
+        assert self._manifest is not None
         member = next(member for member in group.members if member.url == url)
-        lost: list[str] = []
-        rows = min(self.max_rows, FIRST)
-        for page in (ids[start : start + rows] for start in range(0, len(ids), rows)):
+        size = copy_size(group, self._manifest)
+        left, lost = list(ids), list[str]()
+        while page := left[: size.rows]:
+            del left[: len(page)]
             with group.turns.alone():
                 points = group.gather(page, group.sources(member))
+                size.saw(list(points.values()))
                 give(group, member, list(points.values()))
             lost += [id for id in page if id not in points]
         return lost

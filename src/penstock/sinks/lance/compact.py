@@ -18,6 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 from penstock.core.errors import SinkError, SinkUnavailable
+from penstock.core.pieces import PIECE, SEVERAL
 from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 from penstock.sinks.lance import table as tables
@@ -28,6 +29,8 @@ KEEP = timedelta(minutes=5)
 FEW = timedelta(seconds=10)
 RACES = 5
 """Tries to put fragments together that others change meanwhile."""
+LIMITS = {"LANCE_DEFAULT_IO_BUFFER_SIZE": 64 << 20, "LANCE_DEFAULT_BATCH_SIZE": PIECE // SEVERAL}
+"""LanceDB's settings for rows of many vectors: it reads ahead 2 GB by itself, and 8,192 rows at once."""
 NOW = timedelta(milliseconds=1)
 """Keeps the newest version only. At 0 LanceDB warns that reads of others fail; those of Penstock are repeated."""
 
@@ -49,6 +52,14 @@ def compact(url: str, *, clean: bool = False, keep: timedelta = KEEP) -> None:
                 print(f"{column}: {error}", file=sys.stderr)
         if clean:
             table.optimize(cleanup_older_than=NOW)
+
+
+def limit_memory(url: str) -> None:
+    """Set LIMITS in this process, where the index needs them; called before LanceDB is loaded."""
+    manifest = TableFiles(url).manifest()
+    if manifest and any(spec.kind == "MultiVector" for spec in manifest.schema.vectors.values()):
+        for name, value in LIMITS.items():
+            os.environ.setdefault(name, str(value))
 
 
 def _optimize(url: str, table: Any, keep: timedelta) -> None:
@@ -164,4 +175,5 @@ if __name__ == "__main__":
     beside = "--beside" in sys.argv[2:]
     if beside:
         os.nice(10)  # what is written and searched meanwhile comes first
+    limit_memory(sys.argv[1])
     compact(sys.argv[1], clean="--clean" in sys.argv[2:], keep=FEW if beside else KEEP)

@@ -1,0 +1,100 @@
+"""Points in pieces bounded by bytes: the one rule for how many are read from a store, or given to it, at once.
+
+A point may be 2 KB of one dense vector or 2 MB of the vectors of a page, so a number of rows bounds no memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from penstock.core.records import Point
+from penstock.core.schema import VectorSpec
+
+PIECE = 8 << 20
+"""Bytes of points that are read or copied at once, about."""
+TEXT, SEVERAL = 4 << 10, 512 << 10
+"""Bytes that the text of a point, and vectors of any number, are taken to be before one was read."""
+FIRST, GROWTH = 16, 8
+"""Points that are read at first, and so many times as many as before later: the first may not be like the others."""
+
+
+class Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Sized)
+
+
+def expected(vectors: Mapping[str, VectorSpec]) -> int:
+    """Bytes that a point with these vectors is taken to be before one was read."""
+    several = SEVERAL if any(spec.kind == "MultiVector" for spec in vectors.values()) else 0
+    return TEXT + several + sum(4 * spec.dim for spec in vectors.values() if spec.kind == "Dense")
+
+
+def within(budget: int) -> int:
+    """The bytes of a piece where so much memory may be used in all."""
+    return min(PIECE, budget // 16)
+
+
+class PieceSize:
+    """How many points to read at once, by the largest that was read so far. For several threads.
+
+    `vectors`: what they have, from which their size is guessed before the first is read. `rows`: the most that a store
+    is asked for. `room`: bytes of a piece, about; one larger point is read alone.
+    """
+
+    def __init__(self, vectors: Mapping[str, VectorSpec], rows: int, room: int = PIECE) -> None:
+        self._most, self._room = rows, room
+        self._guess = expected(vectors)
+        self._largest = self._read = 0
+        self._lock = threading.Lock()
+
+    @property
+    def point(self) -> int:
+        """Bytes of the largest point so far."""
+        return self._largest or self._guess
+
+    @property
+    def fitting(self) -> int:
+        """How many have room if none is larger than those so far."""
+        return max(1, min(self._most, self._room // self.point))
+
+    @property
+    def rows(self) -> int:
+        """How many to read next."""
+        return min(self.fitting, GROWTH * self._read or FIRST)
+
+    def saw(self, points: Sequence[Point]) -> None:
+        """Learn from an answer."""
+        largest = max((point.nbytes for point in points), default=0)
+        with self._lock:
+            self._largest, self._read = max(self._largest, largest), max(self._read, len(points))
+
+    def read(self, fetch: Callable[[Sequence[str]], Sequence[Point]], ids: Sequence[str]) -> Iterator[Sequence[Point]]:
+        """The points of these ids, a piece at a time."""
+        start = 0
+        while start < len(ids):
+            some = ids[start : start + self.rows]
+            points = fetch(some)
+            self.saw(points)
+            start += len(some)
+            yield points
+            del points
+
+
+def portions(items: Iterable[T], rows: int, nbytes: int) -> Iterator[list[T]]:
+    """The same in lists of at most so many rows and bytes; one that is larger is alone."""
+    part: list[T] = []
+    held = 0
+    for one in items:
+        size = one.nbytes
+        if part and (len(part) >= rows or held + size > nbytes):
+            yield part
+            part, held = [], 0
+        part.append(one)
+        held += size
+    if part:
+        yield part
