@@ -18,12 +18,15 @@ import pytest
 from penstock import Pipeline
 from penstock.compose import copy
 from penstock.core.contracts import Embedder, Source
-from penstock.core.pieces import PIECE, within
+from penstock.core.pieces import PIECE, PieceSize, within
 from penstock.core.records import Change, Chunk, Item, ListingEnd, MultiVector, Point, Upsert
 from penstock.core.schema import VectorSpec
+from penstock.embedders.named import Named
 from penstock.jobs import reindex
-from penstock.jobs.explain import chunks
+from penstock.jobs.explain import chunks as chunks_of
+from penstock.jobs.reuse import Reusing
 from penstock.sinks.memory import MemorySink, _stores, forget
+from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.sources import Bytes
 
 PAGES, ROWS, DIM = 320, 256, 128
@@ -122,7 +125,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder, self.url = folder, f"memory://bytes-{folder}"
 
-    def pipeline(self, source: Source, into: Any = None, model: Embedder | None = None, state: str = "l") -> Pipeline:
+    def pipeline(self, source: Source, into: Any = None, model: Any = None, state: str = "l") -> Pipeline:
         path = self.folder / f"{state}.db"
         model, into = model or PageEmbedder(), into or self.url
         return Pipeline(source, into=into, model=model, memory=BUDGET, state=path, chunk=pages, workers=1)
@@ -260,11 +263,26 @@ def test_recall_of_a_new_index(filled: World, watched: Watched, monkeypatch: pyt
     assert watched.most <= 2 * PIECE
 
 
+def test_a_reindex_that_leaves_the_pages_out(w: World, watched: Watched) -> None:
+    """What it takes from the old index is small; what it reads there is not."""
+    models = {"title": HashingEmbedder(8), "late": PageEmbedder()}
+    assert w.pipeline(Pages(), model=models).run().written == PAGES
+    sink = w.sink()
+    manifest = sink.manifest()
+    assert manifest is not None
+    chunks = [point.chunk for point in _stores[w.url.partition("://")[2]].points.values()]
+    size = PieceSize(manifest.schema.vectors, sink.max_rows)
+    reusing = Reusing(Named({"title": models["title"]}), sink, {"title": "title"}, size)
+    assert len(reusing.embed(chunks)["title"]) == PAGES
+    assert reusing.taken == {"title": PAGES}
+    assert watched.most <= 2 * PIECE
+
+
 def test_chunks_of_one_document(w: World, watched: Watched) -> None:
     pipeline = w.pipeline(Pages(together=True))
     assert pipeline.run().written == PAGES
     watched.most = watched.alive
-    found = list(chunks(pipeline.components, "page:a/0"))
+    found = list(chunks_of(pipeline.components, "page:a/0"))
     assert len(found) == PAGES
     assert all(one.text for one in found)
     assert watched.most <= 2 * PIECE

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 
 from penstock.core.contracts import Sink
-from penstock.core.records import Chunk, Found, Point, Vector
+from penstock.core.pieces import PieceSize
+from penstock.core.records import Chunk, Found, Vector
 from penstock.core.schema import IndexSchema
 from penstock.embedders.named import Named
 
@@ -27,10 +28,10 @@ def reused(old: IndexSchema, new: IndexSchema) -> dict[str, str]:
 class Reusing(Named):
     """Takes vectors from an index that is open, where it has the chunk, and makes the others."""
 
-    def __init__(self, embedder: Named, index: Sink, names: Mapping[str, str]) -> None:
-        """`names`: of the vectors that are taken, and how the index calls them."""
+    def __init__(self, embedder: Named, index: Sink, names: Mapping[str, str], size: PieceSize) -> None:
+        """`names`: of the vectors that are taken, and how the index calls them. `size`: of what is read from it."""
         super().__init__(embedder.embedders)
-        self._index, self._names, self._lock = index, names, Lock()
+        self._index, self._names, self._size, self._lock = index, names, size, Lock()
         others = {name: one for name, one in embedder.embedders.items() if name not in names}
         self._all, self._others = embedder, Named(others) if others else None
         self.taken = dict.fromkeys(names, 0)
@@ -41,8 +42,8 @@ class Reusing(Named):
         here = [chunk for chunk in chunks if chunk.id in stored]
         new = [chunk for chunk in chunks if chunk.id not in stored]
         vectors: dict[str, dict[str, Vector]] = {name: {} for name in self.embedders}
-        for name, old in self._names.items():
-            vectors[name].update((chunk.id, stored[chunk.id].vectors[old]) for chunk in here)
+        for name in self._names:
+            vectors[name].update((chunk.id, stored[chunk.id][name]) for chunk in here)
         for embedder, some in ((self._others, here), (self._all, new)):
             if embedder is not None and some:
                 for name, column in embedder.embed(some).items():
@@ -53,13 +54,12 @@ class Reusing(Named):
         found = 0 if self._others else len(here)
         return Found({name: [one[chunk.id] for chunk in chunks] for name, one in vectors.items()}, found)
 
-    def _stored(self, chunks: Sequence[Chunk]) -> Mapping[str, Point]:
-        """The points of these chunks that the index has whole, as they are."""
+    def _stored(self, chunks: Sequence[Chunk]) -> Mapping[str, Mapping[str, Vector]]:
+        """The vectors that are taken, of those chunks that the index has whole, as they are."""
         texts = {chunk.id: chunk.text for chunk in chunks}
-        ids = list(texts)
         stored = {}
-        for start in range(0, len(ids), self._index.max_rows):
-            for point in self._index.fetch(ids[start : start + self._index.max_rows]):
+        for points in self._size.read(self._index.fetch, list(texts)):
+            for point in points:
                 if point.text == texts[point.id] and point.vectors.keys() >= set(self._names.values()):
-                    stored[point.id] = point
+                    stored[point.id] = {name: point.vectors[old] for name, old in self._names.items()}
         return stored
