@@ -48,6 +48,7 @@ SLOW = (
     "parsers/test_text.py::test_a_line_of_300_mb_takes_constant_memory",
     "reliability/test_alert_kills.py",
     "reliability/test_alerts.py",
+    "reliability/test_bytes.py",
     "reliability/test_chaos.py",
     "reliability/test_crashes.py",
     "reliability/test_deliveries.py",
