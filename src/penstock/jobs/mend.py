@@ -8,6 +8,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from penstock.core.contracts import Sink
+from penstock.core.pieces import portions
 from penstock.jobs.session import Session
 from penstock.ledger import Comparison
 
@@ -34,7 +35,8 @@ def mend(session: Session, sink: Sink, altered: Sequence[Altered] = ()) -> None:
             points = sink.fetch(page)
             size.saw(points)
             sink.delete(page)
-            sink.write(list({point.id: point for point in points}.values()))
+            for part in portions({point.id: point for point in points}.values(), sink.max_rows, sink.max_bytes):
+                sink.write(part)
     sink.flush()
 
 
