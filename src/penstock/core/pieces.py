@@ -67,7 +67,7 @@ class PieceSize:
         """How many to read next."""
         return min(self.fitting, GROWTH * self._read or FIRST)
 
-    def saw(self, points: Sequence[Point]) -> None:
+    def saw(self, points: Sequence[Sized]) -> None:
         """Learn from an answer."""
         largest = max((point.nbytes for point in points), default=0)
         with self._lock:

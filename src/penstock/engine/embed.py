@@ -72,7 +72,7 @@ class Embed:
         else:
             self.control.succeeded("embedder", began)
             tokens = sum(one.length for one in batch) if found < len(points) else 0
-            self.size.saw([one.point for one in points])
+            self.size.saw(points)
             self.control.counters.add(embedded=len(points) - found, moved=found, tokens=tokens)
             self.points.put(points, sum(one.nbytes for one in points))
         if unexpected is not None:  # out here, so that the first error is not the context of the second
