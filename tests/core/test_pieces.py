@@ -64,10 +64,10 @@ def test_ids_that_are_not_there_tell_nothing() -> None:
 
 
 def test_what_is_expected_before_anything_was_read() -> None:
-    assert 4 * 384 < expected(DENSE) < 16 << 10
-    assert SEVERAL + 4 * 384 < expected(LATE) < 1 << 20
+    assert expected(DENSE) == 4 * 384
+    assert expected(LATE) == SEVERAL + 4 * 384
     assert PieceSize(LATE, 1024, 1 << 20).rows == 1
-    assert PieceSize(DENSE, 256).fitting == 256
+    assert PieceSize(DENSE, 1024, 1 << 20).rows == FIRST
 
 
 def test_portions_keep_to_rows_and_bytes_and_leave_nothing_out() -> None:

@@ -29,9 +29,9 @@ T = TypeVar("T", bound=Sized)
 
 
 def expected(vectors: Mapping[str, VectorSpec]) -> int:
-    """Bytes that a point with these vectors is taken to be before one was read."""
+    """Bytes that such vectors of a point are taken to be before there is one."""
     several = SEVERAL if any(spec.kind == "MultiVector" for spec in vectors.values()) else 0
-    return TEXT + several + sum(4 * spec.dim for spec in vectors.values() if spec.kind == "Dense")
+    return several + sum(4 * spec.dim for spec in vectors.values() if spec.kind == "Dense")
 
 
 def within(budget: int) -> int:
@@ -48,7 +48,7 @@ class PieceSize:
 
     def __init__(self, vectors: Mapping[str, VectorSpec], rows: int, room: int = PIECE) -> None:
         self._most, self._room = rows, room
-        self._guess = expected(vectors)
+        self._guess = TEXT + expected(vectors)
         self._largest = self._read = 0
         self._lock = threading.Lock()
 
@@ -58,14 +58,9 @@ class PieceSize:
         return self._largest or self._guess
 
     @property
-    def fitting(self) -> int:
-        """How many have room if none is larger than those so far."""
-        return max(1, min(self._most, self._room // self.point))
-
-    @property
     def rows(self) -> int:
         """How many to read next."""
-        return min(self.fitting, GROWTH * self._read or FIRST)
+        return max(1, min(self._most, self._room // self.point, GROWTH * self._read or FIRST))
 
     def saw(self, points: Sequence[Sized]) -> None:
         """Learn from an answer."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import MultiEmbedder
 from penstock.core.errors import EmbedError, PenstockError, StageError
-from penstock.core.pieces import PieceSize
 from penstock.core.records import Found
 from penstock.engine.channel import Channel
 from penstock.engine.control import Control, is_error
@@ -25,8 +24,10 @@ class Embed:
     send: Callable[[Event], None]
     control: Control
     queued: Queued
-    size: PieceSize
-    """How many chunks are embedded at once: their vectors are charged when they are there."""
+    room: int
+    """Bytes of vectors that are made in one call, about: they are charged when they are there."""
+    largest: int
+    """Bytes of the vectors of a chunk: what is expected, then the most that there were."""
     admit: Callable[[int], None] | None = None
     """Called before so many chunks are embedded: waits, or makes room, where a tail limits how many may be embedded
     and not yet kept."""
@@ -40,7 +41,7 @@ class Embed:
             batch = self.packer.next()
             start = 0
             while start < len(batch.prepared) and not self.control.stop.is_set():
-                some = batch.prepared[start : start + self.size.fitting]
+                some = batch.prepared[start : start + max(1, self.room // max(1, self.largest))]
                 self._batch(some)
                 self.queued.add(tokens=-sum(one.length for one in some))
                 start += len(some)
@@ -72,7 +73,7 @@ class Embed:
         else:
             self.control.succeeded("embedder", began)
             tokens = sum(one.length for one in batch) if found < len(points) else 0
-            self.size.saw(points)
+            self.largest = max([self.largest, *map(_size_of_vectors, points)])
             self.control.counters.add(embedded=len(points) - found, moved=found, tokens=tokens)
             self.points.put(points, sum(one.nbytes for one in points))
         if unexpected is not None:  # out here, so that the first error is not the context of the second
@@ -117,3 +118,7 @@ class Embed:
             failure = one.document.failure("embed", cause, permanent=permanent, place=place, traceback=traceback)
             self.send(Failed(one.document, failure, settles=1))
             traceback = ""  # once is enough: a document may have many chunks
+
+
+def _size_of_vectors(one: Embedded) -> int:
+    return sum(vector.nbytes for vector in one.point.vectors.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import Chunker, MultiEmbedder
 from penstock.core.metadata import MetadataFunction
-from penstock.core.pieces import PieceSize, within
+from penstock.core.pieces import PieceSize, expected, within
 from penstock.core.records import Change, Item, Point
 from penstock.engine.channel import Channel, ChannelStats
 from penstock.engine.classify import ParserCode, built_in
@@ -150,7 +150,8 @@ class HeadStages:
             send=seam.send,
             control=control,
             queued=self.queued,
-            size=PieceSize(vectors, embedder.batch_rows, seam.points.capacity // (4 * embedder.workers)),
+            room=seam.points.capacity // (4 * embedder.workers),
+            largest=expected(vectors),
             admit=head.admit,
             withdraw=head.withdraw,
             match=head.match,
