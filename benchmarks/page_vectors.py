@@ -31,6 +31,7 @@ from penstock import Pipeline, compose
 from penstock.core.contracts import Embedder, Source
 from penstock.core.records import Change, Chunk, Item, ListingEnd, MultiVector, Upsert
 from penstock.core.schema import VectorSpec
+from penstock.jobs import reindex as jobs
 from penstock.testing.sources import Bytes
 
 VECTORS, DIM = 1030, 128
@@ -145,6 +146,8 @@ class Steps:
         self.run(self.scored, [self.store, self.joined])
 
     def reindex(self) -> None:
+        """Its check of recall asks few questions: each is compared with all pages, which takes time and no memory."""
+        jobs.QUERIES = 3
         assert self.pipeline(self.scored, model=PageEmbedder(2)).reindex().switched
 
     def all(self) -> dict[str, Callable[[], None]]:
