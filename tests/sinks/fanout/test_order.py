@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from penstock.core import pieces
 from penstock.core.records import Point
 from penstock.ledger import Ledger
 from penstock.sinks.fanout import FanOut, joining
@@ -21,7 +22,7 @@ from tests.sinks.fanout.world import World, acknowledge, numbered
 def test_no_older_version_after_a_newer_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers write new versions of the same ids all the while one catches up, a page of one point at a time."""
     monkeypatch.setattr(joining, "PAGE", 1)
-    monkeypatch.setattr(joining, "FIRST", 1)
+    monkeypatch.setattr(pieces, "FIRST", 1)
     monkeypatch.setattr(fanout, "SLICE", 0.0)
     a, b = world.stores
     with world.opened() as (fan, ledger):
@@ -87,7 +88,7 @@ def test_no_newer_version_between_reading_and_writing_a_page(world: World) -> No
 def test_a_newer_version_that_cannot_be_read_yet(world: World, monkeypatch: pytest.MonkeyPatch, flushed: bool) -> None:
     """Written while one catches up: the version that can be read does not come after it. A flush that another thread
     began when the write had begun, and ended before it was there, does not count."""
-    monkeypatch.setattr(joining, "FIRST", 1)
+    monkeypatch.setattr(pieces, "FIRST", 1)
     monkeypatch.setattr(fanout, "SLICE", 0.0)
     a, b = world.stores
     with world.opened() as (fan, ledger):
