@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from penstock.core.filters import passes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point
 from penstock.sinks import lance
 from penstock.sinks.lance import LanceIndex, LanceSink
-from penstock.sinks.lance.compact import alone, compact
+from penstock.sinks.lance.compact import LIMITS, alone, compact, limit_memory
 from penstock.sinks.lance.table import TableFiles, crowded
 from penstock.support import durable
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite, holds, point, respec, similarity
@@ -420,6 +421,21 @@ def test_a_large_table_has_indexes_of_its_fields(tmp_path: Path, monkeypatch: py
         assert lance.table.unindexed(table, schema) == []
         sink.maintain()
         holds(sink, points)
+
+
+@pytest.mark.parametrize("kind", ["Dense", "MultiVector"])
+def test_compaction_of_many_vectors_a_row_reads_ahead_by_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """LanceDB would read thousands of rows at once, and two gigabytes ahead."""
+    for name in LIMITS:
+        monkeypatch.setenv(name, "")  # put back at the end
+        monkeypatch.delenv(name)
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(replace(MANIFEST, schema=respec(MANIFEST.schema, kind=kind)))
+        limit_memory(sink.url)
+    limited = {name: os.environ.get(name) for name in LIMITS}
+    assert limited == {name: str(value) if kind == "MultiVector" else None for name, value in LIMITS.items()}
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
