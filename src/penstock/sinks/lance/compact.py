@@ -24,6 +24,7 @@ from penstock.sinks import rows
 from penstock.sinks.lance import table as tables
 from penstock.sinks.lance.fields import INDEXES, is_field, kind_of
 from penstock.sinks.lance.table import TableFiles, unindexed
+from penstock.support.heap import tighten
 
 KEEP = timedelta(minutes=5)
 FEW = timedelta(seconds=10)
@@ -176,4 +177,5 @@ if __name__ == "__main__":
     if beside:
         os.nice(10)  # what is written and searched meanwhile comes first
     limit_memory(sys.argv[1])
+    tighten()
     compact(sys.argv[1], clean="--clean" in sys.argv[2:], keep=FEW if beside else KEEP)
