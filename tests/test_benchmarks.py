@@ -30,6 +30,7 @@ SMALLEST = {
     "hackernews.py": ["--hours", "0.1", "--speed", "60", "--backfill", "60"],
     "live.py": ["--files", "60", "--changes", "3", "--idle", "2", "--burst", "50", "--renamed", "10"],
     "latency.py": ["--files", "30", "--mb", "2", "--rounds", "1"],
+    "maxsim.py": ["--passages", "60", "--questions", "10", "--rounds", "1"],
     "memory.py": ["--quick", "--only", "8 MB"],
     "moves.py": ["--quick"],
     "pipelines.py": ["--mb", "0.02", "--rounds", "1"],

@@ -484,7 +484,7 @@ def test_an_index_is_filled_and_searched_by_the_model_that_it_keeps(
         assert hit.chunk.uri.endswith("1.txt")
 
 
-@pytest.mark.parametrize(("name", "into"), [("late", "sqlite://{}"), ("splade", "lance://{}")])
+@pytest.mark.parametrize(("name", "into"), [("late", "milvus://{}/notes"), ("splade", "lance://{}")])
 def test_a_store_that_cannot_hold_the_kind_is_refused_before_anything_is_read(
     name: str, into: str, tokens: Make, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

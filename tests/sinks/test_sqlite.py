@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from penstock.core.errors import SinkError
 from penstock.core.filter_parser import parse_filter
 from penstock.core.filters import passes
-from penstock.core.records import Chunk
+from penstock.core.records import Chunk, MultiVector
 from penstock.sinks.sqlite import SqliteIndex, SqliteSink
 from penstock.sinks.sqlite.filters import condition
 from penstock.testing.sink_suite import MakeIndex, MakeSink, SinkSuite
@@ -37,6 +37,10 @@ class TestSqlite(SinkSuite):
     @pytest.fixture
     def make_index(self, tmp_path: Path) -> MakeIndex:
         return lambda: SqliteIndex(f"sqlite://{tmp_path}/in dex/notes.db")
+
+
+class TestSqliteMultiVector(TestSqlite):
+    kind = MultiVector
 
 
 @given(st.lists(METADATA, max_size=4), WHERE, st.booleans())

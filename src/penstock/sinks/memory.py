@@ -16,7 +16,7 @@ from penstock.core.fields import Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import facets, manifests, rows, words
+from penstock.sinks import facets, manifests, maxsim, rows, words
 from penstock.sinks.base import Located
 
 PAGE = 1024
@@ -159,9 +159,9 @@ class MemoryIndex(Located, Index):
         points = self._passing(where)
         if not points or k < 1:
             return []
-        ranked = scores(vector, [p.vectors[name] for p in points], space.metric)
+        ranked = scores(vector, [p.vectors[name] for p in points], space.metric, self._url)
         best = np.argsort(-ranked, kind="stable")[:k]
-        return [Hit(float(ranked[i]), points[i].chunk) for i in best]
+        return [Hit(float(ranked[i]), points[i].chunk) for i in best if ranked[i] > -np.inf]
 
     @property
     def finds_words(self) -> bool:
@@ -193,12 +193,16 @@ class MemoryIndex(Located, Index):
         return [point for point in points if wanted is None or filters.passes(point.chunk, wanted)]
 
 
-def scores(query: Vector, vectors: Sequence[Any], metric: str) -> Any:
-    """Compare the query with each vector: larger is nearer."""
+def scores(query: Vector, vectors: Sequence[Any], metric: str, url: str = "memory://") -> Any:
+    """Compare the query with each vector: larger is nearer. Where a point has no vectors at all, it is -inf."""
     if isinstance(query, Dense):
         return similarity(np.stack([v.values for v in vectors]), query.values[None, :], metric)[:, 0]
-    if isinstance(query, MultiVector):  # MaxSim: each row of the query with the nearest of the document's
-        return np.array([similarity(v.values, query.values, metric).max(axis=0).sum() for v in vectors])
+    if isinstance(query, MultiVector):
+        asked = maxsim.Query(query, metric, url)
+        if metric != "l2":  # each by itself: together they would be a copy of the index
+            return np.concatenate([asked.scores(v.values, [len(v.values)]) for v in vectors])
+        nearest = (similarity(v.values, query.values, metric).max(axis=0, initial=-np.inf) for v in vectors)
+        return np.array([each.sum() for each in nearest])
     return np.array([_overlap(query, v) for v in vectors])
 
 

@@ -41,8 +41,8 @@ def knows_sparse(server: Server) -> bool:
 
 
 def test_unsupported_kinds(table: str, server: Server) -> None:
-    """Multivectors, sparse ones by l2 or in an old pgvector are refused before a table is created."""
-    wrong = [respec(SPARSE.schema, kind="MultiVector"), respec(SPARSE.schema, metric="l2")]
+    """Multivectors or sparse ones by l2, sparse ones in an old pgvector are refused before a table is created."""
+    wrong = [respec(SPARSE.schema, kind=kind, metric="l2") for kind in ("MultiVector", "Sparse")]
     if not knows_sparse(server):
         wrong.append(SPARSE.schema)
     for space in wrong:

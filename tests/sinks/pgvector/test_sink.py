@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import Rejected, SinkError
-from penstock.core.records import VECTOR, Dense, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, MultiVector, Sparse, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks.pgvector import PgvectorIndex, PgvectorSink, values
 from penstock.sinks.pgvector import sink as writing
@@ -23,6 +23,7 @@ from penstock.testing.sink_suite import (
     point,
     respec,
 )
+from tests.sinks import late
 from tests.sinks.overlapping import sparse
 from tests.sinks.pgvector import MANIFEST, SECRET, SPARSE, opened
 
@@ -55,6 +56,22 @@ class TestPgvector(SinkSuite):
 
 class TestSparse(TestPgvector):
     kind = Sparse
+
+
+class TestMultiVector(TestPgvector):
+    kind = MultiVector
+
+
+def test_many_vectors_a_point(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(table, late.MANIFEST) as sink, PgvectorIndex(table) as index:
+        index.open()
+        late.keeps_pages_of_any_length(sink, index)
+        sink.drop()
+    exact = f"{table}{'&' if '?' in table else '?'}exact"
+    with opened(table, late.MANIFEST) as sink, PgvectorIndex(table) as index, PgvectorIndex(exact) as whole:
+        index.open()
+        whole.open()
+        late.finds_the_best_of_a_shortlist(sink, index, whole, monkeypatch)
 
 
 def test_sparse_vectors_of_any_size(table: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.core.records import VECTOR
 from penstock.sinks import rows
 from penstock.sinks.pgvector.url import identifier
+from penstock.sinks.pgvector.values import POOLED
 
 if TYPE_CHECKING:
     import psycopg
@@ -45,7 +46,8 @@ class Column:
     @property
     def is_vector(self) -> bool:
         """Whether Penstock's vectors are in it."""
-        return self.kind in ("vector", "sparsevec") and f"{self.name}_".startswith(f"{VECTOR}_")
+        kinds = (VECTOR, ("vector", "sparsevec", "bytea")), (POOLED, ("vector",))
+        return any(self.kind in of and f"{self.name}_".startswith(f"{prefix}_") for prefix, of in kinds)
 
     @property
     def added(self) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import UsageError
 from penstock.core.fields import Path, Scalar, kind
 from penstock.core.filters import Filter
-from penstock.core.records import Hit, Sparse, Vector
-from penstock.sinks import rows, sparse
+from penstock.core.records import Hit, MultiVector, Sparse, Vector
+from penstock.sinks import maxsim, rows, sparse
 from penstock.sinks.collection import CollectionIndex, Target
 from penstock.sinks.facets import most, type_of
 from penstock.sinks.pgvector import full_text
@@ -18,8 +19,9 @@ from penstock.sinks.pgvector.columns import SELECTED
 from penstock.sinks.pgvector.connection import scalar
 from penstock.sinks.pgvector.filters import column, condition, held, json_path
 from penstock.sinks.pgvector.sink import PgvectorStore
-from penstock.sinks.pgvector.table import Table
-from penstock.sinks.pgvector.values import chunk_of, column_type, from_jsonb, literal
+from penstock.sinks.pgvector.table import PAGE, Table
+from penstock.sinks.pgvector.url import parse
+from penstock.sinks.pgvector.values import chunk_of, column_type, from_jsonb, literal, pooled_column
 
 if TYPE_CHECKING:
     import psycopg
@@ -38,13 +40,21 @@ _DISTANCES = {"cosine": "<=>", "l2": "<->", "dot": "<#>"}
 
 class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
     """Compares with every vector of the rows that `where` leaves; without `where` by the HNSW index where there is
-    one."""
+    one. Many vectors a point are compared with those of a shortlist, or with `?exact` of all."""
 
     keeps_fields = False
     """Metadata of tables of earlier versions can be filtered by as well."""
+    _parse = staticmethod(partial(parse, more=frozenset({maxsim.EXACT})))
+
+    def __init__(self, url: str, client: psycopg.Connection[Any] | None = None) -> None:
+        super().__init__(url, client)
+        self._exact = maxsim.compares_all(self._address.options, url)
 
     def _nearest(self, collection: Table, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         name, space = target
+        if isinstance(vector, MultiVector):
+            asked = maxsim.Query(vector, space.metric, self._url)
+            return _by_tokens(collection, name, asked, k, where, exact=self._exact)
         dense = space.kind == "Dense"
         query = literal(sparse.checked_query(vector, self._url) if isinstance(vector, Sparse) else vector)
         operator = _DISTANCES[space.metric if dense else "dot"]
@@ -117,6 +127,41 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
             )
             found = [(json.loads(from_jsonb(text)), number) for text, number in _rows(cursor, sql, values)]
         return most({(kind(value), value): number for value, number in found}, limit)
+
+
+def _by_tokens(table: Table, name: str, query: maxsim.Query, k: int, where: Filter | None, *, exact: bool) -> list[Hit]:
+    """Compare with all vectors of a shortlist, which is exact by the pooled ones, or of all points."""
+    best: maxsim.Best[str] = maxsim.Best(query, k)
+    tokens = f'"{rows.vector_column(name)}"'
+    with table.transaction() as cursor:
+        values: list[Any] = []
+        jsonb = table.jsonb(cursor)
+        passing = condition(where, "metadata" in jsonb, values)
+        sizes = f"SELECT id, octet_length({tokens}) FROM {table.name} WHERE ({passing})"
+
+        def shortlist() -> Iterator[tuple[str, int]]:
+            count = maxsim.shortlist(scalar(cursor, f"SELECT count(*) FROM {table.name}"), k)
+            order = f'"{pooled_column(name)}" <=> %s::vector({query.dim})'
+            pooled = str(query.pooled.tolist())
+            yield from (
+                (id, size) for id, size in _rows(cursor, f"{sizes} ORDER BY {order} LIMIT {count}", [*values, pooled])
+            )
+
+        def all_points() -> Iterator[tuple[str, int]]:
+            sql = f"{sizes} AND id > %s ORDER BY id LIMIT {PAGE}"
+            last = ""
+            while page := _rows(cursor, sql, [*values, last]):
+                yield from ((id, size) for id, size in page)
+                last = page[-1][0]
+
+        for ids in maxsim.pages(all_points() if exact else shortlist()):
+            read = f"SELECT id, {tokens} FROM {table.name} WHERE id = ANY(%s)".encode()
+            found = cursor.execute(read, (ids,), binary=True).fetchall()
+            best.add([id for id, _ in found], [data for _, data in found])
+        read = f"SELECT {SELECTED} FROM {table.name} WHERE id = ANY(%s)".encode()
+        cells = cursor.execute(read, ([id for _, id in best.found],), binary=True).fetchall()
+    chunks = {row[0]: chunk_of(row, jsonb) for row in cells}
+    return [Hit(score, chunks[id]) for score, id in best.found if id in chunks]
 
 
 def _rows(cursor: psycopg.Cursor[Any], sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

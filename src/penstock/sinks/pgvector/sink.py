@@ -7,16 +7,16 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import Dense, Point, Sparse
+from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import Manifest
-from penstock.sinks import manifests, rows, sparse
+from penstock.sinks import manifests, maxsim, rows, sparse
 from penstock.sinks.collection import AddressStore, CollectionSink, closed_on_error
 from penstock.sinks.pgvector import carry, columns, full_text
 from penstock.sinks.pgvector.columns import COLUMNS, kept_by_user
 from penstock.sinks.pgvector.connection import BUILD, scalar
 from penstock.sinks.pgvector.table import PAGE, Hnsw, Table
 from penstock.sinks.pgvector.url import identifier, parse
-from penstock.sinks.pgvector.values import decoded, encoded, encoder, json_bytes, storable
+from penstock.sinks.pgvector.values import column_types, decoded, dense_bytes, encoded, encoder, json_bytes, storable
 
 if TYPE_CHECKING:
     import psycopg
@@ -65,12 +65,13 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
     The table has a GIN index of the words of its texts. `maintain` builds one of the metadata and, once there are
     INDEX_ROWS rows, an HNSW index of the dense vectors of each name, of at most INDEX_DIM dimensions. As writes are
     slow with an HNSW index, a run that writes many rows drops them, and rebuilds them at its end. Sparse vectors need
-    pgvector 0.7, and have no zeros.
+    pgvector 0.7, and have no zeros. Many vectors a point are kept as bytes, beside
+    their pooled vector.
 
     What the user keeps in columns added to the table stays when a row is written anew, or by a re-index.
     """
 
-    accepts = frozenset({Dense, Sparse})
+    accepts = frozenset({Dense, MultiVector, Sparse})
     named = True
     max_rows = 2048
 
@@ -103,7 +104,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
     def open(self, manifest: Manifest) -> None:
         manifests.supported(manifest.schema, self, manifests.PRODUCTS)
         for space in manifest.schema.vectors.values():
-            if space.kind == "Dense" and not 0 < space.dim <= LARGEST_DIM:
+            if space.kind != "Sparse" and not 0 < space.dim <= LARGEST_DIM:
                 raise UsageError(f"{self._url} takes vectors of at most {LARGEST_DIM:,} dimensions, not {space.dim:,}")
         with closed_on_error(self._connect()) as table:
             with table.transaction() as cursor:
@@ -137,7 +138,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
         copied = {cells[0]: cells for cells in _copied(batch, self._jsonb)}
         if copied:
             self._make_way(table, len(copied))
-            names = [COLUMNS, *(identifier(rows.vector_column(name)) for name in schema.vectors)]
+            names = [COLUMNS, *map(identifier, column_types(schema))]
             with table.transaction() as cursor:
                 kept = self._replaced(cursor, table, list(copied))
                 _copy(cursor, table, names, [cells for id, cells in copied.items() if id not in kept])
@@ -251,10 +252,12 @@ def _copied(batch: rows.Batch, jsonb: Collection[str]) -> Iterator[rows.Row]:
     """The rows that can be written, with JSON and vectors as bytes; reasons for the others go into the batch."""
     vectors = batch.columns.values()
     encoders = [encoder(column.space) for column in vectors]
+    many = [position for position, column in enumerate(vectors) if column.space.kind == "MultiVector"]
     for cells, *values in zip(batch.rows, *(column.rows for column in vectors), strict=True):
         id, uri, ordinal, text, start, end, page, headings, metadata, image = cells
         try:
             data = [encode(vector) for encode, vector in zip(encoders, values, strict=True)]
+            data += [dense_bytes(maxsim.pooled(values[position])) for position in many]
             stored = encoded(id)
             if len(stored.encode()) > LONGEST_ID:
                 raise ValueError(f"its id has more than {LONGEST_ID:,} bytes")

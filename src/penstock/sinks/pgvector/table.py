@@ -18,7 +18,7 @@ from penstock.sinks.pgvector import carry, columns, full_text
 from penstock.sinks.pgvector.columns import JSON, SELECTED, Column
 from penstock.sinks.pgvector.connection import Connection, scalar
 from penstock.sinks.pgvector.url import MANIFESTS, identifier
-from penstock.sinks.pgvector.values import chunk_of, column_type, from_binary, storable
+from penstock.sinks.pgvector.values import chunk_of, column_types, from_binary, storable
 from penstock.sinks.store import line
 
 if TYPE_CHECKING:
@@ -153,12 +153,15 @@ class Table(Connection):
         return manifest
 
     def _create_table(self, cursor: psycopg.Cursor[Any], manifest: Manifest) -> None:
-        vectors = {rows.vector_column(name): column_type(space) for name, space in manifest.schema.vectors.items()}
+        vectors = column_types(manifest.schema)
         for kind in vectors.values():
             self._check_type(cursor, kind)
         listed = ", ".join(f'"{column}" {kind} NOT NULL' for column, kind in vectors.items())
-        # Rows stay in one piece up to 8 kB: out of line, vectors are slow to compare.
-        inline = ", ".join(f'ALTER COLUMN "{column}" SET STORAGE MAIN' for column in vectors)
+        # Rows stay in one piece up to 8 kB: out of line, vectors are slow to compare. Many a point lie apart.
+        inline = ", ".join(
+            f'ALTER COLUMN "{column}" SET STORAGE {"EXTERNAL" if kind == "bytea" else "MAIN"}'
+            for column, kind in vectors.items()
+        )
         creation = f"""
             CREATE TABLE {self.name} ("id" {_TEXT} PRIMARY KEY, "uri" {_TEXT}, "ordinal" bigint NOT NULL,
                 "text" {_TEXT}, "start" bigint NOT NULL, "end" bigint NOT NULL, "page" bigint,
@@ -320,8 +323,9 @@ class Table(Connection):
 
     def fetch(self, ids: Sequence[str], schema: IndexSchema) -> list[Point]:
         wanted = list(dict.fromkeys(storable(ids)))
+        senders = {"Sparse": "sparsevec_send", "MultiVector": ""}
         sent = (
-            f'{"sparsevec" if space.kind == "Sparse" else "vector"}_send("{rows.vector_column(name)}")'
+            f'{senders.get(space.kind, "vector_send")}("{rows.vector_column(name)}")'
             for name, space in schema.vectors.items()
         )
         sql = f"SELECT {', '.join([SELECTED, *sent])} FROM {self.name} WHERE id = ANY(%s)".encode()

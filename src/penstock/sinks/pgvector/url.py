@@ -14,9 +14,10 @@ MANIFESTS = "penstock_manifests"
 _NAME = re.compile(r"(?! )[\w\"' -]*[^\W_][\w\"' -]*(?<! )")
 
 
-def parse(url: str) -> address.Address:
-    """The address. Raises UsageError for names that no table or schema can have, and for two hosts."""
-    options = frozenset({"tls", "schema", "host", "service"})
+def parse(url: str, more: frozenset[str] = frozenset()) -> address.Address:
+    """The address, perhaps with more options. Raises UsageError for names that no table or schema can have, and for two
+    hosts."""
+    options = frozenset({"tls", "schema", "host", "service"}) | more
     at = address.parse(url, "pgvector", EXAMPLE, port=0, names=2, options=options, hostless=True)
     if at.folder is not None:
         raise UsageError(f"{url!r} does not name a server; write it like {EXAMPLE}")

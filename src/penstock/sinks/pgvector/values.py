@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from penstock.core.records import Chunk, Dense, Sparse, Vector
-from penstock.core.schema import VectorSpec
-from penstock.sinks import rows
+from penstock.core.records import Chunk, Dense, MultiVector, Sparse, Vector
+from penstock.core.schema import IndexSchema, VectorSpec
+from penstock.sinks import maxsim, rows
 
 WIDTH = 1_000_000_000
 """Dimensions of all sparse vectors: the most there are. Only vectors of as many are compared."""
@@ -29,6 +29,9 @@ def encoded(text: str) -> str:
 def decoded(text: str) -> str:
     return re.sub("\1([\1\2])", lambda pair: "\0" if pair[1] == "\1" else "\1", text) if "\1" in text else text
 
+
+POOLED = "pooled"
+"""What the names of columns of pooled vectors begin with."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?[eE][+-]?\d+|NaN|-?Infinity')
 _CONSTANT = re.compile(r'"\\u0001(NaN|-?Infinity)"')
@@ -85,7 +88,25 @@ def chunk_of(cells: rows.Row, jsonb: Collection[str]) -> Chunk:
 
 
 def column_type(space: VectorSpec) -> str:
+    """The type of the column that a search compares with: of many vectors a point, that of the pooled one."""
     return f"sparsevec({WIDTH})" if space.kind == "Sparse" else f"vector({space.dim})"
+
+
+def column_types(schema: IndexSchema) -> dict[str, str]:
+    """The columns of all vectors, and the type of each."""
+    types: dict[str, str] = {}
+    for name, space in schema.vectors.items():
+        column = rows.vector_column(name)
+        types |= {column: column_type(space)} if space.kind != "MultiVector" else {column: "bytea"}
+    for name, space in schema.vectors.items():
+        if space.kind == "MultiVector":
+            types[pooled_column(name)] = column_type(space)
+    return types
+
+
+def pooled_column(name: str) -> str:
+    """The column of the pooled vector of many a point."""
+    return f"{POOLED}_{name}"
 
 
 def literal(vector: Vector) -> str:
@@ -97,18 +118,19 @@ def literal(vector: Vector) -> str:
 
 
 def encoder(space: VectorSpec) -> Callable[[Any], bytes]:
-    """The function that turns a vector of the space into the bytes that COPY takes: a Sparse, or a dense one's values.
+    """The function that turns a vector of the space into the bytes that COPY takes: a Sparse, or the values of others.
 
     It raises ValueError for an index that pgvector does not have.
     """
     if space.kind == "Sparse":
         return _sparse_bytes
-    head = struct.pack(">hh", space.dim, 0)
-
-    def dense_bytes(values: Any) -> bytes:
-        return bytes(head + values.astype(">f4").tobytes())
-
+    if space.kind == "MultiVector":
+        return maxsim.packed
     return dense_bytes
+
+
+def dense_bytes(values: Any) -> bytes:
+    return bytes(struct.pack(">hh", len(values), 0) + values.astype(">f4").tobytes())
 
 
 def _sparse_bytes(vector: Sparse) -> bytes:
@@ -121,6 +143,8 @@ def _sparse_bytes(vector: Sparse) -> bytes:
 def from_binary(data: bytes, space: VectorSpec) -> Vector:
     import numpy as np
 
+    if space.kind == "MultiVector":
+        return MultiVector(maxsim.unpacked(data, space.dim))
     if space.kind != "Sparse":
         return Dense(np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32))
     end = 12 + 4 * struct.unpack_from(">i", data, 4)[0]

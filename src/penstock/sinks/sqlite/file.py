@@ -1,7 +1,8 @@
 """One SQLite file: its connection, its tables and its manifest.
 
 `chunks` has the columns of `rows.COLUMNS`, `vectors` the embeddings under the same rowid, or `title_vectors` those that
-have a name; `meta` has the manifest. The driver is apsw, since not every Python can load extensions.
+have a name; of many vectors a point these are pooled ones, and `tokens` has all. `meta` has the manifest. The driver is
+apsw, since not every Python can load extensions.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable
-from penstock.core.records import VECTOR, Dense, Point
-from penstock.core.schema import IndexSchema, Manifest
-from penstock.sinks import address, manifests, rows
+from penstock.core.records import VECTOR, Dense, MultiVector, Point, Vector
+from penstock.core.schema import IndexSchema, Manifest, VectorSpec
+from penstock.sinks import address, manifests, maxsim, rows
 from penstock.sinks.base import Opened
 from penstock.support.read_only import has_log, read_only_options
 
@@ -137,13 +138,16 @@ class File:
         points: list[Point] = []
         wanted = list(dict.fromkeys(ids))
         names, width = tuple(schema.vectors), len(rows.COLUMNS)
-        embeddings = ", ".join(f"{vectors_table(name)}.embedding" for name in names)
-        joins = " ".join(f'JOIN {vectors_table(name)} ON {vectors_table(name)}.rowid = chunks."key"' for name in names)
+        readers = [_reader_of(space) for space in schema.vectors.values()]
+        tables = {name: _table_of(name, space) for name, space in schema.vectors.items()}
+        embeddings = ", ".join(f"{table}.{column}" for table, column in tables.values())
+        joins = " ".join(f'JOIN {table} ON {table}.rowid = chunks."key"' for table, _ in tables.values())
         for start in range(0, len(wanted), PAGE):
             page = wanted[start : start + PAGE]
             sql = f"SELECT {COLUMNS}, {embeddings} FROM chunks {joins} WHERE id IN ({marks(page)})"
             for cells in self.all(sql, page):
-                vectors = dict(zip(names, map(_dense, cells[width:]), strict=True))
+                blobs = zip(readers, cells[width:], strict=True)
+                vectors = dict(zip(names, (read(blob) for read, blob in blobs), strict=True))
                 points.append(Point(rows.chunk(cells[:width]), vectors))
         return points
 
@@ -173,6 +177,16 @@ def vectors_table(name: str) -> str:
     return "vectors" if name == VECTOR else f"{name}_vectors"
 
 
+def tokens_table(name: str) -> str:
+    """The table of all vectors of that name, where a point has many. Those of other names end in `_vectors`."""
+    return "tokens" if name == VECTOR else f"{name}_tokens"
+
+
+def _table_of(name: str, space: VectorSpec) -> tuple[str, str]:
+    """The table and column that vectors are read back from."""
+    return (tokens_table(name), "vectors") if space.kind == "MultiVector" else (vectors_table(name), "embedding")
+
+
 def marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 
@@ -181,6 +195,12 @@ def keys_of(file: File, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         yield from file.all(f'SELECT id, "key" FROM chunks WHERE id IN ({marks(page)})', page)
+
+
+def _reader_of(space: VectorSpec) -> Callable[[bytes], Vector]:
+    if space.kind == "MultiVector":
+        return lambda blob: MultiVector(maxsim.unpacked(blob, space.dim))
+    return _dense
 
 
 def _dense(blob: bytes) -> Dense:
@@ -206,14 +226,17 @@ def _reader() -> tuple[Callable[[str], Any], type[Exception]]:
 class SqliteStore(Opened[File]):
     """What the sink and the index share: the file, its manifest, reading by id."""
 
+    _known: ClassVar[frozenset[str]] = frozenset()
+    """Options of the url."""
+
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._path, _ = address.local(url, "sqlite", EXAMPLE)
+        self._path, self._options = address.local(url, "sqlite", EXAMPLE, options=self._known)
 
     def generation(self, number: int) -> Self:
         """`notes_1.db` beside `notes.db`."""
-        path = self._path
-        return type(self)(f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}")
+        path, (_, mark, options) = self._path, self._url.partition("?")
+        return type(self)(f"sqlite://{path.with_name(f'{path.stem}_{number}{path.suffix}')}{mark}{options}")
 
     def _kept(self) -> Manifest | None:
         """The manifest. A file that is locked or being made is waited for."""

@@ -9,11 +9,11 @@ from penstock.core.contracts import Index
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.fields import Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
-from penstock.core.records import Dense, Hit, Vector
+from penstock.core.records import Chunk, Dense, Hit, MultiVector, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import rows
-from penstock.sinks.sqlite import full_text
-from penstock.sinks.sqlite.file import COLUMNS, File, SqliteStore, vectors_table
+from penstock.sinks import maxsim, rows
+from penstock.sinks.sqlite import full_text, tokens
+from penstock.sinks.sqlite.file import COLUMNS, PAGE, File, SqliteStore, marks, vectors_table
 from penstock.sinks.sqlite.filters import condition, facet
 
 LARGEST_K = 4096
@@ -21,9 +21,15 @@ LARGEST_K = 4096
 
 
 class SqliteIndex(SqliteStore, Index):
-    """Compares with every vector, or with those of the rows that `where` leaves."""
+    """Compares with every vector, or with those of the rows that `where` leaves; many vectors a point with those of a
+    shortlist, or with `?exact` of all."""
 
     max_k = LARGEST_K
+    _known = frozenset({maxsim.EXACT})
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._exact = maxsim.compares_all(self._options, url)
 
     def open(self) -> None:
         schema = self.manifest().schema
@@ -47,6 +53,9 @@ class SqliteIndex(SqliteStore, Index):
         within = ""
         if wanted := parse_filter(where):
             within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {condition(wanted, values)})'
+        if isinstance(vector, MultiVector):
+            asked = maxsim.Query(vector, space.metric, self._url)
+            return self._by_tokens(file, name, asked, k, within, values)
         sql = f"""WITH nearest AS (
                 SELECT rowid AS "key", distance FROM {vectors_table(name)} WHERE embedding MATCH ? AND k = ? {within})
             SELECT {COLUMNS}, distance FROM nearest JOIN chunks USING ("key") ORDER BY distance"""
@@ -74,6 +83,17 @@ class SqliteIndex(SqliteStore, Index):
         if not self.finds_words:
             raise UsageError(f"{self._url} has no full text yet; the next ingest into it makes it")
         return [Hit(-cells[-1], rows.chunk(cells[:-1])) for cells in file.all(sql, [asked, *values, k])]
+
+    def _by_tokens(
+        self, file: File, name: str, query: maxsim.Query, k: int, within: str, values: Sequence[Any]
+    ) -> list[Hit]:
+        best = tokens.nearest(file, name, query, k, within, values, exact=self._exact)
+        chunks: dict[int, Chunk] = {}
+        for start in range(0, len(best), PAGE):
+            keys = [key for _, key in best[start : start + PAGE]]
+            sql = f'SELECT {COLUMNS}, "key" FROM chunks WHERE "key" IN ({marks(keys)})'
+            chunks |= {cells[-1]: rows.chunk(cells[:-1]) for cells in file.all(sql, keys)}
+        return [Hit(score, chunks[key]) for score, key in best if key in chunks]
 
     def facets(
         self, names: Sequence[str], where: Mapping[str, Any] | None = None, *, limit: int = 20

@@ -9,15 +9,25 @@ from itertools import count
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
-from penstock.core.records import Point
+from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
-from penstock.sinks.sqlite import full_text
-from penstock.sinks.sqlite.file import BUSY, COLUMNS, PAGE, File, SqliteStore, keys_of, marks, vectors_table
+from penstock.sinks.sqlite import full_text, tokens
+from penstock.sinks.sqlite.file import (
+    BUSY,
+    COLUMNS,
+    PAGE,
+    File,
+    SqliteStore,
+    keys_of,
+    marks,
+    tokens_table,
+    vectors_table,
+)
 from penstock.support.vacuum import vacuum
 
-METRICS = {"Dense": ("cosine", "l2")}
-"""Those of sqlite-vec."""
+METRICS = {"Dense": ("cosine", "l2"), "MultiVector": ("cosine", "dot")}
+"""Those of sqlite-vec, and of MaxSim."""
 BLOCK = 1024
 """Vectors that sqlite-vec keeps together."""
 CHECKPOINT = 1000
@@ -38,6 +48,7 @@ CREATE TABLE meta (manifest TEXT NOT NULL);
 class SqliteSink(SqliteStore, Sink):
     """One file: `sqlite://./notes.db`. Any number of processes read while one writes."""
 
+    accepts = frozenset({Dense, MultiVector})
     named = True
     max_rows = 1024
 
@@ -77,7 +88,10 @@ class SqliteSink(SqliteStore, Sink):
                 raise SinkError(f"{self._url} is a database that is not Penstock's; use another file")
             file.connection.execute(_SCHEMA)
             for name, space in manifest.schema.vectors.items():
-                embedding = f"embedding float[{space.dim}] distance_metric={space.metric}"
+                late = space.kind == "MultiVector"
+                if late:
+                    tokens.create(file, name)
+                embedding = f"embedding float[{space.dim}] distance_metric={'cosine' if late else space.metric}"
                 file.connection.execute(f"CREATE VIRTUAL TABLE {vectors_table(name)} USING vec0({embedding})")
             file.connection.execute(full_text.TABLE)
             file.connection.execute("INSERT INTO meta VALUES (?)", (manifests.to_json(manifest),))
@@ -124,8 +138,10 @@ class SqliteSink(SqliteStore, Sink):
             file.connection.executemany(sql, numbered)
             full_text.write(file, ((cells[-1], cells[TEXT]) for cells in numbered))
             for name, column in batch.columns.items():
-                table = vectors_table(name)
-                vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(column.rows, numbered, strict=True)]
+                table, values = vectors_table(name), column.rows
+                if column.space.kind == "MultiVector":
+                    values = tokens.write(file, name, values, [cells[-1] for cells in numbered])
+                vectors = [(v.tobytes(), cells[-1]) for v, cells in zip(values, numbered, strict=True)]
                 # sqlite-vec updates a vector in its place; taking it out and in again costs tenfold.
                 old = [pair for pair in vectors if pair[1] <= last]
                 file.connection.executemany(f"UPDATE {table} SET embedding = ? WHERE rowid = ?", old)
@@ -137,8 +153,10 @@ class SqliteSink(SqliteStore, Sink):
         file, schema = self._opened()
         with file.transaction():
             keys = [(key,) for _, key in keys_of(file, ids)]
-            for name in schema.vectors:
+            for name, space in schema.vectors.items():
                 file.connection.executemany(f"DELETE FROM {vectors_table(name)} WHERE rowid = ?", keys)
+                if space.kind == "MultiVector":
+                    file.connection.executemany(f'DELETE FROM {tokens_table(name)} WHERE "key" = ?', keys)
             file.connection.executemany('DELETE FROM chunks WHERE "key" = ?', keys)
             full_text.delete(file, keys)
 

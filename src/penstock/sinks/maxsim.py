@@ -1,0 +1,184 @@
+"""MaxSim by ourselves: for each vector of a query the best of a document's vectors, added up.
+
+For stores that do not have it: a shortlist by one pooled vector a point, whose vectors are then read, a few megabytes
+at a time, and compared exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.records import MultiVector
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BLOCK = 1 << 20
+"""Bytes of float32 that are compared at once, so that they stay in the cache of a core."""
+READ = 16 << 20
+"""Bytes of vectors that are read at once."""
+ALL = 1000
+"""So few points are all compared."""
+EXACT = "exact"
+"""The option of an index's url by which all points are compared."""
+LONGEST = 4096
+"""Of shortlists: the most that sqlite-vec gives."""
+UNIT = 1e-6
+"""Lengths so near to 1 are 1."""
+
+K = TypeVar("K")
+
+
+def shortlist(count: int, k: int) -> int:
+    """How many points of so many are compared exactly.
+
+    Measured with token vectors: 98 % of the ten best of 500, 1,000 and 2,000 points are among the nearest 195, 316 and
+    398 by pooled vectors.
+    """
+    if count <= ALL:
+        return count
+    return min(LONGEST, count, max(ALL // 2, 4 * k, int(200 * (count / 500) ** 0.65)))
+
+
+def compares_all(options: Mapping[str, str], url: str) -> bool:
+    """Whether the options of an index's url ask for all points instead of a shortlist: `?exact`."""
+    value = options.get(EXACT, "0")
+    if value not in ("", "1", "0"):
+        raise UsageError(f"invalid option {EXACT}={value} in {url}: expected `?{EXACT}` alone, or 1 or 0")
+    return value != "0"
+
+
+def pooled(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One vector for many: the mean of their directions. Never without a direction itself, for which a store would have
+    no distance."""
+    import numpy as np
+
+    mean = (values / _lengths(values)[:, None]).sum(axis=0, dtype=np.float32)
+    length = float(np.linalg.norm(mean))
+    if not length > 1e-6:
+        mean, length = np.ones(values.shape[1], np.float32), values.shape[1] ** 0.5
+    result: NDArray[np.float32] = mean / np.float32(length)
+    return result
+
+
+class Query:
+    """Scores documents by MaxSim. The metric is `cosine` or `dot`."""
+
+    def __init__(self, query: MultiVector, metric: str, url: str) -> None:
+        """Raises SinkError for a query with which nothing can be compared."""
+        import numpy as np
+
+        values = np.asarray(query.values, np.float32)
+        if not len(values):
+            raise SinkError(f"a query of {url} has no vectors: nothing is near it")
+        if not np.isfinite(values).all():
+            raise SinkError(f"a query of {url} holds NaN or infinity: nothing is near it")
+        self._cosine = metric == "cosine"
+        if self._cosine:
+            values = values / _lengths(values)[:, None]
+        self.pooled = pooled(values)
+        self._columns = np.ascontiguousarray(values.T)
+        self.dim = values.shape[1]
+
+    def scores(self, flat: NDArray[Any], counts: Sequence[int]) -> NDArray[np.float32]:
+        """Compare with each document: `counts` says how many rows of `flat` (float32, float16 or int8) are its vectors.
+        One without vectors is infinitely far."""
+        import numpy as np
+
+        dim, width = self._columns.shape
+        numbers = np.asarray(counts, np.intp)
+        present = np.flatnonzero(numbers)
+        ends = np.cumsum(numbers[present])
+        starts = ends - numbers[present]
+        best = np.full((len(present), width), -np.inf, np.float32)
+        size = max(1, BLOCK // (4 * dim))
+        block, products = np.empty((size, dim), np.float32), np.empty((size, width), np.float32)
+        for start in range(0, len(flat), size):
+            rows = flat[start : start + size]
+            values, found = _widened(rows, block[: len(rows)]), products[: len(rows)]
+            np.matmul(values, self._columns, out=found)
+            if self._cosine:
+                lengths = _lengths(values)
+                if np.abs(lengths - 1).max() > UNIT:
+                    found /= lengths[:, None]
+            first = int(np.searchsorted(ends, start, side="right"))
+            last = int(np.searchsorted(starts, start + len(rows)))
+            cuts = np.maximum(starts[first:last] - start, 0)
+            # A document may begin in the block before.
+            np.maximum(best[first:last], np.maximum.reduceat(found, cuts, axis=0), out=best[first:last])
+        totals = np.full(len(numbers), -np.inf, np.float32)
+        totals[present] = best.sum(axis=1)
+        return totals
+
+
+def _widened(rows: NDArray[Any], block: NDArray[np.float32]) -> NDArray[np.float32]:
+    import numpy as np
+
+    if rows.dtype == np.float32:
+        return rows
+    if rows.dtype != np.float16:
+        np.copyto(block, rows)
+        return block
+    # As numpy converts them, in less than half the time: move exponent and fraction to their place, keep the sign, and
+    # correct the bias of the exponent.
+    bits = block.view(np.int32)
+    np.copyto(bits, rows.view(np.int16))
+    np.left_shift(bits, 13, out=bits)
+    np.bitwise_and(bits, np.int32(-0x70000001), out=bits)
+    np.multiply(block, np.float32(2.0**112), out=block)
+    return block
+
+
+def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The length of each row, or 1 of one that has none."""
+    import numpy as np
+
+    lengths: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    lengths[lengths == 0] = 1
+    return lengths
+
+
+class Best(Generic[K]):
+    """The k documents with the highest scores of all that are added, by their keys."""
+
+    def __init__(self, query: Query, k: int) -> None:
+        self._query, self._k = query, k
+        self.found: list[tuple[float, K]] = []
+
+    def add(self, keys: Sequence[K], blobs: Sequence[bytes]) -> None:
+        """Compare with documents whose vectors are given as bytes."""
+        arrays = [unpacked(blob, self._query.dim) for blob in blobs]
+        if not arrays:
+            return
+        import numpy as np
+
+        scores = self._query.scores(np.concatenate(arrays), [len(one) for one in arrays])
+        pairs = [(score, key) for score, key in zip(scores.tolist(), keys, strict=True) if score > -np.inf]
+        self.found = sorted([*self.found, *pairs], key=lambda pair: -pair[0])[: self._k]
+
+
+def packed(values: NDArray[np.float32]) -> bytes:
+    return bytes(values.astype("<f4", copy=False).tobytes())
+
+
+def unpacked(blob: bytes, dim: int) -> NDArray[np.float32]:
+    import numpy as np
+
+    return np.frombuffer(blob, "<f4").astype(np.float32, copy=False).reshape(-1, dim)
+
+
+def pages(sizes: Iterable[tuple[K, int]]) -> Iterator[list[K]]:
+    """Put documents together to read their vectors, READ bytes at a time: their keys come with their sizes."""
+    page: list[K] = []
+    room = READ
+    for key, size in sizes:
+        if page and size > room:
+            yield page
+            page, room = [], READ
+        page.append(key)
+        room -= size
+    if page:
+        yield page

@@ -1,0 +1,103 @@
+"""MaxSim by ourselves: exact scores, shortlists, and the stores that are searched so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from penstock.core.errors import SinkError, UsageError
+from penstock.core.records import MultiVector
+from penstock.sinks import maxsim
+from penstock.sinks.memory import MemoryIndex, MemorySink, forget
+from tests.sinks.late import (
+    COUNTS,
+    DIM,
+    MANIFEST,
+    finds_the_best_of_a_shortlist,
+    keeps_pages_of_any_length,
+    matrix,
+    plain,
+)
+
+
+@pytest.mark.parametrize("block", [1 << 20, DIM * 4 * 7, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_scores_are_those_of_the_definition(
+    block: int, dtype: Any, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents of no, one and 4,097 vectors, wherever blocks end; zeros, and halves too small to be normal."""
+    monkeypatch.setattr(maxsim, "BLOCK", block)
+    flat = matrix(sum(COUNTS), 1)
+    flat[5], flat[6] = 0, 1e-6
+    kept = (flat * (30 if dtype is np.int8 else 1)).astype(dtype)
+    query = matrix(5, 2)
+    found = maxsim.Query(MultiVector(query), metric, "x://").scores(kept, COUNTS)
+    np.testing.assert_allclose(found, plain(query, kept, metric), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("values", [np.empty((0, 4)), np.full((2, 4), np.nan)], ids=["empty", "nan"])
+def test_queries_that_nothing_is_near_are_refused(values: Any) -> None:
+    with pytest.raises(SinkError, match="query of x://"):
+        maxsim.Query(MultiVector(values.astype(np.float32)), "cosine", "x://")
+
+
+def test_a_pooled_vector_has_a_direction() -> None:
+    """That of the mean, or where there is none, any."""
+    opposite = np.array([[1, 0], [-1, 0]], np.float32)
+    for values in (opposite, np.empty((0, 2), np.float32), np.zeros((3, 2), np.float32)):
+        assert np.linalg.norm(maxsim.pooled(values)) == pytest.approx(1)
+    assert maxsim.pooled(np.array([[2, 0], [0, 1]], np.float32)) == pytest.approx([0.5**0.5, 0.5**0.5])
+
+
+def test_vectors_are_read_a_few_megabytes_at_a_time() -> None:
+    sizes = [("a", 10 << 20), ("b", 6 << 20), ("c", 1), ("d", 40 << 20), ("e", 5)]
+    assert list(maxsim.pages(sizes)) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert list(maxsim.pages([])) == []
+
+
+def test_a_shortlist_is_of_all_where_they_are_few_and_of_a_small_part_where_they_are_many() -> None:
+    assert [maxsim.shortlist(count, 10) for count in (0, 7, maxsim.ALL)] == [0, 7, maxsim.ALL]
+    assert maxsim.shortlist(10_000, 10) < 4_000
+    assert maxsim.shortlist(10_000, 1_000) == 4_000
+    assert maxsim.shortlist(10_000_000, 4_096) == maxsim.LONGEST
+
+
+def test_pages_of_no_one_and_many_vectors(tmp_path: Path) -> None:
+    pytest.importorskip("sqlite_vec")
+    from penstock.sinks.sqlite import SqliteIndex, SqliteSink
+
+    url = f"sqlite://{tmp_path}/late.db"
+    for sink, index in (
+        (MemorySink("memory://late"), MemoryIndex("memory://late")),
+        (SqliteSink(url), SqliteIndex(url)),
+    ):
+        with sink, index:
+            sink.open(MANIFEST)
+            index.open()
+            keeps_pages_of_any_length(sink, index)
+    forget("memory://late")
+
+
+def test_the_best_of_a_shortlist_and_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`?exact` compares all, in another generation as well; a sink does not know it, nor anybody other values."""
+    pytest.importorskip("sqlite_vec")
+    from penstock.sinks.sqlite import SqliteIndex, SqliteSink
+
+    sink, index, exact = (
+        SqliteSink(f"sqlite://{tmp_path}/late.db").generation(1),
+        SqliteIndex(f"sqlite://{tmp_path}/late.db").generation(1),
+        SqliteIndex(f"sqlite://{tmp_path}/late.db?exact").generation(1),
+    )
+    with sink, index, exact:
+        sink.open(MANIFEST)
+        index.open()
+        exact.open()
+        finds_the_best_of_a_shortlist(sink, index, exact, monkeypatch)
+    with pytest.raises(UsageError, match="unknown option 'exact'"):
+        SqliteSink("sqlite://./late.db?exact")
+    with pytest.raises(UsageError, match="exact=perhaps"):
+        SqliteIndex("sqlite://./late.db?exact=perhaps")
