@@ -219,6 +219,7 @@ class TestShelf(SinkSuite):
     """The suite, on a sink of somebody else's: its class, and how to reach one."""
 
     shared = False
+    has_words = True
 
     @pytest.fixture
     def make_sink(self, plugin: Path) -> MakeSink:
