@@ -10,20 +10,22 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from penstock import Pipeline
 from penstock.compose import copy
-from penstock.core.contracts import Embedder, Source
+from penstock.core.contracts import Embedder, Index, Source
 from penstock.core.pieces import PIECE, PieceSize, within
-from penstock.core.records import Change, Chunk, Item, ListingEnd, MultiVector, Point, Upsert
+from penstock.core.records import Change, Chunk, Dense, Item, ListingEnd, MultiVector, Point, Upsert, Vector
 from penstock.core.schema import VectorSpec
 from penstock.embedders.named import Named
 from penstock.jobs import reindex
 from penstock.jobs.explain import chunks as chunks_of
+from penstock.jobs.pages import stored_vectors
+from penstock.jobs.proposals import propose_questions
 from penstock.jobs.reuse import Reusing
 from penstock.sinks.memory import MemorySink, _stores, forget
 from penstock.testing.embedders import HashingEmbedder
@@ -86,14 +88,14 @@ class Watched:
         self.alive = self.most = self.written = self.fetched = 0
         self._lock = threading.RLock()
 
-    def handed(self, vector: MultiVector) -> MultiVector:
+    def handed(self, vector: Dense | MultiVector) -> Vector:
         values = vector.values.copy()
         with self._lock:
             self.alive += values.nbytes
             self.most = max(self.most, self.alive)
             self.fetched += 1
         weakref.finalize(values, self._dropped, values.nbytes)
-        return MultiVector(values)
+        return type(vector)(values)
 
     def _dropped(self, size: int) -> None:
         with self._lock:
@@ -286,3 +288,19 @@ def test_chunks_of_one_document(w: World, watched: Watched) -> None:
     assert len(found) == PAGES
     assert all(one.text for one in found)
     assert watched.most <= 2 * PIECE
+
+
+def test_questions_that_are_proposed(filled: World, watched: Watched) -> None:
+    before = watched.fetched
+    propose_questions(filled.sink(), PAGES)
+    assert watched.fetched == before + PAGES
+    assert watched.most <= 2 * PIECE
+
+
+def test_near_duplicates_by_a_vector_beside_the_pages(w: World, watched: Watched) -> None:
+    models = {"title": HashingEmbedder(8), "late": PageEmbedder()}
+    assert w.pipeline(Pages(), model=models).run().written == PAGES
+    ids = [*_stores[w.url.partition("://")[2]].points]
+    found = stored_vectors(cast(Index, w.sink()), ids, "title")  # they are fetched alike
+    assert found.keys() == set(ids)
+    assert watched.most - watched.alive <= 2 * PIECE

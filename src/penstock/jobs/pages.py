@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.core.contracts import Index
 from penstock.core.errors import UsageError
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Dense, Hit, Vector
 from penstock.core.schema import VectorSpec
 from penstock.jobs.hints import hint
@@ -84,5 +85,9 @@ def distinct_of(index: Index, hits: Sequence[Hit], name: str) -> list[tuple[Hit,
 
 def stored_vectors(index: Index, ids: Sequence[str], name: str) -> dict[str, Values]:
     """Of those points that have a vector of that name, which is dense."""
-    points = {point.id: point.vectors.get(name) for point in index.fetch(ids)} if ids else {}
-    return {id: vector.values for id, vector in points.items() if isinstance(vector, Dense)}
+    found: dict[str, Values] = {}
+    for points in PieceSize({}, max(1, len(ids))).read(index.fetch, ids):  # they may have many other vectors each
+        for point in points:
+            if isinstance(vector := point.vectors.get(name), Dense):
+                found[point.id] = vector.values
+    return found

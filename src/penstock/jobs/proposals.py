@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.pieces import PieceSize
 from penstock.core.records import Chunk
 
 DRAWN = 16
 """Chunks that are looked at for each question that is wanted: some have none to give."""
-FETCHED = 32
-"""Points that are fetched at a time, as those of some models are large."""
 WORDS = range(5, 61)
 """Words of a sentence that can be a question."""
 _COMMON = re.compile(
@@ -70,7 +69,7 @@ def propose_questions(
         sink.open(held)
         total = sink.count()
         ids = heapq.nsmallest(DRAWN * number, _counted(sink, total, progress), key=lambda id: _draw(id, seed))
-        chunks = _chunks(sink, ids)
+        chunks = _chunks(sink, ids, PieceSize(held.schema.vectors, sink.max_rows))
         return _chosen([found for chunk in chunks if (found := proposal(chunk)) is not None], number)
 
 
@@ -87,13 +86,11 @@ def _draw(id: str, seed: int) -> bytes:
     return blake2b(f"{seed}:{id}".encode(), digest_size=8).digest()
 
 
-def _chunks(sink: Sink, ids: Sequence[str]) -> Iterator[Chunk]:
+def _chunks(sink: Sink, ids: Sequence[str], size: PieceSize) -> Iterator[Chunk]:
     """The chunks of these ids, in their order."""
-    per = min(FETCHED, sink.max_rows)
-    for start in range(0, len(ids), per):
-        some = ids[start : start + per]
-        chunks = {point.id: point.chunk for point in sink.fetch(some)}
-        yield from (chunks[id] for id in some if id in chunks)
+    places = {id: place for place, id in enumerate(ids)}
+    for points in size.read(sink.fetch, ids):
+        yield from sorted((point.chunk for point in points), key=lambda chunk: places[chunk.id])
 
 
 def _chosen(proposals: Sequence[Proposal], number: int) -> list[Proposal]:
