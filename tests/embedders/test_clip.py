@@ -373,7 +373,7 @@ def test_a_checkpoint_that_cannot_be_run_says_why(
         ("config.json", "there is no model at"),
         ("preprocessor_config.json", "no preprocessor_config.json"),
         ("tokenizer.json", "tokenizer.json"),
-        ("model.safetensors", "holds no model.safetensors"),
+        ("model.safetensors", "holds neither of model"),
     ],
 )
 def test_a_file_that_is_missing_is_named(file: str, message: str, spoilt: Callable[..., Path]) -> None:
