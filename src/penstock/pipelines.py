@@ -93,7 +93,7 @@ class Pipelines:
                 hint = f"did you mean {near!r}? It" if near else "it"
                 raise UsageError(f"unknown pipeline {name!r} of {path}: {hint} has {', '.join(several) or 'no tables'}")
         pipelines = cls.__new__(cls)
-        pipelines._begin({name: member for name, member in several.items() if not only or name in only})
+        pipelines._begin({name: make() for name, make in several.items() if not only or name in only})
         return pipelines
 
     def __iter__(self) -> Iterator[str]:
@@ -243,14 +243,15 @@ def _check_apart(one: str, first: Pipeline, other: str, second: Pipeline) -> Non
 # ---------------------------------------------------------------- files
 
 
-def _read(path: Paths) -> dict[str, Member]:
-    """The pipelines of a file, by their names."""
+def _read(path: Paths) -> dict[str, Callable[[], Member]]:
+    """What makes the pipelines of a file, by their names."""
     defaults = read_toml(path)
     for name, value in defaults.items():
         if name != TABLES and name not in OPTIONS and _is_tables(value):
             raise UsageError(f"{path}: unknown tables [[{name}]]: expected [[{TABLES}]]")
     if TABLES not in defaults:
-        return {"": Member(Pipeline.from_settings(_settings(path, defaults, str(path))))}
+        settings = _settings(path, defaults, str(path))
+        return {"": lambda: Member(Pipeline.from_settings(settings))}
     tables = defaults.pop(TABLES)
     if not tables or not _is_tables(tables):
         raise UsageError(f"{path}: invalid {TABLES}: expected tables, each of which begins with [[{TABLES}]]")
@@ -263,13 +264,13 @@ def _read(path: Paths) -> dict[str, Member]:
             f" each pipeline into its own [[{TABLES}]] table"
         )
     memory = _memory(path, defaults, tables)
-    several: dict[str, Member] = {}
+    several: dict[str, Callable[[], Member]] = {}
     for number, table in enumerate(tables, 1):
         values = {**defaults, "memory": memory, **table}
-        name, member = _member(path, number, values)
+        name, make = _member(path, number, values)
         if name in several:
             raise UsageError(f"{path}: two pipelines are called {name!r}: give each a `name` of its own")
-        several[name] = member
+        several[name] = make
     return several
 
 
@@ -277,8 +278,8 @@ def _is_tables(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
-def _member(path: Paths, number: int, values: dict[str, Any]) -> tuple[str, Member]:
-    """A pipeline by its options, and its name."""
+def _member(path: Paths, number: int, values: dict[str, Any]) -> tuple[str, Callable[[], Member]]:
+    """The name of a pipeline, and what makes it."""
     where = f"{path}: [[{TABLES}]] {number}"
     try:
         own = {name: option.check(values.pop(name)) for name, option in OWN.items() if name in values}
@@ -288,9 +289,9 @@ def _member(path: Paths, number: int, values: dict[str, Any]) -> tuple[str, Memb
         raise UsageError(f"{where}: {error}") from error
     settings = _settings(path, values, f"{where} ({own['name']})" if "name" in own else where, also=OWN)
     name = own.get("name") or settings.namespace or _last_part(settings.into[0]) or str(number)
-    every = own.get("every")
-    live = own.get("live", True)
-    return name, Member(Pipeline.from_settings(settings), live, None if every is None else parse_time(every))
+    every, live = own.get("every"), own.get("live", True)
+    seconds = None if every is None else parse_time(every)
+    return name, lambda: Member(Pipeline.from_settings(settings), live, seconds)
 
 
 def _settings(path: Paths, values: Mapping[str, Any], where: str, *, also: Collection[str] = ()) -> Settings:

@@ -232,9 +232,12 @@ def test_the_health_of_several() -> None:
         healths[name]._seen = time.monotonic() - SILENT - 1
     assert healths.trouble.startswith("a: no sign of life for 61 s; b: no sign")
     healths["a"].rest(math.inf)
-    healths["b"](Progress(1.0, dict.fromkeys(COUNTERS, 0), (), 1, False, 0))
+    healths["b"](Progress(1.0, dict.fromkeys(COUNTERS, 0), (), 1, listing=False, queued_bytes=0))
     healths["b"]._seen = 0
     assert not healths.trouble
+    healths["b"](Progress(1.0, dict.fromkeys(COUNTERS, 0), (), 1, listing=True, queued_bytes=0))
+    healths["b"]._seen = 0
+    assert healths.trouble.startswith("b: no sign of life")
 
 
 # ---------------------------------------------------------------- a service

@@ -53,9 +53,12 @@ def test_a_size_that_was_learned_holds_for_the_next_ids_and_a_larger_point_lower
     store = Store([10] * 200 + [4097] + [10] * 3)
     ids = list(store.points)
     list(size.read(store.fetch, ids[:200]))
-    assert size.rows > 90
+    assert size.rows == 4 * (1 << 20) // SEVERAL, "four times the room, should they all be pages of a thousand"
     list(size.read(store.fetch, ids[200:201]))
     assert size.rows == 1, "one that is larger than the room is read alone"
+    for _ in range(9):
+        list(size.read(store.fetch, ids[201:]))
+    assert size.rows > 1, "and does not make all reads after it small"
 
 
 def test_ids_that_are_not_there_tell_nothing() -> None:

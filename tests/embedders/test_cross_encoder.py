@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock.core.errors import EmbedError, ModelError, UsageError
+from penstock.core.errors import EmbedError, ModelError, QueryMismatch, UsageError
 from penstock.embedders import graph, kinds, models
 from penstock.embedders.cross_encoder import CrossEncoder
 from penstock.embedders.names import from_name, reranker
@@ -191,7 +191,7 @@ def test_windows_overlap_and_leave_nothing_out(count: int, room: int) -> None:
 def test_a_question_that_leaves_no_room_for_a_passage_is_refused(cross: Make, cache: Path) -> None:
     with CrossEncoder(f"{cross('bert')}?length=100") as model:
         assert len(model.score("a " * 65, ["b"])) == 1  # 100 tokens, but for three special ones and 32 of a passage
-        with pytest.raises(EmbedError, match=r"has 66 tokens; .*takes 65 of one, to leave room for a passage"):
+        with pytest.raises(QueryMismatch, match=r"has 66 tokens; .*takes 65 of one, to leave room for a passage"):
             model.score("a " * 66, ["b"])
         with pytest.raises(EmbedError, match="not open"):
             CrossEncoder(cross("bert")).score("a", ["b"])

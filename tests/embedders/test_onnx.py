@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from penstock.core.errors import EmbedError, ModelError
+from penstock.core.errors import EmbedError, ModelError, QueryMismatch
 from penstock.core.records import Chunk, Dense
 from penstock.embedders.checkpoint import load
 from penstock.embedders.onnx import OnnxEmbedder, batches
@@ -121,7 +121,7 @@ def test_a_text_too_long_is_refused_and_never_cut(default: OnnxEmbedder) -> None
         default.embed(chunks(["word " * (most + 1)]))
     with pytest.raises(EmbedError, match="has 255 tokens"):
         default.embed(chunks(["short"], [[2000] * 255]))
-    with pytest.raises(EmbedError, match="query 'word word"):
+    with pytest.raises(QueryMismatch, match="query 'word word"):
         default.query(["word " * (most + 1)])
 
 

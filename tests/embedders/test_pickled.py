@@ -50,6 +50,22 @@ class Calls:
         return self.what[0], self.what[1:]
 
 
+def _nested(path: Path) -> None:
+    """Tuples in tuples, deeper than a process can count, as a key."""
+    pack(path, b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.")
+
+
+def _bomb(path: Path) -> None:
+    """A small file of weights that are all the same numbers."""
+    numbers = np.zeros((100, 100), "<f4")
+    save(path, {f"a{n}": numbers for n in range(9)})
+    with zipfile.ZipFile(path) as archive:
+        program = archive.read("archive/data.pkl")
+    for n in range(1, 9):
+        program = program.replace(b"X\x01\x00\x00\x00%d" % n, b"X\x01\x00\x00\x000")
+    pack(path, program, {"data/0": numbers.tobytes()})
+
+
 def _shrunk(path: Path) -> None:
     save(path, {"a": NUMBERS})
     with zipfile.ZipFile(path) as archive:
@@ -76,6 +92,8 @@ def _compressed(path: Path) -> None:
         (lambda path: path.write_bytes(b"no zip"), "no file of PyTorch 1.6 or later"),
         (lambda path: save(path, {"a": np.broadcast_to(np.float32(1), (3, 4))}), "repeats its numbers"),
         (_shrunk, "larger than its numbers"),
+        (_nested, "a key of type tuple"),
+        (_bomb, "far larger than their numbers"),
         (_compressed, "compressed"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 
 from penstock import Pipeline, open_index
 from penstock.core.contracts import Embedder
-from penstock.core.errors import EmbedError, ModelError, UsageError
+from penstock.core.errors import EmbedError, ModelError, QueryMismatch, UsageError
 from penstock.core.records import Dense, MultiVector, Sparse, Vector
 from penstock.embedders import heads, kinds, models, splade
 from penstock.embedders.colbert import ColbertEmbedder
@@ -234,7 +234,7 @@ def test_a_text_too_long_is_refused_and_never_cut(name: str, tokens: Make, cache
         model.embed(chunks(["a " * most]))
         with pytest.raises(EmbedError, match=r"tokens; .* takes"):
             model.embed(chunks(["a " * (most + 9)]))
-        with pytest.raises(EmbedError, match=r"query 'a a.* takes"):
+        with pytest.raises(QueryMismatch, match=r"query 'a a.* takes"):
             model.query(["a " * 600])
 
 

@@ -239,6 +239,14 @@ def test_a_reindex_that_answers_worse_does_not_switch(live: Live) -> None:
     assert (again.switched, again.reports[0].counts["embedded"]) == (True, 0)
 
 
+def test_questions_of_other_documents_hold_a_reindex_back(live: Live) -> None:
+    live.pipeline(HashingEmbedder(512)).run()
+    others: Any = [{"question": "alpha1", "uri": "doc:elsewhere"}]
+    with pytest.raises(UsageError, match=r"say nothing about the index.*the questions name .*elsewhere"):
+        live.pipeline(Blind(512)).reindex(questions=others, former_model=HashingEmbedder(512))
+    assert live.current == 0
+
+
 def test_a_reindex_that_answers_better_switches(live: Live) -> None:
     live.pipeline(Blind(512)).run()
     done = live.reindex(HashingEmbedder(512), Blind(512))

@@ -3,6 +3,7 @@ clocks that step. It goes on by itself; nothing is lost, and nothing is embedded
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from penstock.core import retry
 from penstock.core.contracts import Sink
 from penstock.core.errors import LockedError, SinkError, SinkUnavailable, SourceError, UsageError
 from penstock.core.records import Change, Item
+from penstock.core.schema import Manifest
 from penstock.engine import commit, control
 from penstock.engine.journal import Failure
 from penstock.engine.progress import Progress, Report
@@ -307,6 +309,22 @@ def test_a_disk_that_is_full_and_freed(tmp_path: Path) -> None:
             one.becomes({"beta", *(f"new {n} {'x' * 500}" for n in range(500))})
         assert one.embedded_once()
         assert one.pipeline.verify().ok
+
+
+def test_a_disk_that_is_full_when_the_index_is_opened(tmp_path: Path) -> None:
+    full = [True, True]
+
+    class Small(MemorySink):
+        def open(self, manifest: Manifest) -> None:
+            if full:
+                full.pop()
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().open(manifest)
+
+    one = Followed(tmp_path, listed("alpha"), wrap=lambda sink: Small(sink.url))
+    with one:
+        one.becomes({"alpha"})
+    assert not full
 
 
 def test_two_runs_follow_one_source(tmp_path: Path) -> None:

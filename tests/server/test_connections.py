@@ -292,6 +292,20 @@ def test_a_large_body_passes_in_pieces() -> None:
     assert answers.endswith(b'{"status":"alive"}')
 
 
+@pytest.mark.parametrize("smuggled", [False, True])
+def test_a_body_of_many_lines_ends_where_it_ends(smuggled: bool) -> None:
+    """Its end is not cut in two; what comes behind it is a request like any other."""
+    body = b"1\r\n\n\r\n" * 85 + b"0\r\n\r\n"  # 257 lines in 515 bytes
+    head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    behind = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+    behind += (b"Host: other\r\n" if smuggled else b"") + b"Connection: close\r\n\r\n"
+    with served(URL) as client, line(client, head + body + behind) as connection:
+        answers = rest(connection)
+    assert answers.count(b"HTTP/1.1 400") == 1 + smuggled
+    assert answers.count(b'{"status":"alive"}') == (not smuggled)
+
+
 def test_tiny_chunks_are_refused() -> None:
     """Six bytes for one: sixteen times as much work a byte as a body."""
     head = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -389,7 +403,10 @@ def test_answers_to_a_network_go_on_in_the_next_round_while_others_ask() -> None
     async def task() -> None:
         turns = Turns()
         turns.begin("10.0.0.2")
-        answers = [Metered(app, turns)({"type": "http", "client": ("10.0.0.1", 1)}, nothing, nothing) for _ in range(3)]
+        answers = [
+            Metered(app, turns, lambda address: False)({"type": "http", "client": ("10.0.0.1", 1)}, nothing, nothing)
+            for _ in range(3)
+        ]
         running = [asyncio.ensure_future(one) for one in (*answers, count())]
         await asyncio.sleep(0)
         ready.set()
@@ -439,7 +456,7 @@ def test_what_answering_takes_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     turns = Turns()
     monkeypatch.setattr(turns, "spend", lambda *spending: spent.append(spending))
-    asyncio.run(Metered(app, turns)({"type": "http", "client": ("::1", 1)}, nothing, nothing))
+    asyncio.run(Metered(app, turns, lambda address: False)({"type": "http", "client": ("::1", 1)}, nothing, nothing))
     assert seen == ["http"]
     assert {network for network, _ in spent} == {"::/64"}
     assert 0.04 < sum(seconds for _, seconds in spent) < 5.0

@@ -159,6 +159,7 @@ def test_a_vector_of_each_kind_is_a_query() -> None:
             (rows | {"using": "dense"}, "expected an array of numbers"),
             (rows | {"vectors": []}, "expected rows of numbers"),
             (pairs | {"sparse": {"indices": [1]}}, "sparse.values is missing"),
+            (pairs | {"sparse": {"indices": [10**20], "values": [1]}}, "sparse.indices"),
             ({"using": "late"}, "empty query"),
         ):
             refused(client.post("/v1/search", json=query), 400, says)

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from penstock.server import listener, peers
+from penstock.server.bodies import Bodies
 from penstock.server.listener import Listener
 from penstock.server.peers import Peers
+from penstock.server.rates import RateLimiter
 from penstock.server.turns import Turns
 from penstock.sinks.memory import forget
 from tests.server.raw import HEALTH, line, reply
@@ -150,3 +152,51 @@ def test_a_refused_connection_does_not_have_all_others_looked_at(monkeypatch: py
     now[0] += peers.MIN_IDLE - 1.0
     idle[0] = peers.MIN_IDLE
     assert every.enter(Peer()) is None
+
+
+def test_those_who_have_few_connections_are_let_in_where_others_have_many() -> None:
+    class Peer:
+        trusted, unused, idle = False, True, 0.0
+
+        def __init__(self, network: str) -> None:
+            self.network = network
+
+        def drop(self) -> None: ...
+
+    every = Peers()
+    for network in ("a", "b", "c", "d"):
+        for _ in range(peers.MAX_EACH):
+            every.enter(Peer(network))
+    waiting = peers.MAX_REFUSED + 1
+    assert not every.crowded("honest", 0, waiting)
+    assert every.enter(Peer("honest")) is None
+    assert every.crowded("a", 0, waiting)
+
+
+def test_of_two_large_bodies_that_are_given_up_at_once_neither_is_an_error() -> None:
+    async def task() -> None:
+        bodies = Bodies(1 << 24, RateLimiter(0))
+        await bodies.enter("a", 1 << 24)
+        waiting = asyncio.ensure_future(bodies.enter("a", 1 << 24))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        bodies.leave("a", 1 << 24)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(task())
+
+
+def test_a_body_in_chunks_gives_back_what_it_does_not_have() -> None:
+    async def task() -> None:
+        bodies = Bodies(1 << 24, RateLimiter(0))
+        await bodies.enter("a", 1 << 24)
+        waiting = asyncio.ensure_future(bodies.enter("a", 1 << 20))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        bodies.shrink("a", (1 << 24) - (1 << 17))
+        await asyncio.wait_for(waiting, 20)
+        bodies.leave("a", 1 << 17)
+        bodies.leave("a", 1 << 20)
+
+    asyncio.run(task())

@@ -58,6 +58,7 @@ def test_words_that_count() -> None:
     """Each once, no stop words, and no more than a limit."""
     assert words.asked("What is the ERR of err_1, Err?") == ["err", "err_1"]
     assert words.as_written("What is the ERR of err_1, Err?") == ["ERR", "err_1", "Err"]
+    assert words.as_written("Cafe\u0301te\u0301ria") == ["Cafétéria"], "as macOS writes it, one word"
     assert words.asked("the of ___ _") == words.as_written("the of ___ _") == []
     assert len(words.asked(" ".join(map(str, range(1000))))) == words.MOST_ASKED
 

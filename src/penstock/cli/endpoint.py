@@ -42,14 +42,14 @@ class Health:
             self._counts, self._moved = progress.counts, self._seen
 
     def rest(self, seconds: float) -> None:
-        """Nothing will be heard of the run for so long."""
+        """Expect no progress for so many seconds."""
         self._seen = self._moved = time.monotonic() + seconds
 
     @property
     def trouble(self) -> str:
         """Why the run is stuck, if it is."""
         now = time.monotonic()
-        if self._may_end and self.latest is not None and self.latest.live is None:
+        if self._may_end and (last := self.latest) and last.live is None and not (last.listing or last.queued):
             return ""
         if now - self._seen > SILENT:
             return f"no sign of life for {now - self._seen:.0f} s"
@@ -59,7 +59,7 @@ class Health:
 
 
 class Healths:
-    """Of several runs, by their names; one alone has none."""
+    """The health of several runs by name; the name of a single one is ''."""
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
         self._of = {"": Health()} if names is None else {name: Health(may_end=True) for name in names}
@@ -76,8 +76,8 @@ class Healths:
 
     @property
     def trouble(self) -> str:
-        said = {name: one.trouble for name, one in self._of.items()}
-        return "; ".join(f"{name}: {trouble}" if name else trouble for name, trouble in said.items() if trouble)
+        troubles = {name: one.trouble for name, one in self._of.items()}
+        return "; ".join(f"{name}: {trouble}" if name else trouble for name, trouble in troubles.items() if trouble)
 
 
 class _Server(TCPServer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count, takewhile
@@ -36,12 +37,11 @@ def ledger_path(args: argparse.Namespace) -> Path:
 
 def _of_file(state: str) -> Path | None:
     """The ledger of the pipeline of `penstock.toml`, or of one of several in it: `penstock.toml:NAME`."""
-    file, mark, name = state.partition(".toml")
-    if not mark or (name and not name.startswith(":")):
+    if (parts := re.fullmatch(r"(.*\.toml)(?::(.+))?", state, re.DOTALL)) is None:
         return None
     from penstock.pipelines import Pipelines
 
-    file, name = file + mark, name[1:]
+    file, name = parts.groups()
     pipelines = Pipelines.from_toml(file, only=[name] if name else ())
     if len(pipelines) > 1:
         several = "\n".join(f"--state {file}:{one}" for one in pipelines)

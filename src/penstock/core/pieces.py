@@ -40,21 +40,23 @@ def within(budget: int) -> int:
 
 
 class PieceSize:
-    """How many points to read at once, by the largest that was read so far. For several threads.
+    """How many points to read at once, by the largest that was read lately. For several threads.
 
     `vectors`: what they have, from which their size is guessed before the first is read. `rows`: the most that a store
     is asked for. `room`: bytes of a piece, about; one larger point is read alone.
     """
 
     def __init__(self, vectors: Mapping[str, VectorSpec], rows: int, room: int = PIECE) -> None:
-        self._most, self._room = rows, room
+        self._room = room
         self._guess = TEXT + expected(vectors)
+        # Where vectors are of any number, pages of a thousand may come after many that are small.
+        self._most = min(rows, max(1, 4 * room // SEVERAL)) if self._guess > SEVERAL else rows
         self._largest = self._read = 0
         self._lock = threading.Lock()
 
     @property
     def point(self) -> int:
-        """Bytes of the largest point so far."""
+        """Bytes of the largest point lately."""
         return self._largest or self._guess
 
     @property
@@ -62,11 +64,12 @@ class PieceSize:
         """How many to read next."""
         return max(1, min(self._most, self._room // self.point, GROWTH * self._read or FIRST))
 
-    def saw(self, points: Sequence[Sized]) -> None:
+    def learn(self, points: Sequence[Sized]) -> None:
         """Learn from an answer."""
         largest = max((point.nbytes for point in points), default=0)
         with self._lock:
-            self._largest, self._read = max(self._largest, largest), max(self._read, len(points))
+            # One large point does not make all reads after it small.
+            self._largest, self._read = max(largest, self._largest // 2), max(self._read, len(points))
 
     def read(self, fetch: Callable[[Sequence[str]], Sequence[Point]], ids: Sequence[str]) -> Iterator[Sequence[Point]]:
         """The points of these ids, a piece at a time."""
@@ -74,7 +77,7 @@ class PieceSize:
         while start < len(ids):
             some = ids[start : start + self.rows]
             points = fetch(some)
-            self.saw(points)
+            self.learn(points)
             start += len(some)
             yield points
             del points

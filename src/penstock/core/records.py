@@ -262,8 +262,8 @@ VECTOR = "vector"
 """The name of a point's vector where it has but one."""
 
 
-class Found(dict[str, Sequence[Vector]]):
-    """Vectors by name, one a chunk each, that a MultiEmbedder found and did not make."""
+class Reused(dict[str, Sequence[Vector]]):
+    """Vectors by name, one a chunk each, that a MultiEmbedder took from an index instead of making them."""
 
     def __init__(self, vectors: Mapping[str, Sequence[Vector]], chunks: int) -> None:
         super().__init__(vectors)

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import re
 from importlib.util import find_spec
 
 from penstock.core.contracts import Embedder, MultiEmbedder, Reranker
 from penstock.core.errors import MissingExtra, UsageError
 from penstock.embedders.model_options import parted
-from penstock.embedders.prefixes import INT8, SPLADE, TORCH
+from penstock.embedders.prefixes import INT8, SPLADE, TORCH, named_prefix
 from penstock.registry import EMBEDDERS, RERANKERS, find
 
 
 def from_name(model: str | None) -> Embedder | MultiEmbedder:
     """The embedder of a folder or hub id, or of a plug-in by its prefix; none: of the default model."""
-    prefix = _prefix(model or "")
+    prefix = named_prefix(model or "")
     if prefix:
         embedder: Embedder | MultiEmbedder = find(EMBEDDERS, prefix)(model)
         return embedder
     return _by_onnx(model, exact=True)
-
-
-def _prefix(model: str) -> str:
-    """What stands before the colon, unless it is the path of a folder."""
-    match = re.match(r"([a-z][a-z0-9+._-]*):(?!//)", model)
-    return match[1] if match and not os.path.exists(model) else ""
 
 
 def from_name_in_int8(name: str) -> Embedder:
@@ -105,7 +97,7 @@ OPTIONS = {
 
 def reranker(model: str) -> Reranker:
     """The reranker of a folder or hub id, or of a plug-in by its prefix."""
-    if prefix := _prefix(model):
+    if prefix := named_prefix(model):
         found: Reranker = find(RERANKERS, prefix)(model)
         return found
     return _cross_encoder(model, exact=True)

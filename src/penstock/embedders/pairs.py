@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from penstock.core.errors import EmbedError, ModelError
+from penstock.core.errors import ModelError, QueryMismatch
 from penstock.embedders.cross_checkpoint import AFTER, BEFORE, Answers, CrossCheckpoint
 from penstock.embedders.tokenize import HFTokenizer, PairForm
 
@@ -40,7 +40,7 @@ class Pairs:
             raise ModelError(f"{checkpoint.name}: {length} tokens leave no room for a pair of texts")
 
     def of(self, question: str, texts: Sequence[str]) -> Iterator[Pair]:
-        """The pairs of each text, one unless it is too long. Raises EmbedError for a question that is too long."""
+        """The pairs of each text, one unless it is too long. Raises QueryMismatch for a question that is too long."""
         answering = self._checkpoint.answers is not None
         # Words of question and passage never run into what stands around them, as each begins with a space.
         task = self._checkpoint.instruction
@@ -49,7 +49,7 @@ class Pairs:
         own, *others = self._tokenizer.encode([written, *passages])
         most = self._room - min(LEAST, self._room // 2)
         if len(own) > most:
-            raise EmbedError(
+            raise QueryMismatch(
                 f"the query {question[:40]!r}... has {len(own):,} tokens; {self._checkpoint.name} takes {most:,} of"
                 " one, to leave room for a passage: expected a shorter query, or no rerank"
             )

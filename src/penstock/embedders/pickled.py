@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MOST_PICKLE = 64 << 20
+MOST_PICKLE = 8 << 20
 """Bytes of the pickle: names and shapes."""
+SHARED = 4
+"""How many times larger than their file tensors may be that share their numbers."""
 MOST_SIDES = 8
 TYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "BFloat16Storage": "<u2"}
 """The classes of storages of floats, and what numpy reads them as."""
@@ -46,6 +48,9 @@ class _Tensor(Inert):
 class _Names(dict[Any, Any]):
     """An OrderedDict, whose state is of no use here."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __setstate__(self, state: object) -> None:
         return
 
@@ -71,20 +76,27 @@ def _tensors(archive: zipfile.ZipFile, starting: tuple[str, ...]) -> dict[str, N
     if len(names) != 1:
         raise Hostile("it holds no data.pkl, or several")
     folder = names[0].removesuffix("data.pkl")
-    if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder").strip() != b"little":
-        raise Hostile("its numbers are big-endian")
+    if f"{folder}byteorder" in archive.namelist():
+        with archive.open(f"{folder}byteorder") as member:
+            if member.read(16).strip() != b"little":
+                raise Hostile("its numbers are big-endian")
     if archive.getinfo(names[0]).file_size > MOST_PICKLE:
         raise Hostile("its data.pkl is larger than any list of weights")
     with archive.open(names[0]) as member:
         found = _Unpickler(io.BytesIO(member.read(MOST_PICKLE))).load()
     if not isinstance(found, dict):
         raise Hostile("it holds no mapping of names to weights")
-    return {
-        name: _read(archive, folder, tensor)
+    tensors = {
+        name: tensor
         for name, tensor in found.items()
         if isinstance(name, str) and name.startswith(starting)
         if isinstance(tensor, _Tensor) and tensor.storage.kind in TYPES
     }
+    if sum(2 * math.prod(one.shape) for one in tensors.values()) > SHARED * sum(
+        one.compress_size for one in archive.infolist()
+    ):
+        raise Hostile("its tensors are far larger than their numbers")
+    return {name: _read(archive, folder, tensor) for name, tensor in tensors.items()}
 
 
 def _read(archive: zipfile.ZipFile, folder: str, tensor: _Tensor) -> NDArray[np.float32]:

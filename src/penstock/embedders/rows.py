@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.core.errors import EmbedError
+from penstock.core.errors import EmbedError, QueryMismatch
 from penstock.core.records import Chunk
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def questions(
     encoded = tokenizer.encode([prompt + text for text in texts])
     for text, own in zip(texts, encoded, strict=True):
         if len(own) > most:
-            raise EmbedError(f"the query {text[:40]!r}... has {len(own)} tokens; {name} takes {most}")
+            raise QueryMismatch(f"the query {text[:40]!r}... has {len(own)} tokens; {name} takes {most}")
     return [[*tokenizer.prefix, *own, *tokenizer.suffix] for own in encoded]
 
 

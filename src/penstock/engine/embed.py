@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import MultiEmbedder
 from penstock.core.errors import EmbedError, PenstockError, StageError
-from penstock.core.records import Found
+from penstock.core.records import Reused
 from penstock.engine.channel import Channel
 from penstock.engine.control import Control, is_error
 from penstock.engine.pack import Packer
@@ -26,8 +26,8 @@ class Embed:
     queued: Queued
     room: int
     """Bytes of vectors that are made in one call, about: they are charged when they are there."""
-    largest: int
-    """Bytes of the vectors of a chunk: what is expected, then the most that there were."""
+    guess: int
+    """Bytes of the vectors of a chunk, until there is one."""
     admit: Callable[[int], None] | None = None
     """Called before so many chunks are embedded: waits, or makes room, where a tail limits how many may be embedded
     and not yet kept."""
@@ -35,13 +35,14 @@ class Embed:
     """Called where so many chunks that were admitted could not be embedded."""
     match: Callable[[list[Embedded]], list[Embedded]] | None = None
     """Adds to points what standing queries find in them. May use the model."""
+    _largest: int = 0
 
     def work(self) -> None:
         while True:
             batch = self.packer.next()
             start = 0
             while start < len(batch.prepared) and not self.control.stop.is_set():
-                some = batch.prepared[start : start + max(1, self.room // max(1, self.largest))]
+                some = batch.prepared[start : start + max(1, self.room // max(1, self._largest or self.guess))]
                 self._batch(some)
                 self.queued.add(tokens=-sum(one.length for one in some))
                 start += len(some)
@@ -56,7 +57,7 @@ class Embed:
         unexpected: BaseException | None = None
         began = time.monotonic()
         try:
-            points, found = self._vectors(batch)
+            points, reused = self._vectors(batch)
         except EmbedError as error:
             self._withdraw(batch)
             if len(batch) > 1:  # find the culprit
@@ -72,9 +73,9 @@ class Embed:
             unexpected = error
         else:
             self.control.succeeded("embedder", began)
-            tokens = sum(one.length for one in batch) if found < len(points) else 0
-            self.largest = max([self.largest, *map(_size_of_vectors, points)])
-            self.control.counters.add(embedded=len(points) - found, moved=found, tokens=tokens)
+            tokens = sum(one.length for one in batch) if reused < len(points) else 0
+            self._largest = max([self._largest, *map(_size_of_vectors, points)])
+            self.control.counters.add(embedded=len(points) - reused, moved=reused, tokens=tokens)
             self.points.put(points, sum(one.nbytes for one in points))
         if unexpected is not None:  # out here, so that the first error is not the context of the second
             self._withdraw(batch)
@@ -90,10 +91,10 @@ class Embed:
                 raise TypeError(f"the embedder gave {len(column)} vectors {name!r} for {len(chunks)} chunks")
         names, rows = tuple(vectors), zip(*vectors.values(), strict=True)
         points = [embedded(one, dict(zip(names, row, strict=True))) for one, row in zip(batch, rows, strict=True)]
-        found = vectors.chunks if isinstance(vectors, Found) else 0
+        reused = vectors.chunks if isinstance(vectors, Reused) else 0
         if (match := self.match) is not None:
             points = self.control.retry.call("embed", lambda: match(points))
-        return points, found
+        return points, reused
 
     def _isolate(self, batch: Sequence[Prepared], error: BaseException, last: bool) -> None:
         """The embedder raised what no contract names: try each document alone, once more, and note it of those for

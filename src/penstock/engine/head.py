@@ -151,7 +151,7 @@ class HeadStages:
             control=control,
             queued=self.queued,
             room=seam.points.capacity // (4 * embedder.workers),
-            largest=expected(vectors),
+            guess=expected(vectors),
             admit=head.admit,
             withdraw=head.withdraw,
             match=head.match,

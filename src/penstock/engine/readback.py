@@ -72,7 +72,7 @@ class ReadBack:
         except Exception as error:  # a driver's error may be an OSError, and is not the document's
             raise StageError("read back", moves[0].prepared.chunk.uri, error) from error
         stored = {point.id: point for point in points}
-        self.size.saw(points)
+        self.size.learn(points)
         found: list[Embedded] = []
         lost: list[Prepared] = []
         for one, id in moves:

@@ -87,7 +87,7 @@ class Revise:
             points = self.control.retry.call("read back", lambda: self.fetch(ids))
         except Exception as error:  # a driver's error may be an OSError, and is not the document's
             raise StageError("read back", document.item.uri, error) from error
-        self.size.saw(points)
+        self.size.learn(points)
         return points
 
     def _send(

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from penstock.core.contracts import Index
 from penstock.core.errors import UsageError
-from penstock.core.records import Hit, Sparse, Vector
+from penstock.core.records import Hit, Vector
 from penstock.core.schema import WORDS, IndexSchema
 from penstock.jobs.hints import hint
-from penstock.jobs.pages import Page, depth_of, distinct_of, page_of, wanted
+from penstock.jobs.pages import Page, depth_of, distinct_of, nearest, page_of, wanted
 from penstock.jobs.queries import Query
 from penstock.jobs.since import within
 
@@ -72,13 +72,8 @@ class Leg:
 
     def search(self, index: Index, query: Query, k: int) -> list[Hit]:
         where = within(query.where, query.since)
-        if isinstance(self.vector, Sparse):
-            if not len(self.vector.indices):  # a text without a word that counts, which some stores refuse
-                return []
-            hits = index.search(self.vector, k, where, using=self.name)
-            return [hit for hit in hits if hit.score > 0]  # others have nothing in common with the query
         if self.vector is not None:
-            return index.search(self.vector, k, where, using=self.name)
+            return nearest(index, self.vector, k, where, self.name)
         assert query.text is not None, "a hybrid query without a text is refused before it comes here"
         return index.search_words(query.text, k, where)
 

@@ -33,7 +33,7 @@ def mend(session: Session, sink: Sink, altered: Sequence[Altered] = ()) -> None:
         size = session.piece_size(sink.max_rows)
         while page := list(islice(doubled, size.rows)):
             points = sink.fetch(page)
-            size.saw(points)
+            size.learn(points)
             sink.delete(page)
             for part in portions({point.id: point for point in points}.values(), sink.max_rows, sink.max_bytes):
                 sink.write(part)

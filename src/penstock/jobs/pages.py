@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.core.contracts import Index
 from penstock.core.errors import UsageError
 from penstock.core.pieces import PieceSize
-from penstock.core.records import Dense, Hit, Vector
+from penstock.core.records import Dense, Hit, Sparse, Vector
 from penstock.core.schema import VectorSpec
 from penstock.jobs.hints import hint
 from penstock.jobs.queries import Query
@@ -43,13 +43,22 @@ def find_page(index: Index, query: Query, vector: Vector, name: str, spec: Vecto
     limit = min((2 * needed if query.distinct else needed) + len(query.unlike), deepest)
     where = within(query.where, query.since)
     while True:
-        hits = index.search(vector, limit, where, using=name)
+        hits = nearest(index, vector, limit, where, name)
         kept = [hit for hit in hits if wanted(hit, query)]
         found = distinct_of(index, kept, name) if query.distinct else [(hit, 1) for hit in kept]
         below = query.threshold is not None and bool(hits) and hits[-1].score < query.threshold
         if len(found) >= needed or below or len(hits) < limit or limit >= deepest:
             return page_of(query, found, depth, None if hits else hint(index, vector, query.where, name))
         limit = min(2 * limit, deepest)
+
+
+def nearest(index: Index, vector: Vector, k: int, where: Mapping[str, Any] | None, name: str) -> list[Hit]:
+    """The k nearest. A sparse vector is near to those alone that have something in common with it."""
+    if not isinstance(vector, Sparse):
+        return index.search(vector, k, where, using=name)
+    if not len(vector.indices):  # a text without a word that counts, which some stores refuse
+        return []
+    return [hit for hit in index.search(vector, k, where, using=name) if hit.score > 0]
 
 
 def depth_of(query: Query, index: Index) -> int:

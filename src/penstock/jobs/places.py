@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from penstock.core.errors import UsageError
+from penstock.embedders.prefixes import named_prefix
 from penstock.registry import SINKS, SOURCES, knows
 from penstock.sinks.manifests import STATE
 
@@ -75,6 +76,9 @@ def models_from(base: Paths, model: Any) -> Any:
         return {name: models_from(base, one) for name, one in model.items()}
     if not isinstance(model, str):
         return model
+    if prefix := named_prefix(model):
+        rest = model.removeprefix(f"{prefix}:")
+        return f"{prefix}:{models_from(base, rest)}" if rest else model
     folder, sign, options = os.path.join(base, model).partition("?")
     return os.path.abspath(folder) + sign + options if os.path.exists(folder) else model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ MAX_LINE = 1 << 20
 """Bytes of a line of a file of questions."""
 LONGEST = 400
 """Characters of a message about a line, which may quote what stands there."""
+MAX_GRADE = 1_000_000
 SHARED = 100
 """Characters of a long passage that a chunk has to share, where it does not hold the whole of it."""
 EXPECTED = '{"question": "...", "uri": "docs/a.md"}, with "page" and "passage" where they are known'
@@ -145,7 +145,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _of_python(one: Question | Mapping[str, Any], number: int) -> Question:
-    if isinstance(one, Question):
+    if isinstance(one, Question):  # read and checked before
         return one
     with _Place(f"question {number}"):
         return _question(one)
@@ -201,8 +201,8 @@ def _answer(record: Any) -> Answer:
     if page is not None and (type(page) is not int or uri is None):
         raise UsageError(f'"page": invalid page {page!r}: expected a whole number, beside a "uri"')
     grade = 1.0 if grade is None else grade
-    if isinstance(grade, bool) or not isinstance(grade, int | float) or not 0 < grade < math.inf:
-        raise UsageError(f'"grade": invalid grade {grade!r}: expected a number above 0')
+    if isinstance(grade, bool) or not isinstance(grade, int | float) or not 0 < grade <= MAX_GRADE:
+        raise UsageError(f'"grade": invalid grade {str(grade)[:60]}: expected a number above 0, at most {MAX_GRADE:,}')
     resolved = None if uri is None else uri_of(uri)
     return Answer(uri, page, None if passage is None else _spaced(passage), float(grade), resolved)
 

@@ -335,7 +335,7 @@ def _scores(queries: Sequence[Vector], points: Sequence[Point], name: str, spec:
     # One product a point for all queries: its own rows are the most.
     together = np.concatenate([query.values for query in queries])
     starts = np.cumsum([0, *(len(query.values) for query in queries[:-1])])
-    best = [similarity(vector.values, together, spec.metric).max(axis=0) for vector in vectors]
+    best = [similarity(vector.values, together, spec.metric).max(axis=0, initial=-np.inf) for vector in vectors]
     return list(np.array([np.add.reduceat(each, starts) for each in best]).T)
 
 
@@ -345,7 +345,12 @@ def _drawn(sink: Sink, size: PieceSize) -> list[dict[str, Vector]]:
     for ids in sink.ids():
         lowest = sorted(lowest + [(crc32(id.encode()), id) for id in ids])[:QUERIES]
     pieces = size.read(sink.fetch, [id for _, id in lowest])
-    return [{name: _question(one) for name, one in point.vectors.items()} for points in pieces for point in points]
+    return [
+        {name: _question(one) for name, one in point.vectors.items()}
+        for points in pieces
+        for point in points
+        if all(len(one.values) for one in point.vectors.values())  # there is nothing near no vectors
+    ]
 
 
 def _question(vector: Vector) -> Vector:

@@ -36,12 +36,16 @@ class Requirement:
             pass
 
     def evaluate(self, old: Sink, new: Sink, embedder: MultiEmbedder) -> Evaluation:
-        """Ask both generations the questions; the embedder is that of the new one."""
+        """Ask both generations the questions; the embedder is that of the new one. Raises UsageError where neither has
+        a single answer, as the questions may be of other documents."""
         from penstock.jobs.evaluate import evaluate  # here, as numpy is not needed before
         from penstock.jobs.search import OpenIndex
 
         with self.open_old(_url(old)) as before, OpenIndex(_index(_url(new)), lambda schema: embedder) as after:
-            return evaluate([before, after], self.questions)
+            evaluation = evaluate([before, after], self.questions)
+        if evaluation.hint:
+            raise UsageError(f"the questions say nothing about the index, so it was not switched: {evaluation.hint}")
+        return evaluation
 
     def worse(self, evaluation: Evaluation) -> tuple[str, ...]:
         """The legs by which the new generation answers worse."""

@@ -47,22 +47,37 @@ def candidates(query: Query) -> Query:
 
 def reranked(model: Reranker, query: Query, page: Page) -> Page:
     """The page of the best hits by their texts, each with its rank before."""
-    best = _best(model, query, page.hits)
-    return Page(best, [page.stands_for[hit.rank_before - 1] for hit in best if hit.rank_before], None, page.hint)
+    texts = passages(page)
+    return ordered(query, page, scored(model, query, texts) if texts else [])
 
 
-def _best(model: Reranker, query: Query, hits: Sequence[Hit]) -> list[Hit]:
-    """The best of the hits, the model's best first. Images come behind, in their order and with the
-    scores that they have: their texts are only captions. Where a least score is asked for they are left out."""
+def passages(page: Page) -> list[str]:
+    """The texts that are compared with the question. Those of images are only captions."""
+    return [hit.chunk.text for hit in page.hits if hit.chunk.image is None]
+
+
+def scored(model: Reranker, query: Query, texts: Sequence[str]) -> list[float]:
     assert query.text is not None, "a query without a text is refused before it comes here"
-    hits = [replace(hit, rank_before=rank) for rank, hit in enumerate(hits, 1)]
-    texts = [hit for hit in hits if hit.chunk.image is None]
-    scores = model.score(query.text, [hit.chunk.text for hit in texts]) if texts else []
+    scores = model.score(query.text, texts)
     if len(scores) != len(texts) or not all(map(math.isfinite, scores)):
         raise EmbedError(
             f"{model.describe()} gave {len(scores)} numbers, expected a finite one for each of {len(texts)}"
         )
-    found = [replace(hit, score=float(score)) for hit, score in zip(texts, scores, strict=True)]
+    return list(map(float, scores))
+
+
+def ordered(query: Query, page: Page, scores: Sequence[float]) -> Page:
+    """The page of the best hits by the scores of its passages, each with its rank before."""
+    best = _best(query, page.hits, scores)
+    return Page(best, [page.stands_for[hit.rank_before - 1] for hit in best if hit.rank_before], None, page.hint)
+
+
+def _best(query: Query, hits: Sequence[Hit], scores: Sequence[float]) -> list[Hit]:
+    """The best of the hits, the model's best first. Images come behind, in their order and with the
+    scores that they have. Where a least score is asked for they are left out."""
+    hits = [replace(hit, rank_before=rank) for rank, hit in enumerate(hits, 1)]
+    texts = [hit for hit in hits if hit.chunk.image is None]
+    found = [replace(hit, score=score) for hit, score in zip(texts, scores, strict=True)]
     found.sort(key=lambda hit: -hit.score)
     if query.threshold is not None:
         return [hit for hit in found if hit.score >= query.threshold][: query.k]

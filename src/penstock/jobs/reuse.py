@@ -7,7 +7,7 @@ from threading import Lock
 
 from penstock.core.contracts import Sink
 from penstock.core.pieces import PieceSize
-from penstock.core.records import Chunk, Found, Vector
+from penstock.core.records import Chunk, Reused, Vector
 from penstock.core.schema import IndexSchema
 from penstock.embedders.named import Named
 
@@ -52,7 +52,7 @@ class Reusing(Named):
             for name in self._names:
                 self.taken[name] += len(here)
         found = 0 if self._others else len(here)
-        return Found({name: [one[chunk.id] for chunk in chunks] for name, one in vectors.items()}, found)
+        return Reused({name: [one[chunk.id] for chunk in chunks] for name, one in vectors.items()}, found)
 
     def _stored(self, chunks: Sequence[Chunk]) -> Mapping[str, Mapping[str, Vector]]:
         """The vectors that are taken, of those chunks that the index has whole, as they are."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from penstock.chunkers import uncompared
 from penstock.core.contracts import Chunker, Sink
-from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, Transient, UsageError
+from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, UsageError
 from penstock.core.generations import amend
 from penstock.core.pieces import PieceSize, within
+from penstock.core.retry import passing
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored
 from penstock.jobs.components import Components
@@ -228,10 +229,9 @@ class Session:
                 raise self._not_ready
             try:
                 self._chunker = self._chunker or self._open()
-            except Transient:
-                raise
             except Exception as error:
-                self._not_ready = error
+                if not passing(error):
+                    self._not_ready = error
                 raise
             return self._chunker
 

@@ -57,6 +57,10 @@ class _Large:
         self._bytes -= size
         self._grant()
 
+    def shrink(self, size: int) -> None:
+        self._bytes -= size
+        self._grant()
+
     def _grant(self) -> None:
         self._line = deque(one for one in self._line if not one[1].cancelled())
         while self._line and self._fits(self._line[0][0]):
@@ -85,12 +89,16 @@ class Bodies:
             self._forget(client)
             raise
 
+    def shrink(self, client: str, size: int) -> None:
+        """A body has come, and has so many bytes less than it might have had."""
+        self._large[client].shrink(size)
+
     def leave(self, client: str, size: int) -> None:
         self._large[client].leave(size)
         self._forget(client)
 
     def _forget(self, client: str) -> None:
-        if not self._large[client]:
+        if not self._large.get(client, True):  # of two that end at once, one may have been the last
             del self._large[client]
 
 
@@ -104,18 +112,15 @@ class Body:
         self._empty = self._content_length in ("", "0") and "transfer-encoding" not in headers
         self._expected = int(self._content_length) if self._content_length.isdecimal() else 0
         self._complete, self._gone = asyncio.Event(), asyncio.Event()
-        self._entered = self._answered = self._given_up = False
+        self._answered = self._given_up = False
+        self._reserved = 0
+        """Bytes of the client's large bodies that it has; those of a body in chunks are known when it has come."""
         if self._empty:
             self._complete.set()
 
     @property
     def client(self) -> str:
         return client_of(self._scope).name
-
-    @property
-    def _most(self) -> int:
-        """Bytes that it may have; in chunks any number."""
-        return self._expected or self._bodies.max_size
 
     async def __call__(self) -> Message:
         if self._empty:
@@ -124,15 +129,19 @@ class Body:
         if self._complete.is_set():
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        if max(self.size, self._expected) > LARGE and not self._entered:
-            await self._bodies.enter(self.client, self._most)
-            self._entered = True
-        if self._entered and self._bodies.neighbours.several:
+        if max(self.size, self._expected) > LARGE and not self._reserved:
+            size = self._expected or self._bodies.max_size
+            await self._bodies.enter(self.client, size)
+            self._reserved = size
+        if self._reserved and self._bodies.neighbours.several:
             await asyncio.sleep(self._arrived / MAX_SPEED)
         message = await self._receive()
         self._count(len(message.get("body", b"")))
         if message["type"] == "http.request" and not message.get("more_body"):
             self._complete.set()
+            if self._reserved > self.size:
+                self._bodies.shrink(self.client, self._reserved - self.size)
+                self._reserved = self.size
             self._bodies.rates.charge(self.client, self.size // BODY_UNIT)
         return message
 
@@ -161,8 +170,8 @@ class Body:
 
     def release(self) -> None:
         """Hold nothing any more."""
-        if self._entered:
-            self._bodies.leave(self.client, self._most)
+        if self._reserved:
+            self._bodies.leave(self.client, self._reserved)
         if self.size:
             self._bodies.held.add(self.client, -self.size)
 

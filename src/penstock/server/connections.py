@@ -234,13 +234,13 @@ class Connection(HttpToolsProtocol):
             return False
         if self._chunked:
             # A message can only end where two line ends meet: a piece ends there, or before what could be one.
-            end = self._buffer.find(END, 0, CHUNKED_PIECE)
+            end = self._buffer.find(END, 0, CHUNKED_PIECE + len(END) - 1)
             size = end + len(END) if end >= 0 else min(CHUNKED_PIECE, len(self._buffer) - len(END) + 1)
             if size <= 0:
                 self._read_on()
                 return False
             if (lines := self._buffer.count(b"\n", 0, size)) > CHUNKED_LINES:
-                size = size * CHUNKED_LINES // lines
+                size = min(size * CHUNKED_LINES // lines, end if end >= 0 else size)
         else:
             size = min(self._left, PIECE, len(self._buffer))
             self._left -= size

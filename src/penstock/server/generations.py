@@ -89,11 +89,12 @@ class ServedGeneration:
             self.schema: IndexSchema = opened.manifest.schema
             self.embedder.open()
             self._probes = {name: self._probe(name) for name in self.schema.vectors}
+            self.has_words: bool = self.index.finds_words
+            """It has full text, as far as is known: `finds_words` asks again where it had none."""
         except BaseException:
             opened.close()
             raise
         self._model = ModelThreads(min(self.embedder.workers, MAX_THREADS), neighbours)
-        self._finds_words = self.index.finds_words
         self.opened_at = time.time()
         self.closed = threading.Event()
         self.vectors: Mapping[str, NamedVector] = {
@@ -136,9 +137,9 @@ class ServedGeneration:
 
     def finds_words(self) -> bool:
         """Whether the index has full text by now. Where it had none yet, this reads the index."""
-        if not self._finds_words:
-            self._finds_words = self.call(lambda index: index.finds_words)
-        return self._finds_words
+        if not self.has_words:
+            self.has_words = self.call(lambda index: index.finds_words)
+        return self.has_words
 
     @property
     def identity(self) -> tuple[str, IndexSchema]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,8 @@ PAUSE = 1.0
 """Seconds without accepting when the system has no more files or memory."""
 RETRY = 0.01
 """Seconds without accepting after an error of the network."""
+
+log = logging.getLogger("penstock.server")
 
 Connect = Callable[[], asyncio.BaseProtocol]
 
@@ -50,15 +53,23 @@ class Listener:
         await asyncio.gather(self._accepting, *self._tasks, return_exceptions=True)
 
     async def _accept(self) -> None:
-        loop, count = asyncio.get_running_loop(), 0
+        loop, count, told = asyncio.get_running_loop(), 0, False
         while True:
             try:
                 connection, address = await loop.sock_accept(self._listener)
             except OSError as error:
                 if not isinstance(error, ConnectionError):
+                    if not told:  # once, until there is a connection again
+                        log.warning("no connections can be accepted: %s", error.strerror or error)
+                    told = True
                     await asyncio.sleep(PAUSE if error.errno in EXHAUSTED else RETRY)
             else:
-                self._admit(connection, str(address[0]) if address else "?")
+                told = False
+                try:
+                    self._admit(connection, str(address[0]) if address else "?")
+                except Exception:
+                    log.exception("a connection could not be opened")
+                    connection.close()
             if not (count := (count + 1) % ACCEPTED):
                 await asyncio.sleep(0)
 

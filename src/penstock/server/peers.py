@@ -72,7 +72,12 @@ class Peers:
     def crowded(self, network: str, own: int = 0, all: int = 0) -> bool:
         """Whether there are too many even to tell them, with so many that wait to enter."""
         own += len(self._groups.get(network, ()))
-        return own > MAX_EACH + MAX_REFUSED or self._count + all > MAX_CONNECTIONS + MAX_REFUSED
+        if own > MAX_EACH + MAX_REFUSED:
+            return True
+        if self._count + all <= MAX_CONNECTIONS + MAX_REFUSED:
+            return False
+        # One that has few may take the place of one that has many: see `enter`.
+        return not any(len(group) > 2 * own for group in self._groups.values())
 
     def leave(self, peer: Peer) -> None:
         if peer in (group := self._groups.get(peer.network, _Group())):
@@ -87,7 +92,7 @@ class Peers:
     def _drop_idle(self, group: _Group) -> bool:
         now = time.monotonic()
         if now - group.looked + group.longest < MIN_IDLE:
-            return False  # nor can another be by now: a connection that is refused does not have all looked at
+            return False  # none can be idle for long enough yet
         longest = max(group, key=lambda peer: peer.idle)
         group.looked, group.longest = now, max(0.0, longest.idle)
         if longest.idle < MIN_IDLE:

@@ -82,7 +82,8 @@ def of_search(query: Query) -> int:
     examples = len(query.like) + len(query.unlike)
     depth = (query.offset + query.k) * (2 if query.distinct else 1) * (2 if query.hybrid else 1)
     passages = candidates(query).k if query.rerank else 0
-    reading = size // TEXT_UNIT + passages // PASSAGES_UNIT
+    # The question is read with each passage, and the longer it is, the more pairs a long passage makes.
+    reading = size // TEXT_UNIT + passages * (1 + size // TEXT_UNIT) // PASSAGES_UNIT
     return 1 + reading + depth // HITS_UNIT + examples // EXAMPLES_UNIT + len(query.facets)
 
 

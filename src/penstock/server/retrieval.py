@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from penstock.core.contracts import Index
@@ -15,7 +16,7 @@ from penstock.jobs.hybrid import Fusion, Leg, leg_names, weights_of
 from penstock.jobs.own_vectors import checked_vector
 from penstock.jobs.pages import Page, find_page, stored_vectors
 from penstock.jobs.queries import Query
-from penstock.jobs.rerank import candidates, reranked
+from penstock.jobs.rerank import candidates, ordered, passages, scored
 from penstock.jobs.vector_math import combine
 from penstock.server.batcher import Embedded
 from penstock.server.generations import NamedVector, ServedGeneration, ServedIndex
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     Values = NDArray[np.float32]
 
 R = TypeVar("R")
+TOGETHER = 16
+"""Passages that are reranked in one turn of a client."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,11 @@ class Retrieval:
         if model is None:
             raise bad_request("rerank: the server has no reranker; it is started with --rerank MODEL")
         page = await self._page(replace(request, query=candidates(query)))
-        return await self._timed(request, "rerank", lambda: reranked(model, query, page))
+        texts, scores = passages(page), list[float]()
+        for start in range(0, len(texts), TOGETHER):  # between two of these others have their turn
+            some = texts[start : start + TOGETHER]
+            scores += await self._timed(request, "rerank", partial(scored, model, query, some))
+        return ordered(query, page, scores)
 
     async def _page(self, request: SearchRequest) -> Page:
         if request.query.hybrid:
@@ -92,7 +99,7 @@ class Retrieval:
     async def _fused_page(self, request: SearchRequest) -> Page:
         """Each leg is embedded and searched beside the others, for as many hits as the page takes."""
         generation, query = request.generation, request.query
-        finds_words = await self.timed_call(request, lambda _: generation.finds_words())
+        finds_words = generation.has_words or await self.timed_call(request, lambda _: generation.finds_words())
         weights = weights_of(query, leg_names(generation.schema, finds_words))
         parts = _parts(query, [generation.vectors[name] for name in weights if name in generation.vectors])
         fusion = Fusion(query, weights, generation.index, generation.schema)
@@ -184,11 +191,15 @@ class Retrieval:
 def _parts(query: Query, vectors: Sequence[NamedVector]) -> dict[str, Query]:
     """What each vector takes of a hybrid query: all of it, without an image where its model embeds none, and the text
     alone where it is not dense."""
+    if not query.image_weight > 0:
+        query = replace(query, image=None)
     text = replace(query, image=None, like=(), unlike=(), minus=())
-    parts = {
-        one.name: query if one.images is not None else replace(query, image=None) if one.spec.kind == "Dense" else text
-        for one in vectors
-    }
+    parts: dict[str, Query] = {}
+    for one in vectors:
+        if one.spec.kind != "Dense":
+            parts[one.name] = text
+        else:
+            parts[one.name] = query if one.images is not None else replace(query, image=None)
     if query.image is not None and all(part.image is None for part in parts.values()):
         raise bad_request("no vector of the hybrid search is of a model that embeds images; search by text")
     if (query.like or query.unlike or query.minus) and all(one.spec.kind != "Dense" for one in vectors):

@@ -109,7 +109,11 @@ SEARCH: Schema = {
             additionalProperties=False,
             required=["indices", "values"],
             properties={
-                "indices": {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": MAX_DIMENSIONS},
+                "indices": {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+                    "maxItems": MAX_DIMENSIONS,
+                },
                 "values": {"type": "array", "items": {"type": "number"}, "maxItems": MAX_DIMENSIONS},
             },
         ),

@@ -113,7 +113,7 @@ def serve(
         listener = _listen(settings.host, settings.port)
         peers, turns, trusts = Peers(), Turns(), Proxies(settings.trusted_proxies).trusts
         config = uvicorn.Config(
-            Metered(api.app, turns),
+            Metered(api.app, turns, trusts),
             http=_connections(partial(Connection, peers=peers, turns=turns, trusts=trusts), certificates),
             loop="asyncio",  # not one that another package brings in: they differ in what they buffer
             ws="none",

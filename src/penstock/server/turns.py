@@ -131,12 +131,16 @@ class Turns:
 class Metered:
     """An app whose clients spend of their share what answering them takes of the event loop, little in one round."""
 
-    def __init__(self, app: ASGIApp, turns: Turns) -> None:
-        self._app, self._turns = app, turns
+    def __init__(self, app: ASGIApp, turns: Turns, trusts: Callable[[str], bool]) -> None:
+        """`trusts`: whether an address is a proxy's, whose clients are many."""
+        self._app, self._turns, self._trusts = app, turns, trusts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = network(str((scope.get("client") or ("?",))[0]))
-        await self._run(self._app(scope, receive, send).__await__(), client)
+        address = str((scope.get("client") or ("?",))[0])
+        if self._trusts(address):
+            await self._app(scope, receive, send)
+        else:
+            await self._run(self._app(scope, receive, send).__await__(), network(address))
 
     @coroutine
     def _run(self, task: Generator[Any, Any, None], client: str) -> Generator[Any, Any, None]:
@@ -148,6 +152,7 @@ class Metered:
             except StopIteration:
                 return
             finally:
+                argument = None  # an error holds this frame, and so would not go with it
                 paid -= time.thread_time() - began
                 if paid < 0:  # what the request has paid is used up
                     self._turns.spend(client, -paid)

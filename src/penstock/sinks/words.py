@@ -58,7 +58,8 @@ def as_written(question: str) -> list[str]:
     """The same words as they are written, for a store that has a tokenizer of its own; nothing where none counts."""
     if not asked(question):
         return []
-    several = dict.fromkeys(word for word in _WORD.findall(question) if word.lower() not in STOP_WORDS)
+    composed = unicodedata.normalize("NFC", question)
+    several = dict.fromkeys(word for word in _WORD.findall(composed) if word.lower() not in STOP_WORDS)
     return list(several)[:MOST_ASKED]
 
 
@@ -77,6 +78,6 @@ def bm25(texts: Sequence[str], question: Sequence[str]) -> list[float]:
     return scores
 
 
-@lru_cache(1 << 14)
+@lru_cache(1 << 10)
 def _counts(text: str) -> Counter[str]:
     return Counter(words(text))

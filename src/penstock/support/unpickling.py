@@ -34,10 +34,45 @@ def _bytearray(unpickler: Any) -> None:
     unpickler.append(bytearray(raw))
 
 
+def _refuse(unpickler: Any) -> NoReturn:
+    raise Hostile("the pickle holds a set")
+
+
+def _setitem(unpickler: Any) -> None:
+    value, key = unpickler.stack.pop(), unpickler.stack.pop()
+    unpickler.stack[-1][_checked(key)] = value
+
+
+def _setitems(unpickler: Any) -> None:
+    items = unpickler.pop_mark()
+    mapping = unpickler.stack[-1]
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        mapping[_checked(key)] = value
+
+
+def _dict(unpickler: Any) -> None:
+    items = unpickler.pop_mark()
+    unpickler.append({_checked(key): value for key, value in zip(items[::2], items[1::2], strict=True)})
+
+
+def _checked(key: object) -> object:
+    """A key whose hash is no work: that of a tuple in a tuple in a tuple ... overflows the stack of the process."""
+    if type(key) not in (str, int, float, bytes, bool, type(None)):
+        raise Hostile(f"the pickle has a key of type {type(key).__name__}")
+    return key
+
+
 class Unpickler(pickle._Unpickler):
     """Python's unpickler: that in C reserves memory for any memo index that a pickle names."""
 
-    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray}
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _bytearray,
+        pickle.SETITEM[0]: _setitem,
+        pickle.SETITEMS[0]: _setitems,
+        pickle.DICT[0]: _dict,
+        **dict.fromkeys((pickle.EMPTY_SET[0], pickle.ADDITEMS[0], pickle.FROZENSET[0]), _refuse),
+    }
 
     @abstractmethod
     def find_class(self, module: str, name: str) -> Any:

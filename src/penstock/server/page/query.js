@@ -36,11 +36,17 @@ export function missing(query) {
   return "";
 }
 
+/** Whether there are words, and a picture beside them leaves them any weight. */
+function countsWords(query) {
+  const picture = query.url || query.uploaded;
+  return Boolean(parseBox(query.box).text) && !(picture && query.share === 1);
+}
+
 /** Whether ranks are fused, which have no scores to compare. Without words there are none to look for. */
-export const isHybrid = (query) => query.words && Boolean(parseBox(query.box).text);
+export const isHybrid = (query) => query.words && countsWords(query);
 
 /** Whether the server's reranker orders and scores the hits. Without words there is nothing to hold them against. */
-export const isReranked = (query) => query.rerank && Boolean(parseBox(query.box).text);
+export const isReranked = (query) => query.rerank && countsWords(query);
 
 /** Whether hits have scores that a lowest one can be compared with. */
 export const hasScores = (query) => !isHybrid(query) || isReranked(query);

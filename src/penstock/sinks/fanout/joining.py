@@ -13,7 +13,7 @@ from itertools import islice
 
 from penstock.core.errors import OwnershipError, PenstockError, SinkUnavailable, SpaceMismatch, Transient
 from penstock.core.generations import amend
-from penstock.core.pieces import PieceSize
+from penstock.core.pieces import PieceSize, portions
 from penstock.core.records import Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests
@@ -278,7 +278,7 @@ class Joining:
                 group.leave(member, SinkUnavailable("no other store has all that it lacks"))
                 return None
             ledger.lose(lost)
-            size.saw(list(points.values()))
+            size.learn(list(points.values()))
             give(group, member, list(points.values()))
         return _Page(rows[-1][:2], last.copied + len(points), last.lost + len(lost))
 
@@ -291,8 +291,8 @@ def copy_size(group: Group, manifest: Manifest) -> PieceSize:
 
 def give(group: Group, member: Member, points: Sequence[Point]) -> None:
     """Write these to one member."""
-    if points:
-        group.note(member, points, put(member.sink, points))
+    for some in portions(points, member.sink.max_rows, member.sink.max_bytes):
+        group.note(member, some, put(member.sink, some))
 
 
 def _rank(member: Member) -> tuple[bool, int, bool]:

@@ -259,7 +259,7 @@ class FanOut(Sink):
             del left[: len(page)]
             with group.turns.alone():
                 points = group.gather(page, group.sources(member))
-                size.saw(list(points.values()))
+                size.learn(list(points.values()))
                 give(group, member, list(points.values()))
             lost += [id for id in page if id not in points]
         return lost

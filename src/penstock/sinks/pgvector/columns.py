@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.records import VECTOR
 from penstock.sinks import rows
 from penstock.sinks.pgvector.url import identifier
-from penstock.sinks.pgvector.values import POOLED
+from penstock.sinks.pgvector.values import POOLED, pooled_column
 
 if TYPE_CHECKING:
     import psycopg
@@ -42,12 +42,8 @@ class Column:
     required: bool
     numbered: bool
     """From a sequence that belongs to the column."""
-
-    @property
-    def is_vector(self) -> bool:
-        """Whether Penstock's vectors are in it."""
-        kinds = (VECTOR, ("vector", "sparsevec", "bytea")), (POOLED, ("vector",))
-        return any(self.kind in of and f"{self.name}_".startswith(f"{prefix}_") for prefix, of in kinds)
+    is_vector: bool
+    """Penstock's vectors are in it."""
 
     @property
     def added(self) -> bool:
@@ -68,7 +64,21 @@ class Column:
 
 def of(cursor: psycopg.Cursor[Any], table: str) -> list[Column]:
     """The columns of a table or view, by its quoted name; none where it does not exist."""
-    return [Column(*row) for row in cursor.execute(_COLUMNS, (table,))]
+    found = list(cursor.execute(_COLUMNS, (table,)))
+    kinds = {name: kind for name, kind, *_ in found}
+    return [Column(*(*row, _is_vector(row[0], kinds))) for row in found]
+
+
+def _is_vector(name: str, kinds: Mapping[str, str]) -> bool:
+    """Vectors of many a point are bytes beside a pooled one; bytes or a vector alone that are called so are the
+    user's."""
+    if f"{name}_".startswith(f"{VECTOR}_"):
+        own = name.removeprefix(f"{VECTOR}_")
+        return kinds[name] in ("vector", "sparsevec") or (
+            kinds[name] == "bytea" and kinds.get(pooled_column(own)) == "vector"
+        )
+    own = name.removeprefix(f"{POOLED}_")
+    return own != name and kinds[name] == "vector" and kinds.get(rows.vector_column(own)) == "bytea"
 
 
 def kept_by_user(columns: Sequence[Column]) -> list[str]:

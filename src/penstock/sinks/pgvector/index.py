@@ -133,32 +133,39 @@ def _by_tokens(table: Table, name: str, query: maxsim.Query, k: int, where: Filt
     """Compare with all vectors of a shortlist, which is exact by the pooled ones, or of all points."""
     best: maxsim.Best[str] = maxsim.Best(query, k)
     tokens = f'"{rows.vector_column(name)}"'
+    values: list[Any] = []
     with table.transaction() as cursor:
-        values: list[Any] = []
         jsonb = table.jsonb(cursor)
-        passing = condition(where, "metadata" in jsonb, values)
-        sizes = f"SELECT id, octet_length({tokens}) FROM {table.name} WHERE ({passing})"
+    passing = condition(where, "metadata" in jsonb, values)
+    sizes = f"SELECT id, octet_length({tokens}) FROM {table.name} WHERE ({passing})"
 
-        def shortlist() -> Iterator[tuple[str, int]]:
-            count = maxsim.shortlist(scalar(cursor, f"SELECT count(*) FROM {table.name}"), k)
+    # Others have their turn between two pages: a transaction over all points would hold the connection for minutes.
+    def shortlist() -> Iterator[tuple[str, int]]:
+        with table.transaction() as cursor:
+            total = scalar(cursor, f"SELECT count(*) FROM {table.name}")
+            count = max(maxsim.shortlist(total, k), min(total, k))
             order = f'"{pooled_column(name)}" <=> %s::vector({query.dim})'
             pooled = str(query.pooled.tolist())
-            yield from (
-                (id, size) for id, size in _rows(cursor, f"{sizes} ORDER BY {order} LIMIT {count}", [*values, pooled])
-            )
+            page = _rows(cursor, f"{sizes} ORDER BY {order} LIMIT {count}", [*values, pooled])
+        yield from ((id, size) for id, size in page)
 
-        def all_points() -> Iterator[tuple[str, int]]:
-            sql = f"{sizes} AND id > %s ORDER BY id LIMIT {PAGE}"
-            last = ""
-            while page := _rows(cursor, sql, [*values, last]):
-                yield from ((id, size) for id, size in page)
-                last = page[-1][0]
+    def all_points() -> Iterator[tuple[str, int]]:
+        sql, last = f"{sizes} AND id > %s ORDER BY id LIMIT {PAGE}", ""
+        while True:
+            with table.transaction() as cursor:
+                page = _rows(cursor, sql, [*values, last])
+            if not page:
+                return
+            yield from ((id, size) for id, size in page)
+            last = page[-1][0]
 
-        for ids in maxsim.pages(all_points() if exact else shortlist()):
-            read = f"SELECT id, {tokens} FROM {table.name} WHERE id = ANY(%s)".encode()
+    for ids in maxsim.pages(all_points() if exact else shortlist()):
+        read = f"SELECT id, {tokens} FROM {table.name} WHERE id = ANY(%s)".encode()
+        with table.transaction() as cursor:
             found = cursor.execute(read, (ids,), binary=True).fetchall()
-            best.add([id for id, _ in found], [data for _, data in found])
-        read = f"SELECT {SELECTED} FROM {table.name} WHERE id = ANY(%s)".encode()
+        best.add([id for id, _ in found], [data for _, data in found])
+    read = f"SELECT {SELECTED} FROM {table.name} WHERE id = ANY(%s)".encode()
+    with table.transaction() as cursor:
         cells = cursor.execute(read, ([id for _, id in best.found],), binary=True).fetchall()
     chunks = {row[0]: chunk_of(row, jsonb) for row in cells}
     return [Hit(score, chunks[id]) for score, id in best.found if id in chunks]

@@ -10,6 +10,7 @@ from itertools import count
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
 from penstock.core.records import Dense, MultiVector, Point
+from penstock.core.retry import out_of_space
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
 from penstock.sinks.sqlite import full_text, tokens
@@ -176,7 +177,11 @@ class SqliteSink(SqliteStore, Sink):
     def maintain(self) -> None:
         """Give back the room of what was deleted, where it is much. Full text is made where the file has none yet."""
         file, schema = self._opened()
-        full_text.maintain(file)
+        try:
+            full_text.maintain(file)
+        except SinkError as error:
+            if not out_of_space(error):  # else there is none until there is room
+                raise
         for name in schema.vectors:
             self._fill_gaps(file, vectors_table(name))
         with suppress(SinkError):  # as where the disk has no room for a copy: free pages are used again later
