@@ -18,7 +18,7 @@ import pytest
 from penstock import Pipeline
 from penstock.compose import copy
 from penstock.core.contracts import Embedder, Index, Source
-from penstock.core.pieces import PIECE, PieceSize, within
+from penstock.core.pieces import PIECE, PieceSize, piece_bytes
 from penstock.core.records import Change, Chunk, Dense, Item, ListingEnd, MultiVector, Point, Upsert, Vector
 from penstock.core.schema import VectorSpec
 from penstock.embedders.named import Named
@@ -34,7 +34,7 @@ from penstock.testing.sources import Bytes
 PAGES, ROWS, DIM = 320, 256, 128
 PAGE = ROWS * DIM * 4
 BUDGET = 32 << 20
-PART = within(BUDGET)
+PART = piece_bytes(BUDGET)
 
 
 class PageEmbedder(Embedder):

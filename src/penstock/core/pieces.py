@@ -34,7 +34,7 @@ def expected(vectors: Mapping[str, VectorSpec]) -> int:
     return several + sum(4 * spec.dim for spec in vectors.values() if spec.kind == "Dense")
 
 
-def within(budget: int) -> int:
+def piece_bytes(budget: int) -> int:
     """The bytes of a piece where so much memory may be used in all."""
     return min(PIECE, budget // 16)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from penstock.core.contracts import Chunker, MultiEmbedder
 from penstock.core.metadata import MetadataFunction
-from penstock.core.pieces import PieceSize, expected, within
+from penstock.core.pieces import PieceSize, expected, piece_bytes
 from penstock.core.records import Change, Item, Point
 from penstock.engine.channel import Channel, ChannelStats
 from penstock.engine.classify import ParserCode, built_in
@@ -125,7 +125,7 @@ class HeadStages:
         )
         revise = None
         if head.fetch is not None:
-            size = PieceSize(vectors, head.fetch_rows, within(seam.points.capacity))
+            size = PieceSize(vectors, head.fetch_rows, piece_bytes(seam.points.capacity))
             revise = Revise(head.fetch, size, head.view, self._revisions, seam.points, seam.send, control)
         prepare = Prepare(
             parse=head.parse,

@@ -17,7 +17,7 @@ from zlib import crc32
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MassDeletion, OwnershipError, SinkError, Transient, UsageError
 from penstock.core.generations import switch
-from penstock.core.pieces import PieceSize, within
+from penstock.core.pieces import PieceSize, piece_bytes
 from penstock.core.records import MultiVector, Point, Vector
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.embedders.named import Named
@@ -231,7 +231,7 @@ def _fill(
     index = members(old.sink)[0]
     with index:
         index.open(held)
-        size = PieceSize(held.schema.vectors, index.max_rows, within(new.budget))
+        size = PieceSize(held.schema.vectors, index.max_rows, piece_bytes(new.budget))
         reusing = Reusing(embedder, index, names, size)
         return _runs(replace(new, embedder=reusing), progress), reusing.taken
 

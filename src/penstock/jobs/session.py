@@ -11,7 +11,7 @@ from penstock.chunkers import uncompared
 from penstock.core.contracts import Chunker, Sink
 from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, UsageError
 from penstock.core.generations import amend
-from penstock.core.pieces import PieceSize, within
+from penstock.core.pieces import PieceSize, piece_bytes
 from penstock.core.retry import passing
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.identity import entry_of_stored
@@ -198,7 +198,7 @@ class Session:
 
     def piece_size(self, rows: int) -> PieceSize:
         """How many points of the index to read at once: so many at most, in a part of the budget."""
-        return PieceSize(self.schema.vectors, rows, within(self.components.budget))
+        return PieceSize(self.schema.vectors, rows, piece_bytes(self.components.budget))
 
     def open_sink(self) -> None:
         """Open the sink. Where there was no index, it is created, or the part of it taken that nobody fills yet; an

@@ -7,6 +7,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from itertools import accumulate
 from pathlib import Path as FilePath
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -164,7 +165,7 @@ class CollectionIndex(Store[H], Index):
         collection, _ = self._opened()
         if not self.finds_words:
             return super().search_words(text, k, where)
-        wanted, question = self._parsed(where), _counting(text)
+        wanted, question = self._parsed(where), _counting_parts(text)
         if k < 1 or not question:
             return []
         self._check_number(k)
@@ -205,7 +206,10 @@ class CollectionIndex(Store[H], Index):
         raise UsageError(f"{self._url} has no full text")
 
 
-def _counting(question: str) -> str:
-    """The parts of a question with words that count, as they are written: stores may take `os.path` for one word."""
-    several = dict.fromkeys(part for part in question.split() if asked(part))
-    return " ".join(several)[:LONGEST_QUESTION].encode("utf-8", "replace").decode()  # stores take no lone surrogates
+def _counting_parts(question: str) -> str:
+    """The parts of a question with words that count, as they are written: stores may take `os.path` for one word. Each
+    whole, and as many as a store takes."""
+    several = list(dict.fromkeys(part for part in question.split() if asked(part)))
+    lengths = accumulate(len(part) + 1 for part in several)
+    whole = " ".join(part for part, length in zip(several, lengths, strict=True) if length <= LONGEST_QUESTION + 1)
+    return (whole or several[0][:LONGEST_QUESTION] if several else "").encode("utf-8", "replace").decode()

@@ -11,10 +11,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from zlib import crc32
 
-from penstock.sinks.words import words
+from penstock.sinks.words import SATURATION, SLOPE, words
 
-SATURATION, SLOPE = 1.2, 0.75
-"""BM25's k1 and b."""
 MEAN = 128
 """Words of a document: about those of a chunk of 256 tokens or of 1,000 characters, which are seldom full."""
 

@@ -18,6 +18,8 @@ LONGEST = 64
 """Characters of a word; of longer ones (an encoded file) these. A SHA-256 has as many."""
 MOST_ASKED = 128
 """Words of a question that are looked for: the first ones, each once."""
+SATURATION, SLOPE = 1.2, 0.75
+"""Of BM25, its k1 and b: how soon it no longer counts how often a word is there, and how much the length of a text does."""
 _FREQUENT = """a an and are as at be been but by can did do does for from had has have how i if in into is it its
     me my no not of on or our such that the their then there these they this to was we were what when where which who
     why will with you your"""
@@ -74,7 +76,7 @@ def bm25(texts: Sequence[str], question: Sequence[str]) -> list[float]:
         rarity = math.log(1 + (len(texts) - len(holding) + 0.5) / (len(holding) + 0.5))
         for at in holding:
             count = counted[at][word]
-            scores[at] += rarity * count / (count + 1.2 * (0.25 + 0.75 * lengths[at] / mean))
+            scores[at] += rarity * count / (count + SATURATION * (1 - SLOPE + SLOPE * lengths[at] / mean))
     return scores
 
 
