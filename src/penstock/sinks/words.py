@@ -19,7 +19,7 @@ LONGEST = 64
 MOST_ASKED = 128
 """Words of a question that are looked for: the first ones, each once."""
 SATURATION, SLOPE = 1.2, 0.75
-"""Of BM25, its k1 and b: how soon it no longer counts how often a word is there, and how much the length of a text does."""
+"""BM25's k1 and b: how little it counts that a word is there more often, and how much the length of a text does."""
 _FREQUENT = """a an and are as at be been but by can did do does for from had has have how i if in into is it its
     me my no not of on or our such that the their then there these they this to was we were what when where which who
     why will with you your"""
