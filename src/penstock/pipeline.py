@@ -16,6 +16,7 @@ from penstock.chunkers import ChunkSpec
 from penstock.compose import Into, SourceSpec, compose, open_index
 from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Source
 from penstock.core.errors import UsageError
+from penstock.core.generations import RECALL, TOLERANCE
 from penstock.core.metadata import MetadataFunction
 from penstock.core.retry import MAX_WAIT
 from penstock.display.progress import watching
@@ -253,10 +254,10 @@ class Pipeline:
         self,
         progress: OnProgress = None,
         *,
-        least_recall: float = 0.95,
+        least_recall: float = RECALL,
         incomplete: bool = False,
         questions: QuestionsSpec | None = None,
-        tolerance: float = 0.05,
+        tolerance: float = TOLERANCE,
         former_model: ModelSpec = None,
     ) -> Reindexed:
         """Build the index that this pipeline describes, with its model and chunks, as a generation beside the current

@@ -14,6 +14,7 @@ from penstock.cli.alert_options import add_alert_command
 from penstock.cli.evaluation_options import add_evaluate, add_reindex
 from penstock.cli.options import (
     add,
+    add_indexes,
     add_json,
     add_live,
     add_output,
@@ -95,14 +96,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
 def _search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", nargs="?", help="the question, in words")
     parser.add_argument("--image", metavar="FILE", help="an image instead: what looks like it")
-    parser.add_argument(
-        "--in",
-        dest="indexes",
-        metavar="URL",
-        action="append",
-        required=True,
-        help="the index: lance://./index; may come again, for several that are searched together, by rank",
-    )
+    add_indexes(parser, "for several that are searched together, by rank")
     parser.add_argument("-k", type=parse_positive, default=10, metavar="N", help="how many results (10)")
     parser.add_argument("--document", metavar="URI", help="in this document only: a path or a uri")
     parser.add_argument(

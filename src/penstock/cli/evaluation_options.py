@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from penstock.cli.options import (
+    add_indexes,
     add_json,
     add_output,
     add_rerank,
@@ -25,14 +26,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--make", metavar="N", type=parse_positive, help="propose N such lines from the index, to begin with"
     )
-    parser.add_argument(
-        "--in",
-        dest="indexes",
-        metavar="URL",
-        action="append",
-        required=True,
-        help="the index: lance://./index; may come again, to compare several",
-    )
+    add_indexes(parser, "to compare several")
     parser.add_argument("-k", type=parse_positive, metavar="N", help="hits that recall is of (10)")
     add_rerank(parser, "measure searches that this cross-encoder reranks as well")
     parser.add_argument("--plot", metavar="FILE", help="draw the results into that file: quality.svg")
@@ -44,9 +38,7 @@ def add_reindex(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="M", action="append", help="the model to build with; NAME=M for each of several vectors"
     )
     parser.add_argument("--chunk", metavar="SIZE", help='the size of chunks: "256 tokens"')
-    parser.add_argument(
-        "--recall", metavar="SHARE", type=parse_share, default=0.95, help="true neighbours that searches find (95%%)"
-    )
+    parser.add_argument("--recall", metavar="SHARE", type=parse_share, help="true neighbours that searches find (95%%)")
     parser.add_argument(
         "--questions", metavar="FILE", help="do not switch if the new index answers these worse: see `evaluate`"
     )

@@ -137,6 +137,12 @@ def add_state(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="FILE", help=help)
 
 
+def add_indexes(parser: argparse.ArgumentParser, several: str) -> None:
+    """`several`: what more than one is for."""
+    help = f"the index: lance://./index; may come again, {several}"
+    parser.add_argument("--in", dest="indexes", metavar="URL", action="append", required=True, help=help)
+
+
 def add_rerank(parser: argparse.ArgumentParser, does: str) -> None:
     parser.add_argument("--rerank", metavar="MODEL", help=does)
 

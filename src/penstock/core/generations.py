@@ -18,6 +18,10 @@ from penstock.core.errors import OwnershipError, SinkError, SinkUnavailable, Tra
 from penstock.core.schema import Manifest
 
 L = TypeVar("L", bound=Location)
+RECALL = 0.95
+"""The share of the true nearest that searches of a new generation have to find before it becomes the current one."""
+TOLERANCE = 0.05
+"""By how much its nDCG@10 may be lower than that of the old one, where the difference may be chance."""
 EXCHANGES, PAUSE = 30, 0.1
 """Tries of a change of a manifest that others change too, and the longest pause between two, in seconds."""
 

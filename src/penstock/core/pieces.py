@@ -25,7 +25,8 @@ class Sized(Protocol):
     def nbytes(self) -> int: ...
 
 
-T = TypeVar("T", bound=Sized)
+S = TypeVar("S", bound=Sized)
+T = TypeVar("T")
 
 
 def expected(vectors: Mapping[str, VectorSpec]) -> int:
@@ -83,16 +84,21 @@ class PieceSize:
             del points
 
 
-def portions(items: Iterable[T], rows: int, nbytes: int) -> Iterator[list[T]]:
+def portions(items: Iterable[S], rows: int, nbytes: int) -> Iterator[list[S]]:
     """The same in lists of at most so many rows and bytes; one that is larger is alone."""
+    return grouped(items, rows, nbytes, lambda one: one.nbytes)
+
+
+def grouped(items: Iterable[T], rows: int | None, most: int, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """The same in lists of at most so many rows, whose sizes are `most` together; one that is larger is alone."""
     part: list[T] = []
     held = 0
     for one in items:
-        size = one.nbytes
-        if part and (len(part) >= rows or held + size > nbytes):
+        own = size(one)
+        if part and (held + own > most or len(part) == rows):
             yield part
             part, held = [], 0
         part.append(one)
-        held += size
+        held += own
     if part:
         yield part

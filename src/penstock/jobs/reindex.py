@@ -16,7 +16,7 @@ from zlib import crc32
 
 from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MassDeletion, OwnershipError, SinkError, Transient, UsageError
-from penstock.core.generations import switch
+from penstock.core.generations import RECALL, switch
 from penstock.core.pieces import PieceSize, piece_bytes
 from penstock.core.records import MultiVector, Point, Vector
 from penstock.core.schema import Manifest, VectorSpec
@@ -42,7 +42,6 @@ PASSES = 8
 """Over the source, at most, until one finds nothing new: what changes faster than that is the next run's."""
 QUERIES, NEAREST = 50, 10
 """Points whose neighbours are looked for, and how many of these."""
-RECALL = 0.95
 QUESTION = 32
 """Rows of a query of several vectors, as a question has: a page has a thousand."""
 NAMED = 20

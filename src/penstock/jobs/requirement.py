@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from penstock.core.contracts import Index, MultiEmbedder, Sink
 from penstock.core.errors import UsageError
+from penstock.core.generations import TOLERANCE
 from penstock.registry import INDEXES, find, has_index, scheme
 from penstock.sinks.fanout import members
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from penstock.jobs.evaluate import Comparison, Evaluation
     from penstock.jobs.questions import Questions
     from penstock.jobs.search import OpenIndex
-
-TOLERANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)

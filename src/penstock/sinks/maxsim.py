@@ -7,9 +7,11 @@ at a time, and compared exactly.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.pieces import grouped
 from penstock.core.records import MultiVector
 
 if TYPE_CHECKING:
@@ -172,13 +174,5 @@ def unpacked(blob: bytes, dim: int) -> NDArray[np.float32]:
 
 def pages(sizes: Iterable[tuple[K, int]]) -> Iterator[list[K]]:
     """Put documents together to read their vectors, READ bytes at a time: their keys come with their sizes."""
-    page: list[K] = []
-    room = READ
-    for key, size in sizes:
-        if page and size > room:
-            yield page
-            page, room = [], READ
-        page.append(key)
-        room -= size
-    if page:
-        yield page
+    for page in grouped(sizes, None, READ, itemgetter(1)):
+        yield [key for key, _ in page]

@@ -9,8 +9,8 @@ from penstock.cli.ledgers import ledger_path
 from penstock.cli.output.results import reindexed_rows, rows_text, say
 from penstock.cli.output.streams import OK, emit
 from penstock.core.errors import UsageError
+from penstock.core.generations import RECALL, TOLERANCE
 from penstock.core.schema import parse_named
-from penstock.jobs.requirement import TOLERANCE
 from penstock.pipeline import Pipeline
 
 
@@ -30,7 +30,7 @@ def reindex(args: argparse.Namespace) -> int:
     with shown(pipeline, args) as progress:
         reindexed = pipeline.reindex(
             progress,
-            least_recall=args.recall,
+            least_recall=RECALL if args.recall is None else args.recall,
             incomplete=args.incomplete,
             questions=args.questions,
             tolerance=TOLERANCE if args.tolerance is None else args.tolerance,

@@ -54,8 +54,7 @@ def queries(cursor: psycopg.Cursor[Any], table: str, question: str) -> list[tupl
             SELECT FROM {table} WHERE {VECTOR} @@ query LIMIT {COUNTED}) AS several) AS number
         FROM (SELECT DISTINCT {_QUERY} AS query FROM unnest(%s::text[]) AS word) AS asked
         WHERE numnode(query) > 0 ORDER BY number"""
-    asked = [word.replace("\0", " ") for word in words.as_written(question)]
-    return [row for row in cursor.execute(sql.encode(), (asked,)).fetchall() if row[1]]
+    return [row for row in cursor.execute(sql.encode(), (words.as_written(question),)).fetchall() if row[1]]
 
 
 def ranked(table: str, columns: str, passing: str, k: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, TooLarge, UsageError
+from penstock.core.pieces import grouped
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import address, manifests
 from penstock.sinks.pinecone.records import probe
@@ -283,17 +284,7 @@ class Namespace:
 
 def _pages(keys: Sequence[str]) -> Iterator[list[str]]:
     """The keys, as many at a time as a url holds."""
-    page: list[str] = []
-    size = 0
-    for key in dict.fromkeys(keys):
-        more = len(quote(key, safe="")) + 5
-        if page and (size + more > URL_BYTES or len(page) == FETCH):
-            yield page
-            page, size = [], 0
-        page.append(key)
-        size += more
-    if page:
-        yield page
+    return grouped(dict.fromkeys(keys), FETCH, URL_BYTES, lambda key: len(quote(key, safe="")) + 5)
 
 
 def _position(answer: Any, *names: str) -> int | None:
