@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.precision import floats
 from penstock.core.records import MultiVector
 from penstock.sinks import maxsim
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
@@ -24,7 +25,7 @@ from tests.sinks.late import (
 
 
 @pytest.mark.parametrize("block", [1 << 20, DIM * 4 * 7, 1])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.uint8])
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_scores_are_those_of_the_definition(
     block: int, dtype: Any, metric: str, monkeypatch: pytest.MonkeyPatch
@@ -33,10 +34,12 @@ def test_scores_are_those_of_the_definition(
     monkeypatch.setattr(maxsim, "BLOCK", block)
     flat = matrix(sum(COUNTS), 1)
     flat[5], flat[6] = 0, 1e-6
-    kept = (flat * (30 if dtype is np.int8 else 1)).astype(dtype)
+    kept = (
+        np.packbits(flat > 0, axis=1) if dtype is np.uint8 else (flat * (30 if dtype is np.int8 else 1)).astype(dtype)
+    )
     query = matrix(5, 2)
     found = maxsim.Query(MultiVector(query), metric, "x://").scores(kept, COUNTS)
-    np.testing.assert_allclose(found, plain(query, kept, metric), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, plain(query, floats(kept), metric), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("values", [np.empty((0, 4)), np.full((2, 4), np.nan)], ids=["empty", "nan"])

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Protocol, Self, runtime_checkable
 from penstock.core.errors import UsageError
 from penstock.core.exchange import exchange
 from penstock.core.fields import Scalar
+from penstock.core.precision import FP32
 from penstock.core.records import (
     Block,
     Chunk,
@@ -233,6 +234,8 @@ class Sink(Location):
     """
 
     accepts: frozenset[type[Vector]] = frozenset({Dense})
+    precisions: frozenset[str] = frozenset({FP32})
+    """In which it keeps MultiVectors (penstock.core.precision): they come back in the same."""
     named: bool = False
     """It holds several named vectors a point."""
     max_rows: int = 1024

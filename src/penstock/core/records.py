@@ -249,8 +249,8 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True)
 class MultiVector:
-    values: NDArray[np.float32]
-    """One row a token or patch: shape (n, dim)."""
+    values: NDArray[Any]
+    """One row a token or patch: shape (n, dim) of float32, or what penstock.core.precision makes of them."""
 
     @property
     def nbytes(self) -> int:
@@ -295,7 +295,7 @@ class Point:
         return self.chunk.metadata
 
     @property
-    def vector(self) -> NDArray[np.float32]:
+    def vector(self) -> NDArray[Any]:
         """The values of its vector, where it has one alone and that is not sparse; else see `vectors`."""
         several = list(self.vectors.values())
         if len(several) != 1 or isinstance(several[0], Sparse):

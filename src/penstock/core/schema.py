@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.core.errors import UsageError
+from penstock.core.precision import FP32, PRECISIONS
 from penstock.core.records import NOTHING, VECTOR
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -43,18 +44,20 @@ class VectorSpec:
     kind: str = "Dense"
     """The class of the vectors: `Dense`, `Sparse` or `MultiVector`."""
     metric: str = "cosine"
-    dtype: str = "float32"
+    precision: str = FP32
+    """How the numbers of a MultiVector are kept: `fp32`, `fp16`, `int8` or `bits`. Other kinds are of fp32."""
 
     def same_space(self, other: VectorSpec) -> bool:
         return not self.differences(other)
 
     def differences(self, other: VectorSpec) -> list[str]:
         """The fields in which the two are different spaces."""
-        fields = ("fingerprint", "dim", "kind", "metric", "dtype")
+        fields = ("fingerprint", "dim", "kind", "metric", "precision")
         return [name for name in fields if getattr(self, name) != getattr(other, name)]
 
     def __str__(self) -> str:
-        return f"{self.model} ({self.dim} dimensions, {self.kind}, {self.metric}, fingerprint {self.fingerprint[:8]})"
+        kind = self.kind if self.precision == FP32 else f"{self.kind}, {self.precision}"
+        return f"{self.model} ({self.dim} dimensions, {kind}, {self.metric}, fingerprint {self.fingerprint[:8]})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def new_schema(vectors: Mapping[str, VectorSpec], chunking: str) -> IndexSchema:
 
 def to_dict(schema: IndexSchema) -> dict[str, Any]:
     return {
-        "vectors": {name: asdict(spec) for name, spec in schema.vectors.items()},
+        "vectors": {name: _kept(spec) for name, spec in schema.vectors.items()},
         "chunking": schema.chunking,
         "filterable": schema.filterable,
     }
@@ -158,14 +161,24 @@ def _schema(vectors: Mapping[str, VectorSpec], chunking: Any, filterable: Any) -
         raise ValueError(str(error)) from None
 
 
+def _kept(spec: VectorSpec) -> dict[str, Any]:
+    """Without the precision that all vectors of earlier versions had, so that these read it."""
+    kept = asdict(spec)
+    if spec.precision == FP32:
+        del kept["precision"]
+    return kept
+
+
 def _spec(kept: Mapping[str, Any]) -> VectorSpec:
     """Somebody else may have written it: its values have the types that all others rely on."""
-    spec = VectorSpec(**kept)
+    spec = VectorSpec(**{name: value for name, value in kept.items() if name != "dtype"})  # of earlier versions
     if type(spec.dim) is not int or not 0 < spec.dim < 1 << 31:
         raise ValueError("invalid dim of a vector: expected a whole number above 0")
-    for name in ("model", "fingerprint", "kind", "metric", "dtype"):
+    for name in ("model", "fingerprint", "kind", "metric"):
         if not isinstance(getattr(spec, name), str):
             raise ValueError(f"invalid {name} of a vector: expected a text")
+    if spec.precision not in PRECISIONS:
+        raise ValueError(f"invalid precision of a vector: expected one of {', '.join(PRECISIONS)}")
     return spec
 
 

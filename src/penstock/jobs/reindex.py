@@ -18,6 +18,7 @@ from penstock.core.contracts import Index, Sink
 from penstock.core.errors import MassDeletion, OwnershipError, SinkError, Transient, UsageError
 from penstock.core.generations import RECALL, switch
 from penstock.core.pieces import PieceSize, piece_bytes
+from penstock.core.precision import floats
 from penstock.core.records import MultiVector, Point, Vector
 from penstock.core.schema import Manifest, VectorSpec
 from penstock.embedders.named import Named
@@ -334,7 +335,7 @@ def _scores(queries: Sequence[Vector], points: Sequence[Point], name: str, spec:
     # One product a point for all queries: its own rows are the most.
     together = np.concatenate([query.values for query in queries])
     starts = np.cumsum([0, *(len(query.values) for query in queries[:-1])])
-    best = [similarity(vector.values, together, spec.metric).max(axis=0, initial=-np.inf) for vector in vectors]
+    best = [similarity(floats(vector.values), together, spec.metric).max(axis=0, initial=-np.inf) for vector in vectors]
     return list(np.array([np.add.reduceat(each, starts) for each in best]).T)
 
 
@@ -353,8 +354,8 @@ def _drawn(sink: Sink, size: PieceSize) -> list[dict[str, Vector]]:
 
 
 def _question(vector: Vector) -> Vector:
-    if isinstance(vector, MultiVector) and len(vector.values) > QUESTION:
-        return MultiVector(vector.values[:: -(-len(vector.values) // QUESTION)].copy())
+    if isinstance(vector, MultiVector):
+        return MultiVector(floats(vector.values[:: max(1, -(-len(vector.values) // QUESTION))].copy()))
     return vector
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from zlib import crc32
 
 from penstock.core.errors import PenstockError, SinkError, UsageError
+from penstock.core.precision import floats
 from penstock.core.records import Block, Chunk, Item, ListingEnd, Sparse, Unreadable, Upsert, Vector
 from penstock.engine.classify import classify
 from penstock.engine.identity import shows
@@ -256,7 +257,7 @@ def _near(kept: Vector, new: Vector) -> bool:
 
     if isinstance(kept, Sparse) and isinstance(new, Sparse) and not np.array_equal(kept.indices, new.indices):
         return False
-    a, b = np.ravel(kept.values).astype(np.float64), np.ravel(new.values).astype(np.float64)
+    a, b = (np.ravel(floats(vector.values)).astype(np.float64) for vector in (kept, new))
     return a.shape == b.shape and bool(a @ b >= NEAR * np.linalg.norm(a) * np.linalg.norm(b))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from penstock import __version__
+from penstock.core.precision import PRECISIONS
 from penstock.server import schemas
 from penstock.server.authorization import ROUTES
 from penstock.server.keys import SCOPES, SEARCH
 from penstock.server.limits import PUBLIC
 from penstock.server.schemas import Schema
-from penstock.server.thumbnails import SIZES
 
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
@@ -64,7 +64,7 @@ _SPEC = {
     "dim": _COUNT,
     "kind": {"type": "string", "enum": ["Dense", "Sparse", "MultiVector"]},
     "metric": _TEXT,
-    "dtype": _TEXT,
+    "precision": {"type": "string", "enum": list(PRECISIONS)},
     "fingerprint": _TEXT,
     "images": {"type": "boolean", "description": "Whether it can be searched by images."},
 }
@@ -159,7 +159,7 @@ def document(embeddings: bool = True) -> dict[str, Any]:
 
 def _document() -> dict[str, Any]:
     in_path = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
-    size = _parameter("size", {"type": "integer", "enum": list(SIZES), "default": 256})
+    size = _parameter("size", {"type": "integer", "enum": list(PRECISIONS), "default": 256})
     using = _parameter("using", schemas.USING)
     with_vector = _parameter("vector", {"type": "boolean", "default": False})
     counting = "The values of fields of metadata, and how many chunks have each."

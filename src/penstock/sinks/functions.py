@@ -11,6 +11,7 @@ from typing import Any
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.precision import PRECISIONS
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, rows
@@ -44,6 +45,7 @@ class FunctionSink(Sink):
     """
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    precisions = frozenset(PRECISIONS)
     named = True
 
     def __init__(

@@ -14,6 +14,7 @@ from penstock.core import filters
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable, SpaceMismatch, UsageError
 from penstock.core.filters import Filter
+from penstock.core.precision import FP32, PRECISIONS
 from penstock.core.records import NOTHING, VECTOR
 from penstock.core.schema import IndexSchema, Manifest, from_dict, from_space, to_dict
 from penstock.support import durable
@@ -36,13 +37,15 @@ def numbered(url: str, number: int | str) -> str:
     return f"{head.rstrip('/')}_{number}{mark}{options}"
 
 
-FORMAT = 2
-"""The format of manifests. 1 had one vector space (`space`), and at first one `owner`."""
+FORMAT = 3
+"""The format of manifests. 1 had one vector space (`space`), and at first one `owner`; 2 has vectors of fp32 alone, and
+is still what these are written in."""
 
 
 def to_json(manifest: Manifest) -> str:
+    plain = all(spec.precision == FP32 for spec in manifest.schema.vectors.values())
     kept = {
-        "penstock": FORMAT,
+        "penstock": 2 if plain else FORMAT,
         "schema": to_dict(manifest.schema),
         "owners": dict(manifest.owners),
         "current": manifest.current,
@@ -157,6 +160,12 @@ def supported(schema: IndexSchema, sink: Sink, metrics: Mapping[str, Sequence[st
     for spec in schema.vectors.values():
         if spec.kind not in kinds:
             raise UsageError(f"{sink.url} takes {' and '.join(sorted(kinds))} vectors, not {spec.kind}")
+        kept = sink.precisions if spec.kind == "MultiVector" else {FP32}
+        if spec.precision not in kept:
+            raise UsageError(
+                f"{sink.url} keeps {spec.kind} vectors in {', '.join(p for p in PRECISIONS if p in kept)}, not"
+                f" {spec.precision}: choose the model's option precision= accordingly, or another store"
+            )
         if spec.metric not in (known := metrics.get(spec.kind, METRICS)):
             of_kind = f" for {spec.kind} vectors" if spec.kind in metrics else ""
             raise UsageError(f"{sink.url} knows the metrics {', '.join(known)}{of_kind}, not {spec.metric!r}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.pieces import grouped
+from penstock.core.precision import FP32, SCALE, floats, from_bytes
 from penstock.core.records import MultiVector
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ def compares_all(options: Mapping[str, str], url: str) -> bool:
     return value != "0"
 
 
-def pooled(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def pooled(vectors: NDArray[Any]) -> NDArray[np.float32]:
     """One vector for many: the mean of their directions. Never without a direction itself, for which a store would have
     no distance."""
     import numpy as np
 
+    values = floats(vectors)
     mean = (values / _lengths(values)[:, None]).sum(axis=0, dtype=np.float32)
     length = float(np.linalg.norm(mean))
     if not length > 1e-6:
@@ -67,17 +69,18 @@ def pooled(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Query:
-    """Scores documents by MaxSim. The metric is `cosine` or `dot`."""
+    """Scores documents by MaxSim. The metric is `cosine` or `dot`; `precision` is that of documents given as bytes."""
 
-    def __init__(self, query: MultiVector, metric: str, url: str) -> None:
+    def __init__(self, query: MultiVector, metric: str, url: str, precision: str = FP32) -> None:
         """Raises SinkError for a query with which nothing can be compared."""
         import numpy as np
 
-        values = np.asarray(query.values, np.float32)
+        values = floats(query.values)
         if not len(values):
             raise SinkError(f"a query of {url} has no vectors: nothing is near it")
         if not np.isfinite(values).all():
             raise SinkError(f"a query of {url} holds NaN or infinity: nothing is near it")
+        self.precision = precision
         self._cosine = metric == "cosine"
         if self._cosine:
             values = values / _lengths(values)[:, None]
@@ -86,7 +89,7 @@ class Query:
         self.dim = values.shape[1]
 
     def scores(self, flat: NDArray[Any], counts: Sequence[int]) -> NDArray[np.float32]:
-        """Compare with each document: `counts` says how many rows of `flat` (float32, float16 or int8) are its vectors.
+        """Compare with each document: `counts` says how many rows of `flat` (of any precision) are its vectors.
         One without vectors is infinitely far."""
         import numpy as np
 
@@ -113,6 +116,8 @@ class Query:
             np.maximum(best[first:last], np.maximum.reduceat(found, cuts, axis=0), out=best[first:last])
         totals = np.full(len(numbers), -np.inf, np.float32)
         totals[present] = best.sum(axis=1)
+        if flat.dtype == np.int8 and not self._cosine:
+            totals /= SCALE
         return totals
 
 
@@ -121,6 +126,8 @@ def _widened(rows: NDArray[Any], block: NDArray[np.float32]) -> NDArray[np.float
 
     if rows.dtype == np.float32:
         return rows
+    if rows.dtype == np.uint8:
+        return floats(rows)
     if rows.dtype != np.float16:
         np.copyto(block, rows)
         return block
@@ -152,7 +159,7 @@ class Best(Generic[K]):
 
     def add(self, keys: Sequence[K], blobs: Sequence[bytes]) -> None:
         """Compare with documents whose vectors are given as bytes."""
-        arrays = [unpacked(blob, self._query.dim) for blob in blobs]
+        arrays = [from_bytes(blob, self._query.precision, self._query.dim) for blob in blobs]
         if not arrays:
             return
         import numpy as np
@@ -160,16 +167,6 @@ class Best(Generic[K]):
         scores = self._query.scores(np.concatenate(arrays), [len(one) for one in arrays])
         pairs = [(score, key) for score, key in zip(scores.tolist(), keys, strict=True) if score > -np.inf]
         self.found = sorted([*self.found, *pairs], key=lambda pair: -pair[0])[: self._k]
-
-
-def packed(values: NDArray[np.float32]) -> bytes:
-    return bytes(values.astype("<f4", copy=False).tobytes())
-
-
-def unpacked(blob: bytes, dim: int) -> NDArray[np.float32]:
-    import numpy as np
-
-    return np.frombuffer(blob, "<f4").astype(np.float32, copy=False).reshape(-1, dim)
 
 
 def pages(sizes: Iterable[tuple[K, int]]) -> Iterator[list[K]]:

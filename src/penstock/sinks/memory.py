@@ -14,8 +14,9 @@ from penstock.core.contracts import Index, Sink
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.fields import Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
+from penstock.core.precision import DTYPES, PRECISIONS, floats
 from penstock.core.records import Dense, Hit, MultiVector, Point, Sparse, Vector
-from penstock.core.schema import Manifest
+from penstock.core.schema import Manifest, VectorSpec
 from penstock.sinks import facets, manifests, maxsim, rows, words
 from penstock.sinks.base import Located
 
@@ -48,6 +49,7 @@ class MemorySink(Located, Sink):
     """A store of this process: all that open the same name in it share the points."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    precisions = frozenset(PRECISIONS)
     named = True
     max_rows = 4096
     writers = 8
@@ -98,7 +100,7 @@ class MemorySink(Located, Sink):
         for point in points:
             rows.check_point(point, schema, self._url)
             # An array may be a slice of a batch, or be filled anew by the embedder: keep a copy, and no tokens.
-            vectors = {name: _copy(vector) for name, vector in point.vectors.items()}
+            vectors = {name: _copy(vector, schema.vectors[name]) for name, vector in point.vectors.items()}
             kept[point.id] = Point(replace(point.chunk, tokens=None), vectors)
         with self._store.lock:
             self._store.points.update(kept)
@@ -125,10 +127,10 @@ class MemorySink(Located, Sink):
         return [point for id in dict.fromkeys(ids) if (point := points.get(id)) is not None]
 
 
-def _copy(vector: Vector) -> Vector:
+def _copy(vector: Vector, space: VectorSpec) -> Vector:
     if isinstance(vector, Sparse):
         return Sparse(vector.indices.copy(), vector.values.copy())
-    return type(vector)(np.array(vector.values, dtype=np.float32))
+    return type(vector)(np.array(vector.values, dtype=DTYPES[space.precision]))
 
 
 class MemoryIndex(Located, Index):
@@ -201,7 +203,7 @@ def scores(query: Vector, vectors: Sequence[Any], metric: str, url: str = "memor
         asked = maxsim.Query(query, metric, url)
         if metric != "l2":  # each by itself: together they would be a copy of the index
             return np.concatenate([asked.scores(v.values, [len(v.values)]) for v in vectors])
-        nearest = (similarity(v.values, query.values, metric).max(axis=0, initial=-np.inf) for v in vectors)
+        nearest = (similarity(floats(v.values), query.values, metric).max(axis=0, initial=-np.inf) for v in vectors)
         return np.array([each.sum() for each in nearest])
     return np.array([_overlap(query, v) for v in vectors])
 

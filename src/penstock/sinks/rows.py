@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from penstock.core import precision
 from penstock.core.errors import Rejected, SinkError
 from penstock.core.filters import literal
 from penstock.core.records import NOTHING, VECTOR, Chunk, Dense, MultiVector, Point, Vector
@@ -80,13 +81,14 @@ class Vectors:
         import numpy as np
 
         self.name, self.space, self.rows = name, space, rows
-        self.flat = np.concatenate(rows, axis=None) if rows else np.empty(0, np.float32)
+        self.flat = np.concatenate(rows, axis=None) if rows else np.empty(0, precision.DTYPES[space.precision])
 
     def arrow(self) -> pa.Array:
         import numpy as np
         import pyarrow as pa
 
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.flat), self.space.dim)
+        width = precision.columns(self.space.precision, self.space.dim)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.flat), width)
         if self.space.kind == "MultiVector":
             offsets = np.cumsum([0, *(len(v) for v in self.rows)], dtype=np.int32)
             vectors = pa.ListArray.from_arrays(pa.array(offsets), vectors)
@@ -110,7 +112,7 @@ class Batch:
         for point in newest:
             check_point(point, schema, url)
         self.columns = {
-            name: Vectors(name, space, [_values(point.vectors[name]) for point in newest])
+            name: Vectors(name, space, [_values(point.vectors[name], space) for point in newest])
             for name, space in schema.vectors.items()
         }
         # All values in one call, since the call takes longer than looking at them.
@@ -174,10 +176,10 @@ def _called(name: str) -> str:
     return "vector" if name == VECTOR else f"vector {name!r}"
 
 
-def _values(vector: Vector) -> Any:
+def _values(vector: Vector, space: VectorSpec) -> Any:
     import numpy as np
 
-    return np.ascontiguousarray(vector.values, dtype=np.float32)
+    return np.ascontiguousarray(vector.values, dtype=precision.DTYPES[space.precision])
 
 
 def check_point(point: Point, schema: IndexSchema, url: str) -> None:
@@ -186,18 +188,24 @@ def check_point(point: Point, schema: IndexSchema, url: str) -> None:
         has, takes = (", ".join(sorted(names)) or "none" for names in (point.vectors, schema.vectors))
         raise SinkError(f"{url}, point {point.id}: it has the vectors {has}; the index takes {takes}")
     for name, space in schema.vectors.items():
-        check(point.vectors[name], space, f"{url}, point {point.id}")
+        check(point.vectors[name], space, f"{url}, point {point.id}", space.precision)
 
 
-def check(vector: Vector, space: VectorSpec, where: str) -> None:
-    """Raise SinkError unless the vector is of the space's kind and dimension."""
+def check(vector: Vector, space: VectorSpec, where: str, kept: str = precision.FP32) -> None:
+    """Raise SinkError unless the vector is of the space's kind and dimension, and in the precision `kept`."""
     kind = type(vector).__name__
     if kind != space.kind:
         raise SinkError(f"{where}: a {kind} vector; the index holds {space.kind} ones")
     if isinstance(vector, Dense | MultiVector):
         axes = 1 if isinstance(vector, Dense) else 2
-        if vector.values.ndim != axes or vector.values.shape[-1] != space.dim:
+        width = precision.columns(kept, space.dim)
+        if vector.values.ndim != axes or vector.values.shape[-1] != width:
             raise SinkError(f"{where}: a vector of shape {vector.values.shape}; the index has {space.dim} dimensions")
+        if kept != precision.FP32 and vector.values.dtype != precision.DTYPES[kept]:
+            raise SinkError(
+                f"{where}: a vector of {vector.values.dtype}; the index has the precision {kept}, and takes"
+                f" {precision.DTYPES[kept]}"
+            )
 
 
 def target(query: Vector, schema: IndexSchema, using: str | None, url: str) -> tuple[str, VectorSpec]:
@@ -223,10 +231,17 @@ def schema(of: IndexSchema) -> pa.Schema:
     types = {"ordinal": number, "start": number, "end": number, "page": number, "image": pa.binary()}
     fields = [pa.field(name, types.get(name, text), nullable=name in ("page", "image")) for name in COLUMNS]
     for name, space in of.vectors.items():
-        vector = pa.list_(pa.float32(), space.dim)
+        vector = pa.list_(arrow_number(space), precision.columns(space.precision, space.dim))
         kept = pa.list_(vector) if space.kind == "MultiVector" else vector
         fields.append(pa.field(vector_column(name), kept, nullable=False))
     return pa.schema(fields)
+
+
+def arrow_number(space: VectorSpec) -> pa.DataType:
+    """The type of the numbers of its vectors."""
+    import pyarrow as pa
+
+    return pa.from_numpy_dtype(precision.DTYPES[space.precision])
 
 
 def chunks(batch: pa.RecordBatch) -> list[Chunk]:
@@ -245,7 +260,8 @@ def points(batch: pa.RecordBatch, schema: IndexSchema) -> list[Point]:
 
 def _vectors(column: pa.Array, space: VectorSpec) -> Iterator[Vector]:
     if space.kind == "MultiVector":
-        return (MultiVector(_matrix(column[i].values, space.dim)) for i in range(len(column)))
+        width = precision.columns(space.precision, space.dim)
+        return (MultiVector(_matrix(column[i].values, width)) for i in range(len(column)))
     return (Dense(values) for values in _matrix(column, space.dim))
 
 

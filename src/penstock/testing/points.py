@@ -57,7 +57,7 @@ def same(found: Point, wanted: Point) -> None:
     for name, b in wanted.vectors.items():
         a = found.vectors[name]
         assert type(a) is type(b)
-        assert a.values.dtype == np.float32
+        assert a.values.dtype == b.values.dtype
         assert a.values.shape == b.values.shape
         assert a.values.tobytes() == b.values.tobytes(), f"the vector {name!r} came back changed"
         if isinstance(a, Sparse) and isinstance(b, Sparse):

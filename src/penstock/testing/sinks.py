@@ -10,6 +10,7 @@ from typing import Self
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import Rejected, SinkError, SinkUnavailable, TooLarge
+from penstock.core.precision import PRECISIONS
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import Manifest
 
@@ -18,6 +19,7 @@ class NothingSink(Sink):
     """Takes anything, counts it and keeps nothing: benchmarks with it measure everything but the store."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    precisions = frozenset(PRECISIONS)
     named = True
     max_rows = 4096
     readable = False
@@ -89,7 +91,7 @@ class FaultySink(Sink):
 
     def __init__(self, real: Sink, faults: Faults) -> None:
         self.real, self.faults = real, faults
-        self.accepts, self.named = real.accepts, real.named
+        self.accepts, self.precisions, self.named = real.accepts, real.precisions, real.named
         self.writers, self.readable = real.writers, real.readable
         self.max_rows, self.max_bytes, self.max_text = real.max_rows, real.max_bytes, real.max_text
         self.calls = self.flushes = self.failures = 0

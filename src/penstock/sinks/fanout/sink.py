@@ -41,6 +41,7 @@ class FanOut(Sink):
         if not self._sinks or len({sink.url for sink in self._sinks}) < len(self._sinks):
             raise UsageError("a fan-out goes into at least one sink, and into each of them once")
         self.accepts = reduce(frozenset.__and__, (sink.accepts for sink in sinks))
+        self.precisions = reduce(frozenset.__and__, (sink.precisions for sink in sinks))
         self.named = all(sink.named for sink in sinks)
         self.max_rows = min(sink.max_rows for sink in sinks)
         self.max_bytes = min(sink.max_bytes for sink in sinks)

@@ -53,7 +53,7 @@ class PgvectorIndex(PgvectorStore, CollectionIndex[Table]):
     def _nearest(self, collection: Table, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         name, space = target
         if isinstance(vector, MultiVector):
-            asked = maxsim.Query(vector, space.metric, self._url)
+            asked = maxsim.Query(vector, space.metric, self._url, space.precision)
             return _by_tokens(collection, name, asked, k, where, exact=self._exact)
         dense = space.kind == "Dense"
         query = literal(sparse.checked_query(vector, self._url) if isinstance(vector, Sparse) else vector)

@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.precision import PRECISIONS
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, maxsim, rows, sparse
@@ -72,6 +73,7 @@ class PgvectorSink(PgvectorStore, CollectionSink[Table]):
     """
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    precisions = frozenset(PRECISIONS)
     named = True
     max_rows = 2048
 

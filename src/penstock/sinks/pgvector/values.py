@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+from penstock.core.precision import from_bytes, to_bytes
 from penstock.core.records import Chunk, Dense, MultiVector, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
-from penstock.sinks import maxsim, rows
+from penstock.sinks import rows
 
 WIDTH = 1_000_000_000
 """Dimensions of all sparse vectors: the most there are. Only vectors of as many are compared."""
@@ -125,7 +126,7 @@ def encoder(space: VectorSpec) -> Callable[[Any], bytes]:
     if space.kind == "Sparse":
         return _sparse_bytes
     if space.kind == "MultiVector":
-        return maxsim.packed
+        return to_bytes
     return dense_bytes
 
 
@@ -144,7 +145,7 @@ def from_binary(data: bytes, space: VectorSpec) -> Vector:
     import numpy as np
 
     if space.kind == "MultiVector":
-        return MultiVector(maxsim.unpacked(data, space.dim))
+        return MultiVector(from_bytes(data, space.precision, space.dim))
     if space.kind != "Sparse":
         return Dense(np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32))
     end = 12 + 4 * struct.unpack_from(">i", data, 4)[0]

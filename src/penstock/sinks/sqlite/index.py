@@ -54,7 +54,7 @@ class SqliteIndex(SqliteStore, Index):
         if wanted := parse_filter(where):
             within = f'AND rowid IN (SELECT "key" FROM chunks WHERE {condition(wanted, values)})'
         if isinstance(vector, MultiVector):
-            asked = maxsim.Query(vector, space.metric, self._url)
+            asked = maxsim.Query(vector, space.metric, self._url, space.precision)
             return self._by_tokens(file, name, asked, k, within, values)
         sql = f"""WITH nearest AS (
                 SELECT rowid AS "key", distance FROM {vectors_table(name)} WHERE embedding MATCH ? AND k = ? {within})

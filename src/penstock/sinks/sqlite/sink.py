@@ -9,6 +9,7 @@ from itertools import count
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
+from penstock.core.precision import PRECISIONS
 from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.retry import out_of_space
 from penstock.core.schema import Manifest
@@ -50,6 +51,7 @@ class SqliteSink(SqliteStore, Sink):
     """One file: `sqlite://./notes.db`. Any number of processes read while one writes."""
 
     accepts = frozenset({Dense, MultiVector})
+    precisions = frozenset(PRECISIONS)
     named = True
     max_rows = 1024
 
