@@ -47,12 +47,12 @@ def test_int8_and_bits_are_what_they_are_said_to_be() -> None:
 
 
 def test_what_cannot_be_kept_so_is_refused() -> None:
-    precision.check("bits", 128, "m")
+    precision.check("bits", 128, "m", unit=True)
     precision.check("fp16", 100, "m", unit=False)
-    with pytest.raises(UsageError, match=r"'int4' of m: expected one of fp32, fp16, int8, bits"):
-        precision.check("int4", 128, "m")
+    with pytest.raises(UsageError, match=r"'int4': expected one of fp32, fp16, int8, bits"):
+        precision.known("int4")
     with pytest.raises(UsageError, match="100 dimensions, which 8 does not divide"):
-        precision.check("bits", 100, "m")
+        precision.check("bits", 100, "m", unit=True)
     with pytest.raises(UsageError, match="any length"):
         precision.check("int8", 128, "m", unit=False)
 

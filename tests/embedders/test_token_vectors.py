@@ -15,6 +15,7 @@ import pytest
 from penstock import Pipeline, open_index
 from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError, ModelError, QueryMismatch, UsageError
+from penstock.core.precision import encoded
 from penstock.core.records import Dense, MultiVector, Sparse, Vector
 from penstock.embedders import heads, kinds, models, splade
 from penstock.embedders.colbert import ColbertEmbedder
@@ -43,6 +44,12 @@ def opened(model: Path | str) -> Embedder:
     assert isinstance(embedder, Embedder)
     embedder.open()
     return embedder
+
+
+def named(tokens: Make, name: str) -> str:
+    """The checkpoint with the options behind its name."""
+    folder, mark, options = name.partition("?")
+    return f"{tokens(folder)}{mark}{options}"
 
 
 def expected(name: str) -> list[np.ndarray]:
@@ -392,7 +399,7 @@ def test_a_model_is_pooled_by_an_option_behind_its_name(tokens: Make, short: lis
         assert half.describe().fingerprint != model.describe().fingerprint
         # The index keeps this name, and a search finds the model by it.
         assert from_name(half.describe().model).describe() == half.describe()
-    with pytest.raises(UsageError, match="no late-interaction model"):
+    with pytest.raises(UsageError, match="pool is for late-interaction models"):
         from_name(f"{tokens('static')}?pool=2")
     with pytest.raises(UsageError, match=r"did you mean 'pool'"):
         from_name(f"{tokens('late')}?pol=2")
@@ -457,6 +464,31 @@ def test_int8_goes_with_models_that_multiply_matrices(tokens: Make, short: list[
         from_name(f"int8:{tokens('static')}")
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "bits"])
+def test_the_precision_of_passages_is_an_option_behind_the_name(
+    precision: str, tokens: Make, short: list[str], cache: Path
+) -> None:
+    """Questions stay as they are. The option is part of the name and the fingerprint; pooled ones are encoded last."""
+    with opened(tokens("late")) as model, opened(f"{tokens('late')}?pool=2&precision={precision}") as small:
+        spec = small.describe()
+        assert (spec.precision, model.describe().precision) == (precision, "fp32")
+        assert spec.fingerprint not in (
+            opened(f"{tokens('late')}?pool=2").describe().fingerprint,
+            model.describe().fingerprint,
+        )
+        for one, other in zip(model.embed(chunks(short)), small.embed(chunks(short)), strict=True):
+            wanted = encoded(pooled(one.values, 2), precision)
+            np.testing.assert_allclose(other.values, wanted, atol=1 if precision == "int8" else 1e-3)
+            assert other.values.dtype == wanted.dtype
+        same_vectors(small.query(QUESTIONS), values(model.query(QUESTIONS), MultiVector))
+        assert from_name(spec.model).describe() == spec
+        assert ColbertEmbedder(f"{tokens('late')}?pool=3", pool=2, precision=precision).describe() == spec
+    with pytest.raises(UsageError, match=r"invalid precision 'int4': expected one of fp32, fp16, int8, bits"):
+        from_name(f"{tokens('late')}?precision=int4")
+    with pytest.raises(UsageError, match="precision is for late-interaction models"):
+        from_name(f"{tokens('static')}?precision=int8")
+
+
 # ---------------------------------------------------------------- whole
 
 
@@ -464,6 +496,7 @@ def test_int8_goes_with_models_that_multiply_matrices(tokens: Make, short: list[
     ("name", "into"),
     [
         ("late?pool=2", "lance://{}"),
+        ("late?precision=bits", "sqlite://{}.db"),
         ("stanford", "memory://stanford"),
         ("splade", "qdrant://{}"),
     ],
@@ -474,17 +507,17 @@ def test_an_index_is_filled_and_searched_by_the_model_that_it_keeps(
     (tmp_path / "docs").mkdir()
     for i, word in enumerate(["resume run", "index table", "file key", "the of and"]):
         (tmp_path / "docs" / f"{i}.txt").write_text(f"{word} " * 8)
-    folder, mark, option = name.partition("?")
     into = into.format(tmp_path / "index")
-    model = f"{tokens(folder)}{mark}{option}"
-    report = Pipeline(tmp_path / "docs", into=into, model=model, state=tmp_path / "ledger.db").run()
+    report = Pipeline(tmp_path / "docs", into=into, model=named(tokens, name), state=tmp_path / "ledger.db").run()
     assert (report.ok, report.embedded) == (True, 4)
     with open_index(into) as index:
         (hit,) = index.search("index table index table", k=1)
         assert hit.chunk.uri.endswith("1.txt")
 
 
-@pytest.mark.parametrize(("name", "into"), [("late", "milvus://{}/notes"), ("splade", "lance://{}")])
+@pytest.mark.parametrize(
+    ("name", "into"), [("late", "milvus://{}/notes"), ("splade", "lance://{}"), ("late?precision=int8", "qdrant://{}")]
+)
 def test_a_store_that_cannot_hold_the_kind_is_refused_before_anything_is_read(
     name: str, into: str, tokens: Make, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,7 +526,7 @@ def test_a_store_that_cannot_hold_the_kind_is_refused_before_anything_is_read(
     monkeypatch.setattr(ColbertEmbedder, "embed", lambda *_: pytest.fail("embedded"))
     monkeypatch.setattr(SpladeEmbedder, "embed", lambda *_: pytest.fail("embedded"))
     pipeline = Pipeline(
-        tmp_path / "docs", into=into.format(tmp_path / "x.db"), model=str(tokens(name)), state=tmp_path / "l.db"
+        tmp_path / "docs", into=into.format(tmp_path / "x.db"), model=named(tokens, name), state=tmp_path / "l.db"
     )
-    with pytest.raises(UsageError, match=r"takes .* vectors, not (MultiVector|Sparse)"):
+    with pytest.raises(UsageError, match=r"takes .* vectors, not (MultiVector|Sparse)|keeps MultiVector .* not int8"):
         pipeline.run()

@@ -22,11 +22,15 @@ DTYPES = {FP32: "float32", FP16: "float16", INT8: "int8", BITS: "uint8"}
 SCALE = 127
 
 
-def check(precision: str, dim: int, name: str, *, unit: bool = True) -> None:
-    """Raise UsageError unless vectors of a model can be kept in that precision: `unit` says whether their lengths
-    are 1."""
+def known(precision: str) -> None:
+    """Raise UsageError for what is no precision."""
     if precision not in PRECISIONS:
-        raise UsageError(f"invalid precision {precision!r:.50} of {name}: expected one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"invalid precision {precision!r:.50}: expected one of {', '.join(PRECISIONS)}")
+
+
+def check(precision: str, dim: int, name: str, *, unit: bool) -> None:
+    """Raise UsageError unless vectors of a model can be kept so: `unit` says whether their lengths are 1."""
+    known(precision)
     if precision == BITS and dim % 8:
         raise UsageError(
             f"{name} makes vectors of {dim} dimensions, which 8 does not divide: expected another precision than bits"

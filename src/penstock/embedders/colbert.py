@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from penstock.core.errors import ModelError, UsageError
+from penstock.core.precision import INT8, check, encoded, known
 from penstock.core.records import Chunk, MultiVector, Vector
+from penstock.core.schema import VectorSpec
 from penstock.embedders import colbert_checkpoint, heads, rows
 from penstock.embedders.checkpoint import module_weights
 from penstock.embedders.colbert_checkpoint import ColbertCheckpoint, Pooling
@@ -32,7 +35,8 @@ GRAPH = 1
 
 class ColbertEmbedder(heads.HeadEmbedder):
     """Embeds with a late-interaction model, saved by PyLate, Stanford's ColBERT or sentence-transformers: a folder or a
-    hub id. `pool`: keep a vector for every so many tokens of a passage (2: half of them); as `?pool=2` behind its name.
+    hub id. `pool`: keep a vector for every so many tokens of a passage (2: half of them). `precision`: how the numbers
+    of a passage's vectors are kept (penstock.core.precision). Both as `?pool=2&precision=int8` behind its name.
     A question is never cut: one that is longer than those that the model fills up is taken whole.
     """
 
@@ -43,18 +47,29 @@ class ColbertEmbedder(heads.HeadEmbedder):
         model: str | Path,
         *,
         pool: float | None = None,
+        precision: str | None = None,
         length: int | None = None,
         workers: int | None = None,
         exact: bool = True,
     ) -> None:
         if pool is not None and not 1 <= pool <= 64:
             raise UsageError(f"invalid pool {pool}: expected a number from 1 to 64")
+        if precision is not None:
+            known(precision)
         super().__init__(model, length=length, workers=workers, exact=exact)
-        self.pool = pool
+        self.pool, self.precision = pool, precision
 
     def __repr__(self) -> str:
-        pool = "" if self.pool is None else f", pool={self.pool:g}"
-        return f"ColbertEmbedder({str(self.model)!r}{pool}{'' if self.exact else ', exact=False'})"
+        chosen = "".join(f", {name}={value}" for name, value in self._chosen().items())
+        return f"ColbertEmbedder({str(self.model)!r}{chosen}{'' if self.exact else ', exact=False'})"
+
+    def _chosen(self) -> dict[str, str]:
+        """Options that count before those in the model's name."""
+        pool = {} if self.pool is None else {"pool": f"{self.pool:g}"}
+        return pool if self.precision is None else {**pool, "precision": self.precision}
+
+    def describe(self) -> VectorSpec:
+        return replace(super().describe(), precision=self.loaded().precision)
 
     @property
     def metric(self) -> str:
@@ -66,13 +81,16 @@ class ColbertEmbedder(heads.HeadEmbedder):
 
     def load(self, folder: Path, name: str) -> ColbertCheckpoint:
         checkpoint = colbert_checkpoint.load(folder, name)
-        named = parted(name)[1].get("pool")
-        factor: float | None = named if self.pool is None else self.pool
-        if factor is None:
-            return checkpoint
-        if named is None:
-            name += f"{'&' if '?' in name else '?'}pool={factor:g}"
-        return replace(checkpoint, pooling=Pooling(factor, 1, normalize=checkpoint.normalize), name=name)
+        base, options = parted(name)
+        if chosen := self._chosen():
+            options = {**options, **chosen}
+            name = f"{base}?{urlencode(options)}"
+        if (precision := options.get("precision")) is not None:
+            check(precision, checkpoint.dim, name, unit=checkpoint.normalize)
+            checkpoint = replace(checkpoint, precision=precision)
+        if (factor := options.get("pool")) is not None:
+            checkpoint = replace(checkpoint, pooling=Pooling(float(factor), 1, normalize=checkpoint.normalize))
+        return replace(checkpoint, name=name)
 
     def graph(self, checkpoint: ColbertCheckpoint) -> Any:
         from penstock.embedders.graph import build_with
@@ -132,10 +150,11 @@ class ColbertEmbedder(heads.HeadEmbedder):
         raise ModelError(f"{self.loaded().name} fills questions up by {names[0]}, which its tokenizer lacks")
 
     @staticmethod
-    def _passage(checkpoint: ColbertCheckpoint, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        if (pooling := checkpoint.pooling) is None:
-            return values
-        return pooled(values, pooling.factor, kept=pooling.kept, normalize=pooling.normalize)
+    def _passage(checkpoint: ColbertCheckpoint, values: NDArray[np.float32]) -> NDArray[Any]:
+        if (pooling := checkpoint.pooling) is not None:
+            unit = pooling.normalize or checkpoint.precision == INT8
+            values = pooled(values, pooling.factor, kept=pooling.kept, normalize=unit)
+        return encoded(values, checkpoint.precision)
 
 
 def _kept(ids: Sequence[int], skipped: frozenset[int]) -> list[int]:

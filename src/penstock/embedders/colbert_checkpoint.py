@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.core.errors import ModelError
+from penstock.core.precision import FP32
 from penstock.embedders import heads, kinds
 from penstock.embedders.checkpoint import (
     ACTIVATIONS,
@@ -72,6 +73,8 @@ class ColbertCheckpoint:
     projections: tuple[Projection, ...]
     normalize: bool
     pooling: Pooling | None
+    precision: str
+    """In which passages' vectors are kept."""
     markers: tuple[str, ...]
     name: str
 
@@ -91,6 +94,8 @@ class ColbertCheckpoint:
     @property
     def traits(self) -> dict[str, Any]:
         own = {key: value for key, value in asdict(self).items() if key not in ("transformer", "name", "length")}
+        if self.precision == FP32:
+            del own["precision"]  # indexes made before there was another
         return {**self.transformer.traits, **own, "late": VERSION}
 
 
@@ -121,6 +126,7 @@ def _stanford(folder: Path, name: str) -> ColbertCheckpoint:
         projections=(Projection("", "", _rows(transformer.weights, "linear.weight"), residual=False),),
         normalize=True,
         pooling=None,
+        precision=FP32,
         markers=tuple(prompts),
         name=name,
     )
@@ -180,6 +186,7 @@ def _modules(folder: Path, name: str) -> ColbertCheckpoint:
         projections=tuple(projections),
         normalize=normalize,
         pooling=pooling,
+        precision=FP32,
         markers=tuple(markers),
         name=name,
     )

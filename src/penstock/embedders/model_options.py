@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from penstock.core.errors import UsageError
 from penstock.core.options import Option, unknown
+from penstock.core.precision import PRECISIONS, known
 
 OPTIONS = {
     option.name: option
@@ -21,6 +22,13 @@ OPTIONS = {
         Option("query", str, None, "text put before each query"),
         Option("length", int, None, "the most tokens of a text", least=1),
         Option("pool", float, None, "tokens of a passage for each vector that is kept (late interaction)", least=1),
+        Option(
+            "precision",
+            str,
+            None,
+            f"how the numbers of stored vectors are kept: {', '.join(PRECISIONS)} (late interaction)",
+            validate=known,
+        ),
         Option("dim", int, None, "dimensions kept of each vector (Matryoshka)", least=1),
     )
 }

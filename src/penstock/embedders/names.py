@@ -53,8 +53,8 @@ def _by_onnx(model: str | None, *, exact: bool) -> Embedder:
     found = kinds.SPARSE if model.startswith(SPLADE) else kind(model)
     name = model.removeprefix(SPLADE)
     _, options = parted(name)
-    if "pool" in options and found != kinds.LATE:
-        raise UsageError(f"{name!r} is no late-interaction model: it has one vector a text, and none to pool")
+    if found != kinds.LATE and (refused := sorted({"pool", "precision"} & options.keys())):
+        raise UsageError(f"{name!r} has one vector a text, and {', '.join(refused)} is for late-interaction models")
     if found in OPTIONS and (refused := sorted(options.keys() - OPTIONS[found])):
         takes = ", ".join(sorted(OPTIONS[found]))
         raise UsageError(f"{model!r} is a model of {found}, which takes {takes}, not {', '.join(refused)}")
@@ -90,7 +90,7 @@ OPTIONS = {
     "images": {"revision"},
     "static": {"revision"},
     "sparse": {"revision", "length"},
-    "late interaction": {"revision", "length", "pool"},
+    "late interaction": {"revision", "length", "pool", "precision"},
 }
 """Options that a model's name may have, by its kind; those of dense models are the others."""
 
