@@ -15,6 +15,8 @@ from penstock.sinks import rows
 
 UNIT = 1e-6
 """The rounding of a length of 1: about that of a sum of some hundred float32 products."""
+UNIT_FP16 = 1e-3
+"""The same of numbers that are rounded to float16."""
 
 _HEX = re.compile("[0-9a-f]{32}")
 
@@ -31,7 +33,7 @@ def units(values: Any) -> tuple[Any, Any]:
     import numpy as np
 
     lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
-    other = np.abs(lengths - 1) > UNIT
+    other = np.abs(lengths - 1) > (UNIT_FP16 if values.dtype == np.float16 else UNIT)
     if other.any():
         values = values.copy()
         values[other] /= np.where(lengths > 0, lengths, 1)[other, None]

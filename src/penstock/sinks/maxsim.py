@@ -164,7 +164,13 @@ class Best(Generic[K]):
             return
         import numpy as np
 
-        scores = self._query.scores(np.concatenate(arrays), [len(one) for one in arrays])
+        self.add_rows(keys, np.concatenate(arrays), [len(one) for one in arrays])
+
+    def add_rows(self, keys: Sequence[K], flat: NDArray[Any], counts: Sequence[int]) -> None:
+        """Compare with documents: `counts` says how many rows of `flat` are the vectors of each."""
+        import numpy as np
+
+        scores = self._query.scores(flat, counts)
         pairs = [(score, key) for score, key in zip(scores.tolist(), keys, strict=True) if score > -np.inf]
         self.found = sorted([*self.found, *pairs], key=lambda pair: -pair[0])[: self._k]
 

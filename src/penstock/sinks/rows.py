@@ -83,12 +83,16 @@ class Vectors:
         self.name, self.space, self.rows = name, space, rows
         self.flat = np.concatenate(rows, axis=None) if rows else np.empty(0, precision.DTYPES[space.precision])
 
-    def arrow(self) -> pa.Array:
+    def arrow(self, *, packed: bool = False) -> pa.Array:
         import numpy as np
         import pyarrow as pa
 
         width = precision.columns(self.space.precision, self.space.dim)
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.flat), width)
+        if packed and self.space.precision != precision.FP32:
+            kind, data = pa.binary(width * self.flat.itemsize), pa.py_buffer(precision.to_bytes(self.flat))
+            vectors = pa.Array.from_buffers(kind, len(self.flat) // width, [None, data]).cast(pa.binary())
+        else:
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.flat), width)
         if self.space.kind == "MultiVector":
             offsets = np.cumsum([0, *(len(v) for v in self.rows)], dtype=np.int32)
             vectors = pa.ListArray.from_arrays(pa.array(offsets), vectors)
@@ -163,13 +167,16 @@ class Batch:
     def space(self) -> VectorSpec:
         return self._only.space
 
-    def arrow(self) -> pa.RecordBatch:
+    def arrow(self, *, packed: bool = False) -> pa.RecordBatch:
+        """The batch in the columns of `schema`."""
         import pyarrow as pa
 
-        shape = schema(IndexSchema({name: column.space for name, column in self.columns.items()}))
+        shape = schema(IndexSchema({name: column.space for name, column in self.columns.items()}), packed=packed)
         columns = list(zip(*self.rows, strict=True)) or [()] * len(COLUMNS)
         arrays = [pa.array(cells, type=shape.field(i).type) for i, cells in enumerate(columns)]
-        return pa.record_batch([*arrays, *(column.arrow() for column in self.columns.values())], schema=shape)
+        return pa.record_batch(
+            [*arrays, *(column.arrow(packed=packed) for column in self.columns.values())], schema=shape
+        )
 
 
 def _called(name: str) -> str:
@@ -224,24 +231,21 @@ def vector_column(name: str) -> str:
     return VECTOR if name == VECTOR else f"{VECTOR}_{name}"
 
 
-def schema(of: IndexSchema) -> pa.Schema:
+def schema(of: IndexSchema, *, packed: bool = False) -> pa.Schema:
+    """The columns of a table. `packed`: a vector of fewer bits than fp32 is its bytes, since files have no such
+    numbers, or not in as few bytes."""
     import pyarrow as pa
 
     text, number = pa.string(), pa.int64()
     types = {"ordinal": number, "start": number, "end": number, "page": number, "image": pa.binary()}
     fields = [pa.field(name, types.get(name, text), nullable=name in ("page", "image")) for name in COLUMNS]
     for name, space in of.vectors.items():
-        vector = pa.list_(arrow_number(space), precision.columns(space.precision, space.dim))
+        number = pa.from_numpy_dtype(precision.DTYPES[space.precision])
+        bytes_ = packed and space.precision != precision.FP32
+        vector = pa.binary() if bytes_ else pa.list_(number, precision.columns(space.precision, space.dim))
         kept = pa.list_(vector) if space.kind == "MultiVector" else vector
         fields.append(pa.field(vector_column(name), kept, nullable=False))
     return pa.schema(fields)
-
-
-def arrow_number(space: VectorSpec) -> pa.DataType:
-    """The type of the numbers of its vectors."""
-    import pyarrow as pa
-
-    return pa.from_numpy_dtype(precision.DTYPES[space.precision])
 
 
 def chunks(batch: pa.RecordBatch) -> list[Chunk]:
@@ -260,13 +264,22 @@ def points(batch: pa.RecordBatch, schema: IndexSchema) -> list[Point]:
 
 def _vectors(column: pa.Array, space: VectorSpec) -> Iterator[Vector]:
     if space.kind == "MultiVector":
-        width = precision.columns(space.precision, space.dim)
-        return (MultiVector(_matrix(column[i].values, width)) for i in range(len(column)))
-    return (Dense(values) for values in _matrix(column, space.dim))
+        return (MultiVector(_rows(column[i].values, space)) for i in range(len(column)))
+    return (Dense(values) for values in matrix(column, space))
 
 
-def _matrix(vectors: pa.FixedSizeListArray, dim: int) -> Any:
-    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+def _rows(vectors: pa.Array, space: VectorSpec) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_binary(vectors.type):
+        return precision.from_bytes(b"".join(vectors.to_pylist()), space.precision, space.dim)
+    return matrix(vectors, space)
+
+
+def matrix(vectors: pa.Array, space: VectorSpec) -> Any:
+    """The rows of a list of vectors."""
+    width = precision.columns(space.precision, space.dim)
+    return vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
 
 
 def listed(ids: Iterable[str]) -> str:

@@ -38,6 +38,7 @@ from penstock.testing.points import (
     same,
     similarity,
 )
+from penstock.testing.precision_suite import Precisions
 from penstock.testing.search_suite import FILTERS
 from penstock.testing.suite_base import Aliased
 from penstock.testing.words_suite import Words
@@ -76,7 +77,7 @@ ODD: Metadata = {
 }
 
 
-class SinkSuite(Lifecycle, Ownership, Filtering, NamedVectors, Words):
+class SinkSuite(Lifecycle, Ownership, Filtering, NamedVectors, Precisions, Words):
     """All of them. For a store that is a server, `unreachable` is one more test."""
 
     # ------------------------------------------------------------ upsert and delete

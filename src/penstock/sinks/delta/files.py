@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from penstock.core.precision import FP32
 from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 from penstock.support import durable
@@ -31,9 +32,10 @@ def table_schema(schema: IndexSchema) -> pa.Schema:
     """The columns of rows.schema, with lists for vectors: Delta has none of a fixed size."""
     import pyarrow as pa
 
-    shape = rows.schema(schema)
+    shape = rows.schema(schema, packed=True)
     for name, space in schema.vectors.items():
-        vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        number = pa.field("element", pa.float32(), nullable=False)
+        vector = pa.list_(number) if space.precision == FP32 else pa.binary()
         if space.kind == "MultiVector":
             vector = pa.list_(pa.field("element", vector, nullable=False))
         column = rows.vector_column(name)

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable, UsageError
+from penstock.core.precision import PRECISIONS
 from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests, rows
@@ -65,6 +66,7 @@ class DeltaSink(Opened[Files], Sink):
     """A Delta table: `delta://./lake/chunks`. Several processes may write at once."""
 
     accepts = frozenset({Dense, MultiVector})
+    precisions = frozenset(PRECISIONS)
     named = True
     max_rows = 4096
 
@@ -227,7 +229,7 @@ class DeltaSink(Opened[Files], Sink):
         if batch.rows:
             import pyarrow as pa
 
-            table = pa.table(batch.arrow()).cast(table_schema(schema))
+            table = pa.table(batch.arrow(packed=True)).cast(table_schema(schema))
             with self._lock, _errors(self._url):
                 self._make_room()
                 self._pending.add(table)

@@ -11,10 +11,12 @@ from penstock.core.contracts import Index
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
+from penstock.core.precision import BITS, INT8
 from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
 from penstock.core.schema import Manifest
 from penstock.sinks import facets, manifests, rows, words
 from penstock.sinks.base import Opened
+from penstock.sinks.lance import late
 from penstock.sinks.lance.candidates import BATCH, Candidates, few
 from penstock.sinks.lance.fields import Condition, counts, value_columns
 from penstock.sinks.lance.table import INDEX_ROWS, TEXT, TableFiles, errors, fetch, reread
@@ -112,6 +114,9 @@ class LanceIndex(Opened[Any], Index):
 
         def read(table: Any) -> list[Hit]:
             condition = Condition(table, self._url).sql(wanted) if wanted else ""
+            if space.precision in (INT8, BITS):  # which LanceDB does not compare
+                assert isinstance(vector, MultiVector)
+                return late.nearest(table, condition, (name, space), vector, k, self._url)
             query = table.search(vector.values, vector_column_name=rows.vector_column(name))
             query = query.distance_type(space.metric).limit(k).nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k)))
             query = query.select([*rows.COLUMNS, "_distance"])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
+from penstock.core.precision import PRECISIONS
 from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
@@ -49,6 +50,7 @@ class LanceSink(Opened[Any], Sink):
     """
 
     accepts = frozenset({Dense, MultiVector})
+    precisions = frozenset(PRECISIONS)
     named = True
     max_rows = 1024  # benchmarks/sinks.py, 200,000 points: 398 MB at its peak; 700 with batches of 2,048
     writers = 2

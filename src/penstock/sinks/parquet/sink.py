@@ -11,6 +11,7 @@ from pathlib import Path
 
 from penstock.core.contracts import Sink
 from penstock.core.errors import SinkError, SinkUnavailable
+from penstock.core.precision import PRECISIONS
 from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests, rows
@@ -39,6 +40,7 @@ class ParquetSink(Opened[Folder], Sink):
     """A folder of Parquet files: `parquet://./folder`. Processes that write take turns, from flush to flush."""
 
     accepts = frozenset({Dense, MultiVector})
+    precisions = frozenset(PRECISIONS)
     named = True
     max_rows = 4096
 
@@ -131,7 +133,7 @@ class ParquetSink(Opened[Folder], Sink):
         if self._part is not None and self._part.sealed:
             self._finish()
         if self._part is None:
-            self._part = Part(folder.path, folder.next_number(), rows.schema(schema))
+            self._part = Part(folder.path, folder.next_number(), rows.schema(schema, packed=True))
         return self._part
 
     def _finish(self) -> None:
@@ -147,7 +149,7 @@ class ParquetSink(Opened[Folder], Sink):
         if batch.rows:
             with self._lock, _errors(self._url):
                 part = self._current()
-                part.write(batch.arrow())
+                part.write(batch.arrow(packed=True))
                 if part.full:
                     self._finish()
         batch.finish()
@@ -206,7 +208,7 @@ class ParquetSink(Opened[Folder], Sink):
             try:
                 for name in old:
                     for table in folder.tables(name, masks[name]):
-                        part = part or Part(folder.path, folder.next_number(), rows.schema(schema))
+                        part = part or Part(folder.path, folder.next_number(), rows.schema(schema, packed=True))
                         part.write(table)
                         if part.full:
                             part.finish()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import SinkError
+from penstock.core.precision import DTYPES, from_bytes, to_bytes
 from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.sinks import hashed_words, rows, terms
@@ -51,7 +52,7 @@ def structs(batch: rows.Batch, m: Any, *, filterable: bool, words: bool) -> list
         for column, kept in columns:
             vectors[column.name], scaled = next(kept)
             if scaled:
-                own = column.rows[position].astype("<f4").tobytes()
+                own = to_bytes(column.rows[position])
                 payload[original(column.name)] = base64.b64encode(own).decode()
         if words and (counted := hashed_words.of_document(payload["text"])):
             vectors[WORDS] = m.SparseVector.model_construct(indices=[*counted], values=[*counted.values()])
@@ -87,10 +88,10 @@ def _vector(values: Any, own: str | None, space: VectorSpec) -> Vector:
     if space.kind == "Sparse":
         return Sparse(np.array(values.indices, np.int32), np.array(values.values, np.float32))
     if own is not None:
-        flat = np.frombuffer(base64.b64decode(own), np.dtype("<f4")).astype(np.float32)
+        matrix = from_bytes(base64.b64decode(own), space.precision, space.dim)
     else:
-        flat = np.array(values, np.float32)
-    return MultiVector(flat.reshape(-1, space.dim)) if space.kind == "MultiVector" else Dense(flat)
+        matrix = np.array(values, DTYPES[space.precision]).reshape(-1, space.dim)
+    return MultiVector(matrix) if space.kind == "MultiVector" else Dense(matrix[0])
 
 
 def chunk(payload: Mapping[str, Any] | None, record: object, url: str) -> Chunk:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import SinkError, TooLarge
+from penstock.core.precision import FP16, FP32
 from penstock.core.records import Dense, MultiVector, Point, Sparse
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks import manifests, sparse
@@ -86,6 +87,7 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
     """A collection: `qdrant://host:6333/notes?tls=1`, or `qdrant://./stores/notes` for one process at a time."""
 
     accepts = frozenset({Dense, MultiVector, Sparse})
+    precisions = frozenset({FP32, FP16})
     named = True
     settle = manifests.SETTLE
     max_rows = 512
@@ -201,7 +203,8 @@ def _config(schema: IndexSchema, m: Any) -> dict[str, Any]:
             sparse_vectors[name] = m.SparseVectorParams()
             continue
         distance = m.Distance.EUCLID if space.metric == "l2" else m.Distance.DOT
-        vectors[name] = m.VectorParams(size=space.dim, distance=distance)
+        number = m.Datatype.FLOAT16 if space.precision == FP16 else None
+        vectors[name] = m.VectorParams(size=space.dim, distance=distance, datatype=number)
         if space.kind == "MultiVector":
             vectors[name].multivector_config = m.MultiVectorConfig(comparator=m.MultiVectorComparator.MAX_SIM)
     return {"vectors_config": vectors, "sparse_vectors_config": sparse_vectors}
