@@ -64,14 +64,14 @@ def main() -> None:
         shortlists(folder, chunks, documents, queries)
 
 
-def texts(folder: Path, passages: int, questions: int) -> tuple[list[str], list[str]]:
+def texts(folder: Path, passages: int, questions: int, characters: int = 300) -> tuple[list[str], list[str]]:
     """Passages, and sentences of other ones as questions."""
     whole = "\n".join(path.read_text("utf-8", "ignore") for path in sorted(folder.rglob("*.md")))
-    pieces = [whole[at : at + 300] for at in range(0, len(whole), 300)]
-    pieces = list(dict.fromkeys(piece for piece in pieces if sum(map(str.isalpha, piece)) > 180))
+    pieces = [whole[at : at + characters] for at in range(0, len(whole), characters)]
+    pieces = list(dict.fromkeys(piece for piece in pieces if sum(map(str.isalpha, piece)) > 0.6 * characters))
     random.Random(0).shuffle(pieces)
     if len(pieces) < 2 * questions:
-        raise SystemExit(f"{folder} has too little text: {len(pieces)} passages of 300 characters")
+        raise SystemExit(f"{folder} has too little text: {len(pieces)} passages of {characters} characters")
     passages = min(passages, len(pieces) - questions)
     sentences = (re.split(r"(?<=[.?!])\s", piece) for piece in pieces[passages:])
     return pieces[:passages], [max(each, key=len)[:110] for each in sentences][:questions]

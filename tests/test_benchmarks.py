@@ -34,6 +34,7 @@ SMALLEST = {
     "memory.py": ["--quick", "--only", "8 MB"],
     "moves.py": ["--quick"],
     "pipelines.py": ["--mb", "0.02", "--rounds", "1"],
+    "precision.py": ["--passages", "40", "--questions", "8", "--stores", "sqlite"],
     "overhead.py": ["--mb", "0.02", "--rounds", "1"],
     "sinks.py": ["--points", "500", "--sinks", "memory"],
     "words.py": ["--points", "300", "--rounds", "1", "--sinks", "sqlite"],
