@@ -16,7 +16,7 @@ from penstock import Pipeline, open_index
 from penstock.core.contracts import Embedder
 from penstock.core.errors import EmbedError, ModelError, QueryMismatch, UsageError
 from penstock.core.precision import encoded
-from penstock.core.records import Dense, MultiVector, Sparse, Vector
+from penstock.core.records import VECTOR, Dense, MultiVector, Sparse, Vector
 from penstock.embedders import heads, kinds, models, splade
 from penstock.embedders.colbert import ColbertEmbedder
 from penstock.embedders.names import from_name
@@ -495,7 +495,7 @@ def test_the_precision_of_passages_is_an_option_behind_the_name(
 @pytest.mark.parametrize(
     ("name", "into"),
     [
-        ("late?pool=2", "lance://{}"),
+        ("late?pool=2&precision=int8", "lance://{}"),
         ("late?precision=bits", "sqlite://{}.db"),
         ("stanford", "memory://stanford"),
         ("splade", "qdrant://{}"),
@@ -513,6 +513,8 @@ def test_an_index_is_filled_and_searched_by_the_model_that_it_keeps(
     with open_index(into) as index:
         (hit,) = index.search("index table index table", k=1)
         assert hit.chunk.uri.endswith("1.txt")
+        (point,) = index.fetch([hit.chunk.id])
+        assert index.search(point.vectors[VECTOR], k=1)[0].chunk == hit.chunk
 
 
 @pytest.mark.parametrize(

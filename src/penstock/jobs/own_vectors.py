@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.core.errors import QueryMismatch, UsageError
+from penstock.core.precision import floats
 from penstock.core.records import Dense, MultiVector, Sparse, Vector
 from penstock.core.schema import VectorSpec
 
@@ -18,7 +19,7 @@ def numbers_of(vector: Any) -> Own:
     """The plain numbers of a vector, or of an array of one or two dimensions."""
     if isinstance(vector, Sparse):
         return {"indices": tuple(map(int, vector.indices)), "values": tuple(map(float, vector.values))}
-    values = getattr(vector, "values", vector)
+    values = floats(vector.values) if isinstance(vector, MultiVector) else getattr(vector, "values", vector)
     if getattr(values, "ndim", None) not in (1, 2):
         raise UsageError(
             f"invalid query of type {type(vector).__name__}: expected a text, an image (bytes, or a Path), an array of"

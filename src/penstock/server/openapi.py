@@ -11,6 +11,7 @@ from penstock.server.authorization import ROUTES
 from penstock.server.keys import SCOPES, SEARCH
 from penstock.server.limits import PUBLIC
 from penstock.server.schemas import Schema
+from penstock.server.thumbnails import SIZES
 
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
@@ -159,7 +160,7 @@ def document(embeddings: bool = True) -> dict[str, Any]:
 
 def _document() -> dict[str, Any]:
     in_path = {"name": "id", "in": "path", "required": True, "schema": _TEXT}
-    size = _parameter("size", {"type": "integer", "enum": list(PRECISIONS), "default": 256})
+    size = _parameter("size", {"type": "integer", "enum": list(SIZES), "default": 256})
     using = _parameter("using", schemas.USING)
     with_vector = _parameter("vector", {"type": "boolean", "default": False})
     counting = "The values of fields of metadata, and how many chunks have each."
