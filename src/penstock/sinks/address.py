@@ -14,6 +14,10 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from penstock.core.errors import UsageError
+from penstock.core.precision import BITS, INT8
+
+QUANTIZATION = "quantization"
+"""The option of a url by which a server keeps copies of dense vectors in fewer bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,17 @@ class Address:
     @property
     def tls(self) -> bool:
         return self.options.get("tls", "0") in ("1", "true", "yes")
+
+    @property
+    def quantization(self) -> str:
+        """The precision of the copies of dense vectors by which a server makes its choice; "" where it has none.
+
+        Raises UsageError for another one.
+        """
+        chosen = self.options.get(QUANTIZATION, "")
+        if QUANTIZATION in self.options and chosen not in (INT8, BITS):
+            raise UsageError(f"invalid {QUANTIZATION} {chosen!r:.50} in {self.url!r}: expected {INT8} or {BITS}")
+        return chosen
 
 
 def parse(

@@ -171,6 +171,15 @@ def supported(schema: IndexSchema, sink: Sink, metrics: Mapping[str, Sequence[st
             raise UsageError(f"{sink.url} knows the metrics {', '.join(known)}{of_kind}, not {spec.metric!r}")
 
 
+def dense_names(schema: IndexSchema, url: str) -> list[str]:
+    """The names of the dense vectors, of which a store is to have copies in fewer bits. Raises UsageError where there
+    are none."""
+    names = [name for name, spec in schema.vectors.items() if spec.kind == "Dense"]
+    if not names:
+        raise UsageError(f"{url}: quantization= is for dense vectors, and there are none: leave it out")
+    return names
+
+
 def admit(sink: Sink, kept: Manifest | None, wanted: Manifest, metrics: Mapping[str, Sequence[str]] = NOTHING) -> None:
     """Raise SpaceMismatch where the index is of another schema, and UsageError where the sink cannot hold this one."""
     if kept is not None:

@@ -298,6 +298,36 @@ def test_a_graph_that_finds_too_few(endpoint: Endpoint, monkeypatch: pytest.Monk
         assert len(index.search(point(1).vectors[VECTOR], k=40)) == 40
 
 
+@pytest.mark.parametrize(("precision", "graph"), [("int8", "int8_hnsw"), ("bits", "bbq_hnsw")])
+def test_graphs_of_dense_vectors_in_fewer_bits(
+    elasticsearch: Endpoint, precision: str, graph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Off by default. An index that exists gets them, and whoever opens it without the option leaves them. A search
+    compares more than it gives exactly."""
+    monkeypatch.setattr(searching, "EXACT", 3)
+    url, server = elasticsearch
+    points = [point(n) for n in range(60)]
+    query = point(9, version=1).vectors[VECTOR]
+    with opened(url) as sink:
+        sink.write(points)
+        sink.flush()
+        assert server.indices["notes"].fields["vector"]["index_options"] == {"type": "hnsw"}
+    for one in (f"{url}?quantization={precision}", url):
+        with opened(one) as sink, ElasticIndex(one) as index:
+            assert server.indices["notes"].fields["vector"]["index_options"] == {"type": graph}
+            holds(sink, points)
+            index.open()
+            hits = index.search(query, k=2)
+            wanted = sorted((similarity(query, p.vectors[VECTOR]) for p in points), reverse=True)[:2]
+            assert [hit.score for hit in hits] == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(UsageError, match=r"invalid quantization 'int4'.*expected int8 or bits"):
+        ElasticSink(f"{url}?quantization=int4")
+    with pytest.raises(UsageError, match="unknown option 'quantization'"):
+        ElasticSink("opensearch://localhost/notes?quantization=int8")
+    with pytest.raises(UsageError, match="is for dense vectors"):
+        opened(f"{url}-late?quantization=int8", kind="MultiVector")
+
+
 def test_texts_are_compared_by_digest(endpoint: Endpoint) -> None:
     """Equality, membership and inequality are exact for texts of any length; an order is refused."""
     url, _ = endpoint

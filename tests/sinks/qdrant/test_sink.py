@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import SinkError, UsageError
-from penstock.core.records import VECTOR, Dense, MultiVector, Sparse, Vector
+from penstock.core.precision import encoded
+from penstock.core.records import VECTOR, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.sinks.lengths import key
 from penstock.sinks.qdrant import QdrantIndex, QdrantSink, wire
 from penstock.sinks.qdrant import sink as writing
+from penstock.sinks.qdrant.index import OVERSAMPLING
 from penstock.sinks.qdrant.points import original
 from penstock.testing.emulators.qdrant import Emulator
 from penstock.testing.sink_suite import (
@@ -138,6 +140,54 @@ def test_other_kinds_over_rest(server: Emulator, kind: type[Vector]) -> None:
         hits = index.search(query, k=3)
     wanted = sorted((similarity(query, p.vectors[VECTOR]) for p in points), reverse=True)[:3]
     assert [hit.score for hit in hits] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_halves_are_kept_as_such(server: Emulator) -> None:
+    """By the server, once, though their rounding makes their lengths other ones than 1."""
+    points = [
+        Point(p.chunk, {VECTOR: MultiVector(encoded(p.vectors[VECTOR].values, "fp16"))})
+        for p in (point(n, kind=MultiVector) for n in range(20))
+    ]
+    with QdrantSink(at(server)) as sink, QdrantIndex(at(server)) as index:
+        sink.open(Manifest(respec(DENSE.schema, kind="MultiVector", precision="fp16")))
+        sink.write(points)
+        holds(sink, points)
+        index.open()
+        query = point(5, kind=MultiVector).vectors[VECTOR]
+        (hit,) = index.search(query, k=1)
+    assert (hit.chunk.id, hit.score) == (points[5].id, pytest.approx(len(query.values), abs=2e-3))
+    collection = server.collections["notes"]
+    assert collection.vectors[VECTOR]["datatype"] == "float16"
+    assert not any(original(VECTOR) in payload for _, payload in collection.points.values())
+
+
+@pytest.mark.parametrize(("precision", "kept"), [("int8", "scalar"), ("bits", "binary")])
+def test_copies_of_dense_vectors_in_fewer_bits(server: Emulator, precision: str, kept: str) -> None:
+    """Off by default. A collection that exists gets them, and whoever opens it without the option leaves them. All
+    searches are rescored by the vectors themselves, which come back as they were."""
+    points = [point(n) for n in range(20)]
+    with QdrantSink(at(server)) as sink:
+        sink.open(DENSE)
+        sink.write(points)
+        assert server.collections["notes"].vectors[VECTOR].keys() == {"size", "distance"}
+    for url in (f"{at(server)}?quantization={precision}", at(server)):
+        with QdrantSink(url) as sink, QdrantIndex(url) as index:
+            sink.open(DENSE)
+            vectors = server.collections["notes"].vectors[VECTOR]
+            assert vectors["quantization_config"].keys() == {kept}
+            assert vectors["on_disk"] is True
+            holds(sink, points)
+            index.open()
+            assert index.search(points[3].vectors[VECTOR], k=1)[0].chunk == points[3].chunk
+            assert server.searched["quantization"] == {"rescore": True, "oversampling": OVERSAMPLING}
+    assert QdrantSink(f"{at(server)}?quantization={precision}").generation(1).url.endswith(f"?quantization={precision}")
+
+
+def test_quantization_that_cannot_be(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"invalid quantization 'int4'.*expected int8 or bits"):
+        QdrantSink("qdrant://localhost/notes?quantization=int4")
+    with pytest.raises(UsageError, match="is for servers"):
+        QdrantSink(f"qdrant://{folder}/notes?quantization=int8")
 
 
 def test_vectors_of_several_kinds(url: str) -> None:

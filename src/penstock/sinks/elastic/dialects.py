@@ -26,13 +26,15 @@ def scheme_of(url: str) -> str:
 def parse(url: str) -> address.Address:
     """The address. Raises UsageError for a name that no index can have."""
     scheme = scheme_of(url)
-    at = address.parse(url, scheme, EXAMPLES[scheme], port=9200, options=frozenset({"tls"}))
+    more = {address.QUANTIZATION} if scheme == "elastic" else set()
+    at = address.parse(url, scheme, EXAMPLES[scheme], port=9200, options=frozenset({"tls", *more}))
     name = at.names[0] if at.names else ""
     if at.folder or name != name.lower() or re.search(r'^[-_+.]|[\\/*?"<>|\s,#:]', name) or len(name.encode()) > 255:
         raise UsageError(
             f"invalid index name in {url!r}: expected lower case, at most 255 bytes, without spaces or any of"
             rf' \/*?"<>|,#: and not beginning with one of -_+. ; write it like {EXAMPLES[scheme]}'
         )
+    at.quantization  # noqa: B018 -- raises for an invalid one
     return at
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.core.errors import SinkError
+from penstock.core.precision import BITS, INT8
 from penstock.core.records import VECTOR, Chunk, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows, sparse
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FETCH = 200
+QUANTIZED = {INT8: "int8_hnsw", BITS: "bbq_hnsw"}
+"""The types of graphs, by the precision of the copies of vectors in them."""
 LONGEST_ID = 512
 SMALLEST = 2.0**-126
 """The smallest weight that the store takes."""
@@ -84,6 +87,21 @@ class Documents(wire.Server):
     def has_words(self) -> bool:
         """Whether the text is analyzed, as in indices of earlier versions it is not."""
         return bool((self.mapping() or {}).get("properties", {}).get("text", {}).get("index", True))
+
+    def quantize(self, schema: IndexSchema, precision: str) -> None:
+        """Have the graphs of dense vectors be of copies in that precision. Nothing changes where they are."""
+        graph = {"index_options": {"type": QUANTIZED[precision]}}
+        fields = {
+            rows.vector_column(name): self.dialect.mapping(schema.vectors[name]) | graph
+            for name in manifests.dense_names(schema, self.url)
+        }
+        self.ask("PUT", "/_mapping", {"properties": fields})
+
+    @cached_property
+    def quantized(self) -> bool:
+        """Whether its graphs are of such copies."""
+        fields = (self.mapping() or {}).get("properties", {}).values()
+        return any(field.get("index_options", {}).get("type") in QUANTIZED.values() for field in fields)
 
     def create(self, manifest: Manifest) -> Manifest:
         """Create the index and return its manifest: another run's, where that one was faster."""

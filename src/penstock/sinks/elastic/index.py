@@ -31,6 +31,8 @@ LARGEST_K = 10_000
 EXACT = 100_000
 """Up to so many candidates, every vector is compared with; beyond, the graph is walked."""
 CANDIDATES = 500
+OVERSAMPLING = 4
+"""Of a graph of vectors in fewer bits so many times as many as asked for are compared exactly."""
 MORE = 50
 """Sparse ones that are asked for beyond those that are wanted."""
 SLACK = 1 + 2**-7
@@ -57,7 +59,7 @@ class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
         found = search.walked(values) if few > EXACT and space.kind == "Dense" else []
         if len(found) < min(k, few):
             found = search.exact(values)
-        return search.hits(type(vector)(values), found)
+        return search.hits(type(vector)(values), found)[:k]
 
     @property
     def finds_words(self) -> bool:
@@ -102,8 +104,9 @@ class _Search:
     def walked(self, query: Any) -> list[Any]:
         """Those that the graph leads to: nearly always the nearest, from ten times as many candidates."""
         candidates = min(max(10 * self._k, CANDIDATES), LARGEST_K)
-        near = self._server.dialect.near(self._field, query, self._k, candidates, self._within)
-        return self._ask(self._k, near)
+        size = min(OVERSAMPLING * self._k, candidates) if self._server.quantized else self._k
+        near = self._server.dialect.near(self._field, query, size, candidates, self._within)
+        return self._ask(size, near)
 
     def overlapping(self, query: Sparse) -> list[Hit]:
         """Those that share an index with the query: as many more than k as it takes to know that none is left out."""

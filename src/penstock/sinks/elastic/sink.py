@@ -55,6 +55,8 @@ class ElasticSink(ElasticStore, CollectionSink[Documents]):
         with closed_on_error(self._connect()) as server:
             kept = server.manifest() or server.create(manifest)
             manifests.check_schema(kept.schema, manifest.schema, self._url)
+            if precision := self._address.quantization:
+                server.quantize(kept.schema, precision)
             self._hold(server, kept.schema)
 
     def replace_manifest(self, manifest: Manifest) -> None:

@@ -19,6 +19,9 @@ from penstock.sinks.qdrant.sink import QdrantStore
 from penstock.sinks.qdrant.wire import WORDS, Collection, Refused
 from penstock.sinks.words import asked
 
+OVERSAMPLING = 4.0
+"""Of quantized vectors so many times as many as asked for are compared exactly."""
+
 
 class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
     """Asks the collection's own index, and compares with every vector where that finds fewer than asked for."""
@@ -51,9 +54,13 @@ class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
         request["with_payload"] = encoding.payload_selector(m)
         if where is not None:
             request["query_filter"] = self._condition(collection, where)
+        dense = isinstance(query, list) and not collection.local
+        # Without a word of it a server would rescore those of bits alone; vectors that are not quantized it leaves.
+        rescored = m.SearchParams(quantization=m.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING))
         with _explained(where), collection.request():
-            found = collection.client.query_points(self._name, **request).points
-            if len(found) < k and not collection.local and isinstance(query, list):
+            walked = rescored if dense else None
+            found = collection.client.query_points(self._name, search_params=walked, **request).points
+            if len(found) < k and dense:
                 exact = m.SearchParams(exact=True)
                 found = collection.client.query_points(self._name, search_params=exact, **request).points
         return [Hit(hit.score, encoding.chunk(hit.payload, hit.id, self._url)) for hit in found]

@@ -102,6 +102,8 @@ class QdrantSink(QdrantStore, CollectionSink[Collection]):
             info = collection.info() or self._create(collection, manifest)
             kept = wire.manifest_of(info.config.metadata, self._url)
             manifests.check_schema(kept.schema, manifest.schema, self._url)
+            if precision := self._address.quantization:
+                collection.quantize(manifests.dense_names(kept.schema, self._url), precision)
             self._index(collection, info, INDEXED)
             if kept.schema.filterable:
                 self._index(collection, info, INDEXED_METADATA)

@@ -7,13 +7,14 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import MissingExtra, SinkError, SinkInUse, SinkUnavailable, TooLarge, UsageError
+from penstock.core.precision import INT8
 from penstock.core.schema import Manifest
 from penstock.sinks import address, manifests
 from penstock.sinks.collection import place_of
@@ -43,7 +44,9 @@ _FOLDERS: dict[tuple[Path, tuple[int, ...]], tuple[QdrantClient, int]] = {}
 
 
 def parse(url: str) -> address.Address:
-    at = address.parse(url, "qdrant", EXAMPLE, port=6333, options=frozenset({"tls"}))
+    at = address.parse(url, "qdrant", EXAMPLE, port=6333, options=frozenset({"tls", address.QUANTIZATION}))
+    if at.quantization and at.folder:
+        raise UsageError(f"{url!r}: a folder compares all vectors as they are: {address.QUANTIZATION} is for servers")
     if at.user:
         raise UsageError(f"{url!r}: Qdrant has no users; put its key into the environment variable {KEY}")
     if _FORBIDDEN.search(at.names[0]) or len(at.names[0]) > 255:
@@ -189,6 +192,19 @@ class Collection:
         info = self.info()
         kept = (info.config.params.sparse_vectors or {}).get(WORDS) if info is not None else None
         return kept is not None and kept.modifier == self.models.Modifier.IDF
+
+    def quantize(self, names: Sequence[str], precision: str) -> None:
+        """Have the server keep a copy of the vectors of these names in memory in that precision, and the vectors
+        themselves on disk; it is built in the background. Nothing changes where it is so."""
+        m = self.models
+        wanted = (
+            m.ScalarQuantization(scalar=m.ScalarQuantizationConfig(type=m.ScalarType.INT8, always_ram=True))
+            if precision == INT8
+            else m.BinaryQuantization(binary=m.BinaryQuantizationConfig(always_ram=True))
+        )
+        diff = {name: m.VectorParamsDiff(quantization_config=wanted, on_disk=True) for name in names}
+        with self.request():
+            self.client.update_collection(self.name, vectors_config=diff)
 
     def count(self) -> int:
         with self.request():

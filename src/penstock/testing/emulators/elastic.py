@@ -26,9 +26,11 @@ from penstock.testing.emulators.elastic_index import (
     Document,
     Index,
     Refusal,
+    by_signs,
     check_field,
     only,
     refuse,
+    requantized,
 )
 from penstock.testing.emulators.elastic_query import (
     LARGEST_PAGE,
@@ -218,7 +220,7 @@ class ElasticServer:
     def _remap(self, index: Index, body: dict[str, Any]) -> dict[str, Any]:
         only(body, {"_meta", "properties"}, "mapping")
         for name, field in body.get("properties", {}).items():
-            if index.fields.get(name, field) != field:
+            if name in index.fields and not requantized(index.fields[name], field):
                 raise refuse("illegal_argument_exception", f"mapper [{name}] cannot be changed")
             check_field(name, field, self.vectors)
             index.fields[name] = field
@@ -343,7 +345,8 @@ class ElasticServer:
     def _graph(self, index: Index, name: str, query: Any, k: int, within: Any) -> tuple[dict[str, float], list[str]]:
         passing = self._passing(index, within) if within is not None else index.shown
         scores = scored(index, name, query, None, passing)
-        nearest = sorted(scores, key=lambda id: -scores[id])[:k]
+        ranked = by_signs(index, name, query, list(scores)) or scores
+        nearest = sorted(scores, key=lambda id: -ranked[id])[:k]
         return scores, nearest[: max(1, int(len(nearest) * self.recall))]
 
     def _script(self, script: Mapping[str, Any]) -> tuple[str, Any, str]:

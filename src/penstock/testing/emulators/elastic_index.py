@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ VECTORS = ("dense_vector", "knn_vector")
 ALL_VECTORS = (*VECTORS, "rank_vectors", "sparse_vector")
 OWN = {"dense_vector": ("dense_vector", "rank_vectors", "sparse_vector"), "knn_vector": ("knn_vector",)}
 """The types of vectors of each product, by its type of dense ones."""
+GRAPHS = ("hnsw", "int8_hnsw", "bbq_hnsw")
 SIMILARITIES = {
     "cosine": "cosine",
     "max_inner_product": "dot",
@@ -141,6 +142,20 @@ def check_field(name: str, field: dict[str, Any], vectors: str) -> None:
             raise refuse("mapper_parsing_exception", reason)
         if similarity(field) not in SIMILARITIES:
             raise refuse("mapper_parsing_exception", f"Unknown value [{similarity(field)}] for field [similarity]")
+
+
+def by_signs(index: Index, name: str, query: Any, ids: Sequence[str]) -> dict[str, float]:
+    """How near documents are by the bits of a graph of those; none where it is of floats, or of bytes."""
+    if index.fields[name].get("index_options", {}).get("type") != "bbq_hnsw":
+        return {}
+    return {id: float(np.sign(index.shown[id][name]) @ np.array(query)) for id in ids}
+
+
+def requantized(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a field may become another: the same, or but for its graph, which may get fewer bits."""
+    order = [of.get("index_options", {}).get("type", "hnsw") for of in (before, after)]
+    rest = [{key: value for key, value in of.items() if key != "index_options"} for of in (before, after)]
+    return rest[0] == rest[1] and (order[0] == order[1] or sorted(order, key=GRAPHS.index) == order)
 
 
 def dims(field: Mapping[str, Any]) -> Any:

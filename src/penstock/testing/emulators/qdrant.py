@@ -34,6 +34,8 @@ class Emulator:
         self.collections: dict[str, Collection] = {}
         self.aliases: dict[str, str] = {}
         self.requests: list[str] = []
+        self.searched: Json = {}
+        """The parameters of the last search."""
         self.lock = threading.Lock()
         self._faults: deque[int | float] = deque()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"emulator": self}))
@@ -87,8 +89,8 @@ class Emulator:
             case "GET", ["collections", name]:
                 return self._named(name).info()
             case "PATCH", ["collections", name]:
-                collection, metadata = self._named(name), only(body, "update").get("metadata") or {}
-                collection.metadata = (collection.metadata or {}) | metadata
+                collection, update = self._named(name), only(body, "update")
+                collection.update(update.get("metadata") or {}, update.get("vectors") or {})
                 return True
             case "PUT", ["collections", name, "index"]:
                 self._named(name).index(only(body, "index"))
@@ -115,6 +117,8 @@ class Emulator:
             only(config, "vector")
             if config["distance"] not in DISTANCES or not 0 < config["size"] <= 65536:
                 raise Refusal(422, "Validation error in JSON body: [vectors: size or distance]")
+            if config.get("datatype", "float32") not in ("float32", "float16"):
+                raise Refusal(400, "Format error in JSON body: unknown variant of datatype")
             if "multivector_config" in config and only(config["multivector_config"], "multivector") != {
                 "comparator": "max_sim"
             }:
@@ -178,7 +182,8 @@ class Emulator:
 
     def _query(self, collection: Collection, request: Json) -> list[Json]:
         name, limit = request.get("using", ""), request.get("limit", 10)
-        only(request.get("params") or {}, "params")
+        self.searched = only(request.get("params") or {}, "params")
+        only(self.searched.get("quantization") or {}, "quantization params")
         query = collection.weighed(name, collection.take(name, only(request["query"], "nearest")["nearest"]))
         if limit < 1:
             raise Refusal(422, "Validation error in JSON body: [limit: value 0 invalid, must be 1 or larger]")

@@ -17,7 +17,7 @@ Json = dict[str, Any]
 DISTANCES = ("Cosine", "Dot", "Euclid")
 _FIELDS = {
     "create": {"vectors", "sparse_vectors", "metadata"},
-    "update": {"metadata"},
+    "update": {"metadata", "vectors"},
     "aliases": {"actions"},
     "alias action": {"create_alias", "delete_alias"},
     "create_alias": {"alias_name", "collection_name"},
@@ -31,8 +31,11 @@ _FIELDS = {
     "count": {"exact", "filter"},
     "query": {"query", "using", "filter", "limit", "params", "with_vector", "with_payload"},
     "nearest": {"nearest"},
-    "params": {"exact"},
-    "vector": {"size", "distance", "multivector_config"},
+    "params": {"exact", "quantization"},
+    "quantization params": {"rescore", "oversampling"},
+    "vector update": {"quantization_config", "on_disk"},
+    "quantization": {"scalar", "binary"},
+    "vector": {"size", "distance", "multivector_config", "datatype"},
     "multivector": {"comparator"},
     "sparse": {"modifier"},
     "sparse vector": {"indices", "values"},
@@ -112,6 +115,15 @@ class Collection:
         counts = {"indexed_vectors_count": 0, "points_count": len(self.points), "segments_count": 1}
         return {"status": "green", "optimizer_status": "ok", **counts, "config": config, "payload_schema": schema}
 
+    def update(self, metadata: Json, vectors: Json) -> None:
+        for name, changes in vectors.items():
+            if name not in self.vectors:
+                raise Refusal(400, f"Wrong input: Not existing vector name error: {name}")
+            only(only(changes, "vector update").get("quantization_config") or {}, "quantization")
+        self.metadata = (self.metadata or {}) | metadata
+        for name, changes in vectors.items():
+            self.vectors[name] = self.vectors[name] | changes
+
     def index(self, request: Json) -> None:
         given = request["field_schema"]
         params = {"type": given} if isinstance(given, str) else only(given, "index parameters")
@@ -131,7 +143,7 @@ class Collection:
             raise Refusal(400, f"Wrong input: Not existing vector name error: {name}")
         config = self.vectors[name]
         try:
-            values = np.array(value, dtype=np.float32)
+            values = np.array(value, dtype=config.get("datatype", "float32")).astype(np.float32)
         except (ValueError, TypeError):
             raise Refusal(400, "Format error in JSON body: data did not match any variant of VectorStruct") from None
         if values.ndim != (2 if "multivector_config" in config else 1) or not values.size:
