@@ -1,4 +1,4 @@
-"""How fast MaxSim is by ourselves, and how much a shortlist by pooled vectors or fewer bits lose.
+"""How fast MaxSim is by ourselves, and how much a shortlist by pooled vectors loses.
 
     python benchmarks/maxsim.py                                  # 600 passages of this repository's documentation
     python benchmarks/maxsim.py --folder ~/texts --passages 3000
@@ -30,12 +30,10 @@ from token_vectors import late
 from penstock.core.records import VECTOR, Chunk, MultiVector, Point
 from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.embedders.names import from_name
-from penstock.embedders.token_pooling import pooled
 from penstock.sinks import maxsim
 from penstock.sinks.sqlite import SqliteIndex, SqliteSink
 
 BAR_PRODUCT, BAR_RECALL, BAR_TIME = 0.6, 0.98, 0.25
-BARS = {"float16": (0.99, 0.52), "int8": (0.97, 0.27), "pool 2": (0.90, 0.52)}
 K = 10
 THREADS = "OPENBLAS_NUM_THREADS"
 
@@ -60,7 +58,6 @@ def main() -> None:
                 documents += [vector.values for vector in model.embed(chunks[at : at + 64])]
             queries = [vector.values for vector in model.query(questions)]
         products(np.concatenate(documents), [len(each) for each in documents], queries[0], options.rounds)
-        precision(documents, queries)
         shortlists(folder, chunks, documents, queries)
 
 
@@ -105,29 +102,8 @@ def quantized(values: Any) -> Any:
     return np.round(values * (127 / np.abs(values).max()))
 
 
-def best(documents: Sequence[Any], queries: Sequence[Any]) -> list[set[int]]:
-    flat, counts = np.concatenate(documents), [len(each) for each in documents]
-    scores = (maxsim.Query(MultiVector(query), "cosine", "memory://").scores(flat, counts) for query in queries)
-    return [set(np.argsort(-one, kind="stable")[:K].tolist()) for one in scores]
-
-
 def agreement(wanted: Sequence[set[int]], found: Sequence[set[int]]) -> float:
     return statistics.mean(len(one & other) / len(one) for one, other in zip(wanted, found, strict=True))
-
-
-def precision(documents: list[Any], queries: list[Any]) -> None:
-    exact, size = best(documents, queries), sum(each.nbytes for each in documents)
-    others = {
-        "float16": [each.astype(np.float16) for each in documents],
-        "int8": [quantized(each).astype(np.int8) for each in documents],
-        "pool 2": [pooled(each, 2) for each in documents],
-    }
-    for name, kept in others.items():
-        share, bytes_ = agreement(exact, best(kept, queries)), sum(each.nbytes for each in kept) / size
-        bar, most = BARS[name]
-        print(f"{name}: top-{K} agreement {share:.3f} (bar: {bar}), {bytes_:.0%} of the bytes (bar: {most:.0%})")
-        record(f"{name}: top-{K} agreement", share, bar=bar)
-        record(f"{name}: bytes", bytes_, bar=most, better="lower")
 
 
 def shortlists(folder: Path, chunks: list[Chunk], documents: list[Any], queries: list[Any]) -> None:

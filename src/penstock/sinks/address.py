@@ -39,14 +39,8 @@ class Address:
 
     @property
     def quantization(self) -> str:
-        """The precision of the copies of dense vectors by which a server makes its choice; "" where it has none.
-
-        Raises UsageError for another one.
-        """
-        chosen = self.options.get(QUANTIZATION, "")
-        if QUANTIZATION in self.options and chosen not in (INT8, BITS):
-            raise UsageError(f"invalid {QUANTIZATION} {chosen!r:.50} in {self.url!r}: expected {INT8} or {BITS}")
-        return chosen
+        """The precision of the copies of dense vectors by which a server makes its choice; "" where it has none."""
+        return self.options.get(QUANTIZATION, "")
 
 
 def parse(
@@ -106,6 +100,8 @@ def _options(query: str, known: frozenset[str], url: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(options.keys() - known):
         raise UsageError(f"{url}: unknown option {unknown[0]!r}; expected {', '.join(sorted(known)) or 'none'}")
+    if (chosen := options.get(QUANTIZATION, INT8)) not in (INT8, BITS):
+        raise UsageError(f"{url}: invalid {QUANTIZATION} {chosen!r:.50}; expected {INT8} or {BITS}")
     return options
 
 
