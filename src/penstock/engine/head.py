@@ -28,6 +28,8 @@ from penstock.engine.work import Document, Embedded, Prepared
 
 READERS = 2
 """Threads that read points of the index back: one may wait for the store while the other sends on."""
+CHANGES = 256 << 10
+"""Bytes of changes that wait, at most: what is heard would come behind more of a listing."""
 WINDOW = 32
 """Batches' worth of tokens that are sorted by length together."""
 
@@ -74,7 +76,7 @@ class HeadStages:
     """The threads of a head, and the channels between them."""
 
     def __init__(self, head: Head, seam: Seam, control: Control, share: Callable[[str], int]) -> None:
-        self._changes: Channel[Change] = Channel("changes", share("changes"))
+        self._changes: Channel[Change] = Channel("changes", min(share("changes"), CHANGES))
         self._items: Channel[Document] = Channel("items", share("items"))
         self._fetched: Channel[Document] = Channel("fetched", share("fetched"))
         self._revisions: Channel[Document] = Channel("revisions", share("revisions"))
