@@ -295,6 +295,7 @@ def rename(folder: Path, pid: int, files: int, model: str) -> None:
 
     searcher = threading.Thread(target=look)
     searcher.start()
+    until(lambda: looks, 60, "a first search")
 
     def moved(ledger: Ledger) -> bool:
         return not ledger.uris_under(uri_of(str(old)), 1) and len(ledger.uris_under(uri_of(str(new)), files)) == files
