@@ -197,8 +197,7 @@ def test_a_store_that_is_maintained_beside_writes_stops_none(tmp_path: Path, mon
 
 def test_a_store_is_maintained_after_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a first listing, which few commits are enough for."""
-    monkeypatch.setattr(commit, "COMMITS", 60)
-    monkeypatch.setattr(commit, "MANY", 1)
+    monkeypatch.setattr(commit, "MANY", 60)
     maintained = threading.Event()
 
     class Store(FaultySink):
