@@ -180,6 +180,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         workers=components.workers,
         id_prefix=components.id_prefix,
         feed=feed,
+        heard=not source.feed,
         fetchers=source.fetchers,
         stop_source=live.stop if live else source.stop,
         force=options.force,
