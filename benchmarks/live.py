@@ -38,6 +38,7 @@ from penstock.core.errors import UsageError
 from penstock.engine.progress import Progress
 from penstock.jobs import progress_file
 from penstock.ledger import Ledger
+from penstock.sources.files.local import uri_of
 from penstock.testing.embedders import HashingEmbedder
 
 SMALL = 1000
@@ -111,15 +112,6 @@ def process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-
-
-def documents(folder: Path) -> dict[str, str]:
-    """Path below `docs` -> state."""
-    if not (folder / "ledger.db").exists():
-        return {}
-    with Ledger.reader(folder / "ledger.db") as ledger:
-        beginning = f"file://{folder}/docs/"
-        return {one.uri.removeprefix(beginning): one.state for one, _ in ledger.listed("", 10**9)}
 
 
 def indexed(folder: Path) -> int:
@@ -303,15 +295,16 @@ def rename(folder: Path, pid: int, files: int, model: str) -> None:
 
     searcher = threading.Thread(target=look)
     searcher.start()
+    until(lambda: looks, 60, "a first search")
 
-    def moved() -> bool:
-        names = documents(folder)
-        return not any(name.startswith("old/") for name in names) and sum(n.startswith("new/") for n in names) == files
+    def moved(ledger: Ledger) -> bool:
+        return not ledger.uris_under(uri_of(str(old)), 1) and len(ledger.uris_under(uri_of(str(new)), files)) == files
 
     try:
         used = cpu(pid)
-        old.rename(new)
-        seconds = until(moved, 120, "a renamed folder", 0.1)
+        with Ledger.reader(folder / "ledger.db") as ledger:
+            old.rename(new)
+            seconds = until(lambda: moved(ledger), 120, "a renamed folder", 0.1)
         used = cpu(pid) - used
     finally:
         ended.set()

@@ -69,6 +69,7 @@ def test_a_run_that_goes_on(here: Path, model: str, run: Run) -> None:
             assert status["held"] is None
             assert "listens, listed whole" in run("status", "--state", "l.db").out
             assert "nothing is held" in run("approve", "--state", "l.db").out
+            assert "lists it now" in run("refresh", "--state", "l.db").out
             for path in (here / "docs").iterdir():
                 if path.name != "new.txt":
                     path.unlink()
@@ -90,6 +91,9 @@ def test_a_run_that_goes_on(here: Path, model: str, run: Run) -> None:
     report = json.loads(out.splitlines()[-1])
     assert report["status"] == "stopped"
     assert run("verify", "-q", "--state", "l.db").status == 0
+    result = run("refresh", "--state", "l.db")
+    assert result.status == 2
+    assert "no run follows a source" in result.err
 
 
 def test_every_is_of_live(here: Path, model: str, run: Run) -> None:

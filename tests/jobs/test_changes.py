@@ -114,6 +114,42 @@ def test_what_was_heard_goes_before_the_rest_of_a_listing() -> None:
     following.stop()
 
 
+def test_a_listing_stands_still_for_what_was_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "GIVES_WAY", 3600.0)
+    monkeypatch.setattr(Heard, "note_due", lambda heard: False)
+    source = Listed(*(f"doc:{n}" for n in range(5000)))
+    first, second = (Upsert(Item(uri, "1", io.BytesIO)) for uri in ("doc:first", "doc:second"))
+    source.items |= {one.item.uri: one.item for one in (first, second)}
+    source.go_on.clear()
+    following = Changes(source, Memory(), every=600.0)
+    sent: list[Change] = []
+    thread = threading.Thread(target=lambda: sent.extend(following))
+    thread.start()
+    until(lambda: source.listings)
+    following._hint(["doc:first"])
+    until(lambda: first in sent)
+    source.go_on.set()
+    until(lambda: following._listed)
+    following._hint(["doc:second"])
+    until(lambda: second in sent)
+    following.stop()
+    thread.join(10)
+    assert sent == [first, second]
+
+
+def test_a_listing_gets_on_while_something_is_heard_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "GIVES_WAY", 0.001)
+    source = Listed(*(f"doc:{n}" for n in range(200)))
+    following = Changes(source, Memory(), every=600.0)
+    for change in following:
+        if change == ListingEnd():
+            break
+        if isinstance(change, Upsert) and change.item.heard is None:
+            following.heard.add(["doc:0"])
+            following._hint(["doc:0"])
+    following.stop()
+
+
 def test_what_is_gone_and_was_never_indexed_costs_no_commit(sent: list[Change]) -> None:
     """As a draft that was written and renamed; what was indexed is deleted, when all before it is committed."""
     memory = Memory(["doc:known"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import penstock as ps
-from penstock.core.contracts import Hints
+from penstock.core.contracts import Embedder, Hints
 from penstock.core.errors import PenstockError
 from penstock.engine.progress import Report
 from penstock.jobs import changes
@@ -34,13 +34,12 @@ until = partial(live.until, seconds=30)
 class Following(Watched):
     """A pipeline that follows a folder."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, model: Embedder | None = None, **options: Any) -> None:
         self.docs = folder / "docs"
         self.docs.mkdir()
         self.state = folder / "ledger.db"
-        pipeline = ps.Pipeline(
-            self.docs, into=f"sqlite://{folder}/index.db", model=HashingEmbedder(16), state=self.state
-        )
+        model = model or HashingEmbedder(16)
+        pipeline = ps.Pipeline(self.docs, into=f"sqlite://{folder}/index.db", model=model, state=self.state)
         super().__init__(pipeline, **options)
 
     def write(self, name: str, text: str) -> None:
@@ -73,6 +72,28 @@ def following(tmp_path: Path) -> Iterator[Following]:
     with one:
         one.becomes({"a.md": "alpha", "folder/b.md": "beta"})
         yield one
+
+
+class Opened(HashingEmbedder):
+    """It tells whether it is open."""
+
+    is_open = False
+
+    def open(self) -> None:
+        self.is_open = True
+
+
+def test_after_a_restart_the_model_is_open_before_the_first_change(tmp_path: Path) -> None:
+    model = Opened(16)
+    with Following(tmp_path, model=model) as one:
+        one.write("a.md", "alpha")
+        one.becomes({"a.md": "alpha"})
+    model.is_open = False
+    with one:
+        until(lambda: model.is_open)
+    assert isinstance(one.report, Report)
+    assert one.report.unchanged == 1
+    assert one.report.embedded == 0
 
 
 def test_what_changes_is_followed(following: Following) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 import penstock as ps
+from penstock.core.contracts import Hints
 from penstock.core.errors import LockedError, ParseError
 from penstock.core.records import Item, Upsert
 from penstock.jobs import beside as beside_jobs
 from penstock.jobs import progress_file
 from penstock.jobs.beside import is_live, twice
 from penstock.jobs.held import Held
+from penstock.jobs.requests import refresh
 from penstock.ledger import Ledger
 from penstock.sources.files.watch import LocalWatch
 from penstock.support import inotify
@@ -99,6 +101,21 @@ def test_how_it_stands(beside: Beside) -> None:
     assert 0 <= document.since_changed < 60
     # The ledger says it after the run as well: it is noted with a commit soon after the last change.
     until(lambda: beside.ledger(lambda ledger: ledger.in_sync) >= document.searchable, describe=beside.now)
+
+
+def test_a_source_is_listed_when_somebody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deaf(watch: LocalWatch, seconds: float) -> Hints:
+        time.sleep(0.05)
+        return Hints(frozenset(), False)
+
+    monkeypatch.setattr(LocalWatch, "wait", deaf)
+    with Beside(tmp_path) as one:
+        until(lambda: one.live().get("listed"))
+        for n in range(2):  # not only once
+            (one.docs / f"{n}.txt").write_text(f"text number {n}")
+            assert one.ledger(refresh)
+            until(lambda n=n: one.documents() == n + 1, describe=one.now)
+    assert not one.ledger(refresh)
 
 
 def test_in_sync_waits_for_what_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,24 @@ def test_a_store_that_is_maintained_beside_writes_stops_none(tmp_path: Path, mon
     assert calls[:5] == ["beside", "beside", "beside", "alone", "beside"]
 
 
+def test_a_store_is_maintained_after_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a first listing, which few commits are enough for."""
+    monkeypatch.setattr(commit, "MANY", 60)
+    maintained = threading.Event()
+
+    class Store(FaultySink):
+        def maintain_beside(self) -> bool:
+            maintained.set()
+            return True
+
+    text = " ".join(f"word{n}" for n in range(20_000))
+    one = Followed(tmp_path, FeedSource([document("doc:0", text.encode())]), wrap=lambda sink: Store(sink, Faults()))
+    with one:
+        assert maintained.wait(30)
+    assert isinstance(one.report, Report)
+    assert one.report.written > 60
+
+
 FULL = "lance://index: LanceError(IO): No space left on device (os error 28)"
 
 

@@ -331,6 +331,7 @@ COMMANDS = {
         "add, list and remove standing queries, and show what they find", "alerts:list", add_alert_command
     ),
     "approve": Command("let go what a run that follows its source holds back", "ledger:approve", add_state),
+    "refresh": Command("have a run that follows its source list it now", "ledger:refresh", add_state),
     "retry": Command("try again what failed or was skipped", "ingest:retry", _retry, long=True),
     "verify": Command(
         "hold source, ledger and index against each other, by ids; or prove parts complete",

@@ -45,6 +45,8 @@ class Errand(Protocol):
 COMMITS = 100
 """Commits after which a store is maintained, and after twice as many even while it is busy: each leaves a fragment in
 some of them."""
+MANY = 25_000
+"""Rows that count as COMMITS, however few commits they come in: an index of the store is yet to have them."""
 ROWS = 16_384
 """Entries that are committed together, at most."""
 
@@ -75,6 +77,8 @@ class Committer:
     """Deletions are held: the index is not as the source."""
     _commits: int = 0
     """Since the store was maintained."""
+    _rows: int = 0
+    """... that were written, until they count."""
     _deletion: Deletion = field(init=False)
     _settled: dict[int, int] = field(default_factory=dict)
     _boundaries: deque[Boundary] = field(default_factory=deque)
@@ -140,6 +144,9 @@ class Committer:
             with self.slots:
                 self.control.retry.call("flush", self.sink.flush)
             self._commits += 1
+            self._rows += len(acked)
+            if self._rows >= MANY:
+                self._commits, self._rows = max(self._commits, COMMITS), 0
             matches = [match for event in events if isinstance(event, Written) for match in event.matches]
             matches.sort(key=lambda match: -match.score)
             self.journal.acknowledge(acked, self.run, matches)

@@ -28,6 +28,8 @@ from penstock.engine.work import Document, Embedded, Prepared
 
 READERS = 2
 """Threads that read points of the index back: one may wait for the store while the other sends on."""
+LISTED = 256 << 10
+"""Bytes of changes that wait, at most, where they are heard of between those of a listing."""
 WINDOW = 32
 """Batches' worth of tokens that are sorted by length together."""
 
@@ -53,6 +55,8 @@ class Head:
     since: int = 0
     """The first run that read documents as this one does: those that were read before it are read again."""
     feed: bool = False
+    heard: bool = False
+    """Some changes are heard of between those of a listing, and are not to wait behind many of these."""
     fetchers: int = 0
     force: bool = False
     """Read every item, whatever the journal knows of it."""
@@ -74,7 +78,8 @@ class HeadStages:
     """The threads of a head, and the channels between them."""
 
     def __init__(self, head: Head, seam: Seam, control: Control, share: Callable[[str], int]) -> None:
-        self._changes: Channel[Change] = Channel("changes", share("changes"))
+        room = share("changes")
+        self._changes: Channel[Change] = Channel("changes", min(room, LISTED) if head.heard else room)
         self._items: Channel[Document] = Channel("items", share("items"))
         self._fetched: Channel[Document] = Channel("fetched", share("fetched"))
         self._revisions: Channel[Document] = Channel("revisions", share("revisions"))

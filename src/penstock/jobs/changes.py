@@ -22,6 +22,8 @@ LISTED = 256
 """Changes of a listing that wait, at most: they grow old, and what was heard meanwhile goes first."""
 PAGE, QUICK = 64, 0.001
 """Changes of a listing that are passed on together, at most, and seconds between two that are."""
+GIVES_WAY = 0.1
+"""Seconds for which a listing stands still after something was heard, and goes on before it does so again."""
 UNHEARD, SHARE = 60.0, 20
 """Seconds between two listings, at most, where not all is heard: but so many times as long as a listing takes."""
 HINTS = 100_000
@@ -94,6 +96,8 @@ class Changes:
     _listed: deque[Change] = field(default_factory=deque)
     _lister: threading.Thread | None = None
     _next_listing: float = 0.0
+    _goes_on: float = 0.0
+    """When a listing that stands still goes on."""
     _pauses: Pauses = field(default_factory=lambda: Pauses(FIRST_PAUSE, LONGEST_PAUSE))
     _deleted: int = 0
     _stopped: bool = False
@@ -136,16 +140,16 @@ class Changes:
                     yield from removals(self.memory)
                     self._hint(self._retries.due())
                     yield from self._note()
-                elif listed:
+                elif listed and now >= self._goes_on:
                     while listed and not self._stopped and time.monotonic() < min(self._soonest, ticker):
                         yield listed.popleft()
-                elif now >= self._next_listing and self._lister is None:
+                elif not listed and now >= self._next_listing and self._lister is None:
                     self._begin_listing()
                 else:
                     with self._changed:
                         listing = NEVER if self._lister else self._next_listing  # one at a time: its end is told
-                        soonest = min(ticker, listing, self._soonest)
-                        if not self._listed and not self._stopped:
+                        soonest = min(ticker, self._goes_on if listed else listing, self._soonest)
+                        if (listed or not self._listed) and not self._stopped:
                             self._changed.wait(max(0.0, soonest - time.monotonic()))
         finally:
             with self._changed:
@@ -258,6 +262,7 @@ class Changes:
             if item is not None:
                 self._gone.pop(uri, None)
                 yield Upsert(self.heard.stamp(item))
+                self._give_way()
             elif uri not in self._gone:
                 if self.memory.uris_under(uri, 1):  # else nothing need go, as of a draft that was renamed
                     self._gone[uri] = 0
@@ -274,6 +279,12 @@ class Changes:
             for uri in waiting:
                 self._gone[uri] = self._marks
             self._hint(waiting, POLL)
+
+    def _give_way(self) -> None:
+        """Have a listing stand still, half of the time at most, so that a change that was heard need not share."""
+        now = time.monotonic()
+        if now >= self._goes_on + GIVES_WAY:
+            self._goes_on = now + GIVES_WAY
 
     def _passed(self, mark: int) -> bool:
         run, _, number = (self.memory.cursor(self.source.name) or "").partition(" ")

@@ -19,7 +19,7 @@ from penstock.jobs.components import Components
 from penstock.jobs.feed import Feed
 from penstock.jobs.held import Held
 from penstock.jobs.progress_file import ProgressFile
-from penstock.jobs.requests import Repairs
+from penstock.jobs.requests import Repairs, asked_to_refresh
 from penstock.jobs.run import OnProgress, Options, go
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
@@ -172,8 +172,9 @@ def may_delete(ledger: Ledger, limit: DeletionLimit) -> Callable[[int], bool]:
 
 
 class Lookout:
-    """Looks now and then what others have done: whether what is held was approved, for which the source is listed
-    again, whether a repair is asked for, and whether another generation of the index is the current one."""
+    """Looks now and then what others have done: whether what is held was approved or a refresh is asked for, for which
+    the source is listed again, whether a repair is asked for, and whether another generation of the index is the
+    current one."""
 
     def __init__(self, session: Session, switched: threading.Event, live: Live) -> None:
         self._session, self._switched, self._live = session, switched, live
@@ -194,7 +195,7 @@ class Lookout:
             with suppress(PenstockError):  # of the ledger: it is looked into again
                 held = Held.read(ledger)
                 approved = held is not None and held.approved(ledger)
-                if approved and not listed:
+                if (approved and not listed) or asked_to_refresh(ledger):
                     self._live.changes.list_now()
                 listed = approved
                 if self._live.errand.look() and self._live.wake is not None:

@@ -10,12 +10,15 @@ from typing import Protocol
 from penstock.core.contracts import Source
 from penstock.core.errors import PenstockError
 from penstock.core.records import Change, Delete, Unreadable, Upsert
+from penstock.jobs.beside import is_live
 from penstock.jobs.mend import mend
 from penstock.jobs.session import Session
 from penstock.ledger import Ledger
 
 REPAIR, REPAIRED = "repair", "repaired"
 """Where the ledger has the number of the repair that is asked for; and that of the last one, with why it failed."""
+REFRESH = "refresh"
+"""What the ledger has where somebody asked that the source be listed."""
 PAGE = 256
 """Documents that are asked for together, at most."""
 
@@ -37,6 +40,22 @@ def removals(memory: Removing) -> Iterator[Change]:
     except PenstockError:  # of the ledger, as on a full disk: they are told later
         return
     yield from map(Delete, uris)
+
+
+def refresh(ledger: Ledger) -> bool:
+    """Have the run list its source that follows it and holds this ledger. False where there is none."""
+    if not is_live(ledger.path):
+        return False
+    ledger.set(REFRESH, "asked")
+    return True
+
+
+def asked_to_refresh(ledger: Ledger) -> bool:
+    """Whether somebody did so since this was asked last."""
+    asked = bool(ledger.get(REFRESH))
+    if asked:
+        ledger.set(REFRESH, "")
+    return asked
 
 
 def looked_up(source: Source, uris: Iterable[str]) -> Iterator[Change]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -145,7 +145,8 @@ def _go(session: Session, changes: Iterable[Change], progress: OnProgress, optio
         live.begin(flow.wake)
     progress_file = ProgressFile(ledger.path, progress, live.describe if live else None)
     try:
-        flow.run(progress_file)
+        with session.ready_early() if live is not None else nullcontext():
+            flow.run(progress_file)
         status = "stopped" if flow.interrupted else "done"
         if not flow.interrupted:
             with suppress(Transient):  # what is acknowledged is there; the report names who is behind
@@ -179,6 +180,7 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
         workers=components.workers,
         id_prefix=components.id_prefix,
         feed=feed,
+        heard=not source.feed,
         fetchers=source.fetchers,
         stop_source=live.stop if live else source.stop,
         force=options.force,

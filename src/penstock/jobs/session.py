@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from penstock.chunkers import uncompared
@@ -69,7 +69,7 @@ class Session:
             held = sink.manifest()  # a run that had the ledger until now may have made the index
         self.sink: Sink = self.fan_out or sink
         self.owner = {components.namespace: ledger.id}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._chunker: Chunker | None = None
         self._not_ready: Exception | None = None
         self.exists = held is not None
@@ -204,7 +204,9 @@ class Session:
         """Open the sink. Where there was no index, it is created, or the part of it taken that nobody fills yet; an
         index that was this ledger's may have been taken over meanwhile. Either is decided before anything is embedded.
         """
-        if not self._sink_open:
+        with self._lock:
+            if self._sink_open:
+                return
             self.sink.open(Manifest(self.schema, self.owner))
             if not self.read_only and (not self.exists or self._registered):
                 self._register()
@@ -234,6 +236,24 @@ class Session:
                     self._not_ready = error
                 raise
             return self._chunker
+
+    @contextmanager
+    def ready_early(self) -> Iterator[None]:
+        """Open model and store beside what is done meanwhile, where there is an index. What fails is tried again, and
+        reported, once there is work."""
+
+        def open_both() -> None:
+            with self._lock, suppress(Exception):
+                self._chunker = self._chunker or self._open()
+
+        thread = threading.Thread(target=open_both, name="penstock-open", daemon=True)
+        if self.exists:
+            thread.start()
+        try:
+            yield
+        finally:
+            if self.exists:
+                thread.join()
 
     def _open(self) -> Chunker:
         self.components.embedder.open()

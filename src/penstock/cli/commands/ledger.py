@@ -1,4 +1,4 @@
-"""`penstock status` and `failures`."""
+"""`penstock status`, `failures`, `approve` and `refresh`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from penstock.cli.ledgers import index_urls, open_ledger
 from penstock.cli.output.results import FAILURE_COLUMNS, failure_row, failure_text, rows_text, say, table
 from penstock.cli.output.status import status_rows
 from penstock.cli.output.streams import OK, emit
+from penstock.core.errors import UsageError
 from penstock.display.text import count
 from penstock.engine.journal import FAILED, OPEN
-from penstock.jobs import progress_file
+from penstock.jobs import progress_file, requests
 from penstock.jobs.held import Held
 from penstock.jobs.ledgers import remembered, size
 from penstock.jobs.live import noted
@@ -51,6 +52,17 @@ def approve(args: argparse.Namespace) -> int:
             return OK
         held.approve(ledger)
     say(f"approved: {count(held.documents, 'document')} with {held.chunks:,} of {held.of:,} chunks may go")
+    return OK
+
+
+def refresh(args: argparse.Namespace) -> int:
+    """Have the run that goes on list its source."""
+    with open_ledger(args) as ledger:
+        if not requests.refresh(ledger):
+            raise UsageError(
+                f"no run follows a source with the ledger {ledger.path}: a run of `penstock ingest` lists its own"
+            )
+    say("the run that follows the source lists it now")
     return OK
 
 
