@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.core.errors import Rejected, SinkError, UsageError
+from penstock.core.errors import Rejected, SinkError, SinkUnavailable, UsageError
 from penstock.core.filter_parser import parse_filter
 from penstock.core.filters import passes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point
@@ -341,6 +341,26 @@ def test_a_table_that_is_changed_all_the_time_is_maintained_while_nobody_writes(
             sink.write([point(n)])
         assert sink.maintain_beside()
         holds(sink, [point(n) for n in range(10, 520)])
+
+
+@pytest.mark.parametrize(("long", "tries"), [(60.0, 5), (-1.0, 1)])
+def test_a_long_compaction_that_lost_its_race_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: float, tries: int
+) -> None:
+    """Each try leaves what it wrote on the disk."""
+    monkeypatch.setattr(lance.compact, "LONG", long)
+    url, optimized = f"lance://{tmp_path}", list[object]()
+    with LanceSink(url) as sink:
+        sink.open(MANIFEST)
+
+        def optimize(self: object, **options: object) -> None:
+            optimized.append(self)
+            raise RuntimeError("Commit conflict for version 7")
+
+        monkeypatch.setattr(type(sink._table), "optimize", optimize)
+        with pytest.raises(SinkUnavailable, match="conflict"):
+            compact(url)
+        assert len(optimized) == tries
 
 
 def test_rows_that_were_all_replaced_leave_no_old_ones_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,9 +30,11 @@ KEEP = timedelta(minutes=5)
 FEW = timedelta(seconds=10)
 RACES = 5
 """Tries to put fragments together that others change meanwhile."""
+LONG = 2.0
+"""Seconds after which a try that was lost is not repeated: the next would be lost as well."""
 PACE = 50_000
 """Rows in a second that compaction gets done, about. Beside deletions and updates that come sooner it would lose its
-work to them; and what it wrote would stay on the disk, as LanceDB keeps files that it cannot place for seven days."""
+work to them; and what it wrote would stay on the disk, as LanceDB keeps unknown files for seven days."""
 PART = 1 << 14
 """Rows in a part of an ANN index. It is LanceDB's own number: an index that was given a number of parts is built anew
 by the next `optimize`, with parts of this size."""
@@ -71,12 +73,13 @@ def limit_memory(url: str) -> None:
 
 def _optimize(url: str, table: Any, keep: timedelta) -> None:
     for left in reversed(range(RACES)):
+        began = time.monotonic()
         try:
             with tables.errors(url):
                 table.optimize(cleanup_older_than=keep)
             return
         except SinkUnavailable:  # a race was lost
-            if not left:
+            if not left or time.monotonic() - began > LONG:
                 raise
 
 
@@ -136,6 +139,7 @@ class Compactor:
                 self._start()
 
     def deleted(self) -> None:
+        """Note a deletion: to one, compaction beside it may lose its work."""
         with self._lock:
             self._changes += 1
 
