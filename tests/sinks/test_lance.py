@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.core.errors import Rejected, SinkError, UsageError
+from penstock.core.errors import Rejected, SinkError, SinkUnavailable, UsageError
 from penstock.core.filter_parser import parse_filter
 from penstock.core.filters import passes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point
@@ -131,6 +132,32 @@ def test_a_flush_syncs_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert [path for path in synced if Path(path).is_file()] == []
 
 
+def test_a_flush_syncs_files_at_once_and_again_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, each would wait for a journal of the file system of its own."""
+    second, synced = threading.Event(), list[str]()
+
+    def sync(path: str) -> None:
+        synced.append(path)
+        if len(synced) > 1:
+            second.set()
+        assert second.wait(30)
+        raise OSError(errno.EIO, "a broken disk")
+
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        sink.write([point(1)])
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "sync", sync)
+            with pytest.raises(SinkError, match="a broken disk"):
+                sink.flush()
+        failed = {path for path in synced if Path(path).is_file()}
+        monkeypatch.setattr(durable, "sync", synced.append)
+        synced.clear()
+        sink.flush()
+        assert failed
+        assert failed <= set(synced)
+
+
 def test_points_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     """A NaN, a lone surrogate and metadata that is not JSON are refused by id; the others of the batch are in."""
     bad_vector = replace(point(1), vectors={VECTOR: Dense(np.full(8, np.nan, dtype=np.float32))})
@@ -186,6 +213,36 @@ def test_many_rows_get_an_index_and_search_still_finds(
                 [similarity(query, point(h.chunk.ordinal, dim=dim).vectors[VECTOR]) for h in hits], abs=1e-4
             )
             assert len(index.search(query, k=50, where={"uri": "file:///docs/41.md"})) == 50
+
+
+def test_an_index_that_was_added_to_is_built_anew_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LanceDB searches each addition by itself and keeps its rows in fragments of their own; and it builds an index
+    whose parts are not of the size that was asked for anew at once, with parts of its own size."""
+    monkeypatch.setattr(lance.table, "INDEX_ROWS", 2000)
+    monkeypatch.setattr(lance.table, "ADDITIONS", 2)
+    url = f"lance://{tmp_path}"
+    with LanceSink(url) as sink, LanceIndex(url) as index:
+        sink.open(MANIFEST)
+        sink.write([point(n) for n in range(2000)])
+        compact(url)
+
+        def built() -> tuple[str, int]:
+            (found,) = (each for each in sink._table.list_indices() if each.columns == ["vector"])
+            return found.index_uuid, sink._table.index_stats(found.name).num_indices
+
+        first, _ = built()
+        compact(url)
+        assert built() == (first, 1)
+        pieces = []
+        for n in range(2000, 2500, 100):
+            sink.write([point(n) for n in range(n, n + 100)])
+            compact(url)
+            pieces.append(built()[1])
+        assert max(pieces) == 2
+        assert sink._table.stats()["fragment_stats"]["num_fragments"] <= 3
+        index.open()
+        for n in (3, 1999, 2050, 2450):
+            assert index.search(point(n).vectors[VECTOR], k=1)[0].chunk.ordinal == n
 
 
 def test_compaction_is_alone(tmp_path: Path) -> None:
@@ -261,6 +318,49 @@ def test_maintenance_that_loses_its_races_is_made_while_nobody_writes(tmp_path: 
         assert not compactor.begin()
         compactor.clean()
         assert compactor.begin()
+
+
+def test_a_table_that_is_changed_all_the_time_is_maintained_while_nobody_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compaction beside deletions would lose to them, and leave what it wrote on the disk."""
+    monkeypatch.setattr(lance.table, "FRAGMENTS", 8)
+    monkeypatch.setattr(lance.compact, "PACE", 1)
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        sink.write([point(n) for n in range(500)])
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        for n in range(10):
+            sink.write([point(500 + n)])
+            sink.delete([point(n).id])
+        assert not sink.maintain_beside()
+        sink.maintain()
+        assert sink._table.stats()["fragment_stats"]["num_fragments"] <= 8
+        for n in range(510, 520):  # nothing is changed any more
+            sink.write([point(n)])
+        assert sink.maintain_beside()
+        holds(sink, [point(n) for n in range(10, 520)])
+
+
+@pytest.mark.parametrize(("long", "tries"), [(60.0, 5), (-1.0, 1)])
+def test_a_long_compaction_that_lost_its_race_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: float, tries: int
+) -> None:
+    """Each try leaves what it wrote on the disk."""
+    monkeypatch.setattr(lance.compact, "LONG", long)
+    url, optimized = f"lance://{tmp_path}", list[object]()
+    with LanceSink(url) as sink:
+        sink.open(MANIFEST)
+
+        def optimize(self: object, **options: object) -> None:
+            optimized.append(self)
+            raise RuntimeError("Commit conflict for version 7")
+
+        monkeypatch.setattr(type(sink._table), "optimize", optimize)
+        with pytest.raises(SinkUnavailable, match="conflict"):
+            compact(url)
+        assert len(optimized) == tries
 
 
 def test_rows_that_were_all_replaced_leave_no_old_ones_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

