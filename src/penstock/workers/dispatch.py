@@ -81,7 +81,9 @@ class Dispatcher:
         self._waiting: list[Slot] = []
         self._bytes = 0
         self._since = 0.0
-        self._adopted: dict[str, tuple[Outstanding, Slot]] = {}
+        self._adopted: list[Outstanding] = []
+        self._handed_out: dict[str, Slot] = {}
+        """Documents of those shards, as long as they have not been listed."""
 
     def adopt(self) -> list[Outstanding]:
         """The shards that an earlier run of the same pipeline has left at the place, whose parts are still good."""
@@ -89,17 +91,16 @@ class Dispatcher:
         kept = call("read", place.work)
         if kept is not None and not kept.same(self._work):
             call("clear", place.clear)
-        adopted = []
         for number in call("list", place.shards):
             shard = self._read(number)
             if shard is None:
                 continue
             outstanding = Outstanding(number, [Slot(listed) for listed in shard.documents], complete=False)
-            self._adopted |= {slot.listed.uri: (outstanding, slot) for slot in outstanding.slots}
-            adopted.append(outstanding)
-        if adopted:
+            self._handed_out |= {slot.listed.uri: slot for slot in outstanding.slots}
+            self._adopted.append(outstanding)
+        if self._adopted:
             self._begin()
-        return adopted
+        return self._adopted
 
     def _read(self, number: int) -> Shard | None:
         files = self._control.retry.call("read", lambda: self._place.read_shard(number))
@@ -120,7 +121,7 @@ class Dispatcher:
     def add(self, document: Document, charged: int) -> None:
         """Take a document in. One that is in a shard already stays there, if it is as it was."""
         listed = Listed(document.item.uri, document.item.fingerprint, document.item.revision)
-        _, slot = self._adopted.pop(listed.uri, (None, None))
+        slot = self._handed_out.pop(listed.uri, None)
         if slot is not None and slot.listed == listed:
             slot.document, slot.charged = document, charged
             return
@@ -131,9 +132,9 @@ class Dispatcher:
 
     def listed(self) -> None:
         """No more documents will come."""
-        for outstanding, _ in self._adopted.values():
+        for outstanding in self._adopted:
             outstanding.complete = True
-        self._adopted.clear()
+        self._handed_out.clear()
 
     def next(self, *, ended: bool) -> Outstanding | None:
         """Hand out a shard of those that wait, if there are enough of them, or they have waited long enough."""
