@@ -353,13 +353,13 @@ def work(
     def setup(work: Work, stack: ExitStack) -> Setup:
         settings = Settings.from_mapping(work.settings, place)
         chosen = replace(settings, memory=str(memory or settings.memory), workers=workers or settings.workers)
-        return _worker_setup(chosen, work, stack)
+        return worker_setup(chosen, chosen.model, stack)
 
     return Worker(place_at(place, storage), setup, terms, progress).work()
 
 
-def _worker_setup(settings: Settings, work: Work, stack: ExitStack) -> Setup:
-    """The components that documents are worked on with: all but the index and the ledger."""
+def worker_setup(settings: Settings, model: ModelSpec, stack: ExitStack) -> Setup:
+    """The components that documents are worked on with, which the stack closes: all but the index and the ledger."""
     from penstock.chunkers import bind, spec
     from penstock.core.retry import MAX_WAIT
     from penstock.core.schema import new_schema
@@ -367,7 +367,7 @@ def _worker_setup(settings: Settings, work: Work, stack: ExitStack) -> Setup:
     from penstock.parsers import Parsers
     from penstock.workers.produce import Setup
 
-    source, embedder = make_source(settings.source, **settings.options), make_embedder(settings.model)
+    source, embedder = make_source(settings.source, **settings.options), make_embedder(model)
     for component in (source, embedder):
         stack.callback(component.close)
     source.open()

@@ -11,10 +11,8 @@ from functools import partial
 
 from penstock.core.errors import SourceError
 from penstock.core.records import Point
-from penstock.core.schema import IndexSchema
 from penstock.engine.channel import Channel, Empty, Ended
-from penstock.engine.control import Control
-from penstock.engine.journal import DONE, OPEN, SKIPPED, ChunkEntry, Failure, View
+from penstock.engine.journal import DONE, OPEN, SKIPPED, ChunkEntry, Failure
 from penstock.engine.readback import Move, ReadBack
 from penstock.engine.scan import Queued
 from penstock.engine.seam import Seam
@@ -22,7 +20,7 @@ from penstock.engine.work import Document, Embedded, Failed, Kept, Parsed, Prepa
 from penstock.workers.audience import Audience
 from penstock.workers.dispatch import Dispatcher, Outstanding, Slot
 from penstock.workers.part import Fault, Outcome, Row, decode
-from penstock.workers.place import PartName, Place
+from penstock.workers.place import PartName
 
 LOOK = 0.25
 """Seconds between two looks at the place."""
@@ -33,27 +31,22 @@ class Collector:
 
     def __init__(
         self,
-        place: Place,
-        schema: IndexSchema,
         dispatcher: Dispatcher,
         items: Channel[Document],
         read_back: ReadBack | None,
         seam: Seam,
-        view: View,
-        *,
-        control: Control,
         queued: Queued,
-        run: int,
         match: Callable[[list[Embedded]], list[Embedded]] | None = None,
     ) -> None:
-        self._place, self._schema, self._dispatcher, self._items = place, schema, dispatcher, items
-        self._read_back, self._seam, self._view, self._control, self._queued = read_back, seam, view, control, queued
-        self._run, self._match = run, match
+        self._dispatcher, self._items, self._read_back = dispatcher, items, read_back
+        self._seam, self._queued, self._match = seam, queued, match
+        self._place, self._view, self._control = dispatcher.place, dispatcher.view, dispatcher.control
+        self._schema, self._run = dispatcher.work.schema, dispatcher.work.run
         self._shards: dict[int, Outstanding] = {}
         self._lost: Counter[Document] = Counter()
         """Chunks whose vectors the index lacks after all. Such a document is handed out once more."""
         self._lock = threading.Lock()
-        self._audience = Audience(place, control)
+        self._audience = Audience(self._place, self._control)
 
     def work(self) -> None:
         control = self._control

@@ -87,19 +87,7 @@ class ElsewhereStages:
         if head.fetch is not None:
             size = PieceSize(head.work.schema.vectors, head.fetch_rows, self._reads.capacity // 2)
             read_back = ReadBack(head.fetch, size, self._reads, self._lost, seam.points, control, self.queued)
-        self._collector = Collector(
-            head.place,
-            head.work.schema,
-            dispatcher,
-            self._items,
-            read_back,
-            seam,
-            head.view,
-            control=control,
-            queued=self.queued,
-            run=head.run,
-            match=head.match,
-        )
+        self._collector = Collector(dispatcher, self._items, read_back, seam, self.queued, head.match)
         self.source = Stage("scan", 1, self._scan.work, self._items.close, control.fail)
         collected = seam.points.close if read_back is None else self._reads.close
         self.stages = [self.source, Stage("collect", 1, self._collector.work, collected, control.fail)]

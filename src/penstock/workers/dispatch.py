@@ -75,7 +75,7 @@ class Dispatcher:
         ready: Callable[[], object],
         control: Control,
     ) -> None:
-        self._place, self._work, self._view, self._ready, self._control = place, work, view, ready, control
+        self.place, self.work, self.view, self.control, self._ready = place, work, view, control, ready
         self._numbers = count(work.run * SHARDS_A_RUN)
         self._begun = False
         self._waiting: list[Slot] = []
@@ -87,9 +87,9 @@ class Dispatcher:
 
     def adopt(self) -> list[Outstanding]:
         """The shards that an earlier run of the same pipeline has left at the place, whose parts are still good."""
-        call, place = self._control.retry.call, self._place
+        call, place = self.control.retry.call, self.place
         kept = call("read", place.work)
-        if kept is not None and not kept.same(self._work):
+        if kept is not None and not kept.same(self.work):
             call("clear", place.clear)
         for number in call("list", place.shards):
             shard = self._read(number)
@@ -103,19 +103,19 @@ class Dispatcher:
         return self._adopted
 
     def _read(self, number: int) -> Shard | None:
-        files = self._control.retry.call("read", lambda: self._place.read_shard(number))
+        files = self.control.retry.call("read", lambda: self.place.read_shard(number))
         return None if files is None else decode(number, *files)
 
     def _begin(self) -> None:
         if not self._begun:
-            retry = self._control.retry
+            retry = self.control.retry
             try:
                 retry.call("open", self._ready)
             except Exception as error:
                 raise StageError("dispatch", None, error) from error
-            retry.call("write", lambda: contents.write(self._place, self._view.contents(self._work.run)))
-            retry.call("write", lambda: self._place.begin(self._work))
-            self._control.loaded()
+            retry.call("write", lambda: contents.write(self.place, self.view.contents(self.work.run)))
+            retry.call("write", lambda: self.place.begin(self.work))
+            self.control.loaded()
             self._begun = True
 
     def add(self, document: Document, charged: int) -> None:
@@ -153,13 +153,13 @@ class Dispatcher:
             assert slot.document is not None
             begun = slot.document.begun
             if begun.had:
-                known += encode_known(at, self._view.entries(begun.document, begun.attempt))
+                known += encode_known(at, self.view.entries(begun.document, begun.attempt))
         documents = encode(number, [slot.listed for slot in slots], afresh=afresh)
-        self._control.retry.call("write", lambda: self._place.put_shard(number, documents, bytes(known)))
+        self.control.retry.call("write", lambda: self.place.put_shard(number, documents, bytes(known)))
         return Outstanding(number, slots)
 
     def end(self) -> None:
         """The run is over, and nothing is left of it."""
         if self._begun:
-            self._control.retry.call("clear", self._place.clear)
-        self._control.retry.call("write", lambda: self._place.end(self._work.run))
+            self.control.retry.call("clear", self.place.clear)
+        self.control.retry.call("write", lambda: self.place.end(self.work.run))

@@ -128,7 +128,7 @@ class Place:
         """The place of `shards:///srv/work` or `shards+s3://bucket/work`."""
         kind, mark, rest = url.partition("://")
         inner = kind.removeprefix("shards").removeprefix("+")
-        if not mark or not rest or kind not in ("shards", f"shards+{inner}"):
+        if not mark or not rest or kind not in ("shards", f"shards+{inner or 'file'}"):
             raise UsageError(
                 f"invalid place {url!r}: expected a folder such as shards:///srv/work, or shards+s3://bucket/work"
             )

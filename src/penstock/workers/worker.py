@@ -101,16 +101,17 @@ class Worker:
 
     def _work(self) -> None:
         place, retry = self._place, self._retry
-        since = time.monotonic()
+        since, worked = time.monotonic(), False
         with ExitStack() as stack:
             while time.monotonic() - since < self._terms.idle:
-                work = retry.call("read", place.work)
-                if work is not None and not retry.call("read", place.over):
+                work, over = retry.call("read", place.work), retry.call("read", place.over)
+                if over and worked and not self._terms.keep:
+                    return
+                if over or work is None:
+                    self._wait("work at this place")
+                else:
                     self._of_run(work, stack)
-                    since = time.monotonic()
-                    if retry.call("read", place.over) and not self._terms.keep:
-                        return
-                self._wait("work at this place")
+                    since, worked = time.monotonic(), True
 
     def _of_run(self, work: Work, stack: ExitStack) -> None:
         """Work on shards of that run until it is over, another one has begun, or there has long been nothing to do."""
