@@ -18,6 +18,8 @@ from penstock.workers.shard import Listed, Shard, decode, encode, encode_known
 
 DOCUMENTS, SHARD_BYTES = 128, 32 << 20
 """Of a shard, at most."""
+FIRST, OF_A_SIZE = 16, 4
+"""Documents of the first shards, so that all workers have some soon; after so many shards they are twice as large."""
 COMPANY = 0.5
 """Seconds for which a document waits for others."""
 
@@ -79,7 +81,7 @@ class Dispatcher:
         self._numbers = count(work.run * SHARDS_A_RUN)
         self._begun = False
         self._waiting: list[Slot] = []
-        self._bytes = 0
+        self._bytes = self._handed = 0
         self._since = 0.0
         self._adopted: list[Outstanding] = []
         self._handed_out: dict[str, Slot] = {}
@@ -139,10 +141,12 @@ class Dispatcher:
     def next(self, *, ended: bool) -> Outstanding | None:
         """Hand out a shard of those that wait, if there are enough of them, or they have waited long enough."""
         waiting = self._waiting
-        enough = len(waiting) >= DOCUMENTS or self._bytes >= SHARD_BYTES
+        size = min(DOCUMENTS, FIRST << min(self._handed // OF_A_SIZE, 10))
+        enough = len(waiting) >= size or self._bytes >= SHARD_BYTES
         if not waiting or not (enough or ended or time.monotonic() - self._since >= COMPANY):
             return None
         self._waiting, self._bytes = [], 0
+        self._handed += 1
         return self.hand_out(waiting)
 
     def hand_out(self, slots: Sequence[Slot], *, afresh: bool = False) -> Outstanding:
