@@ -106,6 +106,7 @@ SLOW = (
     "support/test_pages.py",
     "test_benchmarks.py",
     "test_image_pipeline.py",
+    "workers/test_runs.py",
 )
 """Folders, modules and tests, as paths from this folder."""
 

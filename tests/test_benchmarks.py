@@ -20,6 +20,7 @@ SMALLEST = {
     "encoders.py": ["--memory", "--texts", "2", "--tokens", "64", "--layers", "2"],
     "page_vectors.py": ["--pages", "6"],
     "pages.py": ["--seconds", "2", "--rounds", "1", "--hosts", "5"],
+    "workers.py": ["--documents", "40", "--workers", "2", "--coordinators", "0", "--rounds", "1"],
     "parts.py": ["--images", "100", "--vectors", "500"],
     "rerank.py": ["--searches", "1", "--rounds", "1"],
     "serve.py": ["--vectors", "2000", "--dim", "32", "--queries", "20", "--clients", "5", "--each", "1"],

@@ -21,6 +21,7 @@ LAYERS = (
     ("engine", "chunkers"),
     ("ledger", "sources", "parsers", "embedders", "sinks"),
     ("shards",),
+    ("workers",),
     ("jobs", "settings"),
     ("display",),
     ("compose",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
     from penstock.chunkers import ChunkSpec
     from penstock.core.records import Point
+    from penstock.engine.progress import Progress
     from penstock.jobs.components import Components
     from penstock.jobs.copy import Copied
     from penstock.jobs.search import OpenIndex
     from penstock.jobs.together import OpenIndexes
     from penstock.shards.embed import Embedded, Options
     from penstock.shards.load import Loaded
+    from penstock.workers.place import Place, Work
+    from penstock.workers.produce import Setup
+    from penstock.workers.worker import Terms, Worked
 
 Into = str | Sink | Sequence[str | Sink]
 SourceSpec = Paths | Sequence[Paths] | Source
@@ -322,6 +326,66 @@ def embed(source: SourceSpec, model: ModelSpec, out: Paths, *, options: Options 
     store = stores.at(out, options.storage)
     skip = [store.url] if isinstance(store, stores.Folder) else []
     return embed(make_source(source, skip=skip), make_embedder(model), out, options=options, **rest)
+
+
+def place_at(url: str, storage: Mapping[str, Any] | None = None) -> Place:
+    """The place where workers meet: `shards:///srv/work`, or `shards+s3://bucket/work`."""
+    from penstock.workers.place import Place
+
+    return Place.at(url, storage)
+
+
+def work(
+    place: str,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    memory: str | int | None = None,
+    workers: int | None = None,
+    terms: Terms | None = None,
+    storage: Mapping[str, Any] | None = None,
+) -> Worked:
+    """Parse and embed documents for runs `on` this place, until the one that goes on is over: see `penstock.workers`.
+
+    `memory` and `workers` are those of the pipeline, if not given.
+    """
+    from penstock.workers.worker import Worker
+
+    def setup(work: Work, stack: ExitStack) -> Setup:
+        settings = Settings.from_mapping(work.settings, place)
+        chosen = replace(settings, memory=str(memory or settings.memory), workers=workers or settings.workers)
+        return worker_setup(chosen, chosen.model, stack)
+
+    return Worker(place_at(place, storage), setup, terms, progress).work()
+
+
+def worker_setup(settings: Settings, model: ModelSpec, stack: ExitStack) -> Setup:
+    """The components that documents are worked on with, which the stack closes: all but the index and the ledger."""
+    from penstock.chunkers import bind, spec
+    from penstock.core.retry import MAX_WAIT
+    from penstock.core.schema import new_schema
+    from penstock.engine.identity import id_prefix
+    from penstock.parsers import Parsers
+    from penstock.workers.produce import Setup
+
+    source, embedder = make_source(settings.source, **settings.options), make_embedder(model)
+    for component in (source, embedder):
+        stack.callback(component.close)
+    source.open()
+    parsers = Parsers(images=embedder.embeds_images)
+    stack.callback(parsers.close)
+    return Setup(
+        source=source,
+        embedder=embedder,
+        chunker=lambda: bind(settings.chunk, embedder.tokenizer),
+        parse=parsers.parse,
+        parser_code=parsers.code,
+        metadata=pipeline_metadata(settings.metadata or {}),
+        id_prefix=id_prefix(settings.namespace),
+        schema=new_schema(embedder.describe(), spec(settings.chunk, tokens=embedder.has_tokenizer)),
+        budget=parse_budget(settings.memory),
+        workers=settings.workers or usable_cores(),
+        max_wait=MAX_WAIT,
+    )
 
 
 def load(parts: Paths, into: str | Sink, progress: Callable[[Loaded], None] | None = None, **options: Any) -> Loaded:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penstock.chunkers import ChunkSpec
-from penstock.compose import Into, SourceSpec, compose, open_index
+from penstock.compose import Into, SourceSpec, compose, open_index, place_at
 from penstock.core.contracts import ModelSpec, MultiEmbedder, Parser, Sink, Source
 from penstock.core.errors import UsageError
 from penstock.core.generations import RECALL, TOLERANCE
@@ -153,14 +153,18 @@ class Pipeline:
         allow_mass_delete: bool = False,
         adopt: bool = False,
         max_wait: float = MAX_WAIT,
+        on: str | None = None,
     ) -> Report:
         """Bring the index up to date with the source.
 
         `progress`: a function that is called now and then, or True for a display at the terminal or in the notebook.
         `adopt`: take over an index that another ledger filled (or this one, before it was lost).
         `max_wait`: for how many seconds a store or model that is away is waited for.
+        `on`: a place such as `shards:///srv/work`, where `penstock work` on any machine takes documents and brings what
+        it has made of them; this process lists the source and writes to the index.
         """
-        options = Options(allow_mass_delete=allow_mass_delete, max_wait=max_wait)
+        place = None if on is None else place_at(on)
+        options = Options(allow_mass_delete=allow_mass_delete, max_wait=max_wait, place=place)
         with self._watching(progress) as shown:
             return run(self._components, shown, options=options, adopt=adopt)
 

@@ -50,14 +50,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/live.md", "docs/threat-model.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/guide.md", "docs/live.md", "docs/machines.md", "docs/threat-model.md"]
+)
 def test_snippets_run(document: str, folder: Path) -> None:
     blocks = FENCE.findall((ROOT / document).read_text())
     assert blocks
+    beside: list[subprocess.Popen[bytes]] = []
+    """Commands that go on beside the others, and end by themselves."""
     for language, code in blocks:
         if language == "sh":
             for line in code.splitlines():
-                run(line, folder)
+                run(line, folder, beside)
         elif language == "toml":
             (folder / "penstock.toml").write_text(code)
         elif language == "python":
@@ -67,9 +71,10 @@ def test_snippets_run(document: str, folder: Path) -> None:
                 argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_snippet.py"]
             done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=200)
             assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    assert all(process.wait(100) == 0 for process in beside)
 
 
-def run(line: str, folder: Path) -> None:
+def run(line: str, folder: Path, beside: list[subprocess.Popen[bytes]]) -> None:
     words = shlex.split(line, comments=True)
     if words[0].startswith("scripts/"):
         assert os.access(ROOT / words[0], os.X_OK)  # CI runs them
@@ -78,6 +83,9 @@ def run(line: str, folder: Path) -> None:
         subprocess.run(words, cwd=folder, check=True)
         return
     assert words[0] == "penstock"
+    if words[-1] == "&":
+        beside.append(subprocess.Popen([sys.executable, "-m", "penstock", *words[1:-1]], cwd=folder))
+        return
     out = Path(words[-1]) if words[-2] == ">" else None
     with open(out or os.devnull, "w") as file, contextlib.redirect_stdout(file if out else sys.stdout):
         assert main(words[1:-2] if out else words[1:]) == 0, line

@@ -17,6 +17,7 @@ from penstock.cli.options import (
     add_indexes,
     add_json,
     add_live,
+    add_on,
     add_output,
     add_permissions,
     add_pipeline,
@@ -33,6 +34,7 @@ from penstock.cli.options import (
 from penstock.cli.output.streams import STATUSES
 from penstock.cli.parser import CommandParser
 from penstock.cli.server_options import add_keys_and_logs, add_keys_command
+from penstock.cli.worker_options import add_work
 
 EPILOG = "\n".join(
     [
@@ -75,6 +77,7 @@ def _ingest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", nargs="+", help=OPTIONS["source"].help)
     add_pipeline(parser, required=True)
     add_permissions(parser)
+    add_on(parser)
     add_live(parser)
     add_output(parser)
     add_unattended(parser)
@@ -88,6 +91,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--only", metavar="NAME", action="append", default=[], help="run only this one of several; may come again"
     )
     add_permissions(parser)
+    add_on(parser)
     add_live(parser)
     add_output(parser)
     add_unattended(parser)
@@ -358,6 +362,12 @@ COMMANDS = {
         "bring all points of an index into another store, vectors and all, without a model",
         "copy:copy",
         _copy,
+        long=True,
+    ),
+    "work": Command(
+        "parse and embed documents for a run `--on` a place, on any machine that sees it",
+        "work:work",
+        add_work,
         long=True,
     ),
     "embed": Command(

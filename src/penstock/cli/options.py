@@ -109,6 +109,12 @@ def add_unattended(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-ok", action="store_true", help="exit with 0 where SIGTERM has stopped it")
 
 
+def add_on(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on", metavar="PLACE", help="have `penstock work PLACE` parse and embed, anywhere: shards:///srv/work"
+    )
+
+
 def add_live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--live", action="store_true", help="go on: follow the source until Ctrl-C or SIGTERM")
     parser.add_argument(

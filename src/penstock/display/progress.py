@@ -248,6 +248,8 @@ def line(progress: Progress, rates: Rates) -> str:
         parts.append(leaving)
     if lost := counts["failed"] + counts["gaps"]:
         parts.append(count(lost, "failure"))
+    if progress.workers is not None:
+        parts.append(count(progress.workers, "worker"))
     if progress.waiting:
         parts.append(f"waiting for {clean(progress.waiting)}")
     return " · ".join(parts)
@@ -276,6 +278,8 @@ def frame(title: str, progress: Progress, rates: Rates, stopping: bool = False) 
     grid.add_row("in flight", bar.append(f" {size(progress.in_flight)} of {size(progress.budget)}", style="default"))
     to_go = f" · {duration(progress.eta)} to go" if progress.eta else ""
     grid.add_row("bottleneck", Text(f"{progress.bottleneck} · {duration(progress.seconds)} so far{to_go}"))
+    if progress.workers is not None:
+        grid.add_row("workers", Text(f"{progress.workers:,}"))
     if progress.waiting:
         grid.add_row("waiting for", Text(clean(progress.waiting), style="yellow"))
     if progress.live is not None:

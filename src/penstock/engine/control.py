@@ -51,6 +51,8 @@ class Control:
         self.retry = Retry(max_wait, self.stop, self._report)
         self.waiting = ""
         """What is away, as long as it is waited for."""
+        self.workers: int | None = None
+        """How many there are on other machines, where documents are worked on elsewhere."""
         self.error: BaseException | None = None
         self.suspended: tuple[str, ...] = ()
         """Documents that failed by a component that turned out to be broken: not theirs is the fault."""
@@ -136,6 +138,9 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._uris)
+
+    def __contains__(self, uri: str) -> bool:
+        return uri in self._uris
 
     def enter(self, uri: str, heard: float | None = None) -> bool:
         """False if it is worked on already. `heard`: when something was heard of it, if not now."""

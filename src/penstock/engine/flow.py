@@ -13,14 +13,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from penstock.core.retry import MAX_WAIT, passing
-from penstock.engine.channel import Broken, Closed
+from penstock.engine.channel import Broken, ChannelStats, Closed
 from penstock.engine.control import Control
-from penstock.engine.head import Head, HeadStages
-from penstock.engine.journal import waiting
+from penstock.engine.journal import View, waiting
 from penstock.engine.progress import BY_THE_MINUTE, MINUTE, Counters, Progress, Rates
+from penstock.engine.scan import Queued
 from penstock.engine.seam import Seam
+from penstock.engine.stage import Stage
 from penstock.engine.tail import Tail, TailStages
 from penstock.engine.work import Idle
 
@@ -42,8 +44,44 @@ GRACE = 3.0
 """Seconds that a source has to end when the run is stopped."""
 
 
+class BuiltHead(Protocol):
+    """The threads of a head: see `head.HeadStages`, or `penstock.workers`, whose documents are worked on elsewhere."""
+
+    queued: Queued
+    source: Stage
+    stages: list[Stage]
+
+    @property
+    def listing(self) -> bool: ...
+    @property
+    def unread(self) -> int: ...
+
+    def stats(self) -> list[ChannelStats]: ...
+
+    def stop(self) -> None: ...
+
+    def interrupt(self) -> None: ...
+
+    def fail(self) -> None: ...
+
+
+class AnyHead(Protocol):
+    """What the head of a flow is made of."""
+
+    @property
+    def view(self) -> View: ...
+    @property
+    def fetchers(self) -> int: ...
+
+    def watched(self, view: View) -> AnyHead:
+        """The same, with another view."""
+        ...
+
+    def build(self, seam: Seam, control: Control, share: Callable[[str], int]) -> BuiltHead: ...
+
+
 class Flow:
-    def __init__(self, head: Head, tail: Tail, *, budget: int, max_wait: float = MAX_WAIT) -> None:
+    def __init__(self, head: AnyHead, tail: Tail, *, budget: int, max_wait: float = MAX_WAIT) -> None:
         self._budget = budget
         self._began = time.monotonic()
         room = budget - min(RESERVE, budget // 4)
@@ -53,10 +91,10 @@ class Flow:
 
         self._control = Control(max_wait)
         self._control.tries = tail.journal.tries
-        head = replace(head, view=waiting(head.view, self._control.retry))
+        head = head.watched(waiting(head.view, self._control.retry))
         tail = replace(tail, journal=waiting(tail.journal, self._control.retry))
         self._seam = Seam(share("points") + (0 if head.fetchers else share("fetched")), share("commits"))
-        self._head = HeadStages(head, self._seam, self._control, share)
+        self._head = head.build(self._seam, self._control, share)
         self._journal = tail.journal
         self._minute = Rates(MINUTE)
         self._tail = TailStages(tail, self._seam, self._control, lambda: self._head.queued.idle)
@@ -144,6 +182,7 @@ class Flow:
             queued=self._head.unread + len(in_flight),
             oldest=in_flight.oldest,
             freshness=self._control.freshness.describe(),
+            workers=self._control.workers,
         )
         self._minute.add(progress)
         return replace(progress, minute={name: round(self._minute.of(name), 3) for name in BY_THE_MINUTE})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.core.contracts import Chunker, MultiEmbedder
 from penstock.core.metadata import MetadataFunction
@@ -19,7 +19,7 @@ from penstock.engine.incoming import Listen, PutOff, arriving
 from penstock.engine.journal import View
 from penstock.engine.pack import Packer
 from penstock.engine.prepare import Parse, Prepare
-from penstock.engine.readback import Move, ReadBack
+from penstock.engine.readback import Move, ReadBack, Refer
 from penstock.engine.revise import Revise
 from penstock.engine.scan import Queued, Scan
 from penstock.engine.seam import Seam
@@ -64,6 +64,8 @@ class Head:
     fetch: Callable[[Sequence[str]], Sequence[Point]] | None = None
     """Reads points of the index back, where that is possible."""
     fetch_rows: int = 1024
+    refer: Callable[[Sequence[Move]], None] | None = None
+    """Takes chunks of which the index has the vectors, where it cannot be read from here."""
     admit: Callable[[int], None] | None = None
     withdraw: Callable[[int], None] | None = None
     match: Callable[[list[Embedded]], list[Embedded]] | None = None
@@ -72,6 +74,12 @@ class Head:
     """Called when the flow fails: `admit` must not wait any longer."""
     stop_source: Callable[[], None] | None = None
     """Has `changes` come to its end, wherever it waits."""
+
+    def watched(self, view: View) -> Head:
+        return replace(self, view=view)
+
+    def build(self, seam: Seam, control: Control, share: Callable[[str], int]) -> HeadStages:
+        return HeadStages(self, seam, control, share)
 
 
 class HeadStages:
@@ -132,6 +140,7 @@ class HeadStages:
         if head.fetch is not None:
             size = PieceSize(vectors, head.fetch_rows, piece_bytes(seam.points.capacity))
             revise = Revise(head.fetch, size, head.view, self._revisions, seam.points, seam.send, control)
+        refer = None if head.refer is None else Refer(head.refer, seam.send)
         prepare = Prepare(
             parse=head.parse,
             parser_code=head.parser_code,
@@ -141,7 +150,7 @@ class HeadStages:
             items=at_hand,
             blocks=self._blocks,
             chunks=self._chunks,
-            read_back=read_back,
+            read_back=read_back or refer,
             send=seam.send,
             control=control,
             queued=self.queued,

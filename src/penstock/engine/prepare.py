@@ -21,7 +21,7 @@ from penstock.engine.control import Control, is_error
 from penstock.engine.identity import Namer
 from penstock.engine.journal import Failure, View
 from penstock.engine.progress import Counters
-from penstock.engine.readback import Move, ReadBack
+from penstock.engine.readback import Move, TakesMoves
 from penstock.engine.revise import NO_POINTS, Points, Revise
 from penstock.engine.scan import Queued
 from penstock.engine.work import Document, Event, Failed, Kept, Parsed, Prepared, unread
@@ -81,7 +81,7 @@ class Prepare:
     items: Channel[Document]
     blocks: Channel[None]
     chunks: Channel[list[Prepared]]
-    read_back: ReadBack | None
+    read_back: TakesMoves | None
     send: Callable[[Event], None]
     control: Control
     queued: Queued

@@ -99,6 +99,8 @@ class Progress:
     """Counts a second, over the last minute."""
     freshness: Mapping[str, Any] = field(default_factory=dict)
     """See `engine.freshness`."""
+    workers: int | None = None
+    """How many work on documents, where that is done elsewhere."""
     live: Mapping[str, Any] | None = None
     """How a run that follows its source stands."""
 

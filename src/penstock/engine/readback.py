@@ -6,9 +6,10 @@ does, it takes what waits and waits for nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from penstock.core.errors import StageError
 from penstock.core.pieces import PieceSize
@@ -16,7 +17,7 @@ from penstock.core.records import Chunk, Point
 from penstock.engine.channel import Channel, Empty, Ended
 from penstock.engine.control import Control
 from penstock.engine.scan import Queued
-from penstock.engine.work import Embedded, Prepared, embedded
+from penstock.engine.work import Embedded, Event, Prepared, Written, embedded
 
 
 class Move(NamedTuple):
@@ -24,6 +25,23 @@ class Move(NamedTuple):
 
     prepared: Prepared
     id: bytes
+
+
+class TakesMoves(Protocol):
+    def put(self, moves: Sequence[Move]) -> None: ...
+
+
+@dataclass(slots=True)
+class Refer:
+    """In the place of ReadBack, where the index is elsewhere: the moves themselves are kept."""
+
+    refer: Callable[[Sequence[Move]], None]
+    send: Callable[[Event], None]
+
+    def put(self, moves: Sequence[Move]) -> None:
+        self.refer(moves)
+        prepared = [move.prepared for move in moves]
+        self.send(Written([one.entry for one in prepared], Counter([one.document for one in prepared])))
 
 
 @dataclass(slots=True)

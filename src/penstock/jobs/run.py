@@ -15,7 +15,7 @@ from penstock.core.errors import Transient
 from penstock.core.records import Change
 from penstock.core.retry import MAX_WAIT
 from penstock.engine.commit import Errand
-from penstock.engine.flow import Flow
+from penstock.engine.flow import AnyHead, Flow
 from penstock.engine.head import Head
 from penstock.engine.journal import FAILED, OPEN
 from penstock.engine.progress import Progress, Report
@@ -25,11 +25,13 @@ from penstock.jobs.alerts import Matcher, delivering
 from penstock.jobs.beside import beside, wait
 from penstock.jobs.beside import report as beside_report
 from penstock.jobs.components import Components, current_ledger
+from penstock.jobs.elsewhere import elsewhere
 from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.remove import finish
 from penstock.jobs.requests import looked_up
 from penstock.jobs.session import Session, fingerprints
 from penstock.ledger import Ledger
+from penstock.workers.place import Place
 
 DELIVERING = 30.0
 """Seconds that a run waits at its end for what alerts found to be delivered; a later run delivers the rest."""
@@ -71,6 +73,8 @@ class Options:
     """Seconds for which a store or model that is away is waited for."""
     live: Following | None = None
     """Where the run goes on until it is stopped."""
+    place: Place | None = None
+    """Where workers take documents and bring what they have made of them."""
 
 
 def run(
@@ -170,30 +174,37 @@ def _flow(session: Session, changes: Iterable[Change], run: int, since: int, opt
     components, sink = session.components, session.sink
     source, ledger, live = components.source, components.ledger, options.live
     feed = source.feed or live is not None
-    head = Head(
-        changes=changes,
-        parse=session.parsers.parse,
-        embedder=components.embedder,
-        ready=session.ready,
-        view=ledger,
-        run=run,
-        workers=components.workers,
-        id_prefix=components.id_prefix,
-        feed=feed,
-        heard=not source.feed,
-        fetchers=source.fetchers,
-        stop_source=live.stop if live else source.stop,
-        force=options.force,
-        metadata=components.metadata,
-        since=since,
-        parser_code=session.parsers.code,
-        fetch=sink.fetch if sink.readable else None,
-        fetch_rows=sink.max_rows,
-        match=Matcher(ledger, components.embedder, session.schema) if session.current else None,
-    )
+    head: AnyHead
+    ready: Callable[[], object]
+    if options.place is not None:
+        head = elsewhere(session, changes, run, since, options.place, force=options.force)
+        ready = session.ready_to_write
+    else:
+        head = Head(
+            changes=changes,
+            parse=session.parsers.parse,
+            embedder=components.embedder,
+            ready=session.ready,
+            view=ledger,
+            run=run,
+            workers=components.workers,
+            id_prefix=components.id_prefix,
+            feed=feed,
+            heard=not source.feed,
+            fetchers=source.fetchers,
+            stop_source=live.stop if live else source.stop,
+            force=options.force,
+            metadata=components.metadata,
+            since=since,
+            parser_code=session.parsers.code,
+            fetch=sink.fetch if sink.readable else None,
+            fetch_rows=sink.max_rows,
+            match=Matcher(ledger, components.embedder, session.schema) if session.current else None,
+        )
+        ready = session.ready
     tail = Tail(
         sink=sink,
-        ready=session.ready,
+        ready=ready,
         journal=ledger,
         run=run,
         source=source.name,

@@ -226,16 +226,26 @@ class Session:
     def ready(self) -> Chunker:
         """The chunker, once store and model are open: one after the other, as two threads that import drivers with a
         common library (numpy) can meet it half imported."""
+        with self._opening():
+            self._chunker = self._chunker or self._open()
+            return self._chunker
+
+    def ready_to_write(self) -> None:
+        """Open the store alone: the model is on other machines."""
+        with self._opening():
+            self.open_sink()
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
         with self._lock:
             if self._not_ready is not None:  # it ends the run: what another thread tries meanwhile must not succeed
                 raise self._not_ready
             try:
-                self._chunker = self._chunker or self._open()
+                yield
             except Exception as error:
                 if not passing(error):
                     self._not_ready = error
                 raise
-            return self._chunker
 
     @contextmanager
     def ready_early(self) -> Iterator[None]:

@@ -69,6 +69,17 @@ class Chunks(Database):
                     found[content] = bytes.fromhex(id)
         return found
 
+    def contents(self, before: int, limit: int = ROWS) -> Iterator[list[tuple[int, bytes]]]:
+        """What runs before this one brought into the index: contents in their order, with the id of a chunk each."""
+        after = -(1 << 63)
+        sql = (
+            "SELECT content, min(id) FROM chunks WHERE content >= ? AND acked BETWEEN 1 AND ?"
+            " GROUP BY content ORDER BY content LIMIT ?"
+        )
+        while after < 1 << 63 and (rows := self._read(sql, after, before - 1, limit)):
+            yield rows
+            after = rows[-1][0] + 1
+
     def acknowledge(self, entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None:
         """The sink has these for good."""
         with self._transaction() as db:

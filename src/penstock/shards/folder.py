@@ -20,7 +20,7 @@ FORMAT = 2
 DONE, LEASES = "_done", "_leases"
 MOST = 9_999
 """Shards."""
-RECORD = re.compile(r"[0-9]{4}-[0-9]{6}\.json")
+RECORD = re.compile(r"[0-9]{4,}-[0-9]{6}\.json")
 """The name of a record, and of a lease: shard and term."""
 SENSELESS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What JSON of other types than expected makes of reading it."""

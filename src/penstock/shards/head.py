@@ -59,7 +59,7 @@ def run(
     progress: Callable[[Progress], None] | None,
 ) -> Outcome:
     """Embed the inputs of a shard that have no state yet. Raises LeaseLost where another worker has taken it over."""
-    embedder = _SmallBatches(setup.embedder, writer.rows)
+    embedder = SmallBatches(setup.embedder, writer.rows)
     journal, sink, lock = ShardJournal(writer), PartSink(writer, embedder.batch_rows), Lock()
 
     chunker = _OneChunk(setup.chunker)
@@ -125,7 +125,7 @@ class _OneChunk:
             yield piece
 
 
-class _SmallBatches(MultiEmbedder):
+class SmallBatches(MultiEmbedder):
     """An embedder whose batches, one a worker, fit into a part together."""
 
     def __init__(self, real: MultiEmbedder, rows: int) -> None:

@@ -15,16 +15,27 @@ import os
 import threading
 import time
 from contextlib import suppress
+from typing import Protocol
 from uuid import uuid4
 
 from penstock.core.errors import LockedError, PenstockError
-from penstock.shards.folder import LEASES, RECORD, SENSELESS, Folder
-from penstock.shards.store import Taken
+from penstock.shards.folder import LEASES, RECORD, SENSELESS
+from penstock.shards.store import Store, Taken
 
 LONGEST = 24 * 3600.0
 """The most seconds that a lease may say of itself: one that never expires would keep its shard for ever."""
+HELD, RELEASED, EXPIRED = "held", "released", "expired"
 TTL = 60.0
 """Seconds after which a lease that is not renewed expires."""
+
+
+class Leased(Protocol):
+    """Where shards are that are leased."""
+
+    @property
+    def store(self) -> Store: ...
+
+    def part_names(self, shard: int) -> list[str]: ...
 
 
 class LeaseLost(LockedError):
@@ -34,8 +45,10 @@ class LeaseLost(LockedError):
 class Lease:
     """A lease that is held: renewed by a thread, until `release`."""
 
-    def __init__(self, folder: Folder, shard: int, term: int, ttl: float, token: str) -> None:
+    def __init__(self, folder: Leased, shard: int, term: int, ttl: float, token: str) -> None:
         self.shard, self.term = shard, term
+        self.after_death = False
+        """Whoever had the shard before ended without giving it back."""
         self._folder, self._ttl, self._token = folder, ttl, token
         self._turn = 0
         self._lost = False
@@ -86,7 +99,7 @@ class Lease:
 class Leases:
     """The leases of a folder, as one worker has observed them."""
 
-    def __init__(self, folder: Folder, ttl: float = TTL) -> None:
+    def __init__(self, folder: Leased, ttl: float = TTL) -> None:
         self._folder, self._ttl = folder, ttl
         self._seen: dict[str, tuple[bytes, float]] = {}
 
@@ -94,20 +107,22 @@ class Leases:
         """Take the shard, unless another worker has it. Call it again at intervals: leases expire between two calls."""
         store = self._folder.store
         names = _names(self._folder, shard)
-        if names and not self._free(names[-1]):
+        state = self._state(names[-1]) if names else RELEASED
+        if state == HELD:
             return None
         # The number of a lease that was removed must not occur again.
-        terms = [int(name[5:11]) for name in names] + [int(name[10:16]) for name in self._folder.part_names(shard)]
+        terms = [*map(_term, names), *(int(name.split("-")[2]) for name in self._folder.part_names(shard))]
         lease = Lease(self._folder, shard, max(terms, default=0) + 1, self._ttl, uuid4().hex)
         try:
             lease.begin()
         except Taken:
             return None
+        lease.after_death = state == EXPIRED
         for name in names:
             store.remove(f"{LEASES}/{name}")
         return lease
 
-    def _free(self, name: str) -> bool:
+    def _state(self, name: str) -> str:
         content = self._folder.store.read(f"{LEASES}/{name}") or b""
         before = self._seen.get(name)
         if before is None or before[0] != content:
@@ -115,18 +130,30 @@ class Leases:
         try:
             facts = json.loads(content)
             ttl = float(facts["ttl"])
-            if facts["released"] or _dead(facts):
-                return True
+            if facts["released"]:
+                return RELEASED
+            if _dead(facts):
+                return EXPIRED
             if not 0 <= ttl <= LONGEST:
                 ttl = self._ttl
         except (*SENSELESS, OverflowError):
             ttl = self._ttl  # torn, on a file system without renames
-        return time.monotonic() - self._seen[name][1] > ttl
+        return EXPIRED if time.monotonic() - self._seen[name][1] > ttl else HELD
 
 
-def _names(folder: Folder, shard: int) -> list[str]:
+def _names(folder: Leased, shard: int) -> list[str]:
     """The leases of a shard, the latest last; other files may lie beside them."""
     return [name for name in folder.store.names(LEASES, f"{shard:04}-") if RECORD.fullmatch(name)]
+
+
+def latest_terms(store: Store) -> dict[int, int]:
+    """By shard that was ever taken: the term of its latest lease."""
+    names = [name for name in store.names(LEASES) if RECORD.fullmatch(name)]
+    return {int(name.partition("-")[0]): _term(name) for name in names}  # sorted: of a shard the last one counts
+
+
+def _term(name: str) -> int:
+    return int(name.partition("-")[2].partition(".")[0])
 
 
 def _name(shard: int, term: int) -> str:

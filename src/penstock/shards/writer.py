@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 from penstock.core.errors import EmbedError, Rejected, SinkError, Transient
 from penstock.core.records import Point
 from penstock.core.schema import IndexSchema
-from penstock.engine.channel import Broken
 from penstock.shards.accounts import Accounts
+from penstock.shards.admitting import Admitting
 from penstock.shards.folder import Done, Folder, facts_of
 from penstock.shards.format import DUPLICATE, FAILED, NOTED, Entry, Listed, Part, PartBuilder, Row
 from penstock.shards.leases import LeaseLost
@@ -24,7 +23,7 @@ ENTRIES = 4
 """A part holds at most this many times as many entries as rows."""
 
 
-class Writer:
+class Writer(Admitting):
     """Collects points and entries, and writes them as parts.
 
     `admit(n)` is called before n chunks are embedded. No more than `rows` of them are ever embedded and in no part, so
@@ -41,7 +40,8 @@ class Writer:
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """`check` raises LeaseLost once another worker has the shard."""
-        self.shard, self.term, self.rows = shard, term, rows
+        super().__init__(rows)
+        self.shard, self.term = shard, term
         self.parts: list[Listed] = []
         self.written = 0
         self._folder, self._accounts, self._check = folder, accounts, check
@@ -50,16 +50,12 @@ class Writer:
         self._entries: list[Entry] = []
         self._finished: tuple[Listed, bytes] | None = None
         """A part that is to be put into the folder: the store was away."""
-        self._reserved = 0
-        self._released = False
         self._in_flight: dict[str, str] = {}
         """Contents on their way through the model: digest -> uri."""
         self._digests: dict[str, str] = {}
         """The same: uri -> digest."""
         self._twins: dict[str, list[str]] = {}
         """Other inputs with one of those contents."""
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
 
     def take_in(self, part: Part) -> None:
         """Take in a part of an earlier worker. It counts unless its images are in another part already: then its
@@ -89,34 +85,6 @@ class Writer:
 
     # ------------------------------------------------------------ rows
 
-    def admit(self, count: int) -> None:
-        """Wait for room for so many rows, or make it. More rows than a part holds pass alone. Raises Broken once the
-        flow has failed: rows that were admitted may not come then."""
-        with self._changed:
-            while True:
-                if self._released:
-                    raise Broken("the flow has failed")
-                rows, reserved = self._held(), self._reserved
-                if rows and (rows + reserved + count > self.rows or self._large()):
-                    self._cut()
-                elif not rows and reserved and reserved + count > self.rows:
-                    self._changed.wait()
-                else:
-                    break
-            self._reserved += count
-
-    def withdraw(self, count: int) -> None:
-        """Give back room for rows that were admitted and will not come."""
-        with self._changed:
-            self._reserved -= count
-            self._changed.notify_all()
-
-    def release(self) -> None:
-        """End all waiting in `admit`, now and later: the flow has failed."""
-        with self._changed:
-            self._released = True
-            self._changed.notify_all()
-
     def add(self, points: Sequence[Point]) -> None:
         """Add points that were admitted. Raises Rejected for those whose vector cannot be kept: the others are."""
         rows: list[Row] = []
@@ -136,8 +104,7 @@ class Writer:
                 self._accounts.embedded(row.uri, row.content_hash)
                 for uri in self._leave(row.uri):
                     self._account(Entry(uri, DUPLICATE, row.uri))
-            self._reserved -= len(points)
-            self._changed.notify_all()
+            self.withdraw(len(points))
         if reasons:
             raise Rejected(reasons)
 

@@ -47,6 +47,10 @@ def composed(args: argparse.Namespace) -> Pipeline:
 def run_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `run`, or with --live of `watch`."""
     options = {"allow_mass_delete": args.allow_mass_delete, "adopt": args.adopt}
+    if args.on is not None:
+        if args.live:
+            raise UsageError("--on and --live exclude each other: workers need a source that is listed and done")
+        options["on"] = args.on
     if args.every is None:
         return options
     if not args.live:

@@ -15,7 +15,7 @@ from penstock.cli.output.log import Log
 from penstock.cli.output.results import say
 from penstock.cli.output.streams import FAILED, INCOMPLETE, OK, STOPPED, Stopped, complain, labelled, log
 from penstock.cli.signals import interruptible
-from penstock.core.errors import PenstockError
+from penstock.core.errors import PenstockError, UsageError
 from penstock.display.progress import Display, display
 from penstock.display.several import Displays
 from penstock.display.text import clean
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 def run_several(pipelines: Pipelines, args: argparse.Namespace) -> int:
     options = run_options(args)
+    if args.on is not None:
+        raise UsageError(f"{args.file} has several pipelines, and workers are for one: name it with --only")
     healths: Healths | None = None
     work = pipelines.watch if args.live else pipelines.run
     before = {name: last_runs(pipelines[name].ledger.path) for name in pipelines}
