@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from penstock.core.errors import SinkError, UsageError
+from penstock.core.pieces import PIECE
 from penstock.core.precision import floats
 from penstock.core.records import MultiVector
-from penstock.sinks import maxsim
+from penstock.core.schema import Manifest, single
+from penstock.sinks import lance, maxsim
+from penstock.sinks.lance import LanceIndex, LanceSink
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from tests.sinks.late import (
     COUNTS,
@@ -19,6 +23,7 @@ from tests.sinks.late import (
     MANIFEST,
     finds_the_best_of_a_shortlist,
     keeps_pages_of_any_length,
+    late,
     matrix,
     plain,
 )
@@ -77,6 +82,7 @@ def test_pages_of_no_one_and_many_vectors(tmp_path: Path) -> None:
     for sink, index in (
         (MemorySink("memory://late"), MemoryIndex("memory://late")),
         (SqliteSink(url), SqliteIndex(url)),
+        (LanceSink(f"lance://{tmp_path}"), LanceIndex(f"lance://{tmp_path}")),
     ):
         with sink, index:
             sink.open(MANIFEST)
@@ -85,22 +91,54 @@ def test_pages_of_no_one_and_many_vectors(tmp_path: Path) -> None:
     forget("memory://late")
 
 
-def test_the_best_of_a_shortlist_and_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("store", ["sqlite", "lance"])
+def test_the_best_of_a_shortlist_and_of_all(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`?exact` compares all, in another generation as well; a sink does not know it, nor anybody other values."""
     pytest.importorskip("sqlite_vec")
     from penstock.sinks.sqlite import SqliteIndex, SqliteSink
 
-    sink, index, exact = (
-        SqliteSink(f"sqlite://{tmp_path}/late.db").generation(1),
-        SqliteIndex(f"sqlite://{tmp_path}/late.db").generation(1),
-        SqliteIndex(f"sqlite://{tmp_path}/late.db?exact").generation(1),
-    )
-    with sink, index, exact:
+    make_sink, make_index = {"sqlite": (SqliteSink, SqliteIndex), "lance": (LanceSink, LanceIndex)}[store]
+    url = f"{store}://{tmp_path}/late"
+    sink, index, exact = make_sink(url), make_index(url), make_index(f"{url}?exact")
+    with sink.generation(1) as new, index.generation(1) as few, exact.generation(1) as all_:
+        new.open(MANIFEST)
+        few.open()
+        all_.open()
+        finds_the_best_of_a_shortlist(new, few, all_, monkeypatch)
+    with pytest.raises(UsageError, match="unknown option 'exact'"):
+        make_sink(f"{url}?exact")
+    with pytest.raises(UsageError, match="exact=perhaps"):
+        make_index(f"{url}?exact=perhaps")
+
+
+def test_a_table_without_pooled_vectors_is_searched_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As LanceDB's were in earlier versions; they are written to as before."""
+    url = f"lance://{tmp_path}"
+    with monkeypatch.context() as patch, LanceSink(url) as sink:
+        patch.setattr(lance.late, "fields", lambda _: [])
+        sink.open(MANIFEST)
+    with LanceSink(url) as sink, LanceIndex(url) as index:
         sink.open(MANIFEST)
         index.open()
-        exact.open()
-        finds_the_best_of_a_shortlist(sink, index, exact, monkeypatch)
-    with pytest.raises(UsageError, match="unknown option 'exact'"):
-        SqliteSink("sqlite://./late.db?exact")
-    with pytest.raises(UsageError, match="exact=perhaps"):
-        SqliteIndex("sqlite://./late.db?exact=perhaps")
+        finds_the_best_of_a_shortlist(sink, index, index, monkeypatch)
+
+
+def test_many_vectors_are_read_from_lancedb_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of half a megabyte: no more than a piece of them at once, whatever the search."""
+    url, pages = f"lance://{tmp_path}", 60
+    values, largest = matrix(1030, 1, 128), 0
+    add_rows = maxsim.Best.add_rows
+
+    def measured(self: Any, keys: Any, flat: Any, counts: Any) -> None:
+        nonlocal largest
+        largest = max(largest, flat.nbytes)
+        add_rows(self, keys, flat, counts)
+
+    monkeypatch.setattr(maxsim.Best, "add_rows", measured)
+    with LanceSink(url) as sink, LanceIndex(url) as index:
+        sink.open(Manifest(single(replace(MANIFEST.schema.only, dim=128))))
+        for start in range(0, pages, 20):
+            sink.write([late(n, values + n) for n in range(start, start + 20)])
+        index.open()
+        assert len(index.search(MultiVector(values[:4]), k=pages)) == pages
+    assert 0 < largest <= PIECE

@@ -29,6 +29,8 @@ EXACT = "exact"
 """The option of an index's url by which all points are compared."""
 LONGEST = 4096
 """Of shortlists: the most that sqlite-vec gives."""
+POOLED = "pooled"
+"""What the names of columns of pooled vectors begin with."""
 UNIT = 1e-6
 """Lengths so near to 1 are 1."""
 
@@ -66,6 +68,11 @@ def pooled(vectors: NDArray[Any]) -> NDArray[np.float32]:
         mean, length = np.ones(values.shape[1], np.float32), values.shape[1] ** 0.5
     result: NDArray[np.float32] = mean / np.float32(length)
     return result
+
+
+def pooled_column(name: str) -> str:
+    """The column of the pooled vector of the vectors of that name."""
+    return f"{POOLED}_{name}"
 
 
 class Query:

@@ -16,6 +16,7 @@ from penstock.core.precision import from_bytes, to_bytes
 from penstock.core.records import Chunk, Dense, MultiVector, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.sinks import rows
+from penstock.sinks.maxsim import pooled_column
 
 WIDTH = 1_000_000_000
 """Dimensions of all sparse vectors: the most there are. Only vectors of as many are compared."""
@@ -30,9 +31,6 @@ def encoded(text: str) -> str:
 def decoded(text: str) -> str:
     return re.sub("\1([\1\2])", lambda pair: "\0" if pair[1] == "\1" else "\1", text) if "\1" in text else text
 
-
-POOLED = "pooled"
-"""What the names of columns of pooled vectors begin with."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?[eE][+-]?\d+|NaN|-?Infinity')
 _CONSTANT = re.compile(r'"\\u0001(NaN|-?Infinity)"')
@@ -103,11 +101,6 @@ def column_types(schema: IndexSchema) -> dict[str, str]:
         if space.kind == "MultiVector":
             types[pooled_column(name)] = column_type(space)
     return types
-
-
-def pooled_column(name: str) -> str:
-    """The column of the pooled vector of many a point."""
-    return f"{POOLED}_{name}"
 
 
 def literal(vector: Vector) -> str:
