@@ -11,7 +11,7 @@ import pytest
 
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.pieces import PIECE
-from penstock.core.precision import floats
+from penstock.core.precision import encoded, floats, to_bytes
 from penstock.core.records import MultiVector
 from penstock.core.schema import Manifest, single
 from penstock.sinks import lance, maxsim
@@ -26,6 +26,7 @@ from tests.sinks.late import (
     late,
     matrix,
     plain,
+    unit,
 )
 
 
@@ -39,12 +40,35 @@ def test_scores_are_those_of_the_definition(
     monkeypatch.setattr(maxsim, "BLOCK", block)
     flat = matrix(sum(COUNTS), 1)
     flat[5], flat[6] = 0, 1e-6
-    kept = (
-        np.packbits(flat > 0, axis=1) if dtype is np.uint8 else (flat * (30 if dtype is np.int8 else 1)).astype(dtype)
-    )
     query = matrix(5, 2)
+    if dtype in (np.int8, np.uint8):  # their lengths are 1, rounded
+        flat, query = unit(flat), unit(query) if metric == "cosine" else query
+        kept, wanted = encoded(flat, "int8" if dtype is np.int8 else "bits"), "dot"
+    else:
+        kept, wanted = flat.astype(dtype), metric
     found = maxsim.Query(MultiVector(query), metric, "x://").scores(kept, COUNTS)
-    np.testing.assert_allclose(found, plain(query, floats(kept), metric), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, plain(query, floats(kept), wanted), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_lengths_are_looked_at_as_vectors_are_written(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all are 1, no search computes them; else each does, also where it was not noted yet."""
+    query, ones, others = matrix(5, 2), unit(matrix(sum(COUNTS), 1)), matrix(sum(COUNTS), 1)
+    ask = maxsim.Query(MultiVector(query), "cosine", "x://", precision)
+    others[-4] = 0
+    for flat, before in ((ones, False), (others, False), (ones, True)):
+        documents = np.split(encoded(flat, precision), np.cumsum(COUNTS)[:-1])
+        blobs = [to_bytes(each) if before else maxsim.packed(each) for each in documents]
+        for blob, document in zip(blobs, documents, strict=True):
+            np.testing.assert_array_equal(maxsim.unpacked(blob, precision, DIM), document)
+        best: maxsim.Best[int] = maxsim.Best(ask, 100)
+        with monkeypatch.context() as patch:
+            if flat is ones and not before:
+                patch.setattr(maxsim, "_lengths", lambda _: pytest.fail("lengths"))
+            best.add(range(len(blobs)), blobs)
+        scores = {key: score for score, key in best.found}
+        wanted = {key: score for key, score in enumerate(plain(query, flat, "cosine")) if COUNTS[key]}
+        assert scores == pytest.approx(wanted, rel=2e-3 if precision == "fp16" else 1e-5)
 
 
 @pytest.mark.parametrize("values", [np.empty((0, 4)), np.full((2, 4), np.nan)], ids=["empty", "nan"])
