@@ -115,10 +115,12 @@ class Query:
         divided = self._cosine and not unit and flat.dtype.name in UNIT
         for start in range(0, len(flat), size):
             rows = flat[start : start + size]
-            values, found = _widened(rows, block[: len(rows)]), products[: len(rows)]
-            np.matmul(values, columns, out=found)
+            if rows.dtype == np.float16:
+                found = halves.product(rows, columns)
+            else:
+                found = np.matmul(_widened(rows, block[: len(rows)]), columns, out=products[: len(rows)])
             if divided:
-                found /= _lengths(values)[:, None]
+                found /= _lengths(floats(rows))[:, None]
             first = int(np.searchsorted(ends, start, side="right"))
             last = int(np.searchsorted(starts, start + len(rows)))
             cuts = np.maximum(starts[first:last] - start, 0)
@@ -144,8 +146,6 @@ def _widened(rows: NDArray[Any], block: NDArray[np.float32]) -> NDArray[np.float
 
     if rows.dtype == np.float32:
         return rows
-    if rows.dtype == np.float16:
-        return halves.widened(rows)
     np.copyto(block, np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows)
     return block
 
@@ -173,7 +173,7 @@ class Best(Generic[K]):
             return
         import numpy as np
 
-        unit = all(_has_mark(blob, self._query.precision) for blob in blobs)
+        unit = all(known_unit(blob, self._query.precision) for blob in blobs)
         self.add_rows(keys, np.concatenate(arrays), [len(one) for one in arrays], unit=unit)
 
     def add_rows(self, keys: Sequence[K], flat: NDArray[Any], counts: Sequence[int], *, unit: bool = False) -> None:
@@ -190,12 +190,11 @@ def packed(values: NDArray[Any]) -> bytes:
 
 def unpacked(blob: bytes, precision: str, dim: int) -> NDArray[Any]:
     """The vectors of `packed`."""
-    return from_bytes(memoryview(blob)[: len(blob) - _has_mark(blob, precision)], precision, dim)
+    return from_bytes(memoryview(blob)[: len(blob) - known_unit(blob, precision)], precision, dim)
 
 
-def _has_mark(blob: bytes, precision: str) -> bool:
-    """Whether there is the byte that says that all vectors are of length 1: then numbers of several bytes end before
-    it. Of int8 and bits it is known."""
+def known_unit(blob: bytes, precision: str) -> bool:
+    """Whether `packed` vectors have the byte that says that all are of length 1, behind numbers of two or four."""
     return PRECISIONS[precision] > 8 and len(blob) % 2 == 1
 
 
