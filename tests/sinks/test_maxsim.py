@@ -12,10 +12,11 @@ import pytest
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.pieces import PIECE
 from penstock.core.precision import encoded, floats, to_bytes
-from penstock.core.records import MultiVector
+from penstock.core.records import VECTOR, MultiVector
 from penstock.core.schema import Manifest, single
 from penstock.sinks import lance, maxsim
 from penstock.sinks.lance import LanceIndex, LanceSink
+from penstock.sinks.lance.compact import compact
 from penstock.sinks.memory import MemoryIndex, MemorySink, forget
 from tests.sinks.late import (
     COUNTS,
@@ -166,3 +167,29 @@ def test_many_vectors_are_read_from_lancedb_a_piece_at_a_time(tmp_path: Path, mo
         index.open()
         assert len(index.search(MultiVector(values[:4]), k=pages)) == pages
     assert 0 < largest <= PIECE
+
+
+def test_rows_that_move_during_a_search_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compaction rewrites LanceDB's table between two pieces, and removes the files of the version that is read."""
+    url, points = f"lance://{tmp_path}", [late(n, matrix(3, n)) for n in range(60)]
+    add_rows, moved = maxsim.Best.add_rows, []
+    with LanceSink(url) as sink, LanceIndex(url) as index:
+        sink.open(MANIFEST)
+        sink.write(points[:30])
+        sink.write(points[30:])
+        sink.delete([points[0].id])
+        index.open()
+
+        def moving(self: Any, *given: Any, **options: Any) -> None:
+            add_rows(self, *given, **options)
+            if not moved:
+                moved.append(True)
+                index.search(MultiVector(matrix(2, 0)), k=1)
+                sink.write(points[1:20])
+                compact(url, clean=True)
+                assert index.count() == 59
+
+        monkeypatch.setattr(maxsim.Best, "add_rows", moving)
+        hits = index.search(MultiVector(points[40].vectors[VECTOR].values), k=100)
+    assert hits[0].chunk.ordinal == 40
+    assert sorted(hit.chunk.ordinal for hit in hits) == list(range(1, 60))

@@ -57,9 +57,14 @@ class LanceIndex(Opened[Any], Index):
         manifest = self.manifest()
         self._place = self._files.place()
         with errors(self._url):
-            self._database = self._files.connect("search")
-            table = reread(lambda: self._database.open_table(self._files.name))
+            database = self._files.connect("search")
+            table = reread(lambda: database.open_table(self._files.name))
         self._hold(table, manifest.schema)
+        self._database = database
+
+    def close(self) -> None:
+        self._database = None
+        super().close()
 
     def manifest(self) -> Manifest:
         if (kept := self._files.manifest()) is None:
