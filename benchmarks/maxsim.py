@@ -103,10 +103,6 @@ def products(flat: Any, counts: list[int], query: Any, rounds: int) -> None:
             record(f"MaxSim of {name}, {metric} / bare product", ratio, bar=BAR_PRODUCT)
 
 
-def quantized(values: Any) -> Any:
-    return np.round(values * (127 / np.abs(values).max()))
-
-
 def agreement(wanted: Sequence[set[int]], found: Sequence[set[int]]) -> float:
     return statistics.mean(len(one & other) / len(one) for one, other in zip(wanted, found, strict=True))
 
