@@ -27,6 +27,7 @@ import numpy as np
 from figures import record
 from token_vectors import late
 
+from penstock.core.precision import PRECISIONS, encoded
 from penstock.core.records import VECTOR, Chunk, MultiVector, Point
 from penstock.core.schema import Manifest, VectorSpec, single
 from penstock.embedders.names import from_name
@@ -85,21 +86,21 @@ def products(flat: Any, counts: list[int], query: Any, rounds: int) -> None:
     repeat = max(1, 200_000 // len(flat))
     flat, counts = np.tile(flat, (repeat, 1)), counts * repeat
     columns = np.ascontiguousarray(query.T)
-    kinds = {"float32": flat, "float16": flat.astype(np.float16), "int8": quantized(flat).astype(np.int8)}
+    kinds = {name: encoded(flat, name) for name in PRECISIONS}
+    unit = {name: maxsim.known_unit(maxsim.packed(values), name) for name, values in kinds.items()}
     for metric in ("dot", "cosine"):
         ask = maxsim.Query(MultiVector(query), metric, "memory://")
         for name, values in kinds.items():
             pairs = [
-                (seconds(lambda: flat @ columns), seconds(lambda v=values, a=ask: a.scores(v, counts)))  # type: ignore[misc]
+                (
+                    seconds(lambda: flat @ columns),
+                    seconds(lambda n=name, v=values, a=ask: a.scores(v, counts, unit=unit[n])),  # type: ignore[misc]
+                )
                 for _ in range(rounds)
             ]
             ratio = statistics.median(bare / ours for bare, ours in pairs)
             print(f"{name}, {metric}: {ratio:.2f} of a bare matrix product (bar: {BAR_PRODUCT})")
             record(f"MaxSim of {name}, {metric} / bare product", ratio, bar=BAR_PRODUCT)
-
-
-def quantized(values: Any) -> Any:
-    return np.round(values * (127 / np.abs(values).max()))
 
 
 def agreement(wanted: Sequence[set[int]], found: Sequence[set[int]]) -> float:

@@ -23,6 +23,10 @@ def matrix(rows: int, seed: int, dim: int = DIM) -> Any:
     return np.random.default_rng(seed).standard_normal((rows, dim), np.float32)
 
 
+def unit(values: Any) -> Any:
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.float32(1e-30))
+
+
 def plain(query: Any, flat: Any, metric: str) -> list[float]:
     """MaxSim as it is defined, in float64; of no vectors, -inf."""
     rows, asked = flat.astype(np.float64), query.astype(np.float64)

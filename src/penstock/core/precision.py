@@ -77,7 +77,7 @@ def to_bytes(values: NDArray[Any]) -> bytes:
     return bytes(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
-def from_bytes(data: bytes, precision: str, dim: int) -> NDArray[Any]:
+def from_bytes(data: bytes | memoryview, precision: str, dim: int) -> NDArray[Any]:
     """The vectors of `to_bytes`."""
     import numpy as np
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.pieces import grouped
-from penstock.core.precision import FP32, SCALE, floats, from_bytes
+from penstock.core.precision import FP32, PRECISIONS, SCALE, floats, from_bytes, to_bytes
 from penstock.core.records import MultiVector
+from penstock.support import halves
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,10 @@ EXACT = "exact"
 """The option of an index's url by which all points are compared."""
 LONGEST = 4096
 """Of shortlists: the most that sqlite-vec gives."""
-UNIT = 1e-6
-"""Lengths so near to 1 are 1."""
+POOLED = "pooled"
+"""What the names of columns of pooled vectors begin with."""
+UNIT = {"float32": 1e-6, "float16": 2.0**-11}
+"""Lengths so near to 1 are 1, rounded. Those of int8 and bits were 1 before they were rounded."""
 
 K = TypeVar("K")
 
@@ -68,6 +71,11 @@ def pooled(vectors: NDArray[Any]) -> NDArray[np.float32]:
     return result
 
 
+def pooled_column(name: str) -> str:
+    """The column of the pooled vector of the vectors of that name."""
+    return f"{POOLED}_{name}"
+
+
 class Query:
     """Scores documents by MaxSim. The metric is `cosine` or `dot`; `precision` is that of documents given as bytes."""
 
@@ -88,9 +96,10 @@ class Query:
         self._columns = np.ascontiguousarray(values.T)
         self.dim = values.shape[1]
 
-    def scores(self, flat: NDArray[Any], counts: Sequence[int]) -> NDArray[np.float32]:
+    def scores(self, flat: NDArray[Any], counts: Sequence[int], *, unit: bool = False) -> NDArray[np.float32]:
         """Compare with each document: `counts` says how many rows of `flat` (of any precision) are its vectors.
-        One without vectors is infinitely far."""
+        One without vectors is infinitely far. `unit`: all are known to be of length 1, as those of int8 and bits are
+        before they are rounded."""
         import numpy as np
 
         dim, width = self._columns.shape
@@ -101,43 +110,43 @@ class Query:
         best = np.full((len(present), width), -np.inf, np.float32)
         size = max(1, BLOCK // (4 * dim))
         block, products = np.empty((size, dim), np.float32), np.empty((size, width), np.float32)
+        scale, shift = _scale(flat.dtype, dim)
+        columns = self._columns * np.float32(scale)
+        divided = self._cosine and not unit and flat.dtype.name in UNIT
         for start in range(0, len(flat), size):
             rows = flat[start : start + size]
-            values, found = _widened(rows, block[: len(rows)]), products[: len(rows)]
-            np.matmul(values, self._columns, out=found)
-            if self._cosine:
-                lengths = _lengths(values)
-                if np.abs(lengths - 1).max() > UNIT:
-                    found /= lengths[:, None]
+            if rows.dtype == np.float16:
+                found = halves.product(rows, columns)
+            else:
+                found = np.matmul(_widened(rows, block[: len(rows)]), columns, out=products[: len(rows)])
+            if divided:
+                found /= _lengths(floats(rows))[:, None]
             first = int(np.searchsorted(ends, start, side="right"))
             last = int(np.searchsorted(starts, start + len(rows)))
             cuts = np.maximum(starts[first:last] - start, 0)
             # A document may begin in the block before.
             np.maximum(best[first:last], np.maximum.reduceat(found, cuts, axis=0), out=best[first:last])
         totals = np.full(len(numbers), -np.inf, np.float32)
-        totals[present] = best.sum(axis=1)
-        if flat.dtype == np.int8 and not self._cosine:
-            totals /= SCALE
+        totals[present] = best.sum(axis=1) + np.float32(shift) * self._columns.sum()
         return totals
 
 
+def _scale(dtype: np.dtype[Any], dim: int) -> tuple[float, float]:
+    """What numbers are multiplied by and what is added then, so that they stand for what `floats` makes of them."""
+    if dtype == "int8":
+        return 1 / SCALE, 0
+    if dtype == "uint8":  # bits, 0 or 1
+        return 2 / dim**0.5, -1 / dim**0.5
+    return 1, 0
+
+
 def _widened(rows: NDArray[Any], block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The numbers as they are, in a float32 each."""
     import numpy as np
 
     if rows.dtype == np.float32:
         return rows
-    if rows.dtype == np.uint8:
-        return floats(rows)
-    if rows.dtype != np.float16:
-        np.copyto(block, rows)
-        return block
-    # As numpy converts them, in less than half the time: move exponent and fraction to their place, keep the sign, and
-    # correct the bias of the exponent.
-    bits = block.view(np.int32)
-    np.copyto(bits, rows.view(np.int16))
-    np.left_shift(bits, 13, out=bits)
-    np.bitwise_and(bits, np.int32(-0x70000001), out=bits)
-    np.multiply(block, np.float32(2.0**112), out=block)
+    np.copyto(block, np.unpackbits(rows, axis=1) if rows.dtype == np.uint8 else rows)
     return block
 
 
@@ -158,21 +167,42 @@ class Best(Generic[K]):
         self.found: list[tuple[float, K]] = []
 
     def add(self, keys: Sequence[K], blobs: Sequence[bytes]) -> None:
-        """Compare with documents whose vectors are given as bytes."""
-        arrays = [from_bytes(blob, self._query.precision, self._query.dim) for blob in blobs]
+        """Compare with documents whose vectors are given as `packed` bytes."""
+        arrays = [unpacked(blob, self._query.precision, self._query.dim) for blob in blobs]
         if not arrays:
             return
         import numpy as np
 
-        self.add_rows(keys, np.concatenate(arrays), [len(one) for one in arrays])
+        unit = all(known_unit(blob, self._query.precision) for blob in blobs)
+        self.add_rows(keys, np.concatenate(arrays), [len(one) for one in arrays], unit=unit)
 
-    def add_rows(self, keys: Sequence[K], flat: NDArray[Any], counts: Sequence[int]) -> None:
+    def add_rows(self, keys: Sequence[K], flat: NDArray[Any], counts: Sequence[int], *, unit: bool = False) -> None:
         """Compare with documents: `counts` says how many rows of `flat` are the vectors of each."""
-        import numpy as np
-
-        scores = self._query.scores(flat, counts)
-        pairs = [(score, key) for score, key in zip(scores.tolist(), keys, strict=True) if score > -np.inf]
+        scores = self._query.scores(flat, counts, unit=unit)
+        pairs = [(score, key) for score, key in zip(scores.tolist(), keys, strict=True) if score > -float("inf")]
         self.found = sorted([*self.found, *pairs], key=lambda pair: -pair[0])[: self._k]
+
+
+def packed(values: NDArray[Any]) -> bytes:
+    """The vectors as bytes; with one more where all are of length 1, so that no search has to compute their lengths."""
+    return to_bytes(values) + (b"\1" if _all_unit(values) else b"")
+
+
+def unpacked(blob: bytes, precision: str, dim: int) -> NDArray[Any]:
+    """The vectors of `packed`."""
+    return from_bytes(memoryview(blob)[: len(blob) - known_unit(blob, precision)], precision, dim)
+
+
+def known_unit(blob: bytes, precision: str) -> bool:
+    """Whether `packed` vectors have the byte that says that all are of length 1, behind numbers of two or four."""
+    return PRECISIONS[precision] > 8 and len(blob) % 2 == 1
+
+
+def _all_unit(values: NDArray[Any]) -> bool:
+    import numpy as np
+
+    most = UNIT.get(values.dtype.name)
+    return most is not None and bool((np.abs(_lengths(floats(values)) - 1) <= most).all())
 
 
 def pages(sizes: Iterable[tuple[K, int]]) -> Iterator[list[K]]:

@@ -11,10 +11,9 @@ from penstock.core.contracts import Index
 from penstock.core.errors import SinkError, UsageError
 from penstock.core.fields import Path, Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
-from penstock.core.precision import BITS, INT8
 from penstock.core.records import Dense, Hit, MultiVector, Point, Vector
 from penstock.core.schema import Manifest
-from penstock.sinks import facets, manifests, rows, words
+from penstock.sinks import facets, manifests, maxsim, rows, words
 from penstock.sinks.base import Opened
 from penstock.sinks.lance import late
 from penstock.sinks.lance.candidates import BATCH, Candidates, few
@@ -33,7 +32,8 @@ T = TypeVar("T")
 
 
 class LanceIndex(Opened[Any], Index):
-    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds.
+    """Searches a LanceDB table: exactly, or by its ANN index with the exact score of what it finds. Many vectors a
+    point are compared with those of a shortlist, or with `?exact` of all.
 
     It searches the newest version, which the time of the folder of versions tells; where folders keep no times, one
     that was the newest a second ago.
@@ -41,7 +41,9 @@ class LanceIndex(Opened[Any], Index):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._files = TableFiles(url)
+        self._files = TableFiles(url, frozenset({maxsim.EXACT}))
+        self._exact = maxsim.compares_all(self._files.options, url)
+        self._database: Any = None
         self._changed = self._looked = 0
         """The time of the folder of versions when it was looked into last, and when that was."""
         self._candidates = Candidates()
@@ -55,8 +57,14 @@ class LanceIndex(Opened[Any], Index):
         manifest = self.manifest()
         self._place = self._files.place()
         with errors(self._url):
-            table = reread(lambda: self._files.connect("search").open_table(self._files.name))
+            database = self._files.connect("search")
+            table = reread(lambda: database.open_table(self._files.name))
         self._hold(table, manifest.schema)
+        self._database = database
+
+    def close(self) -> None:
+        self._database = None
+        super().close()
 
     def manifest(self) -> Manifest:
         if (kept := self._files.manifest()) is None:
@@ -75,7 +83,8 @@ class LanceIndex(Opened[Any], Index):
             manifest, (_, schema) = self.manifest(), self._opened()
             if manifest.schema != schema:
                 raise SinkError(f"{self._url} was replaced by an index of another model")
-            self._handle = self._files.connect("search").open_table(self._files.name)
+            self._database = self._files.connect("search")
+            self._handle = self._database.open_table(self._files.name)
             self._candidates = Candidates()
             self._changed, self._place = 0, place
 
@@ -114,15 +123,16 @@ class LanceIndex(Opened[Any], Index):
 
         def read(table: Any) -> list[Hit]:
             condition = Condition(table, self._url).sql(wanted) if wanted else ""
-            if space.precision in (INT8, BITS):  # which LanceDB does not compare
-                assert isinstance(vector, MultiVector)
-                return late.nearest(table, condition, (name, space), vector, k, self._url)
+            if isinstance(vector, MultiVector):
+                query = maxsim.Query(vector, space.metric, self._url, space.precision)
+                fixed = self._database.open_table(self._files.name)  # others move the other one to newer versions
+                return late.nearest(fixed, condition, (name, space), query, k, exact=self._exact)
             query = table.search(vector.values, vector_column_name=rows.vector_column(name))
             query = query.distance_type(space.metric).limit(k).nprobes(PROBES).refine_factor(max(4, -(-COMPARED // k)))
             query = query.select([*rows.COLUMNS, "_distance"])
             if condition:
                 total = table.count_rows()
-                passing = table.count_rows(condition) if total >= INDEX_ROWS and space.kind == "Dense" else 0
+                passing = table.count_rows(condition) if total >= INDEX_ROWS else 0
                 if passing and few(passing, space.dim):
                     column = rows.vector_column(name)
                     return self._candidates.nearest(table, condition, column, space.metric, vector.values, k)
@@ -132,7 +142,7 @@ class LanceIndex(Opened[Any], Index):
                     query = query.nprobes(max(PROBES, PROBES * total // (10 * passing)))
                 else:
                     query = query.bypass_vector_index()
-            return _hits(query.to_arrow(), vector, space.metric)
+            return _hits(query.to_arrow(), space.metric)
 
         return self._read(read)
 
@@ -205,12 +215,8 @@ def _has_words(table: Any) -> bool:
     return any(TEXT in index.columns for index in table.list_indices())
 
 
-def _hits(found: pa.Table, query: Dense | MultiVector, metric: str) -> list[Hit]:
-    scores: list[float] = []
-    for distance in found.column("_distance").to_pylist():
-        if metric == "l2":
-            scores.append(-distance)
-        else:  # MaxSim adds up one similarity a row of the query
-            scores.append((len(query.values) if isinstance(query, MultiVector) else 1) - distance)
+def _hits(found: pa.Table, metric: str) -> list[Hit]:
+    best = 0 if metric == "l2" else 1
+    scores = [best - distance for distance in found.column("_distance").to_pylist()]
     chunks = [chunk for batch in found.to_batches() for chunk in rows.chunks(batch)]
     return [Hit(score, chunk) for score, chunk in zip(scores, chunks, strict=True)]

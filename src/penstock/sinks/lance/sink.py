@@ -20,6 +20,7 @@ from penstock.core.records import Dense, MultiVector, Point
 from penstock.core.schema import Manifest
 from penstock.sinks import manifests, rows
 from penstock.sinks.base import Opened
+from penstock.sinks.lance import late
 from penstock.sinks.lance.compact import Compactor
 from penstock.sinks.lance.disk import Disk, KnownIds
 from penstock.sinks.lance.fields import MORE, MOST_COLUMNS, FieldColumns, arrow_type, is_field
@@ -105,6 +106,8 @@ class LanceSink(Opened[Any], Sink):
         if (kept := self.manifest()) is not None:
             manifests.check_schema(kept.schema, manifest.schema, self._url)
             return kept
+        import pyarrow as pa
+
         name = self._files.name
         if self._files.exists:
             if database.open_table(name).count_rows():
@@ -112,7 +115,8 @@ class LanceSink(Opened[Any], Sink):
             database.drop_table(name)  # it may be of another space
         # In this format a column whose values are mostly equal is read at once: benchmarks/serve.py.
         options = {"new_table_data_storage_version": "2.1"}
-        table = database.create_table(name, schema=rows.schema(manifest.schema), storage_options=options)
+        columns = pa.schema([*rows.schema(manifest.schema), *late.fields(manifest.schema)])
+        table = database.create_table(name, schema=columns, storage_options=options)
         table.set_unenforced_primary_key("id")
         table.create_index(TEXT, config=words_index())
         manifests.keep(self._files.sidecar, manifest)
@@ -136,7 +140,7 @@ class LanceSink(Opened[Any], Sink):
         if batch.rows:
             import pyarrow as pa
 
-            record = batch.arrow()
+            record = late.with_pooled(batch.arrow(), batch, table.schema.names)
             metadata = {point.id: point.chunk.metadata for point in points}
             fields = FieldColumns(metadata[cells[0]] for cells in batch.rows) if schema.filterable else None
             with self._turn, errors(self._url):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from penstock.core.errors import SinkError, SinkUnavailable, UsageError
 from penstock.core.records import Point
@@ -47,10 +48,11 @@ T = TypeVar("T")
 class TableFiles:
     """A table and the manifest beside it: `FOLDER/TABLE.lance`, `FOLDER/TABLE.penstock.json`."""
 
-    def __init__(self, url: str) -> None:
-        folder, options = address.local(url, "lance", EXAMPLE, options=frozenset({"table"}))
+    def __init__(self, url: str, more: frozenset[str] = frozenset()) -> None:
+        """`more`: options that the url may have."""
+        folder, self.options = address.local(url, "lance", EXAMPLE, options=more | {"table"})
         self.url, self.folder = url, folder
-        self.name = options.get("table", "chunks")
+        self.name = self.options.get("table", "chunks")
         if not self.name.replace("_", "").replace("-", "").isalnum():
             raise UsageError(f"invalid table {self.name!r} in {url!r}: expected letters, digits, - and _")
         self.data = folder / f"{self.name}.lance"
@@ -59,7 +61,7 @@ class TableFiles:
 
     def generation(self, number: int) -> str:
         """The url of another table of the folder."""
-        return f"{self.url.partition('?')[0]}?table={self.name}_{number}"
+        return f"{self.url.partition('?')[0]}?{urlencode(self.options | {'table': f'{self.name}_{number}'})}"
 
     @property
     def exists(self) -> bool:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.records import VECTOR
 from penstock.sinks import rows
+from penstock.sinks.maxsim import POOLED, pooled_column
 from penstock.sinks.pgvector.url import identifier
-from penstock.sinks.pgvector.values import POOLED, pooled_column
 
 if TYPE_CHECKING:
     import psycopg

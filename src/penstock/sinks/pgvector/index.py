@@ -21,7 +21,7 @@ from penstock.sinks.pgvector.filters import column, condition, held, json_path
 from penstock.sinks.pgvector.sink import PgvectorStore
 from penstock.sinks.pgvector.table import PAGE, Table
 from penstock.sinks.pgvector.url import parse
-from penstock.sinks.pgvector.values import chunk_of, column_type, from_jsonb, literal, pooled_column
+from penstock.sinks.pgvector.values import chunk_of, column_type, from_jsonb, literal
 
 if TYPE_CHECKING:
     import psycopg
@@ -144,7 +144,7 @@ def _by_tokens(table: Table, name: str, query: maxsim.Query, k: int, where: Filt
         with table.transaction() as cursor:
             total = scalar(cursor, f"SELECT count(*) FROM {table.name}")
             count = max(maxsim.shortlist(total, k), min(total, k))
-            order = f'"{pooled_column(name)}" <=> %s::vector({query.dim})'
+            order = f'"{maxsim.pooled_column(name)}" <=> %s::vector({query.dim})'
             pooled = str(query.pooled.tolist())
             page = _rows(cursor, f"{sizes} ORDER BY {order} LIMIT {count}", [*values, pooled])
         yield from ((id, size) for id, size in page)

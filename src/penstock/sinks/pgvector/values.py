@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from penstock.core.precision import from_bytes, to_bytes
 from penstock.core.records import Chunk, Dense, MultiVector, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
-from penstock.sinks import rows
+from penstock.sinks import maxsim, rows
 
 WIDTH = 1_000_000_000
 """Dimensions of all sparse vectors: the most there are. Only vectors of as many are compared."""
@@ -30,9 +29,6 @@ def encoded(text: str) -> str:
 def decoded(text: str) -> str:
     return re.sub("\1([\1\2])", lambda pair: "\0" if pair[1] == "\1" else "\1", text) if "\1" in text else text
 
-
-POOLED = "pooled"
-"""What the names of columns of pooled vectors begin with."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?[eE][+-]?\d+|NaN|-?Infinity')
 _CONSTANT = re.compile(r'"\\u0001(NaN|-?Infinity)"')
@@ -101,13 +97,8 @@ def column_types(schema: IndexSchema) -> dict[str, str]:
         types |= {column: column_type(space)} if space.kind != "MultiVector" else {column: "bytea"}
     for name, space in schema.vectors.items():
         if space.kind == "MultiVector":
-            types[pooled_column(name)] = column_type(space)
+            types[maxsim.pooled_column(name)] = column_type(space)
     return types
-
-
-def pooled_column(name: str) -> str:
-    """The column of the pooled vector of many a point."""
-    return f"{POOLED}_{name}"
 
 
 def literal(vector: Vector) -> str:
@@ -126,7 +117,7 @@ def encoder(space: VectorSpec) -> Callable[[Any], bytes]:
     if space.kind == "Sparse":
         return _sparse_bytes
     if space.kind == "MultiVector":
-        return to_bytes
+        return maxsim.packed
     return dense_bytes
 
 
@@ -145,7 +136,7 @@ def from_binary(data: bytes, space: VectorSpec) -> Vector:
     import numpy as np
 
     if space.kind == "MultiVector":
-        return MultiVector(from_bytes(data, space.precision, space.dim))
+        return MultiVector(maxsim.unpacked(data, space.precision, space.dim))
     if space.kind != "Sparse":
         return Dense(np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32))
     end = 12 + 4 * struct.unpack_from(">i", data, 4)[0]

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from penstock.core.errors import MissingExtra, SinkError, SinkUnavailable
-from penstock.core.precision import from_bytes
 from penstock.core.records import VECTOR, Dense, MultiVector, Point, Vector
 from penstock.core.schema import IndexSchema, Manifest, VectorSpec
-from penstock.sinks import address, manifests, rows
+from penstock.sinks import address, manifests, maxsim, rows
 from penstock.sinks.base import Opened
 from penstock.support.read_only import has_log, read_only_options
 
@@ -200,7 +199,7 @@ def keys_of(file: File, ids: Sequence[str]) -> Iterator[tuple[str, int]]:
 
 def _reader_of(space: VectorSpec) -> Callable[[bytes], Vector]:
     if space.kind == "MultiVector":
-        return lambda blob: MultiVector(from_bytes(blob, space.precision, space.dim))
+        return lambda blob: MultiVector(maxsim.unpacked(blob, space.precision, space.dim))
     return _dense
 
 

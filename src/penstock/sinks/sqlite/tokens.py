@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from penstock.core.precision import to_bytes
 from penstock.sinks import maxsim
 from penstock.sinks.sqlite.file import PAGE, File, marks, tokens_table, vectors_table
 
@@ -17,7 +16,7 @@ def create(file: File, name: str) -> None:
 
 def write(file: File, name: str, vectors: Sequence[Any], keys: Sequence[int]) -> list[Any]:
     """Write the vectors of these points; return the pooled one of each."""
-    cells = [(key, to_bytes(values)) for key, values in zip(keys, vectors, strict=True)]
+    cells = [(key, maxsim.packed(values)) for key, values in zip(keys, vectors, strict=True)]
     file.connection.executemany(f"INSERT OR REPLACE INTO {tokens_table(name)} VALUES (?, ?)", cells)
     return [maxsim.pooled(values) for values in vectors]
 
