@@ -109,6 +109,21 @@ SLOW = (
     "workers/test_runs.py",
 )
 """Folders, modules and tests, as paths from this folder."""
+LONGEST = (
+    "docs/test_docs.py",
+    "sinks/qdrant/test_sink.py",
+    "sinks/pinecone/test_sink.py",
+    "sinks/test_lance.py",
+    "sinks/chroma/test_sink.py",
+    "reliability/test_chaos.py",
+    "cli/test_stopping.py",
+    "sinks/milvus/test_sink.py",
+    "reliability/test_reindex_stores.py",
+    "jobs/test_following.py",
+    "reliability/test_live_beside.py",
+    "server/test_server.py",
+)
+"""Modules of half a minute and more, the longest first."""
 
 
 def is_slow(path: Path, test: str | None = None) -> bool:
@@ -126,8 +141,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest of all begins first, so that no other process waits for it in the end.
-    items.sort(key=lambda item: "tests/docs" not in item.nodeid)
+    # The longest modules begin first, and the short ones last, so that no process waits for another in the end.
+    items.sort(key=lambda item: (*(item.path != TESTS / name for name in LONGEST), not is_slow(item.path)))
     for item in items:
         slow = is_slow(item.path, item.name.partition("[")[0])
         if not (slow or item.get_closest_marker("heavy") or item.get_closest_marker("peers")):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import SLOW, TESTS, is_slow
+from tests.conftest import LONGEST, SLOW, TESTS, is_slow
 
 
-@pytest.mark.parametrize("entry", SLOW)
+@pytest.mark.parametrize("entry", [*SLOW, *LONGEST])
 def test_listed_as_slow_exists(entry: str) -> None:
     path, _, test = entry.partition("::")
-    assert (TESTS / path).exists(), f"{path} is gone: take it out of SLOW in tests/conftest.py, or rename it there"
+    assert (TESTS / path).exists(), f"{path} is gone: take it out of the list in tests/conftest.py, or rename it there"
     assert f"def {test}" in (TESTS / path).read_text() if test else True, f"no test {test} in {path}"
 
 

@@ -111,7 +111,7 @@ def test_searches_while_it_is_built_anew_find_something_always(url: str, pipelin
     with ps.open_index(url, model=MODEL) as index:
 
         def ask() -> None:
-            while not stop.is_set():
+            while not stop.wait(0.001):  # the re-index has its turns, too
                 try:
                     hits = index.search("document 7 is short", k=2)
                 except Exception as error:

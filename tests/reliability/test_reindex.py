@@ -20,6 +20,7 @@ from penstock.core.errors import (
     StageError,
     UsageError,
 )
+from penstock.jobs import following
 from penstock.jobs import reindex as reindexing
 from penstock.jobs.components import current_ledger
 from penstock.jobs.run import run
@@ -249,8 +250,9 @@ def test_both_generations_follow_the_source(live: Live) -> None:
     assert live.uris(OtherEmbedder(16)) == set(live.source.entries)
 
 
-def test_an_open_search_keeps_its_generation(live: Live) -> None:
-    """Until that is dropped; opened anew it uses the current one."""
+def test_an_open_search_keeps_its_generation(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until that is dropped, or it looks again; opened anew it uses the current one."""
+    monkeypatch.setattr(following, "CHECK_INTERVAL", 1e9)
     with open_index(live.url, HashingEmbedder(16)) as before:
         live.pipeline(OtherEmbedder(16)).reindex()
         assert before.search("document 17 line 4", k=1)[0].score == pytest.approx(1.0)
