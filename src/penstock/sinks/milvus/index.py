@@ -55,6 +55,11 @@ class MilvusIndex(MilvusStore, WordsIndex[Collection]):
     def finds_words(self) -> bool:
         return self._opened()[0].has_words
 
+    @property
+    def lacks_words(self) -> bool:
+        collection, schema = self._opened()
+        return super().lacks_words and collection.fills_words and len(schema.vectors) < encoding.VECTOR_FIELDS
+
     def _with_words(self, collection: Collection, question: str, k: int, where: Filter | None) -> list[Hit]:
         found = self._searched(collection, WORDS, question, "BM25", k, self._condition(where))
         return [Hit(abs(hit["distance"]), encoding.chunk(hit["entity"])) for hit in found]  # some have it negative
