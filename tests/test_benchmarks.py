@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 SMALLEST = {
     "attack.py": ["--seconds", "1", "--points", "100", "--only", "pipelined"],
-    "chunking.py": ["--mb", "0.2", "--repeat", "1"],
+    "chunking.py": ["--mb", "0.2", "--repeat", "1", "--edits", "5"],
     "embed_loop.py": ["--chunks", "20", "--rounds", "1"],
     "encoders.py": ["--memory", "--texts", "2", "--tokens", "64", "--layers", "2"],
     "page_vectors.py": ["--pages", "6"],

@@ -71,7 +71,7 @@ def test_an_unknown_name_is_refused_with_those_there_are(plugin: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown index 'qdrnt'; there are: .*Did you mean 'qdrant'\?"):
         make_index("qdrnt://x")
     with pytest.raises(
-        UsageError, match=r"unknown prefix of a model 'leters'; there are: int8, letters, splade, torch"
+        UsageError, match=r"unknown prefix of a model 'leters'; there are: int8, letters, m3, splade, torch"
     ):
         make_embedder("leters:3")
 

@@ -109,6 +109,7 @@ EMBEDDERS = Table(
         "int8": ("penstock.embedders.names:from_name_in_int8", None),
         "torch": ("penstock.embedders.names:from_name_on_torch", None),
         "splade": ("penstock.embedders.names:from_name_as_splade", None),
+        "m3": ("penstock.embedders.m3:from_name", None),
     },
 )
 """By what stands before the colon of a model's name; the component gets the whole name."""

@@ -87,13 +87,14 @@ def test_a_size_far_over_the_models_is_refused(chunk: object) -> None:
         bind(chunk, Letters())  # type: ignore[arg-type]
 
 
-def test_pieces_that_were_divided_are_counted() -> None:
-    chunker = bind("100 characters", Letters())
-    assert isinstance(chunker, Fitted)
-    assert chunker.divided == 0
+@pytest.mark.parametrize("chunk", ["100 characters", lambda text: [text]])
+def test_pieces_that_are_shorter_than_asked_for_are_counted(chunk: object) -> None:
+    chunker = bind(chunk, Letters())  # type: ignore[arg-type]
+    assert isinstance(chunker, Fitted | TextChunker)
+    assert chunker.shortened == 0
     pieces = list(chunker([Block("short. ", unit=True), Block(TEXT[:90], unit=True), Block(TEXT[:90], unit=True)]))
-    assert chunker.divided == 2
     assert len(pieces) > 5
+    assert 2 <= chunker.shortened < chunker.pieces
 
 
 def test_a_size_that_is_refused_leaves_no_index_behind(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import threading
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +72,9 @@ class Grudging:
 
 
 WORDPIECE, BPE, GRUDGING = wordpiece(), bpe(), Grudging()
+SHORT, LEAN = copy(WORDPIECE), copy(WORDPIECE)
+SHORT.max_tokens, LEAN.max_tokens = 7, 128
+"""Take less than most chunks of so many characters."""
 
 
 def prose(seed: int, paragraphs: int, per: int = 5) -> str:
@@ -106,10 +111,10 @@ def check(chunker: TextChunker, document: str, pieces: Sequence[Piece]) -> None:
     texts = [piece.text for piece in pieces]
     if unit == "characters":
         assert all(len(t) <= size for t in texts)
-    elif texts:
-        assert chunker.tokenizer is not None
+    if texts and chunker.tokenizer is not None:
         rows = chunker.tokenizer.encode(texts)
-        assert all(len(row) <= size or len(t) == 1 for row, t in zip(rows, texts, strict=True))
+        most = size if unit == "tokens" else chunker.tokenizer.max_tokens
+        assert all(len(row) <= most or len(t) == 1 for row, t in zip(rows, texts, strict=True))
         assert [list(piece.tokens or ()) for piece in pieces] == rows
 
 
@@ -126,10 +131,12 @@ FRAGMENTS = st.one_of(
 )
 DOCUMENTS = st.lists(FRAGMENTS, max_size=60).map("".join)
 CHUNKERS = st.builds(
-    lambda size, share, kind: TextChunker(size, "tokens" if kind else "characters", int(size * share), kind),
+    lambda size, share, kind: TextChunker(
+        size, "characters" if kind in (None, SHORT) else "tokens", int(size * share), kind
+    ),
     st.integers(8, 40),
     st.sampled_from([0.0, 0.0, 0.2, 0.5, 0.95]),
-    st.sampled_from([None, WORDPIECE, BPE, GRUDGING]),
+    st.sampled_from([None, WORDPIECE, BPE, GRUDGING, SHORT]),
 )
 slow = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 
@@ -276,9 +283,42 @@ def test_sentences_are_not_cut_where_they_fit() -> None:
     assert all(piece.text.endswith(".") for piece in pieces)
 
 
-def test_chunks_are_well_filled() -> None:
-    pieces = list(TextChunker(128, tokenizer=WORDPIECE)(one(prose(1, 300))))
-    assert sum(len(piece.tokens or ()) for piece in pieces) / len(pieces) > 128 * 0.75
+def outline(seed: int) -> list[Block]:
+    """Sections of a sentence to several chunks, as in Markdown."""
+    rng = random.Random(seed)
+    texts = [f"## Gate {n}\n\n{prose(seed * 1000 + n, rng.choice((1, 1, 2, 4, 9)))}\n\n" for n in range(60)]
+    return [Block(text, headings=(text.split("\n")[0],)) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "chunker",
+    [TextChunker(128, tokenizer=WORDPIECE), TextChunker(600, "characters"), TextChunker(4000, "characters", 0, LEAN)],
+    ids=["tokens", "characters", "as many characters as the model takes"],
+)
+def test_chunks_are_well_filled(chunker: TextChunker) -> None:
+    """Of prose, and of sections of any length; where the model takes fewer tokens than the size, of what it takes."""
+    for blocks in (one(prose(1, 300)), outline(1), outline(2)):
+        pieces = list(chunker(blocks))
+        if chunker.tokenizer is None:
+            fill = [len(piece.text) / 600 for piece in pieces]
+        else:
+            fill = [len(piece.tokens or ()) / 128 for piece in pieces]
+        assert sum(fill) / len(fill) > 0.75
+    assert (chunker.shortened > 0) == (chunker.chunking.size == 4000)
+
+
+def test_an_edit_of_a_section_changes_only_the_chunks_near_it() -> None:
+    """A word put into a section, a section removed: on average less than three chunks are new, the rest as before."""
+    chunker, changed = TextChunker(128, tokenizer=WORDPIECE), []
+    for seed in range(8):
+        blocks = outline(seed)
+        before = [piece.text for piece in chunker(blocks)]
+        for edited in ([*blocks[:30], *blocks[31:]], [*blocks[:30], replace(blocks[30], text="gate"), *blocks[31:]]):
+            after = [piece.text for piece in chunker(edited)]
+            changed.append(len(set(after) - set(before)))
+            assert after[:10] == before[:10]
+            assert after[-10:] == before[-10:]
+    assert sum(changed) / len(changed) < 3
 
 
 def test_text_without_spaces_is_cut_at_its_own_full_stops() -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import penstock as ps
+from penstock.chunkers import text
 from penstock.core.errors import SpaceMismatch, UsageError
 from penstock.core.records import Item
+from penstock.jobs import reading
 from penstock.ledger import Ledger
 from penstock.sinks.memory import MemorySink
 from penstock.testing.embedders import HashingEmbedder
@@ -83,6 +85,31 @@ def test_no_vector_of_an_unchanged_text_is_made_again(run: Any, edited: Any) -> 
     run(parsers={"text/x-log": edited(PARSER).parse})
     again = run(parsers={"text/x-log": edited(PARSER.replace("read()", "read(1 << 20)")).parse})
     assert (again.documents, again.embedded, again.written, again.removed) == (1, 0, 0, 0)
+
+
+def test_documents_of_a_version_that_cut_otherwise_are_read_again(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan counts them, the report says so, and what is the same is kept."""
+    lines = "".join(f"Line {n} of a text, as long as the others, which is cut. " for n in range(80))
+    (tmp_path / "docs" / "b.txt").write_text(lines)
+    pipeline = ps.Pipeline(
+        tmp_path / "docs", into=f"memory://{tmp_path}", model=HashingEmbedder(8), state=tmp_path / "ledger.db"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "CUTTING", "1")
+        patch.setattr(text, "pick", lambda text, ends: ends[-1])
+        assert run().documents == 2
+        assert pipeline.plan().changed == 0
+    planned = pipeline.plan()
+    assert planned.changed == 3  # with the one that was skipped
+    assert planned.chunks > 0
+    assert planned.kept > 0
+    report = run()
+    assert (report.documents, report.embedded, report.ok) == (2, planned.chunks, True)
+    assert any("cuts text into other chunks" in notice for notice in report.notices)
+    assert pipeline.verify().ok
+    assert run().unchanged == 3
 
 
 def test_a_parser_that_is_added_or_taken_away_counts_as_well(run: Any, edited: Any, tmp_path: Path) -> None:

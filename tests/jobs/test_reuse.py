@@ -9,11 +9,12 @@ import pytest
 
 from penstock.compose import open_index
 from penstock.core.contracts import Embedder
-from penstock.core.errors import EmbedError
+from penstock.core.errors import EmbedError, UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.core.schema import VectorSpec
 from penstock.jobs.reindex import Reindexed
 from penstock.pipeline import Pipeline
+from penstock.sinks.qdrant import sink as qdrant
 from penstock.testing.embedders import HashingEmbedder
 from penstock.testing.sources import ListSource
 
@@ -61,6 +62,27 @@ def notes(request: pytest.FixtureRequest, tmp_path: Path) -> Notes:
     notes = Notes(request.param.format(tmp_path), tmp_path / "ledger.db")
     assert notes.pipeline({"vector": Counted("a")}).run().ok
     return notes
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_reindex_with_the_same_settings_gives_an_index_of_before_its_full_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a store that keeps it from the first write on or not at all; no text is embedded again."""
+    config = qdrant._config
+    notes = Notes(f"qdrant://{tmp_path}/store/notes", tmp_path / "ledger.db")
+    with monkeypatch.context() as patch:
+        patch.setattr(qdrant, "_config", lambda *args: {"vectors_config": config(*args)["vectors_config"]})
+        assert notes.pipeline({"vector": Counted("a")}).run().ok
+    with open_index(notes.url, Counted("a")) as index, pytest.raises(UsageError, match="a re-index with the settings"):
+        index.index.search_words("document")
+    done = notes.reindex({"vector": Counted("a", broken=True)})
+    assert (done.taken, done.points) == ({"vector": 9}, 9)
+    with open_index(notes.url, Counted("a")) as index:
+        assert len(index.index.search_words("document", 20)) == 9
+    notes.pipeline({"vector": Counted("a")}).drop_former()
+    with pytest.raises(UsageError, match="is made of that already"):
+        notes.reindex({"vector": Counted("a")})
 
 
 @pytest.mark.filterwarnings("ignore")

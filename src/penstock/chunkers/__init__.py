@@ -33,11 +33,9 @@ def bind(chunk: ChunkSpec, tokenizer: Tokenizer | None) -> Chunker:
         own = chunk.tokenizer if isinstance(chunk, TextChunker) else None
         tokenizer = own or tokenizer
         return TextChunker(*(within(how, tokenizer.max_tokens) if tokenizer else how), tokenizer=tokenizer)
-    chunker: Chunker
     if how is not None:
-        chunker = TextChunker(*how)
-    else:
-        chunker = FunctionChunker(cast(Splitter, chunk)) if inspect.isroutine(chunk) else cast(Chunker, chunk)
+        return TextChunker(*how, tokenizer=tokenizer)
+    chunker = FunctionChunker(cast(Splitter, chunk)) if inspect.isroutine(chunk) else cast(Chunker, chunk)
     return Fitted(chunker, tokenizer) if tokenizer is not None else chunker
 
 

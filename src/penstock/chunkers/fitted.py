@@ -16,12 +16,12 @@ from penstock.core.records import Block, Piece
 class Fitted:
     """Counts the tokens of another chunker's pieces, hands their ids on, and divides what is too long.
 
-    Of `pieces` so far, in all threads, `divided` were too long: their chunks are smaller than was asked for.
+    Of `pieces` so far, in all threads, `shortened` were too long: their chunks are smaller than was asked for.
     """
 
     def __init__(self, chunker: Chunker, tokenizer: Tokenizer) -> None:
         self.chunker, self.tokenizer = chunker, tokenizer
-        self.pieces = self.divided = 0
+        self.pieces = self.shortened = 0
         self._lock = threading.Lock()
         self._divide = TextChunker(tokenizer.max_tokens, tokenizer=tokenizer)
 
@@ -36,7 +36,7 @@ class Fitted:
                     yield replace(piece, tokens=array("i", row))
                 else:
                     with self._lock:
-                        self.divided += 1
+                        self.shortened += 1
                     yield from self._parts(piece)
 
     def _parts(self, piece: Piece) -> Iterator[Piece]:

@@ -9,6 +9,8 @@ from penstock.core.errors import UsageError
 
 Unit = Literal["tokens", "characters"]
 SMALLEST = 8
+CUTTING = "2"
+"""To be raised when text is cut at other places for the same size: then documents are read and cut again."""
 
 
 class Chunking(NamedTuple):

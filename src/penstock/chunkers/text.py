@@ -3,8 +3,9 @@
 A window of text is divided into units, sentences mostly, which end at seams: a new section or page, a blank line, a
 line's end (in lists, tables and code), a sentence; what is long without a seam is divided at a word. The units are
 measured, all with one call of the tokenizer, and packed into pieces one after the other: a piece ends at the strongest
-seam in the last part of what it may hold. Among equals the text after the seam decides, by its checksum, and not how
-far along it is: so the cuts fall back in step soon after an edit, which re-embeds the chunks near it, no others.
+seam in the last part of what it may hold, the half of it for a section. Among equals the text after the seam decides,
+by its checksum, and not how far along it is: so the cuts fall back in step soon after an edit, which re-embeds the
+chunks near it, no others.
 
 Where units end follows from the text around and the end of the unit before, nothing else, and a piece that text not
 yet seen may bear on waits for the next window, which measures the text carried into it again. So the same document,
@@ -13,14 +14,14 @@ cut into other blocks by its parser, gives the same pieces.
 
 from __future__ import annotations
 
-import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate, chain, pairwise
-from zlib import crc32
+from threading import Lock
 
+from penstock.chunkers.seams import FENCE, FENCED, MARGIN, NOWHERE, PARAGRAPH, SECTION, SENTENCE, divide, pick, soften
 from penstock.chunkers.sizes import Chunking, Unit, checked
 from penstock.core.contracts import Tokenizer
 from penstock.core.errors import UsageError
@@ -28,41 +29,17 @@ from penstock.core.records import Block, Piece
 
 WINDOW = 1 << 16
 """Characters that are collected before they are measured and cut: large enough to keep a tokenizer busy."""
-MARGIN = 64
-"""Characters before and after a position that may bear on whether, and how well, it can be cut there."""
 ROOMY = 16
 """A token stands for at most so many characters of a piece: a megabyte of blanks has no tokens at all."""
 
-NOWHERE, WORD, CLAUSE, SENTENCE, LINE, BLANK, PARAGRAPH, SECTION = range(8)
-"""How well a text is cut at a position. A paragraph follows a blank line and is not indented."""
-FENCED = BLANK
-"""How much worse it is inside a code fence: the best position there is less than a sentence's end."""
-LEVELS = (NOWHERE, BLANK, PARAGRAPH, LINE, SENTENCE)
-"""Levels of the groups in SEAM, which are counted from 1."""
-# Possessive quantifiers and bounded repeats: time is linear in the text, whatever the text. The one class that all
-# alternatives begin with lets the engine skip to it.
-SEAM = re.compile(
-    r"""[\n.!?…。！？](?:
-        (?<=\n)(?:
-            (?:[ \t\r]{0,32}+\n){1,16}+(?:(?=[ \t])(?P<blank>)|(?P<paragraph>))
-            |(?:(?<=[.!?:;{}|)\]>"'`]\n)|(?=[ \t\-*+|>#@<{}/\d]))(?P<line>))
-        |(?:(?<=[.!?…])["'”’)\]]{0,4}+[ \t]{1,16}+(?![ \t\r\na-z])|(?<=[。！？])[”’」』）]{0,4}+)(?P<sentence>))""",
-    re.VERBOSE,
-)
-SOFT = (
-    (CLAUSE, 2, re.compile(r"[,;:)–—][ \t]{1,16}+|[、，；：]|\n")),
-    (WORD, 3, re.compile(r"[ \t\r\n]{1,16}+")),
-    (NOWHERE, 3, re.compile(r"[^\w\s]")),
-)
-"""Patterns that divide a text without a seam, and in which last part of it to look."""
-_BLANK = re.compile(r"\n[ \t\r]{0,32}+\n")
-FENCE = re.compile(r"```(?:(?<=\A```)|(?<=\n```)|(?<=\n ```)|(?<=\n  ```)|(?<=\n   ```))")
 WHITE = " \t\r\n"
 """Cutting anywhere else changes tokens: BERT drops \\x0b, \\x0c and their like, which joins the words around them."""
+_COUNTING = Lock()
 
 
 class TextChunker:
-    """Cuts blocks into pieces of at most `size` tokens or characters. Holds no state: one serves many threads.
+    """Cuts blocks into pieces of at most `size` tokens or characters, and of no more tokens than the tokenizer takes.
+    One serves many threads.
 
     With an overlap a piece begins up to that much before the end of the one before it, but never reaches back into
     another section. A block that is a unit, or has an image, is cut alone. The one thing that can exceed `size` is
@@ -74,6 +51,8 @@ class TextChunker:
     ) -> None:
         self.chunking = checked(Chunking(size, unit, overlap))
         self.tokenizer = tokenizer
+        self.pieces = self.shortened = 0
+        """Pieces so far, in all threads, and how many of them ended because the model takes no more tokens."""
         if unit == "tokens" and tokenizer is not None and size > tokenizer.max_tokens:
             raise UsageError(f"chunks of {size} tokens would be truncated: the model takes {tokenizer.max_tokens}")
 
@@ -87,7 +66,7 @@ class TextChunker:
             raise UsageError(
                 "chunks sized in tokens need the model's tokenizer: size them in characters, or pass tokenizer="
             )
-        begin = partial(_Run, self.chunking, self.tokenizer if self.chunking.unit == "tokens" else None)
+        begin = partial(_Run, self.chunking, self.tokenizer, self._count)
         run = begin(0)
         for block in blocks:
             alone = block.unit or block.image is not None
@@ -106,63 +85,10 @@ class TextChunker:
                 run = begin(run.length)
         yield from run.cut(final=True)
 
-
-# ---------------------------------------------------------------- where to cut
-
-
-def _divide(text: str, at: int, marks: Iterable[int], known: int, longest: int) -> tuple[list[int], list[int]]:
-    """The ends of the units from `at` on, and the level of each, as far as the text up to `known` decides.
-
-    Sections begin at the marks. Seams that would make small units are passed over: many take longer to measure.
-    """
-    ends, levels, short = [at], [NOWHERE], longest // 2
-    near = short + min(short, MARGIN)
-    for stop in (*marks, len(text)):
-        edge = min(stop, known)
-        while True:
-            blank = _BLANK.search(text, at, min(at + near, stop))
-            match = SEAM.match(text, blank.start(), stop) if blank else SEAM.search(text, at + short, stop)
-            if match is None:
-                break
-            cut, level = match.end(), LEVELS[match.lastindex or 0]
-            if cut >= edge:
-                if stop > known:
-                    edge = min(edge, match.start())
-                break
-            if match.start() - at > longest:
-                _soften(text, at, match.start(), longest, ends, levels)
-                at = ends[-1]
-            else:
-                at = cut
-                ends.append(cut)
-                levels.append(level)
-        _soften(text, at, edge, longest, ends, levels)
-        if stop > known:
-            break
-        if stop > at:
-            at = stop
-            ends.append(stop)
-            levels.append(SECTION)
-    return ends, levels
-
-
-def _soften(text: str, at: int, end: int, longest: int, ends: list[int], levels: list[int]) -> None:
-    """Divide what has no seam, until no more than `longest` is left. Each end follows from the one before."""
-    while end - at > longest:
-        high = at + longest
-        for level, share, pattern in SOFT:  # noqa: B007
-            if candidates := [match.end() for match in pattern.finditer(text, high - longest // share, high)]:
-                break
-        at = _pick(text, candidates or [high])
-        ends.append(at)
-        levels.append(level)
-
-
-def _pick(text: str, ends: Sequence[int]) -> int:
-    """One of equally good ends, by the text after it and not by its offset; the last of those that are alike."""
-    if len(ends) == 1:
-        return ends[0]
-    return min(ends, key=lambda at: (crc32(text[at : at + 32].encode("utf-8", "replace")), -at))
+    def _count(self, pieces: int, shortened: int) -> None:
+        with _COUNTING:
+            self.pieces += pieces
+            self.shortened += shortened
 
 
 # ---------------------------------------------------------------- a window of text
@@ -173,20 +99,30 @@ class _Window:
     their like are such indexes. Units that have more tokens than `heaviest` are divided again."""
 
     def __init__(
-        self, text: str, units: tuple[list[int], list[int]], size: int, tokenizer: Tokenizer | None, heaviest: int
+        self,
+        text: str,
+        units: tuple[list[int], list[int]],
+        chunking: Chunking,
+        tokenizer: Tokenizer | None,
+        heaviest: int,
     ) -> None:
         self.text, (self.ends, self.levels) = text, units
-        self.size, self.tokenizer = size, tokenizer
+        self.tokenizer = tokenizer
+        self.size, unit, _ = chunking
+        self.most = self.size if tokenizer is None or unit == "tokens" else tokenizer.max_tokens
+        """Tokens of a piece, at most."""
         self.rows: list[list[int]] = []
         """The units' tokens."""
-        self.sums = self.ends
-        """The number of tokens, or characters, before each end."""
         if tokenizer is not None:
             self._tokenize(tokenizer, heaviest)
-            self.sums = list(accumulate(map(len, self.rows), initial=0))
+        self.tokens = list(accumulate(map(len, self.rows), initial=0)) if tokenizer else self.ends
+        self.sums = self.tokens if unit == "tokens" else self.ends
+        """The number of tokens, or what else the size is in, before each end."""
+        self.shortened = 0
+        """Pieces of so many characters that had room for another unit, but for its tokens."""
         self.last = len(self.ends) - 1
         sums, ends = self.sums, self.ends
-        self.safe = max(bisect_left(sums, sums[-1] - size), bisect_left(ends, ends[-1] - ROOMY * size))
+        self.safe = max(bisect_left(sums, sums[-1] - self.size), bisect_left(ends, ends[-1] - ROOMY * self.size))
         """After an end before this there is room for a whole piece: nothing that follows bears on it."""
 
     def _tokenize(self, tokenizer: Tokenizer, heaviest: int) -> None:
@@ -207,14 +143,17 @@ class _Window:
                 self.rows.append(row)
             else:
                 ends, levels = [start], [NOWHERE]
-                _soften(self.text, start, end, (end - start) // 2, ends, levels)
+                soften(self.text, start, end, (end - start) // 2, ends, levels)
                 waiting += encoded([*ends, end], [*levels, level])[::-1]
 
     def reach(self, start: int, amount: int) -> int:
-        """The last end with no more than `amount` between, and no more characters than a piece may have."""
+        """The last end with no more than `amount` between, and no more characters and tokens than a piece may have."""
         far = max(start, bisect_right(self.sums, self.sums[start] + amount) - 1)
-        room = self.ends[start] + ROOMY * self.size
-        return far if self.ends[far] <= room else bisect_right(self.ends, room) - 1
+        if self.ends[far] > (room := self.ends[start] + ROOMY * self.size):
+            far = bisect_right(self.ends, room) - 1
+        if self.tokens[far] > (most := self.tokens[start] + self.most) and self.tokenizer is not None:
+            far = max(start, bisect_right(self.tokens, most) - 1)
+        return far
 
     def next(self, start: int, done: int, final: bool) -> tuple[int, int, Sequence[int] | None] | None:
         """Start, end and tokens of the piece that follows; None if it may depend on text not yet seen."""
@@ -230,26 +169,37 @@ class _Window:
                 return None
             end = high if high == self.last else self._best(start, done, high, limit)
             tokens = self._tokens(start, end)
-            if tokens is None or len(tokens) <= self.size or (start, end) == (done, done + 1):
+            if tokens is None or len(tokens) <= self.most or (start, end) == (done, done + 1):
+                more = self.sums[min(high + 1, self.last)] - self.sums[start]
+                self.shortened += self.sums is not self.tokens and high < self.last and more <= self.size
                 return start, end, tokens
             # More together than the units have apart: try with as much less.
-            limit = min(limit * self.size // len(tokens), self.sums[end] - self.sums[start] - 1)
+            limit = min(limit * self.most // len(tokens), self.sums[end] - self.sums[start] - 1)
 
     def _best(self, start: int, done: int, high: int, limit: int) -> int:
         """The end of the piece that begins at `start` and may end after `done` and up to `high`."""
         ends, levels, sums, here = self.ends, self.levels, self.sums, self.sums[start]
-        low = min(max(bisect_left(sums, here + limit * 3 // 5), done + 1), high)
-        best = max(levels[low : high + 1])
+        limit = min(limit, sums[high + 1] - here)  # less than the size, where it is tokens that bound it
+
+        def best_of(part: int, of: int) -> tuple[int, int]:
+            """The best level where a piece is so full or more, and the first end of that."""
+            low = min(max(bisect_left(sums, here + limit * part // of), done + 1), high)
+            return max(levels[low : high + 1]), low
+
+        best, low = best_of(2, 3)
+        if best < PARAGRAPH:
+            best, low = best_of(3, 5)
         if best < SECTION:
-            quarter = min(max(bisect_left(sums, here + limit // 4), done + 1), low)
-            wide = max(levels[quarter : high + 1])
-            if wide == SECTION or best < SENTENCE <= wide:
-                low, best = quarter, wide
+            wide = best_of(1, 4 if best < SENTENCE else 2)
+            if wide[0] == SECTION or best < SENTENCE <= wide[0]:
+                best, low = wide
         if best < SECTION:
             section = next((i for i in range(low - 1, done, -1) if levels[i] == SECTION), 0)
-            if section and SECTION in levels[section + 1 : self.reach(section, self.size) + 1]:
-                return section  # what it begins fits in one piece, and stays whole
-        return bisect_left(ends, _pick(self.text, [ends[i] for i in range(low, high + 1) if levels[i] == best]))
+            within = range(section + 1, self.reach(section, self.size) + 1) if section else ()
+            whole = next((i for i in within if levels[i] == SECTION), section)
+            if sums[whole] - sums[section] > self.size * 3 // 4:
+                return section  # what it begins fills a piece, and stays whole
+        return bisect_left(ends, pick(self.text, [ends[i] for i in range(low, high + 1) if levels[i] == best]))
 
     def _tokens(self, start: int, end: int) -> Sequence[int] | None:
         if self.tokenizer is None:
@@ -275,16 +225,20 @@ class _Window:
 class _Run:
     """Blocks that are cut as one text, on its way through. Offsets are in the document."""
 
-    def __init__(self, chunking: Chunking, tokenizer: Tokenizer | None, base: int) -> None:
-        self.tokenizer = tokenizer
-        self.size, _, self.overlap = chunking
+    def __init__(
+        self, chunking: Chunking, tokenizer: Tokenizer | None, count: Callable[[int, int], None], base: int
+    ) -> None:
+        """`count` is called with the number of pieces, and of those that have fewer characters for their tokens."""
+        self.chunking, self.tokenizer, self.count = chunking, tokenizer, count
+        size, unit, self.overlap = chunking
         # Several units make a piece, and one fits into an overlap. Most tokens have more than three characters.
-        most = self.overlap or self.size
-        if tokenizer is None:
-            self.longest, ample = max(2, min(self.size // 4, max(16, most * 9 // 10))), 4 * self.size
+        most = self.overlap or size
+        if unit == "characters":
+            self.longest, ample = max(2, min(size // 4, max(16, most * 9 // 10))), 4 * size
+            self.heaviest = max(1, tokenizer.max_tokens // 2) if tokenizer else size
         else:
-            self.longest, ample = min(self.size, max(32, 3 * most)), 32 * self.size
-        self.heaviest = min(self.size // 2, max(16, most))
+            self.longest, ample = min(size, max(32, 3 * most)), 32 * size
+            self.heaviest = min(size // 2, max(16, most))
         self.window = max(WINDOW, ample)
         """The characters of a window: several pieces, so that little of it is measured twice."""
         self.text, self.base = "", base
@@ -323,8 +277,8 @@ class _Run:
         if known <= begin:
             return
         marks = [mark - self.base for mark in self.marks if mark > self.begin]
-        units = _divide(text, begin, marks, known, self.longest)
-        window = _Window(text, units, self.size, self.tokenizer, self.heaviest)
+        units = divide(text, begin, marks, known, self.longest)
+        window = _Window(text, units, self.chunking, self.tokenizer, self.heaviest)
         fences = [begin - 1] if self.fenced else []
         fences += [match.start() for match in FENCE.finditer(text, begin)]
         for opened, closed in zip(fences[::2], [*fences[1::2], len(text)], strict=False):
@@ -343,6 +297,7 @@ class _Run:
     def _pieces(self, window: _Window, final: bool) -> Iterator[Piece]:
         text, ends = window.text, window.ends
         start, done = bisect_left(ends, self.start - self.base), bisect_left(ends, self.done - self.base)
+        count = 0
         while done < window.last and (found := window.next(start, done, final)):
             start, end, tokens = found
             bare = text[ends[start] : ends[end]].rstrip()
@@ -352,10 +307,12 @@ class _Run:
                 block = self.origins[bisect_right(self.marks, where) - 1]
                 image, self.image = self.image, None
                 span = (where, where + len(bare))
+                count += 1
                 yield Piece(bare, span, block.page, block.headings, block.metadata, tokens, image)
             start = window.back(end, self.overlap, first) if self.overlap else end
             done = end
         self.start, self.done = self.base + ends[start], self.base + ends[done]
+        self.count(count, window.shortened)
 
 
 def _alike(one: Block, other: Block) -> bool:

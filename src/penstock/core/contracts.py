@@ -314,6 +314,12 @@ class Index(Location):
         """Whether the index has full text, once it is open. An index of an earlier version may have none yet."""
         return False
 
+    @property
+    def lacks_words(self) -> bool:
+        """Whether it has no full text only because an earlier version made it: one that is made now has it from its
+        first write on, and cannot get it later."""
+        return False
+
     @abstractmethod
     def open(self) -> None:
         """Connect. Raises SinkError if there is no such index."""

@@ -29,7 +29,8 @@ Failures of a document are data (they go to the ledger); errors end a run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class PenstockError(Exception):
@@ -132,6 +133,17 @@ class StageError(PenstockError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _restore, (type(self), self.args, self.__dict__)  # a cause may be anything, and is in the message
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Have errors begin with what they are about: an index, a line of a file."""
+    try:
+        yield
+    except PenstockError as error:
+        if what not in str(error):
+            error.args = (f"{what}: {error}",)
+        raise
 
 
 def _restore(cls: type[PenstockError], args: tuple[object, ...], state: dict[str, object]) -> PenstockError:

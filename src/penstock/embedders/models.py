@@ -58,7 +58,7 @@ WHEELS = {
 }
 
 CONFIGURATION = ["*.json", "*/config.json", "artifact.metadata"]
-HEADS = ["*/model.safetensors", "*/pytorch_model.bin"]
+HEADS = ["*/model.safetensors", "*/pytorch_model.bin", "sparse_linear.pt", "colbert_linear.pt"]
 """Weights of what follows the encoder."""
 WEIGHTS = ["model*.safetensors", *HEADS]
 PICKLED = ["pytorch_model*.bin", *HEADS]

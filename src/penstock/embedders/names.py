@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from penstock.core.contracts import Embedder, MultiEmbedder, Reranker
 from penstock.core.errors import MissingExtra, UsageError
 from penstock.embedders.model_options import parted
-from penstock.embedders.prefixes import INT8, SPLADE, TORCH, named_prefix
+from penstock.embedders.prefixes import INT8, M3, SPLADE, TORCH, named_prefix
 from penstock.registry import EMBEDDERS, RERANKERS, find
 
 
@@ -22,15 +22,13 @@ def from_name(model: str | None) -> Embedder | MultiEmbedder:
 
 def from_name_in_int8(name: str) -> Embedder:
     model = name.removeprefix(INT8)
-    if model.startswith(TORCH):
-        raise _together()
+    _check_alone(INT8, model)
     return _by_onnx(model or None, exact=False)
 
 
 def from_name_on_torch(name: str) -> Embedder:
     model = name.removeprefix(TORCH)
-    if model.startswith(INT8):
-        raise _together()
+    _check_alone(TORCH, model)
     return _by_torch(model)
 
 
@@ -38,8 +36,9 @@ def from_name_as_splade(name: str) -> Embedder:
     return _by_onnx(name, exact=True)
 
 
-def _together() -> UsageError:
-    return UsageError(f"{TORCH} and {INT8} do not go together")
+def _check_alone(prefix: str, model: str) -> None:
+    if another := next((each for each in (TORCH, INT8, M3) if model.startswith(each)), None):
+        raise UsageError(f"{prefix} and {another} do not go together")
 
 
 def _by_onnx(model: str | None, *, exact: bool) -> Embedder:

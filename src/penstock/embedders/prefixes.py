@@ -14,6 +14,9 @@ INT8 = "int8:"
 SPLADE = "splade:"
 """Take a masked-language model, which could be used otherwise, as a SPLADE model. It is part of the name."""
 
+M3 = "m3:"
+"""Make dense, sparse and late vectors in one pass, with a model in the layout of BGE-M3. It is part of the name."""
+
 
 def named_prefix(model: str) -> str:
     """What stands before the colon, unless it is the path of a folder."""

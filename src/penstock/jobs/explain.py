@@ -152,7 +152,7 @@ def _of_present(item: Item, document: Document | None, failures: tuple[Failure, 
     if document.fingerprint != item.fingerprint:
         return "changed", "it has changed since it was read: the next run brings it up to date"
     if work:
-        return "changed", "other metadata, or another parser, than when it was read: the next run brings it up to date"
+        return "changed", "other metadata, parser or version than when it was read: the next run brings it up to date"
     if document.state in (FAILED, SKIPPED):
         return document.state, failures[0].cause if failures else "`penstock retry` tries again"
     return ("incomplete", failures[0].cause) if failures else ("indexed", "it is in the index as in the source")

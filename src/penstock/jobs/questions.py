@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from penstock.core.errors import UsageError
+from penstock.core.errors import UsageError, naming
 from penstock.core.options import nearest
 from penstock.core.records import Chunk, Hit
 from penstock.sources import uri_of
 
 MAX_LINE = 1 << 20
 """Bytes of a line of a file of questions."""
-LONGEST = 400
-"""Characters of a message about a line, which may quote what stands there."""
 MAX_GRADE = 1_000_000
 SHARED = 100
 """Characters of a long passage that a chunk has to share, where it does not hold the whole of it."""
@@ -133,7 +131,7 @@ def _of_file(path: Path) -> Iterator[Question]:
         with open(path, "rb") as file:
             for number, line in enumerate(_lines(file), 1):
                 if line.strip():
-                    with _Place(f"{path}, line {number}"):
+                    with naming(f"{path}, line {number}"):
                         yield _question(_parsed(line))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
@@ -147,21 +145,8 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 def _of_python(one: Question | Mapping[str, Any], number: int) -> Question:
     if isinstance(one, Question):  # read and checked before
         return one
-    with _Place(f"question {number}"):
+    with naming(f"question {number}"):
         return _question(one)
-
-
-class _Place:
-    """Has errors say where a question stands."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UsageError):
-            raise UsageError(f"{self._where}: {str(error)[:LONGEST]}") from None
 
 
 def _parsed(line: bytes) -> Any:
@@ -199,7 +184,7 @@ def _answer(record: Any) -> Answer:
     if uri is None and passage is None:
         raise UsageError('no answer: expected "uri", or "passage", or both')
     if page is not None and (type(page) is not int or uri is None):
-        raise UsageError(f'"page": invalid page {page!r}: expected a whole number, beside a "uri"')
+        raise UsageError(f'"page": invalid page {page!r:.60}: expected a whole number, beside a "uri"')
     grade = 1.0 if grade is None else grade
     if isinstance(grade, bool) or not isinstance(grade, int | float) or not 0 < grade <= MAX_GRADE:
         raise UsageError(f'"grade": invalid grade {str(grade)[:60]}: expected a number above 0, at most {MAX_GRADE:,}')
@@ -212,7 +197,7 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise UsageError(f'"{name}": invalid {name} {value!r}: expected a text')
+        raise UsageError(f'"{name}": invalid {name} {value!r:.300}: expected a text')
     if value is not None and name != "uri" and value != value.encode(errors="replace").decode():
         raise UsageError(f'"{name}": a lone surrogate is not a character')  # as no model takes it
     return value
@@ -223,4 +208,4 @@ def _check_names(record: Mapping[str, Any], known: Sequence[str]) -> None:
         if name not in known:
             near = nearest(str(name), known)
             hint = f"did you mean {near!r}?" if near else f"expected {', '.join(known)}"
-            raise UsageError(f"unknown field {name!r}: {hint}")
+            raise UsageError(f"unknown field {name!r:.300}: {hint}")

@@ -1,12 +1,14 @@
-"""How documents are read, beside what their files hold: where that changes, they are read again.
+"""How documents are read and cut, beside what their files hold: where that changes, they are read again.
 
-Texts stay what they were, so the index has their vectors, and what has changed about them is written with those.
+Texts that stay what they were have vectors in the index, and what has changed about them is written with those.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from penstock.chunkers.sizes import CUTTING
 from penstock.jobs.components import Components
 from penstock.ledger import Ledger
 
@@ -18,13 +20,23 @@ NEVER = 1 << 62
 def since(components: Components, ledger: Ledger) -> int:
     """The first run that read documents as these components do. Those that were read before are to be read again."""
     kept = json.loads(ledger.get(KEY) or "{}")
-    return int(kept["since"]) if kept.get("how") == components.reading else NEVER
+    same = kept.get("how") == components.reading and _cutting(kept) == CUTTING
+    return int(kept["since"]) if same else NEVER
 
 
-def begin(components: Components, ledger: Ledger, run: int) -> tuple[int, bool]:
-    """The same for a run that begins; and whether it reads again what earlier runs have read in another way."""
+def begin(components: Components, ledger: Ledger, run: int) -> tuple[int, list[str]]:
+    """The same for a run that begins; and a notice where it reads again what earlier runs have read in another way."""
     before = since(components, ledger)
     if before != NEVER:
-        return before, False
-    ledger.set(KEY, json.dumps({"how": components.reading, "since": run}))
-    return run, ledger.counts().done > 0
+        return before, []
+    kept = json.loads(ledger.get(KEY) or "{}")
+    ledger.set(KEY, json.dumps({"how": components.reading, "cutting": CUTTING, "since": run}))
+    if not ledger.counts().done:
+        return run, []
+    if _cutting(kept) != CUTTING:
+        return run, ["this version cuts text into other chunks: every document is read again, and new chunks embedded"]
+    return run, ["other metadata than before: every document is read again, and no text embedded again"]
+
+
+def _cutting(kept: dict[str, Any]) -> str:
+    return str(kept.get("cutting", "1"))

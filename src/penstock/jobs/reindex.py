@@ -102,7 +102,7 @@ def reindex(
         )
     new = next(one for one in _later(base, held) if one.sink.manifest() is None or _is_filled_by(one))
     old_manifest = _manifest(old.sink)
-    if new.schema() == old_manifest.schema:
+    if new.schema() == old_manifest.schema and not _lacks_words(old.sink):
         raise UsageError(f"{old.sink.url} is made of that already: {old_manifest.schema}")
     if (begun := new.sink.manifest()) is not None and begun.schema != new.schema():
         raise UsageError(
@@ -288,6 +288,18 @@ def _remove(ledger: Ledger) -> None:
 
 
 # ---------------------------------------------------------------- what a search finds of what it should
+
+
+def _lacks_words(sink: Sink) -> bool:
+    """Whether the new index would have full text, and the old one, of an earlier version, has not."""
+    for member in members(sink):
+        if has_index(member.url):
+            index: Index = find(INDEXES, scheme(member.url))(member.url)
+            with index:
+                index.open()
+                if index.lacks_words:
+                    return True
+    return False
 
 
 def measured_recall(sink: Sink) -> float | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from penstock.chunkers.fitted import Fitted
+from penstock.chunkers.text import TextChunker
 from penstock.core.deletions import Missing
 from penstock.core.errors import Transient
 from penstock.core.records import Change
@@ -139,9 +140,8 @@ def _go(session: Session, changes: Iterable[Change], progress: OnProgress, optio
     if late := finish(ledger, session.sink, session.open_sink, options.max_wait):
         session.notices.append(f"{late:,} documents that were removed before went now")
     run = ledger.begin_run(fingerprints(session.schema))
-    since, again = reading.begin(session.components, ledger, run)
-    if again:
-        session.notices.append("other metadata than before: every document is read again, and no text embedded again")
+    since, notices = reading.begin(session.components, ledger, run)
+    session.notices += notices
     flow = _flow(session, changes, run, since, options)
     status = "failed"
     live = options.live
@@ -244,19 +244,19 @@ def _report(session: Session, flow: Flow, run: int, status: str, seconds: float)
         peak_bytes=last.peak,
         budget=session.components.budget,
         passed_over={**session.components.source.passed_over, **({"removed": barred} if barred else {})},
-        notices=(*session.notices, *(fan_out.notices if fan_out else ()), *_divided(session)),
+        notices=(*session.notices, *(fan_out.notices if fan_out else ()), *_shortened(session)),
         behind=tuple(fan_out.behind) if fan_out else (),
         accepted=ledger.accepted_documents(OPEN, FAILED),
         unaccepted=ledger.unaccepted(run),
     )
 
 
-def _divided(session: Session) -> list[str]:
+def _shortened(session: Session) -> list[str]:
     """A notice where the model takes less than the size of chunks that was asked for."""
-    chunker = session.chunker
-    if not isinstance(chunker, Fitted) or not chunker.divided:
+    chunker, tokenizer = session.chunker, session.components.embedder.tokenizer
+    if not isinstance(chunker, Fitted | TextChunker) or not chunker.shortened or tokenizer is None:
         return []
     return [
-        f"{chunker.divided:,} of {chunker.pieces:,} chunks were divided: a piece of {session.schema.chunking} is often"
-        f" more than the {chunker.tokenizer.max_tokens:,} tokens that the model takes"
+        f"{chunker.shortened:,} of {chunker.pieces:,} chunks are shorter than asked for: {session.schema.chunking} are"
+        f" often more than the {tokenizer.max_tokens:,} tokens that the model takes"
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from penstock.core.contracts import Index, ModelSpec
-from penstock.core.errors import PenstockError, QueryMismatch, StageError, UsageError
+from penstock.core.errors import PenstockError, QueryMismatch, StageError, UsageError, naming
 from penstock.core.fields import Scalar, kind
 from penstock.core.records import NOTHING, Hit, Point
 from penstock.jobs.hybrid import leg_names, share, weights_of
@@ -50,7 +50,7 @@ class OpenIndexes(Searchable):
         with ExitStack() as stack:
             opened = []
             for index, model in zip(indexes, chosen, strict=True):
-                with naming(index if isinstance(index, str) else index.url):
+                with of_index(index if isinstance(index, str) else index.url):
                     opened.append(stack.enter_context(open_one(index, model)))
             self.indexes: Sequence[OpenIndex] = opened
             self._open = stack.pop_all()
@@ -108,7 +108,7 @@ class OpenIndexes(Searchable):
         """The task's result of each index. Raises the first error, with the url of its index."""
 
         def ask(one: OpenIndex) -> R:
-            with naming(one.url):
+            with of_index(one.url):
                 return task(one)
 
         with ThreadPoolExecutor(len(self.indexes), thread_name_prefix="search") as threads:
@@ -156,13 +156,12 @@ class _Fused:
 
 
 @contextmanager
-def naming(url: str) -> Iterator[None]:
-    """Have errors say which index they are of."""
+def of_index(url: str) -> Iterator[None]:
+    """Have errors say which index they are of, whoever raised them."""
     try:
-        yield
-    except PenstockError as error:
-        if url not in str(error):
-            error.args = (f"{url}: {error}",)
+        with naming(url):
+            yield
+    except PenstockError:
         raise
     except Exception as error:  # a driver, or a model of the user's, may raise anything
         raise StageError("search", url, error) from error

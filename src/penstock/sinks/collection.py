@@ -17,7 +17,7 @@ from penstock.core.fields import Path, Scalar
 from penstock.core.filter_parser import facet_path, parse_filter
 from penstock.core.filters import Filter
 from penstock.core.records import Hit, Vector
-from penstock.core.schema import IndexSchema, Manifest, VectorSpec
+from penstock.core.schema import WORDS, IndexSchema, Manifest, VectorSpec
 from penstock.sinks import manifests, rows
 from penstock.sinks.address import Address
 from penstock.sinks.store import Handle, Store
@@ -161,16 +161,6 @@ class CollectionIndex(Store[H], Index):
         self._check_number(k)
         return self._nearest(collection, target, vector, k, self._parsed(where))
 
-    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        collection, _ = self._opened()
-        if not self.finds_words:
-            return super().search_words(text, k, where)
-        wanted, question = self._parsed(where), _counting_parts(text)
-        if k < 1 or not question:
-            return []
-        self._check_number(k)
-        return self._with_words(collection, question, k, wanted)
-
     def _check_number(self, k: int) -> None:
         if self.largest_k is not None and k > self.largest_k:
             raise UsageError(f"{self._url} finds {self.largest_k:,} at most, not {k:,}")
@@ -201,9 +191,33 @@ class CollectionIndex(Store[H], Index):
     def _nearest(self, collection: H, target: Target, vector: Vector, k: int, where: Filter | None) -> list[Hit]:
         """Find the k nearest by the vectors of the target, of those that pass the filter."""
 
+
+class WordsIndex(CollectionIndex[H]):
+    """An index of a store with full text of its own, where `finds_words` says that this index has it."""
+
+    @property
+    def lacks_words(self) -> bool:
+        _, schema = self._opened()
+        return not self.finds_words and WORDS not in schema.vectors
+
+    def search_words(self, text: str, k: int = 10, where: Mapping[str, Any] | None = None) -> list[Hit]:
+        collection, _ = self._opened()
+        if self.lacks_words:
+            raise UsageError(
+                f"{self._url} has no full text, as an earlier version made it: a re-index with the settings that it has"
+                " gives it that, and embeds no text again"
+            )
+        if not self.finds_words:
+            return super().search_words(text, k, where)
+        wanted, question = self._parsed(where), _counting_parts(text)
+        if k < 1 or not question:
+            return []
+        self._check_number(k)
+        return self._with_words(collection, question, k, wanted)
+
+    @abstractmethod
     def _with_words(self, collection: H, question: str, k: int, where: Filter | None) -> list[Hit]:
         """Find the k best by the store's full text, of those that pass the filter."""
-        raise UsageError(f"{self._url} has no full text")
 
 
 def _counting_parts(question: str) -> str:

@@ -17,7 +17,7 @@ from penstock.jobs.search import DISTINCT_AMONG, DistinctHit, collapse, distinct
 from penstock.jobs.searchable import FACET_LIMIT, Facets, Hits, Searchable
 from penstock.jobs.since import within
 from penstock.jobs.snippets import words_of
-from penstock.jobs.together import add_facets, facet_values, naming
+from penstock.jobs.together import add_facets, facet_values, of_index
 from penstock.sources import uri_of
 
 
@@ -111,7 +111,7 @@ def _count(args: argparse.Namespace, names: list[str]) -> Facets:
     check_distinct(args.indexes)
     counts = []
     for url in args.indexes:
-        with naming(url):
+        with of_index(url):
             counts.append(count(url, facet_values(FACET_LIMIT)))
     return add_facets(counts, FACET_LIMIT)
 

@@ -14,7 +14,7 @@ from penstock.core.filters import Filter
 from penstock.core.records import Dense, Hit, MultiVector, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.sinks import manifests, rows, sparse
-from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.collection import Target, WordsIndex
 from penstock.sinks.elastic.documents import Documents, bits_field, chunk_of, compared, vector_of, weights
 from penstock.sinks.elastic.facets import metadata_facet
 from penstock.sinks.elastic.filters import to_query
@@ -39,7 +39,7 @@ SLACK = 1 + 2**-7
 """By how much a product may be larger than the store's, which cuts off a weight after nine bits."""
 
 
-class ElasticIndex(ElasticStore, CollectionIndex[Documents]):
+class ElasticIndex(ElasticStore, WordsIndex[Documents]):
     """Compares with every vector where there are few candidates, else with those that the graph leads to."""
 
     largest_k = LARGEST_K

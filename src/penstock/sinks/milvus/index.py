@@ -12,7 +12,7 @@ from penstock.core.filters import Absent, Every, Filter, Not
 from penstock.core.records import Chunk, Dense, Hit, Sparse, Vector
 from penstock.core.schema import VectorSpec
 from penstock.sinks import exact, facets, manifests, sparse
-from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.collection import Target, WordsIndex
 from penstock.sinks.milvus import points as encoding
 from penstock.sinks.milvus.filters import contains_item, contains_text, translate
 from penstock.sinks.milvus.sink import MilvusStore
@@ -24,7 +24,7 @@ WHOLE = 50
 _TYPES: dict[str, Filter] = {"text": Absent("image"), "image": Not(Absent("image"))}
 
 
-class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
+class MilvusIndex(MilvusStore, WordsIndex[Collection]):
     """Asks the store's index; where that gives too few, as it may under a narrow filter, compares with every vector."""
 
     largest_k = 16_384
@@ -54,6 +54,11 @@ class MilvusIndex(MilvusStore, CollectionIndex[Collection]):
     @property
     def finds_words(self) -> bool:
         return self._opened()[0].has_words
+
+    @property
+    def lacks_words(self) -> bool:
+        collection, schema = self._opened()
+        return super().lacks_words and collection.fills_words and len(schema.vectors) < encoding.VECTOR_FIELDS
 
     def _with_words(self, collection: Collection, question: str, k: int, where: Filter | None) -> list[Hit]:
         found = self._searched(collection, WORDS, question, "BM25", k, self._condition(where))

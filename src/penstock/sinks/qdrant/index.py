@@ -11,7 +11,7 @@ from penstock.core.fields import Path, Scalar
 from penstock.core.filters import Absent, Every, Filter, HasValue, Not, leaves
 from penstock.core.records import Hit, Sparse, Vector
 from penstock.sinks import facets, hashed_words
-from penstock.sinks.collection import CollectionIndex, Target
+from penstock.sinks.collection import Target, WordsIndex
 from penstock.sinks.lengths import units
 from penstock.sinks.qdrant import points as encoding
 from penstock.sinks.qdrant.filters import translate
@@ -23,7 +23,7 @@ OVERSAMPLING = 4.0
 """Of quantized vectors so many times as many as asked for are compared exactly."""
 
 
-class QdrantIndex(QdrantStore, CollectionIndex[Collection]):
+class QdrantIndex(QdrantStore, WordsIndex[Collection]):
     """Asks the collection's own index, and compares with every vector where that finds fewer than asked for."""
 
     def _nearest(

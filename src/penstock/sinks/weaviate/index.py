@@ -10,7 +10,7 @@ from penstock.core.filter_parser import facet_path
 from penstock.core.filters import Filter, chunk_fields, passes
 from penstock.core.records import Chunk, Hit, Sparse, Vector
 from penstock.sinks import facets, manifests
-from penstock.sinks.collection import CollectionIndex, Target, closed_on_error
+from penstock.sinks.collection import Target, WordsIndex, closed_on_error
 from penstock.sinks.lengths import units
 from penstock.sinks.weaviate import points as encoding
 from penstock.sinks.weaviate.filters import constant, translate
@@ -21,7 +21,7 @@ CANDIDATES = 200
 """Of a search for many vectors at least: for each row of the query, the graph gives as many as are asked for."""
 
 
-class WeaviateIndex(WeaviateStore, CollectionIndex[Server]):
+class WeaviateIndex(WeaviateStore, WordsIndex[Server]):
     """Asks the graph, and where that finds fewer than asked for, all that pass a filter: those are compared one by one
     up to the server's flatSearchCutoff, 40,000."""
 
