@@ -105,11 +105,11 @@ def test_an_index_is_searched_as_it_was_made(tmp_path: Path) -> None:
     assert from_name(rounded.model).describe() == rounded
 
 
-def multiplied(values: np.ndarray, weights: np.ndarray, fine: bool, **rounding: Any) -> np.ndarray:
+def multiplied(values: np.ndarray, weights: np.ndarray, fine: bool, least: float | None = None) -> np.ndarray:
     from onnx import TensorProto, helper
 
     graph = Graph(exact=False)
-    name = product(graph, "values", weights, fine=fine, **rounding)
+    name = product(graph, "values", weights, fine=fine, least=least)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -150,7 +150,7 @@ def test_a_product(fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_long_rows_are_rounded_in_parts() -> None:
     """A number that is larger by far, of the values or the matrix, leaves the other parts as exact as they are."""
     chance = np.random.default_rng(2)
-    size = 3 * int8.PART
+    size = 2 * int8.PART
     values, weights = (chance.standard_normal(shape).astype(np.float32) for shape in ((6, size), (size, 8)))
     values[:, int8.PART :] = 0
     exact = values.astype(np.float64) @ weights
@@ -158,16 +158,6 @@ def test_long_rows_are_rounded_in_parts() -> None:
     assert np.abs(multiplied(values, weights, False) - exact).max() < 2
     values[:, -1], weights[-1] = 1000, 0
     assert np.abs(multiplied(values, weights, False) - exact).max() < 2
-
-
-def test_columns_that_are_larger_than_most_cost_the_others_little() -> None:
-    chance = np.random.default_rng(4)
-    sizes = np.where(np.arange(96) % 32 == 0, 30, 1).astype(np.float32)
-    values, weights = (chance.standard_normal(shape).astype(np.float32) for shape in ((50, 96), (96, 24)))
-    values, weights = values * sizes, weights / sizes[:, None]
-    exact = values.astype(np.float64) @ weights
-    known, unknown = (np.abs(multiplied(values, weights, False, sizes=one) - exact).mean() for one in (sizes, None))
-    assert known < 0.3 * unknown
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "quick_gelu", "silu", "relu"])
@@ -181,13 +171,13 @@ def test_values_that_are_no_less_than_the_least_of_an_activation(
     values[0] = least
     weights = chance.standard_normal((96, 24)).astype(np.float32)
     exact = values.astype(np.float64) @ weights
-    near, plain = (np.abs(multiplied(values, weights, False, least=one) - exact) for one in (least, None))
+    near, plain = (np.abs(multiplied(values, weights, False, one) - exact) for one in (least, None))
     assert near.max() < 0.5
     assert np.sqrt((near**2).mean()) < 0.8 * np.sqrt((plain**2).mean())
-    found = multiplied(values, weights, False, least=least)
+    found = multiplied(values, weights, False, least)
     other = not int8.signed()
     monkeypatch.setattr(int8, "signed", lambda: other)
-    np.testing.assert_array_equal(multiplied(values, weights, False, least=least), found)
+    np.testing.assert_array_equal(multiplied(values, weights, False, least), found)
 
 
 def test_no_value_of_an_activation_is_below_its_least() -> None:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 
-def product(graph: Graph, value: str, matrix: Array, **rounding: Any) -> str:
-    """The product of a value and a matrix of weights, in 8 bits where the graph is not exact: see int8.product."""
+def product(graph: Graph, value: str, matrix: Array, *, fine: bool = False, least: float | None = None) -> str:
+    """The product of a value and a matrix of weights, in 8 bits where the graph is not exact."""
     if graph.exact:
         return str(graph.add("MatMul", value, graph.constant(matrix)))
-    return int8.product(graph, value, matrix, **rounding)
+    return int8.product(graph, value, matrix, fine=fine, least=least)
 
 
 def products(graph: Graph, value: str, matrices: Sequence[Array], *, fine: bool = False) -> list[str]:
@@ -36,22 +36,21 @@ def products(graph: Graph, value: str, matrices: Sequence[Array], *, fine: bool 
     return list(graph.add("Split", together, sizes, outputs=len(matrices), axis=-1))
 
 
-def linear(graph: Graph, weights: Weights, name: str, value: str, **rounding: Any) -> tuple[str, str]:
+def linear(
+    graph: Graph, weights: Weights, name: str, value: str, *, fine: bool = False, least: float | None = None
+) -> tuple[str, str]:
     """The product of a linear layer, and the shift that is to be added: most often something else adds it, too."""
     import numpy as np
 
     matrix = np.ascontiguousarray(weights[f"{name}.weight"].T)
-    return product(graph, value, matrix, **rounding), graph.constant(weights[f"{name}.bias"])
+    return product(graph, value, matrix, fine=fine, least=least), graph.constant(weights[f"{name}.bias"])
 
 
 def linear_twice(
-    graph: Graph, weights: Weights, norm: str, names: tuple[str, str], activation: str, value: str
+    graph: Graph, weights: Weights, names: tuple[str, str], activation: str, value: str
 ) -> tuple[str, str]:
-    """As `linear`, of two layers with an activation between them, for values that the layer norm `norm` gives."""
-    import numpy as np
-
-    sizes = 3 * np.abs(weights[f"{norm}.weight"]) + np.abs(weights[f"{norm}.bias"])
-    inner = activated(graph, activation, *linear(graph, weights, names[0], value, sizes=sizes))
+    """As `linear`, of two layers with an activation between them."""
+    inner = activated(graph, activation, *linear(graph, weights, names[0], value, fine=True))
     return linear(graph, weights, names[1], inner, least=LEAST.get(activation))
 
 
@@ -123,11 +122,11 @@ def feed_forward(graph: Graph, layer: Layer, activation: str, value: str) -> str
         up = layer.need("gate_up" if layer.knows("gate_up") else "up")
     if gate is None:
         shift = layer.get("up", "bias")
-        inner = product(graph, value, np.ascontiguousarray(up.T))
+        inner = product(graph, value, np.ascontiguousarray(up.T), fine=True)
         inner = activated(graph, activation, inner, "" if shift is None else graph.constant(shift))
         least = LEAST.get(activation)
     else:
-        inner, other = products(graph, value, [gate.T, up.T])
+        inner, other = products(graph, value, [gate.T, up.T], fine=True)
         inner = shifted(graph, inner, layer.get("gate", "bias"))
         other = shifted(graph, other, layer.get("up", "bias"))
         inner = str(graph.add("Mul", activated(graph, activation, inner), other))

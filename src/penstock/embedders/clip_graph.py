@@ -176,7 +176,7 @@ def _layers(
         state = summed(graph, state, *linear(graph, weights, at + "self_attn.out_proj", value))
         value = normed(graph, weights, at + "layer_norm2", state, tower.epsilon)
         fed = (at + "mlp.fc1", at + "mlp.fc2")
-        state = summed(graph, state, *linear_twice(graph, weights, at + "layer_norm2", fed, tower.activation, value))
+        state = summed(graph, state, *linear_twice(graph, weights, fed, tower.activation, value))
     return normed(graph, weights, after, state, tower.epsilon)
 
 
@@ -201,7 +201,7 @@ def _attended(graph: Graph, tower: Tower, weights: Weights, hidden: str) -> str:
     joined = graph.add("Add", joined, graph.constant(shifts[2].reshape(width)))
     state = graph.add("Add", *linear(graph, weights, "head.attention.out_proj", joined))
     inner = normed(graph, weights, "head.layernorm", state, tower.epsilon)
-    fed = linear_twice(graph, weights, "head.layernorm", ("head.mlp.fc1", "head.mlp.fc2"), tower.activation, inner)
+    fed = linear_twice(graph, weights, ("head.mlp.fc1", "head.mlp.fc2"), tower.activation, inner)
     return str(graph.add("Add", state, graph.add("Add", *fed)))
 
 

@@ -1,8 +1,8 @@
 """Products of matrices in 8 bits: two to three times as many a second as in 32, where a processor multiplies bytes.
 
 A matrix is rounded once, to 8 bits a column. Values are rounded as they come, to 8 bits a row, so that no vector
-depends on what else is in its batch; long ones in parts, each by its own largest number. Those of queries and keys
-(`fine`), whose products are the most sensitive, are taken in two steps, as 16 bits.
+depends on what else is in its batch. Long rows and columns are rounded in parts, each by its own largest number. Values
+of products that are the most sensitive (`fine`) are taken in two steps, as 16 bits.
 """
 
 from __future__ import annotations
@@ -25,36 +25,23 @@ TOP = 127
 """The largest number of either sign."""
 MIDDLE = 128
 """Added to values, and to a matrix of unsigned bytes."""
-LONG, PART = 1024, 384
-"""Rows of more numbers than LONG are rounded in parts of at most PART."""
+PART = 384
+"""The most numbers of a row that are rounded together."""
 
 
 def product(
-    graph: Graph,
-    value: str,
-    matrix: NDArray[np.float32],
-    *,
-    fine: bool = False,
-    least: float | None = None,
-    sizes: NDArray[np.float32] | None = None,
+    graph: Graph, value: str, matrix: NDArray[np.float32], *, fine: bool = False, least: float | None = None
 ) -> str:
-    """The product. `least`: no value is below it, so that all 256 numbers are for those above. `sizes`: about how large
-    the values of each column are; those that are larger than most are made smaller, and their rows of the matrix
-    larger: they would leave the others few of the numbers."""
+    """The product. `least`: no value is below it, so that all 256 numbers are for those above."""
     import numpy as np
 
-    if sizes is not None:
-        excess = np.maximum(1, sizes / np.median(sizes)).astype(np.float32)
-        value = graph.add("Mul", value, graph.constant(1 / excess))
-        matrix = matrix * excess[:, None]
     if least is not None:
         value = graph.add("Sub", value, graph.constant(np.array(least, np.float32)))
-    count = -(-len(matrix) // PART) if len(matrix) > LONG else 1
-    bounds = np.linspace(0, len(matrix), count + 1).astype(int)
+    bounds = np.linspace(0, len(matrix), -(-len(matrix) // PART) + 1).astype(int)
     values = [value]
-    if count > 1:
-        lengths = graph.constant(np.diff(bounds).astype(np.int64))
-        values = graph.add("Split", value, lengths, outputs=count, axis=-1)
+    if len(bounds) > 2:
+        sizes = graph.constant(np.diff(bounds).astype(np.int64))
+        values = graph.add("Split", value, sizes, outputs=len(bounds) - 1, axis=-1)
     parts = [_Rounded(graph, matrix[start:end]) for start, end in pairwise(bounds)]
     results = [_part(graph, *both, fine=fine, signs=least is None) for both in zip(values, parts, strict=True)]
     if least is not None:
