@@ -150,7 +150,7 @@ def test_a_product(fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_long_rows_are_rounded_in_parts() -> None:
     """A number that is larger by far, of the values or the matrix, leaves the other parts as exact as they are."""
     chance = np.random.default_rng(2)
-    size = 2 * int8.PART
+    size = 3 * int8.PART
     values, weights = (chance.standard_normal(shape).astype(np.float32) for shape in ((6, size), (size, 8)))
     values[:, int8.PART :] = 0
     exact = values.astype(np.float64) @ weights

@@ -47,10 +47,10 @@ def linear(
 
 
 def linear_twice(
-    graph: Graph, weights: Weights, names: tuple[str, str], activation: str, value: str
+    graph: Graph, weights: Weights, names: tuple[str, str], activation: str, value: str, *, fine: bool = False
 ) -> tuple[str, str]:
     """As `linear`, of two layers with an activation between them."""
-    inner = activated(graph, activation, *linear(graph, weights, names[0], value, fine=True))
+    inner = activated(graph, activation, *linear(graph, weights, names[0], value, fine=fine))
     return linear(graph, weights, names[1], inner, least=LEAST.get(activation))
 
 
@@ -122,11 +122,11 @@ def feed_forward(graph: Graph, layer: Layer, activation: str, value: str) -> str
         up = layer.need("gate_up" if layer.knows("gate_up") else "up")
     if gate is None:
         shift = layer.get("up", "bias")
-        inner = product(graph, value, np.ascontiguousarray(up.T), fine=True)
+        inner = product(graph, value, np.ascontiguousarray(up.T))
         inner = activated(graph, activation, inner, "" if shift is None else graph.constant(shift))
         least = LEAST.get(activation)
     else:
-        inner, other = products(graph, value, [gate.T, up.T], fine=True)
+        inner, other = products(graph, value, [gate.T, up.T])
         inner = shifted(graph, inner, layer.get("gate", "bias"))
         other = shifted(graph, other, layer.get("up", "bias"))
         inner = str(graph.add("Mul", activated(graph, activation, inner), other))

@@ -169,7 +169,7 @@ def _bert(graph: Graph, checkpoint: Checkpoint, weights: Weights, types: str) ->
         state = summed(graph, state, *linear(graph, weights, at + names["o"], attended))
         state = normed(graph, weights, at + names["norm1"], state, epsilon)
         fed = (at + names["up"], at + names["down"])
-        state = summed(graph, state, *linear_twice(graph, weights, fed, checkpoint.activation, state))
+        state = summed(graph, state, *linear_twice(graph, weights, fed, checkpoint.activation, state, fine=True))
         state = normed(graph, weights, at + names["norm2"], state, epsilon)
     return cut(graph, state, blocks) if blocks else str(state)
 

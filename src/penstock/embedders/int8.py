@@ -25,8 +25,8 @@ TOP = 127
 """The largest number of either sign."""
 MIDDLE = 128
 """Added to values, and to a matrix of unsigned bytes."""
-PART = 384
-"""The most numbers of a row that are rounded together."""
+LONG, PART = 1024, 384
+"""Rows of more numbers than LONG are rounded in parts of at most PART."""
 
 
 def product(
@@ -37,11 +37,12 @@ def product(
 
     if least is not None:
         value = graph.add("Sub", value, graph.constant(np.array(least, np.float32)))
-    bounds = np.linspace(0, len(matrix), -(-len(matrix) // PART) + 1).astype(int)
+    count = -(-len(matrix) // PART) if len(matrix) > LONG else 1
+    bounds = np.linspace(0, len(matrix), count + 1).astype(int)
     values = [value]
-    if len(bounds) > 2:
-        sizes = graph.constant(np.diff(bounds).astype(np.int64))
-        values = graph.add("Split", value, sizes, outputs=len(bounds) - 1, axis=-1)
+    if count > 1:
+        lengths = graph.constant(np.diff(bounds).astype(np.int64))
+        values = graph.add("Split", value, lengths, outputs=count, axis=-1)
     parts = [_Rounded(graph, matrix[start:end]) for start, end in pairwise(bounds)]
     results = [_part(graph, *both, fine=fine, signs=least is None) for both in zip(values, parts, strict=True)]
     if least is not None:
