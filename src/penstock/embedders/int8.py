@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from penstock.embedders.builder import Graph
 
-VERSION = 2
+VERSION = 3
 """Part of a space's fingerprint: raise it when vectors change."""
 TOP = 127
 """The largest number of either sign."""
