@@ -90,7 +90,7 @@ def bare(blocks: list[str], tokenizer: Any, threads: int) -> float:
                 if not todo:
                     return
                 block = todo.pop()
-            tokenizer.encode([block])
+            tokenizer.encode_uncached([block])
 
     size = sum(len(block.encode()) for block in blocks)
     workers = [threading.Thread(target=work) for _ in range(threads)]

@@ -13,7 +13,7 @@ from penstock import Pipeline, open_index
 from penstock.core.errors import UsageError
 from penstock.core.records import Chunk, Dense
 from penstock.embedders import int8
-from penstock.embedders.blocks import product
+from penstock.embedders.blocks import LEAST, product
 from penstock.embedders.builder import Graph
 from penstock.embedders.clip import ClipEmbedder
 from penstock.embedders.names import from_name
@@ -105,11 +105,11 @@ def test_an_index_is_searched_as_it_was_made(tmp_path: Path) -> None:
     assert from_name(rounded.model).describe() == rounded
 
 
-def multiplied(values: np.ndarray, weights: np.ndarray, fine: bool) -> np.ndarray:
+def multiplied(values: np.ndarray, weights: np.ndarray, fine: bool, least: float | None = None) -> np.ndarray:
     from onnx import TensorProto, helper
 
     graph = Graph(exact=False)
-    name = product(graph, "values", weights, fine=fine)
+    name = product(graph, "values", weights, fine=fine, least=least)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -145,6 +145,47 @@ def test_a_product(fine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     other = not int8.signed()
     monkeypatch.setattr(int8, "signed", lambda: other)
     np.testing.assert_array_equal(multiplied(values, weights, fine), found)
+
+
+def test_long_rows_are_rounded_in_parts() -> None:
+    """A number that is larger by far, of the values or the matrix, leaves the other parts as exact as they are."""
+    chance = np.random.default_rng(2)
+    size = 3 * int8.PART
+    values, weights = (chance.standard_normal(shape).astype(np.float32) for shape in ((6, size), (size, 8)))
+    values[:, int8.PART :] = 0
+    exact = values.astype(np.float64) @ weights
+    weights[-1] = 1000
+    assert np.abs(multiplied(values, weights, False) - exact).max() < 2
+    values[:, -1], weights[-1] = 1000, 0
+    assert np.abs(multiplied(values, weights, False) - exact).max() < 2
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "quick_gelu", "silu", "relu"])
+def test_values_that_are_no_less_than_the_least_of_an_activation(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have twice as many steps."""
+    least = LEAST[activation]
+    chance = np.random.default_rng(3)
+    values = np.maximum(chance.standard_normal((50, 96)).astype(np.float32), least)
+    values[0] = least
+    weights = chance.standard_normal((96, 24)).astype(np.float32)
+    exact = values.astype(np.float64) @ weights
+    near, plain = (np.abs(multiplied(values, weights, False, one) - exact) for one in (least, None))
+    assert near.max() < 0.5
+    assert np.sqrt((near**2).mean()) < 0.8 * np.sqrt((plain**2).mean())
+    found = multiplied(values, weights, False, least)
+    other = not int8.signed()
+    monkeypatch.setattr(int8, "signed", lambda: other)
+    np.testing.assert_array_equal(multiplied(values, weights, False, least), found)
+
+
+def test_no_value_of_an_activation_is_below_its_least() -> None:
+    x = np.linspace(-20, 20, 400_001)
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    values = {"gelu_new": x * (1 + tanh) / 2, "quick_gelu": x / (1 + np.exp(-1.702 * x)), "silu": x / (1 + np.exp(-x))}
+    for name, each in values.items():
+        assert LEAST[name] <= each.min() < LEAST[name] + 0.01
 
 
 @pytest.mark.parametrize("exact", [False, True])

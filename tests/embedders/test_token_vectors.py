@@ -202,6 +202,8 @@ def test_a_trained_static_model_gives_the_vectors_of_model2vec(trained: Make, te
         assert model.tokenizer.additive  # the ids of a chunk are those of its words: it is encoded once
         [whole, *parts] = model.tokenizer.encode(["a text\n of <pad> words", "a text\n ", "of <pad> words"])
         assert whole == [id for part in parts for id in part]
+        joined = ["각 \u200d\u0308 !é  \r\u200d\t ｱ"]  # a mark and the blank before it are normalized as one
+        assert model.tokenizer.encode(joined) == model.tokenizer.encode_uncached(joined)
 
 
 # ---------------------------------------------------------------- what is not usual

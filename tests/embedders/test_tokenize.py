@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.core.contracts import Tokenizer
-from penstock.embedders import models
+from penstock.embedders import models, words
 from penstock.embedders.tokenize import HFTokenizer
 
 ODD = st.sampled_from(
@@ -53,6 +53,32 @@ def test_wordpiece_ids_of_a_text_are_those_of_its_parts_cut_at_white_space(
     whole, first, second, middle = default.encode([a + space + b, a, b, a + space])
     assert whole == first + second
     assert middle == first
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXT, max_size=4))
+def test_ids_by_words_are_those_of_the_whole_text(default: HFTokenizer, texts: list[str]) -> None:
+    expected = default.encode_uncached(texts)
+    assert [default.encode(texts), default.encode(texts)] == [expected, expected]
+
+
+def test_words_are_encoded_once_and_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MOST", 5)
+    encoded: list[str] = []
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        encoded.extend(texts)
+        return [[len(word) for word in text.split()] for text in texts]
+
+    encoder = words.Words(encode)
+    assert encoder(["a bb a", "bb\ta\r\n", ""]) == [[1, 2, 1], [2, 1], []]
+    assert encoder(["bb bb"]) == [[2, 2]]
+    assert sorted(encoded) == ["a", "bb"]
+    for text in ("ccc dddd eeeee", "1 22 333 4444 55555 666666 7777777", "ccc \u0301x", "x" * words.LONGEST + "y"):
+        assert encoder([text]) == [[len(word) for word in text.split()]]
+        assert len(encoder._kept) <= 5
+    # A normalizer may join a mark to the white space before it; what hardly comes again is not kept.
+    assert encoded[-3:] == ["ccc", "ccc \u0301x", "x" * words.LONGEST + "y"]
 
 
 def test_padding_and_truncation_of_the_file_are_switched_off(default: HFTokenizer) -> None:

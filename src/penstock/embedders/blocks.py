@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 
-def product(graph: Graph, value: str, matrix: Array, *, fine: bool = False) -> str:
+def product(graph: Graph, value: str, matrix: Array, *, fine: bool = False, least: float | None = None) -> str:
     """The product of a value and a matrix of weights, in 8 bits where the graph is not exact."""
     if graph.exact:
         return str(graph.add("MatMul", value, graph.constant(matrix)))
-    return int8.product(graph, value, matrix, fine=fine)
+    return int8.product(graph, value, matrix, fine=fine, least=least)
 
 
 def products(graph: Graph, value: str, matrices: Sequence[Array], *, fine: bool = False) -> list[str]:
@@ -36,19 +36,29 @@ def products(graph: Graph, value: str, matrices: Sequence[Array], *, fine: bool 
     return list(graph.add("Split", together, sizes, outputs=len(matrices), axis=-1))
 
 
-def linear(graph: Graph, weights: Weights, name: str, value: str) -> tuple[str, str]:
+def linear(
+    graph: Graph, weights: Weights, name: str, value: str, *, fine: bool = False, least: float | None = None
+) -> tuple[str, str]:
     """The product of a linear layer, and the shift that is to be added: most often something else adds it, too."""
     import numpy as np
 
     matrix = np.ascontiguousarray(weights[f"{name}.weight"].T)
-    return product(graph, value, matrix), graph.constant(weights[f"{name}.bias"])
+    return product(graph, value, matrix, fine=fine, least=least), graph.constant(weights[f"{name}.bias"])
 
 
-def dense(graph: Graph, layer: Layer, part: str, value: str) -> str:
+def linear_twice(
+    graph: Graph, weights: Weights, names: tuple[str, str], activation: str, value: str, *, fine: bool = False
+) -> tuple[str, str]:
+    """As `linear`, of two layers with an activation between them."""
+    inner = activated(graph, activation, *linear(graph, weights, names[0], value, fine=fine))
+    return linear(graph, weights, names[1], inner, least=LEAST.get(activation))
+
+
+def dense(graph: Graph, layer: Layer, part: str, value: str, *, least: float | None = None) -> str:
     """A linear layer with a bias or without."""
     import numpy as np
 
-    result = product(graph, value, np.ascontiguousarray(layer.need(part).T))
+    result = product(graph, value, np.ascontiguousarray(layer.need(part).T), least=least)
     return shifted(graph, result, layer.get(part, "bias"))
 
 
@@ -78,6 +88,13 @@ def norm(graph: Graph, kind: str, value: str, scale: Array, shift: Array | None,
     return str(graph.add("SimplifiedLayerNormalization", value, graph.constant(scale), axis=-1, epsilon=epsilon))
 
 
+LEAST = dict.fromkeys(("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu"), -0.171) | {
+    "silu": -0.279,
+    "relu": 0.0,
+}
+"""No value of an activation is below this."""
+
+
 def activated(graph: Graph, activation: str, value: str, shift: str = "") -> str:
     """The activation of value + shift."""
     if activation == "gelu":
@@ -96,7 +113,7 @@ def feed_forward(graph: Graph, layer: Layer, activation: str, value: str) -> str
     """Two matrices with an activation between them, of which another product may be a factor (GeGLU, SwiGLU)."""
     import numpy as np
 
-    gate, up = layer.get("gate"), layer.get("up")
+    gate, up, least = layer.get("gate"), layer.get("up"), None
     if (stacked := layer.get("gate_up")) is not None:
         gate, up = np.split(stacked, 2)
     elif (stacked := layer.get("up_gate")) is not None:
@@ -107,12 +124,13 @@ def feed_forward(graph: Graph, layer: Layer, activation: str, value: str) -> str
         shift = layer.get("up", "bias")
         inner = product(graph, value, np.ascontiguousarray(up.T))
         inner = activated(graph, activation, inner, "" if shift is None else graph.constant(shift))
+        least = LEAST.get(activation)
     else:
         inner, other = products(graph, value, [gate.T, up.T])
         inner = shifted(graph, inner, layer.get("gate", "bias"))
         other = shifted(graph, other, layer.get("up", "bias"))
         inner = str(graph.add("Mul", activated(graph, activation, inner), other))
-    return dense(graph, layer, "down", inner)
+    return dense(graph, layer, "down", inner, least=least)
 
 
 def pool(graph: Graph, mode: str, hidden: str) -> str:

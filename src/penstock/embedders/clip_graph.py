@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import ModelError
 from penstock.embedders.attention import attention
-from penstock.embedders.blocks import activated, linear, normed, scaled, summed
+from penstock.embedders.blocks import linear, linear_twice, normed, scaled, summed
 from penstock.embedders.builder import Graph, finished
 from penstock.embedders.clip_checkpoint import ClipCheckpoint, Tower
 from penstock.embedders.weights import read_tensors
@@ -175,8 +175,8 @@ def _layers(
             value, state = position(value), position(state)
         state = summed(graph, state, *linear(graph, weights, at + "self_attn.out_proj", value))
         value = normed(graph, weights, at + "layer_norm2", state, tower.epsilon)
-        value = activated(graph, tower.activation, *linear(graph, weights, at + "mlp.fc1", value))
-        state = summed(graph, state, *linear(graph, weights, at + "mlp.fc2", value))
+        fed = (at + "mlp.fc1", at + "mlp.fc2")
+        state = summed(graph, state, *linear_twice(graph, weights, fed, tower.activation, value))
     return normed(graph, weights, after, state, tower.epsilon)
 
 
@@ -201,8 +201,8 @@ def _attended(graph: Graph, tower: Tower, weights: Weights, hidden: str) -> str:
     joined = graph.add("Add", joined, graph.constant(shifts[2].reshape(width)))
     state = graph.add("Add", *linear(graph, weights, "head.attention.out_proj", joined))
     inner = normed(graph, weights, "head.layernorm", state, tower.epsilon)
-    inner = activated(graph, tower.activation, *linear(graph, weights, "head.mlp.fc1", inner))
-    return str(graph.add("Add", state, graph.add("Add", *linear(graph, weights, "head.mlp.fc2", inner))))
+    fed = linear_twice(graph, weights, ("head.mlp.fc1", "head.mlp.fc2"), tower.activation, inner)
+    return str(graph.add("Add", state, graph.add("Add", *fed)))
 
 
 def _at(graph: Graph, value: str, position: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.core.errors import ModelError
 from penstock.embedders.attention import BLOCK, Frame, attention, cut, frame, in_blocks
-from penstock.embedders.blocks import activated, linear, normed, pool, products, scaled, summed
+from penstock.embedders.blocks import linear, linear_twice, normed, pool, products, scaled, summed
 from penstock.embedders.builder import Graph, finished
 from penstock.embedders.checkpoint import Checkpoint, module_weights
 from penstock.embedders.families import Design
@@ -168,8 +168,8 @@ def _bert(graph: Graph, checkpoint: Checkpoint, weights: Weights, types: str) ->
             attended = attention(graph, weights, qkv, state, checkpoint.heads, lengths="lengths", bias=bias)
         state = summed(graph, state, *linear(graph, weights, at + names["o"], attended))
         state = normed(graph, weights, at + names["norm1"], state, epsilon)
-        inner = activated(graph, checkpoint.activation, *linear(graph, weights, at + names["up"], state))
-        state = summed(graph, state, *linear(graph, weights, at + names["down"], inner))
+        fed = (at + names["up"], at + names["down"])
+        state = summed(graph, state, *linear_twice(graph, weights, fed, checkpoint.activation, state, fine=True))
         state = normed(graph, weights, at + names["norm2"], state, epsilon)
     return cut(graph, state, blocks) if blocks else str(state)
 

@@ -199,7 +199,7 @@ class SpladeEmbedder(heads.HeadEmbedder):
 def _sparse(weights: NDArray[np.float32], checkpoint: SpladeCheckpoint) -> Vector:
     import numpy as np
 
-    indices = np.flatnonzero(weights)
+    indices = np.flatnonzero(weights != 0)  # of the numbers themselves it takes six times as long
     values = weights[indices]
     if not checkpoint.sums:
         for _ in range(1 + checkpoint.twice):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from penstock.core.errors import EmbedError, ModelError
+from penstock.embedders.words import Words
 
 
 class PairForm(NamedTuple):
@@ -58,6 +59,7 @@ class HFTokenizer:
         for marker in markers:
             _mark(inner, marker)
         self._inner = inner
+        self.encode = Words(self.encode_uncached) if self.additive else self.encode_uncached
         self.prefix, self.suffix = _specials(inner)
         self.room = length - len(self.prefix) - len(self.suffix)
         """Tokens of text and prompt."""
@@ -70,7 +72,7 @@ class HFTokenizer:
         found: int | None = self._inner.token_to_id(token)
         return found
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_uncached(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             encodings = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
         # As above: a vocabulary may lack what its model falls back on.
