@@ -172,17 +172,16 @@ class MemoryIndex(Located, Index):
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
         name, space = rows.target(vector, self.manifest().schema, using, self._url)
-        if k < 1:
-            return []
         if isinstance(vector, Dense):
+            wanted = parse_filter(where)
             points, ranked = self._compared(vector, name, space.metric)
-            if (wanted := parse_filter(where)) is not None:
+            if wanted is not None:
                 ranked[[not filters.passes(point.chunk, wanted) for point in points]] = -np.inf
-        else:
-            if not (points := self._passing(where)):
-                return []
+        elif points := self._passing(where):
             ranked = scores(vector, [p.vectors[name] for p in points], space.metric, self._url)
-        best = np.argsort(-ranked, kind="stable")[:k]
+        else:
+            return []
+        best = np.argsort(-ranked, kind="stable")[: max(k, 0)]
         return [Hit(float(ranked[i]), points[i].chunk) for i in best if ranked[i] > -np.inf]
 
     def _compared(self, query: Dense, name: str, metric: str) -> tuple[list[Point], Any]:

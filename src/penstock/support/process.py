@@ -7,7 +7,7 @@ import gc
 
 
 def configure(long: bool) -> None:
-    """`long`: for a process that goes on for long, as a run or a server does."""
+    """Set the collector's thresholds, and the allocator of a process that goes on for `long`: a run, or a server."""
     gc.set_threshold(50_000, 20, 50)  # a run makes millions of small records, and hardly a cycle among them
     if long:
         from penstock.support.heap import tighten
