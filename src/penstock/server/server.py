@@ -68,6 +68,7 @@ class Server(uvicorn.Server):
         uvicorn would: to be stopped is no failure."""
         if self._loop is None or self._limits.draining:
             self.should_exit = self.force_exit = True
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is in progress is cancelled: no error
         elif sig == signal.SIGINT:  # Ctrl-C: there is no load balancer to wait for
             self._limits.draining = self.should_exit = True
         else:
