@@ -221,11 +221,10 @@ def test_handshakes_have_their_turns_and_are_charged(tmp_path: Path, monkeypatch
         waits.set()
         for one in lines:
             one.sendall(hello())
-        lines[0].close()
         assert ask(client, tmp_path / "cert.pem")[0] == 200
         assert not spent
         free.set()
-        for one in lines[1:]:
+        for one in lines:
             assert one.recv(1) == b"\x16", "the server's part of a handshake"
-        until(lambda: len(spent) == 4)
+        until(lambda: len(spent) >= len(lines))
         assert all(seconds > 0 for seconds in spent)
