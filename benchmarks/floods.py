@@ -5,7 +5,7 @@
 
 A server with the default model, which decodes images as well, in a process of its own, without a rate. One key searches
 by words, one search after another; the other sends as much of one kind as it can, from a further process. On a machine
-of two cores that process takes its part of them, too.
+of two cores that process takes its part of them, too: the first line is of one that only computes.
 Bar: the 95th percentile of the searches at most three times that of a quiet server, and none of them refused.
 """
 
@@ -39,6 +39,7 @@ from penstock.core.schema import Manifest, single
 from penstock.embedders.onnx import OnnxEmbedder
 from penstock.sinks.lance import LanceSink
 from penstock.support.images import decode
+from penstock.support.process import configure
 
 SHORT = 5.0
 """Seconds of a flood with fewer of which it is a trial: bars do not count."""
@@ -47,6 +48,7 @@ BAR = 3.0
 WORDS = ("water", "pipe", "valve", "press", "flow", "gate", "dam", "mill", "wheel", "river", "stone", "iron", "wood")
 FLOODING = "127.0.0.2"
 """Where very many connections come from: of one address not all are accepted, and the searches are of another."""
+COMPUTING = "none, only computing"
 FLOODER, SEARCHER = {"X-API-Key": "flooder"}, {"X-API-Key": "searcher"}
 JSON = {"Content-Type": "application/json"}
 
@@ -105,6 +107,11 @@ def posts(path: str, body: bytes) -> Flood:
     return send
 
 
+def computing(url: str, number: int) -> None:
+    while True:
+        pass
+
+
 def gets(paths: Sequence[str]) -> Flood:
     def send(url: str, number: int) -> None:
         with httpx.Client(base_url=url, headers=FLOODER, trust_env=False, timeout=60) as client:
@@ -153,6 +160,7 @@ def floods(ids: Sequence[str]) -> dict[str, Flood]:
     allowed = b'{"vector": [' + b"0.123456789," * 90_000 + b"1]}"
     batch = json.dumps({"queries": [{"text": sentence(150, n), "k": 200} for n in range(32)]}).encode()
     return {
+        COMPUTING: computing,
         "texts": posts("/v1/embeddings", texts),
         "images": posts("/v1/search", image),
         "large bodies": posts("/v1/search", numbers),
@@ -188,6 +196,7 @@ def run(url: str, folder: str, addresses: Any) -> None:
     from penstock.server.server import serve
     from penstock.server.settings import Settings
 
+    configure(long=True)  # as the command line does
     settings = Settings(port=0, drain=0.0, keys=("flooder", "searcher"), roots=(Path(folder),))
     serve(url, settings, opener=lambda url: open_index(url, Seeing()), started=lambda _, at: addresses.put(at))
 
@@ -234,7 +243,7 @@ def main() -> None:
             print(f"{'quiet':28}{quiet:>9.1f}", flush=True)
             record(f"quiet, {options.chunks:,} chunks: p95", quiet, "ms", better="lower")
             for kind in floods(ids):
-                if options.only in (None, kind):
+                if kind == COMPUTING or options.only in (None, kind):
                     sender = process.Process(target=flood, args=(kind, at, ids, options.senders), daemon=True)
                     sender.start()
                     time.sleep(2 + options.seconds / 5)
@@ -247,9 +256,10 @@ def main() -> None:
                     print(f"{kind:28}{p95(took):>9.1f}{times:>9.1f}{refused:>9}{len(took):>9}{ready:>9}", flush=True)
                     size = f"{kind}, {options.chunks:,} chunks"
                     record(f"{size}: p95", p95(took), "ms", better="lower")
-                    record(f"{size}: times the quiet p95", times, bar=BAR, better="lower")
+                    floor = kind == COMPUTING
+                    record(f"{size}: times the quiet p95", times, bar=None if floor else BAR, better="lower")
                     record(f"{size}: refused", refused, bar=0, better="lower")
-                    missed |= times > BAR or refused > 0
+                    missed |= not floor and (times > BAR or refused > 0)
         finally:
             server.terminate()
             server.join()

@@ -31,6 +31,7 @@ from penstock.core.records import VECTOR, Chunk, Dense, Point
 from penstock.core.schema import Manifest, single
 from penstock.jobs.search import OpenIndex
 from penstock.sinks.lance import LanceIndex, LanceSink
+from penstock.support.process import configure
 from penstock.testing.embedders import NothingEmbedder
 
 CENTRES, K = 4096, 20
@@ -175,6 +176,7 @@ def run(url: str, dim: int, addresses: Any) -> None:
     from penstock.server.server import serve
     from penstock.server.settings import Settings
 
+    configure(long=True)  # as the command line does
     settings = Settings(port=0, drain=0.0, seconds=30.0)
     serve(url, settings, opener=lambda url: opened(url, dim), started=lambda _, at: addresses.put(at))
 

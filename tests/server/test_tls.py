@@ -7,9 +7,10 @@ import http.client
 import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from cryptography.x509.oid import NameOID
 
 from penstock.core.errors import UsageError
 from penstock.server import peers, tls
+from penstock.server.peers import Peers
 from penstock.server.settings import Settings
+from penstock.server.turns import CONNECTION, Turns
 from penstock.sinks.memory import forget
+from tests.live import until
 from tests.server.raw import rest
 from tests.server.serving import Client, chunk, fill, served, with_settings
 
@@ -61,6 +65,14 @@ def certificate(folder: Path, name: str = "first", days: tuple[int, int] = (-1, 
         path.with_suffix(".new").write_bytes(content)
         os.replace(path.with_suffix(".new"), path)
     return with_settings(tls_cert=cert, tls_key=secret)
+
+
+def hello() -> bytes:
+    """What a client sends first."""
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+    return sent.read()
 
 
 def ask(client: Client, trusted: Path, **options: Any) -> tuple[int, str, str]:
@@ -182,3 +194,37 @@ def test_who_never_shakes_hands_is_disconnected(
         late = socket.create_connection(address)
     late.close()
     assert capfd.readouterr().err == ""
+
+
+def test_handshakes_have_their_turns_and_are_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many that one client sends at once others wait for none."""
+    flooder, entered, spent = "127.0.0.2", list[str](), list[float]()
+    waits, free, enter = threading.Event(), threading.Event(), Peers.enter
+
+    def noted(self: Peers, peer: Any) -> Any:
+        entered.append(peer.network)
+        return enter(self, peer)
+
+    def spend(self: Turns, network: str, seconds: float) -> None:
+        if network == flooder and seconds != CONNECTION:
+            spent.append(seconds)
+
+    def wait(self: Turns, network: str) -> float:
+        return 0.01 if network == flooder and waits.is_set() and not free.is_set() else 0.0
+
+    for kind, name, function in ((Peers, "enter", noted), (Turns, "spend", spend), (Turns, "wait", wait)):
+        monkeypatch.setattr(kind, name, function)
+    with served(URL, certificate(tmp_path)) as client, ExitStack() as held:
+        address = ("127.0.0.1", client.base_url.port or 0)
+        lines = [held.enter_context(socket.create_connection(address, 30, (flooder, 0))) for _ in range(5)]
+        until(lambda: entered.count(flooder) == 5)
+        waits.set()
+        for one in lines:
+            one.sendall(hello())
+        assert ask(client, tmp_path / "cert.pem")[0] == 200
+        assert not spent
+        free.set()
+        for one in lines:
+            assert one.recv(1) == b"\x16", "the server's part of a handshake"
+        until(lambda: len(spent) >= len(lines))
+        assert all(seconds > 0 for seconds in spent)

@@ -66,3 +66,42 @@ def test_counts_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
         too_many_values(sink, index, monkeypatch)
     forget("memory://equal")
     forget("memory://many")
+
+
+def test_vectors_are_stacked_once_until_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each search; and what is too large to be kept is not."""
+    import numpy as np
+
+    from penstock.core.records import VECTOR
+    from penstock.sinks import memory
+    from penstock.testing.sink_suite import point
+
+    stacked: list[int] = []
+    stack = np.stack
+
+    def counted(arrays: list[np.ndarray]) -> np.ndarray:
+        stacked.append(len(arrays))
+        return stack(arrays)
+
+    monkeypatch.setattr(memory.np, "stack", counted)
+    with MemorySink("memory://stacked") as sink, MemoryIndex("memory://stacked") as index:
+        sink.open(SinkSuite().manifest)
+        points = [point(n) for n in range(4)]
+        sink.write(points[:3])
+
+        def found(**where: int) -> set[str]:
+            asked = points[0].vectors[VECTOR]
+            return {hit.chunk.id for hit in index.search(asked, where=where or None)}
+
+        assert found() == found() == {p.id for p in points[:3]}
+        assert found(nothing=1) == set()
+        assert stacked == [3]
+        sink.write(points[3:])
+        sink.delete([points[0].id])
+        assert found() == found() == {p.id for p in points[1:]}
+        assert stacked == [3, 3]
+        monkeypatch.setattr(memory, "MAX_KEPT", 1)
+        sink.delete([points[1].id])
+        assert found() == found() == {p.id for p in points[2:]}
+        assert stacked == [3, 3, 2, 2]
+    forget("memory://stacked")

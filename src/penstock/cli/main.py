@@ -5,7 +5,6 @@ Nothing heavy is imported at the top: `penstock --help` answers at once.
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -16,12 +15,12 @@ from penstock.cli.arguments import make_parser
 from penstock.cli.output.errors import explain_error
 from penstock.cli.output.streams import BROKEN_PIPE, OK, STOPPED, Stopped, set_log_format
 from penstock.registry import load
+from penstock.support.process import configure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     _replace_unencodable()
     set_log_format("text")
-    gc.set_threshold(50_000, 20, 50)  # a run makes millions of small records, and hardly a cycle among them
     try:
         try:
             words = sys.argv[1:] if argv is None else argv
@@ -30,10 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not args.command:
                 parser.error("which command? `penstock --help` lists them")
             set_log_format(args.log_format)
-            if args.long:
-                from penstock.support.heap import tighten
-
-                tighten()
+            configure(args.long)
             status: int = load(f"penstock.cli.commands.{args.target}")(args)
         except SystemExit as end:  # argparse has printed the error or the help
             status = end.code if isinstance(end.code, int) else OK

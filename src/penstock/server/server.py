@@ -68,6 +68,7 @@ class Server(uvicorn.Server):
         uvicorn would: to be stopped is no failure."""
         if self._loop is None or self._limits.draining:
             self.should_exit = self.force_exit = True
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is in progress is cancelled: no error
         elif sig == signal.SIGINT:  # Ctrl-C: there is no load balancer to wait for
             self._limits.draining = self.should_exit = True
         else:
@@ -114,7 +115,7 @@ def serve(
         peers, turns, trusts = Peers(), Turns(), Proxies(settings.trusted_proxies).trusts
         config = uvicorn.Config(
             Metered(api.app, turns, trusts),
-            http=_connections(partial(Connection, peers=peers, turns=turns, trusts=trusts), certificates),
+            http=_connections(partial(Connection, peers=peers, turns=turns, trusts=trusts), certificates, turns),
             loop="asyncio",  # not one that another package brings in: they differ in what they buffer
             ws="none",
             log_level="error",  # no line for each invalid request
@@ -143,14 +144,14 @@ def serve(
         served.close()
 
 
-def _connections(make: Callable[..., Connection], certificates: Certificates | None) -> Any:
+def _connections(make: Callable[..., Connection], certificates: Certificates | None, turns: Turns) -> Any:
     """Makes the protocol of each connection that is accepted."""
 
     def connect(**options: Any) -> asyncio.BaseProtocol:
         connection = make(**options)
         if certificates is None:
             return connection
-        return TlsConnection(asyncio.get_running_loop(), connection, certificates.context())
+        return TlsConnection(asyncio.get_running_loop(), connection, certificates.context(), turns)
 
     return connect
 

@@ -9,12 +9,15 @@ import ssl
 import sys
 import time
 from asyncio.sslproto import SSLProtocol
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from penstock.core.errors import UsageError
-from penstock.server.connections import Connection
+from penstock.server.connections import PIECE, Connection
 from penstock.server.settings import TLS_PASSWORD
+from penstock.server.turns import Turns
 
 log = logging.getLogger("penstock.server")
 
@@ -65,6 +68,7 @@ class Certificates:
                 raise UsageError(f"cannot read {path} ({option}): {error.strerror}") from None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION  # a handshake that nobody would be charged for
         context.set_alpn_protocols(["http/1.1"])
         asked: list[None] = []
 
@@ -117,23 +121,53 @@ def validity(context: ssl.SSLContext, cert: Path) -> str | None:
 
 
 class TlsConnection(SSLProtocol):
-    """Counts a connection from when it is accepted, and bounds the time until hands are shaken."""
+    """Counts a connection from when it is accepted, and bounds the time until hands are shaken. A handshake takes the
+    event loop as long as several requests: it has its turns, and its client is charged."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection, context: ssl.SSLContext) -> None:
-        done: asyncio.Future[Any] = loop.create_future()
-        done.add_done_callback(_seen)
-        super().__init__(loop, connection, context, done, server_side=True, ssl_handshake_timeout=HANDSHAKE)
-        self._connection = connection
+    max_size = PIECE  # 256 KiB otherwise, in each connection
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, connection: Connection, context: ssl.SSLContext, turns: Turns
+    ) -> None:
+        self._shaken: asyncio.Future[Any] = loop.create_future()
+        self._shaken.add_done_callback(_seen)
+        super().__init__(loop, connection, context, self._shaken, server_side=True, ssl_handshake_timeout=HANDSHAKE)
+        self._connection, self._turns = connection, turns
+        self._turn: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
+        self._socket: asyncio.Transport = transport
         refused = self._connection.enter(transport) is not None
         super().connection_made(transport)
         if refused:
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._turn is not None:
+            self._turn()
         self._connection.leave()
         super().connection_lost(exc)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._shaken.done() or self._connection.trusted:
+            super().buffer_updated(nbytes)
+            return
+        self._turn = self._turns.take(self._connection.network, partial(self._take_turn, nbytes))
+        if self._turn is None:
+            self._shake(nbytes)
+        else:  # what has come stays in the buffer
+            self._socket.pause_reading()
+
+    def _take_turn(self, nbytes: int) -> None:
+        self._turn = None
+        if not self._socket.is_closing():
+            self._socket.resume_reading()
+            self._shake(nbytes)
+
+    def _shake(self, nbytes: int) -> None:
+        began = time.thread_time()
+        super().buffer_updated(nbytes)
+        self._turns.spend(self._connection.network, time.thread_time() - began)
 
 
 def _seen(done: asyncio.Future[Any]) -> None:

@@ -21,6 +21,8 @@ from penstock.sinks import facets, manifests, maxsim, rows, words
 from penstock.sinks.base import Located
 
 PAGE = 1024
+MAX_KEPT = 64 << 20
+"""Bytes of the matrix of a vector of all points that is kept from one search to the next; a larger one is not."""
 
 
 @dataclass(slots=True)
@@ -28,6 +30,14 @@ class _Store:
     manifest: Manifest | None = None
     points: dict[str, Point] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    changes: int = 0
+    stacked: dict[tuple[str, str], tuple[list[Point], Any]] = field(default_factory=dict)
+    """By vector and metric, the points and their matrix, until the next change."""
+
+    def changed(self) -> None:
+        """To be called with the lock."""
+        self.changes += 1
+        self.stacked.clear()
 
 
 _stores: dict[str, _Store] = {}
@@ -102,13 +112,17 @@ class MemorySink(Located, Sink):
             # An array may be a slice of a batch, or be filled anew by the embedder: keep a copy, and no tokens.
             vectors = {name: _copy(vector, schema.vectors[name]) for name, vector in point.vectors.items()}
             kept[point.id] = Point(replace(point.chunk, tokens=None), vectors)
-        with self._store.lock:
-            self._store.points.update(kept)
+        store = self._store
+        with store.lock:
+            store.points.update(kept)
+            store.changed()
 
     def delete(self, ids: Sequence[str]) -> None:
-        with self._store.lock:
+        store = self._store
+        with store.lock:
             for id in ids:
-                self._store.points.pop(id, None)
+                store.points.pop(id, None)
+            store.changed()
 
     def flush(self) -> None:
         """Writes are visible at once, and memory is not durable."""
@@ -158,12 +172,38 @@ class MemoryIndex(Located, Index):
         self, vector: Vector, k: int = 10, where: Mapping[str, Any] | None = None, *, using: str | None = None
     ) -> list[Hit]:
         name, space = rows.target(vector, self.manifest().schema, using, self._url)
-        points = self._passing(where)
-        if not points or k < 1:
+        if isinstance(vector, Dense):
+            wanted = parse_filter(where)
+            points, ranked = self._compared(vector, name, space.metric)
+            if wanted is not None:
+                ranked[[not filters.passes(point.chunk, wanted) for point in points]] = -np.inf
+        elif points := self._passing(where):
+            ranked = scores(vector, [p.vectors[name] for p in points], space.metric, self._url)
+        else:
             return []
-        ranked = scores(vector, [p.vectors[name] for p in points], space.metric, self._url)
-        best = np.argsort(-ranked, kind="stable")[:k]
+        best = np.argsort(-ranked, kind="stable")[: max(k, 0)]
         return [Hit(float(ranked[i]), points[i].chunk) for i in best if ranked[i] > -np.inf]
+
+    def _compared(self, query: Dense, name: str, metric: str) -> tuple[list[Point], Any]:
+        """All points, and how near each is to the query: larger is nearer."""
+        store = self._sink._store
+        with store.lock:
+            kept, changes = store.stacked.get((name, metric)), store.changes
+            points = list(store.points.values()) if kept is None else []
+        if kept is None:
+            if not points:
+                return [], np.empty(0)
+            matrix = np.stack([p.vectors[name].values for p in points])
+            kept = points, _unit(matrix) if metric == "cosine" else matrix
+            with store.lock:
+                if store.changes == changes and matrix.nbytes <= MAX_KEPT:
+                    store.stacked[name, metric] = kept
+        points, matrix = kept
+        asked = query.values[None, :]
+        if metric == "l2":
+            return points, similarity(matrix, asked, metric)[:, 0]
+        # Not a product by BLAS: its threads wait for each other, for long where the cores are busy.
+        return points, np.einsum("ij,j->i", matrix, (_unit(asked) if metric == "cosine" else asked)[0])
 
     @property
     def finds_words(self) -> bool:
