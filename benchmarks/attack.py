@@ -156,7 +156,7 @@ def serve(points: int, addresses: Any) -> None:
     from penstock.server import server
     from penstock.server.settings import Settings
 
-    configure(long=True)  # as the command line does
+    configure(long=True, serves=True)  # as the command line does
     with HashingEmbedder() as embedder, MemorySink(URL) as sink:
         sink.open(Manifest(single(embedder.describe())))
         chunks = [Chunk(f"{n:032x}", f"file:///{n}.txt", 0, f"line {n} of many words", (0, 1)) for n in range(points)]

@@ -196,7 +196,7 @@ def run(url: str, folder: str, addresses: Any) -> None:
     from penstock.server.server import serve
     from penstock.server.settings import Settings
 
-    configure(long=True)  # as the command line does
+    configure(long=True, serves=True)  # as the command line does
     settings = Settings(port=0, drain=0.0, keys=("flooder", "searcher"), roots=(Path(folder),))
     serve(url, settings, opener=lambda url: open_index(url, Seeing()), started=lambda _, at: addresses.put(at))
 

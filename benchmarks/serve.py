@@ -176,7 +176,7 @@ def run(url: str, dim: int, addresses: Any) -> None:
     from penstock.server.server import serve
     from penstock.server.settings import Settings
 
-    configure(long=True)  # as the command line does
+    configure(long=True, serves=True)  # as the command line does
     settings = Settings(port=0, drain=0.0, seconds=30.0)
     serve(url, settings, opener=lambda url: opened(url, dim), started=lambda _, at: addresses.put(at))
 

@@ -19,8 +19,10 @@ import pytest
 
 from penstock.server import connections, peers
 from penstock.server import turns as shares
+from penstock.server.bodies import Body
 from penstock.server.turns import Metered, Turns
 from penstock.sinks.memory import forget
+from tests.live import until
 from tests.server.raw import HEALTH, line, reply, rest
 from tests.server.serving import chunk, fill, served, with_settings
 
@@ -290,6 +292,30 @@ def test_a_large_body_passes_in_pieces() -> None:
         answers = rest(connection)
     assert answers.count(b'"uri":"doc:1"') == 3
     assert answers.endswith(b'{"status":"alive"}')
+
+
+def test_a_connection_that_ends_lets_go_of_its_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and not when the collector comes: it is seldom, and connections may be many."""
+    opened: list[connections.Connection] = []
+    done = threading.Event()
+    made = connections.Connection.connection_made
+
+    def noted(self: connections.Connection, transport: Any) -> None:
+        opened.append(self)
+        made(self, transport)
+
+    async def unread(self: Body) -> Any:
+        while not done.is_set():
+            await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    monkeypatch.setattr(connections.Connection, "connection_made", noted)
+    monkeypatch.setattr(Body, "__call__", unread)
+    with served(URL) as client:
+        with line(client, *CHUNKED[:3], b"Content-Length: 200000", b"", b" " * 90_000):
+            until(lambda: opened and opened[0].cycle and len(opened[0].cycle.body) > 60_000)
+        until(lambda: opened[0].transport.is_closing() and not opened[0].cycle.body)
+        done.set()
 
 
 @pytest.mark.parametrize("smuggled", [False, True])

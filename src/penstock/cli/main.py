@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not args.command:
                 parser.error("which command? `penstock --help` lists them")
             set_log_format(args.log_format)
-            configure(args.long)
+            configure(args.long, serves=args.command == "serve")
             status: int = load(f"penstock.cli.commands.{args.target}")(args)
         except SystemExit as end:  # argparse has printed the error or the help
             status = end.code if isinstance(end.code, int) else OK

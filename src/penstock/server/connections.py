@@ -115,6 +115,8 @@ class Connection(HttpToolsProtocol):
         self._end()
         self._buffer.clear()
         super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.body = b""  # not when the collector comes, as a connection and its transport hold each other
 
     def _end(self) -> None:
         if self._begun:

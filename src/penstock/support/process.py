@@ -6,9 +6,14 @@ from __future__ import annotations
 import gc
 
 
-def configure(long: bool) -> None:
-    """Set the collector's thresholds, and the allocator of a process that goes on for `long`: a run, or a server."""
-    gc.set_threshold(50_000, 20, 50)  # a run makes millions of small records, and hardly a cycle among them
+def configure(long: bool, serves: bool = False) -> None:
+    """Set the collector's thresholds, and the allocator of a process that goes on for `long`: a run, or a server.
+
+    A run makes millions of small records, and hardly a cycle among them. A connection that has ended is a cycle: a
+    server that collects as seldom holds thousands of them.
+    """
+    if not serves:
+        gc.set_threshold(50_000, 20, 50)
     if long:
         from penstock.support.heap import tighten
 
