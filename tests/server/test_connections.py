@@ -314,8 +314,8 @@ def test_a_connection_that_ends_lets_go_of_its_body(monkeypatch: pytest.MonkeyPa
     with served(URL) as client:
         with line(client, *CHUNKED[:3], b"Content-Length: 200000", b"", b" " * 90_000):
             until(lambda: opened and opened[0].cycle and len(opened[0].cycle.body) > 60_000)
+            done.set()
         until(lambda: opened[0].transport.is_closing() and not opened[0].cycle.body)
-        done.set()
 
 
 @pytest.mark.parametrize("smuggled", [False, True])

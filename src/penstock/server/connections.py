@@ -116,7 +116,7 @@ class Connection(HttpToolsProtocol):
         self._buffer.clear()
         super().connection_lost(exc)
         if self.cycle is not None:
-            self.cycle.body = b""  # not when the collector comes, as a connection and its transport hold each other
+            self.cycle.body = bytearray()  # not when the collector comes, as a connection and its transport hold each other
 
     def _end(self) -> None:
         if self._begun:
