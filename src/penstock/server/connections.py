@@ -115,8 +115,8 @@ class Connection(HttpToolsProtocol):
         self._end()
         self._buffer.clear()
         super().connection_lost(exc)
-        if self.cycle is not None:
-            self.cycle.body = bytearray()  # not when the collector comes, as a connection and its transport hold each other
+        if self.cycle is not None:  # a connection and its transport hold each other until the collector comes
+            self.cycle.body = bytearray()
 
     def _end(self) -> None:
         if self._begun:
