@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.core.errors import OwnershipError, UsageError
+from penstock.engine.journal import Begun
 from penstock.engine.progress import Progress
 from penstock.ledger import Ledger
-from penstock.workers.place import Place
-from tests.workers.world import World
+from penstock.workers.place import Place, Work
+from penstock.workers.produce import PartJournal, Setup
+from penstock.workers.shard import Listed, encode
+from penstock.workers.worker import Worker
+from tests.workers.world import SOON, World
 
 
 @pytest.fixture
@@ -85,6 +90,71 @@ def test_a_vector_that_the_index_lacks_after_all_is_made(world: World) -> None:
     assert world.agrees()
 
 
+def test_a_chunk_that_has_moved_within_its_document_and_is_lost_is_made(world: World) -> None:
+    """It is found under its own name, and is not there."""
+    world.tell("1.txt", "first " + "word " * 30, "second " + "word " * 30)
+    world.run(workers=1)
+    lost = [id for id, (chunk, _) in world.held().items() if chunk.text.startswith("second")]
+    with world._components("index").sink as sink:
+        sink.open(sink.manifest())
+        sink.delete(lost)
+    world.tell("1.txt", "before " + "word " * 30, "first " + "word " * 30, "second " + "word " * 30)
+    report, _ = world.run(workers=1)
+    assert report.ok
+    assert world.agrees()
+
+
+def test_a_chunk_that_was_taken_to_be_there_is_made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where an earlier worker had it in a part, and the store did not take it."""
+    fill(world, 3)
+    digests = PartJournal.digests
+
+    def all_of_them(journal: PartJournal, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
+        found = digests(journal, document, ids)
+        return found if journal._shard.afresh else {**found, ids[0]: Anything()}  # type: ignore[dict-item]
+
+    monkeypatch.setattr(PartJournal, "digests", all_of_them)
+    monkeypatch.setattr(
+        PartJournal,
+        "begin",
+        lambda journal, uris, run: {uri: Begun(journal._numbers[uri], 1, had=True) for uri in uris},
+    )
+    report, _ = world.run(workers=1)
+    assert report.ok
+    assert world.agrees()
+
+
+class Anything(int):
+    """Equal to every digest."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = int.__hash__
+
+
+def test_a_worker_asks_what_is_to_be_done_once_it_has_a_shard(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run, with other settings, may have begun since it asked last."""
+    place = Place.at(world.place)
+    schema = world._components("index").schema()
+    first, second = (Work("ledger", run, {"chunk": chunk}, schema, "", "0.1.0") for run, chunk in ((1, "a"), (2, "b")))
+    place.begin(first)
+    place.put_shard(200_000, encode(200_000, [Listed("file:///0", "f")]), b"")
+    take, asked = Worker._take, list[Work]()
+
+    def begun_meanwhile(worker: Worker) -> Any:
+        place.begin(second)
+        return take(worker)
+
+    def setup(work: Work, stack: ExitStack) -> Setup:
+        asked.append(work)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "_take", begun_meanwhile)
+    assert Worker(place, setup, SOON).work().status == "stopped"
+    assert asked == [second]
+
+
 def test_failures_are_the_run_s_own(world: World) -> None:
     fill(world, 3)
     (world.docs / "broken.pdf").write_bytes(b"%PDF-1.4\nnothing of a document")
@@ -115,8 +185,8 @@ def test_the_index_fills_as_parts_come(world: World) -> None:
 
 
 def test_a_run_says_that_it_waits_for_workers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.workers.audience.PATIENCE", 0.0)
-    monkeypatch.setattr("penstock.workers.audience.HEARD", 0.1)
+    monkeypatch.setattr("penstock.workers.roster.ALONE", 0.0)
+    monkeypatch.setattr("penstock.workers.roster.EVERY", 0.1)
     fill(world, 1)
     said: list[str] = []
     workers: list[Any] = []
@@ -142,7 +212,7 @@ def test_a_worker_of_another_model_is_told(world: World) -> None:
     right: list[Any] = []
     wrong = world._pool.submit(world.work, model="other")
     assert world.coordinate(watch).ok
-    with pytest.raises(Exception, match="the same model and the same version"):
+    with pytest.raises(Exception, match="every machine needs the same model"):
         wrong.result(60)
     assert said
     assert "logging" in said[0]
@@ -174,7 +244,7 @@ def test_components_of_one_s_own_cannot_be_told(world: World) -> None:
     from penstock.jobs.run import Options, run
 
     fill(world, 1)
-    with pytest.raises(UsageError, match="in words"):
+    with pytest.raises(UsageError, match="as words"):
         run(components, options=Options(place=Place.at(world.place)))
 
 

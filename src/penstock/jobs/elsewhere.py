@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from importlib.metadata import version
 
-from penstock.core.errors import OwnershipError, UsageError
+from penstock.core.errors import UsageError
 from penstock.core.records import Change
 from penstock.jobs.alerts import Matcher
 from penstock.jobs.session import Session
@@ -14,26 +14,26 @@ from penstock.workers.coordinate import Elsewhere
 from penstock.workers.place import Place, Work
 
 
-def elsewhere(
-    session: Session, changes: Iterable[Change], run: int, since: int, place: Place, *, force: bool
-) -> Elsewhere:
-    """The head of such a run. Raises UsageError for a pipeline that cannot be told in words, or of a feed."""
-    components, sink, ledger = session.components, session.sink, session.components.ledger
+def claim(session: Session, place: Place) -> None:
+    """Take the place. Raises UsageError for a pipeline that cannot be written down, or of a feed, and OwnershipError
+    where the place is another's."""
+    components = session.components
     if components.settings is None:
         raise UsageError(
-            "workers are told in words what to do: a pipeline with components or keys of your own has none"
+            "a pipeline with components or keys of your own cannot be run by workers: they get its settings as words"
         )
     if components.source.feed:
         raise UsageError(f"{components.source.name} is a feed: workers need a source that can be listed whole")
-    work = Work(
-        ledger.id, run, json.loads(components.settings), session.schema, components.reading, version("penstock")
-    )
-    kept = place.work()
-    if kept is not None and kept.ledger != work.ledger and not place.over():
-        raise OwnershipError(
-            f"{place.url} has shards of another pipeline (ledger {kept.ledger}), whose run is not over: take another"
-            " place"
-        )
+    place.claim(components.ledger.id)
+
+
+def elsewhere(
+    session: Session, changes: Iterable[Change], run: int, since: int, place: Place, *, force: bool
+) -> Elsewhere:
+    """The head of such a run, whose place is claimed."""
+    components, sink, ledger = session.components, session.sink, session.components.ledger
+    settings = json.loads(components.settings or "{}")
+    work = Work(ledger.id, run, settings, session.schema, components.reading, version("penstock"))
     alerts = any(True for _ in ledger.alerts())
     return Elsewhere(
         place=place,

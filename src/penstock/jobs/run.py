@@ -26,7 +26,7 @@ from penstock.jobs.alerts import Matcher, delivering
 from penstock.jobs.beside import beside, wait
 from penstock.jobs.beside import report as beside_report
 from penstock.jobs.components import Components, current_ledger
-from penstock.jobs.elsewhere import elsewhere
+from penstock.jobs.elsewhere import claim, elsewhere
 from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.remove import finish
 from penstock.jobs.requests import looked_up
@@ -135,6 +135,8 @@ def go(session: Session, changes: Iterable[Change], progress: OnProgress, option
 def _go(session: Session, changes: Iterable[Change], progress: OnProgress, options: Options) -> Report:
     ledger = session.components.ledger
     began = time.monotonic()
+    if options.place is not None:
+        claim(session, options.place)
     session.catch_up()
     restored.compare_if_restored(session, options.max_wait)
     if late := finish(ledger, session.sink, session.open_sink, options.max_wait):

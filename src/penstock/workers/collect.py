@@ -17,10 +17,10 @@ from penstock.engine.readback import Move, ReadBack
 from penstock.engine.scan import Queued
 from penstock.engine.seam import Seam
 from penstock.engine.work import Document, Embedded, Failed, Kept, Parsed, Prepared
-from penstock.workers.audience import Audience
 from penstock.workers.dispatch import Dispatcher, Outstanding, Slot
 from penstock.workers.part import Fault, Outcome, Row, decode
 from penstock.workers.place import PartName
+from penstock.workers.roster import Roster
 
 LOOK = 0.25
 """Seconds between two looks at the place."""
@@ -46,7 +46,7 @@ class Collector:
         self._lost: Counter[Document] = Counter()
         """Chunks whose vectors the index lacks after all. Such a document is handed out once more."""
         self._lock = threading.Lock()
-        self._audience = Audience(self._place, self._control)
+        self._roster = Roster(self._place, self._control)
 
     def work(self) -> None:
         control = self._control
@@ -77,7 +77,8 @@ class Collector:
             until = time.monotonic() + LOOK / 2
             while (left := until - time.monotonic()) > 0:
                 document, size = self._items.get(timeout=left)
-                self._dispatcher.add(document, size)
+                if not self._dispatcher.add(document, size):
+                    self._items.release(size)  # it is at the place already
                 while (shard := self._dispatcher.next(ended=False)) is not None:
                     self._shards[shard.number] = shard
         except Empty:
@@ -91,7 +92,7 @@ class Collector:
 
     def _look(self) -> None:
         retry = self._control.retry
-        self._audience.look(bool(self._shards))
+        self._roster.look(bool(self._shards))
         if not self._shards:
             return
         terms = retry.call("list", self._place.terms)
@@ -158,6 +159,10 @@ class Collector:
                 continue
             fresh = self._without_kept(document, some)
             slot.sent += len(fresh)
+            if missing := self._missing(document, some):
+                slot.sent += missing
+                with self._lock:
+                    self._lost[document] += missing
             for row in fresh:
                 assert row.chunk is not None
                 begun = document.begun
@@ -192,6 +197,12 @@ class Collector:
             self._seam.send(Kept(document, kept))
             self._control.counters.add(kept=len(kept))
         return fresh
+
+    def _missing(self, document: Document, rows: Sequence[Row]) -> int:
+        """Count the chunks that the worker took to be in the index and that are not: they were in a part of an earlier
+        worker, and could not be written, or have been taken out since."""
+        kept = [row.id for row in rows if row.chunk is None]
+        return len(kept) - len(self._view.digests(document.begun.document, kept)) if kept else 0
 
     def _end(self, slot: Slot, outcome: Outcome) -> None:
         document = slot.document

@@ -120,17 +120,19 @@ class Dispatcher:
             self.control.loaded()
             self._begun = True
 
-    def add(self, document: Document, charged: int) -> None:
-        """Take a document in. One that is in a shard already stays there, if it is as it was."""
+    def add(self, document: Document, charged: int) -> bool:
+        """Take a document in, with its charge. False for one that stays in the shard of an earlier run: it is as it was
+        then."""
         listed = Listed(document.item.uri, document.item.fingerprint, document.item.revision)
         slot = self._handed_out.pop(listed.uri, None)
         if slot is not None and slot.listed == listed:
-            slot.document, slot.charged = document, charged
-            return
+            slot.document = document
+            return False
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting.append(Slot(listed, document, charged))
         self._bytes += document.item.size or 0
+        return True
 
     def listed(self) -> None:
         """No more documents will come."""
@@ -167,3 +169,4 @@ class Dispatcher:
         if self._begun:
             self.control.retry.call("clear", self.place.clear)
         self.control.retry.call("write", lambda: self.place.end(self.work.run))
+        self.control.retry.call("write", self.place.release)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.core.errors import SourceError
 from penstock.core.precision import DTYPES, columns
-from penstock.core.records import Chunk, Dense, MultiVector, Sparse, Vector
+from penstock.core.records import Chunk, Dense, MultiVector, Point, Sparse, Vector
 from penstock.core.schema import IndexSchema, VectorSpec
 from penstock.engine.journal import DONE, FAILED, OPEN, SKIPPED
 from penstock.shards.folder import SENSELESS
@@ -103,10 +103,13 @@ class Part:
         return bool(self._made or self.outcomes)
 
     def add(self, row: Row) -> None:
-        """Raises ValueError, TypeError or RecursionError where its metadata or texts cannot be kept."""
+        """Raises ValueError, TypeError or RecursionError where its metadata or texts cannot be kept; SinkError where
+        its vectors are others than those of the index."""
         cells: rows.Row = (None,) * len(rows.COLUMNS)
         if row.chunk is not None:
             cells = rows.row(row.chunk, self._written)
+            if row.vectors is not None:
+                rows.check_point(Point(row.chunk, row.vectors), self._schema, "a part")
         self._made.append(row)
         self._cells.append(cells)
         self.rows += row.vectors is not None

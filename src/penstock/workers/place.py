@@ -8,6 +8,7 @@ _taken/0001-000002.json            what its holder found there, who has it as th
 part-0001-000002-000001.parquet    what it made (part.py)
 _done/0001-000002.json             that it has come to the end, with so many parts
 _workers/machine-4711.json         a worker, as it was last heard of
+_claim.json                        whose place it is: the ledger of a run that is not over
 _over.json                         the run is over
 
 No clock of one machine is compared with that of another.
@@ -21,14 +22,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from penstock.core.errors import SourceError, UsageError
+from penstock.core.errors import OwnershipError, SourceError, UsageError
 from penstock.core.schema import IndexSchema, from_dict, to_dict
 from penstock.shards.folder import LEASES, SENSELESS
 from penstock.shards.leases import latest_terms
 from penstock.shards.store import Store, at
+from penstock.shards.store import Taken as Exists
 
 FORMAT = 1
-WORK, OVER = "_penstock.json", "_over.json"
+WORK, OVER, CLAIM = "_penstock.json", "_over.json", "_claim.json"
 SHARDS, CONTENTS, TAKEN, DONE, WORKERS = "_shards", "_contents", "_taken", "_done", "_workers"
 SHARDS_A_RUN = 100_000
 """The numbers of shards are those of the run times this, and on: none ever comes again, as late parts bear them."""
@@ -76,7 +78,7 @@ class Work:
     def same(self, other: Work) -> bool:
         """Whether what was made for the one is good for the other."""
         return (
-            self.ledger == other.ledger
+            (self.ledger, self.version) == (other.ledger, other.version)
             and self.reading == other.reading
             and self.schema.same_space(other.schema)
             and self.schema.chunking == other.schema.chunking
@@ -144,8 +146,24 @@ class Place:
         data = self.store.read(WORK)
         return None if data is None else Work.from_json(data, f"{self.url}/{WORK}")
 
+    def claim(self, ledger: str) -> None:
+        """Keep other pipelines away until `release`. Raises OwnershipError where one of them was first."""
+        try:
+            self.store.create(CLAIM, json.dumps({"ledger": ledger}).encode())
+        except Exists:
+            kept = self.store.read(CLAIM) or b""
+            if ledger.encode() not in kept:
+                raise OwnershipError(
+                    f"{self.url} is taken by another pipeline, whose run is not over: give this one another place"
+                ) from None
+
+    def release(self) -> None:
+        self.store.remove(CLAIM)
+
     def begin(self, work: Work) -> None:
         self.store.remove(OVER)
+        for name in self.store.names(WORKERS):  # those that are alive write again
+            self.store.remove(f"{WORKERS}/{name}")
         self.store.put(WORK, work.to_json())
 
     def end(self, run: int) -> None:

@@ -8,14 +8,14 @@ from threading import Lock
 
 from penstock.core.contracts import Chunker, MultiEmbedder, Sink, Source
 from penstock.core.deletions import NOTHING_MISSING, Missing
-from penstock.core.errors import PenstockError, SinkError, StageError, UsageError
+from penstock.core.errors import PenstockError, SinkError, SourceError, StageError, UsageError
 from penstock.core.metadata import MetadataFunction
 from penstock.core.records import Change, Item, Point, Upsert
 from penstock.core.schema import IndexSchema, Manifest
 from penstock.engine.classify import ParserCode
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
-from penstock.engine.journal import OPEN, Begun, ChunkEntry, Ending, Failure, Known, Match, Stale
+from penstock.engine.journal import FAILED, OPEN, Begun, ChunkEntry, Ending, Failure, Known, Match, Stale
 from penstock.engine.prepare import Parse
 from penstock.engine.progress import Progress
 from penstock.engine.readback import Move
@@ -30,6 +30,9 @@ from penstock.workers.writer import PartWriter
 
 RUN = 2
 """Of a flow on a worker: what the index has came with an earlier one."""
+
+MISSED = 10
+"""Documents that are not there, and none that is, after which a worker gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Producer:
             metadata=setup.metadata,
             fetchers=setup.source.fetchers,
             parser_code=setup.parser_code,
-            refer=journal.refer,
+            refer=None if self._shard.afresh else journal.refer,
             admit=writer.admit,
             withdraw=writer.withdraw,
             release=writer.release,
@@ -121,7 +124,10 @@ class Producer:
             return self._chunker
 
     def _looked_up(self, documents: Sequence[int]) -> Iterator[Change]:
-        """As the source has them now: they are read as they are then, whatever was listed."""
+        """As the source has them now: they are read as they are then, whatever was listed. Raises SourceError where
+        nothing of what was listed is there: then it is this machine that lacks the source."""
+        missed: list[int] = []
+        found = False
         for document in documents:
             uri = self._shard.documents[document].uri
             try:
@@ -131,10 +137,18 @@ class Producer:
                     document, str(error) if isinstance(error, PenstockError) else f"{type(error).__name__}: {error}"
                 )
             else:
-                if item is None:
-                    self.fail(document, "it was listed, and is not there any more")
-                else:
+                if item is not None:
+                    found = True
                     yield Upsert(item)
+                else:
+                    missed.append(document)
+                if not found and len(missed) >= MISSED:
+                    raise SourceError(
+                        f"none of {len(missed)} documents that the coordinator has listed is there, the first of them"
+                        f" {self._shard.documents[missed[0]].uri}: is the source the same on this machine?"
+                    )
+        for document in missed:
+            self.fail(document, "it was listed, and is not there any more")
 
 
 class PartSink(Sink):
@@ -287,11 +301,15 @@ class PartJournal:
 
     def finish(self, endings: Iterable[Ending]) -> None:
         for ending in endings:
+            # What a component raised may be this machine's trouble: another one may read the document.
             faults = [
-                Fault(one.stage, one.cause, one.permanent, one.place, one.traceback)
+                Fault(one.stage, one.cause, one.permanent and not one.traceback, one.place, one.traceback)
                 for one in self._faults.pop(ending.uri, ())
             ]
-            self.end(Outcome(ending.document, ending.fingerprint, ending.revision, ending.state, ending.facts, faults))
+            state = ending.state
+            if state == FAILED and not any(fault.permanent for fault in faults):
+                state = OPEN
+            self.end(Outcome(ending.document, ending.fingerprint, ending.revision, state, ending.facts, faults))
 
     def reopen(self, uris: Sequence[str]) -> None:
         """The run on this worker ends with an error, which says which component is broken."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -18,11 +19,11 @@ from penstock.core.errors import PenstockError, SpaceMismatch
 from penstock.core.retry import Retry
 from penstock.engine.progress import COUNTERS, Progress
 from penstock.shards.leases import TTL, Lease, LeaseLost, Leases
-from penstock.workers.audience import HEARD
 from penstock.workers.contents import Contents
 from penstock.workers.part import decode
 from penstock.workers.place import Place, Taken, Work
 from penstock.workers.produce import Producer, Setup
+from penstock.workers.roster import EVERY
 from penstock.workers.shard import Shard
 from penstock.workers.shard import decode as decode_shard
 from penstock.workers.writer import PartWriter
@@ -86,6 +87,8 @@ class Worker:
         self._totals: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._now = self._totals
         self._made: tuple[Work, Setup] | None = None
+        self._since = time.monotonic()
+        """When there was something to do last."""
         self._shards = self._lost = 0
         self._name = f"{socket.gethostname()[:60]}-{os.getpid()}-{uuid4().hex[:6]}"
         self._facts: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
@@ -101,9 +104,9 @@ class Worker:
 
     def _work(self) -> None:
         place, retry = self._place, self._retry
-        since, worked = time.monotonic(), False
+        worked = False
         with ExitStack() as stack:
-            while time.monotonic() - since < self._terms.idle:
+            while not self._idle:
                 work, over = retry.call("read", place.work), retry.call("read", place.over)
                 if over and worked and not self._terms.keep:
                     return
@@ -111,7 +114,12 @@ class Worker:
                     self._wait("work at this place")
                 else:
                     self._of_run(work, stack)
-                    since, worked = time.monotonic(), True
+                    worked = True
+
+    @property
+    def _idle(self) -> bool:
+        """There has been nothing to do for long."""
+        return not self._terms.keep and time.monotonic() - self._since >= self._terms.idle
 
     def _of_run(self, work: Work, stack: ExitStack) -> None:
         """Work on shards of that run until it is over, another one has begun, or there has long been nothing to do."""
@@ -126,19 +134,19 @@ class Worker:
                     of_run.callback(contents.close)
                 return contents
 
-            since = time.monotonic()
-            while time.monotonic() - since < self._terms.idle:
+            while not self._idle:
                 lease = self._take()
-                if lease is None:
-                    now = retry.call("read", place.work)
-                    if now is None or now.run != work.run or retry.call("read", place.over):
-                        return
-                    self._wait("a shard")
-                    continue
                 with self._releasing(lease):
-                    if not self._hold(lease, self._setup(work, stack), has):
-                        raise KeyboardInterrupt
-                since = time.monotonic()
+                    if retry.call("read", place.work) != work:  # looked at with the lease: another run has begun
+                        return
+                    if lease is not None:
+                        if not self._hold(lease, self._setup(work, stack), has):
+                            raise KeyboardInterrupt
+                        self._since = time.monotonic()
+                        continue
+                if retry.call("read", place.over):
+                    return
+                self._wait("a shard")
 
     def _setup(self, work: Work, stack: ExitStack) -> Setup:
         """The components, those of the run before if they are the same. What is wrong with them the coordinator tells
@@ -147,11 +155,13 @@ class Worker:
             return self._made[1]
         stack.close()
         try:
+            if work.version != (mine := version("penstock")):
+                raise SpaceMismatch(f"this is Penstock {mine}, and the run is of {work.version}: install that one here")
             setup = self._make_setup(work, stack)
             if not setup.schema.same_space(work.schema) or setup.schema.chunking != work.schema.chunking:
                 raise SpaceMismatch(
-                    f"here the model and chunks are {setup.schema}, and those of the run {work.schema}: the same"
-                    f" model and the same version of Penstock ({work.version}) are needed on every machine"
+                    f"here the model and chunks are {setup.schema}, and those of the run {work.schema}: every machine"
+                    " needs the same model"
                 )
         except PenstockError as error:
             self._facts["trouble"] = f"{self._facts['host']}: {error}"
@@ -171,9 +181,10 @@ class Worker:
             for number in retry.call("list", place.shards)
             if number not in terms or finished.get(number) != terms[number]
         ]
-        # Those first that nobody has; workers that start together would compete for the same ones.
+        # Workers that start together would compete for the same ones. Those first that somebody has or had: it is seen
+        # by two looks that nothing comes from him any more.
         random.shuffle(free)
-        free.sort(key=lambda number: number in terms)
+        free.sort(key=lambda number: number not in terms)
         for number in free:
             lease = retry.call("claim", partial(self._leases.take, number))
             if lease is not None:
@@ -192,11 +203,12 @@ class Worker:
             self._totals = self._now
 
     @contextmanager
-    def _releasing(self, lease: Lease) -> Iterator[None]:
+    def _releasing(self, lease: Lease | None) -> Iterator[None]:
         try:
             yield
         finally:
-            lease.release()
+            if lease is not None:
+                lease.release()
 
     def _shard(self, lease: Lease, setup: Setup, contents: Callable[[], Contents]) -> bool:
         place, retry, number = self._place, self._retry, lease.shard
@@ -206,6 +218,8 @@ class Worker:
         shard = decode_shard(number, *files)
         taken = retry.call("read", lambda: self._take_over(lease))
         writer = PartWriter(place, setup.schema, number, lease.term, check=lease.check)
+        if not shard.afresh:
+            contents()  # here: what is wrong with them is no document's failure
         with ExitStack() as stack:
             producer = Producer(setup, shard, writer, contents)
             stack.callback(producer.close)
@@ -295,7 +309,7 @@ class Worker:
                 with suppress(PenstockError):  # the place is away: leases expire, and that is what counts
                     facts = {**self._facts, "turn": turn, "embedded": self._now["embedded"]}
                     self._place.say(self._name, facts)
-                if over.wait(HEARD):
+                if over.wait(EVERY):
                     return
 
         thread = Thread(target=say, name="penstock-heard", daemon=True)

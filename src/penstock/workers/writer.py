@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
-from penstock.core.errors import Rejected
+from penstock.core.errors import Rejected, SinkError, Transient
 from penstock.core.records import Point
 from penstock.core.schema import IndexSchema
 from penstock.engine.journal import ChunkEntry
@@ -41,14 +42,13 @@ class PartWriter(Admitting):
         self._number = 1
         self._begun = 0.0
         self._part = Part(schema)
-        self._encoded: bytes | None = None
-        """The current part as a file, where the place was away as it was to be put there."""
+        self._finished: tuple[PartName, bytes, int] | None = None
+        """A part that is to be put to the place, with its rows: the place was away."""
 
     def add_points(self, points: Sequence[Point], entries: Mapping[str, ChunkEntry]) -> None:
         """Add points that were admitted. Raises Rejected for those that cannot be kept: the others are."""
         reasons: dict[str, str] = {}
         with self._changed:
-            self.withdraw(len(points))
             for point in points:
                 entry = entries[point.id]
                 row = Row(
@@ -62,8 +62,9 @@ class PartWriter(Admitting):
                 )
                 try:
                     self._add(row)
-                except (ValueError, TypeError, RecursionError) as error:
+                except (ValueError, TypeError, RecursionError, SinkError) as error:
                     reasons[point.id] = str(error)
+            self.withdraw(len(points))
         if reasons:
             raise Rejected(reasons)
 
@@ -72,19 +73,17 @@ class PartWriter(Admitting):
         with self._lock:
             for row in rows:
                 self._add(row)
-                if self._large():
-                    self._cut()
+            self._cut_if_large()
 
     def end(self, outcome: Outcome) -> None:
         with self._lock:
             self._begin()
             self._part.outcomes.append(outcome)
-            if self._large():
-                self._cut()
+            self._cut_if_large()
 
     def flush(self) -> None:
         with self._lock:
-            if self._part:
+            while self._part or self._finished is not None:
                 self._cut()
 
     def _add(self, row: Row) -> None:
@@ -92,25 +91,32 @@ class PartWriter(Admitting):
         self._part.add(row)
 
     def _begin(self) -> None:
-        if self._encoded is not None:
-            self._cut()
         if not self._part:
             self._begun = time.monotonic()
 
     def _held(self) -> int:
-        return self._part.rows
+        return self._part.rows + (self._finished[2] if self._finished is not None else 0)
 
     def _large(self) -> bool:
-        return bool(self._part) and (
-            self._encoded is not None or self._part.nbytes >= PART_BYTES or time.monotonic() - self._begun >= self._age
-        )
+        if self._finished is not None:
+            return True
+        old = time.monotonic() - self._begun >= self._age
+        return bool(self._part) and (old or self._part.nbytes >= PART_BYTES)
+
+    def _cut_if_large(self) -> None:
+        if self._large():
+            with suppress(Transient):  # the next cut puts it there
+                self._cut()
 
     def _cut(self) -> None:
         self._check()
-        if self._encoded is None:
+        if self._finished is None:
             facts = {"shard": self._shard, "term": self._term, "number": self._number}
-            self._encoded = self._part.encode(facts)
-        self._place.store.put(str(PartName(self._shard, self._term, self._number)), self._encoded)
-        self._number += 1
-        self._part, self._encoded = Part(self._schema), None
+            name = PartName(self._shard, self._term, self._number)
+            self._finished = name, self._part.encode(facts), self._part.rows
+            self._number += 1
+            self._part = Part(self._schema)
+        name, data, _ = self._finished
+        self._place.store.put(str(name), data)
+        self._finished = None
         self._check()  # lost just before the put: then the part does not count
