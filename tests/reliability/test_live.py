@@ -96,6 +96,37 @@ def test_after_a_restart_the_model_is_open_before_the_first_change(tmp_path: Pat
     assert one.report.embedded == 0
 
 
+class Stuck(HashingEmbedder):
+    """To open it takes for ever once it is `stuck`; it tells whether it was closed meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.let_go, self.opening = threading.Event(), threading.Event()
+        self.stuck = self.closed_under = False
+
+    def open(self) -> None:
+        if self.stuck:
+            self.opening.set()
+            self.let_go.wait(60)
+            self.opening.clear()
+
+    def close(self) -> None:
+        self.closed_under |= self.opening.is_set()
+
+
+def test_a_run_ends_though_a_model_is_opened_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.jobs.session.GRACE", 0.1)
+    model = Stuck()
+    with Following(tmp_path, model=model) as one:
+        one.write("a.md", "alpha")
+        one.becomes({"a.md": "alpha"})
+    model.stuck = True
+    with one:
+        until(model.opening.is_set)
+    model.let_go.set()
+    assert not model.closed_under
+
+
 def test_what_changes_is_followed(following: Following) -> None:
     following.write("c.md", "gamma")
     following.becomes({"a.md": "alpha", "folder/b.md": "beta", "c.md": "gamma"})

@@ -15,12 +15,14 @@ import pytest
 
 import penstock as ps
 from penstock.core.contracts import Hints
-from penstock.core.errors import LockedError, ParseError
+from penstock.core.errors import LockedError, ParseError, UsageError
 from penstock.core.records import Item, Upsert
+from penstock.engine.progress import COUNTERS, Progress
 from penstock.jobs import beside as beside_jobs
 from penstock.jobs import progress_file
 from penstock.jobs.beside import is_live, twice
 from penstock.jobs.held import Held
+from penstock.jobs.progress_file import ProgressFile
 from penstock.jobs.requests import refresh
 from penstock.ledger import Ledger
 from penstock.sources.files.watch import LocalWatch
@@ -116,6 +118,17 @@ def test_a_source_is_listed_when_somebody_asks(tmp_path: Path, monkeypatch: pyte
             assert one.ledger(refresh)
             until(lambda n=n: one.documents() == n + 1, describe=one.now)
     assert not one.ledger(refresh)
+
+
+def test_a_feed_is_not_listed_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with Ledger(path) as ledger:
+        ledger.open()
+        now = ProgressFile(path, None, lambda moment: {"feed": True})
+        now(Progress(0.0, dict.fromkeys(COUNTERS, 0), (), 0, False, 0))
+        with pytest.raises(UsageError, match="is not listed"):
+            refresh(ledger)
+        now.remove()
 
 
 def test_in_sync_waits_for_what_is_worked_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,9 +315,34 @@ def test_maintenance_that_loses_its_races_is_made_while_nobody_writes(tmp_path: 
         assert compactor is not None
         compactor._process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
         compactor._process.wait()
-        assert not compactor.begin()
+        assert not compactor.begin(1)
         compactor.clean()
-        assert compactor.begin()
+        assert compactor.begin(1)
+
+
+def test_a_table_that_stays_small_is_maintained_beside_the_writes_for_weeks(tmp_path: Path) -> None:
+    """Its pace is judged by the rows that it has, not by all that were ever written."""
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        sink.write([point(1)])
+        compactor = sink._compactor
+        assert compactor is not None
+        for _ in range(1000):
+            compactor.wrote(1000, updated=True)
+        compactor._since -= 10
+        assert not compactor.begin(1_000_000)
+        assert compactor.begin(20)
+
+
+def test_what_runs_beside_is_given_up_when_the_sink_is_closed(tmp_path: Path) -> None:
+    with LanceSink(f"lance://{tmp_path}") as sink:
+        sink.open(MANIFEST)
+        compactor = sink._compactor
+        assert compactor is not None
+        compactor._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        compactor._beside = True
+        began = time.monotonic()
+    assert time.monotonic() - began < 50
 
 
 def test_a_table_that_is_changed_all_the_time_is_maintained_while_nobody_writes(

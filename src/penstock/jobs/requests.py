@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from penstock.core.contracts import Source
-from penstock.core.errors import PenstockError
+from penstock.core.errors import PenstockError, UsageError
 from penstock.core.records import Change, Delete, Unreadable, Upsert
+from penstock.jobs import progress_file
 from penstock.jobs.beside import is_live
 from penstock.jobs.mend import mend
 from penstock.jobs.session import Session
@@ -43,9 +44,12 @@ def removals(memory: Removing) -> Iterator[Change]:
 
 
 def refresh(ledger: Ledger) -> bool:
-    """Have the run list its source that follows it and holds this ledger. False where there is none."""
+    """Have the run list its source that follows it and holds this ledger. False where there is none. Raises UsageError
+    where the source is a feed."""
     if not is_live(ledger.path):
         return False
+    if ((progress_file.read(ledger.path) or {}).get("live") or {}).get("feed"):
+        raise UsageError("the source tells its changes itself, and is not listed: there is nothing to refresh")
     ledger.set(REFRESH, "asked")
     return True
 

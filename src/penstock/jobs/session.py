@@ -8,12 +8,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from penstock.chunkers import uncompared
-from penstock.core.contracts import Chunker, Sink
+from penstock.core.contracts import Chunker, MultiEmbedder, Sink
 from penstock.core.errors import ModelError, OwnershipError, SinkInUse, SpaceMismatch, UsageError
 from penstock.core.generations import amend
 from penstock.core.pieces import PieceSize, piece_bytes
 from penstock.core.retry import passing
 from penstock.core.schema import IndexSchema, Manifest
+from penstock.engine.flow import GRACE
 from penstock.engine.identity import entry_of_stored
 from penstock.jobs.components import Components
 from penstock.jobs.ledgers import prune
@@ -50,8 +51,12 @@ class Session:
         self._sink_open = self._registered = False
         if not ledger.path.exists():
             stack.push(self._discard_refused)
-        for component in (ledger, sink, components.embedder):
-            stack.callback(component.close)
+        self._opened = threading.Event()
+        """Whether no thread opens model and store any more."""
+        self._opened.set()
+        stack.callback(ledger.close)
+        for component in (sink, components.embedder):
+            stack.callback(self._close, component)
         self.source_ended = True
         """Whether no thread is in the source's code any more."""
         stack.callback(lambda: components.source.close() if self.source_ended else None)
@@ -84,6 +89,11 @@ class Session:
         stack.callback(self.parsers.close)
         if not read_only:
             self._notice_uncompared()
+
+    def _close(self, component: Sink | MultiEmbedder) -> None:
+        """Close it, unless a thread is still in its code: one that opens it and gets no answer."""
+        if self._opened.is_set():
+            component.close()
 
     def _discard_refused(self, kind: object, error: BaseException | None, trace: object) -> None:
         """A run that was refused leaves no ledger behind, where it began one and nothing came of it."""
@@ -250,20 +260,22 @@ class Session:
     @contextmanager
     def ready_early(self) -> Iterator[None]:
         """Open model and store beside what is done meanwhile, where there is an index. What fails is tried again, and
-        reported, once there is work."""
+        reported, once there is work. What does not end soon after that is left alone, and not closed."""
 
         def open_both() -> None:
-            with self._lock, suppress(Exception):
-                self._chunker = self._chunker or self._open()
+            try:
+                with self._lock, suppress(Exception):
+                    self._chunker = self._chunker or self._open()
+            finally:
+                self._opened.set()
 
-        thread = threading.Thread(target=open_both, name="penstock-open", daemon=True)
         if self.exists:
-            thread.start()
+            self._opened.clear()
+            threading.Thread(target=open_both, name="penstock-open", daemon=True).start()
         try:
             yield
         finally:
-            if self.exists:
-                thread.join()
+            self._opened.wait(GRACE)
 
     def _open(self) -> Chunker:
         self.components.embedder.open()

@@ -123,6 +123,7 @@ class Compactor:
     def __init__(self, url: str, rows: int) -> None:
         self._url = url
         self._process: subprocess.Popen[bytes] | None = None
+        self._beside = False
         self.ran = False
         """It has compacted since old versions were removed."""
         self._rows, self._fresh, self._writes = rows, 0, 0
@@ -135,7 +136,8 @@ class Compactor:
             self._changes += updated
             self._writes, self._fresh = self._writes + 1, self._fresh + count
             # Compaction rewrites the table: doing it as the table grows by half keeps its cost in proportion.
-            if self._writes >= tables.FRAGMENTS and self._fresh * 2 >= self._rows and not self._running():
+            due = self._writes >= tables.FRAGMENTS and self._fresh * 2 >= self._rows
+            if due and not self._running() and not self._outpaced():
                 self._start()
 
     def deleted(self) -> None:
@@ -147,19 +149,32 @@ class Compactor:
         with self._lock:
             self._wait()
 
-    def begin(self) -> bool:
-        """Begin to compact, and to remove what only versions need that are older than some seconds, beside those who
-        write. Gives whether that is of use: the last time it may have lost one race after the other, or rows be changed
-        too often."""
+    def stop(self) -> None:
+        """Wait for it; what runs beside a run that goes on, which is to stop soon, is given up. That harms nothing."""
+        with self._lock:
+            if self._process is not None and self._beside:
+                self._process.terminate()
+            self._wait()
+
+    def begin(self, count: int) -> bool:
+        """Begin to compact so many rows, and to remove what only versions need that are older than some seconds, beside
+        those who write. Gives whether that is of use: the last time it may have lost one race after the other, or rows
+        be changed too often."""
         with self._lock:
             if self._running():
                 return True
             if self._process is not None and self._process.returncode:
                 return False
-            if self._changes * (self._rows + self._fresh) > PACE * (time.monotonic() - self._since):
+            self._rows, self._fresh = count, 0
+            if self._outpaced():
                 return False
             self._start("--beside")
+            self._beside = True
             return True
+
+    def _outpaced(self) -> bool:
+        """Rows are changed more often than the table can be compacted."""
+        return self._changes * (self._rows + self._fresh) > PACE * (time.monotonic() - self._since)
 
     def clean(self) -> None:
         """Compact, and remove what only older versions need, while nobody writes. Readers read again."""
@@ -174,7 +189,7 @@ class Compactor:
 
     def _start(self, *options: str) -> None:
         self._rows, self._fresh, self._writes, self.ran = self._rows + self._fresh, 0, 0, True
-        self._changes, self._since = 0, time.monotonic()
+        self._changes, self._since, self._beside = 0, time.monotonic(), False
         command = [sys.executable, "-m", "penstock.sinks.lance.compact", self._url, *options]
         # A session of its own: Ctrl-C is for the run, which waits for this one and is done.
         self._process = subprocess.Popen(

@@ -65,6 +65,8 @@ class LanceSink(Opened[Any], Sink):
         self._compactor: Compactor | None = None
         self._fields: list[str] | None = None
         """The table's columns of fields, once they are known."""
+        self._columns: list[str] = []
+        """Those that the table was opened with, the ones of pooled vectors among them, which are made with it."""
         self._turn = threading.Lock()
 
     def generation(self, number: int) -> Self:
@@ -97,6 +99,7 @@ class LanceSink(Opened[Any], Sink):
                     kept = self._create(database, manifest)
             table = database.open_table(self._files.name)
             self._hold(table, kept.schema)
+            self._columns = table.schema.names
             self._disk = Disk(self._files.folder, self._files.data)
             self._compactor = Compactor(self._url, table.count_rows())
 
@@ -140,7 +143,7 @@ class LanceSink(Opened[Any], Sink):
         if batch.rows:
             import pyarrow as pa
 
-            record = late.with_pooled(batch.arrow(), batch, table.schema.names)
+            record = late.with_pooled(batch.arrow(), batch, self._columns)
             metadata = {point.id: point.chunk.metadata for point in points}
             fields = FieldColumns(metadata[cells[0]] for cells in batch.rows) if schema.filterable else None
             with self._turn, errors(self._url):
@@ -236,7 +239,7 @@ class LanceSink(Opened[Any], Sink):
     def maintain_beside(self) -> bool:
         with errors(self._url):
             if self._compactor and self._untidy():
-                return self._compactor.begin()
+                return self._compactor.begin(self._table.count_rows())
         return True
 
     def _untidy(self) -> bool:
@@ -245,6 +248,6 @@ class LanceSink(Opened[Any], Sink):
 
     def close(self) -> None:
         if self._compactor:
-            self._compactor.wait()
+            self._compactor.stop()
         self._disk = self._compactor = self._known = self._fields = None
         super().close()
