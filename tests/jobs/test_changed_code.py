@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import penstock as ps
+from penstock import chunkers
 from penstock.chunkers import text
 from penstock.core.errors import SpaceMismatch, UsageError
 from penstock.core.records import Item
-from penstock.jobs import reading
 from penstock.ledger import Ledger
 from penstock.sinks.memory import MemorySink
 from penstock.testing.embedders import HashingEmbedder
@@ -97,7 +97,7 @@ def test_documents_of_a_version_that_cut_otherwise_are_read_again(
         tmp_path / "docs", into=f"memory://{tmp_path}", model=HashingEmbedder(8), state=tmp_path / "ledger.db"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "CUTTING", "1")
+        patch.setattr(chunkers, "CUTTING", "1")
         patch.setattr(text, "pick", lambda text, ends: ends[-1])
         assert run().documents == 2
         assert pipeline.plan().changed == 0

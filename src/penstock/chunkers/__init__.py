@@ -8,7 +8,7 @@ from typing import cast
 
 from penstock.chunkers.fitted import Fitted
 from penstock.chunkers.functions import FunctionChunker, function_spec
-from penstock.chunkers.sizes import Chunking, parse_chunking, within
+from penstock.chunkers.sizes import CUTTING, Chunking, parse_chunking, within
 from penstock.chunkers.text import TextChunker
 from penstock.core.contracts import Chunker, Tokenizer
 from penstock.support.code_fingerprint import code_fingerprint
@@ -48,6 +48,11 @@ def spec(chunk: ChunkSpec, *, tokens: bool) -> str:
         return str(how)
     own = cast(Chunker, chunk)
     return str(getattr(own, "spec", None) or function_spec(own, code_fingerprint(own)))
+
+
+def cutting(chunk: ChunkSpec) -> str | None:
+    """The version of our way of cutting; None for a chunker of the user's own."""
+    return None if _chunking(chunk, tokens=True) is None else CUTTING
 
 
 def uncompared(chunk: ChunkSpec) -> Sequence[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from penstock.chunkers import cutting
 from penstock.chunkers.sizes import CUTTING
 from penstock.jobs.components import Components
 from penstock.ledger import Ledger
@@ -20,7 +21,7 @@ NEVER = 1 << 62
 def since(components: Components, ledger: Ledger) -> int:
     """The first run that read documents as these components do. Those that were read before are to be read again."""
     kept = json.loads(ledger.get(KEY) or "{}")
-    same = kept.get("how") == components.reading and _cutting(kept) == CUTTING
+    same = kept.get("how") == components.reading and not _cut_otherwise(components, kept)
     return int(kept["since"]) if same else NEVER
 
 
@@ -33,10 +34,13 @@ def begin(components: Components, ledger: Ledger, run: int) -> tuple[int, list[s
     ledger.set(KEY, json.dumps({"how": components.reading, "cutting": CUTTING, "since": run}))
     if not ledger.counts().done:
         return run, []
-    if _cutting(kept) != CUTTING:
+    if _cut_otherwise(components, kept):
         return run, ["this version cuts text into other chunks: every document is read again, and new chunks embedded"]
     return run, ["other metadata than before: every document is read again, and no text embedded again"]
 
 
-def _cutting(kept: dict[str, Any]) -> str:
-    return str(kept.get("cutting", "1"))
+def _cut_otherwise(components: Components, kept: dict[str, Any]) -> bool:
+    """Whether texts have been cut by another version. Images are not cut, and chunkers of the user's own cut by
+    themselves."""
+    now = None if components.embedder.embeds_images else cutting(components.chunk)
+    return now is not None and now != kept.get("cutting", "1")

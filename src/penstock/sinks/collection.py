@@ -205,7 +205,7 @@ class WordsIndex(CollectionIndex[H]):
         if self.lacks_words:
             raise UsageError(
                 f"{self._url} has no full text, as an earlier version made it: a re-index with the settings that it has"
-                " gives it that, and embeds no text again"
+                " gives it that, and embeds only what this version cuts otherwise"
             )
         if not self.finds_words:
             return super().search_words(text, k, where)

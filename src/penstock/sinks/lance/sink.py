@@ -90,7 +90,7 @@ class LanceSink(Opened[Any], Sink):
 
     def open(self, manifest: Manifest) -> None:
         kept = self.manifest()
-        manifests.admit(self, kept, manifest)
+        manifests.admit(self, kept, manifest, {"MultiVector": ("cosine", "dot")})
         manifests.make_folder(self._files.folder, self._url)
         with errors(self._url):
             database = self._files.connect()
