@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 from penstock.chunkers import cutting
-from penstock.chunkers.sizes import CUTTING
 from penstock.jobs.components import Components
 from penstock.ledger import Ledger
 
@@ -31,7 +30,7 @@ def begin(components: Components, ledger: Ledger, run: int) -> tuple[int, list[s
     if before != NEVER:
         return before, []
     kept = json.loads(ledger.get(KEY) or "{}")
-    ledger.set(KEY, json.dumps({"how": components.reading, "cutting": CUTTING, "since": run}))
+    ledger.set(KEY, json.dumps({"how": components.reading, "cutting": cutting(components.chunk), "since": run}))
     if not ledger.counts().done:
         return run, []
     if _cut_otherwise(components, kept):
