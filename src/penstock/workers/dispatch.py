@@ -16,7 +16,7 @@ from penstock.workers import contents
 from penstock.workers.place import SHARDS_A_RUN, PartName, Place, Work
 from penstock.workers.shard import Listed, Shard, decode, encode, encode_known
 
-DOCUMENTS, SHARD_BYTES = 128, 32 << 20
+DOCUMENTS, SHARD_BYTES = 64, 32 << 20
 """Of a shard, at most."""
 FIRST, OF_A_SIZE = 16, 4
 """Documents of the first shards, so that all workers have some soon; after so many shards they are twice as large."""
