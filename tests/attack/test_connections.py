@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from penstock.server import schemas
-from penstock.sinks.memory import forget
-from tests.server.serving import Client, chunk, fill, picture, served, with_settings
+from tests.attack.served import attacked
+from tests.server.serving import Client
 from tests.server.test_hostile_http import ANSWERED, REFUSED
 
 URL = "memory://attack-connections"
@@ -31,11 +31,8 @@ STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    chunks = [chunk(n, f"line {n}", metadata={"n": n, "tags": ["a", "b"]}) for n in range(20)]
-    fill(URL, [*chunks, chunk(30, image=picture("red"), uri="doc:red")])
-    with served(URL, with_settings(seconds=5.0)) as client:
+    with attacked(URL) as client:
         yield client
-    forget(URL)
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from penstock.server import schemas
-from penstock.sinks.memory import forget
-from tests.server.serving import Client, chunk, fill, picture, served, with_settings
+from tests.attack.served import attacked
+from tests.server.serving import Client, picture
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Unclosed file:ResourceWarning"  # starlette leaves that to the collector where the form's charset is none
@@ -25,11 +25,8 @@ COUNT = 2_000
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Client]:
-    chunks = [chunk(n, f"line {n}", metadata={"n": n, "tags": ["a", "b"]}) for n in range(20)]
-    fill(URL, [*chunks, chunk(30, image=picture("red"), uri="doc:red")])
-    with served(URL, with_settings(seconds=5.0)) as client:
+    with attacked(URL) as client:
         yield client
-    forget(URL)
 
 
 FIELDS = [*schemas.SEARCH["properties"], *schemas.FACETS["properties"], "q", "using", "size", "vector", "text", "", "a"]

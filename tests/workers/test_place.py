@@ -99,7 +99,7 @@ def test_a_part_that_comes_after_the_lease_does_not_count(place: Place) -> None:
     assert first is not None
     assert others.take(7) is None
     writer(place, first).add_rows([row(1)])
-    assert place.counted(7, 1) == [PartName(7, 1, 1)]
+    assert place.look().counted(7, 1) == [PartName(7, 1, 1)]
     first.release()  # as if it had expired: its holder does not know
     second = others.take(7)
     assert second is not None
@@ -107,11 +107,11 @@ def test_a_part_that_comes_after_the_lease_does_not_count(place: Place) -> None:
     assert not second.after_death
     taken = [PartName(7, 1, 1)]
     place.store.put(str(PartName(7, 1, 2)), b"late")
-    assert place.counted(7, 1) is None, "the first lease is not the latest any more"
-    assert place.counted(7, 2) is None, "nobody has said yet what counts"
+    assert place.look().counted(7, 1) is None, "the first lease is not the latest any more"
+    assert place.look().counted(7, 2) is None, "nobody has said yet what counts"
     place.put_taken(7, 2, Taken(parts=taken))
     writer(place, second).add_rows([row(2)])
-    assert place.counted(7, 2) == [*taken, PartName(7, 2, 1)]
+    assert place.look().counted(7, 2) == [*taken, PartName(7, 2, 1)]
     with pytest.raises(LeaseLost):
         writer(place, first).add_rows([row(3)])
     second.release()

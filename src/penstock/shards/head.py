@@ -12,21 +12,20 @@ from itertools import count
 from threading import Lock
 from typing import NamedTuple
 
-from penstock.core.contracts import Chunker, MultiEmbedder, Sink
-from penstock.core.deletions import NOTHING_MISSING, Missing
-from penstock.core.errors import ParseError, PenstockError, SinkError, StageError, UsageError
-from penstock.core.records import Block, Change, Chunk, Item, Piece, Point, Unreadable, Upsert, Vector
-from penstock.core.schema import Manifest, VectorSpec
+from penstock.core.contracts import Chunker, MultiEmbedder
+from penstock.core.errors import ParseError
+from penstock.core.records import Block, Change, Chunk, Item, Piece, Unreadable, Upsert, Vector
+from penstock.core.schema import VectorSpec
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
-from penstock.engine.journal import DONE, OPEN, SKIPPED, Begun, ChunkEntry, Ending, Failure, Known, Match, Stale
+from penstock.engine.journal import DONE, OPEN, SKIPPED, Begun, ChunkEntry, Ending, Failure, Match
 from penstock.engine.prepare import Parse
 from penstock.engine.progress import Progress
 from penstock.engine.tail import Tail
-from penstock.shards import format
+from penstock.shards import format, parts_only
 from penstock.shards.accounts import Accounts
 from penstock.shards.format import Entry
-from penstock.shards.leases import LeaseLost
+from penstock.shards.parts_only import PartSink, PartsOnly
 from penstock.shards.writer import Writer
 
 
@@ -60,7 +59,7 @@ def run(
 ) -> Outcome:
     """Embed the inputs of a shard that have no state yet. Raises LeaseLost where another worker has taken it over."""
     embedder = SmallBatches(setup.embedder, writer.rows)
-    journal, sink, lock = ShardJournal(writer), PartSink(writer, embedder.batch_rows), Lock()
+    journal, sink, lock = ShardJournal(writer), PartSink(writer.add, embedder.batch_rows), Lock()
 
     chunker = _OneChunk(setup.chunker)
 
@@ -84,12 +83,7 @@ def run(
     )
     tail = Tail(sink=sink, ready=ready, journal=journal, run=1, source="parts", linger=0.0)
     flow = Flow(head, tail, budget=setup.budget, max_wait=setup.max_wait)
-    try:
-        flow.run(progress)
-    except StageError as error:
-        if isinstance(error.__cause__, LeaseLost):
-            raise error.__cause__ from None
-        raise
+    parts_only.run(flow, progress)
     status = "stopped" if flow.interrupted else "done" if flow.complete else "broken"
     return Outcome(status, flow.progress())
 
@@ -147,47 +141,7 @@ class SmallBatches(MultiEmbedder):
         return self._real.query(texts, using)
 
 
-class PartSink(Sink):
-    """The current part. A kill loses it with the endings in it: no acknowledgement outlives its points."""
-
-    readable = False
-
-    def __init__(self, writer: Writer, max_rows: int) -> None:
-        self._writer = writer
-        self.max_rows = max_rows
-
-    @property
-    def url(self) -> str:
-        return "parts"
-
-    def manifest(self) -> Manifest | None:
-        return None
-
-    def open(self, manifest: Manifest) -> None:
-        """The folder is open already."""
-
-    def replace_manifest(self, manifest: Manifest) -> None:
-        raise UsageError("parts have the manifest of their folder")
-
-    def write(self, points: Sequence[Point]) -> None:
-        try:
-            self._writer.add(points)
-        except (PenstockError, MemoryError):
-            raise
-        except Exception as error:  # some may be in the part: the engine must not write them again, one by one
-            raise SinkError(f"rows cannot be added to a part: {type(error).__name__}: {error}") from error
-
-    def delete(self, ids: Sequence[str]) -> None:
-        raise UsageError("nothing is deleted from parts")
-
-    def flush(self) -> None:
-        """Nothing: points and endings are durable together, with their part."""
-
-    def count(self) -> int:
-        return 0
-
-
-class ShardJournal:
+class ShardJournal(PartsOnly):
     """The engine's journal of one shard: nothing is known before, and endings go into the current part."""
 
     def __init__(self, writer: Writer) -> None:
@@ -195,24 +149,11 @@ class ShardJournal:
         self._numbers = count(1)
         self._causes: dict[str, Failure] = {}
 
-    def known(self, uris: Sequence[str]) -> dict[str, Known]:
-        return {}
-
-    def removed(self, uris: Sequence[str]) -> set[str]:
-        return set()
-
     def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
         return {uri: Begun(next(self._numbers), 1, had=False) for uri in uris}
 
-    def mark_seen(self, documents: Sequence[int], run: int) -> None: ...
-
     def next_listing(self) -> int:
         return next(self._numbers)
-
-    def mark_seen_under(self, uri: str, run: int) -> None: ...
-
-    def entries(self, document: int, attempt: int) -> Iterator[list[ChunkEntry]]:
-        return iter(())
 
     def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
         return {}
@@ -223,23 +164,11 @@ class ShardJournal:
     def record(self, failures: Iterable[Failure], run: int) -> None:
         self._causes.update((failure.uri, failure) for failure in failures)
 
-    def tries(self, uris: Sequence[str]) -> dict[str, int]:
-        return {}
-
     def intend(self, entries: Sequence[ChunkEntry]) -> None: ...
 
     def acknowledge(self, entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None: ...
 
     def keep(self, document: int, attempt: int, ids: Sequence[bytes]) -> None: ...
-
-    def stale(self, documents: Sequence[int], limit: int) -> list[Stale]:
-        return []
-
-    def outdate(self, documents: Sequence[int]) -> None: ...
-
-    def retract(self, chunks: Sequence[Stale]) -> None: ...
-
-    def forget(self, chunks: Sequence[Stale]) -> None: ...
 
     def finish(self, endings: Iterable[Ending]) -> None:
         for ending in endings:
@@ -254,15 +183,3 @@ class ShardJournal:
 
     def reopen(self, uris: Sequence[str]) -> None:
         self._writer.reopen(uris)
-
-    def remove(self, documents: Sequence[int]) -> None: ...
-
-    def unseen(self, run: int, after: int = 0) -> list[tuple[int, str]]:
-        return []
-
-    def missing(self, run: int) -> Missing:
-        return NOTHING_MISSING
-
-    def clear_listing(self, run: int, in_sync: float = 0.0) -> None: ...
-
-    def save_cursor(self, source: str, cursor: str, in_sync: float = 0.0) -> None: ...

@@ -95,18 +95,14 @@ class Collector:
         self._roster.look(bool(self._shards))
         if not self._shards:
             return
-        terms = retry.call("list", self._place.terms)
-        parts: dict[int, list[PartName]] = {}
-        for part in retry.call("list", self._place.parts):
-            parts.setdefault(part.shard, []).append(part)
+        look = retry.call("list", self._place.look)
         for shard in [*self._shards.values()]:
             if self._control.stop.is_set():
                 return
-            term = terms.get(shard.number, 0)
-            news = any(part not in shard.taken_in for part in parts.get(shard.number, ()))
+            news = any(part not in shard.taken_in for part in look.parts.get(shard.number, ()))
             if news and (shard.complete or all(slot.document for slot in shard.slots)):
-                counted = retry.call("list", partial(self._place.counted, shard.number, term))
-                self._take_parts(shard, sorted(counted or ()))
+                counted = partial(look.counted, shard.number, look.terms.get(shard.number, 0))
+                self._take_parts(shard, sorted(retry.call("read", counted) or ()))
             self._settle(shard)
 
     def _take_parts(self, shard: Outstanding, parts: Sequence[PartName]) -> None:
@@ -157,10 +153,9 @@ class Collector:
             slot = shard.slots[number]
             if (document := slot.document) is None or slot.read:
                 continue
-            fresh = self._without_kept(document, some)
-            slot.sent += len(fresh)
-            if missing := self._missing(document, some):
-                slot.sent += missing
+            fresh, missing = self._without_kept(document, some)
+            slot.sent += len(fresh) + missing
+            if missing:
                 with self._lock:
                     self._lost[document] += missing
             for row in fresh:
@@ -183,26 +178,19 @@ class Collector:
         elif moves:
             self.lose([move.prepared for move in moves])
 
-    def _without_kept(self, document: Document, rows: Sequence[Row]) -> list[Row]:
-        """The rows that are to be written. Those that the index has as they are, as the worker knew, or as it has been
-        since a run before took in this very part, are kept."""
+    def _without_kept(self, document: Document, rows: Sequence[Row]) -> tuple[list[Row], int]:
+        """The rows that are to be written; those that the index has as they are, as the worker knew, or since a run
+        before took in this very part, are kept. And how many the worker took to be in the index that are not: they were
+        in a part of an earlier worker and could not be written, or have been taken out since."""
         begun = document.begun
-        kept = [row.id for row in rows if row.chunk is None]
-        fresh = [row for row in rows if row.chunk is not None]
-        if fresh and begun.had:
-            digests = self._view.digests(begun.document, [row.id for row in fresh])
-            kept += [row.id for row in fresh if digests.get(row.id) == row.digest]
-            fresh = [row for row in fresh if digests.get(row.id) != row.digest]
+        digests = self._view.digests(begun.document, [row.id for row in rows]) if begun.had else {}
+        fresh = [row for row in rows if row.chunk is not None and digests.get(row.id) != row.digest]
+        to_write = {row.id for row in fresh}
+        kept = [row.id for row in rows if row.id not in to_write]
         if kept:
             self._seam.send(Kept(document, kept))
             self._control.counters.add(kept=len(kept))
-        return fresh
-
-    def _missing(self, document: Document, rows: Sequence[Row]) -> int:
-        """Count the chunks that the worker took to be in the index and that are not: they were in a part of an earlier
-        worker, and could not be written, or have been taken out since."""
-        kept = [row.id for row in rows if row.chunk is None]
-        return len(kept) - len(self._view.digests(document.begun.document, kept)) if kept else 0
+        return fresh, sum(row.chunk is None and row.id not in digests for row in rows)
 
     def _end(self, slot: Slot, outcome: Outcome) -> None:
         document = slot.document

@@ -220,22 +220,6 @@ class Place:
     def part_names(self, shard: int) -> list[str]:
         return [*map(str, self.parts(shard))]
 
-    def counted(self, shard: int, term: int) -> list[PartName] | None:
-        """The parts of a shard that count by its latest lease, of that term, in order; None where that is not known
-        yet.
-
-        Those of the latest lease count, and of earlier ones those that its holder found as it took the shard. A worker
-        that has lost its lease without knowing it may write a part afterwards, which counts no more: the lease that
-        took over is there before its holder looks.
-        """
-        parts = self.parts(shard)
-        if self.terms().get(shard) != term:
-            return None  # taken over meanwhile: then these may be late
-        own = [part for part in parts if part.term == term]
-        if (taken := self.taken(shard, term)) is not None:
-            return [*taken.parts, *own]
-        return own if term == 1 else None
-
     def taken(self, shard: int, term: int) -> Taken | None:
         data = self.store.read(f"{TAKEN}/{shard:04}-{term:06}.json")
         try:
@@ -248,6 +232,13 @@ class Place:
 
     def finish(self, shard: int, term: int) -> None:
         self.store.put(f"{DONE}/{shard:04}-{term:06}.json", b"{}")
+
+    def look(self) -> Look:
+        """The parts, and then the leases: a lease that has taken a shard over is seen, whoever wrote those parts."""
+        parts: dict[int, list[PartName]] = {}
+        for part in self.parts():
+            parts.setdefault(part.shard, []).append(part)
+        return Look(self, parts, self.terms())
 
     def terms(self) -> dict[int, int]:
         """By shard: the term of its latest lease."""
@@ -273,3 +264,27 @@ class Place:
 
     def leave(self, worker: str) -> None:
         self.store.remove(f"{WORKERS}/{worker}.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Parts and leases as they were at one time."""
+
+    place: Place
+    parts: Mapping[int, Sequence[PartName]]
+    terms: Mapping[int, int]
+
+    def counted(self, shard: int, term: int) -> list[PartName] | None:
+        """The parts of a shard that count by its latest lease, of that term, in order; None where that is not known
+        yet.
+
+        Those of the latest lease count, and of earlier ones those that its holder found as it took the shard. A worker
+        that has lost its lease without knowing it may write a part afterwards, which counts no more: the lease that
+        took over is there before its holder looks.
+        """
+        if self.terms.get(shard) != term:
+            return None  # taken over meanwhile: then these may be late
+        own = [part for part in self.parts.get(shard, ()) if part.term == term]
+        if (taken := self.place.taken(shard, term)) is not None:
+            return [*taken.parts, *own]
+        return own if term == 1 else None

@@ -6,22 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from penstock.core.contracts import Chunker, MultiEmbedder, Sink, Source
-from penstock.core.deletions import NOTHING_MISSING, Missing
-from penstock.core.errors import PenstockError, SinkError, SourceError, StageError, UsageError
+from penstock.core.contracts import Chunker, MultiEmbedder, Source
+from penstock.core.errors import PenstockError, SourceError
 from penstock.core.metadata import MetadataFunction
 from penstock.core.records import Change, Item, Point, Upsert
-from penstock.core.schema import IndexSchema, Manifest
+from penstock.core.schema import IndexSchema
 from penstock.engine.classify import ParserCode
 from penstock.engine.flow import Flow
 from penstock.engine.head import Head
-from penstock.engine.journal import FAILED, OPEN, Begun, ChunkEntry, Ending, Failure, Known, Match, Stale
+from penstock.engine.journal import FAILED, OPEN, Begun, ChunkEntry, Ending, Failure, Match
 from penstock.engine.prepare import Parse
 from penstock.engine.progress import Progress
 from penstock.engine.readback import Move
 from penstock.engine.tail import Tail
+from penstock.shards import parts_only
 from penstock.shards.head import SmallBatches
-from penstock.shards.leases import LeaseLost
+from penstock.shards.parts_only import PartSink, PartsOnly
 from penstock.support import scratch
 from penstock.workers.contents import Contents
 from penstock.workers.part import Fault, Outcome, Row
@@ -105,15 +105,10 @@ class Producer:
             withdraw=writer.withdraw,
             release=writer.release,
         )
-        sink = PartSink(writer, journal, embedder.batch_rows)
+        sink = PartSink(journal.add, embedder.batch_rows)
         tail = Tail(sink=sink, ready=self._ready, journal=journal, run=RUN, source="parts", linger=0.0)
         flow = Flow(head, tail, budget=setup.budget, max_wait=setup.max_wait)
-        try:
-            flow.run(progress)
-        except StageError as error:
-            if isinstance(error.__cause__, LeaseLost):
-                raise error.__cause__ from None
-            raise
+        parts_only.run(flow, progress)
         return not flow.interrupted
 
     def _ready(self) -> Chunker:
@@ -151,47 +146,7 @@ class Producer:
             self.fail(document, "it was listed, and is not there any more")
 
 
-class PartSink(Sink):
-    """The part in hand."""
-
-    readable = False
-
-    def __init__(self, writer: PartWriter, journal: PartJournal, max_rows: int) -> None:
-        self._writer, self._journal = writer, journal
-        self.max_rows = max_rows
-
-    @property
-    def url(self) -> str:
-        return "parts"
-
-    def manifest(self) -> Manifest | None:
-        return None
-
-    def open(self, manifest: Manifest) -> None:
-        """The place is there already."""
-
-    def replace_manifest(self, manifest: Manifest) -> None:
-        raise UsageError("parts have no manifest")
-
-    def write(self, points: Sequence[Point]) -> None:
-        try:
-            self._writer.add_points(points, self._journal.entries_of(points))
-        except (PenstockError, MemoryError):
-            raise
-        except Exception as error:  # some may be in the part: the engine must not write them again, one by one
-            raise SinkError(f"rows cannot be added to a part: {type(error).__name__}: {error}") from error
-
-    def delete(self, ids: Sequence[str]) -> None:
-        raise UsageError("nothing is deleted from parts")
-
-    def flush(self) -> None:
-        """Nothing: rows and endings are durable together, with their part."""
-
-    def count(self) -> int:
-        return 0
-
-
-class PartJournal:
+class PartJournal(PartsOnly):
     """The engine's journal on a worker: it knows what the shard says and earlier parts hold, and writes into the part
     in hand."""
 
@@ -235,24 +190,11 @@ class PartJournal:
 
     # ------------------------------------------------------------ what is known
 
-    def known(self, uris: Sequence[str]) -> dict[str, Known]:
-        return {}
-
-    def removed(self, uris: Sequence[str]) -> set[str]:
-        return set()
-
     def begin(self, uris: Sequence[str], run: int) -> dict[str, Begun]:
         return {uri: Begun(number := self._numbers[uri], 1, had=number in self._had) for uri in uris}
 
-    def mark_seen(self, documents: Sequence[int], run: int) -> None: ...
-
     def next_listing(self) -> int:
         return RUN
-
-    def mark_seen_under(self, uri: str, run: int) -> None: ...
-
-    def entries(self, document: int, attempt: int) -> Iterator[list[ChunkEntry]]:
-        return iter(())
 
     def digests(self, document: int, ids: Sequence[bytes]) -> dict[bytes, int]:
         marks = ",".join("?" * len(ids))
@@ -264,9 +206,6 @@ class PartJournal:
 
     def same_content(self, contents: Sequence[int], before: int) -> dict[int, bytes]:
         return {} if self._shard.afresh else self._contents().find(contents)
-
-    def tries(self, uris: Sequence[str]) -> dict[str, int]:
-        return {}
 
     # ------------------------------------------------------------ what is made
 
@@ -283,9 +222,10 @@ class PartJournal:
         with self._lock:
             self._intended.update((entry.id.hex(), entry) for entry in entries)
 
-    def entries_of(self, points: Sequence[Point]) -> dict[str, ChunkEntry]:
+    def add(self, points: Sequence[Point]) -> None:
         with self._lock:
-            return {point.id: self._intended[point.id] for point in points}
+            entries = {point.id: self._intended[point.id] for point in points}
+        self._writer.add_points(points, entries)
 
     def acknowledge(self, entries: Sequence[ChunkEntry], run: int, matches: Sequence[Match] = ()) -> None:
         with self._lock:
@@ -313,26 +253,3 @@ class PartJournal:
 
     def reopen(self, uris: Sequence[str]) -> None:
         """The run on this worker ends with an error, which says which component is broken."""
-
-    # ------------------------------------------------------------ what only a ledger does
-
-    def stale(self, documents: Sequence[int], limit: int) -> list[Stale]:
-        return []
-
-    def outdate(self, documents: Sequence[int]) -> None: ...
-
-    def retract(self, chunks: Sequence[Stale]) -> None: ...
-
-    def forget(self, chunks: Sequence[Stale]) -> None: ...
-
-    def remove(self, documents: Sequence[int]) -> None: ...
-
-    def unseen(self, run: int, after: int = 0) -> list[tuple[int, str]]:
-        return []
-
-    def missing(self, run: int) -> Missing:
-        return NOTHING_MISSING
-
-    def clear_listing(self, run: int, in_sync: float = 0.0) -> None: ...
-
-    def save_cursor(self, source: str, cursor: str, in_sync: float = 0.0) -> None: ...
